@@ -119,6 +119,8 @@ def _questions(method: str, preset: LabPreset, n: float) -> Change:
 
 def _weight(method: str, preset: LabPreset, weight: float) -> Change:
     if method == "rcft":
+        return Change(replace(preset, anchored=replace(preset.anchored, anchor_weight=weight)), {})
+    if method == "rcft-bins":
         return Change(replace(preset, regularized=replace(preset.regularized, em_weight=weight)), {})
     return Change(preset, {"anchor_weight": weight})
 
@@ -144,8 +146,8 @@ SWEEPS: dict[str, Sweep] = {
     ),
     "weight": Sweep(
         "ECE and accuracy against the weight of the calibration term",
-        "λ: weight of the anchor (DPO), of the ECE regulariser (RCFT)",
-        ("rcft", "calibration-aware-dpo", "calibration-aware-dpo-unlabelled"),
+        "λ: weight of the anchor, of the ECE regulariser (rcft-bins)",
+        ("rcft", "rcft-bins", "calibration-aware-dpo", "calibration-aware-dpo-unlabelled"),
         (0.1, 0.3, 1, 3, 10, 30),
         (0.3, 5),
         _weight,
@@ -153,14 +155,15 @@ SWEEPS: dict[str, Sweep] = {
     "training": Sweep(
         "Accuracy and ECE over training",
         "Optimizer steps",
-        ("cft", "long", "rcft"),
+        ("cft", "long", "rcft-bins", "rcft"),
     ),
 }
 """The sweeps by name.
 
 ``questions`` gives each method so many questions: with answers where it uses answers, else prompts without. (Labelled
-calibration-aware DPO has all its prompts without answers besides.) ``weight`` varies λ. ``training`` measures three
-ways of fine-tuning on answers again and again while they go on; x is the step.
+calibration-aware DPO has all its prompts without answers besides.) ``weight`` varies λ. ``training`` measures four
+ways of fine-tuning on answers again and again while they go on; x is the step, and the weights are that step's own,
+where ``rcft`` averages those of many at its end.
 """
 
 

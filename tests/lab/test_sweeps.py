@@ -10,9 +10,10 @@ from scipy import stats
 from hf_calib.lab import EXPERIMENTS, METHODS, SWEEPS, LabPreset, run_sweep, write_sweep_report
 from hf_calib.lab import sweep_run as running
 from hf_calib.lab.data import sample_data, with_questions_of
+from hf_calib.lab.experiment import MODELS
 from hf_calib.lab.results import load_rows, write_json
 from hf_calib.lab.sweep_report import mean_over_seeds
-from hf_calib.lab.sweeps import BASELINES, SWEEP_KEYS, measured_steps, sweep_preset
+from hf_calib.lab.sweeps import BASELINES, SWEEP_KEYS, Change, measured_steps, sweep_preset
 
 
 def row(seed, method, x, domain, sweep="questions", **values):
@@ -43,8 +44,23 @@ def test_each_method_gets_as_many_questions_as_the_point_says():
 
 def test_the_weights_are_those_of_the_anchor_and_of_the_regulariser():
     change, preset = SWEEPS["weight"].change, LabPreset()
-    assert change("rcft", preset, 3).preset.regularized == replace(preset.regularized, em_weight=3)
-    assert not change("rcft", preset, 3).terms
+    anchored = replace(preset, anchored=replace(preset.anchored, anchor_weight=3))
+    in_bins = replace(preset, regularized=replace(preset.regularized, em_weight=3))
+    for method, there in (("rcft", anchored), ("rcft-bins", in_bins)):
+        assert change(method, preset, 3) == Change(there, {})
+
+
+def test_a_weight_decides_what_its_method_is_trained_with():
+    change, preset = SWEEPS["weight"].change, LabPreset()
+    for method in SWEEPS["weight"].methods:
+        there = change(method, preset, 3)
+        if not there.terms:
+            settings = MODELS[METHODS[method].model].settings
+            assert any(getattr(there.preset, name) != getattr(preset, name) for name in settings)
+
+
+def test_the_weight_of_calibration_aware_dpo_is_a_term_of_its_own():
+    change, preset = SWEEPS["weight"].change, LabPreset()
     for method in ("calibration-aware-dpo", "calibration-aware-dpo-unlabelled"):
         there = change(method, preset, 3)
         assert there.preset == preset
