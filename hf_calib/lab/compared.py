@@ -68,3 +68,23 @@ All that use answers have as many: those of the training questions and of the he
 on, RCFT finds its bins' targets on and ``long+temperature`` fits its temperature on; methods that need none held out
 train, or are fitted, on both.
 """
+
+VARIANTS: dict[str, Method] = {
+    "rcft-pairs": Method("rcft-pairs", "all"),
+    "rcft-mutated": Method("rcft-mutated", "all"),
+    "rcft-synthesised": Method("rcft-synthesised", "all"),
+    "rcft-half-way": Method("rcft-half-way", "all"),
+    "calibration-aware-dpo-pairs": Method("calibration-aware-dpo-pairs"),
+    "calibration-aware-dpo-synthesised": Method("calibration-aware-dpo-synthesised"),
+    "supervised": Method("supervised", "all"),
+    "supervised-dpo": Method("supervised-dpo", "all"),
+    "supervised-calibration-aware-dpo": Method("supervised-calibration-aware-dpo", "all"),
+    "supervised-calibration-aware-dpo-base": Method("supervised-calibration-aware-dpo-base", "all"),
+}
+"""Variants of these methods, which sweeps compare.
+
+``rcft`` and ``calibration-aware-dpo-unlabelled`` with the anchor on other prompts: those of the preference pairs, the
+data's with options of other questions (mutated), or such as the pre-trained model writes itself (synthesised);
+``rcft`` half-way back to the pre-trained weights; and alignment of a model that was first tuned on the answers until
+it was overconfident: plainly, keeping to this model, and keeping to the pre-trained one (base).
+"""

@@ -11,9 +11,9 @@ from typing import Any
 
 from transformers import AutoModelForCausalLM
 
-from . import methods
+from . import methods, variants
 from .cache import PACKAGE, cache_key, cached_folder, library_versions, source_digest
-from .compared import METHODS
+from .compared import METHODS, VARIANTS
 from .methods import Bench
 from .presets import LabPreset
 
@@ -64,6 +64,48 @@ def _on_aligned(train: Callable[[Bench, Any], Any], *settings: str) -> TrainedMo
     return TrainedModel(lambda bench, aligned: train(bench, aligned).model, ("alignment", *settings), "dpo", _TERMS)
 
 
+def _variants() -> dict[str, TrainedModel]:
+    """Return the models of `hf_calib.lab.compared.VARIANTS`."""
+    sources = (*_TERMS, "lab/variants.py")
+    prompts = {
+        "pairs": variants.pairs_prompts,
+        "mutated": variants.mutated_prompts,
+        "synthesised": variants.synthesised_prompts,
+    }
+
+    def fine_tuned(source: str) -> TrainedModel:
+        def train(bench: Bench, aligned: Any) -> Any:
+            there = variants.with_prompts(bench, prompts[source](bench))
+            return methods.regularized_fine_tuning(there, aligned).model
+
+        return TrainedModel(train, ("alignment", "anchored", "anchored_training"), "dpo", sources)
+
+    def aligned(source: str) -> TrainedModel:
+        def train(bench: Bench, _: Any) -> Any:
+            there = variants.with_prompts(bench, prompts[source](bench))
+            return methods.calibration_aware_dpo(there).model
+
+        return TrainedModel(train, ("alignment", "calibration_batch_size"), None, sources)
+
+    def tuned_first(align: Callable[..., Any], *settings: str, base: bool = False) -> TrainedModel:
+        def train(bench: Bench, start: Any) -> Any:
+            options = {"teacher": bench.pretrained()} if base else {}
+            return variants.aligned_from(bench, start, align, **options)
+
+        return TrainedModel(train, ("alignment", *settings), "supervised", sources)
+
+    aware = methods.calibration_aware_dpo
+    return {
+        **{f"rcft-{source}": fine_tuned(source) for source in prompts},
+        **{f"calibration-aware-dpo-{source}": aligned(source) for source in ("pairs", "synthesised")},
+        "rcft-half-way": TrainedModel(variants.half_way, (), "rcft", sources),
+        "supervised": TrainedModel(lambda bench, _: variants.supervised(bench), ("long",), None, sources),
+        "supervised-dpo": tuned_first(methods.plain_dpo),
+        "supervised-calibration-aware-dpo": tuned_first(aware, "calibration_batch_size"),
+        "supervised-calibration-aware-dpo-base": tuned_first(aware, "calibration_batch_size", base=True),
+    }
+
+
 MODELS: dict[str, TrainedModel] = {
     "dpo": TrainedModel(lambda bench, _: methods.plain_dpo(bench).model),
     "dpo-label-smoothing": TrainedModel(
@@ -104,6 +146,7 @@ MODELS: dict[str, TrainedModel] = {
         ("alignment", "calibration_batch_size"),
         sources=_TERMS,
     ),
+    **_variants(),
 }
 """The models that are trained, by name."""
 
@@ -123,7 +166,7 @@ def model_is_made_of(name: str | None, preset: LabPreset, pretrained_folder: Pat
 
 def method_is_made_of(name: str, preset: LabPreset, pretrained_folder: Path, seed: int) -> dict[str, Any]:
     """Return all that decides a method's results, as data that JSON can hold."""
-    method = METHODS[name]
+    method = {**METHODS, **VARIANTS}[name]
     sources = (path.relative_to(PACKAGE).as_posix() for path in (PACKAGE / "calibrators").glob("*.py"))
     return {
         "method": asdict(method),

@@ -55,6 +55,8 @@ class Bench:
         Whether to show progress bars.
     callbacks : tuple of TrainerCallback
         Of the trainers that fine-tune an aligned model on answers.
+    prompts : tuple of Question, optional
+        Prompts without answers, in place of the data's.
     """
 
     preset: LabPreset
@@ -65,10 +67,15 @@ class Bench:
     seed: int = 0
     progress: bool = True
     callbacks: tuple[TrainerCallback, ...] = ()
+    prompts: tuple[Question, ...] = ()
 
     def pretrained(self) -> Any:
         """Return the pre-trained model, loaded anew."""
         return AutoModelForCausalLM.from_pretrained(self.pretrained_folder)
+
+    def unanswered(self) -> list[Question]:
+        """Return the prompts without answers."""
+        return list(self.prompts) or self.data.prompts.to_questions(answers=False)
 
     def _alignment(self, name: str) -> dict[str, Any]:
         # LoRA's initial weights are drawn from torch's generator by PEFT, inside the trainer.
@@ -152,7 +159,12 @@ def smoothed_dpo_loss(label_smoothing: float) -> dict[str, Any]:
 
 
 def calibration_aware_dpo(
-    bench: Bench, labelled: Sequence[Question] = (), *, evaluated_on: Sequence[Question] | None = None, **terms: Any
+    bench: Bench,
+    labelled: Sequence[Question] = (),
+    *,
+    evaluated_on: Sequence[Question] | None = None,
+    teacher: Any = None,
+    **terms: Any,
 ) -> CalibrationAwareTrainer:
     """Align the pre-trained model with `CalibrationAwareTrainer`.
 
@@ -163,6 +175,8 @@ def calibration_aware_dpo(
         Calibration questions whose answers are used; the bench's prompts without answers always are.
     evaluated_on : sequence of Question, optional
         What the trainer's own reports, before and after, are about. They change nothing in the training.
+    teacher : PreTrainedModel, optional
+        What the anchor keeps to; by default the model that the alignment starts from.
     **terms
         Arguments of the calibration terms, in place of the preset's.
     """
@@ -175,8 +189,9 @@ def calibration_aware_dpo(
     trainer = CalibrationAwareTrainer(
         args=args,
         train_dataset=bench.data.pairs,
-        calibration_dataset=[*bench.data.prompts.to_questions(answers=False), *labelled],
+        calibration_dataset=[*bench.unanswered(), *labelled],
         eval_calibration_dataset=evaluated_on,
+        calibration_reference_model=teacher,
         **bench._policy_and_reference(),
     )
     trainer.train()
@@ -235,6 +250,11 @@ def long_fine_tuning(bench: Bench, aligned: Any, questions: Sequence[Question]) 
     return _fine_tuned(bench, "long", aligned, questions)
 
 
+def supervised_fine_tuning(bench: Bench, model: Any) -> CalibrationAwareSFTTrainer:
+    """Fine-tune a model on all answered questions for as long, and so into overconfidence on new ones."""
+    return _fine_tuned(bench, "supervised", model, bench.data.labelled())
+
+
 def bin_regularized_fine_tuning(bench: Bench, aligned: Any) -> CalibrationAwareSFTTrainer:
     """Fine-tune an aligned model for as long with the ECE regulariser, its bins from the held-out questions."""
     held_out = bench.data.held_out.to_questions()
@@ -275,7 +295,7 @@ def _anchored_fine_tuning(
         questions,
         settings=bench.preset.anchored_training,
         terms=terms,
-        calibration_dataset=bench.data.prompts.to_questions(answers=False),
+        calibration_dataset=bench.unanswered(),
         calibration_reference_model=bench.pretrained(),
     )
 
@@ -311,7 +331,7 @@ def unlabelled_repair(bench: Bench, aligned: Any) -> RecalibrationTrainer:
     return recalibrate(
         merged(aligned),
         bench.pretrained(),
-        bench.data.prompts.to_questions(answers=False),
+        bench.unanswered(),
         tokenizer=bench.tokenizer,
         args=RecalibrationConfig(**bench._fine_tuning("repair", settings), save_strategy="no"),
         peft_config=adapter_config(settings.lora_rank),

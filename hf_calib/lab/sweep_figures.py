@@ -34,7 +34,8 @@ def write_sweep_figure(name: str, rows: Sequence[dict[str, Any]], path: Path) ->
     path : Path
         Where it is written, as PNG.
     """
-    figure = {"questions": _questions, "weight": _weight, "training": _training}[name](rows)
+    drawn = {"questions": _questions, "weight": _weight, "training": _training}
+    figure = drawn.get(name, _comparison)(rows)
     figure.savefig(path, dpi=150)
 
 
@@ -117,6 +118,43 @@ def _training(rows: Sequence[dict[str, Any]]) -> Figure:
     panels[0].set(xlabel="Accuracy on the questions trained on", ylabel="ECE on new questions")
     panels[1].set_xlabel("Accuracy on new questions")
     _legend_below(figure, panels[1])
+    return figure
+
+
+def _comparison(rows: Sequence[dict[str, Any]]) -> Figure:
+    """Draw each method's ECE in each domain, a line a method."""
+    from matplotlib.figure import Figure
+
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    figure = Figure(figsize=(9, 1.4 + 0.34 * len(methods)), layout="constrained")
+    ax = figure.subplots()
+    for place, domain in enumerate(DOMAINS):
+        found = [
+            np.array([row["ece"] for row in rows if (row["method"], row["domain"]) == (method, domain)])
+            for method in methods
+        ]
+        means = np.array([column.mean() for column in found])
+        half = np.array([_half_width(column) for column in found])
+        ax.errorbar(
+            means,
+            # Side by side, so that one interval doesn't hide another.
+            np.arange(len(methods)) + 0.16 * (place - 1),
+            xerr=(np.minimum(half, 0.9 * means), half),
+            color=COLOURS[place],
+            marker=_MARKERS[place],
+            markersize=4.5,
+            linestyle="none",
+            elinewidth=0.8,
+            capsize=1.5,
+            label=DOMAIN_TITLES[domain],
+        )
+    ax.set_yticks(range(len(methods)), methods)
+    ax.invert_yaxis()
+    ax.set(xscale="log", xlabel="ECE")
+    _plain_numbers(ax.xaxis)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(axis="y", linewidth=0.4, alpha=0.5)
+    _legend_below(figure, ax)
     return figure
 
 

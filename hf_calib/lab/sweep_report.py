@@ -82,7 +82,8 @@ def write_sweep_report(folder: str | Path, *, all_seeds: bool = False) -> str:
             )
         seeds = sorted({row["seed"] for row in rows})
         lines += [f"## {sweep.title}", "", f"Seeds {', '.join(map(str, seeds))}, options in a fixed order.", ""]
-        lines += _training_tables(rows) if name == "training" else _tables(rows)
+        tables = _training_tables if name == "training" else _tables if sweep.values else _comparison
+        lines += tables(rows)
         figure = folder / f"sweep_{name}.png"
         write_sweep_figure(name, rows, figure)
         lines += [f"![{sweep.title}]({figure.name})", ""]
@@ -113,6 +114,24 @@ def _tables(rows: Sequence[dict[str, Any]]) -> list[str]:
             lines += [f"{title} {DOMAIN_TITLES[domain]} ({', '.join(beside)}), mean and 95% interval over seeds:", ""]
             lines += ["```", render_table(table), "```", ""]
     return lines
+
+
+def _comparison(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Tabulate methods that no number is varied of, a line each."""
+    table: list[dict[str, Cell]] = []
+    for method in dict.fromkeys(row["method"] for row in rows):
+        own = {
+            domain: [row for row in rows if (row["method"], row["domain"]) == (method, domain)] for domain in DOMAINS
+        }
+        line: dict[str, Cell] = {"method": method}
+        for key, title in (("ece", "ECE"), ("accuracy", "accuracy")):
+            line |= {f"{title} {DOMAIN_TITLES[domain]}": mean_over_seeds(own[domain], key) for domain in DOMAINS}
+        line |= {
+            "win rate": mean_over_seeds(own["in"], "win_rate"),
+            "open": mean_over_seeds(own["in"], "win_rate_open"),
+        }
+        table.append(line)
+    return ["Mean and 95% interval over seeds:", "", "```", render_table(table), "```", ""]
 
 
 def _training_tables(rows: Sequence[dict[str, Any]]) -> list[str]:

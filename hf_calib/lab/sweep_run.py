@@ -16,7 +16,7 @@ from transformers import TrainerCallback
 from ..confidence import Predictions, predict
 from . import methods as lab_methods
 from .cache import cache_key, source_digest
-from .compared import METHODS, SETTINGS_SEEDS
+from .compared import SETTINGS_SEEDS
 from .data import with_questions_of
 from .experiment import MODELS, method_is_made_of, trained
 from .methods import Bench, fitted_calibrator, make_bench, merged
@@ -25,7 +25,7 @@ from .presets import EXPERIMENTS, LabPreset
 from .pretraining import pretrained_folder
 from .results import Results
 from .run import MEASURES, Asked, check_names, check_seeds_and_jobs, quietly_on_one_thread, run_all
-from .sweeps import BASELINES, SWEEPS, WORLD, Change, measured_steps, results_files, sweep_preset
+from .sweeps import BASELINES, COMPARED, SWEEPS, WORLD, Change, measured_steps, results_files, sweep_preset
 from .world import LabQuestions
 
 
@@ -172,7 +172,7 @@ def _rows(
         return _rows_of_training(task, method, bench)
     change = _change(task, method, x, bench.preset)
     there = replace(bench, preset=change.preset, data=with_questions_of(bench.data, change.preset, bench.seed))
-    recipe = METHODS[method]
+    recipe = COMPARED[method]
     if recipe.model in (None, "dpo"):
         if recipe.model not in asked:
             asked[recipe.model] = Asked.of(recipe.model, bench, task.out / "models")
@@ -215,7 +215,7 @@ def _trained_there(name: str, there: Bench, bench: Bench, models: Path, change: 
     start = trained(recipe.start, bench, models) if recipe.start else None
     begun = time.process_time()
     if change.terms:
-        labelled = there.data.labelled() if METHODS[name].labels(there.preset) else ()
+        labelled = there.data.labelled() if COMPARED[name].labels(there.preset) else ()
         model = lab_methods.calibration_aware_dpo(there, labelled, **change.terms).model
     else:
         model = recipe.train(there, start and start.model)
@@ -224,7 +224,7 @@ def _trained_there(name: str, there: Bench, bench: Bench, models: Path, change: 
 
 
 def _rows_of_training(task: SweepTask, method: str, bench: Bench) -> list[dict[str, Any]]:
-    model = METHODS[method].model
+    model = COMPARED[method].model
     assert model is not None
     recipe = MODELS[model]
     start = trained(recipe.start, bench, task.out / "models")
@@ -251,7 +251,7 @@ class _Watch(TrainerCallback):
             return predict(model, bench.tokenizer, questions.to_questions(), batch_size=512)
 
         training = ask(bench.data.calibration)
-        labels = METHODS[self.method].labels(bench.preset)
+        labels = COMPARED[self.method].labels(bench.preset)
         for domain, questions in bench.data.test.items():
             self.rows.append(
                 _row(self.task, self.method, step, domain, ask(questions), questions, training, labels=labels)

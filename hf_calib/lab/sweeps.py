@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .compared import METHODS
+from .compared import METHODS, VARIANTS
 from .presets import EXPERIMENTS, LabPreset
 from .results import MEASURES
 
@@ -60,6 +60,9 @@ answers given (the most probable option); ``reward_open`` that of open replies s
 included.
 """
 
+COMPARED = {**METHODS, **VARIANTS}
+"""The methods that sweeps may have, by name."""
+
 WORLD = "fixed"
 BASELINES = ("pretrained", "dpo")
 
@@ -82,16 +85,16 @@ class Change:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A setting, its values, and the methods that are run at each.
+    """A setting, its values, and the methods that are run at each; without values, methods to compare.
 
     Attributes
     ----------
     title, label : str
         Of the figure and its x axis.
     methods : tuple of str
-        Keys of `hf_calib.lab.METHODS`.
+        Keys of `COMPARED`.
     values, mini_values : tuple of float
-        Of the setting, in order; those of the preset "mini". Empty where x is the training's step.
+        Of the setting, in order; those of the preset "mini". Empty where x is the training's step, or there is none.
     change : callable, optional
         From the method, the preset and the value to how it is run there.
     """
@@ -111,7 +114,7 @@ class Sweep:
 def _questions(method: str, preset: LabPreset, n: float) -> Change:
     """Give a method so many questions, a quarter of those with answers held out, as in the main experiment."""
     total = int(n)
-    if METHODS[method].labels(preset):
+    if COMPARED[method].labels(preset):
         held_out = total // 4
         return Change(replace(preset, n_calibration_questions=total - held_out, n_held_out_questions=held_out), {})
     return Change(replace(preset, n_prompts=total), {})
@@ -157,13 +160,38 @@ SWEEPS: dict[str, Sweep] = {
         "Optimizer steps",
         ("cft", "long", "rcft-bins", "rcft"),
     ),
+    "prompts": Sweep(
+        "Unseen domains: where the anchor's prompts come from",
+        "ECE",
+        (
+            "rcft",
+            "rcft-pairs",
+            "rcft-mutated",
+            "rcft-synthesised",
+            "rcft-half-way",
+            "calibration-aware-dpo-unlabelled",
+            "calibration-aware-dpo-pairs",
+            "calibration-aware-dpo-synthesised",
+        ),
+    ),
+    "reference": Sweep(
+        "A reference that is itself miscalibrated",
+        "ECE",
+        (
+            "supervised",
+            "supervised-dpo",
+            "supervised-calibration-aware-dpo",
+            "supervised-calibration-aware-dpo-base",
+        ),
+    ),
 }
 """The sweeps by name.
 
 ``questions`` gives each method so many questions: with answers where it uses answers, else prompts without. (Labelled
 calibration-aware DPO has all its prompts without answers besides.) ``weight`` varies λ. ``training`` measures four
 ways of fine-tuning on answers again and again while they go on; x is the step, and the weights are that step's own,
-where ``rcft`` averages those of many at its end.
+where ``rcft`` averages those of many at its end. ``prompts`` and ``reference`` vary no number: they compare the
+variants of methods that `hf_calib.lab.compared.VARIANTS` has.
 """
 
 

@@ -173,14 +173,19 @@ def test_tables_and_figures_are_made_of_the_reported_seeds(tmp_path):
     written(tmp_path, "weight", [*baselines, *swept])
     training = [(m, x, {"train_accuracy": 0.3 + x / 20, "ece": 0.3}) for m in ("cft", "long") for x in (0, 5, 10)]
     written(tmp_path, "training", [*baselines, *training])
+    written(tmp_path, "prompts", [*baselines, ("rcft-pairs", 0, {"ece": 0.06, "accuracy": 0.5})])
+    written(tmp_path, "reference", [*baselines, ("supervised", 0, {"ece": 0.3})])
     text = write_sweep_report(tmp_path)
     assert (tmp_path / "sweeps.md").read_text() == text
-    assert text.count("Seeds 3, 4, options in a fixed order.") == 3
+    assert text.count("Seeds 3, 4, options in a fixed order.") == 5
     assert "ECE in domain (pretrained 0.055, dpo 0.435), mean" in text
     lines = [line.split() for line in text.splitlines()]
     # .18 + .03 and .18 + .04: .215 with the t interval of two values, 12.706 * .005.
     assert ["cft", "0.215", "[0.151,", "0.279]", "0.125", "[0.061,", "0.189]"] in lines
     assert ["rcft", "0.135", "[0.071,", "0.199]", "-"] in lines
+    # .06 + .03 and .06 + .04, the same in every domain.
+    three = ["0.095", "[0.031,", "0.159]"] * 3
+    assert any(line[:10] == ["rcft-pairs", *three] for line in lines)
     # .5 is the critical accuracy, which training passes at the second point.
     assert "E[max p*] is 0.500" in text
     assert [line[5] for line in lines if line[:5] == ["long", "past", "the", "critical", "accuracy"]] == ["5"]
