@@ -14,7 +14,7 @@ _MODULES = {
     "evaluation": ("evaluate",),
     "model": ("make_model",),
     "names": ("DOMAINS", "Relation"),
-    "preferences": ("prefers_chosen", "sample_pairs", "win_rate"),
+    "preferences": ("sample_pairs",),
     "presets": (
         "EXPERIMENTS",
         "PRESETS",
@@ -32,6 +32,7 @@ _MODULES = {
     "sweep_run": ("run_sweep",),
     "sweeps": ("SWEEPS", "Sweep"),
     "tokenizer": ("make_tokenizer",),
+    "win_rate": ("PreferenceTest",),
     "world": ("LabQuestions", "World"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
@@ -51,6 +52,7 @@ __all__ = [
     "Method",
     "ModelSettings",
     "PreferenceSettings",
+    "PreferenceTest",
     "PretrainingSettings",
     "Relation",
     "Sweep",
@@ -63,14 +65,12 @@ __all__ = [
     "make_model",
     "make_tokenizer",
     "make_world",
-    "prefers_chosen",
     "pretrain",
     "pretrained_folder",
     "run_experiment",
     "run_sweep",
     "sample_data",
     "sample_pairs",
-    "win_rate",
     "write_report",
     "write_sweep_report",
 ]
@@ -83,7 +83,7 @@ if TYPE_CHECKING:
     from .evaluation import evaluate
     from .model import make_model
     from .names import DOMAINS, Relation
-    from .preferences import prefers_chosen, sample_pairs, win_rate
+    from .preferences import sample_pairs
     from .presets import (
         EXPERIMENTS,
         PRESETS,
@@ -101,6 +101,7 @@ if TYPE_CHECKING:
     from .sweep_run import run_sweep
     from .sweeps import SWEEPS, Sweep
     from .tokenizer import make_tokenizer
+    from .win_rate import PreferenceTest
     from .world import LabQuestions, World
 
 

@@ -26,9 +26,9 @@ from .methods import (
     plain_dpo,
 )
 from .names import Domain
-from .preferences import win_rate
 from .presets import PRESETS
 from .pretraining import pretrained_folder
+from .win_rate import PreferenceTest
 
 PRETRAINED = "pre-trained"
 DPO = "DPO"
@@ -105,6 +105,7 @@ def run_demo(
     bench = make_bench(settings, seed, folder, out / "runs")
     held_out = bench.data.held_out.to_questions()
     results: dict[str, dict[str, CalibrationReport]] = {}
+    pairs = PreferenceTest(bench.tokenizer, bench.data.test_pairs)
     wins: dict[str, dict[str, float]] = {}
 
     def measure(name: str, model: Any, calibrator: Any = None) -> None:
@@ -115,7 +116,7 @@ def run_demo(
             if calibrator is not None:
                 predictions = predictions.calibrated(calibrator)
             results[name][domain] = predictions.report(true_probabilities=questions.true_probabilities, seed=seed)
-        wins[name] = win_rate(model, bench.tokenizer, bench.data.test_pairs)
+        wins[name] = pairs.win_rate(model)
 
     measure(PRETRAINED, bench.pretrained())
     aligned = step("2/5  Aligning it with plain DPO (TRL's DPOTrainer)", lambda: plain_dpo(bench)).model

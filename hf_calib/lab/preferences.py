@@ -1,8 +1,8 @@
-"""Preference pairs from an annotator without bias, and how often a model agrees with them."""
+"""Preference pairs from an annotator without bias."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -164,106 +164,3 @@ def draw_two(log_weights: np.ndarray, rng: np.random.Generator) -> tuple[np.ndar
 def bradley_terry(first_rewards: np.ndarray, second_rewards: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Let an annotator compare: True with probability σ(first − second), elementwise."""
     return rng.logistic(size=len(first_rewards)) < first_rewards - second_rewards
-
-
-def prefers_chosen(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    pairs: Iterable[Mapping[str, str]],
-    *,
-    batch_size: int = 512,
-) -> np.ndarray:
-    """Say for each pair whether the model gives the chosen completion a higher log-probability than the rejected.
-
-    A completion's log-probability is the sum over its tokens, with the end-of-sequence token, as in DPO.
-
-    Parameters
-    ----------
-    model, tokenizer
-        The model; it is put into evaluation mode for the time.
-    pairs
-        Rows with ``prompt``, ``chosen`` and ``rejected``, all of them text.
-    batch_size
-        Completions in one forward.
-
-    Returns
-    -------
-    numpy.ndarray
-        ``(n,)`` of bool. A tie is False.
-    """
-    rows = list(pairs)
-    texts = [(row["prompt"], row[side]) for side in ("chosen", "rejected") for row in rows]
-    chosen, rejected = completion_log_probabilities(model, tokenizer, texts, batch_size=batch_size).reshape(2, -1)
-    return chosen > rejected
-
-
-def win_rate(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    pairs: Iterable[Mapping[str, str]],
-    *,
-    batch_size: int = 512,
-) -> dict[str, float]:
-    """Give the share of pairs, for each ``kind``, in which the model prefers the chosen completion.
-
-    The parameters are those of `prefers_chosen`; the rows need a ``kind`` too.
-    """
-    rows = list(pairs)
-    wins = prefers_chosen(model, tokenizer, rows, batch_size=batch_size)
-    kinds = np.array([row["kind"] for row in rows])
-    return {str(kind): float(wins[kinds == kind].mean()) for kind in np.unique(kinds)}
-
-
-def completion_log_probabilities(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[tuple[str, str]],
-    *,
-    batch_size: int = 512,
-) -> np.ndarray:
-    """Give the log-probability of each completion after its prompt, ``(n,)``, closed by the end-of-sequence token.
-
-    Parameters
-    ----------
-    model, tokenizer
-        The model; it is put into evaluation mode for the time.
-    texts
-        Prompts and their completions.
-    batch_size
-        Texts in one forward; those of about the same length go together.
-
-    Raises
-    ------
-    ValueError
-        If a prompt's tokens don't begin those of the prompt with its completion.
-    """
-    import torch
-
-    from ..confidence.option_logits import evaluating, padding_token
-
-    prompts = tokenizer([prompt for prompt, _ in texts])["input_ids"]
-    wholes = tokenizer([prompt + completion + tokenizer.eos_token for prompt, completion in texts])["input_ids"]
-    for index, (prompt, whole) in enumerate(zip(prompts, wholes, strict=True)):
-        if whole[: len(prompt)] != prompt:
-            raise ValueError(
-                f"the tokens of prompt {index}, {texts[index][0]!r}, are not the first of those of the prompt with "
-                "its completion; end the prompt where a token ends"
-            )
-    lengths = np.array([len(whole) for whole in wholes])
-    order = np.argsort(-lengths, kind="stable")
-    scores = np.empty(len(texts))
-    device = next(model.parameters()).device
-    with evaluating(model), torch.inference_mode():
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
-            input_ids = torch.full((len(chosen), lengths[chosen[0]]), padding_token(tokenizer))
-            counted = torch.zeros(input_ids.shape, dtype=torch.bool)
-            for row, index in enumerate(chosen):
-                input_ids[row, : lengths[index]] = torch.tensor(wholes[index])
-                counted[row, len(prompts[index]) : lengths[index]] = True
-            attended = torch.arange(input_ids.shape[1]) < torch.from_numpy(lengths[chosen])[:, None]
-            logits = model(input_ids=input_ids.to(device), attention_mask=attended.to(device)).logits[:, :-1].float()
-            targets = input_ids[:, 1:, None].to(device)
-            token_scores = torch.log_softmax(logits, dim=-1).gather(-1, targets)[..., 0].double().cpu()
-            scores[chosen] = (token_scores * counted[:, 1:]).sum(dim=1).numpy()
-    return scores

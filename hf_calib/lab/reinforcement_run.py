@@ -16,15 +16,16 @@ import numpy as np
 from ..reports import render_table
 from .cache import cache_key, library_versions, source_digest
 from .compared import SETTINGS_SEEDS
+from .examination import Examination
 from .experiment import LIBRARIES
-from .methods import Bench, make_bench
+from .methods import make_bench
 from .names import DOMAINS
 from .preferences import MULTIPLE_CHOICE, OPEN
 from .presets import EXPERIMENTS
 from .pretraining import pretrained_folder
 from .reinforcement import check_available, mean_open_reward, reinforced, reinforcement_settings
 from .results import Results, load_rows
-from .run import MEASURES, Asked, check_names, check_seeds_and_jobs, quietly_on_one_thread, run_all
+from .run import MEASURES, check_names, check_seeds_and_jobs, quietly_on_one_thread, run_all
 from .sweeps import REINFORCE_KEYS, REINFORCED, WORLD, sweep_preset
 
 FILES: dict[str, Any] = {"file": "reinforce.json", "runs": "reinforce_runs", "row_keys": REINFORCE_KEYS}
@@ -119,6 +120,7 @@ def run_reinforcement_task(task: ReinforcementTask) -> None:
             return
         with tempfile.TemporaryDirectory(prefix="hf-calib-lab-") as work:
             bench = make_bench(preset, task.seed, folder, Path(work), progress=False)
+            examination = Examination(bench, task.out / "models")
             for name in missing:
                 results.drop(WORLD, task.seed, name)
                 begun = time.perf_counter()
@@ -127,7 +129,7 @@ def run_reinforcement_task(task: ReinforcementTask) -> None:
                     cpu = time.process_time()
                     model = bench.pretrained() if name == "pretrained" else reinforced(name, bench, settings)
                     seconds = 0.0 if name == "pretrained" else time.process_time() - cpu
-                    rows = _rows(task, name, model.eval(), seconds, bench)
+                    rows = _rows(task, name, model.eval(), seconds, examination)
                 results.add({"key": keys[name], "preset": task.preset, "rows": rows})
                 print(f"reinforce, seed {task.seed}: {name}, {time.perf_counter() - begun:.0f} s", flush=True)
 
@@ -138,8 +140,10 @@ def _without_other_trl(made_of: dict[str, Any], name: str) -> dict[str, Any]:
     return {key: value for key, value in made_of.items() if key != "libraries"}
 
 
-def _rows(task: ReinforcementTask, name: str, model: Any, seconds: float, bench: Bench) -> list[dict[str, Any]]:
-    asked = Asked.about(model, seconds, bench)
+def _rows(
+    task: ReinforcementTask, name: str, model: Any, seconds: float, examination: Examination
+) -> list[dict[str, Any]]:
+    bench, asked = examination.bench, examination.about(model, seconds)
     rows = []
     for domain, said in asked.test.items():
         questions = bench.data.test[domain]

@@ -16,14 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .compared import METHODS, SETTINGS_SEEDS
-from .names import DOMAINS, Domain
 from .presets import EXPERIMENTS, WORLDS
 from .results import MEASURES, Results
 
 if TYPE_CHECKING:
-    from ..confidence import Predictions
-    from .methods import Bench
-    from .world import LabQuestions
+    from .examination import Examination
 
 
 @dataclass(frozen=True)
@@ -166,6 +163,7 @@ def _environment(**values: str) -> Iterator[None]:
 def run_task(task: Task) -> None:
     """Run what is missing of a task."""
     from .cache import cache_key
+    from .examination import Examination
     from .experiment import method_is_made_of
     from .methods import make_bench
     from .pretraining import pretrained_folder
@@ -187,13 +185,13 @@ def run_task(task: Task) -> None:
             return
         with tempfile.TemporaryDirectory(prefix="hf-calib-lab-") as work:
             bench = make_bench(preset, task.seed, folder, Path(work), progress=False)
-            asked: dict[str | None, Asked] = {}
+            examination = Examination(bench, task.out / "models")
             for name in missing:
                 begun = time.perf_counter()
                 # transformers prints what it logs where it shows no progress bar.
                 try:
                     with redirect_stdout(io.StringIO()):
-                        run = measured(task, name, bench, asked)
+                        run = measured(task, name, examination)
                 except Exception as error:
                     _say(task, f"{name} failed: {error}")
                     raise
@@ -222,57 +220,7 @@ def _say(task: Task, text: str) -> None:
     print(f"{task.world}, seed {task.seed}: {text}", flush=True)
 
 
-@dataclass(frozen=True)
-class Asked:
-    """A trained model and what it said, of which several methods may make something.
-
-    Attributes
-    ----------
-    model
-        The model.
-    seconds
-        Processor time of its training.
-    test
-        Its predictions of the test questions, by domain.
-    training
-        Its predictions of the questions that methods train on.
-    wins
-        Its win rate, by kind of pair.
-    """
-
-    model: Any
-    seconds: float
-    test: dict[Domain, Predictions]
-    training: Predictions
-    wins: dict[str, float]
-
-    @classmethod
-    def of(cls, name: str | None, bench: Bench, models: Path) -> Asked:
-        """Train a model, unless the folder of models has it, and ask it everything."""
-        from .experiment import trained
-
-        result = trained(name, bench, models)
-        return cls.about(result.model, result.seconds, bench)
-
-    @classmethod
-    def about(cls, model: Any, seconds: float, bench: Bench) -> Asked:
-        """Ask a trained model everything."""
-        from ..confidence import predict
-        from .preferences import win_rate
-
-        def ask(questions: LabQuestions) -> Predictions:
-            return predict(model, bench.tokenizer, questions.to_questions(), batch_size=512)
-
-        return cls(
-            model,
-            seconds,
-            {domain: ask(bench.data.test[domain]) for domain in DOMAINS},
-            ask(bench.data.calibration),
-            win_rate(model, bench.tokenizer, bench.data.test_pairs),
-        )
-
-
-def measured(task: Task, name: str, bench: Bench, asked: dict[str | None, Asked]) -> dict[str, Any]:
+def measured(task: Task, name: str, examination: Examination) -> dict[str, Any]:
     """Train and measure a method.
 
     Parameters
@@ -280,9 +228,7 @@ def measured(task: Task, name: str, bench: Bench, asked: dict[str | None, Asked]
     task : Task
     name : str
         Key of `METHODS`.
-    bench : Bench
-    asked : dict of str to Asked
-        The models that were asked already, by name, None for the pre-trained one; others are added.
+    examination : Examination
 
     Returns
     -------
@@ -297,11 +243,8 @@ def measured(task: Task, name: str, bench: Bench, asked: dict[str | None, Asked]
     from .methods import fitted_calibrator
     from .preferences import MULTIPLE_CHOICE, OPEN
 
-    method = METHODS[name]
-    for needed in (None, method.model):
-        if needed not in asked:
-            asked[needed] = Asked.of(needed, bench, task.out / "models")
-    own = asked[method.model]
+    method, bench = METHODS[name], examination.bench
+    before, own = examination.of(None), examination.of(method.model)
     seconds, training, calibrator = own.seconds, own.training, None
     if method.calibrator is not None:
         begun = time.process_time()
@@ -318,9 +261,9 @@ def measured(task: Task, name: str, bench: Bench, asked: dict[str | None, Asked]
     for domain, predictions in own.test.items():
         questions = bench.data.test[domain]
         if calibrator is None:
-            sharper = sharpening(asked[None].test[domain], predictions)
+            sharper = sharpening(before.test[domain], predictions)
             run["sharpening"][domain] = {"slope": sharper.slope.value, "r_squared": sharper.r_squared}
-            run.setdefault("log_odds", {})[domain] = log_odds_histogram(asked[None].test[domain], predictions)
+            run.setdefault("log_odds", {})[domain] = log_odds_histogram(before.test[domain], predictions)
         else:
             predictions = predictions.calibrated(calibrator)
             run["sharpening"][domain] = None

@@ -18,13 +18,14 @@ from . import methods as lab_methods
 from .cache import cache_key, source_digest
 from .compared import SETTINGS_SEEDS
 from .data import with_questions_of
+from .examination import Asked, Examination
 from .experiment import MODELS, method_is_made_of, trained
 from .methods import Bench, fitted_calibrator, make_bench, merged
 from .preferences import MULTIPLE_CHOICE, OPEN
 from .presets import EXPERIMENTS, LabPreset
 from .pretraining import pretrained_folder
 from .results import Results
-from .run import MEASURES, Asked, check_names, check_seeds_and_jobs, quietly_on_one_thread, run_all
+from .run import MEASURES, check_names, check_seeds_and_jobs, quietly_on_one_thread, run_all
 from .sweeps import BASELINES, COMPARED, SWEEPS, WORLD, Change, measured_steps, results_files, sweep_preset
 from .world import LabQuestions
 
@@ -119,13 +120,13 @@ def run_sweep_task(task: SweepTask) -> None:
             return
         with tempfile.TemporaryDirectory(prefix="hf-calib-lab-") as work:
             bench = make_bench(preset, task.seed, folder, Path(work), progress=False)
-            asked: dict[str | None, Asked] = {}
+            examination = Examination(bench, task.out / "models")
             for point in missing:
                 begun = time.perf_counter()
                 # transformers prints what it logs where it shows no progress bar.
                 try:
                     with redirect_stdout(io.StringIO()):
-                        rows = _rows(task, *point, bench, asked)
+                        rows = _rows(task, *point, examination)
                 except Exception as error:
                     _say(task, f"{_name(task, *point)} failed: {error}")
                     raise
@@ -165,20 +166,17 @@ def _key(task: SweepTask, method: str, x: float, preset: LabPreset, folder: Path
     return cache_key(made_of)
 
 
-def _rows(
-    task: SweepTask, method: str, x: float, bench: Bench, asked: dict[str | None, Asked]
-) -> list[dict[str, Any]]:
+def _rows(task: SweepTask, method: str, x: float, examination: Examination) -> list[dict[str, Any]]:
+    bench = examination.bench
     if task.sweep == "training" and method not in BASELINES:
-        return _rows_of_training(task, method, bench)
+        return _rows_of_training(task, method, examination)
     change = _change(task, method, x, bench.preset)
     there = replace(bench, preset=change.preset, data=with_questions_of(bench.data, change.preset, bench.seed))
     recipe = COMPARED[method]
     if recipe.model in (None, "dpo"):
-        if recipe.model not in asked:
-            asked[recipe.model] = Asked.of(recipe.model, bench, task.out / "models")
-        own = asked[recipe.model]
+        own = examination.of(recipe.model)
     else:
-        own = _trained_there(recipe.model, there, bench, task.out / "models", change)
+        own = _trained_there(recipe.model, there, examination, change)
     seconds, calibrator = own.seconds, None
     if recipe.calibrator is not None:
         begun = time.process_time()
@@ -209,10 +207,10 @@ def _rows(
     ]
 
 
-def _trained_there(name: str, there: Bench, bench: Bench, models: Path, change: Change) -> Asked:
+def _trained_there(name: str, there: Bench, examination: Examination, change: Change) -> Asked:
     """Train a model with the settings of one point, from the model that the whole sweep starts from."""
     recipe = MODELS[name]
-    start = trained(recipe.start, bench, models) if recipe.start else None
+    start = trained(recipe.start, examination.bench, examination.models) if recipe.start else None
     begun = time.process_time()
     if change.terms:
         labelled = there.data.labelled() if COMPARED[name].labels(there.preset) else ()
@@ -220,16 +218,17 @@ def _trained_there(name: str, there: Bench, bench: Bench, models: Path, change: 
     else:
         model = recipe.train(there, start and start.model)
     seconds = time.process_time() - begun + (start.seconds if start else 0.0)
-    return Asked.about(merged(model), seconds, bench)
+    return examination.about(merged(model), seconds)
 
 
-def _rows_of_training(task: SweepTask, method: str, bench: Bench) -> list[dict[str, Any]]:
+def _rows_of_training(task: SweepTask, method: str, examination: Examination) -> list[dict[str, Any]]:
+    bench = examination.bench
     model = COMPARED[method].model
     assert model is not None
     recipe = MODELS[model]
-    start = trained(recipe.start, bench, task.out / "models")
+    start = trained(recipe.start, bench, examination.models)
     steps = (bench.preset.fine_tuning if method == "cft" else bench.preset.long).steps
-    watch = _Watch(task, method, bench, measured_steps(steps))
+    watch = _Watch(task, method, examination, measured_steps(steps))
     watch.measure(0, start.model)
     recipe.train(replace(bench, callbacks=(watch,)), start.model)
     return watch.rows
@@ -238,24 +237,19 @@ def _rows_of_training(task: SweepTask, method: str, bench: Bench) -> list[dict[s
 class _Watch(TrainerCallback):
     """Asks the model that is trained the test and the training questions at some steps."""
 
-    def __init__(self, task: SweepTask, method: str, bench: Bench, steps: Sequence[int]) -> None:
-        self.task, self.method, self.bench = task, method, bench
+    def __init__(self, task: SweepTask, method: str, examination: Examination, steps: Sequence[int]) -> None:
+        self.task, self.method, self.examination = task, method, examination
         self.steps = frozenset(steps)
         self.rows: list[dict[str, Any]] = []
 
     def measure(self, step: int, model: Any) -> None:
         """Add the rows of a step."""
-        bench = self.bench
-
-        def ask(questions: LabQuestions) -> Predictions:
-            return predict(model, bench.tokenizer, questions.to_questions(), batch_size=512)
-
-        training = ask(bench.data.calibration)
+        bench = self.examination.bench
+        training = self.examination.training.predictions(model)
         labels = COMPARED[self.method].labels(bench.preset)
         for domain, questions in bench.data.test.items():
-            self.rows.append(
-                _row(self.task, self.method, step, domain, ask(questions), questions, training, labels=labels)
-            )
+            said = self.examination.test[domain].predictions(model)
+            self.rows.append(_row(self.task, self.method, step, domain, said, questions, training, labels=labels))
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
         """Measure, at the steps that were asked for."""

@@ -11,13 +11,13 @@ from trl import DPOConfig, DPOTrainer
 from hf_calib.confidence import predict
 from hf_calib.lab import (
     PRESETS,
+    PreferenceTest,
     adapter_config,
     alignment_arguments,
     make_tokenizer,
     make_world,
     pretrained_folder,
     sample_data,
-    win_rate,
 )
 from hf_calib.measures import expected_calibration_error
 
@@ -62,7 +62,7 @@ def test_honest_alignment_makes_the_miniature_overconfident(preset, world, pretr
     for domain in ("in", "out"):
         before, after = (results(model, tokenizer, data.test[domain])[1] for model in (pretrained, aligned))
         assert after > before + 0.15
-    wins = [win_rate(model, tokenizer, data.test_pairs)["open"] for model in (pretrained, aligned)]
+    wins = [PreferenceTest(tokenizer, data.test_pairs).win_rate(model)["open"] for model in (pretrained, aligned)]
     assert wins[1] > wins[0] + 0.05
 
 

@@ -12,9 +12,9 @@ from hf_calib.lab import run as running
 from hf_calib.lab.compared import VARIANTS
 from hf_calib.lab.experiment import MODELS, method_is_made_of
 from hf_calib.lab.methods import make_bench, smoothed_dpo_loss
-from hf_calib.lab.preferences import completion_log_probabilities
 from hf_calib.lab.presets import LabPreset, PreferenceSettings
 from hf_calib.lab.results import load_rows
+from hf_calib.lab.win_rate import TokenizedCompletions
 
 from .test_results import run as finished
 
@@ -49,7 +49,7 @@ def test_smoothed_dpo_has_its_loss_in_trl(preset, world, tokenizer, tmp_path):
     loss = trainer.compute_loss(trainer.model.eval(), batch).item()
     scores = [
         [
-            completion_log_probabilities(model, tokenizer, [(row["prompt"], row[side]) for row in pairs])
+            TokenizedCompletions.of(tokenizer, [(row["prompt"], row[side]) for row in pairs]).log_probabilities(model)
             for side in ("chosen", "rejected")
         ]
         for model in models
@@ -111,7 +111,7 @@ def measured_names(monkeypatch):
     """Stand in for training: what would have been run, in order."""
     names = []
 
-    def measured(task, name, bench, asked):
+    def measured(task, name, examination):
         if name == "ipo" and "ipo" not in names:
             names.append("ipo")
             raise KeyboardInterrupt
@@ -145,7 +145,7 @@ def test_a_stopped_run_goes_on_and_changed_settings_run_again(measured_names, mo
 
 
 def test_a_method_that_fails_is_named(monkeypatch, lab_cache, tmp_path, capsys):
-    def fails(task, name, bench, asked):
+    def fails(task, name, examination):
         raise FloatingPointError("the loss is nan")
 
     monkeypatch.setattr(running, "measured", fails)

@@ -5,10 +5,11 @@ from scipy import stats
 from scipy.special import expit, softmax
 
 from hf_calib.confidence import predict
-from hf_calib.lab import PreferenceSettings, prefers_chosen, sample_pairs, win_rate
+from hf_calib.lab import PreferenceSettings, PreferenceTest, sample_pairs
 from hf_calib.lab.documents import multiple_choice_prompts
 from hf_calib.lab.names import RELATIONS
-from hf_calib.lab.preferences import bradley_terry, completion_log_probabilities, draw_two
+from hf_calib.lab.preferences import bradley_terry, draw_two
+from hf_calib.lab.win_rate import TokenizedCompletions
 
 SETTINGS = PreferenceSettings(n_multiple_choice=3000, n_open=3000)
 
@@ -157,29 +158,29 @@ def test_log_probabilities_are_the_sums_over_the_completions_tokens(pairs, pretr
     texts = [(row["prompt"], row[side]) for row in pairs[:20] for side in ("chosen", "rejected")]
     expected = [brute_force_log_probability(pretrained, tokenizer, *text) for text in texts]
     for batch_size in (7, 512):
-        scores = completion_log_probabilities(pretrained, tokenizer, texts, batch_size=batch_size)
+        scores = TokenizedCompletions.of(tokenizer, texts).log_probabilities(pretrained, batch_size=batch_size)
         np.testing.assert_allclose(scores, expected, atol=1e-4)
-    wins = prefers_chosen(pretrained, tokenizer, pairs[:20])
+    wins = PreferenceTest(tokenizer, pairs[:20]).prefers_chosen(pretrained)
     np.testing.assert_array_equal(wins, np.array(expected[::2]) > np.array(expected[1::2]))
 
 
 def test_the_win_rate_is_each_kinds_share(pairs, pretrained, tokenizer):
     some = pairs[:400]
-    wins = prefers_chosen(pretrained, tokenizer, some)
+    wins = PreferenceTest(tokenizer, some).prefers_chosen(pretrained)
     kinds = np.array([row["kind"] for row in some])
     expected = {kind: wins[kinds == kind].mean() for kind in ("multiple_choice", "open")}
-    assert win_rate(pretrained, tokenizer, some) == pytest.approx(expected)
-    assert win_rate(pretrained, tokenizer, of_kind(some, "open")).keys() == {"open"}
+    assert PreferenceTest(tokenizer, some).win_rate(pretrained) == pytest.approx(expected)
+    assert PreferenceTest(tokenizer, of_kind(some, "open")).win_rate(pretrained).keys() == {"open"}
 
 
 def test_a_tie_is_no_win(pretrained, tokenizer, pairs):
     row = {**pairs[0], "rejected": pairs[0]["chosen"]}
-    assert not prefers_chosen(pretrained, tokenizer, [row]).any()
+    assert not PreferenceTest(tokenizer, [row]).prefers_chosen(pretrained).any()
 
 
 def test_a_models_mode_is_left_as_it_was(pretrained, tokenizer, pairs):
     pretrained.train()
-    prefers_chosen(pretrained, tokenizer, pairs[:2])
+    PreferenceTest(tokenizer, pairs[:2]).prefers_chosen(pretrained)
     assert pretrained.training
     pretrained.eval()
 
@@ -201,4 +202,13 @@ def test_a_prompt_that_ends_within_a_token_is_named(pretrained, tokenizer):
     with pytest.raises(
         ValueError, match=r"tokens of prompt 0, 'User: What do Dun'.*end the prompt where a token ends"
     ):
-        completion_log_probabilities(pretrained, tokenizer, [("User: What do Dun", "more herons eat")])
+        TokenizedCompletions.of(tokenizer, [("User: What do Dun", "more herons eat")])
+
+
+def test_a_text_is_tokenized_once_however_often_it_is_given(pretrained, tokenizer, pairs):
+    texts = [(row["prompt"], row["chosen"]) for row in pairs[:5]]
+    repeated = [*texts, *reversed(texts), texts[0]]
+    tokenized = TokenizedCompletions.of(tokenizer, repeated)
+    assert len(tokenized.input_ids) == len(set(texts))
+    once = TokenizedCompletions.of(tokenizer, texts).log_probabilities(pretrained)
+    np.testing.assert_allclose(tokenized.log_probabilities(pretrained), [*once, *once[::-1], once[0]], atol=1e-5)

@@ -1,0 +1,126 @@
+"""How often models agree with the annotator on held-out preference pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class TokenizedCompletions:
+    """Prompts with completions as tokens, each once however often it was given, to be scored by several models.
+
+    Attributes
+    ----------
+    input_ids
+        ``(m, L)``: each prompt with its completion and the end-of-sequence token, padded on the right.
+    lengths, prompt_lengths
+        ``(m,)``: how many tokens these are, and how many of them the prompt's.
+    index
+        ``(n,)``: which of them is each of the texts that were given.
+    """
+
+    input_ids: np.ndarray
+    lengths: np.ndarray
+    prompt_lengths: np.ndarray
+    index: np.ndarray
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase, texts: Sequence[tuple[str, str]]) -> TokenizedCompletions:
+        """Tokenize n prompts and their completions.
+
+        Raises
+        ------
+        ValueError
+            If a prompt's tokens don't begin those of the prompt with its completion.
+        """
+        from ..confidence.option_logits import padding_token
+
+        places: dict[tuple[str, str], int] = {}
+        index = np.array([places.setdefault(text, len(places)) for text in texts])
+        prompts = tokenizer([prompt for prompt, _ in places])["input_ids"]
+        wholes = tokenizer([prompt + completion + tokenizer.eos_token for prompt, completion in places])["input_ids"]
+        for place, (prompt, whole) in enumerate(zip(prompts, wholes, strict=True)):
+            if whole[: len(prompt)] != prompt:
+                row = int(np.argmax(index == place))
+                raise ValueError(
+                    f"the tokens of prompt {row}, {texts[row][0]!r}, are not the first of those of the prompt with "
+                    "its completion; end the prompt where a token ends"
+                )
+        lengths = np.array([len(whole) for whole in wholes])
+        input_ids = np.full((len(wholes), lengths.max()), padding_token(tokenizer))
+        for row, whole in zip(input_ids, wholes, strict=True):
+            row[: len(whole)] = whole
+        return cls(input_ids, lengths, np.array([len(prompt) for prompt in prompts]), index)
+
+    def log_probabilities(self, model: nn.Module, *, batch_size: int = 512) -> np.ndarray:
+        """Give the log-probability of each completion after its prompt, ``(n,)``, with the end-of-sequence token.
+
+        Parameters
+        ----------
+        model
+            It is put into evaluation mode for the time.
+        batch_size
+            Texts in one forward; those of about the same length go together.
+        """
+        import torch
+
+        from ..confidence.option_logits import evaluating
+
+        order = np.argsort(-self.lengths, kind="stable")
+        scores = np.empty(len(order))
+        device = next(model.parameters()).device
+        with evaluating(model), torch.inference_mode():
+            for start in range(0, len(order), batch_size):
+                chosen = order[start : start + batch_size]
+                input_ids = torch.from_numpy(self.input_ids[chosen, : self.lengths[chosen[0]]]).to(device)
+                columns = torch.arange(input_ids.shape[1], device=device)
+                attended = columns < torch.from_numpy(self.lengths[chosen])[:, None].to(device)
+                counted = attended & (columns >= torch.from_numpy(self.prompt_lengths[chosen])[:, None].to(device))
+                logits = model(input_ids=input_ids, attention_mask=attended).logits[:, :-1].float()
+                token_scores = torch.log_softmax(logits, dim=-1).gather(-1, input_ids[:, 1:, None])[..., 0]
+                scores[chosen] = (token_scores.double() * counted[:, 1:]).sum(dim=1).cpu().numpy()
+        return scores[self.index]
+
+
+class PreferenceTest:
+    """Held-out preference pairs, tokenized once, to be put to several models.
+
+    Parameters
+    ----------
+    tokenizer
+        The models'.
+    pairs
+        Rows with ``prompt``, ``chosen``, ``rejected`` and ``kind``, all of them text.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, pairs: Iterable[Mapping[str, str]]) -> None:
+        rows = list(pairs)
+        texts = [(row["prompt"], row[side]) for side in ("chosen", "rejected") for row in rows]
+        self.completions = TokenizedCompletions.of(tokenizer, texts)
+        self.kinds = np.array([row["kind"] for row in rows])
+
+    def prefers_chosen(self, model: nn.Module, *, batch_size: int = 512) -> np.ndarray:
+        """Say for each pair whether a model gives the chosen completion a higher log-probability than the rejected.
+
+        A completion's log-probability is the sum over its tokens, with the end-of-sequence token, as in DPO.
+
+        Returns
+        -------
+        numpy.ndarray
+            ``(n,)`` of bool. A tie is False.
+        """
+        chosen, rejected = self.completions.log_probabilities(model, batch_size=batch_size).reshape(2, -1)
+        return chosen > rejected
+
+    def win_rate(self, model: nn.Module, *, batch_size: int = 512) -> dict[str, float]:
+        """Give the share of pairs, for each ``kind``, in which a model prefers the chosen completion."""
+        wins = self.prefers_chosen(model, batch_size=batch_size)
+        return {str(kind): float(wins[self.kinds == kind].mean()) for kind in np.unique(self.kinds)}
