@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from scipy import stats
 from hf_calib.lab import write_report
 from hf_calib.lab.claims import CLAIMS, claims_table
 from hf_calib.lab.compared import METHODS, SETTINGS_SEEDS
+from hf_calib.lab.presets import WORLDS
 from hf_calib.lab.results import load_rows
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,9 +41,11 @@ def test_the_rows_are_of_enough_seeds_questions_and_methods(rows):
     assert {row["method"] for row in rows} == set(METHODS)
     assert {row["n"] for row in rows} == {20_000}
     assert all(row["reported"] == (row["seed"] not in SETTINGS_SEEDS) for row in rows)
-    fixed = [(row["seed"], row["method"], row["domain"]) for row in rows if row["world"] == "fixed"]
-    assert len(set(fixed)) == len(fixed) == 3 * len(METHODS) * len({seed for seed, _, _ in fixed})
-    assert len({seed for seed, _, _ in fixed}) >= 5
+    for world in WORLDS:
+        found = [(row["seed"], row["method"], row["domain"]) for row in rows if row["world"] == world]
+        seeds = {seed for seed, _, _ in found} - set(SETTINGS_SEEDS)
+        assert len(set(found)) == len(found) == 3 * len(METHODS) * len({seed for seed, _, _ in found})
+        assert len(seeds) >= 5
 
 
 def test_the_report_is_that_of_the_rows(tmp_path):
@@ -54,31 +58,48 @@ def test_the_report_is_that_of_the_rows(tmp_path):
         assert (LAB / name).is_file()
 
 
-@pytest.mark.parametrize("path", [ROOT / "README.md", LAB / "README.md"], ids=["README", "the lab's"])
-def test_the_tables_quote_the_rows(path, rows):
-    text = path.read_text(encoding="utf-8")
-    found = 0
-    for line in text.splitlines():
+def quoted(path):
+    """Yield the lines of a page's tables of these results, each with the world that it is about."""
+    world = "shuffled"
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith("#"):
+            world = "fixed" if "fixed order" in line else "shuffled"
         cells = [cell.strip(" *") for cell in line.strip("|").split("|")]
-        if "±" not in line or cells[0] not in QUOTED:
-            continue
-        found += 1
+        if "±" in line and cells[0] in QUOTED:
+            yield world, cells
+
+
+@pytest.mark.parametrize(
+    ("path", "tables"),
+    [(ROOT / "README.md", {"shuffled": 7}), (LAB / "README.md", {"shuffled": 10, "fixed": 10})],
+    ids=["README", "the lab's"],
+)
+def test_the_tables_quote_the_rows(path, tables, rows):
+    found = Counter()
+    for world, cells in quoted(path):
+        found[world] += 1
         for (domain, key), cell in zip(COLUMNS, cells[1:], strict=True):
             own = [
                 row[key]
                 for row in rows
-                if (row["world"], row["method"], row["domain"]) == ("fixed", QUOTED[cells[0]], domain)
+                if row["reported"]
+                and (row["world"], row["method"], row["domain"]) == (world, QUOTED[cells[0]], domain)
             ]
             half = stats.t.ppf(0.975, len(own) - 1) * np.std(own, ddof=1) / len(own) ** 0.5
             assert cell.replace("*", "") == f"{np.mean(own):.3f} ± {half:.3f}"
-    assert found >= 7
+    assert found == tables
 
 
 def test_the_story_counts_the_claims(rows):
-    table = claims_table([row for row in rows if row["world"] == "fixed"])
-    lines = table.splitlines()[2:]
-    assert len(lines) == sum(len(claims) for claims in CLAIMS.values())
-    missed = [line for line in lines if line.endswith("NO")]
-    assert [line.split(",")[0] for line in missed] == ["calibration-aware-dpo: ECE"]
-    counts = {35: "thirty-five", 36: "thirty-six", 37: "thirty-seven", 38: "thirty-eight"}
-    assert f"the one figure of {counts[len(lines)]}" in " ".join((LAB / "README.md").read_text("utf-8").split())
+    missed = {}
+    for world in WORLDS:
+        table = claims_table([row for row in rows if row["reported"] and row["world"] == world])
+        lines = table.splitlines()[2:]
+        assert len(lines) == sum(len(claims) for claims in CLAIMS.values()) == 37
+        missed[world] = [line.split(",")[0] for line in lines if line.endswith("NO")]
+    assert missed == {
+        "fixed": ["calibration-aware-dpo: ECE"],
+        "shuffled": ["auto: accuracy in domain less that of long"],
+    }
+    story = " ".join((LAB / "README.md").read_text("utf-8").split())
+    assert "Of the thirty-seven things that the experiment was to show in each world, thirty-six come out" in story
