@@ -47,7 +47,8 @@ class HeldActivations:
         self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda kept: kept.tensor)
 
     def _pack(self, tensor):
-        return _Kept(self, tensor)
+        # Without its history: an operation that keeps its own output would otherwise keep itself, through this hook.
+        return _Kept(self, tensor.detach())
 
     def add(self, tensor, times: int) -> None:
         """Count a use of a tensor's memory more, or less; what several tensors share is counted once."""

@@ -232,7 +232,9 @@ def matched_distributions(trainer: Any, name: Any, questions: Sequence[Question]
     if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
         raise ReferenceMismatchError(
             f"{name} has another tokenizer than the model that is trained; under DeepSpeed and FSDP ask it "
-            "beforehand, with hf_calib.reference_distributions(..., match_options=True), and give the file"
+            "beforehand, in one process: hf_calib.reference_distributions(reference, its_tokenizer, questions, "
+            'student_tokenizer=tokenizer, match_options=True).save("reference.safetensors"), and give that file as '
+            "calibration_reference_model"
         )
     model = load_reference(trainer, name).to(trainer.accelerator.device)
     try:

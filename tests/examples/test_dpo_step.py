@@ -87,6 +87,18 @@ def test_what_autograd_keeps_is_counted_once_without_the_weights():
     assert activations.most == 6000
 
 
+def test_what_no_backward_goes_through_is_not_counted_for_longer_than_it_is_there():
+    held = script("benchmarks/dpo_memory").HeldActivations
+    layer = torch.nn.Linear(100, 50)
+    with held(layer) as activations:
+        logits = layer(torch.zeros(10, 100))
+        torch.softmax(logits.gather(-1, torch.zeros(10, 4, dtype=torch.long)), dim=-1)  # keeps its own output
+        assert activations.held > 0
+        logits.sum().backward()
+        del logits
+    assert activations.held == 0
+
+
 def test_the_memory_is_within_its_bounds(benchmark, capsys):
     benchmark("--weights", "LoRA", "--threads", "1", "--vocabulary", "512", "--layers", "2")
     module = script("benchmarks/dpo_memory")

@@ -70,6 +70,13 @@ def test_it_trains_with_the_terms_and_reports_calibration(adapter, tokenizer, tm
 
 
 @with_ppo
+def test_the_anchor_keeps_to_ppos_own_reference(tokenizer, tmp_path):
+    trainer = ppo(tokenizer, tmp_path, adapter=False)
+    assert trainer.ref_model is not None
+    assert trainer._calibration_term.reference_logits.__self__.model is trainer.ref_model
+
+
+@with_ppo
 def test_its_gradient_is_ppos_own_and_the_terms(tokenizer, tmp_path, monkeypatch):
     """Two micro-batches a step: the term's parts, each divided by accelerate, sum to its mean."""
     loss = CalibrationTerm.loss

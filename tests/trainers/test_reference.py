@@ -5,7 +5,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tests.support import tiny_llama
-from tests.trainers.runs import dpo, lora, sft
+from tests.trainers.runs import dpo, grpo, kto, lora, rloo, sft
 
 
 @pytest.fixture
@@ -48,6 +48,16 @@ def test_a_reference_by_name_is_loaded_as_the_model_but_not_at_its_revision(
         with torch.no_grad():
             logits = expected(input_ids=torch.tensor([item.input_ids])).logits[0, -1]
         torch.testing.assert_close(term.reference_logits(batch)[row], logits, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("make", "options"), [(dpo, {}), (kto, {}), (grpo, {"beta": 0.1}), (rloo, {"beta": 0.1})])
+def test_the_trainers_own_reference_is_the_anchors(make, options, tokenizer, tmp_path):
+    model = tiny_llama(tokenizer)
+    model.save_pretrained(tmp_path / "model")  # where the trainers load their reference from
+    model.config._name_or_path = str(tmp_path / "model")
+    trainer = make(tokenizer, tmp_path / "out", model=model, **options)
+    assert trainer.ref_model is not None
+    assert trainer._calibration_term.reference_logits.__self__.model is trainer.ref_model
 
 
 def test_without_a_reference_the_starting_weights_are_kept(tokenizer, tmp_path):

@@ -16,6 +16,7 @@ from hf_calib.trainers.reference import ReferenceUnavailableError
 from hf_calib.trainers.reference_distributions import (
     ReferenceDistributions,
     ReferenceMismatchError,
+    matched_distributions,
     reference_distributions,
 )
 from tests.support import byte_level_tokenizer, questions, tiny_llama
@@ -125,18 +126,23 @@ def test_another_tokenizer_is_refused_unless_the_options_are_matched(tokenizer):
         assert mass == pytest.approx(1.0, abs=1e-5)
 
 
-def test_a_reference_given_by_name_is_asked_with_its_own_tokenizer(tokenizer, tmp_path, caplog):
-    """Another tokenizer of the same vocabulary size, which comparing the sizes alone would let pass."""
-    other = byte_level_tokenizer(chat=True)
-    vocabulary = json.loads(other.backend_tokenizer.to_str())
+def saved_teacher(folder):
+    """Save a model whose tokenizer has as many tokens as the others', two of them exchanged."""
+    vocabulary = json.loads(byte_level_tokenizer(chat=True).backend_tokenizer.to_str())
     tokens = vocabulary["model"]["vocab"]
     tokens["ĠA"], tokens["ĠB"] = tokens["ĠB"], tokens["ĠA"]
     other = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(json.dumps(vocabulary)), pad_token="<pad>", eos_token="<eos>"
     )
     teacher = tiny_llama(other, seed=7).eval()
-    teacher.save_pretrained(tmp_path / "teacher")
-    other.save_pretrained(tmp_path / "teacher")
+    teacher.save_pretrained(folder)
+    other.save_pretrained(folder)
+    return teacher, other
+
+
+def test_a_reference_given_by_name_is_asked_with_its_own_tokenizer(tokenizer, tmp_path, caplog):
+    """Another tokenizer of the same vocabulary size, which comparing the sizes alone would let pass."""
+    teacher, other = saved_teacher(tmp_path / "teacher")
     trainer = dpo(
         tokenizer, tmp_path / "out", peft_config=lora(), calibration_dataset=ASKED,
         calibration_reference_model=str(tmp_path / "teacher"),
@@ -148,6 +154,26 @@ def test_a_reference_given_by_name_is_asked_with_its_own_tokenizer(tokenizer, tm
     assert torch.equal(kept.token_ids, expected.token_ids)
     torch.testing.assert_close(kept.log_probabilities, expected.log_probabilities, atol=1e-5, rtol=1e-5)
     trainer.train()
+
+
+@pytest.mark.parametrize("how", ["is_deepspeed_enabled", "is_fsdp_enabled"])
+def test_with_sharded_weights_another_tokenizer_is_refused_with_a_way_that_works(how, tokenizer, tmp_path):
+    teacher, other = saved_teacher(tmp_path / "teacher")
+    trainer = dpo(tokenizer, tmp_path / "out", peft_config=lora(), calibration_dataset=ASKED)
+    assert not getattr(trainer, how)
+    setattr(trainer, how, True)
+    with pytest.raises(
+        ReferenceMismatchError,
+        match=r"beforehand.*student_tokenizer=.*match_options=True.*calibration_reference_model",
+    ):
+        matched_distributions(trainer, str(tmp_path / "teacher"), ASKED)
+    # A file has no tokenizer of its own, so that it is never refused for one.
+    file = tmp_path / "reference.safetensors"
+    reference_distributions(teacher, other, ASKED, student_tokenizer=tokenizer, match_options=True).save(file)
+    dpo(
+        tokenizer, tmp_path / "out", peft_config=lora(), calibration_dataset=ASKED,
+        calibration_reference_model=str(file),
+    ).train()  # fmt: skip
 
 
 def test_a_reference_whose_options_cannot_be_matched_is_refused(tokenizer, tmp_path):
