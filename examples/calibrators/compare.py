@@ -30,6 +30,7 @@ SIZES = (30, 100, 300, 1000, 3000)
 UNCALIBRATED = "none"
 MEASURES = ("ECE", "smooth ECE", "NLL", "Brier", "accuracy")
 TIMES = ("fit ms", "transform ms")
+PAIRED_WITH, PAIRED = "temperature", ("NLL", "ECE")
 SETTINGS = ("in domain", "shifted", "unlabelled target")
 # On one model's predictions the ensemble is its base, and votes are what sampled answers give.
 SAID_APART = ("ensemble", "sample_consistency")
@@ -138,28 +139,49 @@ def compare(source: Predictions, target: Predictions, sizes, seeds: int, chosen)
 def table(rows: list[dict]) -> list[dict]:
     """Return a row for each of predictions, setting, number of labels and calibrator: means, and half-widths.
 
-    A half-width is that of the 95% t-interval over the runs: splits, and worlds in the lab. Splits of one set of
-    predictions share questions, so theirs is about the split and the labels drawn, not about another set.
+    A half-width is that of the 95% t-interval over worlds of the lab, each the mean of its splits; of one set of
+    predictions, over its splits, which share questions: it is about the split and the labels drawn, not about another
+    set. "NLL - temperature" and "ECE - temperature" are paired differences from temperature scaling with as many
+    labels on the same questions; with a target's questions, from temperature scaling without them.
     """
     lines = []
     keys = ("predictions", "setting", "labels", "calibrator")
-    for key in dict.fromkeys(tuple(row[name] for name in keys) for row in rows):
-        runs = [row for row in rows if tuple(row[name] for name in keys) == key]
+    groups: dict[tuple, list[dict]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in keys), []).append(row)
+    for key, runs in groups.items():
+        title, setting, labels, _ = key
         line: dict = dict(zip(keys, key, strict=True)) | {"runs": len(runs), "tested on": runs[0]["tested on"]}
-        for measure in (*MEASURES, *(name for name in TIMES if name in runs[0])):
-            values = np.array([run[measure] for run in runs])
-            line[measure] = float(values.mean())
-            if measure in MEASURES and len(runs) > 1:
-                line[f"{measure} ±"] = float(
-                    student.ppf(0.975, len(runs) - 1) * values.std(ddof=1) / np.sqrt(len(runs))
-                )
+        without = "shifted" if setting == "unlabelled target" else setting
+        base = groups.get((title, without, labels, PAIRED_WITH), [])
+        paired = {(run["world"], run["seed"]): run for run in base}
+        for measure in MEASURES:
+            line |= mean_and_half(measure, runs, [run[measure] for run in runs])
+            if measure in PAIRED and base:
+                gaps = [run[measure] - paired[run["world"], run["seed"]][measure] for run in runs]
+                line |= mean_and_half(f"{measure} - {PAIRED_WITH}", runs, gaps)
+        line |= {name: float(np.mean([run[name] for run in runs])) for name in TIMES if name in runs[0]}
         lines.append(line)
     return lines
 
 
+def mean_and_half(name: str, runs: list[dict], values) -> dict[str, float]:
+    """Return the mean of a number over runs and, under the name with ±, the half-width of its interval."""
+    worlds = np.array([run["world"] for run in runs])
+    found = np.asarray(values, dtype=float)
+    if len(set(worlds)) > 1:
+        found = np.array([found[worlds == world].mean() for world in sorted(set(worlds))])
+    result = {name: float(found.mean())}
+    if len(found) > 1:
+        half = student.ppf(0.975, len(found) - 1) * found.std(ddof=1) / np.sqrt(len(found))
+        result[f"{name} ±"] = float(half)
+    return result
+
+
 def as_csv(lines: list[dict]) -> str:
     """Return the table as comma-separated values."""
-    measures = [name for measure in MEASURES for name in (measure, f"{measure} ±")]
+    differences = [f"{measure} - {PAIRED_WITH}" for measure in PAIRED]
+    measures = [name for measure in (*MEASURES, *differences) for name in (measure, f"{measure} ±")]
     columns = ["predictions", "setting", "labels", "calibrator", "runs", "tested on", *measures, *TIMES]
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
@@ -201,6 +223,21 @@ def read_predictions(path: Path, sets: list[str]) -> Predictions:
             np.concatenate([content[f"{name}_{part}"] for name in sets]) for part in ("logits", "labels", "features")
         )
     return Predictions(logits.astype(np.float64), labels.astype(int), features.astype(np.float64))
+
+
+def paired_with_temperature(lines: list[dict], size: int) -> str:
+    """Return a table of the differences from temperature scaling with a number of labels."""
+    rows = []
+    for line in lines:
+        if line["labels"] != size or line["calibrator"] in (PAIRED_WITH, *SAID_APART):
+            continue
+        row = {name: line[name] for name in ("predictions", "setting", "calibrator")}
+        for measure in PAIRED:
+            name = f"{measure} - {PAIRED_WITH}"
+            if name in line:
+                row[name] = f"{line[name]:+.4f} ± {line.get(f'{name} ±', np.nan):.4f}"
+        rows.append(row)
+    return render_table(rows)
 
 
 def lab_predictions(preset: str, seed: int, n: int) -> tuple[Predictions, Predictions]:
@@ -267,7 +304,8 @@ def main() -> None:
     lines = table(rows)
     for setting in SETTINGS:
         print(f"{setting}: log-loss / ECE by the number of labels\n\n{overview(lines, setting, arguments.shown)}\n")
-    print(render_table([{name: value for name, value in line.items() if name != "tested on"} for line in lines]))
+    for size in arguments.shown:
+        print(f"Differences from temperature scaling, {size:,} labels\n\n{paired_with_temperature(lines, size)}\n")
     if arguments.table is not None:
         arguments.table.write_text(as_csv(lines), encoding="utf-8")
     if arguments.out is not None:

@@ -33,12 +33,19 @@ def over_seeds(effect: Callable[[int], Results], seeds: int) -> list[dict]:
     for variant, measures in runs[0].items():
         row: dict = {"method": variant}
         for measure in measures:
-            values = np.array([run[variant][measure] for run in runs])
-            half = student.ppf(0.975, seeds - 1) * values.std(ddof=1) / np.sqrt(seeds) if seeds > 1 else np.nan
-            mean = float(values.mean())
-            row[measure] = m.Measure(mean, mean - half, mean + half) if seeds > 1 else mean
+            row[measure] = measure_over_runs([run[variant][measure] for run in runs])
         rows.append(row)
     return rows
+
+
+def measure_over_runs(values) -> m.Measure:
+    """Return the mean of a number with its 95% t-interval over runs, without one where there is one run."""
+    found = np.asarray(values, dtype=float)
+    mean = float(found.mean())
+    if len(found) < 2:
+        return m.Measure(mean)
+    half = float(student.ppf(0.975, len(found) - 1) * found.std(ddof=1) / np.sqrt(len(found)))
+    return m.Measure(mean, mean - half, mean + half)
 
 
 def write_figures(page: Path, table: str, after: str = "## Measured") -> None:

@@ -133,11 +133,6 @@ def standardised(
 
 def read_standardisation(reader: ParameterReader, d: int) -> dict[str, Any]:
     """Take the means and deviations of d features."""
-    if d == 0:
-        empty = np.zeros(0)
-        reader.empty("feature_mean")
-        reader.empty("feature_scale")
-        return {"feature_mean": empty, "feature_scale": empty}
     return {
         "feature_mean": reader.array("feature_mean", (d,)),
         "feature_scale": reader.array("feature_scale", (d,), 1e-300),

@@ -36,6 +36,7 @@ def cross_validate(
     labels: ArrayLike,
     *,
     kind: str = "logits",
+    features: ArrayLike | None = None,
     groups: ArrayLike | None = None,
     unlabelled: ArrayLike | None = None,
     n_folds: int = 5,
@@ -47,8 +48,9 @@ def cross_validate(
     ----------
     make : callable
         Returns a new calibrator.
-    predictions, labels, kind, groups
-        As in `Calibrator.fit`; labels may be a reference's predictions, where the calibrator takes these.
+    predictions, labels, kind, features, groups
+        As in `Calibrator.fit`; labels may be a reference's predictions, where the calibrator takes these, and features
+        go to those that need them.
     unlabelled : array_like, shape (m, K), optional
         Predictions of a target's questions, which every fit gets with the label -1.
     n_folds : int, default 5
@@ -69,12 +71,14 @@ def cross_validate(
     if not 2 <= n_folds <= n:
         raise ValueError(f"{n} questions make 2 to {n} folds, {n_folds} were asked for")
     names = None if groups is None else np.asarray(groups)
+    phi = None if features is None else np.asarray(features)
     target = np.zeros((0, values.shape[1])) if unlabelled is None else np.asarray(unlabelled)
     folds = np.random.default_rng(seed).permutation(n) % n_folds
     probabilities = np.zeros(values.shape)
     for fold in range(n_folds):
         held_out = folds == fold
         calibrator = make()
+        used = phi if calibrator.needs_features else None
         with warnings.catch_warnings():
             # The fit on all questions gives the warning that a person is to see.
             warnings.simplefilter("ignore", UserWarning)
@@ -82,8 +86,16 @@ def cross_validate(
                 fit_with_target(calibrator, values[~held_out], answers[~held_out], target, kind=kind)
             else:
                 given = None if names is None else names[~held_out]
-                calibrator.fit(values[~held_out], answers[~held_out], kind=kind, groups=given)
-        probabilities[held_out] = calibrator.transform(values[held_out], kind=kind)
+                calibrator.fit(
+                    values[~held_out],
+                    answers[~held_out],
+                    kind=kind,
+                    features=None if used is None else used[~held_out],
+                    groups=given,
+                )
+        probabilities[held_out] = calibrator.transform(
+            values[held_out], kind=kind, features=None if used is None else used[held_out]
+        )
     return CrossValidation(probabilities, folds)
 
 

@@ -12,6 +12,8 @@ KINDS = ("logits", "probabilities")
 # exp(-745) is the least positive number of double precision; a log-probability further down says no more than this.
 LOWEST_LOG_PROBABILITY = -1000.0
 UNLABELLED = -1
+# The squares of features are summed.
+LARGEST_FEATURE = 1e150
 
 
 @dataclass(frozen=True)
@@ -222,7 +224,9 @@ def check_features(features: ArrayLike | None, n: int) -> NDArray[np.float64] | 
             f"features must be numbers of the shape ({n}, d), got the shape {values.shape} and dtype {values.dtype}"
         )
     values = values.astype(np.float64)
-    _refuse_rows(~np.isfinite(values), "a feature that is not finite")
+    if values.shape[1] == 0:
+        raise ValueError("features must have one column or more; give None where there are none")
+    _refuse_rows(~(np.abs(values) <= LARGEST_FEATURE), f"a feature that is not within ±{LARGEST_FEATURE:g}")
     return values
 
 

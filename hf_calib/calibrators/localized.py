@@ -149,7 +149,7 @@ class LocalizedCalibration(ConfidenceMap):
             "bins": bins,
             "outcomes": outcomes,
             "counts": reader.array("counts", (len(outcomes),), 0.0, 1e15),
-            "edges": reader.vector("edges", 0.0, 1.0),
+            "edges": reader.increasing("edges", 0.0, 1.0, may_be_empty=True),
             **read_standardisation(reader, features.shape[1]),
         }
 

@@ -16,6 +16,8 @@ N_NODES = 65
 WIDTH = 16
 # Of the integrand, so that the map increases everywhere.
 LEAST_SLOPE = 1e-4
+# Of a stretch of neighbours, of which all together weigh one.
+LEAST_MASS = 1e-9
 
 
 class MonotonicNetwork(FittedConfidenceMap):
@@ -156,7 +158,7 @@ def smooth_calibration_loss(probabilities: Any, outcomes: Any, weights: Any, str
     Parameters
     ----------
     probabilities, outcomes, weights : tensor of float, shape (n,)
-        Sorted by confidence.
+        Sorted by confidence; the weights sum to one. A stretch that weighs less than 1e-9 counts for less.
     stretch : int
         Neighbours in each, at most n.
 
@@ -170,4 +172,7 @@ def smooth_calibration_loss(probabilities: Any, outcomes: Any, weights: Any, str
     zero = torch.zeros(1, dtype=probabilities.dtype)
     gaps = torch.cat([zero, (weights * (probabilities - outcomes)).cumsum(0)])
     mass = torch.cat([zero, weights.cumsum(0)])
-    return (((gaps[stretch:] - gaps[:-stretch]) / (mass[stretch:] - mass[:-stretch])) ** 2).mean()
+    # What a stretch of next to no weight says is lost in the sums' rounding.
+    return (
+        ((gaps[stretch:] - gaps[:-stretch]) / (mass[stretch:] - mass[:-stretch]).clamp_min(LEAST_MASS)) ** 2
+    ).mean()

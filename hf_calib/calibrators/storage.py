@@ -135,13 +135,6 @@ class ParameterReader:
             raise self._fail(name, f"must be an integer of [{low}, {high}]", value)
         return value
 
-    def flag(self, name: str) -> bool:
-        """Take a truth value."""
-        value = self._take(name)
-        if not isinstance(value, bool):
-            raise self._fail(name, "must be true or false", value)
-        return value
-
     def choice(self, name: str, choices: Sequence[str]) -> str:
         """Take one of some words."""
         value = self._take(name)
@@ -160,33 +153,24 @@ class ParameterReader:
             raise self._fail(name, "must be an array", value) from None
         if array.dtype.kind not in "fiu" or array.ndim != len(shape):
             raise self._fail(name, f"must be an array of numbers with {len(shape)} dimension(s)", value)
-        if any(size != (wanted or max(size, 1)) for size, wanted in zip(array.shape, shape, strict=True)):
+        if any(
+            size == 0 if wanted is None else size != wanted for size, wanted in zip(array.shape, shape, strict=True)
+        ):
             raise self._fail(name, f"must have the shape {shape}, has {array.shape}", value)
         array = array.astype(np.float64)
         if not ((array >= low) & (array <= high)).all():
             raise self._fail(name, f"must hold numbers of [{low:g}, {high:g}]", value)
         return array
 
-    def increasing(self, name: str, low: float = -1e308, high: float = 1e308) -> NDArray[np.float64]:
+    def increasing(
+        self, name: str, low: float = -1e308, high: float = 1e308, *, may_be_empty: bool = False
+    ) -> NDArray[np.float64]:
         """Take a vector of numbers of [low, high], each greater than the one before."""
-        array = self.array(name, (None,), low, high)
+        empty = may_be_empty and self._parameters.get(name) is not None and np.size(self._parameters[name]) == 0
+        array = self.array(name, (0 if empty else None,), low, high)
         if not (np.diff(array) > 0).all():
             raise self._fail(name, "must increase", array)
         return array
-
-    def vector(self, name: str, low: float = -1e308, high: float = 1e308) -> NDArray[np.float64]:
-        """Take a vector of numbers of [low, high], each greater than the one before; it may be empty."""
-        value = self._parameters.get(name)
-        if value is not None and np.shape(value) == (0,):
-            self.empty(name)
-            return np.zeros(0)
-        return self.increasing(name, low, high)
-
-    def empty(self, name: str) -> None:
-        """Take an array without numbers."""
-        value = self._take(name)
-        if np.shape(value) != (0,):
-            raise self._fail(name, "must be empty", value)
 
     def mapping(self, name: str) -> dict[str, Any]:
         """Take a dictionary, unchecked."""

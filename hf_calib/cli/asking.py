@@ -328,6 +328,51 @@ def _state_of(model: str) -> str | None:
     return hashlib.sha256(json.dumps(state).encode()).hexdigest()
 
 
+def check_has_hidden_states(model: str, options: argparse.Namespace, where: Processes) -> None:
+    """Raise a ValueError if questions are to be asked in a way that gives no hidden states."""
+    hindered = {
+        f"--confidence {options.confidence}": options.confidence != "letters",
+        "--wordings": options.wordings is not None,
+        "--permute-options": options.permute_options,
+        "--batch-size auto": not isinstance(options.batch_size, int),
+        "a served model": model.startswith(SERVED),
+        "several processes": where.count > 1,
+    }
+    found = [what for what, there in hindered.items() if there]
+    if found:
+        raise ValueError(
+            "a calibrator on features takes the hidden states of a local model at the letters' position, in one "
+            f"process; they can't be had with {', '.join(found)}"
+        )
+
+
+def ask_for_hidden_states(
+    backend: Any,
+    datasets: Mapping[str, Sequence[Question]],
+    prompt_format: PromptFormat,
+    options: argparse.Namespace,
+) -> dict[str, Recorded]:
+    """Ask a local model all datasets' questions, and keep the hidden states at the answers' positions."""
+    from ..confidence import predict
+    from ..confidence.recorded import Recorded
+
+    answered = {}
+    for name, questions in datasets.items():
+        predictions = predict(
+            backend.model,
+            backend.tokenizer,
+            questions,
+            prompt_format=prompt_format,
+            batch_size=options.batch_size,
+            max_length=options.max_length,
+            on_too_long="drop" if options.drop_too_long else "error",
+            progress=not options.json,
+            hidden_states=True,
+        )
+        answered[name] = Recorded(predictions, tuple(questions[row] for row in predictions.rows))
+    return answered
+
+
 def ask(
     backend: Backend,
     datasets: dict[str, list[Question]],

@@ -47,8 +47,8 @@ def add_calibrate_parser(commands: argparse._SubParsersAction) -> None:
         default=["temperature"],
         metavar="NAME",
         help="calibrators, such as temperature, vector or isotonic; of several the one whose cross-validated log-loss "
-        "is the lowest is kept. auto takes the one that did best in the comparison for what there is to fit on "
-        "(default: temperature)",
+        "is the lowest is kept. auto takes the one that did best in the comparison for what there is to fit on; "
+        "localized and simplex_etf take the hidden states of --model (default: temperature)",
     )
     parser.add_argument(
         "--target-predictions",
@@ -80,9 +80,16 @@ def _run(options: argparse.Namespace) -> int:
 
     check_names(options.fail_if, HEADINGS)
     methods = tuple(dict.fromkeys(options.method))
-    for name in methods:  # one that does not exist is told before the model is asked
-        by_name(name)
-    answered = answered_by(options, options.model, options.from_predictions, options.dataset, options.out)
+    # One that does not exist is told before the model is asked.
+    with_features = any(getattr(by_name(name), "needs_features", False) for name in methods)
+    answered = answered_by(
+        options,
+        options.model,
+        options.from_predictions,
+        options.dataset,
+        options.out,
+        hidden_states=with_features,
+    )
     if answered is None:  # another process writes and prints
         return 0
     predictions = pool(answered)
@@ -128,19 +135,23 @@ def _run(options: argparse.Namespace) -> int:
 
 @dataclass(frozen=True)
 class _Given:
-    """What there is to fit on beside predictions: answers or a reference's predictions, and perhaps a target's."""
+    """What there is to fit on beside predictions.
+
+    Answers or a reference's predictions, and perhaps a target's predictions and the hidden states.
+    """
 
     labels: np.ndarray
     target: np.ndarray | None
+    features: np.ndarray | None
 
     def fitted(self, name: str, predictions: np.ndarray) -> Any:
         """Return a calibrator that is fitted on all there is."""
         from ..calibrators.cross_validation import fit_with_target
 
-        calibrator = _for_options(name)
+        calibrator = _for_options(name, self.features)
         if self.target is not None:
             return fit_with_target(calibrator, predictions, self.labels, self.target)
-        return calibrator.fit(predictions, self.labels)
+        return calibrator.fit(predictions, self.labels, features=self.features if calibrator.needs_features else None)
 
 
 def _given(options: argparse.Namespace, predictions: Predictions) -> _Given:
@@ -161,21 +172,21 @@ def _given(options: argparse.Namespace, predictions: Predictions) -> _Given:
     target = None
     if options.target_predictions is not None:
         target = pool(read_answered(options.target_predictions)).option_log_probabilities
-    return _Given(labels, target)
+    return _Given(labels, target, predictions.hidden_states)
 
 
-def _for_options(name: str) -> Any:
-    """Return a new calibrator, or raise a ValueError if predictions of options are not enough for it."""
+def _for_options(name: str, features: np.ndarray | None) -> Any:
+    """Return a new calibrator, or raise a ValueError if what there is is not enough for it."""
     from ..calibrators import by_name
     from ..calibrators.protocol import BaseCalibrator
 
     calibrator = by_name(name)
     if not isinstance(calibrator, BaseCalibrator):
         raise ValueError(f"the calibrator {name!r} is for numbers, not for options; use it in Python")
-    if calibrator.needs_features:
+    if calibrator.needs_features and features is None:
         raise ValueError(
-            f"the calibrator {name!r} needs features, such as hidden states, which files of predictions don't hold; "
-            "fit it in Python on predict(..., hidden_states=True)"
+            f"the calibrator {name!r} needs features, the hidden states, which files of predictions don't hold; give "
+            "--model and --dataset"
         )
     return calibrator
 
@@ -187,9 +198,10 @@ def _cross_validated(
     from ..measures import CalibrationReport
 
     held_out = cross_validate(
-        lambda: _for_options(name),
+        lambda: _for_options(name, given.features),
         predictions.option_log_probabilities,
         given.labels,
+        features=given.features,
         unlabelled=given.target,
         n_folds=options.folds,
         seed=options.seed,

@@ -97,7 +97,14 @@ def _measure_model(options: argparse.Namespace) -> Measurement | None:
     from ..reports import Measurement
     from .predictions import ask_model
 
-    asked = ask_model(options, options.model, options.dataset, None if options.out is None else options.out / PROGRESS)
+    calibrator = _calibrator(options)
+    asked = ask_model(
+        options,
+        options.model,
+        options.dataset,
+        None if options.out is None else options.out / PROGRESS,
+        hidden_states=getattr(calibrator, "needs_features", False),
+    )
     if asked is None:
         return None
     name = options.model_name or Path(options.adapter or options.model).name
@@ -105,7 +112,7 @@ def _measure_model(options: argparse.Namespace) -> Measurement | None:
     missing = {name: own for name, recorded in answered.items() if (own := _missing(recorded))}
     if missing:
         run = {**run, "options_not_returned": missing}
-    return Measurement(name, *_calibrated(answered, run, options), {"seed": options.seed})
+    return Measurement(name, *_calibrated(answered, run, calibrator), {"seed": options.seed})
 
 
 def _missing(recorded: Recorded) -> dict[str, Any] | None:
@@ -137,20 +144,31 @@ def _measure_existing(options: argparse.Namespace) -> Measurement:
     else:
         path, run = options.from_predictions, {"from_predictions": options.from_predictions}
         answered = read_predictions(path)
-    return Measurement(Path(path).stem, *_calibrated(answered, run, options), {"seed": options.seed})
+    return Measurement(Path(path).stem, *_calibrated(answered, run, _calibrator(options)), {"seed": options.seed})
+
+
+def _calibrator(options: argparse.Namespace) -> Any:
+    """Return the calibrator that is to be applied, or None."""
+    if options.calibrator is None:
+        return None
+    from ..calibrators import load_calibrator
+    from ..calibrators.protocol import BaseCalibrator
+
+    calibrator = load_calibrator(options.calibrator)
+    if not isinstance(calibrator, BaseCalibrator):
+        raise ValueError(f"the calibrator {calibrator.name!r} is for numbers, not for options; use it in Python")
+    return calibrator
 
 
 def _calibrated(
-    answered: dict[str, Recorded], run: dict[str, Any], options: argparse.Namespace
+    answered: dict[str, Recorded], run: dict[str, Any], calibrator: Any
 ) -> tuple[dict[str, Recorded], dict[str, Any]]:
-    if options.calibrator is None:
+    if calibrator is None:
         return answered, run
     from dataclasses import replace
 
-    from ..calibrators import load_calibrator
     from ..calibrators.storage import described
 
-    calibrator = load_calibrator(options.calibrator)
     changed = {
         name: replace(own, predictions=own.predictions.calibrated(calibrator)) for name, own in answered.items()
     }

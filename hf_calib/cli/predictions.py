@@ -15,7 +15,13 @@ PROGRESS = ".progress"
 
 
 def answered_by(
-    options: argparse.Namespace, model: str | None, recorded: str | None, datasets: list[str], out: Path | None
+    options: argparse.Namespace,
+    model: str | None,
+    recorded: str | None,
+    datasets: list[str],
+    out: Path | None,
+    *,
+    hidden_states: bool = False,
 ) -> dict[str, Recorded] | None:
     """Return a model's predictions by dataset, or those of a file or folder; None on all processes but the first.
 
@@ -28,7 +34,7 @@ def answered_by(
     if model is None:
         assert recorded is not None
         return read_answered(recorded)
-    asked = ask_model(options, model, datasets, None if out is None else out / PROGRESS)
+    asked = ask_model(options, model, datasets, None if out is None else out / PROGRESS, hidden_states=hidden_states)
     return None if asked is None else asked[0]
 
 
@@ -53,6 +59,7 @@ def ask_model(
     *,
     method_name: str | None = None,
     backend: Backend | None = None,
+    hidden_states: bool = False,
 ) -> tuple[dict[str, Recorded], dict[str, Any]] | None:
     """Ask a model the datasets' questions, and say what exactly was run; None on all processes but the first.
 
@@ -68,6 +75,14 @@ def ask_model(
         Another way to read confidence than the options'.
     backend : Backend, optional
         The model, if it is open already.
+    hidden_states : bool, default False
+        Keep the hidden states at the answers' positions, for calibrators that take features. What was answered is not
+        kept for another try then.
+
+    Raises
+    ------
+    ValueError
+        If hidden states are asked for and the options say to ask in a way that has none.
     """
     from ..confidence import Asking, Journal
     from . import asking as steps
@@ -93,6 +108,10 @@ def ask_model(
     method = steps.method_of(name, options)
     datasets = steps.load_datasets(names, options.limit)
     run = steps.describe(model, options, datasets, prompt_format, steps.settings_of(method))
+    if hidden_states:
+        steps.check_has_hidden_states(model, options, where)
+        opened = backend or steps.open_model(model, options, where)
+        return steps.ask_for_hidden_states(opened, datasets, prompt_format, options), run
     asking = asking_of(run)
     answered = steps.ask(
         backend or steps.open_model(model, options, where),

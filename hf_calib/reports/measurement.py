@@ -113,6 +113,7 @@ def pool(datasets: Mapping[str, Recorded]) -> Predictions:
         for name, part in zip(datasets, parts, strict=True)
         for subject in part.subjects
     ]
+    states = [part.hidden_states for part in parts if part.hidden_states is not None]
     return Predictions(
         option_log_probabilities=np.concatenate(values),
         answers=np.concatenate([part.answers for part in parts]),
@@ -120,4 +121,5 @@ def pool(datasets: Mapping[str, Recorded]) -> Predictions:
         rows=np.arange(len(subjects)),
         option_counts=np.concatenate([part.n_choices for part in parts]),
         has_mass=all(part.has_mass for part in parts),
+        hidden_states=np.concatenate(states) if len(states) == len(parts) else None,
     )

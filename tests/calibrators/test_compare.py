@@ -32,6 +32,29 @@ def run(compare, monkeypatch, *arguments):
     compare.main()
 
 
+def half_width(values):
+    interval = ttest_1samp(values, 0).confidence_interval()
+    return (interval.high - interval.low) / 2
+
+
+def differences(rows, name, setting, base_setting):
+    """Log-loss less that of temperature scaling with 50 labels, by seed."""
+    nll = {(row["calibrator"], row["setting"], row["seed"]): row["NLL"] for row in rows if row["labels"] == 50}
+    return [nll[name, setting, seed] - nll["temperature", base_setting, seed] for seed in (0, 1)]
+
+
+def test_intervals_of_several_worlds_are_over_worlds(compare):
+    runs = [
+        {"predictions": "lab", "world": world, "seed": seed, "setting": "in domain", "labels": 30, "tested on": 5,
+         "calibrator": "temperature", **dict.fromkeys(compare.MEASURES, world + seed / 10), "fit ms": 1.0}
+        for world in range(3)
+        for seed in range(4)
+    ]  # fmt: skip
+    (line,) = compare.table(runs)
+    assert (line["runs"], line["NLL"]) == (12, pytest.approx(1.15))
+    assert line["NLL ±"] == pytest.approx(half_width([0.15, 1.15, 2.15]))
+
+
 def test_every_row_is_what_its_calibrator_gives(compare, monkeypatch, tmp_path, capsys):
     parts = {}
     for name, data in (("a", drawn(300, seed=1)), ("b", drawn(200, seed=2)), ("far", drawn(200, seed=3, sharpness=6))):
@@ -59,11 +82,16 @@ def test_every_row_is_what_its_calibrator_gives(compare, monkeypatch, tmp_path, 
                and line["labels"] == "50"]  # fmt: skip
     losses = [row["NLL"] for row in rows if row["calibrator"] == "temperature" and row["setting"] == "in domain"
               and row["labels"] == 50]  # fmt: skip
-    interval = ttest_1samp(losses, 0).confidence_interval()
     assert float(line["NLL"]) == pytest.approx(np.mean(losses), abs=1e-4)
-    assert float(line["NLL ±"]) == pytest.approx((interval.high - interval.low) / 2, abs=1e-4)
+    assert float(line["NLL ±"]) == pytest.approx(half_width(losses), abs=1e-4)
     assert (line["runs"], line["tested on"]) == ("2", "300")
+    gaps = differences(rows, "importance_weighted", "unlabelled target", "shifted")
+    (line,) = [line for line in lines if line["calibrator"] == "importance_weighted" and line["labels"] == "50"
+               and line["setting"] == "unlabelled target"]  # fmt: skip
+    assert float(line["NLL - temperature"]) == pytest.approx(np.mean(gaps), abs=1e-4)
+    assert float(line["NLL - temperature ±"]) == pytest.approx(half_width(gaps), abs=1e-4)
     printed = capsys.readouterr().out
+    assert f"{np.mean(gaps):+.4f} ± {half_width(gaps):.4f}" in printed
     assert "unlabelled target: log-loss / ECE by the number of labels" in printed
     assert f"| temperature | {np.mean(losses):.3f} / " in printed
     with pytest.raises(SystemExit, match="has no other_logits"):

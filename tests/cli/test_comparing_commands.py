@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from hf_calib.calibrators import TemperatureScaling, load_calibrator
+from hf_calib.calibrators import TemperatureScaling, by_name, load_calibrator
+from hf_calib.calibrators.cross_validation import cross_validate
 from hf_calib.cli import main
 from hf_calib.confidence import predict
 from hf_calib.reports import differences
@@ -172,6 +173,34 @@ def test_every_calibrator_that_needs_answers_alone_goes_through_the_commands(rec
     measured = json.loads(capsys.readouterr().out)
     assert measured["run"]["calibrator"]["method"] == name
     assert measured["measures"]["ece"]["value"] < 0.15
+
+
+@pytest.mark.parametrize("name", ["localized", "simplex_etf"])
+def test_calibrators_on_features_get_the_models_hidden_states(folder, tmp_path, tokenizer, capsys, name):
+    options = ["--model", folder / "model0", "--dataset", folder / "one.jsonl", "--dataset", folder / "two.jsonl"]
+    assert run("calibrate", *options, "--method", name, "--out", tmp_path / "c", "--json") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["method"], result["n"]) == (name, 40)
+    questions = [question for part in ("one", "two") for question in load_questions(folder / f"{part}.jsonl")]
+    asked = predict(tiny_llama(tokenizer), tokenizer, questions, hidden_states=True)
+    fitted = by_name(name).fit(asked.option_log_probabilities, asked.answers, features=asked.hidden_states)
+    expected = fitted.transform(asked.option_log_probabilities, features=asked.hidden_states)
+    held_out = cross_validate(
+        lambda: by_name(name), asked.option_log_probabilities, asked.answers, features=asked.hidden_states
+    )
+    nll = -np.log(held_out.probabilities[np.arange(40), asked.answers]).mean()
+    assert result["cross_validated"][name]["measures"]["nll"]["value"] == pytest.approx(nll, rel=1e-3)
+    assert run("measure", *options, "--calibrator", tmp_path / "c", "--json") == 0
+    measured = json.loads(capsys.readouterr().out)
+    assert measured["measures"]["confidence"]["value"] == pytest.approx(expected.max(axis=1).mean(), abs=1e-3)
+    assert run("calibrate", *options, "--method", name, "--out", tmp_path / "c", "--confidence", "text") == 1
+    assert "can't be had with --confidence text" in capsys.readouterr().err
+
+
+def test_a_calibrator_of_numbers_is_refused_for_options(recorded, tmp_path, capsys):
+    by_name("modular_conformal").fit([0.0, 1.0], [1.0, 1.0]).save(tmp_path / "c" / "calibrator.json")
+    assert run("measure", "--from-predictions", recorded[1], "--calibrator", tmp_path / "c") == 1
+    assert "is for numbers" in capsys.readouterr().err
 
 
 def test_auto_takes_what_the_comparison_recommends(recorded, tmp_path, capsys):
