@@ -7,13 +7,21 @@ from typing import Any
 from accelerate import Accelerator
 
 
-def check_checkpointing(accelerator: Accelerator, args: Any) -> None:
-    """Refuse what fails at the first step, with a message that would not name the reason.
+def check_checkpointing(accelerator: Accelerator, args: Any, *, beside_own_forward: bool = True) -> None:
+    """Refuse what fails at the first step, with a message that would not name the reason, or never ends it.
+
+    Parameters
+    ----------
+    accelerator : accelerate.Accelerator
+    args : transformers.TrainingArguments
+    beside_own_forward : bool, default True
+        Whether the trainer's own loss takes a forward with gradient too.
 
     Raises
     ------
     ValueError
-        For reentrant activation checkpointing under DistributedDataParallel.
+        For reentrant activation checkpointing under DistributedDataParallel, and for any under DeepSpeed ZeRO-3
+        where two forwards share a backward.
     """
     reentrant = (args.gradient_checkpointing_kwargs or {}).get("use_reentrant")
     replicated = accelerator.distributed_type.value.startswith("MULTI_")
@@ -22,6 +30,14 @@ def check_checkpointing(accelerator: Accelerator, args: Any) -> None:
             "the calibration terms take a forward of their own, and DistributedDataParallel cannot have two forwards "
             "and one backward with reentrant activation checkpointing; pass "
             'gradient_checkpointing_kwargs={"use_reentrant": False}'
+        )
+    plugin = getattr(accelerator.state, "deepspeed_plugin", None)
+    if args.gradient_checkpointing and beside_own_forward and plugin is not None and plugin.zero_stage == 3:
+        raise ValueError(
+            "the calibration terms take a forward of their own, and DeepSpeed ZeRO-3 does not get through one "
+            "backward of two forwards whose activations are recomputed: it stops, or waits without end; set "
+            "gradient_checkpointing=False, with a smaller per_device_train_batch_size and more "
+            "gradient_accumulation_steps if memory is short"
         )
 
 

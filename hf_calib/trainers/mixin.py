@@ -66,6 +66,8 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin):
     calibration_arguments_class: type[CalibrationArguments] = CalibrationArguments
     # Set by a trainer whose own loss is the supervised one on the same questions.
     _supervised_by_trainer = False
+    # Whether the extended trainer's loss takes a forward with gradient.
+    _takes_own_forward = True
     # For the model card: what the trainer aligns with, how its method is called without terms, and what the model is
     # before training, the base model or one that was aligned before.
     _alignment: str | None = None
@@ -130,7 +132,7 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin):
         weights = settings.anchor_weight, settings.supervised_weight, settings.em_weight, settings.dece_weight
         if max(weights) == 0:
             return
-        check_checkpointing(self.accelerator, self.args)
+        check_checkpointing(self.accelerator, self.args, beside_own_forward=self._takes_own_forward)
         self._check_separate_backward()
         if settings.calibration_seed is None:
             settings.calibration_seed = self.args.seed

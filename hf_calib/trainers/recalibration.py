@@ -48,6 +48,7 @@ class RecalibrationTrainer(CalibrationMixin, _TermsOnlyTrainer):  # type: ignore
 
     _tag_names = tag_names(_TermsOnlyTrainer)
     _plain_method = "recalibration"
+    _takes_own_forward = False
     _starting_stage = "before"
 
     def __init__(

@@ -24,7 +24,7 @@ NAMES = {
     ),
     "zero1": ("dpo-lora", "sft-full", "dpo-lora-separate"),
     "zero2": ("dpo-full", "sft-lora"),
-    "zero3": ("dpo-lora", "dpo-full", "sft-lora", "sft-full", "dpo-lora-few"),
+    "zero3": ("dpo-lora", "dpo-full", "sft-lora", "sft-full", "dpo-lora-few", "dpo-lora-checkpointing"),
 }  # fmt: skip
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 
@@ -79,6 +79,8 @@ def test_two_processes_train_what_one_does(how, one, tmp_path):
             assert (tmp_path / "dpo-lora-interrupted" / "checkpoint-2" / "trainer_state.json").is_file()
         if how == "zero1":
             assert "DEEPSPEED has one" in traces.pop("dpo-lora-separate")["error"]
+        if how == "zero3":
+            assert "set gradient_checkpointing=False" in traces.pop("dpo-lora-checkpointing")["error"]
         for name, trace in traces.items():
             assert trace["processes"] == 2
             check_wrapped(trace, how)
