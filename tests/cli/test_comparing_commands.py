@@ -160,7 +160,7 @@ def test_of_several_calibrators_the_best_by_cross_validation_is_kept(recorded, t
     "name",
     ["adaptive_ensemble", "adaptive_temperature", "beta", "dirichlet", "ensemble", "histogram", "isotonic",
      "isotonic_multiclass", "matrix", "platt", "sample_consistency", "scaling_binning", "selective_scaling", "spline",
-     "vector"],
+     "vector", *(pytest.param(name, marks=pytest.mark.slow) for name in ("meta_calibration", "monotonic_network"))],
 )  # fmt: skip
 def test_every_calibrator_that_needs_answers_alone_goes_through_the_commands(recorded, tmp_path, capsys, name):
     assert run("calibrate", *recorded, "--method", name, "--json") == 0
