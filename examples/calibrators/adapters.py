@@ -38,6 +38,8 @@ def fine_tuned(bench: Bench, member: int):
 
 
 TRAININGS = {"dpo": aligned, "fine-tuning": fine_tuned}
+# What comes before each one's figures on the page.
+TITLES = {"dpo": "Aligned with DPO instead:", "fine-tuning": "Fine-tuned:"}
 
 
 def effect(how: str, preset: str, members: int, world: int) -> dict[str, dict[str, float]]:
@@ -97,7 +99,7 @@ def main():
     table = render_table(rows)
     print(f"{arguments.how}: {arguments.members} members, {arguments.worlds} worlds\n\n{table}")
     if arguments.write:
-        write_figures(Path(__file__).with_name("adapters.md"), table)
+        write_figures(Path(__file__).with_name("adapters.md"), table, after=TITLES[arguments.how])
 
 
 if __name__ == "__main__":

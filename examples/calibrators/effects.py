@@ -218,25 +218,22 @@ def modular_conformal(seed: int) -> Results:
     return result
 
 
-def meta_calibration(seed: int) -> Results:
-    """A linear head trained to the end on few features-and-labels: plain, smoothed as learnt, and with DECE."""
+def meta_calibration(seed: int, *, by_unit: bool = True) -> Results:
+    """A linear head trained to the end on few examples: plain, with DECE, smoothed; then with two classes alike."""
     import torch
 
     from hf_calib.calibrators.differentiable_ece import differentiable_ece
     from hf_calib.calibrators.meta_calibration import learn_smoothing, smoothed_labels
 
     rng = np.random.default_rng(seed)
-    centres = rng.normal(size=(4, 30)) * 0.4
+    there = torch.ones(200, 4, dtype=torch.bool)
 
-    def sample(n):
+    def sample(n, centres):
         y = rng.integers(4, size=n)
         return centres[y] + rng.normal(size=(n, 30)), y
 
-    x, y = sample(200)
-    new_x, new_y = sample(5000)
-    there = torch.ones(200, 4, dtype=torch.bool)
-
-    def head(smoothing, error_weight=0.0):
+    def head(train, new, smoothing, error_weight=0.0):
+        (x, y), (new_x, new_y) = train, new
         inputs, labels = torch.tensor(x), torch.tensor(y)
         targets = smoothed_labels(labels, there, torch.tensor(smoothing))
         weight, bias = torch.zeros(4, 30, dtype=torch.float64), torch.zeros(4, dtype=torch.float64)
@@ -251,13 +248,26 @@ def meta_calibration(seed: int) -> Results:
             optimizer.step()
         return measured(softmax(new_x @ weight.detach().numpy().T + bias.detach().numpy(), axis=1), new_y)
 
-    learnt = learn_smoothing(x, y, np.ones((200, 4), dtype=bool), seed=seed)
-    return {
-        "log-loss": head(np.zeros(4)),
-        "log-loss + DECE on the training set": head(np.zeros(4), 1.0),
-        "smoothing 0.05": head(np.full(4, 0.05)),
-        "smoothing learnt on held-out halves": head(learnt),
+    centres = rng.normal(size=(4, 30)) * 0.4
+    given = sample(200, centres), sample(5000, centres)
+    result = {
+        "log-loss": head(*given, np.zeros(4)),
+        "log-loss + DECE on the training set": head(*given, np.zeros(4), 1.0),
+        "smoothing 0.05": head(*given, np.full(4, 0.05)),
+        "smoothing learnt on held-out halves": head(*given, learn_smoothing(*given[0], seed=seed)),
     }
+    if not by_unit:
+        return result
+    result["the same for each unit"] = head(*given, learn_smoothing(*given[0], seed=seed, per="unit"))
+    # The first two classes are taken for each other; a label's share is due to the other one of them.
+    centres = rng.normal(size=(4, 30)) * 0.6
+    centres[1] = centres[0] + 0.1 * rng.normal(size=30)
+    given = sample(200, centres), sample(5000, centres)
+    result["two alike: smoothing 0.05"] = head(*given, np.full(4, 0.05))
+    for per in ("class", "unit"):
+        learnt = learn_smoothing(*given[0], seed=seed, per=per)
+        result[f"two alike: learnt for each {per}"] = head(*given, learnt)
+    return result
 
 
 def localized(seed: int) -> Results:

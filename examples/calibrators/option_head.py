@@ -1,6 +1,6 @@
 """The balanced option head (BalCAL) of a causal language model, trained for long in the lab's worlds.
 
-python examples/calibrators/option_head.py --preset mini --worlds 5
+python examples/calibrators/option_head.py --preset mini --worlds 5 --write
 """
 
 import argparse
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from over_seeds import measured, over_seeds
+from over_seeds import measured, over_seeds, write_figures
 from peft import get_peft_model
 from transformers import TrainingArguments
 
@@ -60,12 +60,16 @@ def effect(preset: str, world: int) -> dict[str, dict[str, float]]:
 
 
 def main():
-    """Print the table."""
+    """Print the table, and put it into the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", default="mini")
     parser.add_argument("--worlds", type=int, default=5)
+    parser.add_argument("--write", action="store_true", help="also put the figures into simplex_etf.md")
     arguments = parser.parse_args()
-    print(render_table(over_seeds(lambda world: effect(arguments.preset, world), arguments.worlds)))
+    table = render_table(over_seeds(lambda world: effect(arguments.preset, world), arguments.worlds))
+    print(table)
+    if arguments.write:
+        write_figures(Path(__file__).with_name("simplex_etf.md"), table, after="The head of a language model:")
 
 
 if __name__ == "__main__":

@@ -36,6 +36,8 @@ class AdaptiveCalibratorEnsemble(WrappingCalibrator):
     ----------
     target_accuracy : float
         Estimated, in [0, 1].
+    source_accuracy : float or None
+        Of the labelled questions, in (0, 1); `None` before `fit` and after loading.
     alpha : float
         Weight of the calibrator for easy questions, in [0, 1].
 
@@ -58,8 +60,8 @@ class AdaptiveCalibratorEnsemble(WrappingCalibrator):
 
     def __init__(self, base: str = "temperature", **base_options: Any) -> None:
         super().__init__(base, **base_options)
-        self._base_name, self._base_options = base, base_options
         self.hard = by_name(base, **base_options)
+        self.source_accuracy: float | None = None
 
     @property
     def alpha(self) -> float:
@@ -79,6 +81,7 @@ class AdaptiveCalibratorEnsemble(WrappingCalibrator):
             raise ValueError(
                 f"'adaptive_ensemble' needs right and wrong answers, the accuracy is {accuracy:g}; give more questions"
             )
+        self.source_accuracy = accuracy
         easy, hard = (1 + accuracy) / 2, accuracy / 2
         estimated = thresholded_confidence(source, sample[target] if target.any() else source)
         return {

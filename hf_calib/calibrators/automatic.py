@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .inputs import UNLABELLED, to_numpy
-from .protocol import BaseCalibrator, NotFittedError
+from .protocol import BaseCalibrator
 from .registry import by_name, from_nested, nested
 from .storage import ParameterReader
 
@@ -24,8 +24,8 @@ class AutoCalibration(BaseCalibrator):
     labels                                               calibrator              why
     ===================================================  ======================  =====================================
     a reference's predictions, shape (n, K)              reference_agreement     the temperature of hundreds of labels
-    some are -1: questions of the target                 adaptive_ensemble       of those that need no target labels,
-                                                                                 the one that helped on real data
+    some are -1: questions of the target, which looks    adaptive_ensemble       of those that need no target labels,
+    harder than the labelled questions                                           the one that helped on real data
     of events, shape (n,) of one-dimensional predictions platt                   a wrong offset is likely there, and
                                                                                  two numbers are soon found
     fewer than 1,000                                     temperature             nothing else that keeps the argmax was
@@ -34,8 +34,9 @@ class AutoCalibration(BaseCalibrator):
                                                                                  better under a shift on real data
     ===================================================  ======================  =====================================
 
-    The figures are in `examples/calibrators/README.md`. Calibrators that use the options' positions were better in the
-    lab, whose options keep their places, and not on real questions; they lose accuracy with few labels.
+    A target that looks no harder leaves its questions unused: in the lab the adaptive ensemble made models too sure
+    there. The figures are in `examples/calibrators/README.md`. Calibrators that use the options' positions were better
+    in the lab, whose options keep their places, and not on real questions; they lose accuracy with few labels.
 
     Attributes
     ----------
@@ -43,6 +44,11 @@ class AutoCalibration(BaseCalibrator):
         The calibrator's name.
     reason : str
         Why; empty after loading.
+
+    Notes
+    -----
+    No library among scikit-learn, probmetrics, netcal and MAPIE chooses by what there is to fit on. Which of them each
+    choice wraps, or why none, is said where it is.
     """
 
     name: ClassVar[str] = "auto"
@@ -58,8 +64,7 @@ class AutoCalibration(BaseCalibrator):
     @property
     def chosen(self) -> str:
         """The name of the calibrator that was chosen."""
-        if self.base is None:
-            raise NotFittedError("the calibrator 'auto' has not been fitted; call fit first")
+        self.parameters()
         return self.base.name
 
     def fit(
@@ -75,6 +80,13 @@ class AutoCalibration(BaseCalibrator):
         """Choose a calibrator and fit it; see `BaseCalibrator.fit`. Features and groups are not used."""
         name, self.reason = choose(predictions, labels)
         self.base = by_name(name).fit(predictions, labels, kind=kind, weights=weights)
+        if name == "adaptive_ensemble" and self.base.target_accuracy >= self.base.source_accuracy:
+            known = np.asarray(to_numpy(labels)) != UNLABELLED
+            labelled, answers = np.asarray(to_numpy(predictions))[known], np.asarray(to_numpy(labels))[known]
+            name, why = choose(labelled, answers)
+            self.reason = f"the target looks no harder than the labelled questions, and {why}"
+            share = None if weights is None else np.asarray(to_numpy(weights))[known]
+            self.base = by_name(name).fit(labelled, answers, kind=kind, weights=share)
         self._parameters = {"base": nested(self.base)}
         return self
 
@@ -87,8 +99,7 @@ class AutoCalibration(BaseCalibrator):
         groups: ArrayLike | None = None,
     ) -> Any:
         """Return calibrated probabilities; see `BaseCalibrator.transform`."""
-        if self.base is None:
-            raise NotFittedError("the calibrator 'auto' has not been fitted; call fit first")
+        self.parameters()
         return self.base.transform(predictions, kind=kind)
 
     def _read(self, reader: ParameterReader) -> dict[str, Any]:

@@ -44,8 +44,8 @@ class HistogramBinning(FittedConfidenceMap):
     A bin's value is kept within what its n questions can show, [1/(n+2), (n+1)/(n+2)]; an empty bin has its centre. It
     need not be monotonic.
 
-    Not wrapped: netcal's has neither weights nor bins of equal mass. With bins of equal width the two are the same, as
-    the tests show.
+    Not wrapped: netcal's and probmetrics' take no weights and give 0 and 1, and the former's doesn't transform with
+    bins of equal mass. Otherwise they are the same, as the tests show.
 
     References
     ----------
@@ -99,8 +99,8 @@ class ScalingBinning(FittedConfidenceMap):
 
     Notes
     -----
-    Not wrapped: that of the paper's uncertainty-calibration lacks Platt's targets and weights. The tests compare with
-    the definition.
+    Not wrapped: that of the paper's uncertainty-calibration, which is probmetrics' too, lacks Platt's targets and
+    weights. The tests compare with the definition.
 
     References
     ----------

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
 
 from .inputs import Inputs, Sample, row_max
 from .protocol import Calibrator
@@ -160,8 +159,3 @@ def log_probability_pair(log_odds: NDArray[np.float64]) -> tuple[NDArray[np.floa
 def laplace_bounds(counts: Any) -> tuple[Any, Any]:
     """Return the lowest and highest probability that so many observations can show, by the rule of succession."""
     return 1 / (np.asarray(counts) + 2), (np.asarray(counts) + 1) / (np.asarray(counts) + 2)
-
-
-def probability(log_odds: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return 1 / (1 + exp(-x))."""
-    return expit(log_odds)

@@ -19,7 +19,7 @@ from .inputs import (
     like,
     to_numpy,
 )
-from .protocol import BaseCalibrator, Calibrator, NotFittedError
+from .protocol import BaseCalibrator, Calibrator
 from .registry import base_of, by_name, from_nested, nested
 from .storage import ParameterReader
 
@@ -83,9 +83,7 @@ class EnsembleCalibration(BaseCalibrator):
         stacks = [_pooled(logits)] if self.order == ORDERS[0] else logits
         self.members = [by_name(self._base, **self._base_options) for _ in stacks]
         for member, stack in zip(self.members, stacks, strict=True):
-            sample = Sample(stack, *given, False, rows, share)
-            member._check_features_given(sample)
-            member._parameters = member._estimate(sample)
+            member._fit_sample(Sample(stack, *given, False, rows, share))
         self._parameters = {
             "order": self.order,
             "n_members": len(logits),
@@ -102,16 +100,13 @@ class EnsembleCalibration(BaseCalibrator):
         groups: ArrayLike | None = None,
     ) -> Any:
         """Return the ensemble's calibrated probabilities, shape (n, K), of predictions (M, n, K) or (n, K)."""
-        if self._parameters is None:
-            raise NotFittedError(f"the calibrator {self.name!r} has not been fitted; call fit first")
+        parameters = self.parameters()
         logits = _member_logits(predictions, kind)
-        if len(logits) != self._parameters["n_members"]:
-            raise ValueError(
-                f"'ensemble' was fitted with {self._parameters['n_members']} member(s), got {len(logits)}"
-            )
+        if len(logits) != parameters["n_members"]:
+            raise ValueError(f"'ensemble' was fitted with {parameters['n_members']} member(s), got {len(logits)}")
         n = len(logits[0])
         given = check_features(features, n), check_groups(groups, n)
-        stacks = [_pooled(logits)] if self._parameters["order"] == ORDERS[0] else logits
+        stacks = [_pooled(logits)] if parameters["order"] == ORDERS[0] else logits
         total = np.zeros_like(stacks[0])
         for member, stack in zip(self.members, stacks, strict=True):
             inputs = Inputs(stack, *given)

@@ -32,18 +32,16 @@ class WrappingCalibrator(Calibrator):
     @staticmethod
     def _fitted_base(base: Calibrator, sample: Sample) -> dict[str, Any]:
         """Fit another calibrator of the base's kind on a checked sample, and return it as a parameter."""
-        base._check_features_given(sample)
-        base._parameters = base._estimate(sample)
-        return nested(base)
+        return nested(base._fit_sample(sample))
 
 
 class ImportanceWeightedCalibration(WrappingCalibrator):
     """Fit a calibrator on labelled questions weighted to look like the unlabelled ones.
 
     Questions with the label -1 are a sample of the target. A logistic regression tells target from source by the
-    features, the confidence and its entropy; its odds are the density ratio, which weights the labelled questions. It
-    helps where the target asks the same kinds of questions in other shares (covariate shift); where the same question
-    has another answer, or the target is of a kind that the source lacks, no weight can.
+    features, the confidence's log-odds (to ±20) and its entropy; its odds are the density ratio, which weights the
+    labelled questions. It helps where the target asks the same kinds of questions in other shares (covariate shift);
+    where the same question has another answer, or the target is of a kind that the source lacks, no weight can.
 
     Parameters
     ----------
@@ -84,7 +82,7 @@ class ImportanceWeightedCalibration(WrappingCalibrator):
             raise ValueError(f"max_weight must be at least 1, got {max_weight}")
         if not prior_precision > 0:
             raise ValueError(f"prior_precision must be positive, got {prior_precision}")
-        self.max_weight, self.prior_strength = max_weight, prior_precision
+        self.max_weight, self.prior_precision = max_weight, prior_precision
 
     @property
     def effective_sample_size(self) -> float:
@@ -95,7 +93,7 @@ class ImportanceWeightedCalibration(WrappingCalibrator):
         target = sample.labels == UNLABELLED
         if not target.any():
             raise ValueError("'importance_weighted' needs questions of the target: give some with the label -1")
-        ratio = density_ratio(_covariates(sample), target, self.prior_strength)[~target]
+        ratio = density_ratio(_covariates(sample), target, self.prior_precision)[~target]
         ratio = np.minimum(ratio, self.max_weight * ratio.mean())
         source = sample[~target]
         weights = source.weights * ratio
@@ -126,6 +124,11 @@ def density_ratio(
         Whether each row is of the target; both kinds must be there.
     prior_precision : float, default 1.0
         Of a normal prior around 0 on the coefficients of standardised covariates.
+
+    Returns
+    -------
+    ndarray of float64, shape (n,)
+        In [exp(-50), exp(50)] times the ratio of the two kinds' numbers.
     """
     mean, scale = standardisation(covariates)
     design = np.column_stack([standardised(covariates, mean, scale), np.ones(len(covariates))])

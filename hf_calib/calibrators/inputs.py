@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -252,6 +254,14 @@ def keep_first_maximum(probabilities: NDArray[np.float64], logits: NDArray[np.fl
         largest = logits[rows] == logits[rows].max(axis=1, keepdims=True)
         probabilities[rows] = np.where(largest, above, probabilities[rows])
     return probabilities
+
+
+def warn(message: str) -> None:
+    """Warn whoever called this package, however deep in a fit it is seen."""
+    frame, level = sys._getframe(), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(str(__package__)):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, UserWarning, stacklevel=level)
 
 
 def _refuse_rows(wrong: NDArray[np.bool_], what: str) -> None:

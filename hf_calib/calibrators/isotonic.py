@@ -14,6 +14,9 @@ from .inputs import Inputs, Sample, log_softmax, softmax
 from .protocol import Calibrator
 from .storage import ParameterReader
 
+# Of a file; a vocabulary has no more tokens.
+MAX_OPTIONS = 1_000_000
+
 
 def isotonic_knots(
     x: NDArray[np.float64], y: NDArray[np.float64], weights: NDArray[np.float64]
@@ -113,7 +116,7 @@ class ClasswiseIsotonicCalibration(Calibrator):
 
     def _read(self, reader: ParameterReader) -> dict[str, Any]:
         options = []
-        for content in reader.mappings("options", 26):
+        for content in reader.mappings("options", MAX_OPTIONS):
             inner = ParameterReader(content, self.name)
             options.append(read_knots(inner))
             inner.done()

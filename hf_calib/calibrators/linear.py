@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from abc import abstractmethod
 from typing import Any, ClassVar
 
@@ -10,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from .inputs import LOWEST_LOG_PROBABILITY, Inputs, Sample, log_softmax, shifted, softmax
+from .inputs import LOWEST_LOG_PROBABILITY, Inputs, Sample, log_softmax, shifted, softmax, warn
 from .protocol import Calibrator
 from .storage import ParameterReader
 
@@ -86,10 +85,9 @@ class LinearScaling(Calibrator):
         options = {"gtol": 1e-9, "ftol": 1e-15, "maxiter": 2000, "maxfun": 5000}
         result = minimize(loss, start, jac=True, method="L-BFGS-B", options=options)
         if result.nit >= options["maxiter"]:
-            warnings.warn(
+            warn(
                 f"the fit of {self.name!r} has no finite optimum or needs more than {result.nit} steps; a positive "
-                "prior_precision keeps it finite",
-                stacklevel=3,
+                "prior_precision keeps it finite"
             )
         return {"weights": result.x[:size].reshape(identity.shape), "intercepts": result.x[size:]}
 
@@ -171,7 +169,8 @@ class DirichletCalibration(LinearScaling):
 
     Notes
     -----
-    Not wrapped, as `MatrixScaling`; without a prior it is scikit-learn's logistic regression on the log-probabilities.
+    Not wrapped, as `MatrixScaling`; probmetrics' is that of dirichletcal, which takes no weights. Without a prior it
+    is scikit-learn's logistic regression on the log-probabilities.
 
     References
     ----------

@@ -11,7 +11,7 @@ from scipy.special import expit
 
 from .adaptive_temperature import read_standardisation, standardisation, standardised
 from .binned import inner_edges
-from .confidence_maps import ConfidenceMap, log_odds_of
+from .confidence_maps import SCOPES, ConfidenceMap, log_odds_of
 from .inputs import Inputs, Sample
 from .parametric_maps import PlattScaling
 from .storage import ParameterReader
@@ -93,7 +93,7 @@ class LocalizedCalibration(ConfidenceMap):
         widths = WIDTHS if self.gamma is None else (self.gamma,)
         losses = [self._left_out_loss(phi, index, y, counts, prior, width * unit) for width in widths]
         return {
-            "scope": ("answer", "event")[sample.event],
+            "scope": SCOPES[sample.event],
             **platt,
             "gamma": float(widths[int(np.argmin(losses))] * unit),
             "prior_count": self.prior_count,

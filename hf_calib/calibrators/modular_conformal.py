@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr
 
-from . import storage
-from .inputs import check_weights, to_numpy
-from .protocol import NotFittedError
+from .inputs import check_weights, like, to_numpy
+from .protocol import StoredCalibrator
 from .storage import ParameterReader
 
 PREDICTORS = ("point", "gaussian", "quantiles")
@@ -23,7 +20,7 @@ INTERPOLATIONS = ("step", "linear")
 DEFAULT_LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
-class ModularConformal:
+class ModularConformal(StoredCalibrator):
     """Turn a regression's predictions into distributions whose quantiles hold.
 
     A base predictor gives a number for each question (judge score, reward, numeric answer), or a mean and a standard
@@ -76,9 +73,9 @@ class ModularConformal:
         given = np.asarray(levels, dtype=np.float64)
         if given.ndim != 1 or not len(given) or not ((given > 0) & (given < 1)).all() or (np.diff(given) <= 0).any():
             raise ValueError(f"levels must be in (0, 1) and increase, got {levels}")
+        super().__init__()
         self.predictor, self.interpolation, self.levels = predictor, interpolation, tuple(map(float, given))
         self.score = score or SCORES[predictor][0]
-        self._parameters: dict[str, Any] | None = None
 
     def fit(
         self,
@@ -110,8 +107,9 @@ class ModularConformal:
         ValueError
             If the input is not of this form.
         """
-        if kind is not None and kind != self.predictor:
-            raise ValueError(f"this calibrator is made for {self.predictor!r} predictions, kind is {kind!r}")
+        self._check_kind(kind)
+        # What was fitted before says nothing of how many columns there are to be now.
+        self._parameters = None
         base = self._check(predictions)
         outcomes = np.asarray(to_numpy(labels), dtype=np.float64)
         if outcomes.shape != (len(base),) or not len(base):
@@ -134,28 +132,62 @@ class ModularConformal:
         }
         return self
 
-    def transform(self, predictions: ArrayLike, **_: Any) -> NDArray[np.float64]:
-        """Return calibrated quantiles at `levels`, shape (n, number of levels); increasing in each row."""
+    def transform(
+        self,
+        predictions: ArrayLike,
+        *,
+        kind: str | None = None,
+        features: ArrayLike | None = None,
+        groups: ArrayLike | None = None,
+    ) -> Any:
+        """Return calibrated quantiles at `levels`, shape (n, number of levels); increasing in each row.
+
+        Parameters
+        ----------
+        predictions, kind, features, groups
+            As in `fit`.
+
+        Returns
+        -------
+        ndarray or tensor of float64
+            As `quantile`. All that is returned by this and the other methods is a tensor where predictions are.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit` or `load_calibrator`.
+        ValueError
+            If the input is not of the form that `fit` takes.
+        """
+        self._check_kind(kind)
         return self.quantile(predictions, self.levels)
 
-    def cdf(self, predictions: ArrayLike, values: ArrayLike) -> NDArray[np.float64]:
+    def cdf(self, predictions: ArrayLike, values: ArrayLike) -> Any:
         """Return the probability that each outcome is at most a value, shape (n,), in [0, 1]."""
         base = self._check(predictions)
-        scores = self._scores(base, np.broadcast_to(np.asarray(values, dtype=np.float64), (len(base),)))
+        wanted = np.asarray(to_numpy(values), dtype=np.float64)
+        scores = self._scores(base, np.broadcast_to(wanted, (len(base),)))
         knots, heights = self._ranks()
         if self.interpolation == "step":
-            return np.concatenate([[0.0], heights])[np.searchsorted(knots, scores, side="right")]
-        return np.interp(scores, knots, heights, left=0.0, right=1.0)
+            shares = np.concatenate([[0.0], heights])[np.searchsorted(knots, scores, side="right")]
+        else:
+            shares = np.interp(scores, knots, heights, left=0.0, right=1.0)
+        return like(shares, predictions)
 
-    def quantile(self, predictions: ArrayLike, levels: ArrayLike) -> NDArray[np.float64]:
+    def quantile(self, predictions: ArrayLike, levels: ArrayLike) -> Any:
         """Return quantiles, shape (n, m), of levels (m,) in (0, 1).
 
         Beyond the outermost ranks nothing is known of the distribution, and ±inf says so: with n outcomes, levels
         under 1/(n + 1) and above n/(n + 1).
+
+        Raises
+        ------
+        ValueError
+            If a level is not in (0, 1), or the predictions are not of the form that `fit` takes.
         """
         base = self._check(predictions)
         knots, heights = self._ranks()
-        wanted = np.atleast_1d(np.asarray(levels, dtype=np.float64))
+        wanted = np.atleast_1d(np.asarray(to_numpy(levels), dtype=np.float64))
         if not ((wanted > 0) & (wanted < 1)).all():
             raise ValueError(f"levels must be in (0, 1), got {levels!r}")
         result = np.empty((len(base), len(wanted)))
@@ -169,13 +201,18 @@ class ModularConformal:
                 result[:, column] = self._outcomes(base, score)
             else:
                 result[:, column] = self._outcomes(base, float(np.interp(level, heights, knots)))
-        return result
+        return like(result, predictions)
 
-    def interval(self, predictions: ArrayLike, level: float = 0.9) -> NDArray[np.float64]:
+    def interval(self, predictions: ArrayLike, level: float = 0.9) -> Any:
         """Return intervals, shape (n, 2), that hold a new outcome with a given probability.
 
         With "step" at least so often on average, if questions are exchangeable: the lower end is the ⌊(n + 1) α/2⌋-th
         score, the upper the ⌈(n + 1)(1 - α/2)⌉-th, and ±inf where there is none.
+
+        Raises
+        ------
+        ValueError
+            If the level is not in (0, 1), or the predictions are not of the form that `fit` takes.
         """
         if not 0 < level < 1:
             raise ValueError(f"level must be in (0, 1), got {level}")
@@ -187,13 +224,20 @@ class ModularConformal:
         below = int(np.searchsorted(heights, tail * (1 + 1e-12), side="right")) - 1
         above = int(np.searchsorted(heights, (1 - tail) * (1 - 1e-12)))
         ends = [knots[below] if below >= 0 else -np.inf, knots[above] if above < len(knots) else np.inf]
-        return np.column_stack([self._outcomes(base, end) for end in ends])
+        return like(np.column_stack([self._outcomes(base, end) for end in ends]), predictions)
 
-    def sample(self, predictions: ArrayLike, n_samples: int = 1, *, seed: int = 0) -> NDArray[np.float64]:
+    def sample(self, predictions: ArrayLike, n_samples: int = 1, *, seed: int = 0) -> Any:
         """Return draws from the calibrated distributions, shape (n, n_samples).
 
         Levels beyond the outermost ranks are drawn as these.
+
+        Raises
+        ------
+        ValueError
+            If there is to be no sample, or the predictions are not of the form that `fit` takes.
         """
+        if n_samples < 1:
+            raise ValueError(f"n_samples must be at least 1, got {n_samples}")
         base = self._check(predictions)
         knots, heights = self._ranks()
         levels = np.random.default_rng(seed).random((len(base), n_samples))
@@ -202,17 +246,10 @@ class ModularConformal:
             scores = knots[rows]
         else:
             scores = np.interp(levels, heights, knots)
-        return np.column_stack([self._outcomes(base, scores[:, column]) for column in range(n_samples)])
+        drawn = np.column_stack([self._outcomes(base, scores[:, column]) for column in range(n_samples)])
+        return like(drawn, predictions)
 
-    def parameters(self) -> dict[str, Any]:
-        """Return what was fitted: JSON values and arrays of float64."""
-        if self._parameters is None:
-            raise NotFittedError(f"the calibrator {self.name!r} has not been fitted; call fit first")
-        return self._parameters
-
-    def set_parameters(self, parameters: dict[str, Any]) -> Self:
-        """Take what `parameters` returned, checking it."""
-        reader = ParameterReader(parameters, self.name)
+    def _read(self, reader: ParameterReader) -> dict[str, Any]:
         predictor = reader.choice("predictor", PREDICTORS)
         interpolation = reader.choice("interpolation", INTERPOLATIONS)
         score = reader.choice("score", SCORES[predictor])
@@ -220,11 +257,10 @@ class ModularConformal:
         columns = reader.integer("columns", 1, 10_000)
         scores = reader.array("scores", (None,))
         mass = reader.array("mass", (len(scores),), 1e-15, 1e15)
-        reader.done()
         if (np.diff(scores) < 0).any():
             raise ValueError("the scores of 'modular_conformal' must not decrease")
         self.__init__(predictor, interpolation, tuple(levels), score)  # type: ignore[misc]
-        self._parameters = {
+        return {
             "predictor": predictor,
             "interpolation": interpolation,
             "score": score,
@@ -233,15 +269,14 @@ class ModularConformal:
             "scores": scores,
             "mass": mass,
         }
-        return self
-
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write a JSON file, and large arrays beside it as safetensors; return its path."""
-        return storage.write(path, self.name, self.parameters())
 
     def _ranks(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         parameters = self.parameters()
         return parameters["scores"], np.cumsum(parameters["mass"]) / (parameters["mass"].sum() + 1)
+
+    def _check_kind(self, kind: str | None) -> None:
+        if kind is not None and kind != self.predictor:
+            raise ValueError(f"this calibrator is made for {self.predictor!r} predictions, kind is {kind!r}")
 
     def _check(self, predictions: ArrayLike) -> NDArray[np.float64]:
         values = np.asarray(to_numpy(predictions), dtype=np.float64)
@@ -298,19 +333,17 @@ def _unplace(quantiles: NDArray[np.float64], places: NDArray[np.float64]) -> NDA
     return np.where(np.isfinite(places), low + (finite - cell) * (high - low), places)
 
 
-def coverage_error(
-    cdf: Callable[[ArrayLike, ArrayLike], NDArray[np.float64]], predictions: ArrayLike, labels: ArrayLike
-) -> float:
+def coverage_error(cdf: Callable[[ArrayLike, ArrayLike], Any], predictions: ArrayLike, labels: ArrayLike) -> float:
     """Return the mean distance between levels and the shares of outcomes under their quantiles, in [0, 0.5].
 
     0.01 to 0.99 in 99 steps; 0 for a calibrated distribution function.
     """
-    places = cdf(predictions, labels)
+    places = to_numpy(cdf(predictions, labels))
     levels = np.arange(1, 100) / 100
     return float(np.abs((places[:, None] <= levels).mean(axis=0) - levels).mean())
 
 
 def gaussian_cdf(predictions: ArrayLike, values: ArrayLike) -> NDArray[np.float64]:
     """Return the distribution function of predictions (n, 2) of mean and deviation, before any calibration."""
-    base = np.asarray(predictions, dtype=np.float64)
-    return ndtr((np.asarray(values, dtype=np.float64) - base[:, 0]) / base[:, 1])
+    base = np.asarray(to_numpy(predictions), dtype=np.float64)
+    return ndtr((np.asarray(to_numpy(values), dtype=np.float64) - base[:, 0]) / base[:, 1])

@@ -33,8 +33,8 @@ class PlattScaling(FittedConfidenceMap):
     -----
     Fitted to Platt's smoothed targets, so that separable and one-sided data have a finite fit.
 
-    Not wrapped: scikit-learn's is private and stops at a coarser tolerance, netcal's lacks Platt's targets. The tests
-    compare with the former.
+    Not wrapped: scikit-learn's is private and stops at a coarser tolerance; netcal's and probmetrics' take neither
+    Platt's targets nor weights. The tests compare with the first.
 
     References
     ----------
@@ -76,19 +76,20 @@ class PlattScaling(FittedConfidenceMap):
 class BetaCalibration(FittedConfidenceMap):
     """σ(a · log c - b · log(1-c) + m) with a, b >= 0: Platt's map with different slopes at both ends.
 
-    Attributes
-    ----------
-    a, b, m : float
-
     Parameters
     ----------
     prior_precision : float, default 1e-3
         Of a normal prior around the identity, a = b = 1, m = 0; it keeps separable data finite.
 
+    Attributes
+    ----------
+    coefficients : tuple of float
+        a, b and m.
+
     Notes
     -----
-    Not wrapped: betacal stops early and chooses the signs by refitting, netcal takes no weights; neither has a prior.
-    The tests compare with both.
+    Not wrapped: betacal stops early and chooses the signs by refitting, netcal and probmetrics take no weights (and
+    the latter's signs are free); none has a prior. The tests compare with the first two.
 
     References
     ----------

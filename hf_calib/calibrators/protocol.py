@@ -30,7 +30,66 @@ class NotFittedError(ValueError):
     """A calibrator was used before it was fitted."""
 
 
-class BaseCalibrator(ABC):
+class StoredCalibrator(ABC):
+    """What was fitted, and its files; for calibrators of options and of numbers alike.
+
+    Attributes
+    ----------
+    name : str
+        What `hf_calib.calibrators.by_name` knows it by.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self) -> None:
+        self._parameters: dict[str, Any] | None = None
+
+    @abstractmethod
+    def _read(self, reader: ParameterReader) -> dict[str, Any]:
+        """Take the parameters that `_estimate` returned, checking each: the file may come from a stranger."""
+
+    def parameters(self) -> dict[str, Any]:
+        """Return what was fitted: JSON values, arrays of float64, and dictionaries of these.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit` or `load_calibrator`.
+        """
+        if self._parameters is None:
+            raise NotFittedError(f"the calibrator {self.name!r} has not been fitted; call fit first")
+        return self._parameters
+
+    def set_parameters(self, parameters: dict[str, Any]) -> Self:
+        """Take what `parameters` returned, checking it.
+
+        Raises
+        ------
+        ValueError
+            Naming the parameter that is missing, unknown or not of its kind.
+        """
+        reader = ParameterReader(parameters, self.name)
+        checked = self._read(reader)
+        reader.done()
+        self._parameters = checked
+        return self
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write a JSON file, customarily called `calibrator.json`, and return its path.
+
+        Arrays of more than 4,096 numbers lie beside it, in a safetensors file of the same name.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit` or `load_calibrator`.
+        ValueError
+            If the arrays are larger than `load_calibrator` takes.
+        """
+        return storage.write(path, self.name, self.parameters())
+
+
+class BaseCalibrator(StoredCalibrator):
     """A map from predictions to better calibrated probabilities.
 
     A calibrator takes NumPy arrays (or lists) and torch tensors, and gives back what it was given. A subclass says how
@@ -61,7 +120,6 @@ class BaseCalibrator(ABC):
         Whether the options' positions matter: then no question may have more options than the longest in `fit`.
     """
 
-    name: ClassVar[str]
     keeps_argmax: bool = False
     monotonic: bool = False
     needs_features: bool = False
@@ -71,9 +129,6 @@ class BaseCalibrator(ABC):
     wrappable: ClassVar[bool] = True
     approximate: bool = False
     positional: bool = False
-
-    def __init__(self) -> None:
-        self._parameters: dict[str, Any] | None = None
 
     @abstractmethod
     def fit(
@@ -146,37 +201,6 @@ class BaseCalibrator(ABC):
             If the input is not of the form that `fit` takes.
         """
 
-    @abstractmethod
-    def _read(self, reader: ParameterReader) -> dict[str, Any]:
-        """Take the parameters that `_estimate` returned, checking each: the file may come from a stranger."""
-
-    def parameters(self) -> dict[str, Any]:
-        """Return what was fitted: JSON values, arrays of float64, and dictionaries of these."""
-        if self._parameters is None:
-            raise NotFittedError(f"the calibrator {self.name!r} has not been fitted; call fit first")
-        return self._parameters
-
-    def set_parameters(self, parameters: dict[str, Any]) -> Self:
-        """Take what `parameters` returned, checking it.
-
-        Raises
-        ------
-        ValueError
-            Naming the parameter that is missing, unknown or not of its kind.
-        """
-        reader = ParameterReader(parameters, self.name)
-        checked = self._read(reader)
-        reader.done()
-        self._parameters = checked
-        return self
-
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write a JSON file, customarily called `calibrator.json`, and return its path.
-
-        Arrays of more than 4,096 numbers lie beside it, in a safetensors file of the same name.
-        """
-        return storage.write(path, self.name, self.parameters())
-
     def _check_features_given(self, inputs: Inputs) -> None:
         if self.needs_features and inputs.features is None:
             raise ValueError(f"the calibrator {self.name!r} needs features: one row of numbers for each question")
@@ -213,6 +237,10 @@ class Calibrator(BaseCalibrator):
             rows,
             check_weights(weights, rows != UNLABELLED),
         )
+        return self._fit_sample(sample)
+
+    def _fit_sample(self, sample: Sample) -> Self:
+        """Fit on what was checked already."""
         self._check_features_given(sample)
         self._parameters = self._estimate(sample)
         return self
@@ -226,8 +254,7 @@ class Calibrator(BaseCalibrator):
         groups: ArrayLike | None = None,
     ) -> Any:
         """Return calibrated probabilities; see `BaseCalibrator.transform`."""
-        if self._parameters is None:
-            raise NotFittedError(f"the calibrator {self.name!r} has not been fitted; call fit first")
+        self.parameters()
         logits, event = check_predictions(predictions, kind)
         n = len(logits)
         inputs = Inputs(logits, check_features(features, n), check_groups(groups, n), event)

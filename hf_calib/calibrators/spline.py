@@ -30,8 +30,8 @@ class SplineCalibration(FittedConfidenceMap):
 
     Notes
     -----
-    Wraps `scipy.interpolate.CubicSpline`. Not wrapped is probmetrics' calibrator, which splines the difference to the
-    confidence and takes no weights.
+    Wraps `scipy.interpolate.CubicSpline`. Not wrapped are probmetrics' calibrators: one splines the difference to the
+    confidence, the other the log-odds, and neither takes weights.
 
     References
     ----------

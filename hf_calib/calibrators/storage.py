@@ -27,11 +27,22 @@ def write(path: str | os.PathLike[str], method: str, parameters: dict[str, Any])
     -------
     Path
         Of the JSON file. Large arrays lie beside it under the same name with the suffix `.safetensors`.
+
+    Raises
+    ------
+    ValueError
+        If the arrays are larger than `read` takes.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     arrays: dict[str, NDArray[np.float64]] = {}
     tree = _take_arrays(parameters, "", arrays)
+    size = sum(array.nbytes for array in arrays.values())
+    if size > MAX_TENSOR_BYTES - MAX_FILE_BYTES:
+        raise ValueError(
+            f"the calibrator {method!r} has {size:,} bytes of numbers, and a file may have {MAX_TENSOR_BYTES:,}; fit "
+            "it on fewer questions or features"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".safetensors")
     if sum(array.size for array in arrays.values()) > MAX_INLINE_NUMBERS:
         from safetensors.numpy import save_file

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .inputs import Inputs, Sample, softmax
+from .inputs import Inputs, Sample, softmax, warn
 from .protocol import Calibrator
 from .storage import ParameterReader
 
@@ -128,6 +127,4 @@ def _increasing_root(function: Callable[[float], tuple[float, float]], low: floa
 
 
 def _warn(temperature: float, why: str) -> None:
-    warnings.warn(
-        f"the best temperature is beyond the range, {temperature:g} is taken: {why}", UserWarning, stacklevel=5
-    )
+    warn(f"the best temperature is beyond the range, {temperature:g} is taken: {why}")

@@ -109,3 +109,22 @@ def test_on_the_labs_aligned_model(compare, monkeypatch, tmp_path):
     assert mean["temperature"] < mean["none"] / 2
     assert mean["reference_agreement"] < mean["none"]
     assert any(row["calibrator"] == "localized" for row in rows)
+
+
+@pytest.mark.slow
+def test_alignment_makes_the_calibration_worse_where_the_model_can_answer(monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    alignment = importlib.import_module("alignment")
+    comparison = alignment.compared("mini", 0)
+    for task in ("in", "out"):
+        verdicts = {own.measure: own.verdict for own in comparison.differences["aligned", task, "letters"]}
+        assert verdicts["ece"] == verdicts["nll"] == verdicts["brier"] == "worse"
+    (row,) = (
+        row for row in alignment.verdicts_of([comparison]) if (row["task"], row["read off"]) == ("in", "letters")
+    )
+    assert row["ECE"] == "1 / 0 / 0"
+    rows = alignment.table_of([comparison])
+    assert {(row["task"], row["read off"]) for row in rows} == {
+        (task, way.name) for task in ("in", "out") for way in alignment.WAYS
+    }
+    assert next(row for row in rows if row["read off"] == "consistency")["NLL before"] is None

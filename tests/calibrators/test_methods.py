@@ -324,6 +324,24 @@ def test_large_arrays_lie_beside_as_safetensors(tmp_path):
     assert not beside.exists()
 
 
+def test_what_could_not_be_read_back_is_not_written(tmp_path, monkeypatch):
+    from hf_calib.calibrators import storage
+
+    data = drawn(1500, seed=19)
+    calibrator = by_name("localized").fit(data.logits, data.labels, features=data.features)
+    monkeypatch.setattr(storage, "MAX_TENSOR_BYTES", 2**20 + 50_000)
+    with pytest.raises(ValueError, match="fit it on fewer questions or features"):
+        calibrator.save(tmp_path / "calibrator.json")
+    assert not list(tmp_path.iterdir())
+
+
+def test_more_options_than_letters_are_saved_and_loaded(tmp_path):
+    data = drawn(200, k=40, seed=20)
+    calibrator = by_name("isotonic_multiclass").fit(data.logits, data.labels)
+    calibrator.save(tmp_path / "calibrator.json")
+    assert np.array_equal(load_calibrator(tmp_path).transform(data.logits), calibrator.transform(data.logits))
+
+
 def test_a_file_cannot_nest_or_name_what_it_likes(tmp_path):
     path = tmp_path / "calibrator.json"
     inner = {"method": "temperature", "parameters": {"temperature": 1.0}}

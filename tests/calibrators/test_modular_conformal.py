@@ -4,9 +4,10 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import binomtest, norm
 
-from hf_calib.calibrators import by_name, load_calibrator
+from hf_calib.calibrators import NotFittedError, by_name, load_calibrator
 from hf_calib.calibrators.modular_conformal import SCORES
 
 
@@ -70,6 +71,40 @@ def test_quantiles_invert_the_distribution_function(kind, score, interpolation, 
     loaded = load_calibrator(tmp_path)
     assert np.array_equal(loaded.transform(base), calibrator.transform(base))
     assert np.array_equal(loaded.cdf(base, y), calibrator.cdf(base, y))
+
+
+def test_tensors_in_tensors_out():
+    mean, deviation, y = regression(60, np.random.default_rng(19))
+    base = np.column_stack([mean, deviation])
+    calibrator = by_name("modular_conformal", predictor="gaussian").fit(*map(torch.from_numpy, (base, y)))
+    assert np.array_equal(calibrator.transform(base), by_name("modular_conformal", predictor="gaussian")
+                          .fit(base, y).transform(base))  # fmt: skip
+    given = torch.from_numpy(base)
+    for result, expected in (
+        (calibrator.transform(given, kind="gaussian"), calibrator.transform(base)),
+        (calibrator.cdf(given, torch.from_numpy(y)), calibrator.cdf(base, y)),
+        (calibrator.interval(given), calibrator.interval(base)),
+        (calibrator.sample(given, 3), calibrator.sample(base, 3)),
+    ):
+        assert isinstance(result, torch.Tensor)
+        assert isinstance(expected, np.ndarray)
+        assert np.array_equal(result.numpy(), expected)
+
+
+def test_what_it_is_told_of_another_kind_is_refused():
+    calibrator = by_name("modular_conformal").fit([0.0, 1.0], [1.0, 1.0])
+    for method in (calibrator.fit, lambda *given, **options: calibrator.transform(given[0], **options)):
+        with pytest.raises(ValueError, match="made for 'point' predictions, kind is 'logits'"):
+            method([0.0, 1.0], [1.0, 1.0], kind="logits")
+    with pytest.raises(ValueError, match="n_samples must be at least 1"):
+        calibrator.sample([0.0], 0)
+    with pytest.raises(NotFittedError, match="call fit first"):
+        by_name("modular_conformal").transform([0.0])
+
+
+def test_fitted_again_it_takes_as_many_quantiles_as_it_is_given():
+    calibrator = by_name("modular_conformal", predictor="quantiles").fit([[0.0, 1.0]], [0.5])
+    assert calibrator.fit([[0.0, 1.0, 2.0]], [0.5]).transform([[0.0, 1.0, 2.0]]).shape == (1, 5)
 
 
 def test_levels_that_few_outcomes_cannot_show_are_infinite():

@@ -113,6 +113,23 @@ def test_histogram_and_isotonic_are_netcals():
         assert ours.transform(seen, kind="probabilities") == pytest.approx(theirs.transform(seen), abs=1e-6)
 
 
+@pytest.mark.parametrize(("scheme", "strategy"), [("equal_width", "uniform"), ("equal_mass", "quantile")])
+def test_histogram_is_probmetrics(scheme, strategy):
+    calibrators = pytest.importorskip("probmetrics.calibrators.binning")
+    logits, labels = sharpened(600, 2.5, seed=20)
+    p = softmax(logits, axis=1)
+    c, right = p.max(axis=1), p.argmax(axis=1) == labels
+    pair = np.column_stack([1 - c, c])
+    theirs = calibrators.BinaryHistogramBinningCalibrator(n_bins=10, strategy=strategy).fit(pair, right.astype(int))
+    ours = by_name("histogram", scheme=scheme).fit(c, right, kind="probabilities").transform(c, kind="probabilities")
+    expected = theirs.predict_proba(pair)[:, 1]
+    assert len(np.unique(expected)) > 5
+    # Ours keeps values within what a bin's questions can show; none of these bins is of one kind alone.
+    inside = (expected > 0.05) & (expected < 0.95)
+    assert inside.mean() > 0.9
+    assert ours[inside] == pytest.approx(expected[inside], abs=1e-6)
+
+
 @pytest.mark.parametrize("name", ["vector", "matrix"])
 def test_vector_and_matrix_scaling_are_probmetrics_as_far_as_it_goes(name):
     calibrators = pytest.importorskip("probmetrics.calibrators")

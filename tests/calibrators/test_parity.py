@@ -207,9 +207,11 @@ def test_reference_agreement_minimises_the_cross_entropy_where_both_agree():
         by_name("reference_agreement").fit(LOGITS, LABELS[:, None].repeat(3, axis=1))
 
 
-def test_separable_data_without_a_prior_warn():
+@pytest.mark.parametrize("name", ["temperature", "reference_agreement", "ensemble"])
+def test_separable_data_without_a_prior_warn(name):
+    labels = [[9.0, 0.0], [9.0, 0.0]] if name == "reference_agreement" else [0, 0]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        by_name("temperature").fit([[2.0, 1.0], [3.0, 0.0]], [0, 0])
+        by_name(name).fit([[2e-3, 1e-3], [3e-3, 0.0]], labels)
     assert "every answer is right" in str(caught[0].message)
     assert caught[0].filename == __file__

@@ -160,7 +160,7 @@ def test_of_several_calibrators_the_best_by_cross_validation_is_kept(recorded, t
     "name",
     ["adaptive_ensemble", "adaptive_temperature", "beta", "dirichlet", "ensemble", "histogram", "isotonic",
      "isotonic_multiclass", "matrix", "platt", "sample_consistency", "scaling_binning", "selective_scaling", "spline",
-     "vector"],
+     "vector", *(pytest.param(name, marks=pytest.mark.slow) for name in ("meta_calibration", "monotonic_network"))],
 )  # fmt: skip
 def test_every_calibrator_that_needs_answers_alone_goes_through_the_commands(recorded, tmp_path, capsys, name):
     assert run("calibrate", *recorded, "--method", name, "--json") == 0
@@ -206,7 +206,7 @@ def test_a_calibrator_of_numbers_is_refused_for_options(recorded, tmp_path, caps
 def test_auto_takes_what_the_comparison_recommends(recorded, tmp_path, capsys):
     assert run("calibrate", *recorded, "--method", "auto") == 0
     assert "auto took temperature: there are 400 labels" in capsys.readouterr().out
-    write_predictions(tmp_path / "far.jsonl", sharpness=8.0, seed=2)
+    write_predictions(tmp_path / "far.jsonl", sharpness=1.0, seed=2)
     target = ["--target-predictions", tmp_path / "far.jsonl"]
     assert run("calibrate", *recorded, *target, "--method", "auto") == 0
     assert "auto took adaptive_ensemble" in capsys.readouterr().out
