@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..reports import render_table
+from ..reports.table import Cell
 from .cache import cache_key, library_versions, source_digest
 from .compared import SETTINGS_SEEDS
 from .examination import Examination
@@ -26,6 +27,7 @@ from .pretraining import pretrained_folder
 from .reinforcement import check_available, mean_open_reward, reinforced, reinforcement_settings
 from .results import Results, load_rows
 from .run import MEASURES, check_names, check_seeds_and_jobs, quietly_on_one_thread, run_all
+from .sweep_report import mean_over_seeds
 from .sweeps import REINFORCE_KEYS, REINFORCED, WORLD, sweep_preset
 
 FILES: dict[str, Any] = {"file": "reinforce.json", "runs": "reinforce_runs", "row_keys": REINFORCE_KEYS}
@@ -169,7 +171,7 @@ def _rows(
 
 
 def reinforcement_report(folder: str | Path) -> str:
-    """Tabulate the means over all seeds of ``reinforce.json``, a table a domain.
+    """Tabulate the means over all seeds of ``reinforce.json``, a table a domain; of some with their 95% intervals.
 
     Raises
     ------
@@ -177,12 +179,15 @@ def reinforcement_report(folder: str | Path) -> str:
         If there are no results.
     """
     rows = load_rows(Path(folder) / FILES["file"], REINFORCE_KEYS)
-    columns = ("accuracy", "confidence", "ece", "nll", "reward", "reward_open", "win_rate", "win_rate_open", "seconds")
+    with_interval = ("accuracy", "ece", "reward", "reward_open")
+    others = ("confidence", "nll", "win_rate", "win_rate_open", "seconds")
     lines = [f"Seeds {', '.join(map(str, sorted({row['seed'] for row in rows})))}.", ""]
     for domain in DOMAINS:
-        table = []
+        table: list[dict[str, Cell]] = []
         for method in dict.fromkeys(row["method"] for row in rows):
             own = [row for row in rows if (row["method"], row["domain"]) == (method, domain)]
-            table.append({"method": method, **{key: float(np.mean([row[key] for row in own])) for key in columns}})
+            line: dict[str, Cell] = {"method": method, "seeds": len(own)}
+            line |= {key: mean_over_seeds(own, key) for key in with_interval}
+            table.append(line | {key: float(np.mean([row[key] for row in own])) for key in others})
         lines += [f"Domain {domain}:", "", render_table(table), ""]
     return "\n".join(lines)

@@ -1,5 +1,6 @@
 """The lab's committed results, and what the documentation quotes of them."""
 
+import json
 import re
 import shutil
 from collections import Counter
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from hf_calib.lab import write_report
+from hf_calib.lab import DOMAINS, SWEEPS, write_report, write_sweep_report
 from hf_calib.lab.claims import CLAIMS, claims_table
 from hf_calib.lab.compared import METHODS, SETTINGS_SEEDS
 from hf_calib.lab.presets import WORLDS
@@ -103,3 +104,33 @@ def test_the_story_counts_the_claims(rows):
     }
     story = " ".join((LAB / "README.md").read_text("utf-8").split())
     assert "Of the thirty-seven things that the experiment was to show in each world, thirty-six come out" in story
+
+
+def test_the_sweeps_report_is_that_of_their_rows(tmp_path):
+    for name in SWEEPS:
+        shutil.copy(LAB / f"sweep_{name}.json", tmp_path)
+    assert write_sweep_report(tmp_path) == (LAB / "sweeps.md").read_text(encoding="utf-8")
+    for name in SWEEPS:
+        assert (LAB / f"sweep_{name}.png").is_file()
+
+
+def test_the_story_quotes_the_sweeps_and_reinforcement_learning():
+    """Each line of these tables starts with a method and gives means over reported seeds, to three places."""
+    story = (LAB / "README.md").read_text(encoding="utf-8")
+    errors = [(domain, "ece") for domain in DOMAINS]
+    tables = {
+        "sweep_prompts.json": [*errors, *((domain, "accuracy") for domain in DOMAINS)],
+        "sweep_reference.json": [*errors, ("in", "accuracy")],
+        "reinforce.json": [*errors, ("in", "accuracy"), ("in", "reward"), ("in", "reward_open")],
+    }
+    for name, columns in tables.items():
+        rows = [row for row in json.loads((LAB / name).read_text("utf-8")) if row["reported"]]
+        table = story.split(f"<!-- {name} -->")[1].split("\n\n")[0].strip().splitlines()[2:]
+        assert len(table) >= 3
+        for line in table:
+            method, *cells = [cell.strip(" `*") for cell in line.strip("|").split("|")]
+            own = {
+                domain: [row for row in rows if (row["method"], row["domain"]) == (method, domain)]
+                for domain in DOMAINS
+            }
+            assert [f"{np.mean([row[key] for row in own[domain]]):.3f}" for domain, key in columns] == cells, method

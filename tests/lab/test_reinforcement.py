@@ -9,7 +9,7 @@ from hf_calib.lab import reinforcement_run as running
 from hf_calib.lab.documents import multiple_choice_answers, multiple_choice_prompts, open_prompts, open_replies
 from hf_calib.lab.reinforcement import MAX_REPLY, NO_ANSWER, Annotator, AnnotatorModel, prompts_of
 from hf_calib.lab.reinforcement_run import FILES, run_reinforcement
-from hf_calib.lab.results import load_rows
+from hf_calib.lab.results import load_rows, write_json
 from hf_calib.lab.sweeps import REINFORCE_KEYS, REINFORCED
 from hf_calib.trainers.trl_compatibility import TrainerUnavailableError, has_ppo
 
@@ -113,3 +113,27 @@ def test_plain_reinforcement_makes_overconfident_and_its_sister_does_not(algorit
     assert aware["ece"] < plain["ece"] / 2
     assert plain["reward_open"] > before["reward_open"] + 0.3
     assert aware["reward_open"] > plain["reward_open"] - 0.3
+
+
+def test_the_report_has_means_over_seeds_with_intervals(tmp_path):
+    rows = [
+        dict.fromkeys(REINFORCE_KEYS, 0.5)
+        | {
+            "seed": seed,
+            "reported": True,
+            "world": "fixed",
+            "method": "grpo",
+            "domain": domain,
+            "ece": 0.1 + seed / 10,
+        }
+        for seed in (3, 4)
+        for domain in ("in", "out", "unseen")
+    ]
+    write_json(tmp_path / FILES["file"], rows)
+    report = running.reinforcement_report(tmp_path)
+    assert report.startswith("Seeds 3, 4.")
+    # .45 with the t interval of two values, 12.706 * .05.
+    lines = [line.split() for line in report.splitlines() if line.startswith("grpo")]
+    assert [line[:8] for line in lines] == [
+        ["grpo", "2", "0.500", "[0.500,", "0.500]", "0.450", "[-0.185,", "1.085]"]
+    ] * 3
