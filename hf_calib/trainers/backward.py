@@ -8,7 +8,7 @@ from accelerate import Accelerator
 
 
 def check_checkpointing(accelerator: Accelerator, args: Any, *, beside_own_forward: bool = True) -> None:
-    """Refuse what fails at the first step, with a message that would not name the reason, or never ends it.
+    """Refuse what fails at the first step, with a message that would not name the reason.
 
     Parameters
     ----------
@@ -35,8 +35,8 @@ def check_checkpointing(accelerator: Accelerator, args: Any, *, beside_own_forwa
     if args.gradient_checkpointing and beside_own_forward and plugin is not None and plugin.zero_stage == 3:
         raise ValueError(
             "the calibration terms take a forward of their own, and DeepSpeed ZeRO-3 does not get through one "
-            "backward of two forwards whose activations are recomputed: it stops, or waits without end; set "
-            "gradient_checkpointing=False, with a smaller per_device_train_batch_size and more "
+            "backward of two forwards whose activations are recomputed (an assertion about its gradients' buckets "
+            "fails); set gradient_checkpointing=False, with a smaller per_device_train_batch_size and more "
             "gradient_accumulation_steps if memory is short"
         )
 

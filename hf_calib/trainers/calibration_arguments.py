@@ -88,6 +88,13 @@ class CalibrationArguments:
         Share of the optimizer steps, at the end of training, whose mean the trained weights become. Against noise in
         the last weights: it raises accuracy and calibration of long fine-tuning on few answers. Not with
         `load_best_model_at_end`, and not where weights are sharded (ZeRO-3, FSDP).
+
+    Notes
+    -----
+    `examples/benchmarks/README.md` has the options of the E-step compared with other values than their defaults
+    (`em_options.py` there compares them again), the E-steps' time, and the memory that `separate_backward` saves. The
+    weights of the anchor and of the ECE regulariser are swept over by `hf-calib lab sweep weight`; `average_weights`
+    is part of `rcft` in `examples/lab/report.md`.
     """
 
     # Terms
