@@ -18,10 +18,10 @@ class AdaptiveCalibratorEnsemble(WrappingCalibrator):
     """Mix a calibrator for easy questions with one for hard ones, α · easy + (1 - α) · hard.
 
     The labelled questions are weighted twice, so that their accuracy a becomes (1 + a)/2 and a/2, and a calibrator is
-    fitted to each. α is where the target's accuracy, estimated without labels, lies between the two. The estimate is
-    the share of target questions whose confidence is above a threshold, which is set so that the share of labelled
-    questions above it is their accuracy (average thresholded confidence). Without questions of the label -1 the
-    labelled ones are the target.
+    fitted to each. α is where the target's accuracy, estimated without labels, lies between the two, and 0 or 1 where
+    it lies beyond. The estimate is the share of target questions whose confidence is above a threshold, which is set
+    so that the share of labelled questions above it is their accuracy (average thresholded confidence). Without
+    questions of the label -1 the labelled ones are the target.
 
     It helps where the target is harder or easier than what is labelled, and says nothing about which question is.
 

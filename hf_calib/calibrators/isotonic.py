@@ -41,7 +41,7 @@ class IsotonicCalibration(FittedConfidenceMap):
     """The non-decreasing step-wise function of the confidence that has the least squared error.
 
     It assumes nothing of the map's form, and needs some thousand questions for that. Between the confidences that were
-    seen it is linear, beyond them constant.
+    seen it is linear, beyond them constant, and within what n questions can show everywhere, [1/(n+2), (n+1)/(n+2)].
 
     Notes
     -----
@@ -71,8 +71,8 @@ class IsotonicCalibration(FittedConfidenceMap):
 class ClasswiseIsotonicCalibration(Calibrator):
     """An isotonic regression of each option's probability against "this option is right", rows then normalised.
 
-    The multi-class extension that scikit-learn uses. The options' positions matter: it can mend a preference for one
-    letter, and does not keep every argmax.
+    The multi-class extension that scikit-learn uses, with values in [1/(n+2), (n+1)/(n+2)] before they are normalised.
+    The options' positions matter: it can mend a preference for one letter, and does not keep every argmax.
 
     Notes
     -----

@@ -64,6 +64,11 @@ def learn_smoothing(
         Of "class", the share of the probability that a label of each class gives to the other options, in [0, 0.5].
         Of "unit", what a label of each class gives to each output unit; rows sum to at most 0.5, the diagonal is 0.
 
+    Raises
+    ------
+    ValueError
+        If `per` is neither.
+
     References
     ----------
     Bohdal, Yang and Hospedales, Meta-Calibration: Learning of Model Calibration Using Differentiable Expected

@@ -69,6 +69,11 @@ class BalancedOptionHead(nn.Module):
         ----------
         hidden : tensor, shape (B, d)
         option_mask : tensor of bool, shape (B, k), k <= K
+
+        Raises
+        ------
+        ValueError
+            If a question has more options than the head.
         """
         k = option_mask.shape[1]
         if k > self.n_options:

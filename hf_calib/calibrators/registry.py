@@ -70,7 +70,9 @@ def by_name(name: str, **options: Any) -> Any:
     Raises
     ------
     ValueError
-        If there is none of that name; the message lists those there are.
+        If there is none of that name; the message lists those there are. If an option is out of its range.
+    TypeError
+        If it has no option of a name.
     """
     return calibrator_class(name)(**options)
 

@@ -33,6 +33,11 @@ def vote_shares(samples: Sequence[Sequence[Hashable]]) -> tuple[list[list[Hashab
         Each question's distinct answers, the most frequent first.
     shares : ndarray of float64, shape (n, K)
         Their shares of the samples, padded with 0 on the right to the largest number of distinct answers, at least 2.
+
+    Raises
+    ------
+    ValueError
+        If a question has no samples.
     """
     counted = [Counter(answers).most_common() for answers in samples]
     for row, counts in enumerate(counted):

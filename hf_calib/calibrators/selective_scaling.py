@@ -24,9 +24,9 @@ from .temperature import HIGHEST, LOWEST, best_temperature, scaled
 class SelectiveScaling(Calibrator):
     """Tell probable mistakes from the rest, and scale each kind with a temperature of its own.
 
-    A logistic regression on the confidence, its entropy and the features, if there are any, says how probable a
-    mistake is. As many questions as there are mistakes in the sample, the most suspicious ones, get one temperature,
-    all others another. It keeps every argmax.
+    A logistic regression on the confidence's log-odds (to ±50), its entropy and the features, if there are any, says
+    how probable a mistake is. As many questions as there are mistakes in the sample, the most suspicious ones, get one
+    temperature, all others another. It keeps every argmax.
 
     For arrays of another shape, such as images' pixels or sequences' tokens, see
     `hf_calib.calibrators.arrays.fit_array`.

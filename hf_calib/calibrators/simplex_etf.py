@@ -18,6 +18,11 @@ def simplex_etf(k: int) -> NDArray[np.float64]:
     """Return the simplex equiangular tight frame, shape (K, K): rows of length 1, each two with cosine -1/(K - 1).
 
     M = √(K/(K-1)) (I - 11ᵀ/K); any rotation of it is one too.
+
+    Raises
+    ------
+    ValueError
+        If k is under 2.
     """
     if k < 2:
         raise ValueError(f"a simplex has two vertices or more, got {k}")
@@ -37,6 +42,11 @@ def simplex_etf_head(hidden_size: int, n_options: int, *, scale: float = 4.0) ->
         d and K.
     scale : float, default 4.0
         Positive.
+
+    Raises
+    ------
+    ValueError
+        If the scale is not positive, or there are fewer than two options.
     """
     import torch
     from torch import nn

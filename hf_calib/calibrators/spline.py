@@ -21,7 +21,8 @@ class SplineCalibration(FittedConfidenceMap):
 
     With the questions sorted by confidence and t_i the share of them up to the i-th, h(t_i) is the share of all
     questions that are among these and answered rightly. The slope of a least-squares spline through h, at the place
-    t(c) of a confidence, is the accuracy there. No bins, and a smooth map, which need not be monotonic.
+    t(c) of a confidence, is the accuracy there, as far as n questions can show it, in [1/(n+2), (n+1)/(n+2)]. No bins,
+    and a smooth map, which need not be monotonic.
 
     Parameters
     ----------
