@@ -11,7 +11,7 @@ import numpy as np
 from ..measures.sampling import t_quantile
 from ..reports.reliability import COLOURS
 from .names import DOMAINS
-from .sweeps import BASELINES, SWEEPS
+from .sweeps import BASELINES, SWEEPS, compared_methods
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -125,7 +125,7 @@ def _comparison(rows: Sequence[dict[str, Any]]) -> Figure:
     """Draw each method's ECE in each domain, a line a method."""
     from matplotlib.figure import Figure
 
-    methods = list(dict.fromkeys(row["method"] for row in rows))
+    methods = compared_methods(rows)
     figure = Figure(figsize=(9, 1.4 + 0.34 * len(methods)), layout="constrained")
     ax = figure.subplots()
     for place, domain in enumerate(DOMAINS):

@@ -16,7 +16,7 @@ from .names import DOMAINS
 from .report import paired_difference
 from .results import load_rows
 from .sweep_figures import DOMAIN_TITLES, write_sweep_figure
-from .sweeps import BASELINES, SWEEP_KEYS, SWEEPS, results_files
+from .sweeps import BASELINES, SWEEP_KEYS, SWEEPS, compared_methods, results_files
 
 REPORT_FILE = "sweeps.md"
 
@@ -119,7 +119,7 @@ def _tables(rows: Sequence[dict[str, Any]]) -> list[str]:
 def _comparison(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Tabulate methods that no number is varied of, a line each."""
     table: list[dict[str, Cell]] = []
-    for method in dict.fromkeys(row["method"] for row in rows):
+    for method in compared_methods(rows):
         own = {
             domain: [row for row in rows if (row["method"], row["domain"]) == (method, domain)] for domain in DOMAINS
         }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -193,6 +193,12 @@ ways of fine-tuning on answers again and again while they go on; x is the step, 
 where ``rcft`` averages those of many at its end. ``prompts`` and ``reference`` vary no number: they compare the
 variants of methods that `hf_calib.lab.compared.VARIANTS` has.
 """
+
+
+def compared_methods(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return which methods rows of one sweep have, the baselines first, then in the sweep's order."""
+    present = {row["method"] for row in rows}
+    return [name for name in (*BASELINES, *SWEEPS[rows[0]["sweep"]].methods) if name in present]
 
 
 def sweep_preset(preset: str) -> LabPreset:

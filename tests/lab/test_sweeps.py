@@ -173,7 +173,8 @@ def test_tables_and_figures_are_made_of_the_reported_seeds(tmp_path):
     written(tmp_path, "weight", [*baselines, *swept])
     training = [(m, x, {"train_accuracy": 0.3 + x / 20, "ece": 0.3}) for m in ("cft", "long") for x in (0, 5, 10)]
     written(tmp_path, "training", [*baselines, *training])
-    written(tmp_path, "prompts", [*baselines, ("rcft-pairs", 0, {"ece": 0.06, "accuracy": 0.5})])
+    variants = [(name, 0, {"ece": 0.06, "accuracy": 0.5}) for name in ("rcft-pairs", "rcft")]
+    written(tmp_path, "prompts", [*variants, *baselines])
     written(tmp_path, "reference", [*baselines, ("supervised", 0, {"ece": 0.3})])
     text = write_sweep_report(tmp_path)
     assert (tmp_path / "sweeps.md").read_text() == text
@@ -186,6 +187,8 @@ def test_tables_and_figures_are_made_of_the_reported_seeds(tmp_path):
     # .06 + .03 and .06 + .04, the same in every domain.
     three = ["0.095", "[0.031,", "0.159]"] * 3
     assert any(line[:10] == ["rcft-pairs", *three] for line in lines)
+    compared = [line[0] for line in lines if line]
+    assert [name for name in compared if name in ("rcft", "rcft-pairs")][-2:] == ["rcft", "rcft-pairs"]
     # .5 is the critical accuracy, which training passes at the second point.
     assert "E[max p*] is 0.500" in text
     assert [line[5] for line in lines if line[:5] == ["long", "past", "the", "critical", "accuracy"]] == ["5"]
