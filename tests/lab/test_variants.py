@@ -128,9 +128,11 @@ def test_an_alignment_starts_from_the_model_that_it_is_given(bench):
 @pytest.mark.slow
 def test_a_teacher_gives_back_the_calibration_that_the_start_has_lost(lab_cache, tmp_path):
     path = run_sweep(tmp_path, "reference", [3], preset="mini", jobs=2, cache_dir=lab_cache)
-    ece = {entry["method"]: entry["ece"] for entry in load_rows(path, SWEEP_KEYS) if entry["domain"] == "in"}
-    assert ece["supervised"] > ece["pretrained"] + 0.05
-    assert ece["supervised-calibration-aware-dpo-base"] < ece["supervised-calibration-aware-dpo"] - 0.03
+    ece = {(entry["method"], entry["domain"]): entry["ece"] for entry in load_rows(path, SWEEP_KEYS)}
+    assert ece["supervised", "in"] > ece["pretrained", "in"] + 0.05
+    assert ece["supervised-dpo", "in"] > ece["supervised-calibration-aware-dpo", "in"] + 0.1
+    # In domain the miniature's pre-trained model isn't calibrated well enough itself to be told from its pupil.
+    assert ece["supervised-calibration-aware-dpo-base", "out"] < ece["supervised-calibration-aware-dpo", "out"] / 2
     path = run_sweep(
         tmp_path, "prompts", [3], preset="mini", methods=["rcft-synthesised", "rcft-half-way"], cache_dir=lab_cache
     )
