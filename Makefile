@@ -56,7 +56,7 @@ $(VENV)/.dev: $(VENV)/.base
 
 # The libraries that the measures and the predictions are compared with, and what the metrics' pages need.
 $(VENV)/.oracles: $(VENV)/.dev
-	$(INSTALL) -e ".[apps,lm_eval,oracles]"
+	$(INSTALL) -e ".[apps,lm-eval,oracles]"
 	touch $@
 
 # llama.cpp and its server, compiled here.
