@@ -88,3 +88,6 @@ data's with options of other questions (mutated), or such as the pre-trained mod
 ``rcft`` half-way back to the pre-trained weights; and alignment of a model that was first tuned on the answers until
 it was overconfident: plainly, keeping to this model, and keeping to the pre-trained one (base).
 """
+
+COMPARED = {**METHODS, **VARIANTS}
+"""All of them, by name."""

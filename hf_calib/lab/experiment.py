@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from . import methods, variants
 from .cache import PACKAGE, cache_key, cached_folder, library_versions, source_digest
-from .compared import METHODS, VARIANTS
+from .compared import COMPARED
 from .methods import Bench
 from .presets import LabPreset
 
@@ -166,7 +166,7 @@ def model_is_made_of(name: str | None, preset: LabPreset, pretrained_folder: Pat
 
 def method_is_made_of(name: str, preset: LabPreset, pretrained_folder: Path, seed: int) -> dict[str, Any]:
     """Return all that decides a method's results, as data that JSON can hold."""
-    method = {**METHODS, **VARIANTS}[name]
+    method = COMPARED[name]
     sources = (path.relative_to(PACKAGE).as_posix() for path in (PACKAGE / "calibrators").glob("*.py"))
     return {
         "method": asdict(method),

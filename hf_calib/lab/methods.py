@@ -250,11 +250,6 @@ def long_fine_tuning(bench: Bench, aligned: Any, questions: Sequence[Question]) 
     return _fine_tuned(bench, "long", aligned, questions)
 
 
-def supervised_fine_tuning(bench: Bench, model: Any) -> CalibrationAwareSFTTrainer:
-    """Fine-tune a model on all answered questions for as long, and so into overconfidence on new ones."""
-    return _fine_tuned(bench, "supervised", model, bench.data.labelled())
-
-
 def bin_regularized_fine_tuning(bench: Bench, aligned: Any) -> CalibrationAwareSFTTrainer:
     """Fine-tune an aligned model for as long with the ECE regulariser, its bins from the held-out questions."""
     held_out = bench.data.held_out.to_questions()

@@ -16,7 +16,7 @@ from transformers import TrainerCallback
 from ..confidence import Predictions, predict
 from . import methods as lab_methods
 from .cache import cache_key, source_digest
-from .compared import SETTINGS_SEEDS
+from .compared import COMPARED, SETTINGS_SEEDS
 from .data import with_questions_of
 from .examination import Asked, Examination
 from .experiment import MODELS, method_is_made_of, trained
@@ -26,7 +26,7 @@ from .presets import EXPERIMENTS, LabPreset
 from .pretraining import pretrained_folder
 from .results import Results
 from .run import MEASURES, check_names, check_seeds_and_jobs, quietly_on_one_thread, run_all
-from .sweeps import BASELINES, COMPARED, SWEEPS, WORLD, Change, measured_steps, results_files, sweep_preset
+from .sweeps import BASELINES, SWEEPS, WORLD, Change, measured_steps, results_files, sweep_preset
 from .world import LabQuestions
 
 

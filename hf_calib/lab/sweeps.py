@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .compared import METHODS, VARIANTS
+from .compared import COMPARED
 from .presets import EXPERIMENTS, LabPreset
 from .results import MEASURES
 
@@ -60,9 +60,6 @@ answers given (the most probable option); ``reward_open`` that of open replies s
 included.
 """
 
-COMPARED = {**METHODS, **VARIANTS}
-"""The methods that sweeps may have, by name."""
-
 WORLD = "fixed"
 BASELINES = ("pretrained", "dpo")
 
@@ -92,7 +89,7 @@ class Sweep:
     title, label : str
         Of the figure and its x axis.
     methods : tuple of str
-        Keys of `COMPARED`.
+        Keys of `hf_calib.lab.compared.COMPARED`.
     values, mini_values : tuple of float
         Of the setting, in order; those of the preset "mini". Empty where x is the training's step, or there is none.
     change : callable, optional

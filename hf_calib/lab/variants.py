@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ..tasks import LETTERS, Question
-from .methods import Bench, merged, plain_dpo, supervised_fine_tuning
+from .methods import Bench, long_fine_tuning, merged, plain_dpo
 from .preferences import MULTIPLE_CHOICE
 from .tokenizer import BOS, MAX_LENGTH
 
@@ -105,7 +105,7 @@ def half_way(bench: Bench, model: Any) -> Any:
 
 def supervised(bench: Bench) -> Any:
     """Tune the pre-trained model on the answered questions for so long that it knows them by heart."""
-    return merged(supervised_fine_tuning(bench, bench.pretrained()).model)
+    return merged(long_fine_tuning(bench, bench.pretrained(), bench.data.labelled()).model)
 
 
 def aligned_from(bench: Bench, start: Any, align: Any = plain_dpo, **options: Any) -> Any:

@@ -9,7 +9,7 @@ from trl import DPOConfig, DPOTrainer
 
 from hf_calib.lab import EXPERIMENTS, METHODS, evaluate, make_model, pretrained_folder, run_experiment, sample_pairs
 from hf_calib.lab import run as running
-from hf_calib.lab.compared import VARIANTS
+from hf_calib.lab.compared import COMPARED
 from hf_calib.lab.experiment import MODELS, method_is_made_of
 from hf_calib.lab.methods import make_bench, smoothed_dpo_loss
 from hf_calib.lab.presets import LabPreset, PreferenceSettings
@@ -33,7 +33,7 @@ def test_the_methods_that_use_answers_use_equally_many():
         **dict.fromkeys(("pretrained", "dpo", "dpo-label-smoothing", "ipo", "daca"), 0),
         **dict.fromkeys(("repair-unlabelled", "calibration-aware-dpo-unlabelled"), 0),
     }
-    assert {method.model for method in {**METHODS, **VARIANTS}.values()} == {None, *MODELS}
+    assert {method.model for method in COMPARED.values()} == {None, *MODELS}
 
 
 def test_smoothed_dpo_has_its_loss_in_trl(preset, world, tokenizer, tmp_path):
