@@ -70,11 +70,12 @@ def _add_sweep_parser(actions: argparse._SubParsersAction) -> None:
         "sweep",
         help="vary one setting; goes on where it stopped",
         description="Vary one setting on a few seeds of the world with options in a fixed order: the number of "
-        "calibration questions, the weight of the calibration term, or how long is trained. What the folder has "
-        "already is not run again, unless its settings changed. Then write the table and the figure.",
+        "calibration questions, the weight of the calibration term, or how long is trained; or compare variants: "
+        "where the anchor's prompts come from, and a start that is itself miscalibrated (reference). What the "
+        "folder has already is not run again, unless its settings changed. Then write the table and the figure.",
         example="hf-calib lab sweep questions --seeds 3-5 --jobs 2 --out results",
     )
-    parser.add_argument("sweep", choices=tuple(SWEEPS), help="what is varied")
+    parser.add_argument("sweep", choices=tuple(SWEEPS), help="what is varied or compared")
     parser.add_argument("--seeds", type=seeds, required=True, help="such as 3-5")
     parser.add_argument(
         "--method",
@@ -116,7 +117,7 @@ def _add_report_parser(actions: argparse._SubParsersAction) -> None:
         "report",
         help="make the tables and figures again",
         description="Make tables and figures of results: the mean over the reported seeds, and each method's "
-        "difference from a baseline with its paired 95%% interval over seeds.",
+        "difference from a baseline with its paired 95% interval over seeds.",
         example="hf-calib lab report results --baseline dpo+temperature",
     )
     parser.add_argument("out", type=Path, metavar="DIR", help="what `hf-calib lab run` or `sweep` wrote")

@@ -58,6 +58,7 @@ def test_help_json_and_configuration(names, monkeypatch):
     assert f"hf-calib {' '.join(names)}" in parser.epilog
     assert all(action.help for action in parser._actions)
     assert max(map(len, parser.format_help().splitlines())) <= 80
+    assert "%%" not in parser.format_help()
 
 
 # Arguments from a file
