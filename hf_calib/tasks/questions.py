@@ -18,7 +18,7 @@ class QuestionError(ValueError):
     Parameters
     ----------
     message : str
-    part : {"question", "choices", "answer", "subject"}, optional
+    part : {"question", "choices", "answer", "subject", "context"}, optional
         What of a question is wrong, for whoever knows the column that it came from.
     """
 
@@ -41,6 +41,8 @@ class Question:
         Index of the right option, counted from 0; `None` where it is not known.
     subject : str or None, default None
         The group that the question belongs to (MMLU's subject), used for results per group.
+    context : str or None, default None
+        The text that the question is about (RACE's article, SciQ's support); prompts show it before the question.
 
     Raises
     ------
@@ -52,6 +54,7 @@ class Question:
     choices: tuple[str, ...]
     answer: int | None = None
     subject: str | None = None
+    context: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.question, str) or not self.question.strip():
@@ -80,6 +83,10 @@ class Question:
             object.__setattr__(self, "answer", self._checked_answer())
         if self.subject is not None and not isinstance(self.subject, str):
             raise QuestionError(f"the subject is {self.subject!r}; it must be a text, or None", "subject")
+        if self.context is not None and (not isinstance(self.context, str) or not self.context.strip()):
+            raise QuestionError(
+                f"the context is {self.context!r}; it must be a text that is not empty, or None", "context"
+            )
 
     def _checked_answer(self) -> int:
         try:
