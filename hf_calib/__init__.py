@@ -10,12 +10,12 @@ from ._version import __version__
 # Where each public name lives. They are imported when they are first used, so that `import hf_calib` and the command
 # line start without torch.
 _ROOMS = {
-    "regimes": ("Diagnosis", "diagnose"),
     "measures": ("BinStatistics", "CalibrationReport", "expected_calibration_error"),
     "tasks": ("PromptFormat", "Question", "load_questions"),
     "confidence": ("Predictions", "predict"),
     "hub": ("ensemble", "load"),
-    "reports": ("ReliabilityDisplay",),
+    "reports": ("Comparison", "Measurement", "ReliabilityDisplay"),
+    "evaluation": ("Calibration", "Diagnosis", "calibrate", "compare", "diagnose", "measure"),
     "trainers": (
         "CalibrationAwareConfig",
         "CalibrationAwareGRPOConfig",
@@ -46,6 +46,7 @@ _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = [
     "BinStatistics",
+    "Calibration",
     "CalibrationAwareConfig",
     "CalibrationAwareGRPOConfig",
     "CalibrationAwareGRPOTrainer",
@@ -63,7 +64,9 @@ __all__ = [
     "CalibrationCallback",
     "CalibrationMixin",
     "CalibrationReport",
+    "Comparison",
     "Diagnosis",
+    "Measurement",
     "Predictions",
     "PromptFormat",
     "Question",
@@ -72,13 +75,16 @@ __all__ = [
     "ReferenceDistributions",
     "ReliabilityDisplay",
     "__version__",
+    "calibrate",
     "calibration_aware",
     "calibration_aware_config",
+    "compare",
     "diagnose",
     "ensemble",
     "expected_calibration_error",
     "load",
     "load_questions",
+    "measure",
     "predict",
     "recalibrate",
     "reference_distributions",
@@ -86,13 +92,10 @@ __all__ = [
 
 if TYPE_CHECKING:
     from .confidence import Predictions, predict
+    from .evaluation import Calibration, Diagnosis, calibrate, compare, diagnose, measure
     from .hub import ensemble, load
     from .measures import BinStatistics, CalibrationReport, expected_calibration_error
-    from .regimes import (
-        Diagnosis,
-        diagnose,
-    )
-    from .reports import ReliabilityDisplay
+    from .reports import Comparison, Measurement, ReliabilityDisplay
     from .tasks import PromptFormat, Question, load_questions
     from .trainers import (
         CalibrationAwareConfig,

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import textwrap
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from .options import DATASET_HELP, add_command, add_model_options, add_question_options, add_report_options
-from .predictions import PROGRESS
-from .thresholds import add_threshold, check_names, exit_code
+from ..evaluation.thresholds import check_names
+from .options import (
+    DATASET_HELP,
+    add_command,
+    add_model_options,
+    add_question_options,
+    add_report_options,
+    ask_options,
+    check_source,
+)
+from .thresholds import add_threshold, exit_code
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from ..confidence.predictions import Predictions
-    from ..measures import CalibrationReport
+    from ..evaluation import Calibration
     from ..reports.table import Cell
-
-_REPORT = "calibration.json"
 
 
 def add_calibrate_parser(commands: argparse._SubParsersAction) -> None:
@@ -72,145 +73,35 @@ def add_calibrate_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from ..calibrators import CALIBRATOR_FILE, by_name
-    from ..calibrators.storage import described
+    from ..evaluation import calibrate, this_process
     from ..measures.report import HEADINGS
-    from ..reports.measurement import pool
-    from .predictions import answered_by
+    from ..reports import Measurement
 
+    check_source(options.model, options.dataset)
     check_names(options.fail_if, HEADINGS)
-    methods = tuple(dict.fromkeys(options.method))
-    # One that does not exist is told before the model is asked.
-    with_features = any(getattr(by_name(name), "needs_features", False) for name in methods)
-    answered = answered_by(
-        options,
-        options.model,
-        options.from_predictions,
-        options.dataset,
-        options.out,
-        hidden_states=with_features,
-    )
-    if answered is None:  # another process writes and prints
-        return 0
-    predictions = pool(answered)
-    given = _given(options, predictions)
-    reports: dict[str, CalibrationReport] = {"none": predictions.report(seed=options.seed)}
-    refused: dict[str, str] = {}
-    for name in methods:
-        try:
-            reports[name] = _cross_validated(predictions, name, given, options)
-        except ValueError as error:
-            if len(methods) == 1:
-                raise
-            refused[name] = str(error)
-    candidates = [name for name in reports if name != "none"]
-    if not candidates:
-        raise ValueError(f"no method can be fitted here: {'; '.join(refused.values())}")
-    best = min(candidates, key=lambda name: reports[name].measures["nll"].value)
-    calibrator = given.fitted(best, predictions.option_log_probabilities)
-    calibrator.save(options.out / CALIBRATOR_FILE)
-    chosen = {"chosen": calibrator.chosen, "reason": calibrator.reason} if best == "auto" else {}
-    result = {
-        "method": best,
-        **chosen,
-        "parameters": described(calibrator.parameters()),
-        "n": len(predictions),
-        "folds": options.folds,
-        "seed": options.seed,
-        "refused": refused,
-        "cross_validated": {name: report.to_dict() for name, report in reports.items()},
-    }
-    text = json.dumps(result, indent=2, allow_nan=False) + "\n"
-    (options.out / _REPORT).write_text(text, encoding="utf-8")
-    shutil.rmtree(options.out / PROGRESS, ignore_errors=True)
-    if options.json:
-        print(json.dumps(result))
-    else:
-        _print(reports, refused, best, options.out)
-        if chosen:
-            print(f"auto took {chosen['chosen']}: {chosen['reason']}")
-    values = {name: measure.value for name, measure in reports[best].measures.items()}
-    return exit_code("calibrate", options.fail_if, {"": values})
-
-
-@dataclass(frozen=True)
-class _Given:
-    """What there is to fit on beside predictions.
-
-    Answers or a reference's predictions, and perhaps a target's predictions and the hidden states.
-    """
-
-    labels: np.ndarray
-    target: np.ndarray | None
-    features: np.ndarray | None
-
-    def fitted(self, name: str, predictions: np.ndarray) -> Any:
-        """Return a calibrator that is fitted on all there is."""
-        from ..calibrators.cross_validation import fit_with_target
-
-        calibrator = _for_options(name, self.features)
-        if self.target is not None:
-            return fit_with_target(calibrator, predictions, self.labels, self.target)
-        return calibrator.fit(predictions, self.labels, features=self.features if calibrator.needs_features else None)
-
-
-def _given(options: argparse.Namespace, predictions: Predictions) -> _Given:
-    from ..reports.measurement import pool
-    from .predictions import read_answered
-
-    labels: np.ndarray = predictions.answers
-    if options.reference_predictions is not None:
-        if options.target_predictions is not None:
-            raise ValueError("a reference's predictions are taken in the answers' place, without --target-predictions")
-        reference = pool(read_answered(options.reference_predictions))
-        labels = reference.option_log_probabilities
-        if labels.shape != predictions.option_log_probabilities.shape:
-            raise ValueError(
-                f"the reference was asked {len(reference)} questions and the model {len(predictions)}; both must be "
-                "asked the same ones"
-            )
-    target = None
-    if options.target_predictions is not None:
-        target = pool(read_answered(options.target_predictions)).option_log_probabilities
-    return _Given(labels, target, predictions.hidden_states)
-
-
-def _for_options(name: str, features: np.ndarray | None) -> Any:
-    """Return a new calibrator, or raise a ValueError if what there is is not enough for it."""
-    from ..calibrators import by_name
-    from ..calibrators.protocol import BaseCalibrator
-
-    calibrator = by_name(name)
-    if not isinstance(calibrator, BaseCalibrator):
-        raise ValueError(f"the calibrator {name!r} is for numbers, not for options; use it in Python")
-    if calibrator.needs_features and features is None:
-        raise ValueError(
-            f"the calibrator {name!r} needs features, the hidden states, which files of predictions don't hold; give "
-            "--model and --dataset"
-        )
-    return calibrator
-
-
-def _cross_validated(
-    predictions: Predictions, name: str, given: _Given, options: argparse.Namespace
-) -> CalibrationReport:
-    from ..calibrators.cross_validation import cross_validate
-    from ..measures import CalibrationReport
-
-    held_out = cross_validate(
-        lambda: _for_options(name, given.features),
-        predictions.option_log_probabilities,
-        given.labels,
-        features=given.features,
-        unlabelled=given.target,
-        n_folds=options.folds,
+    recorded = options.from_predictions
+    calibration = calibrate(
+        options.model if recorded is None else Measurement.load(recorded, seed=options.seed),
+        options.dataset or None,
+        calibrators=options.method,
+        target_predictions=options.target_predictions,
+        reference_predictions=options.reference_predictions,
+        folds=options.folds,
+        method=options.confidence,
+        out=options.out,
         seed=options.seed,
+        **ask_options(options),
     )
-    settings: dict[str, Any] = {"seed": options.seed}
-    return CalibrationReport.from_predictions(held_out.probabilities, predictions.answers, **settings)
+    if not this_process(options.device).is_first:  # another process prints
+        return 0
+    if options.json:
+        print(json.dumps(calibration.to_dict()))
+    else:
+        _print(calibration, options.out)
+    return exit_code("calibrate", options.fail_if, {"": calibration.values()})
 
 
-def _print(reports: dict[str, CalibrationReport], refused: dict[str, str], best: str, out: Path) -> None:
+def _print(calibration: Calibration, out: Path) -> None:
     from ..reports import render_table
 
     rows: list[dict[str, Cell]] = [
@@ -221,10 +112,12 @@ def _print(reports: dict[str, CalibrationReport], refused: dict[str, str], best:
             "ECE": report.measures["ece"],
             "NLL": report.measures["nll"].value,
         }
-        for name, report in reports.items()
+        for name, report in calibration.reports.items()
     ]
     print("Cross-validated: each question's probabilities come from a fit without it.\n")
     print(render_table(rows))
-    for name, reason in refused.items():
+    for name, reason in calibration.refused.items():
         print(textwrap.fill(f"{name} can't be fitted here: {reason}", 80))
-    print(f"\nSaved {best} to {out}")
+    print(f"\nSaved {calibration.name} to {out}")
+    if calibration.choice:
+        print("auto took {chosen}: {reason}".format(**calibration.choice))

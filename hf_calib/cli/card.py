@@ -7,8 +7,9 @@ import json
 import sys
 from contextlib import nullcontext, redirect_stdout
 
+from ..evaluation.thresholds import check_names
 from .options import DATASET_HELP, add_command, add_json, add_length_options, add_prompt_options
-from .thresholds import add_threshold, check_names, exit_code
+from .thresholds import add_threshold, exit_code
 
 
 def add_card_parser(commands: argparse._SubParsersAction) -> None:
@@ -52,9 +53,10 @@ def add_card_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from ..hub import CalibrationCardData, dataset_reference, measure_and_write_card
+    from ..evaluation import measure_and_write_card
+    from ..hub import CalibrationCardData, dataset_reference
     from ..measures.report import HEADINGS
-    from .asking import prompt_format_of
+    from ..tasks import prompt_format_of
 
     check_names(options.fail_if, HEADINGS)
     facts = {
@@ -67,7 +69,9 @@ def _run(options: argparse.Namespace) -> int:
             options.folder,
             options.dataset,
             before=options.before,
-            prompt_format=prompt_format_of(options) if options.prompt or options.chat_template else None,
+            prompt_format=prompt_format_of(options.prompt, chat_template=options.chat_template)
+            if options.prompt or options.chat_template
+            else None,
             calibrator=options.calibrator,
             in_domain=options.in_domain,
             task_id=options.task_id,
@@ -75,12 +79,10 @@ def _run(options: argparse.Namespace) -> int:
             limit=options.limit,
             seed=options.seed,
             facts=facts,
-            predict_options={
-                "batch_size": options.batch_size,
-                "max_length": options.max_length,
-                "on_too_long": "drop" if options.drop_too_long else "error",
-                "progress": True,
-            },
+            batch_size=options.batch_size,
+            max_length=options.max_length,
+            drop_too_long=options.drop_too_long,
+            progress=True,
         )
     data = CalibrationCardData.load(options.folder)
     own = dataset_reference(options.dataset)

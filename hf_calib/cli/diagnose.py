@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .options import DATASET_HELP, add_command, add_model_options, add_question_options, add_report_options
-from .predictions import PROGRESS
-from .thresholds import add_threshold, check_names, exit_code, flattened
+from ..evaluation.thresholds import check_names
+from .options import (
+    DATASET_HELP,
+    add_command,
+    add_model_options,
+    add_question_options,
+    add_report_options,
+    ask_options,
+)
+from .thresholds import add_threshold, exit_code
 
 if TYPE_CHECKING:
-    from ..regimes import Diagnosis
+    from ..evaluation import Diagnosis
     from ..reports.table import Cell
 
 _WIDTH = 80
-
-_PARTS = ("training", "new")
 
 
 def add_diagnose_parser(commands: argparse._SubParsersAction) -> None:
@@ -58,47 +62,30 @@ def add_diagnose_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from ..regimes import diagnose
-    from ..reports.measurement import pool
-    from .predictions import ask_model, read_answered
+    from ..evaluation import Diagnosis, diagnose, this_process
 
     if (options.model is None) == (options.from_predictions is None):
         raise ValueError("give either --model or --from-predictions")
-    check_names(options.fail_if, _names())
-    progress = None if options.out is None else options.out / PROGRESS
-    if options.model is not None:
-        if options.dataset is None or options.held_out is None:
-            raise ValueError("--model needs --dataset, what it was fine-tuned on, and --held-out, new questions")
-        if options.dataset == options.held_out:
-            raise ValueError("--dataset and --held-out are the same questions; new ones show what was memorised")
-        asked = ask_model(options, options.model, [options.dataset, options.held_out], progress)
-        if asked is None:  # another process prints
-            return 0
-        train, held_out = (asked[0][name].predictions for name in (options.dataset, options.held_out))
-    else:
-        train, held_out = (pool(read_answered(path)) for path in options.from_predictions)
-    diagnosis = diagnose(train, held_out, critical_accuracy=options.critical_accuracy)
-    result = diagnosis.to_dict()
-    if options.out is not None:
-        options.out.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(result, indent=2, allow_nan=False) + "\n"
-        (options.out / "diagnosis.json").write_text(text, encoding="utf-8")
-        shutil.rmtree(options.out / PROGRESS, ignore_errors=True)
+    check_names(options.fail_if, Diagnosis.value_names())
+    sets = options.from_predictions or (options.dataset, options.held_out)
+    if None in sets:
+        raise ValueError("--model needs --dataset, what it was fine-tuned on, and --held-out, new questions")
+    diagnosis = diagnose(
+        *sets,
+        model=options.model,
+        critical_accuracy=options.critical_accuracy,
+        method=options.confidence,
+        out=options.out,
+        seed=options.seed,
+        **ask_options(options),
+    )
+    if not this_process(options.device).is_first:  # another process prints
+        return 0
     if options.json:
-        print(json.dumps(result))
+        print(json.dumps(diagnosis.to_dict()))
     else:
         _print(diagnosis)
-    return exit_code("diagnose", options.fail_if, {"": flattened(result)})
-
-
-def _names() -> list[str]:
-    """Return the numbers that a diagnosis has."""
-    from dataclasses import fields
-
-    from ..regimes import Diagnosis, SetSummary
-
-    own = [field.name for field in fields(Diagnosis) if field.type == "float"]
-    return [*own, *(f"{part}.{field.name}" for part in _PARTS for field in fields(SetSummary))]
+    return exit_code("diagnose", options.fail_if, {"": diagnosis.values()})
 
 
 def _print(diagnosis: Diagnosis) -> None:

@@ -30,11 +30,15 @@ def add_lm_eval_task_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from ..tasks import load_questions, write_lm_eval_task
-    from .asking import prompt_format_of
+    from ..tasks import load_questions, prompt_format_of, write_lm_eval_task
 
     questions = load_questions(options.dataset, limit=options.limit)
-    prompt_format = prompt_format_of(options)
+    prompt_format = prompt_format_of(
+        options.prompt,
+        chat_template=options.chat_template,
+        few_shot=options.few_shot,
+        few_shot_dataset=options.few_shot_dataset,
+    )
     path = write_lm_eval_task(questions, options.out, options.name, prompt_format=prompt_format, texts=options.texts)
     if options.json:
         print(json.dumps({"task": options.name, "yaml": str(path), "n": len(questions)}))

@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
-METHODS = (
-    "letters",
-    "text",
-    "text-characters",
-    "text-tokens",
-    "marginalized",
-    "p-true",
-    "stated",
-    "stated-words",
-    "stated-top-k",
-    "consistency",
-    "consistency-entropy",
-    "consistency-distance",
-)
+from ..confidence.registry import ways
+
+if TYPE_CHECKING:
+    from ..evaluation import AskOptions
 
 DATASET_HELP = "a JSON(L), CSV, TSV or Parquet file, a folder of them, or a Hub dataset as name[:config[:split]]"
 
@@ -88,15 +79,14 @@ def add_question_options(parser: argparse.ArgumentParser, *, several_methods: bo
     )
     group.add_argument(
         "--confidence",
-        choices=METHODS,
+        choices=tuple(ways()),
         metavar="WAY",
-        help="what it is read off. letters: the options' letters (the default). text, text-characters, text-tokens: "
-        "the options' texts, as they are or divided by their lengths. marginalized: the letters' mean over orders of "
-        "the options. p-true: whether it calls its answer true. stated, stated-words, stated-top-k: what it says, in "
-        "numbers, in words, or of several guesses. consistency, consistency-entropy, consistency-distance: how far "
-        "its samples agree" + (". May be given several times" if several_methods else ""),
+        help="what it is read off. "
+        + "; ".join(f"{name}: {way.help}" for name, way in ways().items())
+        + f" (default: {next(iter(ways()))})"
+        + (". May be given several times" if several_methods else ""),
         action="append" if several_methods else "store",
-        default=None if several_methods else METHODS[0],
+        default=None if several_methods else next(iter(ways())),
     )
     group.add_argument(
         "--wordings",
@@ -130,6 +120,25 @@ def add_report_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("output")
     group.add_argument("--seed", type=int, default=0, help="of orders, samples and intervals (default: 0)")
     add_json(group)
+
+
+def check_source(model: str | None, datasets: list[str]) -> None:
+    """Refuse a model without questions, and questions without a model."""
+    if (model is None) == bool(datasets):
+        raise ValueError("--model needs at least one --dataset, and predictions that exist already need none")
+
+
+def ask_options(options: argparse.Namespace) -> AskOptions:
+    """Return what says how a model is asked, as the functions of `hf_calib.evaluation` take it; without defaults."""
+    from dataclasses import fields
+
+    from ..evaluation.asking import AskSettings
+
+    given = {field.name: getattr(options, field.name, field.default) for field in fields(AskSettings)}
+    given["progress"] = not options.json
+    return {  # type: ignore[return-value]
+        field.name: given[field.name] for field in fields(AskSettings) if given[field.name] != field.default
+    }
 
 
 def _batch_size(text: str) -> int | str:

@@ -23,9 +23,12 @@ _HOME = {
     "ServerError": "backend",
     "StatedConfidence": "elicited",
     "Predictions": "predictions",
+    "Way": "registry",
     "answer_logits": "forward",
+    "confidence_method": "registry",
     "option_log_probabilities": "forward",
     "predict": "option_logits",
+    "ways": "registry",
 }
 
 __all__ = [
@@ -46,9 +49,12 @@ __all__ = [
     "ServedModel",
     "ServerError",
     "StatedConfidence",
+    "Way",
     "answer_logits",
+    "confidence_method",
     "option_log_probabilities",
     "predict",
+    "ways",
 ]
 
 

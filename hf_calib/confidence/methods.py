@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -41,6 +41,19 @@ class ConfidenceMethod(ABC):
         Predictions
             In the questions' order; without those whose prompts were dropped.
         """
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the name and, of a dataclass, its settings, as JSON values."""
+        settings: dict[str, Any] = {"name": self.name}
+        if is_dataclass(self):
+            settings |= {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+        return settings
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, ConfidenceMethod | PromptFormat):
+        return value.to_dict()
+    return [_plain(part) for part in value] if isinstance(value, tuple) else value
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 if TYPE_CHECKING:
-    from ..calibrators import Calibrator
+    from ..calibrators.protocol import BaseCalibrator
     from ..measures import CalibrationReport
 
 
@@ -211,7 +211,7 @@ class Predictions:
                 chosen[place] = order[chosen[place]]
         return replace(self, option_log_probabilities=values, answers=answers, chosen=chosen)
 
-    def calibrated(self, calibrator: Calibrator) -> Predictions:
+    def calibrated(self, calibrator: BaseCalibrator) -> Predictions:
         """Return these predictions with a calibrator's probabilities; the options' mass stays.
 
         A calibrator that needs features gets the hidden states.
@@ -228,13 +228,19 @@ class Predictions:
                     f"the calibrator {calibrator.name!r} needs features; ask with predict(..., hidden_states=True)"
                 )
             features = self.hidden_states
-        probabilities = calibrator.transform(self.option_log_probabilities, kind="logits", features=features)
-        return self.with_probabilities(probabilities)
+        with np.errstate(divide="ignore"):
+            # Options that none of a question's samples chose are all level, which log-probabilities of -inf don't say.
+            values = np.where(
+                (self.option_mass > 0)[:, None], self.option_log_probabilities, np.log(self.probabilities)
+            )
+        return self.with_probabilities(calibrator.transform(values, kind="logits", features=features))
 
     def with_probabilities(self, probabilities: np.ndarray) -> Predictions:
         """Return these predictions with other probabilities of the options, (n, K); the options' mass stays."""
+        # Options without any mass keep their probabilities among themselves.
+        mass = np.maximum(self.option_mass, np.finfo(np.float64).tiny)
         with np.errstate(divide="ignore"):
-            values = np.log(probabilities) + np.log(self.option_mass)[:, None]
+            values = np.log(probabilities) + np.log(mass)[:, None]
         return replace(self, option_log_probabilities=values, option_counts=self.n_choices, chosen=None)
 
     def report(self, **options: Any) -> CalibrationReport:

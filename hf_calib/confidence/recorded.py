@@ -17,6 +17,9 @@ from ..tasks.files import file_rows
 from ..tasks.questions import QuestionError
 from .predictions import Predictions
 
+# What a measurement's folder has them in.
+PREDICTIONS_FILE = "predictions.parquet"
+
 # Probabilities that were written with three decimals still sum to one within this.
 _SUM_TOLERANCE = 1e-2
 
@@ -37,7 +40,7 @@ class Recorded:
 
 
 def read_predictions(path: str | Path) -> dict[str, Recorded]:
-    """Read predictions from a Parquet, CSV, TSV, JSON or JSON Lines file, a row a question.
+    """Read predictions from a Parquet, CSV, TSV, JSON or JSON Lines file, a row a question, or a measurement's folder.
 
     Of the columns, `log_probabilities` (of each option in the whole vocabulary) or `probabilities` (a list a row; in a
     table of text as JSON) or one column an option, `p_A`, `p_B`, ..., hold what the model gave; `answer` is the right
@@ -55,6 +58,8 @@ def read_predictions(path: str | Path) -> dict[str, Recorded]:
         If a column is missing or a row is wrong; with the file and the row.
     """
     path = Path(path)
+    if path.is_dir():
+        path = path / PREDICTIONS_FILE
     if not path.exists():
         raise FileNotFoundError(f"there is no file {str(path)!r} to read predictions from")
     rows: dict[str, list[RecordedRow]] = {}

@@ -44,7 +44,6 @@ _MODULES = {
     ),
     "ensembles": ("ensemble",),
     "loading": ("load",),
-    "measuring": ("measure_and_write_card",),
     "publish": ("publish_adapter", "save_published_card"),
     "spaces": ("metric_names", "publish_metric", "publish_metrics"),
     "transfer": ("Publication", "PublishedFile"),
@@ -77,7 +76,6 @@ __all__ = [
     "ensemble",
     "load",
     "loaded_revision",
-    "measure_and_write_card",
     "merge_cards",
     "metric_names",
     "publish_adapter",
@@ -121,7 +119,6 @@ if TYPE_CHECKING:
         VerificationError,
     )
     from .loading import load
-    from .measuring import measure_and_write_card
     from .publish import publish_adapter, save_published_card
     from .spaces import metric_names, publish_metric, publish_metrics
     from .transfer import Publication, PublishedFile

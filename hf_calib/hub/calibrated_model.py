@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from ..tasks import PromptFormat, as_questions
+from ..tasks import PromptFormat, Question, as_questions
 from .calibration_metadata import CalibrationMetadata
 
 if TYPE_CHECKING:
@@ -88,7 +86,7 @@ class CalibratedModel:
         # A calibrator that takes features was fitted on the hidden states, the only ones that come with a question.
         options.setdefault("hidden_states", bool(getattr(self.calibrator, "needs_features", False)))
         questions = as_questions(questions)
-        self._warn_about_option_counts({len(question.choices) for question in questions})
+        self.warn_about_option_counts(questions)
         return predict(self.model, self.tokenizer, questions, prompt_format=self.prompt_format, **options)
 
     def confidence(self, questions: Any, **options: Any) -> list[Answer]:
@@ -111,10 +109,11 @@ class CalibratedModel:
             If a question has another number of options than those that the model was calibrated on.
         """
         questions = as_questions(questions)
-        predictions = self.predict(questions, **options)
-        probabilities = self._calibrated(predictions)
+        predictions = self._calibrated(self.predict(questions, **options))
         answers = []
-        for row, values, mass in zip(predictions.rows, probabilities, predictions.option_mass, strict=True):
+        for row, values, mass in zip(
+            predictions.rows, predictions.probabilities, predictions.option_mass, strict=True
+        ):
             question = questions[int(row)]
             index = int(values.argmax())
             answers.append(
@@ -145,21 +144,14 @@ class CalibratedModel:
         ValueError
             If an answer is not known.
         """
-        predictions = self.predict(questions, **options)
-        if self.calibrator is None:
-            return predictions.report(seed=seed)
-        mass = np.log(np.maximum(predictions.option_mass, np.finfo(float).tiny))[:, None]
-        with np.errstate(divide="ignore"):  # options that a question does not have
-            calibrated = np.log(self._calibrated(predictions)) + mass
-        return replace(predictions, option_log_probabilities=calibrated).report(seed=seed)
+        return self._calibrated(self.predict(questions, **options)).report(seed=seed)
 
-    def _calibrated(self, predictions: Predictions) -> np.ndarray:
-        if self.calibrator is None:
-            return predictions.probabilities
-        given = {} if predictions.hidden_states is None else {"features": predictions.hidden_states}
-        return self.calibrator.transform(predictions.probabilities, kind="probabilities", **given)
+    def _calibrated(self, predictions: Predictions) -> Predictions:
+        return predictions if self.calibrator is None else predictions.calibrated(self.calibrator)
 
-    def _warn_about_option_counts(self, counts: set[int]) -> None:
+    def warn_about_option_counts(self, questions: Sequence[Question]) -> None:
+        """Warn if a question has another number of options than those that the model was calibrated on."""
+        counts = {len(question.choices) for question in questions}
         calibrated = set(self.metadata.option_counts) if self.metadata else set()
         if calibrated and counts - calibrated:
             warnings.warn(

@@ -14,9 +14,9 @@ from accelerate.utils import is_peft_model
 from rich.console import Console
 
 from ..confidence import Predictions, predict
+from ..evaluation import diagnose
 from ..hub import DatasetReference, Evaluation, write_card
 from ..measures import CalibrationReport
-from ..regimes import diagnose
 from ..reports import ReliabilityDisplay, render_table
 from .methods import (
     calibration_aware_dpo,

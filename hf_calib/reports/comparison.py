@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from ..confidence.predictions import Predictions
@@ -67,6 +69,36 @@ class Comparison:
                 except ValueError:  # sampled answers leave options without probability
                     continue
         return cls(models, tasks, methods, found, slopes)
+
+    def values(self) -> dict[str, dict[str, float]]:
+        """Return the numbers of each model, task and method by name: ece, ece.base, ece.change, ece.change.low, ..."""
+        found: dict[str, dict[str, float]] = {}
+        for (model, task, method), own in self.differences.items():
+            values = found.setdefault(f"{model} on {task} ({method})", {})
+            for one in own:
+                change = {"": one.difference.value, ".low": one.difference.low, ".high": one.difference.high}
+                values |= {one.measure: one.other, f"{one.measure}.base": one.base}
+                values |= {f"{one.measure}.change{part}": v for part, v in change.items() if v is not None}
+            slope = self.sharpenings.get((model, task, method))
+            if slope is not None:
+                values["sharpening"] = slope.slope.value
+        return found
+
+    @staticmethod
+    def value_names() -> list[str]:
+        """Return the names of all numbers that `values` may have."""
+        parts = ("", ".base", ".change", ".change.low", ".change.high")
+        return [*(measure + part for measure in HEADINGS for part in parts), "sharpening"]
+
+    def save(self, folder: str | Path) -> None:
+        """Write comparison.json and comparison.html into a folder."""
+        from .page import render_comparison
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "comparison.html").write_text(render_comparison(self), encoding="utf-8")
+        text = json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
+        (folder / "comparison.json").write_text(text, encoding="utf-8")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values that JSON can hold."""

@@ -1,25 +1,32 @@
-"""What measuring a model gave: predictions on one or more datasets, their reports, and the files they make."""
+"""What measuring a model gave: predictions on one or more datasets, their reports, and the files they make.
+
+Pages, JSON, cards, comparisons, calibrators and diagnoses all read a `Measurement`.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from ..confidence.predictions import Predictions
-from ..confidence.recorded import Recorded, write_predictions
+from ..confidence.recorded import PREDICTIONS_FILE, Recorded, read_predictions, write_predictions
 from ..measures import CalibrationReport
 from .reliability import ReliabilityDisplay
+from .verdict import verdict
 
 REPORT_FILE = "report.json"
-PREDICTIONS_FILE = "predictions.parquet"
 DIAGRAM_FILE = "reliability_diagram.png"
 PAGE_FILE = "report.html"
+
+Recording: TypeAlias = "Predictions | Measurement | str | os.PathLike[str]"
+"""Predictions; or a measurement, its folder, or a file that holds them."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,52 @@ class Measurement:
                     f"{name}: {len(unknown)} of {len(recorded.predictions)} questions have no answer (the first is "
                     f"row {row}, counted from 0), and measuring calibration needs the right answer of each"
                 )
+
+    @classmethod
+    def load(cls, path: str | Path, *, seed: int = 0) -> Measurement:
+        """Read the folder that `save` wrote, or a file of predictions from elsewhere.
+
+        Parameters
+        ----------
+        path : str or path
+        seed : int, default 0
+            Of the intervals' resampling.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there are no predictions.
+        ValueError
+            If they cannot be read, or an answer is not known.
+        """
+        path = Path(path)
+        datasets = read_predictions(path)
+        report = path / REPORT_FILE
+        saved = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else {}
+        name = saved.get("model", path.stem if path.is_file() else path.name)
+        run = saved.get("run", {"from_predictions": str(path)})
+        return cls(name, datasets, run, {"seed": seed})
+
+    @staticmethod
+    def is_saved(source: Any) -> bool:
+        """Tell whether `load` can read something: a file, or a folder with predictions."""
+        if not isinstance(source, str | os.PathLike):
+            return False
+        return Path(source).is_file() or (Path(source) / PREDICTIONS_FILE).is_file()
+
+    @property
+    def method(self) -> str | None:
+        """How confidence was read; None for predictions from elsewhere, which don't say."""
+        return self.run.get("confidence", {}).get("name")
+
+    @property
+    def verdict(self) -> str:
+        """Whether the confidence can be believed, in a sentence or two."""
+        return verdict(self.report)
+
+    def values(self) -> dict[str, float]:
+        """Return the measures over all questions by name."""
+        return {name: measure.value for name, measure in self.report.measures.items()}
 
     @cached_property
     def predictions(self) -> Predictions:
@@ -123,3 +176,12 @@ def pool(datasets: Mapping[str, Recorded]) -> Predictions:
         has_mass=all(part.has_mass for part in parts),
         hidden_states=np.concatenate(states) if len(states) == len(parts) else None,
     )
+
+
+def predictions_of(source: Recording) -> Predictions:
+    """Return predictions that exist already, of all datasets together; answers may be unknown."""
+    if isinstance(source, Measurement):
+        return source.predictions
+    if isinstance(source, str | os.PathLike):
+        return pool(read_predictions(Path(source)))
+    return source

@@ -6,6 +6,7 @@ from .layouts import is_question_layout
 from .lm_eval import write_lm_eval_task
 from .loading import as_questions, load_questions
 from .permuting import cyclic_orders, permute_options, random_orders
+from .prompt_files import prompt_format_of, wordings_of
 from .prompts import PromptFormat
 from .questions import LETTERS, Question, QuestionError, handle_identical_choices, require_answers
 
@@ -27,8 +28,10 @@ __all__ = [
     "load_questions",
     "maximum_length",
     "permute_options",
+    "prompt_format_of",
     "random_orders",
     "require_answers",
+    "wordings_of",
     "write_lm_eval_task",
 ]
 

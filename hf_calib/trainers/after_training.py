@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..hub.regime_text import regime_sample, regime_text
-from ..regimes import diagnose
+from ..evaluation import diagnose
+from ..evaluation.regime_text import regime_sample, regime_text
 
 
 def measure_after(trainer: Any) -> None:

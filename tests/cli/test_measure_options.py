@@ -303,7 +303,7 @@ def test_questions_without_options(folder, tmp_path, capsys):
     (recorded,) = back.values()
     np.testing.assert_allclose(recorded.predictions.confidences, [row["confidence"] for row in rows])
     assert measure(*options) == 1
-    assert "--free-form needs --confidence" in capsys.readouterr().err
+    assert "free_form: confidence read by letters needs options" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("confidence", ["p-true", "stated", "stated-words", "stated-top-k"])

@@ -13,18 +13,17 @@ import yaml
 from hf_calib.calibrators import TemperatureScaling, by_name
 from hf_calib.cli import main
 from hf_calib.confidence import predict
+from hf_calib.evaluation import diagnose, measure_and_write_card
+from hf_calib.evaluation.regime_text import regime_sample, regime_text
 from hf_calib.hub import (
     CalibrationCardData,
     DatasetReference,
     load,
-    measure_and_write_card,
     publish_adapter,
     read_calibration_metadata,
     save_calibration_metadata,
     write_card,
 )
-from hf_calib.hub.regime_text import regime_sample, regime_text
-from hf_calib.regimes import diagnose
 from hf_calib.tasks import PromptFormat, as_questions
 from tests.hub.cards import card_data, shown
 from tests.support import byte_level_tokenizer, question_rows, questions, tiny_llama
@@ -110,8 +109,8 @@ def test_calibrators_by_name_are_applied_in_card_and_confidence(client, adapter_
     raw = predict(adapter, byte_level_tokenizer(), questions(40), hidden_states=True)
     calibrator = by_name(name)
     given = {"features": raw.hidden_states} if calibrator.needs_features else {}
-    calibrator.fit(raw.probabilities, raw.answers, kind="probabilities", **given)
-    expected = calibrator.transform(raw.probabilities, kind="probabilities", **given)
+    calibrator.fit(raw.option_log_probabilities, raw.answers, **given)  # as `hf_calib.calibrate` does
+    expected = calibrator.transform(raw.option_log_probabilities, **given)
     save_calibration_metadata(adapter_folder, base_model=base, option_counts=[4], calibrator=calibrator)
     answers = load(adapter_folder).confidence(questions(40))
     np.testing.assert_allclose([answer.probabilities for answer in answers], expected, rtol=1e-4, atol=1e-6)

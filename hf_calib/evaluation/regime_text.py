@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .card_data import DatasetReference
-
 if TYPE_CHECKING:
-    from ..regimes import Diagnosis
+    from ..hub import DatasetReference
+    from .diagnosing import Diagnosis
 
 # Enough for a gap's interval to be within 0.045 of it where there are as many new ones; a fine-tuning set may hold a
 # hundred times as many.
@@ -28,7 +27,7 @@ def regime_text(diagnosis: Diagnosis, n_trained: int, new: DatasetReference, lim
 
     Parameters
     ----------
-    diagnosis : hf_calib.regimes.Diagnosis
+    diagnosis : hf_calib.Diagnosis
     n_trained : int
         Size of the fine-tuning set, of which the diagnosis may have seen a part.
     new : DatasetReference

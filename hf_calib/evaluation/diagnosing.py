@@ -15,20 +15,33 @@ what plain fine-tuning tends to, and what the regularised form (RCFT) is there t
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import json
+import os
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from statistics import NormalDist
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, Unpack
 
 import numpy as np
 
-from .measures import expected_calibration_error
-from .measures.sampling import wilson_interval
+from ..measures import expected_calibration_error
+from ..measures.sampling import wilson_interval
+from ..reports import Measurement
+from ..reports.measurement import predictions_of
+from .asking import PROGRESS, AskOptions, Questions, ask, save_result
+from .thresholds import flattened
+
+if TYPE_CHECKING:
+    from ..confidence import ConfidenceMethod
+    from .models import Model
+
+REPORT_FILE = "diagnosis.json"
 
 Regime = Literal["calibratable", "non-calibratable", "undetermined"]
 
 
 class AnsweredPredictions(Protocol):
-    """What `diagnose` needs of predictions: those of `hf_calib.predict` have it."""
+    """What `diagnose` needs of predictions; those of `hf_calib.predict` have it."""
 
     @property
     def confidences(self) -> np.ndarray:
@@ -37,6 +50,10 @@ class AnsweredPredictions(Protocol):
     @property
     def correct(self) -> np.ndarray:
         """Shape (n,), of bool."""
+
+
+Answered: TypeAlias = "AnsweredPredictions | Measurement | str | os.PathLike[str]"
+"""Predictions; or a measurement, its folder, or a file that holds them."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +158,23 @@ class Diagnosis:
         """Return plain numbers and strings that JSON can hold."""
         return {**asdict(self), "method": self.method, "reasons": self.reasons, "advice": self.advice}
 
+    def values(self) -> dict[str, float]:
+        """Return the numbers by name: gap, training.accuracy, new.ece, ..."""
+        return flattened(asdict(self))
+
+    @staticmethod
+    def value_names() -> list[str]:
+        """Return the names of all numbers that `values` has."""
+        own = [field.name for field in fields(Diagnosis) if field.type == "float"]
+        return [*own, *(f"{part}.{field.name}" for part in ("training", "new") for field in fields(SetSummary))]
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write diagnosis.json into a folder."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
+        (folder / REPORT_FILE).write_text(text, encoding="utf-8")
+
     def __str__(self) -> str:
         lines = [f"regime: {self.regime}", self.reasons]
         for name, part in (("fine-tuning set", self.training), ("new questions", self.new)):
@@ -152,23 +186,31 @@ class Diagnosis:
 
 
 def diagnose(
-    training_predictions: AnsweredPredictions,
-    new_predictions: AnsweredPredictions,
+    training: Answered | Questions,
+    new: Answered | Questions,
     *,
+    model: Model | None = None,
     critical_accuracy: float | None = None,
     best_new_accuracy: float | None = None,
     n_bins: int = 10,
     confidence_level: float = 0.95,
     margin: float = 0.05,
+    method: str | ConfidenceMethod = "letters",
+    out: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    **options: Unpack[AskOptions],
 ) -> Diagnosis:
     r"""Tell the calibratable regime from the non-calibratable one.
 
     Parameters
     ----------
-    training_predictions : Predictions
-        On the answered questions that the model was fine-tuned on.
-    new_predictions : Predictions
-        On answered questions of the same kind that it was not.
+    training : Predictions, Measurement or path; with a model, questions
+        Predictions on the answered questions that the model was fine-tuned on: as `hf_calib.predict` returns them, a
+        measurement, its folder, or a file. With `model`, the questions, as in `hf_calib.measure`.
+    new : the same
+        On answered questions of the same kind that it was not fine-tuned on.
+    model : optional
+        As in `hf_calib.measure`; asked both sets.
     critical_accuracy : float, optional
         $E[\max p^*]$ in (0, 1], where it is known, as in the lab. Then the verdict compares the accuracy on the
         fine-tuning set with it; otherwise it rests on the generalisation gap.
@@ -181,6 +223,10 @@ def diagnose(
         Of all intervals, in (0, 1).
     margin : float, default 0.05
         Without a known critical accuracy, a gap whose interval reaches beyond this is not called absent.
+    method, seed, **options
+        As in `hf_calib.measure`, with a model.
+    out : path, optional
+        A folder for diagnosis.json. A run that was stopped goes on when it is started again with the same folder.
 
     Returns
     -------
@@ -192,7 +238,16 @@ def diagnose(
     Raises
     ------
     ValueError
-        If there is no question, an answer is not known, or an argument is out of its range.
+        If there is no question, an answer is not known, both sets are the same, or an argument is out of its range.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> import hf_calib
+    >>> memorized = SimpleNamespace(correct=[True] * 90 + [False] * 10, confidences=[0.9] * 100)
+    >>> new = SimpleNamespace(correct=[True] * 50 + [False] * 50, confidences=[0.9] * 100)
+    >>> hf_calib.diagnose(memorized, new).regime
+    'non-calibratable'
 
     References
     ----------
@@ -207,16 +262,37 @@ def diagnose(
         raise ValueError(f"best_new_accuracy must be in [0, 1], got {best_new_accuracy}")
     if not 0.0 <= margin < 1.0:
         raise ValueError(f"margin must be in [0, 1), got {margin}")
-    training = _summary(training_predictions, "training_predictions", n_bins, confidence_level)
-    new = _summary(new_predictions, "new_predictions", n_bins, confidence_level)
-    gap, gap_low, gap_high = accuracy_difference(training, new)
+    if model is not None:
+        progress = None if out is None else Path(out) / PROGRESS
+        training, new = _ask(model, training, new, method=method, seed=seed, progress_in=progress, **options)
+    elif set(options) - {"progress"}:
+        raise ValueError(
+            f"{', '.join(sorted(options))}: these say how a model is asked; give model, or leave them out"
+        )
+    on_trained = _summary(training, "training", n_bins, confidence_level)
+    on_new = _summary(new, "new", n_bins, confidence_level)
+    gap, gap_low, gap_high = accuracy_difference(on_trained, on_new)
     known = critical_accuracy is not None
-    critical = critical_accuracy if critical_accuracy is not None else max(new.accuracy, best_new_accuracy or 0.0)
+    critical = critical_accuracy if critical_accuracy is not None else max(on_new.accuracy, best_new_accuracy or 0.0)
     low, high, ends = (
-        (training.low - critical, training.high - critical, 0.0) if known else (gap_low, gap_high, margin)
+        (on_trained.low - critical, on_trained.high - critical, 0.0) if known else (gap_low, gap_high, margin)
     )
     regime: Regime = "non-calibratable" if low > 0 else "calibratable" if high < ends else "undetermined"
-    return Diagnosis(regime, training, new, gap, gap_low, gap_high, critical, known, confidence_level)
+    diagnosis = Diagnosis(regime, on_trained, on_new, gap, gap_low, gap_high, critical, known, confidence_level)
+    save_result(diagnosis, out, options.get("device"))
+    return diagnosis
+
+
+def _ask(model: Model, training: Any, new: Any, **how: Any) -> tuple[Any, Any]:
+    """Ask a model both sets, and return its predictions."""
+    sets = {"training": training, "new": new}
+    if all(isinstance(source, str | os.PathLike) for source in sets.values()):
+        if str(training) == str(new):
+            raise ValueError(f"training and new are the same questions, {training}; new ones show what was memorized")
+        sets = {str(training): training, str(new): new}
+    measurement = ask(model, sets, **how)
+    on_trained, on_new = (recorded.predictions for recorded in measurement.datasets.values())
+    return on_trained, on_new
 
 
 def accuracy_difference(first: SetSummary, second: SetSummary) -> tuple[float, float, float]:
@@ -227,13 +303,14 @@ def accuracy_difference(first: SetSummary, second: SetSummary) -> tuple[float, f
     return difference, float(difference - below), float(difference + above)
 
 
-def _summary(predictions: AnsweredPredictions, name: str, n_bins: int, confidence_level: float) -> SetSummary:
+def _summary(source: Any, name: str, n_bins: int, confidence_level: float) -> SetSummary:
+    predictions = predictions_of(source)
     try:
         correct = np.asarray(predictions.correct, dtype=bool)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
     if len(correct) == 0:
-        raise ValueError(f"{name} hold no question; give at least one")
+        raise ValueError(f"{name}: there is no question; give at least one")
     confidences = np.asarray(predictions.confidences, dtype=float)
     accuracy, confidence = float(correct.mean()), float(confidences.mean())
     low, high = wilson_interval(accuracy, len(correct), NormalDist().inv_cdf((1 + confidence_level) / 2))

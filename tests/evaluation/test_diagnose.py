@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 import hf_calib
 from hf_calib.confidence import Predictions
+from hf_calib.evaluation.diagnosing import accuracy_difference, diagnose
 from hf_calib.measures import expected_calibration_error
-from hf_calib.regimes import accuracy_difference, diagnose
 
 
 def answered(n_correct, n, confidence=0.7):
@@ -90,7 +90,7 @@ def test_it_finds_the_regime_where_the_truth_is_known():
 
 
 def test_it_is_reached_from_the_package():
-    assert hf_calib.regimes.diagnose is hf_calib.diagnose is diagnose
+    assert hf_calib.evaluation.diagnose is hf_calib.diagnose is diagnose
 
 
 @pytest.mark.parametrize(
@@ -108,10 +108,10 @@ def test_arguments_out_of_range_are_named(options, message):
 
 
 def test_questions_that_cannot_be_counted_are_named():
-    with pytest.raises(ValueError, match="new_predictions hold no question"):
+    with pytest.raises(ValueError, match="new: there is no question"):
         diagnose(answered(5, 10), answered(0, 0))
     unknown = Predictions(np.log(np.full((1, 2), 0.5)), np.array([-1]), (None,), np.array([7]))
-    with pytest.raises(ValueError, match="training_predictions: row 7 has no answer"):
+    with pytest.raises(ValueError, match="training: row 7 has no answer"):
         diagnose(unknown, answered(5, 10))
 
 

@@ -9,38 +9,34 @@ from dataclasses import astuple, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from ..regimes import diagnose
-from ..tasks import PromptFormat, Question, load_questions, require_answers
-from .calibrated_model import CalibratedModel, CalibrationWarning
-from .calibration_metadata import (
-    CALIBRATOR_FILE,
-    METADATA_FILE,
+from ..hub import (
+    CalibratedModel,
+    CalibrationCardData,
+    CalibrationWarning,
+    DatasetReference,
+    Evaluation,
+    dataset_reference,
+    load,
     loaded_revision,
     read_calibration_metadata,
     save_calibration_metadata,
+    write_card,
 )
-from .card import CARD_FILE, drafted_tags, write_card
-from .card_data import (
-    AFTER,
-    BASE,
-    BEFORE,
-    REPORT_FILE,
-    CalibrationCardData,
-    DatasetReference,
-    Evaluation,
-    read_json,
-)
-from .dataset_references import dataset_reference
-from .errors import InvalidFolderError
-from .folders import ADAPTER_CONFIG, MAX_CONFIG_BYTES
-from .loading import load
+from ..hub.calibration_metadata import METADATA_FILE
+from ..hub.card import CARD_FILE, drafted_tags
+from ..hub.card_data import AFTER, BASE, BEFORE, REPORT_FILE, read_json
+from ..hub.errors import InvalidFolderError
+from ..hub.folders import ADAPTER_CONFIG, MAX_CONFIG_BYTES
+from ..tasks import PromptFormat, load_questions, require_answers
+from .diagnosing import diagnose
+from .measuring import as_calibrator, measure
 from .regime_text import regime_sample, regime_text
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
     from ..measures import CalibrationReport
-
+    from .asking import AskOptions
 
 # Far below what a card shows.
 _ROUNDING = 1e-5
@@ -60,7 +56,10 @@ def measure_and_write_card(
     limit: int | None = None,
     seed: int = 0,
     facts: dict[str, Any] | None = None,
-    predict_options: dict[str, Any] | None = None,
+    batch_size: int = 16,
+    max_length: int | None = None,
+    drop_too_long: bool = False,
+    progress: bool = False,
     **load_options: Any,
 ) -> Path:
     """Measure a saved adapter or model on a question set, and write its card, report and `hf_calib.json`.
@@ -95,8 +94,8 @@ def measure_and_write_card(
         Of the intervals' resampling.
     facts : dict, optional
         Fields of `CalibrationCardData` that cannot be measured: alignment, method, license, ...
-    predict_options : dict, optional
-        Of `hf_calib.predict`.
+    batch_size, max_length, drop_too_long, progress
+        As in `hf_calib.measure`.
     **load_options
         Of `hf_calib.load`.
 
@@ -133,28 +132,37 @@ def measure_and_write_card(
         # A model that was trained elsewhere says nothing of its calibration; here is where that gets written.
         warnings.simplefilter("ignore", CalibrationWarning)
         model = load(folder, prompt_format=prompt_format, **load_options)
-    fitted = None
-    if calibrator is not None:
-        from ..calibrators import load_calibrator
-
-        path = Path(calibrator)
-        fitted = load_calibrator(path / CALIBRATOR_FILE if path.is_dir() else path)
+    fitted = None if calibrator is None else as_calibrator(calibrator)
+    if fitted is not None:
         model = replace(model, calibrator=fitted)
-    options = {"seed": seed, **(predict_options or {})}
-    reports = {AFTER: model.report(questions, **options)}
+    options: AskOptions = {
+        "batch_size": batch_size,
+        "max_length": max_length,
+        "drop_too_long": drop_too_long,
+        "progress": progress,
+    }
+
+    def measured(own: CalibratedModel) -> CalibrationReport:
+        return measure(own, {str(dataset): questions}, seed=seed, **options).report
+
+    model.warn_about_option_counts(questions)
+    reports = {AFTER: measured(model)}
+    plain = replace(model, calibrator=None)
     if (folder / ADAPTER_CONFIG).exists():
-        plain = replace(model, calibrator=None)
         with cast("PeftModel", model.model).disable_adapter():
-            reports[_stage_under_adapter(folder)] = plain.report(questions, **options)
+            reports[_stage_under_adapter(folder)] = measured(plain)
     if before is not None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", CalibrationWarning)
             other = load(before, prompt_format=model.prompt_format, **load_options)
-        reports[BEFORE] = other.report(questions, **options)
+        reports[BEFORE] = measured(other)
     reference = replace(dataset_reference(dataset, size=reports[AFTER].n), task_id=task_id)
     facts = dict(facts or {})
     if trained_on is not None:
-        facts["regime"] = _regime(replace(model, calibrator=None), trained_on, questions, reference, predict_options)
+        known = load_questions(trained_on)
+        require_answers(known, "telling the regime")
+        sample = [known[i] for i in regime_sample(len(known))]
+        facts["regime"] = regime_text(diagnose(sample, questions, model=plain, **options), len(known), reference)
     counts = metadata.option_counts if metadata else tuple(sorted({len(question.choices) for question in questions}))
     data = _merged(folder, model, Evaluation(reference, reports, in_domain), counts, facts)
     if metadata is None or fitted is not None:
@@ -167,22 +175,6 @@ def measure_and_write_card(
             calibrator=fitted,
         )
     return write_card(folder, data)
-
-
-def _regime(
-    model: CalibratedModel,
-    trained_on: str | Path,
-    new: list[Question],
-    reference: DatasetReference,
-    predict_options: dict[str, Any] | None,
-) -> str:
-    """Compare a model's answers to what it was fine-tuned on with those to new questions."""
-    known = load_questions(trained_on)
-    require_answers(known, "telling the regime")
-    options = predict_options or {}
-    sample = [known[i] for i in regime_sample(len(known))]
-    diagnosis = diagnose(model.predict(sample, **options), model.predict(new, **options))
-    return regime_text(diagnosis, len(known), reference)
 
 
 def _stage_under_adapter(folder: Path) -> str:

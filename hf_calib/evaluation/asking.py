@@ -1,0 +1,408 @@
+"""From a model and datasets to a measurement: open the one, load the others, ask."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack
+
+from ..confidence import Asking, ConfidenceMethod, Journal, confidence_method
+from ..confidence.recorded import Recorded
+from ..confidence.registry import SETTINGS, free_form_settings
+from ..reports import Measurement
+from ..tasks import (
+    PromptFormat,
+    Question,
+    as_questions,
+    handle_identical_choices,
+    load_questions,
+    permute_options,
+    prompt_format_of,
+    random_orders,
+    require_answers,
+    wordings_of,
+)
+from ..tasks.free_form import MATCHERS, FreeFormQuestion, load_free_form_questions
+from .models import ModelSource, Processes, model_source, this_process
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from ..confidence.backend import Backend
+    from .models import Model
+
+Questions: TypeAlias = "str | os.PathLike[str] | Dataset | Iterable[Question] | Iterable[Mapping[str, Any]]"
+"""What `hf_calib.tasks.as_questions` takes."""
+
+Datasets: TypeAlias = "Questions | Sequence[str | os.PathLike[str]] | Mapping[str, Questions]"
+"""One set of questions, several by their names or paths, or several by names of your own."""
+
+# Where what was answered is kept in a result's folder until the end.
+PROGRESS = ".progress"
+
+_VERSIONS_OF = ("hf-calib", "transformers", "peft", "datasets", "torch", "numpy")
+
+
+class AskOptions(TypedDict, total=False):
+    """How a model is loaded and asked; the options that `measure`, `compare`, `calibrate` and `diagnose` share.
+
+    `hf_calib.measure` documents each of them, `AskSettings` has their defaults.
+    """
+
+    tokenizer: Any
+    adapter: str | os.PathLike[str] | None
+    model_name: str | None
+    concurrency: int
+    dtype: str
+    device: str | None
+    batch_size: int | str
+    max_length: int | None
+    drop_too_long: bool
+    prompt: str | os.PathLike[str] | PromptFormat | None
+    chat_template: bool
+    few_shot: int | None
+    few_shot_dataset: Any
+    wordings: str | os.PathLike[str] | Sequence[PromptFormat] | None
+    permute_options: bool
+    free_form: str | None
+    n_orders: int | None
+    n_samples: int | None
+    temperature: float | None
+    top_k: int | None
+    limit: int | None
+    progress: bool
+
+
+@dataclass(frozen=True)
+class AskSettings:
+    """The values of `AskOptions`, with their defaults."""
+
+    tokenizer: Any = None
+    adapter: str | os.PathLike[str] | None = None
+    model_name: str | None = None
+    concurrency: int = 8
+    dtype: str = "auto"
+    device: str | None = None
+    batch_size: int | str = 16
+    max_length: int | None = None
+    drop_too_long: bool = False
+    prompt: str | os.PathLike[str] | PromptFormat | None = None
+    chat_template: bool = False
+    few_shot: int | None = None
+    few_shot_dataset: Any = None
+    wordings: str | os.PathLike[str] | Sequence[PromptFormat] | None = None
+    permute_options: bool = False
+    free_form: str | None = None
+    n_orders: int | None = None
+    n_samples: int | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    limit: int | None = None
+    progress: bool = False
+
+    def of_method(self, seed: int) -> dict[str, Any]:
+        """Return the settings of a way to read confidence."""
+        return {**{name: getattr(self, name) for name in SETTINGS}, "seed": seed}
+
+
+def ask(
+    model: Model | ModelSource,
+    dataset: Datasets,
+    *,
+    method: str | ConfidenceMethod = "letters",
+    seed: int = 0,
+    progress_in: Path | None = None,
+    hidden_states: bool = False,
+    **options: Unpack[AskOptions],
+) -> Measurement:
+    """Ask a model questions and return what it answered; `hf_calib.measure` without a calibrator.
+
+    Parameters
+    ----------
+    model, dataset, method, seed, **options
+        As in `hf_calib.measure`.
+    progress_in : path, optional
+        The folder in which what was answered is kept, to go on from; the caller removes it.
+    hidden_states : bool, default False
+        Keep the hidden states at the answers' positions, for calibrators that take features. What was answered is not
+        kept in `progress_in` then.
+
+    Raises
+    ------
+    ValueError
+        If an option does not fit the model or the method, hidden states can't be had, or the folder holds another
+        run.
+    """
+    settings = AskSettings(**options)
+    where = this_process(settings.device)
+    source = model if isinstance(model, ModelSource) else model_source(model, settings, where)
+    shots = {
+        "chat_template": settings.chat_template,
+        "few_shot": settings.few_shot,
+        "few_shot_dataset": settings.few_shot_dataset,
+    }
+    prompt_format = prompt_format_of(settings.prompt if settings.prompt is not None else source.prompt_format, **shots)
+    wordings = wordings_of(settings.wordings, **shots)
+    if settings.free_form is not None:
+        plan = _free_form(method, wordings, dataset, settings, seed)
+    else:
+        plan = _with_options(method, wordings, dataset, settings, seed)
+    if hidden_states:
+        _check_gives_hidden_states(method, settings, source, where)
+    run = {
+        **source.identity,
+        "datasets": {name: {"n": len(own), "sha256": _digest(own)} for name, own in plan.questions.items()},
+        "prompt_format": prompt_format.to_dict(),
+        "confidence": plan.method,
+        "permute_options": settings.permute_options,
+        "max_length": settings.max_length,
+        "drop_too_long": settings.drop_too_long,
+        "dtype": settings.dtype,
+        "seed": seed,
+        "versions": {name: importlib.metadata.version(name) for name in _VERSIONS_OF},
+    }
+    if hidden_states:
+        answered = _ask_for_hidden_states(source.backend, plan.questions, prompt_format, settings)
+    else:
+        journal = None if progress_in is None else Journal(progress_in, run, where.index)
+        asking = Asking(settings.batch_size, settings.progress, journal, where.index, where.count)
+        answered = {
+            name: plan.ask(source.backend, own, prompt_format, asking.for_part(f"set{number}_"))
+            for number, (name, own) in enumerate(plan.questions.items())
+        }
+    missing = {name: own for name, recorded in answered.items() if (own := _missing(recorded))}
+    if missing:
+        run["options_not_returned"] = missing
+    return Measurement(source.name, answered, run, {"seed": seed})
+
+
+def save_result(result: Any, out: str | os.PathLike[str] | None, device: str | None = None) -> None:
+    """Save a result into a folder, if one is given, and remove what was kept there to go on from.
+
+    Of several processes, the first one does.
+    """
+    if out is not None and this_process(device).is_first:
+        result.save(out)
+        shutil.rmtree(Path(out) / PROGRESS, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is asked, and how one dataset's questions are."""
+
+    questions: Mapping[str, list[Any]]
+    method: dict[str, Any]
+    ask: Callable[[Backend, list[Any], PromptFormat, Asking], Recorded]
+
+
+def _with_options(
+    method: str | ConfidenceMethod,
+    wordings: tuple[PromptFormat, ...],
+    dataset: Datasets,
+    settings: AskSettings,
+    seed: int,
+) -> _Plan:
+    """Plan to ask multiple-choice questions, in random orders of their options if these are to be permuted."""
+    way = _method(method, wordings, settings, seed)
+
+    def ask_one(backend: Backend, questions: list[Question], prompt_format: PromptFormat, asking: Asking) -> Recorded:
+        if not settings.permute_options:
+            predictions = way.predict(backend, questions, prompt_format, asking)
+        else:
+            orders = random_orders(questions, seed)
+            asked = [permute_options(question, order) for question, order in zip(questions, orders, strict=True)]
+            predictions = way.predict(backend, asked, prompt_format, asking).with_options_back(orders)
+        return Recorded(predictions, tuple(questions[row] for row in predictions.rows))
+
+    return _Plan(read_datasets(dataset, settings), way.to_dict(), ask_one)
+
+
+def _method(
+    method: str | ConfidenceMethod, wordings: tuple[PromptFormat, ...], settings: AskSettings, seed: int
+) -> ConfidenceMethod:
+    if isinstance(method, str):
+        return confidence_method(method, wordings=wordings, **settings.of_method(seed))
+    given = [name for name in SETTINGS if getattr(settings, name) is not None]
+    if wordings:
+        given.append("wordings")
+    if given:
+        raise ValueError(f"{', '.join(given)}: the method is an object; set it there, or give the method by name")
+    return method
+
+
+def _free_form(
+    method: str | ConfidenceMethod,
+    wordings: tuple[PromptFormat, ...],
+    dataset: Datasets,
+    settings: AskSettings,
+    seed: int,
+) -> _Plan:
+    """Plan to ask questions without options; the answer given is the first of two options, a right one the second."""
+    matcher = settings.free_form
+    if matcher not in MATCHERS:
+        raise ValueError(f"free_form: {matcher!r} is not a way to match answers; choose from {', '.join(MATCHERS)}")
+    if not isinstance(method, str):
+        raise ValueError("free_form: give the method by name")
+    if wordings:
+        raise ValueError("wordings: averaging needs a probability of each option, and free_form has no options")
+    if settings.permute_options:
+        raise ValueError("permute_options: free_form has no options to permute")
+    arguments = free_form_settings(method, **settings.of_method(seed))
+
+    def ask_one(
+        backend: Backend, questions: list[FreeFormQuestion], prompt_format: PromptFormat, asking: Asking
+    ) -> Recorded:
+        from ..confidence.free_form import predict_free_form
+
+        found = predict_free_form(backend, questions, prompt_format, asking, matcher=MATCHERS[matcher], **arguments)
+        shown = [
+            Question(questions[row].question, (text or "(nothing)", " or ".join(questions[row].answers)))
+            for row, text in zip(found.predictions.rows, found.texts, strict=True)
+        ]
+        return Recorded(found.predictions, tuple(shown))
+
+    return _Plan(read_datasets(dataset, settings), {"name": method, "matcher": matcher, **arguments}, ask_one)
+
+
+def named(dataset: Datasets) -> dict[str, Any]:
+    """Return sets of questions by name.
+
+    Raises
+    ------
+    ValueError
+        If there is none, or one is given twice.
+    """
+    if isinstance(dataset, str | os.PathLike):
+        return {str(dataset): dataset}
+    if isinstance(dataset, Mapping):
+        sets = {str(name): source for name, source in dataset.items()}
+    elif isinstance(dataset, Sequence) and all(isinstance(source, str | os.PathLike) for source in dataset):
+        sets = {}
+        for source in dataset:
+            if str(source) in sets:
+                raise ValueError(f"the dataset {str(source)!r} is given twice")
+            sets[str(source)] = source
+    else:
+        return {"questions": dataset}
+    if not sets:
+        raise ValueError("dataset: there is none; give at least one")
+    return sets
+
+
+def read_datasets(dataset: Datasets, settings: AskSettings) -> dict[str, list[Any]]:
+    """Read each set of questions, with every answer known.
+
+    Returns
+    -------
+    dict of str to list
+        Of `Question` or, with `free_form`, of `FreeFormQuestion`.
+
+    Raises
+    ------
+    QuestionError
+        If questions cannot be read, or an answer is not known.
+    ValueError
+        If there is no dataset, one is given twice, or the limit is below 1.
+    """
+    read = _read if settings.free_form is None else _read_free_form
+    return {name: read(name, source, settings.limit) for name, source in named(dataset).items()}
+
+
+def _read(name: str, source: Any, limit: int | None) -> list[Question]:
+    if isinstance(source, str | os.PathLike):
+        questions = load_questions(source if isinstance(source, str) else Path(source), limit=limit)
+    else:
+        questions = as_questions(source if limit is None else _first(source, limit))
+    require_answers(questions, f"measuring calibration on {name}")
+    handle_identical_choices(questions, "warn")
+    return questions
+
+
+def _read_free_form(name: str, source: Any, limit: int | None) -> list[FreeFormQuestion]:
+    if isinstance(source, str | os.PathLike):
+        questions = load_free_form_questions(source if isinstance(source, str) else Path(source), limit=limit)
+    else:
+        questions = list(source) if limit is None else _first(source, limit)
+        if not questions or not all(isinstance(question, FreeFormQuestion) for question in questions):
+            raise TypeError(f"{name}: questions without options are a file, or a list of FreeFormQuestion")
+    unanswered = [row for row, question in enumerate(questions) if not question.answers]
+    if unanswered:
+        raise ValueError(f"{name}: {len(unanswered)} questions have no answer (the first is row {unanswered[0]})")
+    return questions
+
+
+def _first(source: Any, limit: int) -> list[Any]:
+    if limit < 1:
+        raise ValueError(f"limit is the number of questions to read, at least 1; got {limit!r}")
+    return list(islice(source, limit))
+
+
+def _digest(questions: Sequence[Question | FreeFormQuestion]) -> str:
+    content = [asdict(question) for question in questions]
+    return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
+
+
+def _missing(recorded: Recorded) -> dict[str, Any] | None:
+    """Return what is not known since a server returned only the most probable tokens."""
+    predictions = recorded.predictions
+    if predictions.missing_bounds is None:
+        return None
+    low, high = predictions.confidence_bounds
+    return {
+        "questions": int((predictions.missing_bounds > 0).sum()),
+        "largest_bound_of_an_option": float(predictions.missing_bounds.max()),
+        "mean_confidence_at_least": float(low.mean()),
+        "mean_confidence_at_most": float(high.mean()),
+    }
+
+
+def _check_gives_hidden_states(
+    method: str | ConfidenceMethod, settings: AskSettings, source: ModelSource, where: Processes
+) -> None:
+    """Raise a ValueError if questions are to be asked in a way that gives no hidden states."""
+    name = method if isinstance(method, str) else method.name
+    hindered = {
+        f"confidence read by {name}": name != "letters",
+        "free_form": settings.free_form is not None,
+        "wordings": settings.wordings is not None,
+        "permute_options": settings.permute_options,
+        "a batch size of auto": not isinstance(settings.batch_size, int),
+        "a served model": not source.is_local,
+        "several processes": where.count > 1,
+    }
+    found = [what for what, there in hindered.items() if there]
+    if found:
+        raise ValueError(
+            "a calibrator on features takes the hidden states of a local model at the letters' position, in one "
+            f"process; they can't be had with {', '.join(found)}"
+        )
+
+
+def _ask_for_hidden_states(
+    backend: Any, datasets: Mapping[str, Sequence[Question]], prompt_format: PromptFormat, settings: AskSettings
+) -> dict[str, Recorded]:
+    """Ask a local model all datasets' questions, and keep the hidden states at the answers' positions."""
+    from ..confidence import predict
+
+    answered = {}
+    for name, questions in datasets.items():
+        predictions = predict(
+            backend.model,
+            backend.tokenizer,
+            questions,
+            prompt_format=prompt_format,
+            batch_size=settings.batch_size,
+            max_length=backend.encoder.max_length,
+            on_too_long=backend.encoder.on_too_long,
+            progress=settings.progress,
+            hidden_states=True,
+        )
+        answered[name] = Recorded(predictions, tuple(questions[row] for row in predictions.rows))
+    return answered

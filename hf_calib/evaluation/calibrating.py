@@ -1,0 +1,251 @@
+"""Fit a calibrator on a model's answers to held-out questions."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack
+
+import numpy as np
+
+from ..calibrators import CALIBRATOR_FILE, by_name
+from ..calibrators.cross_validation import cross_validate, fit_with_target
+from ..calibrators.protocol import BaseCalibrator
+from ..calibrators.storage import described
+from ..measures import CalibrationReport
+from ..reports import Measurement
+from ..reports.measurement import predictions_of
+from .asking import PROGRESS, AskOptions, Datasets, ask, save_result
+
+if TYPE_CHECKING:
+    from ..confidence import ConfidenceMethod
+    from ..confidence.predictions import Predictions
+    from ..reports.measurement import Recording
+    from .models import Model
+
+REPORT_FILE = "calibration.json"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A fitted calibrator with what it does to questions that it was not fitted on.
+
+    Attributes
+    ----------
+    calibrator : BaseCalibrator
+        Fitted on all questions.
+    reports : mapping of str to CalibrationReport
+        By the calibrators' names, each question's probabilities from a fit without it; "none" without a calibrator.
+    refused : mapping of str to str
+        The names of those that can't be fitted here, and why.
+    n, folds, seed : int
+        Questions and folds of the cross-validation, and the seed of these.
+    """
+
+    calibrator: BaseCalibrator
+    reports: Mapping[str, CalibrationReport]
+    refused: Mapping[str, str]
+    n: int
+    folds: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """The calibrator's."""
+        return self.calibrator.name
+
+    @property
+    def report(self) -> CalibrationReport:
+        """What the calibrator comes to in cross-validation."""
+        return self.reports[self.name]
+
+    @property
+    def choice(self) -> dict[str, str]:
+        """What "auto" took and why; empty for other calibrators."""
+        chosen: Any = self.calibrator
+        return {"chosen": chosen.chosen, "reason": chosen.reason} if self.name == "auto" else {}
+
+    def values(self) -> dict[str, float]:
+        """Return the cross-validated measures with the calibrator by name."""
+        return {name: measure.value for name, measure in self.report.measures.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values that JSON can hold."""
+        return {
+            "method": self.name,
+            **self.choice,
+            "parameters": described(self.calibrator.parameters()),
+            "n": self.n,
+            "folds": self.folds,
+            "seed": self.seed,
+            "refused": dict(self.refused),
+            "cross_validated": {name: report.to_dict() for name, report in self.reports.items()},
+        }
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write calibrator.json, which `hf_calib.measure` takes, and calibration.json into a folder."""
+        folder = Path(folder)
+        self.calibrator.save(folder / CALIBRATOR_FILE)
+        text = json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
+        (folder / REPORT_FILE).write_text(text, encoding="utf-8")
+
+
+def calibrate(
+    model: Model | Measurement,
+    dataset: Datasets | None = None,
+    *,
+    calibrators: str | Sequence[str] = "temperature",
+    target_predictions: Recording | None = None,
+    reference_predictions: Recording | None = None,
+    folds: int = 5,
+    method: str | ConfidenceMethod = "letters",
+    out: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    **options: Unpack[AskOptions],
+) -> Calibration:
+    """Fit a calibrator on a model's answers to held-out questions, and cross-validate it.
+
+    Parameters
+    ----------
+    model : as in `hf_calib.measure`, or Measurement or path
+        A model; or a measurement, the folder that it was saved into, or a file of predictions.
+    dataset : optional
+        Questions that the model was not trained on, as in `hf_calib.measure`; left out with a measurement.
+    calibrators : str or sequence of str, default "temperature"
+        Names of `hf_calib.calibrators.names()`; of several, the one whose cross-validated log-loss is the lowest is
+        taken. "auto" chooses by what there is to fit on.
+    target_predictions : Measurement, Predictions or path, optional
+        The model's predictions of the questions to come, whose answers are not used.
+    reference_predictions : Measurement, Predictions or path, optional
+        The pre-trained model's predictions of the same questions, in the answers' place.
+    folds : int, default 5
+        Of the cross-validation.
+    method : str or ConfidenceMethod, default "letters"
+        What the confidence is read off.
+    out : path, optional
+        A folder for calibrator.json and calibration.json. A run that was stopped goes on when it is started again
+        with the same folder.
+    seed : int, default 0
+        Of the folds, of random orders, of samples and of the intervals' resampling.
+    **options
+        As in `hf_calib.measure`.
+
+    Returns
+    -------
+    Calibration
+        With `.calibrator`, `.report` and `.save(folder)`.
+
+    Raises
+    ------
+    ValueError
+        If there is no such calibrator, none can be fitted here, or questions are missing or needless.
+
+    Examples
+    --------
+    >>> import hf_calib
+    >>> fitted = hf_calib.calibrate("your/model", "held_out.jsonl", calibrators="auto")  # doctest: +SKIP
+    >>> fitted.save("calibrator")  # doctest: +SKIP
+    >>> hf_calib.measure("your/model", "new.jsonl", calibrator="calibrator").verdict  # doctest: +SKIP
+    """
+    names = tuple(dict.fromkeys([calibrators] if isinstance(calibrators, str) else calibrators))
+    # One that does not exist is told before the model is asked.
+    with_features = any(getattr(by_name(name), "needs_features", False) for name in names)
+    if isinstance(model, Measurement) or Measurement.is_saved(model):
+        if dataset is not None or set(options) - {"progress"}:
+            raise ValueError("dataset: predictions that exist already need none, and no options; leave them out")
+        measurement = model if isinstance(model, Measurement) else Measurement.load(model, seed=seed)  # type: ignore[arg-type]
+    elif dataset is None:
+        raise ValueError("dataset: a model needs questions to fit on")
+    else:
+        measurement = ask(
+            model,
+            dataset,
+            method=method,
+            seed=seed,
+            progress_in=None if out is None else Path(out) / PROGRESS,
+            hidden_states=with_features,
+            **options,
+        )
+    predictions = measurement.predictions
+    given = _given(predictions, target_predictions, reference_predictions)
+    reports = {"none": predictions.report(seed=seed)}
+    refused: dict[str, str] = {}
+    for name in names:
+        try:
+            reports[name] = given.cross_validated(name, folds, seed)
+        except ValueError as error:
+            if len(names) == 1:
+                raise
+            refused[name] = str(error)
+    candidates = [name for name in reports if name != "none"]
+    if not candidates:
+        raise ValueError(f"calibrators: none can be fitted here: {'; '.join(refused.values())}")
+    best = min(candidates, key=lambda name: reports[name].measures["nll"].value)
+    calibration = Calibration(given.fitted(best), reports, refused, len(predictions), folds, seed)
+    save_result(calibration, out, options.get("device"))
+    return calibration
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What there is to fit on: answers or a reference's predictions, and perhaps a target's predictions."""
+
+    predictions: Predictions
+    labels: np.ndarray
+    target: np.ndarray | None
+
+    def cross_validated(self, name: str, folds: int, seed: int) -> CalibrationReport:
+        """Return the report of probabilities that each come from a fit without the question."""
+        held_out = cross_validate(
+            partial(self._new, name),
+            self.predictions.option_log_probabilities,
+            self.labels,
+            features=self.predictions.hidden_states,
+            unlabelled=self.target,
+            n_folds=folds,
+            seed=seed,
+        )
+        return CalibrationReport.from_predictions(held_out.probabilities, self.predictions.answers, seed=seed)
+
+    def fitted(self, name: str) -> BaseCalibrator:
+        """Return a calibrator that is fitted on all there is."""
+        calibrator = self._new(name)
+        predictions = self.predictions.option_log_probabilities
+        if self.target is not None:
+            return fit_with_target(calibrator, predictions, self.labels, self.target)
+        features = self.predictions.hidden_states if calibrator.needs_features else None
+        return calibrator.fit(predictions, self.labels, features=features)
+
+    def _new(self, name: str) -> BaseCalibrator:
+        """Return a new calibrator, or raise a ValueError if what there is is not enough for it."""
+        calibrator = by_name(name)
+        if not isinstance(calibrator, BaseCalibrator):
+            raise ValueError(f"the calibrator {name!r} is for numbers, not for options; use it in Python")
+        if calibrator.needs_features and self.predictions.hidden_states is None:
+            raise ValueError(
+                f"the calibrator {name!r} needs features, the hidden states, which files of predictions don't hold; "
+                "give a model and a dataset"
+            )
+        return calibrator
+
+
+def _given(predictions: Predictions, target: Recording | None, reference: Recording | None) -> _Given:
+    labels: np.ndarray = predictions.answers
+    if reference is not None:
+        if target is not None:
+            raise ValueError(
+                "reference_predictions: they are taken in the answers' place, without --target-predictions; give only "
+                "one of them"
+            )
+        labels = predictions_of(reference).option_log_probabilities
+        if labels.shape != predictions.option_log_probabilities.shape:
+            raise ValueError(
+                f"reference_predictions: the reference was asked {len(labels)} questions and the model "
+                f"{len(predictions)}; both must be asked the same ones"
+            )
+    unlabelled = None if target is None else predictions_of(target).option_log_probabilities
+    return _Given(predictions, labels, unlabelled)

@@ -1,0 +1,199 @@
+"""Measure a model's calibration on questions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack
+
+from ..reports import Measurement
+from .asking import PROGRESS, AskOptions, AskSettings, Datasets, ask, save_result
+from .models import ModelSource, model_source, this_process
+
+if TYPE_CHECKING:
+    from ..calibrators.protocol import BaseCalibrator
+    from ..confidence import ConfidenceMethod
+    from .models import Model
+
+
+def measure(
+    model: Model | ModelSource,
+    dataset: Datasets,
+    *,
+    method: str | ConfidenceMethod = "letters",
+    calibrator: BaseCalibrator | str | os.PathLike[str] | None = None,
+    out: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    **options: Unpack[AskOptions],
+) -> Measurement:
+    """Measure a model's calibration on multiple-choice questions, or on questions without options.
+
+    Parameters
+    ----------
+    model : str, path, module, pair, CalibratedModel or Backend
+        A Hub id or a folder of a causal language model or adapter; `openai:http://host:port/v1` with `model_name`; a
+        loaded model with `tokenizer`, or `(model, tokenizer)`; what `hf_calib.load` returns, which is asked with its
+        own prompt format and calibrator; or a source of answers, such as `hf_calib.confidence.ServedModel`.
+    dataset : str, path, list of Question, datasets.Dataset, list of str, or mapping
+        A file, folder or Hub dataset as `hf_calib.load_questions` takes it, or questions in memory; several by their
+        names; or by names of your own, `{"law": "law.jsonl", "own": questions}`. Every question needs its answer.
+    method : str or ConfidenceMethod, default "letters"
+        What the confidence is read off; `hf_calib.confidence.ways()` lists the names.
+    calibrator : BaseCalibrator or path, optional
+        Fitted; applied before measuring.
+    out : path, optional
+        A folder for report.json, report.html, predictions.parquet and reliability_diagram.png. A run that was stopped
+        goes on when it is started again with the same folder.
+    seed : int, default 0
+        Of random orders, of samples and of the intervals' resampling.
+    **options
+        For a model given by name:
+
+        - adapter: a PEFT adapter, a folder or Hub id, to put on the model.
+        - model_name: a served model's name on its server.
+        - concurrency: requests to a server at once, default 8.
+        - dtype: number format of the weights, by default as they were saved.
+        - device: by default a GPU if there is one.
+
+        For a loaded model:
+
+        - tokenizer: its tokenizer.
+
+        How questions are put:
+
+        - prompt: "mmlu", a YAML or JSON file with the parts of a `PromptFormat`, or a `PromptFormat`.
+        - chat_template: put the questions through the chat template, default False.
+        - few_shot, few_shot_dataset: how many solved examples to show before each question, and where from.
+        - wordings: further prompt formats, a file or a sequence; the probabilities are averaged over all.
+        - permute_options: ask each question with its options in a random order, default False.
+        - free_form: "exact", "contains" or "numeric": the questions have no options, and an answer is right if it
+          matches so.
+        - n_orders, n_samples, temperature, top_k: settings of the methods that have them.
+        - limit: only the first questions of each dataset.
+
+        How they are gone through:
+
+        - batch_size: questions in one forward, default 16, or "auto": as many as the memory holds.
+        - max_length: longest prompt in tokens, by default what the model allows.
+        - drop_too_long: drop longer prompts with a warning, not stop at them, default False.
+        - progress: show a progress bar, default False.
+
+    Returns
+    -------
+    Measurement
+        With `.report`, `.predictions`, `.verdict` and `.save(folder)`; under torchrun or accelerate launch, which
+        share the work, on every process.
+
+    Raises
+    ------
+    QuestionError
+        If questions cannot be read or lack answers.
+    ValueError
+        If an option does not fit the model or the method, or `out` holds the beginning of another run.
+
+    Examples
+    --------
+    >>> import hf_calib
+    >>> measured = hf_calib.measure("your/model", "allenai/openbookqa:main:test")  # doctest: +SKIP
+    >>> measured.verdict  # doctest: +SKIP
+    'Overconfident. It is right 61% of the time and says 78% on average (ECE 0.172, 95% interval 0.131 to 0.214).'
+    >>> measured.save("report")  # doctest: +SKIP
+    """
+    settings = AskSettings(**options)
+    source = model if isinstance(model, ModelSource) else model_source(model, settings, this_process(settings.device))
+    fitted = as_calibrator(calibrator) if calibrator is not None else source.calibrator
+    measurement = ask(
+        source,
+        dataset,
+        method=method,
+        seed=seed,
+        progress_in=None if out is None else Path(out) / PROGRESS,
+        hidden_states=fitted is not None and fitted.needs_features,
+        **options,
+    )
+    if fitted is not None:
+        measurement = calibrated(measurement, fitted)
+    save_result(measurement, out, settings.device)
+    return measurement
+
+
+def measure_recorded(
+    path: str | os.PathLike[str] | Sequence[str],
+    kind: str = "predictions",
+    *,
+    calibrator: BaseCalibrator | str | os.PathLike[str] | None = None,
+    out: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+) -> Measurement:
+    """Measure predictions that exist already.
+
+    Parameters
+    ----------
+    path : str, path or sequence of str
+        As the kind's reader takes it.
+    kind : {"predictions", "lm_eval", "helm"}, default "predictions"
+        A file that `hf_calib.confidence.recorded.read_predictions` reads, lm-evaluation-harness's samples, or a run
+        folder of HELM.
+    calibrator, out, seed
+        As in `measure`.
+
+    Returns
+    -------
+    Measurement
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If they cannot be read, or an answer is not known.
+    """
+    from ..confidence.recorded import read_predictions
+    from ..confidence.recorded_helm import read_helm
+    from ..confidence.recorded_lm_eval import read_lm_eval
+
+    readers: dict[str, Any] = {"predictions": read_predictions, "lm_eval": read_lm_eval, "helm": read_helm}
+    if kind not in readers:
+        raise ValueError(f"kind: {kind!r} is not a kind of recorded predictions; choose from {', '.join(readers)}")
+    first = path if isinstance(path, str | os.PathLike) else path[0]
+    run = {f"from_{kind}": str(path) if isinstance(path, str | os.PathLike) else list(path)}
+    measurement = Measurement(Path(first).stem, readers[kind](path), run, {"seed": seed})
+    if calibrator is not None:
+        measurement = calibrated(measurement, as_calibrator(calibrator))
+    save_result(measurement, out)
+    return measurement
+
+
+def as_calibrator(calibrator: BaseCalibrator | str | os.PathLike[str]) -> BaseCalibrator:
+    """Return a fitted calibrator of options, read from its file or folder if a path is given.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If it cannot be read, or is for numbers.
+    """
+    from ..calibrators import load_calibrator
+    from ..calibrators.protocol import BaseCalibrator
+
+    fitted: Any = load_calibrator(calibrator) if isinstance(calibrator, str | os.PathLike) else calibrator
+    if not isinstance(fitted, BaseCalibrator):
+        raise ValueError(f"the calibrator {fitted.name!r} is for numbers, not for options; use it in Python")
+    return fitted
+
+
+def calibrated(measurement: Measurement, calibrator: BaseCalibrator) -> Measurement:
+    """Return a measurement of the same answers with a calibrator's probabilities.
+
+    Raises
+    ------
+    ValueError
+        If the calibrator needs hidden states and the predictions have none.
+    """
+    from ..calibrators.storage import described
+
+    datasets = {
+        name: replace(own, predictions=own.predictions.calibrated(calibrator))
+        for name, own in measurement.datasets.items()
+    }
+    run = {**measurement.run, "calibrator": {"method": calibrator.name, **described(calibrator.parameters())}}
+    return replace(measurement, datasets=datasets, run=run)

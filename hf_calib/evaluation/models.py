@@ -1,0 +1,248 @@
+"""A model to ask, however it is given: by name, loaded, or served."""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
+
+    from ..calibrators.protocol import BaseCalibrator
+    from ..confidence.backend import Backend
+    from ..hub import CalibratedModel
+    from ..tasks import PromptFormat
+    from .asking import AskSettings
+
+Model: TypeAlias = (
+    "str | os.PathLike[str] | nn.Module | tuple[nn.Module, PreTrainedTokenizerBase] | CalibratedModel | Backend"
+)
+"""A Hub id, folder or `openai:http://host:port/v1`; a model loaded with its tokenizer; or a source of answers."""
+
+# What stands before a server's address.
+SERVED = "openai:"
+
+# Enough of a tensor to tell a trained one from what it was before.
+_SAMPLED = 256
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Which process this is, of how many."""
+
+    index: int = 0
+    count: int = 1
+    local_index: int = 0
+
+    @property
+    def is_first(self) -> bool:
+        """Whether it is this process that writes and prints."""
+        return self.index == 0
+
+
+def this_process(device: str | None = None) -> Processes:
+    """Join the processes that torchrun or `accelerate launch` started, if they did.
+
+    Parameters
+    ----------
+    device : str, optional
+        The device that is asked for; with "cpu" the processes talk through gloo.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return Processes()
+    from accelerate import PartialState
+
+    first = not PartialState._shared_state
+    state = PartialState(cpu=device == "cpu")
+    if first:
+        atexit.register(state.destroy_process_group)
+    return Processes(state.process_index, state.num_processes, state.local_process_index)
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model that is opened when it is first asked.
+
+    Attributes
+    ----------
+    name : str
+        What results call it.
+    identity : dict
+        What tells it from others, as JSON values: model, model_name, adapter, weights.
+    open : callable
+        Returns the source of answers.
+    is_local : bool
+        Whether it is a `LocalModel`, whose hidden states can be had.
+    prompt_format : PromptFormat, optional
+        How it was calibrated to be asked.
+    calibrator : BaseCalibrator, optional
+        What came with it.
+    """
+
+    name: str
+    identity: dict[str, Any]
+    open: Callable[[], Backend]
+    is_local: bool = True
+    prompt_format: PromptFormat | None = None
+    calibrator: BaseCalibrator | None = None
+
+    @cached_property
+    def backend(self) -> Backend:
+        """The source of answers, opened once."""
+        return self.open()
+
+
+def model_source(model: Model, settings: AskSettings, where: Processes) -> ModelSource:
+    """Return a model to ask.
+
+    Raises
+    ------
+    ValueError
+        If an option does not apply to a model that is given so, or one that it needs is missing.
+    TypeError
+        If it is not a model.
+    """
+    from ..hub import CalibratedModel
+
+    if isinstance(model, str | os.PathLike):
+        if str(model).startswith(SERVED):
+            return _served(str(model), settings)
+        return _named(str(model), settings, where)
+    if isinstance(model, CalibratedModel):
+        refuse(settings, "a loaded CalibratedModel", "tokenizer", *_LOADING)
+        own = {"prompt_format": model.prompt_format, "calibrator": model.calibrator}
+        return _loaded(model.model, model.tokenizer, settings, **own)
+    if hasattr(model, "score_letters"):
+        refuse(settings, "a model that can be asked already", "tokenizer", *_LOADING, "max_length", "drop_too_long")
+        return _asked_already(cast("Backend", model))
+    refuse(settings, "a loaded model", *_LOADING)
+    if isinstance(model, tuple) and len(model) == 2:
+        refuse(settings, "a pair of model and tokenizer", "tokenizer")
+        return _loaded(*model, settings)
+    if not hasattr(model, "forward"):
+        raise TypeError(
+            "model: give a Hub id, a folder, openai:http://host:port/v1, (model, tokenizer), or a source of answers "
+            f"such as ServedModel; got {type(model).__name__}"
+        )
+    if settings.tokenizer is None:
+        raise ValueError("tokenizer: a loaded model needs it; pass it as tokenizer=..., or give (model, tokenizer)")
+    return _loaded(model, settings.tokenizer, settings)
+
+
+_LOADING = ("adapter", "model_name", "concurrency", "dtype", "device")
+
+
+def refuse(settings: AskSettings, what: str, *names: str) -> None:
+    """Raise a ValueError if one of the options has a value other than its default."""
+    defaults = {field.name: field.default for field in fields(settings)}
+    given = [name for name in names if getattr(settings, name) != defaults[name]]
+    if given:
+        raise ValueError(f"{', '.join(given)}: does not apply to {what}; leave it out")
+
+
+def _served(address: str, settings: AskSettings) -> ModelSource:
+    from ..confidence import ServedModel
+
+    refuse(settings, "a served model", "tokenizer", "adapter", "dtype", "device", "max_length", "drop_too_long")
+    name = settings.model_name
+    if name is None:
+        raise ValueError("model_name: a served model needs it, its name on the server (--model-name)")
+    identity = _identity(address, model_name=name)
+    return ModelSource(
+        name,
+        identity,
+        lambda: ServedModel(address.removeprefix(SERVED), name, concurrency=settings.concurrency),
+        is_local=False,
+    )
+
+
+def _named(model: str, settings: AskSettings, where: Processes) -> ModelSource:
+    refuse(settings, "a model given by name, which brings its own", "tokenizer")
+    adapter = None if settings.adapter is None else str(settings.adapter)
+
+    def open_it() -> Backend:
+        import torch
+
+        from ..confidence import LocalModel
+        from ..hub import CalibrationWarning, load
+
+        with warnings.catch_warnings():
+            # Any model can be measured; that it does not say what it was calibrated with is no news here.
+            warnings.simplefilter("ignore", CalibrationWarning)
+            if adapter is None:
+                loaded = load(model, dtype=settings.dtype)
+            else:
+                loaded = load(adapter, base_model=model, dtype=settings.dtype)
+        device: Any = settings.device or (f"cuda:{where.local_index}" if torch.cuda.is_available() else "cpu")
+        loaded.model.to(device)
+        return LocalModel(loaded.model, loaded.tokenizer, **_lengths(settings))
+
+    weights = _files_digest(adapter or model)
+    identity = _identity(model, model_name=settings.model_name, adapter=adapter, weights=weights)
+    return ModelSource(settings.model_name or Path(adapter or model).name, identity, open_it)
+
+
+def _loaded(model: Any, tokenizer: Any, settings: AskSettings, **own: Any) -> ModelSource:
+    def open_it() -> Backend:
+        from ..confidence import LocalModel
+
+        return LocalModel(model, tokenizer, **_lengths(settings))
+
+    name = getattr(getattr(model, "config", None), "name_or_path", "") or type(model).__name__
+    return ModelSource(Path(name).name, _identity(name, weights=_weights_digest(model)), open_it, **own)
+
+
+def _asked_already(backend: Backend) -> ModelSource:
+    model = getattr(backend, "model", None)
+    if isinstance(model, str):  # a served model's name on its server
+        address = SERVED + str(getattr(backend, "base_url", ""))
+        return ModelSource(model, _identity(address, model_name=model), lambda: backend, is_local=False)
+    if model is None:
+        name = type(backend).__name__
+        return ModelSource(name, _identity(name), lambda: backend, is_local=False)
+    name = getattr(getattr(model, "config", None), "name_or_path", "") or type(model).__name__
+    return ModelSource(Path(name).name, _identity(name, weights=_weights_digest(model)), lambda: backend)
+
+
+def _identity(
+    model: str, *, model_name: str | None = None, adapter: str | None = None, weights: str | None = None
+) -> dict[str, Any]:
+    return {"model": model, "model_name": model_name, "adapter": adapter, "weights": weights}
+
+
+def _lengths(settings: AskSettings) -> dict[str, Any]:
+    return {"max_length": settings.max_length, "on_too_long": "drop" if settings.drop_too_long else "error"}
+
+
+def _files_digest(model: str) -> str | None:
+    """Return what tells a folder's weights from others; None for a model on the Hub."""
+    folder = Path(model)
+    if not folder.is_dir():
+        return None
+    files = sorted(folder.glob("*.safetensors"))
+    state = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.sha256(json.dumps(state).encode()).hexdigest()
+
+
+def _weights_digest(model: nn.Module) -> str:
+    """Return what tells loaded weights from others: a digest of evenly spaced numbers of each tensor."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        if not isinstance(tensor, torch.Tensor):
+            continue
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        if not tensor.is_meta:
+            values = tensor.detach().flatten()
+            digest.update(values[:: max(1, values.numel() // _SAMPLED)].float().cpu().numpy().tobytes())
+    return digest.hexdigest()
