@@ -97,14 +97,10 @@ def _run(options: argparse.Namespace) -> int:
 
 def _print(measurement: Measurement) -> None:
     from ..reports import render_table
+    from ..reports.checks import missing_options
 
     print(textwrap.fill(measurement.verdict, _WIDTH), end="\n\n")
-    for name, own in measurement.run.get("options_not_returned", {}).items():
-        text = (
-            f"{name}: of {own['questions']} questions the server did not return all options; each of those has at "
-            f"most {own['largest_bound_of_an_option']:.2g}, and the mean confidence is between "
-            f"{own['mean_confidence_at_least']:.4f} and {own['mean_confidence_at_most']:.4f}."
-        )
+    for text in missing_options(measurement.run.get("options_not_returned", {})):
         print(textwrap.fill(text, _WIDTH), end="\n\n")
     print(measurement.report)
     if len(measurement.datasets) > 1:

@@ -73,9 +73,10 @@ def compare(
     by_name = _by_name(models, AskSettings(**options))
     measured = [isinstance(model, Measurement) or _was_measured(model) for model in by_name.values()]
     if all(measured):
-        needless = [*(["dataset"] if dataset is not None else []), *(set(options) - {"progress"})]
+        given = {"dataset": dataset is not None, "method": method != "letters"}
+        needless = [name for name in (*given, *options) if given.get(name, name != "progress")]
         if needless:
-            raise ValueError(f"{', '.join(sorted(needless))}: these models were measured already; leave it out")
+            raise ValueError(f"{', '.join(needless)}: these models were measured already; leave it out")
         predictions = _read(by_name)
     elif any(measured):
         raise ValueError("models: give either models or measurements, not both")

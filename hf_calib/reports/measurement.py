@@ -18,6 +18,7 @@ import numpy as np
 from ..confidence.predictions import Predictions
 from ..confidence.recorded import PREDICTIONS_FILE, Recorded, read_predictions, write_predictions
 from ..measures import CalibrationReport
+from .checks import doubts, missing_options
 from .reliability import ReliabilityDisplay
 from .verdict import verdict
 
@@ -103,6 +104,14 @@ class Measurement:
     def verdict(self) -> str:
         """Whether the confidence can be believed, in a sentence or two."""
         return verdict(self.report)
+
+    @cached_property
+    def checks(self) -> tuple[str, ...]:
+        """What speaks against trusting the reading, a sentence each; empty where nothing does."""
+        found = missing_options(self.run.get("options_not_returned", {}))
+        for name, recorded in self.datasets.items():
+            found += doubts(name, recorded.predictions, self.reports[name])
+        return tuple(found)
 
     def values(self) -> dict[str, float]:
         """Return the measures over all questions by name."""

@@ -1,0 +1,275 @@
+"""`hf_calib.measure`: each kind of model, dataset and method, and what it returns and saves."""
+
+import inspect
+import json
+from dataclasses import fields
+from itertools import islice
+from typing import get_type_hints
+
+import numpy as np
+import pytest
+from datasets import Dataset, DatasetDict
+
+import hf_calib
+from hf_calib.calibrators import TemperatureScaling, by_name
+from hf_calib.confidence import Journal, LocalModel, Marginalized, OptionTexts, ServedModel, predict
+from hf_calib.evaluation.asking import AskOptions, AskSettings
+from hf_calib.evaluation.measuring import measure_recorded
+from hf_calib.hub import CalibratedModel
+from hf_calib.reports import verdict
+from hf_calib.tasks import FewShotFormat, PromptFormat, permute_options, random_orders
+from hf_calib.tasks.free_form import FreeFormQuestion
+from tests.confidence.test_served import Server
+from tests.support import question_rows, questions, tiny_llama
+
+ASKED = questions(30, choices=(4, 3))
+
+
+@pytest.fixture(scope="module")
+def folder(tokenizer, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("measure")
+    tiny_llama(tokenizer).save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    with (folder / "q.jsonl").open("w") as file:
+        file.writelines(json.dumps(row) + "\n" for row in question_rows(30, choices=(4, 3)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def llama(tokenizer):
+    return tiny_llama(tokenizer)
+
+
+@pytest.fixture(scope="module")
+def expected(llama, tokenizer):
+    return predict(llama, tokenizer, ASKED)
+
+
+def same(measured, expected):
+    np.testing.assert_allclose(measured.predictions.probabilities, expected.probabilities, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["folder", "path", "pair", "tokenizer", "backend", "loaded"])
+def test_every_kind_of_model_gives_what_predict_gives(kind, folder, llama, tokenizer, expected):
+    options = {"tokenizer": tokenizer} if kind == "tokenizer" else {}
+    model = {
+        "folder": str(folder / "model"),
+        "path": folder / "model",
+        "pair": (llama, tokenizer),
+        "tokenizer": llama,
+        "backend": LocalModel(llama, tokenizer),
+        "loaded": CalibratedModel(llama, tokenizer, PromptFormat()),
+    }[kind]
+    measured = hf_calib.measure(model, ASKED, **options)
+    same(measured, expected)
+    assert measured.report.measures["nll"].value == pytest.approx(expected.report().measures["nll"].value, abs=1e-5)
+    assert measured.verdict == verdict(measured.report)
+    assert (measured.name == "model") == (kind in ("folder", "path"))
+
+
+def test_a_served_model_by_address_and_as_an_object():
+    server = Server()
+    try:
+        by_address = hf_calib.measure(f"openai:{server.url}", ASKED[:5], model_name="tiny", concurrency=2)
+        as_object = hf_calib.measure(ServedModel(server.url, "tiny"), ASKED[:5])
+        with pytest.raises(ValueError, match="model_name: a served model needs it"):
+            hf_calib.measure(f"openai:{server.url}", ASKED)
+        with pytest.raises(ValueError, match="max_length: does not apply to a served model"):
+            hf_calib.measure(f"openai:{server.url}", ASKED, model_name="tiny", max_length=10)
+    finally:
+        server.http.shutdown()
+    np.testing.assert_array_equal(by_address.predictions.probabilities, as_object.predictions.probabilities)
+    assert by_address.run["model"] == as_object.run["model"] == f"openai:{server.url}"
+    assert by_address.name == as_object.name == "tiny"
+
+
+@pytest.mark.parametrize(
+    ("asked", "names"),
+    [
+        (ASKED, ["questions"]),
+        (question_rows(30, choices=(4, 3)), ["questions"]),
+        ("file", ["file"]),
+        (["file"], ["file"]),
+        ({"own": ASKED}, ["own"]),
+        (Dataset.from_list(question_rows(30, choices=(4, 3))), ["questions"]),
+        (DatasetDict(test=Dataset.from_list(question_rows(30, choices=(4, 3)))), ["test"]),
+        (iter(question_rows(30, choices=(4, 3))), ["questions"]),
+    ],
+)
+def test_every_kind_of_dataset(asked, names, folder, llama, tokenizer, expected):
+    path = str(folder / "q.jsonl")
+    asked = path if isinstance(asked, str) else [path] if asked == ["file"] else asked
+    measured = hf_calib.measure((llama, tokenizer), asked)
+    same(measured, expected)
+    assert list(measured.datasets) == [path if name == "file" else name for name in names]
+
+
+def test_several_datasets_are_reported_apart_and_together(llama, tokenizer, expected):
+    measured = hf_calib.measure((llama, tokenizer), {"a": ASKED[:10], "b": ASKED[10:]})
+    same(measured, expected)
+    assert {name: report.n for name, report in measured.reports.items()} == {"a": 10, "b": 20}
+    assert measured.report.n == 30
+
+
+def test_a_limit_reads_no_further(llama, tokenizer, expected):
+    def rows():
+        yield from islice(question_rows(30, choices=(4, 3)), 5)
+        raise AssertionError("read beyond the limit")
+
+    measured = hf_calib.measure((llama, tokenizer), rows(), limit=5)
+    np.testing.assert_allclose(measured.predictions.probabilities, expected.probabilities[:5], atol=1e-5)
+
+
+def test_how_questions_are_put(llama, tokenizer):
+    pool = questions(9, seed=5)
+    prompt = PromptFormat(cue="A:")
+    measured = hf_calib.measure((llama, tokenizer), ASKED, prompt=prompt, few_shot=1, few_shot_dataset=pool)
+    same(measured, predict(llama, tokenizer, ASKED, prompt_format=FewShotFormat.choose(pool, 1, prompt_format=prompt)))
+    measured = hf_calib.measure((llama, tokenizer), ASKED, wordings=[prompt])
+    both = [predict(llama, tokenizer, ASKED, prompt_format=own).probabilities for own in (PromptFormat(), prompt)]
+    np.testing.assert_allclose(measured.predictions.probabilities, np.mean(both, axis=0), atol=1e-5)
+    measured = hf_calib.measure((llama, tokenizer), ASKED, permute_options=True, seed=3)
+    orders = random_orders(ASKED, 3)
+    asked = [permute_options(question, order) for question, order in zip(ASKED, orders, strict=True)]
+    same(measured, predict(llama, tokenizer, asked).with_options_back(orders))
+
+
+def test_a_method_by_name_and_as_an_object(llama, tokenizer):
+    by_its_name = hf_calib.measure((llama, tokenizer), ASKED, method="text-characters")
+    as_object = hf_calib.measure((llama, tokenizer), ASKED, method=OptionTexts("characters"))
+    np.testing.assert_array_equal(by_its_name.predictions.probabilities, as_object.predictions.probabilities)
+    assert by_its_name.run["confidence"] == as_object.run["confidence"]
+    by_its_name = hf_calib.measure((llama, tokenizer), ASKED, method="marginalized", n_orders=2)
+    as_object = hf_calib.measure((llama, tokenizer), ASKED, method=Marginalized(n_orders=2))
+    np.testing.assert_array_equal(by_its_name.predictions.probabilities, as_object.predictions.probabilities)
+
+
+def test_questions_without_options(llama, tokenizer):
+    asked = [FreeFormQuestion(f"What is {i}?", ("x", "y")) for i in range(3)]
+    options = {"free_form": "exact", "method": "consistency", "n_samples": 2}
+    measured = hf_calib.measure((llama, tokenizer), asked, **options)
+    assert measured.run["confidence"] == {
+        "name": "consistency", "matcher": "exact", "method": "agreement", "n_samples": 2, "seed": 0
+    }  # fmt: skip
+    assert measured.datasets["questions"].questions[0].choices[1] == "x or y"
+
+
+def test_a_calibrator_is_applied_as_predictions_apply_it(llama, tokenizer, expected, tmp_path):
+    fitted = TemperatureScaling().fit(expected.option_log_probabilities, expected.answers)
+    fitted.save(tmp_path / "calibrator.json")
+    for calibrator in (fitted, tmp_path, str(tmp_path / "calibrator.json")):
+        same(hf_calib.measure((llama, tokenizer), ASKED, calibrator=calibrator), expected.calibrated(fitted))
+    loaded = CalibratedModel(llama, tokenizer, PromptFormat(cue="A:"), fitted)
+    measured = hf_calib.measure(loaded, ASKED)  # with all that it came with
+    same(measured, loaded.predict(ASKED).calibrated(fitted))
+    assert measured.report.measures["nll"].value == pytest.approx(loaded.report(ASKED).measures["nll"].value, abs=1e-5)
+    answers = loaded.confidence(ASKED)
+    np.testing.assert_allclose([answer.confidence for answer in answers], measured.predictions.confidences, atol=1e-5)
+
+
+def test_a_calibrator_on_features_gets_the_hidden_states(llama, tokenizer):
+    raw = predict(llama, tokenizer, ASKED, hidden_states=True)
+    fitted = by_name("localized").fit(raw.option_log_probabilities, raw.answers, features=raw.hidden_states)
+    measured = hf_calib.measure((llama, tokenizer), ASKED, calibrator=fitted)
+    same(measured, raw.calibrated(fitted))
+    for options, what in (({"method": "text"}, "confidence read by text"), ({"permute_options": True}, "permute")):
+        with pytest.raises(ValueError, match=f"can't be had with {what}"):
+            hf_calib.measure((llama, tokenizer), ASKED, calibrator=fitted, **options)
+
+
+def test_it_saves_what_it_returns_and_reads_it_back(llama, tokenizer, tmp_path):
+    measured = hf_calib.measure((llama, tokenizer), {"a": ASKED[:10], "b": ASKED[10:]}, out=tmp_path / "out")
+    measured.save(tmp_path / "again")
+    names = {"report.json", "report.html", "predictions.parquet", "reliability_diagram.png"}
+    for folder in ("out", "again"):
+        assert {path.name for path in (tmp_path / folder).iterdir()} == names
+        assert json.loads((tmp_path / folder / "report.json").read_text()) == measured.to_dict()
+    back = hf_calib.Measurement.load(tmp_path / "out")
+    assert back.to_dict() == measured.to_dict()
+    assert (back.name, back.method) == (measured.name, "letters")
+
+
+def test_a_stopped_run_goes_on_and_other_weights_do_not(llama, tokenizer, tmp_path, monkeypatch):
+    whole = hf_calib.measure((llama, tokenizer), ASKED)
+    written = []
+    append = Journal.append
+
+    def stopping(self, stage, outcomes):
+        append(self, stage, outcomes)
+        written.append(len(outcomes))
+        if len(written) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Journal, "append", stopping)
+    options = {"out": tmp_path, "batch_size": 2}
+    with pytest.raises(KeyboardInterrupt):
+        hf_calib.measure((llama, tokenizer), ASKED, **options)
+    other = tiny_llama(tokenizer, seed=1)
+    with pytest.raises(ValueError, match="differs in weights"):
+        hf_calib.measure((other, tokenizer), ASKED, **options)
+    same(hf_calib.measure((llama, tokenizer), ASKED, **options), whole.predictions)
+    assert sum(written) == len(ASKED)  # none was asked twice
+    assert not (tmp_path / ".progress").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "mind-reading"}, "no way to read confidence called 'mind-reading'; choose from letters, text,"),
+        ({"n_samples": 3}, "n_samples: confidence read by letters has no such setting; it goes with consistency"),
+        ({"method": OptionTexts(), "n_orders": 2}, "n_orders: the method is an object"),
+        ({"method": "p-true", "wordings": [PromptFormat()]}, "wordings: .* p-true gives none"),
+        ({"free_form": "exact"}, "free_form: confidence read by letters needs options"),
+        ({"free_form": "fuzzy", "method": "stated"}, "free_form: 'fuzzy' is not a way to match answers"),
+        ({"few_shot": 2}, "few_shot and few_shot_dataset go together"),
+        ({"prompt": "nowhere.yaml"}, "prompt: there is no file 'nowhere.yaml'"),
+        ({"adapter": "a", "dtype": "float16"}, "adapter, dtype: does not apply to a loaded model"),
+        ({"limit": 0}, "limit is the number of questions to read, at least 1"),
+    ],
+)
+def test_options_that_do_not_fit_are_named(options, message, llama, tokenizer):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        hf_calib.measure((llama, tokenizer), ASKED, **options)
+
+
+def test_models_and_datasets_that_are_none_are_named(llama, tokenizer):
+    with pytest.raises(ValueError, match="tokenizer: a loaded model needs it"):
+        hf_calib.measure(llama, ASKED)
+    with pytest.raises(TypeError, match=r"model: give a Hub id, a folder.* got int"):
+        hf_calib.measure(3, ASKED)
+    with pytest.raises(ValueError, match="given twice"):
+        hf_calib.measure((llama, tokenizer), ["a.jsonl", "a.jsonl"])
+    with pytest.raises(ValueError, match="dataset: there is none"):
+        hf_calib.measure((llama, tokenizer), {})
+    with pytest.raises(ValueError, match="measuring calibration on own"):
+        hf_calib.measure((llama, tokenizer), {"own": questions(3, answered=False)})
+    with pytest.raises(TypeError, match="limits"):
+        hf_calib.measure((llama, tokenizer), ASKED, limits=3)
+
+
+def test_what_speaks_against_a_reading_is_said(llama, tokenizer, tmp_path):
+    checks = hf_calib.measure((llama, tokenizer), {"own": ASKED}).checks
+    assert any("own: the options have" in text and "of the probability" in text for text in checks)
+    assert any("is not shown to be above chance" in text for text in checks)
+    (tmp_path / "p.csv").write_text("p_A,p_B,answer\n" + "0.9,0.1,0\n" * 80 + "0.4,0.6,1\n" * 20)
+    assert measure_recorded(tmp_path / "p.csv").checks == ()
+    (tmp_path / "p.csv").write_text("p_A,p_B,answer\n" + "0.9,0.1,0\n" * 80 + "0.6,0.4,1\n" * 20)
+    (text,) = measure_recorded(tmp_path / "p.csv").checks
+    assert text.startswith("p: the model answers A to 100% of the questions")
+
+
+def test_unread_answers_are_told(llama, tokenizer):
+    checks = hf_calib.measure((llama, tokenizer), ASKED[:6], method="stated").checks
+    assert any("6 could not be read" in text for text in checks)
+
+
+def test_the_options_have_one_list_of_names_with_types_and_defaults():
+    assert [field.name for field in fields(AskSettings)] == list(AskOptions.__annotations__)
+    documented = inspect.getdoc(hf_calib.measure)
+    assert all(f"{name}" in documented for name in AskOptions.__annotations__)
+    assert get_type_hints(AskSettings, vars(inspect.getmodule(AskSettings)))["limit"] == int | None
+
+
+def test_an_unknown_kind_of_recording_is_named(tmp_path):
+    with pytest.raises(ValueError, match="kind: 'csv' is not a kind"):
+        measure_recorded(tmp_path, "csv")
