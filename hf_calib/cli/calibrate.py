@@ -107,7 +107,7 @@ def _run(options: argparse.Namespace) -> int:
     if not candidates:
         raise ValueError(f"no method can be fitted here: {'; '.join(refused.values())}")
     best = min(candidates, key=lambda name: reports[name].measures["nll"].value)
-    calibrator = given.fitted(best, predictions.option_log_probabilities)
+    calibrator = given.fitted(best, predictions.logits)
     calibrator.save(options.out / CALIBRATOR_FILE)
     chosen = {"chosen": calibrator.chosen, "reason": calibrator.reason} if best == "auto" else {}
     result = {
@@ -163,15 +163,15 @@ def _given(options: argparse.Namespace, predictions: Predictions) -> _Given:
         if options.target_predictions is not None:
             raise ValueError("a reference's predictions are taken in the answers' place, without --target-predictions")
         reference = pool(read_answered(options.reference_predictions))
-        labels = reference.option_log_probabilities
-        if labels.shape != predictions.option_log_probabilities.shape:
+        labels = reference.logits
+        if labels.shape != predictions.logits.shape:
             raise ValueError(
                 f"the reference was asked {len(reference)} questions and the model {len(predictions)}; both must be "
                 "asked the same ones"
             )
     target = None
     if options.target_predictions is not None:
-        target = pool(read_answered(options.target_predictions)).option_log_probabilities
+        target = pool(read_answered(options.target_predictions)).logits
     return _Given(labels, target, predictions.hidden_states)
 
 
@@ -199,7 +199,7 @@ def _cross_validated(
 
     held_out = cross_validate(
         lambda: _for_options(name, given.features),
-        predictions.option_log_probabilities,
+        predictions.logits,
         given.labels,
         features=given.features,
         unlabelled=given.target,
