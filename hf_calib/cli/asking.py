@@ -257,10 +257,11 @@ def open_model(model: str, options: argparse.Namespace, where: Processes) -> Bac
     with warnings.catch_warnings():
         # Any model can be measured; that it does not say what it was calibrated with is no news here.
         warnings.simplefilter("ignore", CalibrationWarning)
+        trusted = options.trust_remote_code
         if options.adapter is None:
-            loaded = load(model, dtype=options.dtype)
+            loaded = load(model, dtype=options.dtype, trust_remote_code=trusted)
         else:
-            loaded = load(options.adapter, base_model=model, dtype=options.dtype)
+            loaded = load(options.adapter, base_model=model, dtype=options.dtype, trust_remote_code=trusted)
     device: Any = options.device or (f"cuda:{where.index}" if torch.cuda.is_available() else "cpu")
     loaded.model.to(device)
     return LocalModel(
@@ -291,6 +292,7 @@ def describe(
         "max_length": options.max_length,
         "drop_too_long": options.drop_too_long,
         "dtype": options.dtype,
+        "trust_remote_code": options.trust_remote_code,
         "seed": options.seed,
         "versions": {name: importlib.metadata.version(name) for name in _VERSIONS_OF},
     }

@@ -7,7 +7,7 @@ import json
 import sys
 from contextlib import nullcontext, redirect_stdout
 
-from .options import DATASET_HELP, add_command, add_json, add_length_options, add_prompt_options
+from .options import DATASET_HELP, add_command, add_json, add_length_options, add_prompt_options, add_trust
 from .thresholds import add_threshold, check_names, exit_code
 
 
@@ -44,6 +44,7 @@ def add_card_parser(commands: argparse._SubParsersAction) -> None:
     add_prompt_options(parser, examples=False)
     parser.add_argument("--batch-size", type=int, default=16, help="questions in one forward (default: %(default)s)")
     add_length_options(parser)
+    add_trust(parser)
     parser.add_argument("--limit", type=int, help="only the first so many questions")
     parser.add_argument("--seed", type=int, default=0, help="of the intervals' resampling (default: %(default)s)")
     add_json(parser)
@@ -81,6 +82,7 @@ def _run(options: argparse.Namespace) -> int:
                 "on_too_long": "drop" if options.drop_too_long else "error",
                 "progress": True,
             },
+            trust_remote_code=options.trust_remote_code,
         )
     data = CalibrationCardData.load(options.folder)
     own = dataset_reference(options.dataset)

@@ -11,11 +11,19 @@ from typing import TYPE_CHECKING, Any
 from .calibrated_model import CalibrationWarning
 from .calibration_metadata import read_calibration_metadata
 from .errors import InvalidFolderError
-from .folders import ADAPTER_CONFIG
-from .loading import checked_adapter_config, fetch, load
+from .folders import ADAPTER_CONFIG, TOKENIZER_FILES
+from .language_models import add_adapter, embedding_names, load_tokenizer, saved_embeddings
+from .loading import checked_adapter_config, fetch, load_parts
 
 if TYPE_CHECKING:
+    import torch
+
     from ..calibrators.adapters import AdapterEnsemble
+    from .calibrated_model import CalibratedModel
+
+# Parts of the names of an adapted layer's weights: what wraps the base model's own, and what is the adapters'.
+_WRAPPERS = {"base_layer", "original_module", "token_adapter"}
+_ADAPTED = {"modules_to_save", "lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B"}
 
 
 def ensemble(
@@ -24,6 +32,7 @@ def ensemble(
     base_model: str | os.PathLike[str] | None = None,
     token: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
+    trust_remote_code: bool = False,
     **model_options: Any,
 ) -> AdapterEnsemble:
     """Load adapters of one base model as an ensemble that holds the base model once.
@@ -32,7 +41,7 @@ def ensemble(
     ----------
     names : sequence of str or path
         At least two adapters, each "namespace/name" on the Hub, optionally with "@revision", or a folder.
-    base_model, token, cache_dir, **model_options
+    base_model, token, cache_dir, trust_remote_code, **model_options
         As `load` takes them.
 
     Returns
@@ -46,7 +55,7 @@ def ensemble(
     ValueError
         If there are fewer than two.
     UnsafeRepositoryError, InvalidFolderError
-        As `load`; also for a repository that holds no adapter, or one of another base model.
+        As `load`; also for a repository that holds no adapter, or one of another base model or tokenizer.
 
     Warns
     -----
@@ -65,14 +74,13 @@ def ensemble(
     if isinstance(names, str | os.PathLike) or len(names) < 2:
         raise ValueError("an ensemble needs at least two adapters: ensemble([first, second, ...])")
     members = [_name_and_revision(name) for name in names]
-    first = load(
-        members[0][0], revision=members[0][1], base_model=base_model, token=token, cache_dir=cache_dir, **model_options
-    )
+    options = {"token": token, "cache_dir": cache_dir, "trust_remote_code": trust_remote_code, **model_options}
+    first = load_parts(members[0][0], members[0][1], base_model, None, None, options, adapter_name="0")
     if not isinstance(first.model, PeftModel):
         raise InvalidFolderError(f"{names[0]} is a whole model; an ensemble's members are adapters of one model.")
     bases, folders = [], []
     for name, revision in members:
-        folder, is_local = fetch(name, revision, token, cache_dir)
+        folder, is_local = fetch(name, revision, options)
         if not (folder / ADAPTER_CONFIG).is_file():
             raise InvalidFolderError(f"{name} holds no {ADAPTER_CONFIG}; an ensemble's members are adapters.")
         bases.append(checked_adapter_config(folder, name, is_local, base_model)["base_model_name_or_path"])
@@ -90,14 +98,64 @@ def ensemble(
                 f"{name} is an adapter of {base}, and {members[0][0]} one of {bases[0]}.",
                 "Adapters of one base model can share it; pool others with the calibrator 'ensemble'.",
             )
-    model: Any = first.model
+    for (name, _), folder in zip(members, folders, strict=True):
+        _check_vocabulary(first, members[0][0], name, folder, folders[0], options)
+    brought = []
     for place, folder in enumerate(folders):
-        model.load_adapter(folder, adapter_name=str(place))
-    model.set_adapter("0")
-    model.delete_adapter("default")
-    model.eval()
-    adapters = [str(place) for place in range(len(folders))]
-    return AdapterEnsemble(model, first.tokenizer, adapters, prompt_format=first.prompt_format)
+        if place:
+            add_adapter(first.model, folder, members[place][0], str(place))
+        brought.append({name: own.detach().clone() for name, own in _embeddings(first.model).items()})
+    first.model.set_adapter("0")
+    first.model.eval()
+    return AdapterEnsemble(
+        first.model,
+        first.tokenizer,
+        [str(place) for place in range(len(folders))],
+        prompt_format=first.prompt_format,
+        embeddings=_differing(first.model, brought),
+    )
+
+
+def _check_vocabulary(
+    first: CalibratedModel, first_name: Any, name: Any, folder: Path, first_folder: Path, options: dict[str, Any]
+) -> None:
+    """Refuse a member that has other tokens than the first one."""
+    saved, expected = (saved_embeddings(first.model, own) for own in (folder, first_folder))
+    tokenizers = [any((own / file).is_file() for file in TOKENIZER_FILES) for own in (folder, first_folder)]
+    shared = {key: options[key] for key in ("token", "cache_dir", "trust_remote_code")}
+    if saved == expected and (
+        not any(tokenizers)
+        or (all(tokenizers) and load_tokenizer(folder, name, shared).get_vocab() == first.tokenizer.get_vocab())
+    ):
+        return
+    raise InvalidFolderError(
+        f"{name} comes with other tokens than {first_name}, so they cannot share one base model.",
+        "Measure each by itself, and pool their predictions with the calibrator 'ensemble'.",
+    )
+
+
+def _embeddings(model: Any) -> dict[str, torch.nn.Parameter]:
+    """Return the base model's input and output embeddings, which an adapter with added tokens brings, by name."""
+    names = set(embedding_names(model).values())
+    return {
+        # Adapters wrap layers, which lengthens their weights' names.
+        ".".join(part for part in path.split(".") if part not in _WRAPPERS): parameter
+        for path, parameter in model.named_parameters()
+        if names.intersection(path.split(".")) and path.endswith(".weight") and _ADAPTED.isdisjoint(path.split("."))
+    }
+
+
+def _differing(model: Any, brought: list[dict[str, torch.Tensor]]) -> list[dict[str, torch.Tensor]]:
+    """Return each member's embeddings that are not the same in all of them, by the parameters' names in the model."""
+    import torch
+
+    paths = {id(parameter): path for path, parameter in model.named_parameters()}
+    differing = {
+        name: paths[id(parameter)]
+        for name, parameter in _embeddings(model).items()
+        if not all(torch.equal(brought[0][name], own[name]) for own in brought)
+    }
+    return [{path: own[name] for name, path in differing.items()} for own in brought]
 
 
 def _name_and_revision(name: str | os.PathLike[str]) -> tuple[str | os.PathLike[str], str | None]:

@@ -5,21 +5,21 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.floating]
 
-#: What is taken as rounding, here and wherever probabilities are read. A value this far or less outside [0, 1] counts as
-#: 0 or 1. A zero whose logarithm is needed counts as this part of its row's greatest probability. A softmax in float32
-#: or better stays well within it.
+#: What is taken as rounding, here and wherever probabilities are read. A value this far or less outside [0, 1] counts
+#: as 0 or 1. A zero whose logarithm is needed counts as this part of its row's greatest probability. A softmax in
+#: float32 or better stays well within it.
 ROUNDING = 1e-6
 
 #: How far a log-probability may be above 0 and count as 0. Servers compute them in bfloat16 or float16.
 LOG_ROUNDING = 1e-3
 
-#: How far each probability of a row may be from its exact value, as rounding to three decimals leaves it; this bounds how
-#: far the row's sum may be from one. Rounding to float16 moves a sum less.
+#: How far each probability of a row may be from its exact value, as rounding to three decimals leaves it; this bounds
+#: how far the row's sum may be from one. Rounding to float16 moves a sum less.
 DECIMAL_ROUNDING = 5e-4
 
 
 def sum_tolerance(n_options: int) -> float:
-    """Return how far a row of `n_options` probabilities that were rounded to three decimals may be from a sum of one."""
+    """Return how far from one a row of `n_options` probabilities, rounded to three decimals, may sum."""
     return n_options * DECIMAL_ROUNDING + ROUNDING
 
 
@@ -122,7 +122,7 @@ def check_probabilities(probabilities: ArrayLike) -> Floats:
     if off.size:
         raise ValueError(
             f"probabilities[{off[0]}] sums to {sums[off[0]]:.6g}, and {off.size} of {len(array)} rows differ from 1 "
-            f"by more than {tolerance:.3g}, what rounding to three decimals can do. Normalize each row over its options"
+            f"by more than {tolerance:.3g}, as rounding to three decimals can. Normalize each row over its options"
         )
     return array
 

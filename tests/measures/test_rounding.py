@@ -53,7 +53,7 @@ def measured(result):
 @pytest.mark.parametrize("name", OF_PROBABILITIES)
 def test_a_probability_a_hair_above_1_counts_as_1(name):
     exact = np.array([[1.0, 0.0], [0.6, 0.4], [0.0, 1.0], [0.2, 0.8]])
-    off = exact + [[2.3e-16, 0.0], [0, 0], [-1e-17, 1e-7], [0, 0]]
+    off = exact + np.array([[2.3e-16, 0.0], [0, 0], [-1e-17, 1e-7], [0, 0]])
     y = np.array([0, 1, 1, 1])
     np.testing.assert_array_equal(measured(OF_PROBABILITIES[name](off, y)), measured(OF_PROBABILITIES[name](exact, y)))
 
@@ -82,4 +82,3 @@ def test_zeros_of_options_get_the_floor_and_absent_options_stay():
         logits = np.log([[1.0, 0.0, 0.0], [0.0, 1.0, 1e-9], [0.5, 1.0, 0.0]])
     floored = np.exp(floor_zeros(logits, np.array([2, 3, 2])))
     np.testing.assert_allclose(floored, [[1, 1e-6, 0], [1e-9, 1, 1e-9], [0.5, 1, 0]], rtol=1e-9)
-    assert floor_zeros(logits[2:], np.array([2])) is not None

@@ -41,7 +41,7 @@ def test_a_probability_a_hair_above_1_counts_as_1(name, load):
     exact, y = [[1.0, 0.0], [0.25, 0.75], [0.0, 1.0]], [0, 1, 0]
     off = [[1.0000000000000002, -1e-17], [0.25, 0.75], [0.0, 1.0000001]]
     assert load(name).compute(predictions=off, references=y) == load(name).compute(predictions=exact, references=y)
-    with pytest.raises(ValueError, match="1.01"):
+    with pytest.raises(ValueError, match=r"1\.01"):
         load(name).compute(predictions=[[1.01, 0.0]], references=[0])
 
 
