@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from .calibrated_model import CalibrationWarning
 from .calibration_metadata import read_calibration_metadata
+from .card_data import read_json
 from .errors import InvalidFolderError
-from .folders import ADAPTER_CONFIG, TOKENIZER_FILES
-from .language_models import add_adapter, embedding_names, load_tokenizer, saved_embeddings
+from .folders import ADAPTER_CONFIG, MAX_CONFIG_BYTES, TOKENIZER_FILES
+from .language_models import add_adapter, embedding_names, embedding_shapes, load_tokenizer
 from .loading import checked_adapter_config, fetch, load_parts
 
 if TYPE_CHECKING:
@@ -20,10 +21,6 @@ if TYPE_CHECKING:
 
     from ..calibrators.adapters import AdapterEnsemble
     from .calibrated_model import CalibratedModel
-
-# Parts of the names of an adapted layer's weights: what wraps the base model's own, and what is the adapters'.
-_WRAPPERS = {"base_layer", "original_module", "token_adapter"}
-_ADAPTED = {"modules_to_save", "lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B"}
 
 
 def ensemble(
@@ -112,7 +109,7 @@ def ensemble(
         first.tokenizer,
         [str(place) for place in range(len(folders))],
         prompt_format=first.prompt_format,
-        embeddings=_differing(first.model, brought),
+        embeddings=_differing(brought),
     )
 
 
@@ -120,42 +117,35 @@ def _check_vocabulary(
     first: CalibratedModel, first_name: Any, name: Any, folder: Path, first_folder: Path, options: dict[str, Any]
 ) -> None:
     """Refuse a member that has other tokens than the first one."""
-    saved, expected = (saved_embeddings(first.model, own) for own in (folder, first_folder))
-    tokenizers = [any((own / file).is_file() for file in TOKENIZER_FILES) for own in (folder, first_folder)]
+    both = (folder, first_folder)
+    shapes = [embedding_shapes(first.model, own) for own in both]
+    configs = [read_json(own / ADAPTER_CONFIG, MAX_CONFIG_BYTES) for own in both]
+    trained = [[config.get(key) for key in ("modules_to_save", "trainable_token_indices")] for config in configs]
+    tokenizers = [any((own / file).is_file() for file in TOKENIZER_FILES) for own in both]
     shared = {key: options[key] for key in ("token", "cache_dir", "trust_remote_code")}
-    if saved == expected and (
-        not any(tokenizers)
-        or (all(tokenizers) and load_tokenizer(folder, name, shared).get_vocab() == first.tokenizer.get_vocab())
-    ):
+    same_tokens = tokenizers[0] == tokenizers[1] and (
+        not tokenizers[0] or load_tokenizer(folder, name, shared).get_vocab() == first.tokenizer.get_vocab()
+    )
+    if same_tokens and shapes[0] == shapes[1] and trained[0] == trained[1]:
         return
     raise InvalidFolderError(
-        f"{name} comes with other tokens than {first_name}, so they cannot share one base model.",
+        f"{name} comes with other tokens or embeddings than {first_name}, so they cannot share one base model.",
         "Measure each by itself, and pool their predictions with the calibrator 'ensemble'.",
     )
 
 
 def _embeddings(model: Any) -> dict[str, torch.nn.Parameter]:
-    """Return the base model's input and output embeddings, which an adapter with added tokens brings, by name."""
+    """Return the input and output embeddings, which an adapter with added tokens brings, by their names."""
     names = set(embedding_names(model).values())
-    return {
-        # Adapters wrap layers, which lengthens their weights' names.
-        ".".join(part for part in path.split(".") if part not in _WRAPPERS): parameter
-        for path, parameter in model.named_parameters()
-        if names.intersection(path.split(".")) and path.endswith(".weight") and _ADAPTED.isdisjoint(path.split("."))
-    }
+    return {path: own for path, own in model.named_parameters() if names.intersection(path.split("."))}
 
 
-def _differing(model: Any, brought: list[dict[str, torch.Tensor]]) -> list[dict[str, torch.Tensor]]:
-    """Return each member's embeddings that are not the same in all of them, by the parameters' names in the model."""
+def _differing(brought: list[dict[str, torch.Tensor]]) -> list[dict[str, torch.Tensor]]:
+    """Return each member's embeddings that are not the same in all of them."""
     import torch
 
-    paths = {id(parameter): path for path, parameter in model.named_parameters()}
-    differing = {
-        name: paths[id(parameter)]
-        for name, parameter in _embeddings(model).items()
-        if not all(torch.equal(brought[0][name], own[name]) for own in brought)
-    }
-    return [{path: own[name] for name, path in differing.items()} for own in brought]
+    differing = [path for path, one in brought[0].items() if not all(torch.equal(one, own[path]) for own in brought)]
+    return [{path: own[path] for path in differing} for own in brought]
 
 
 def _name_and_revision(name: str | os.PathLike[str]) -> tuple[str | os.PathLike[str], str | None]:

@@ -121,8 +121,8 @@ def put_adapter(model: Any, folder: Path, name: Any, adapter_name: str, tokenize
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message=".*Found missing adapter keys")
             return PeftModel.from_pretrained(model, folder, adapter_name=adapter_name)
-    except UserWarning as warning:
-        raise _uncovered_adapter(name, str(warning)) from None
+    except (UserWarning, KeyError) as problem:
+        raise _uncovered_adapter(name, str(problem)) from problem
     except RuntimeError as error:
         raise _unfit_adapter(name, error) from error
 
@@ -132,6 +132,8 @@ def add_adapter(model: Any, folder: Path, name: Any, adapter_name: str) -> None:
     others = set(model.peft_config)
     try:
         result = model.load_adapter(folder, adapter_name=adapter_name)
+    except KeyError as problem:
+        raise _uncovered_adapter(name, str(problem)) from problem
     except RuntimeError as error:
         raise _unfit_adapter(name, error) from error
     # PEFT lists the other adapters' weights too; an adapter's name is among the last parts of a weight's.
@@ -140,19 +142,14 @@ def add_adapter(model: Any, folder: Path, name: Any, adapter_name: str) -> None:
         raise _uncovered_adapter(name, _listed(missing))
 
 
-def saved_embeddings(model: Any, folder: Path) -> dict[str, int]:
-    """Return the numbers of tokens in the embeddings, input or output, that an adapter's weights hold, by name."""
+def embedding_shapes(model: Any, folder: Path) -> dict[str, list[int]]:
+    """Return the shapes of all that an adapter's weights hold of the input and output embeddings, by their keys."""
     from safetensors import safe_open
 
     names = set(embedding_names(model).values())
-    found: dict[str, int] = {}
     with safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as tensors:
-        for key in tensors.keys():  # noqa: SIM118
-            parts = key.split(".")
-            own = names.intersection(parts)
-            if own and parts[-1] == "weight" and not any("lora" in part for part in parts):
-                found[own.pop()] = tensors.get_slice(key).get_shape()[0]
-    return found
+        keys = [key for key in tensors.keys() if names.intersection(key.split("."))]  # noqa: SIM118
+        return {key: tensors.get_slice(key).get_shape() for key in keys}
 
 
 def embedding_names(model: Any) -> dict[str, str]:
@@ -292,11 +289,16 @@ def _check_covered(model: Any, name: Any, missing: set[str], unexpected: Iterabl
 def _add_tokens(model: Any, folder: Path, name: Any, config: dict[str, Any], tokenizer: Any) -> None:
     """Give the base model the tokens that an adapter was trained with, all of whose embeddings the adapter holds."""
     size = model.get_input_embeddings().weight.shape[0]
-    saved = saved_embeddings(model, folder)
+    names = embedding_names(model)
+    saved = {
+        own: shape[0]
+        for key, shape in embedding_shapes(model, folder).items()
+        for own in names.values()
+        if own in key.split(".") and key.endswith(".weight") and "lora" not in key
+    }
     wanted = max(saved.values()) if saved else max(size, 0 if tokenizer is None else len(tokenizer))
     if wanted == size:
         return
-    names = embedding_names(model)
     # The new rows stay as they are initialized until the adapter's weights replace them.
     model.resize_token_embeddings(wanted, mean_resizing=False)
     trained = _trained_tokens(config)
