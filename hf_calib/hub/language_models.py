@@ -18,6 +18,8 @@ _AUTO_CLASSES = ("AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoMod
 _OTHER_TASKS = re.compile(
     r"For(Sequence|Token|Image|Audio)Classification|ForQuestionAnswering|ForMultipleChoice|ForMaskedLM|Reward|ForScore"
 )
+_OTHER_HEADS = re.compile(r"(^|\.)(score|classifier|qa_outputs|reward_head)\.(\w+\.)*(weight|bias)$")
+_GIVE = "Give the checkpoint of the language model itself, not that of a reward model, a classifier or a part of it."
 _ADAPTER_TASKS = (None, "CAUSAL_LM")
 _PICKLES = ("pytorch_model*.bin", "model*.bin", "*.pth", "*.pt", "*.ckpt")
 _SHOWN = 3
@@ -205,6 +207,12 @@ def _auto_class(config: Any, own_code: Any, name: Any) -> str:
             f"{name} was saved as {', '.join(saved_as)}, which has no language-modeling head that answers questions.",
             "Give a causal language model. To score a reward model, use it in TRL.",
         )
+    if getattr(config.get_text_config(), "use_bidirectional_attention", None) in (True, "all"):
+        raise InvalidFolderError(
+            f"{name} attends to its prompt in both directions (use_bidirectional_attention), so it is no causal "
+            "language model.",
+            "Give a decoder that answers after the prompt.",
+        )
     mappings = {
         auto: getattr(modeling_auto, table, {})
         for auto, table in zip(
@@ -274,15 +282,22 @@ def _pickles_on_hub(name: Any) -> list[str]:
 
 
 def _check_covered(model: Any, name: Any, missing: set[str], unexpected: Iterable[str]) -> None:
-    """Refuse a model with weights that are newly initialized."""
+    """Refuse a model with weights that are newly initialized, or whose files are a classifier's."""
+    unused = list(unexpected)
+    heads = [key for key in unused if _OTHER_HEADS.search(key)]
+    if not missing and heads:
+        # Where the embeddings are tied, a classifier's files cover a language model.
+        raise InvalidFolderError(
+            f"{name} holds {_listed(heads)}, the head of a reward model or classifier, so it is no language model.",
+            _GIVE,
+        )
     if not missing:
         return
-    unused = list(unexpected)
     raise InvalidFolderError(
         f"The weights of {name} do not cover {type(model).__name__}: {_listed(missing)} would be newly initialized"
         + (f", and {_listed(unused)} would not be used" if unused else "")
         + ".",
-        "Give the checkpoint of the language model itself, not that of a reward model, a classifier or a part of it.",
+        _GIVE,
     )
 
 
