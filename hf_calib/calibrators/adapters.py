@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from .ensemble import EnsembleCalibration
 
 if TYPE_CHECKING:
+    import torch
+
     from ..tasks import PromptFormat, Question
 
 
@@ -29,6 +31,9 @@ class AdapterEnsemble:
         By default one that pools, then fits a temperature.
     prompt_format : PromptFormat, optional
         How questions are put, where a call does not say otherwise; the plain prompt by default.
+    embeddings : sequence of dict of str to Tensor, optional
+        For each adapter, the values of the base model's parameters that it brings with it, by name: embeddings of
+        added tokens.
 
     Raises
     ------
@@ -50,6 +55,7 @@ class AdapterEnsemble:
         adapters: Sequence[str] | None = None,
         calibrator: EnsembleCalibration | None = None,
         prompt_format: PromptFormat | None = None,
+        embeddings: Sequence[Mapping[str, torch.Tensor]] | None = None,
     ) -> None:
         there = list(getattr(model, "peft_config", {}))
         names = there if adapters is None else list(adapters)
@@ -59,6 +65,7 @@ class AdapterEnsemble:
         self.model, self.tokenizer, self.adapters = model, tokenizer, tuple(names)
         self.calibrator = calibrator or EnsembleCalibration()
         self.prompt_format = prompt_format
+        self.embeddings = tuple(embeddings or ({} for _ in names))
 
     def log_probabilities(self, questions: Iterable[Question], **options: Any) -> NDArray[np.float64]:
         """Ask every member.
@@ -80,8 +87,10 @@ class AdapterEnsemble:
         options.setdefault("prompt_format", self.prompt_format)
         stacks = []
         with _active_adapter_kept(self.model):
-            for name in self.adapters:
+            for name, own in zip(self.adapters, self.embeddings, strict=True):
                 self.model.set_adapter(name)
+                for path, value in own.items():
+                    self.model.get_parameter(path).data.copy_(value)
                 stacks.append(predict(self.model, self.tokenizer, asked, **options).option_log_probabilities)
         return np.stack(stacks)
 

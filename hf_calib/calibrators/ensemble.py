@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..measures.validation import floor_zeros
 from .inputs import (
     UNLABELLED,
     Inputs,
@@ -76,7 +77,9 @@ class EnsembleCalibration(BaseCalibrator):
     ) -> Self:
         """Fit on the members' predictions, shape (M, n, K) or (n, K); else as in `BaseCalibrator.fit`."""
         logits = _member_logits(predictions, kind)
-        rows = check_labels(labels, logits[0])
+        rows = check_labels(labels, logits[0], absent=kind == "probabilities")
+        if kind == "probabilities":
+            logits = [floor_zeros(member, rows + 1) for member in logits]
         n = len(rows)
         given = check_features(features, n), check_groups(groups, n)
         share = check_weights(weights, rows != UNLABELLED)

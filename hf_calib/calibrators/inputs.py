@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..measures.validation import ROUNDING, floor_zeros, sum_tolerance
+
 KINDS = ("logits", "probabilities")
 # exp(-745) is the least positive number of double precision; a log-probability further down says no more than this.
 LOWEST_LOG_PROBABILITY = -1000.0
@@ -132,13 +134,27 @@ def shifted(logits: NDArray[np.float64]) -> NDArray[np.float64]:
         return logits - row_max(logits)[:, None]
 
 
-def check_predictions(predictions: ArrayLike, kind: str) -> tuple[NDArray[np.float64], bool]:
+def check_predictions(
+    predictions: ArrayLike, kind: str, *, zeros_exist: bool = True
+) -> tuple[NDArray[np.float64], bool]:
     """Return predictions as float64 logits with each row's largest at 0, and whether they were one-dimensional.
+
+    Parameters
+    ----------
+    predictions, kind
+        As in `BaseCalibrator.fit`, which says what becomes of a probability of zero.
+    zeros_exist : bool, default True
+        Whether zeros that are options get a finite logit; otherwise all zeros become -inf.
 
     Raises
     ------
     ValueError
         Naming what is wrong and in which row.
+
+    Warns
+    -----
+    UserWarning
+        If rows of probabilities were normalized since their sums differ from 1 by more than `ROUNDING`.
     """
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}")
@@ -153,11 +169,12 @@ def check_predictions(predictions: ArrayLike, kind: str) -> tuple[NDArray[np.flo
         raise ValueError(f"predictions must be numbers, got the dtype {values.dtype}")
     values = values.astype(np.float64, copy=False)
     if kind == "probabilities":
-        _refuse_rows(~((values >= 0) & (values <= 1)), "a probability outside [0, 1]")
+        inside = (values >= -ROUNDING) & (values <= 1 + ROUNDING)
+        _refuse_rows(~inside, f"a probability outside [0, 1] by more than {ROUNDING:g}")
+        values = values.clip(0, 1)
         if event:
             values = np.column_stack([1 - values, values])
-        # Float16 probabilities of 26 options are off by a few thousandths at most.
-        _refuse_rows(np.abs(values.sum(axis=1) - 1) > 1e-2, "probabilities that do not sum to one")
+        _check_sums(values)
         with np.errstate(divide="ignore"):
             values = np.log(values)
     elif event:
@@ -172,7 +189,22 @@ def check_predictions(predictions: ArrayLike, kind: str) -> tuple[NDArray[np.flo
     if np.isneginf(result.min(initial=0.0)):
         # A gap may be beyond the largest number; the option is still there.
         result[np.isneginf(result) & np.isfinite(values)] = np.finfo(np.float64).min
+    if kind == "probabilities" and zeros_exist:
+        last = result.shape[1] - 1 - np.isfinite(result)[:, ::-1].argmax(axis=1)
+        result = floor_zeros(result, np.maximum(last + 1, 2))
     return result, event
+
+
+def _check_sums(probabilities: NDArray[np.float64]) -> None:
+    """Refuse rows whose sum is not one, and say that those off by rounding to a few decimals are normalized."""
+    off = np.abs(probabilities.sum(axis=1) - 1)
+    tolerance = sum_tolerance(probabilities.shape[1])
+    _refuse_rows(off > tolerance, f"probabilities that do not sum to one, within the {tolerance:.3g} that rounding to "
+                                  "three decimals can be off")  # fmt: skip
+    rounded = np.count_nonzero(off > ROUNDING)
+    if rounded:
+        warn(f"{rounded} of {len(off)} rows of probabilities have sums up to {off.max():.2g} away from 1, as rounding "
+             "leaves them; each is divided by its sum")  # fmt: skip
 
 
 def check_labels(
@@ -198,7 +230,7 @@ def check_labels(
         raise ValueError("no question has a label; give at least one that is not -1")
     chosen = logits[np.arange(len(values)), np.where(known, values, 0)]
     if not absent:
-        _refuse_rows(known & np.isneginf(chosen), "the label of an option with probability 0")
+        _refuse_rows(known & np.isneginf(chosen), "the label of an option with probability 0 (a logit of -inf)")
     return values
 
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..measures.validation import floor_zeros
 from . import storage
 from .inputs import (
     UNLABELLED,
@@ -147,8 +148,14 @@ class BaseCalibrator(StoredCalibrator):
         ----------
         predictions : array_like or tensor, shape (n, K) or (n,)
             Logits (any constant may be added to a row; -inf for options that a question doesn't have), or
-            probabilities (0 for those). One-dimensional: the log-odds or the probability of an event, such as that an
-            answer is right or that a reward model's pair is ordered rightly.
+            probabilities, which are normalized where rounding to three decimals moved their sum. One-dimensional: the
+            log-odds or the probability of an event, such as that an answer is right or that a reward model's pair is
+            ordered rightly.
+
+            Zeros at the right end of a row of probabilities stand for options that the question doesn't have, except
+            in the first two columns and up to the label. Every other zero is an option: it counts as
+            `hf_calib.measures.validation.ROUNDING`, 1e-6, of the row's greatest probability, or as its least positive
+            one where that is lower. Give logits where that is not what zeros mean.
         labels : array_like or tensor of int, shape (n,)
             Index of each right option; of events, whether each happened. -1 where that is not known, for calibrators
             that say so.
@@ -224,12 +231,14 @@ class Calibrator(BaseCalibrator):
         weights: ArrayLike | None = None,
     ) -> Self:
         """Fit on predictions that the model was not trained on; see `BaseCalibrator.fit`."""
-        logits, event = check_predictions(predictions, kind)
+        shares = self.labels_may_be_absent
+        logits, event = check_predictions(predictions, kind, zeros_exist=not shares)
         if event and not self.takes_events:
             raise ValueError(f"the calibrator {self.name!r} takes predictions of the shape (questions, options)")
-        rows = check_labels(
-            labels, logits, event=event, unlabelled=self.takes_unlabelled, absent=self.labels_may_be_absent
-        )
+        absent = shares or kind == "probabilities"
+        rows = check_labels(labels, logits, event=event, unlabelled=self.takes_unlabelled, absent=absent)
+        if kind == "probabilities" and not shares:
+            logits = floor_zeros(logits, rows + 1)
         sample = Sample(
             logits,
             check_features(features, len(logits)),
@@ -256,7 +265,7 @@ class Calibrator(BaseCalibrator):
     ) -> Any:
         """Return calibrated probabilities; see `BaseCalibrator.transform`."""
         self.parameters()
-        logits, event = check_predictions(predictions, kind)
+        logits, event = check_predictions(predictions, kind, zeros_exist=not self.labels_may_be_absent)
         n = len(logits)
         inputs = Inputs(logits, check_features(features, n), check_groups(groups, n), event)
         self._check_features_given(inputs)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 
+from ..measures.validation import ROUNDING
 from .adaptive_temperature import read_standardisation, standardisation, standardised
 from .confidence_maps import ConfidenceCalibrator, with_confidence
 from .inputs import Inputs, Sample, softmax
@@ -153,7 +154,10 @@ class SampleConsistency(ConfidenceCalibrator):
 
     @staticmethod
     def _measures(inputs: Inputs, names: Sequence[str]) -> NDArray[np.float64]:
-        measured = consistency(softmax(inputs.logits))
+        shares = softmax(inputs.logits)
+        # `Predictions.logits` gives options that no sample chose this much.
+        shares[shares <= ROUNDING] = 0.0
+        measured = consistency(shares / shares.sum(axis=1, keepdims=True))
         return np.column_stack([measured[name] for name in names])
 
     def _read_map(self, reader: ParameterReader) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import sys
 from contextlib import nullcontext, redirect_stdout
 
 from ..evaluation.thresholds import check_names
-from .options import DATASET_HELP, add_command, add_json, add_length_options, add_prompt_options
+from .options import DATASET_HELP, add_command, add_json, add_length_options, add_prompt_options, add_trust
 from .thresholds import add_threshold, exit_code
 
 
@@ -45,6 +45,7 @@ def add_card_parser(commands: argparse._SubParsersAction) -> None:
     add_prompt_options(parser, examples=False)
     parser.add_argument("--batch-size", type=int, default=16, help="questions in one forward (default: %(default)s)")
     add_length_options(parser)
+    add_trust(parser)
     parser.add_argument("--limit", type=int, help="only the first so many questions")
     parser.add_argument("--seed", type=int, default=0, help="of the intervals' resampling (default: %(default)s)")
     add_json(parser)
@@ -83,6 +84,7 @@ def _run(options: argparse.Namespace) -> int:
             max_length=options.max_length,
             drop_too_long=options.drop_too_long,
             progress=True,
+            trust_remote_code=options.trust_remote_code,
         )
     data = CalibrationCardData.load(options.folder)
     own = dataset_reference(options.dataset)

@@ -62,6 +62,16 @@ def add_model_options(parser: argparse.ArgumentParser, *, adapter: bool = True) 
         help="questions in one forward, or auto: as many as the memory holds (default: %(default)s)",
     )
     add_length_options(group)
+    add_trust(group)
+
+
+def add_trust(group: argparse._ActionsContainer) -> None:
+    """Add what lets a model bring its own code."""
+    group.add_argument(
+        "--trust-remote-code",
+        action="store_true",
+        help="run the Python code that the model's or tokenizer's repository brings; without it such a one is refused",
+    )
 
 
 def add_length_options(group: argparse._ActionsContainer) -> None:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..measures.validation import LOG_ROUNDING, floor_zeros
+
 if TYPE_CHECKING:
     from ..calibrators.protocol import BaseCalibrator
     from ..measures import CalibrationReport
@@ -70,8 +72,7 @@ class Predictions:
             raise ValueError(f"there are {shape[0]} questions, and option_counts has {len(self.option_counts)}")
         if self.hidden_states is not None and (self.hidden_states.ndim != 2 or len(self.hidden_states) != shape[0]):
             raise ValueError(f"there are {shape[0]} questions, and hidden states of shape {self.hidden_states.shape}")
-        # Rounding may lift the logarithm of a probability of one over zero.
-        if not (self.option_log_probabilities <= 1e-3).all() or np.any(self.n_choices == 0):
+        if not (self.option_log_probabilities <= LOG_ROUNDING).all() or np.any(self.n_choices == 0):
             raise ValueError("log-probabilities must be at most 0, and of each question at least one finite")
 
     @classmethod
@@ -113,14 +114,28 @@ class Predictions:
     @cached_property
     def probabilities(self) -> np.ndarray:
         """Probability of each option given that one of them is answered, shape (n, K); 0 for absent options."""
+        weights = np.exp(self._relative)
+        return weights / weights.sum(axis=1, keepdims=True)
+
+    @cached_property
+    def logits(self) -> np.ndarray:
+        """Log-probabilities relative to each row's greatest, shape (n, K), as calibrators take them.
+
+        -inf for absent options alone. An option without any probability, because it was rounded to zero or none of the
+        samples chose it, gets `hf_calib.measures.validation.ROUNDING`, 1e-6, of the row's greatest probability, or the
+        row's least positive one where that is lower.
+        """
+        return floor_zeros(self._relative, self.n_choices)
+
+    @cached_property
+    def _relative(self) -> np.ndarray:
+        """Log-probabilities relative to each row's greatest; all options level in rows where none has any."""
         values = self.option_log_probabilities
         if self.option_counts is not None:
             unanswered = np.isneginf(values.max(axis=1))
             exists = np.arange(values.shape[1]) < self.option_counts[:, None]
             values = np.where(unanswered[:, None] & exists, 0.0, values)
-        top = values.max(axis=1, keepdims=True)
-        weights = np.exp(values - top)
-        return weights / weights.sum(axis=1, keepdims=True)
+        return values - values.max(axis=1, keepdims=True)
 
     @cached_property
     def option_mass(self) -> np.ndarray:
@@ -228,12 +243,7 @@ class Predictions:
                     f"the calibrator {calibrator.name!r} needs features; ask with predict(..., hidden_states=True)"
                 )
             features = self.hidden_states
-        with np.errstate(divide="ignore"):
-            # Options that none of a question's samples chose are all level, which log-probabilities of -inf don't say.
-            values = np.where(
-                (self.option_mass > 0)[:, None], self.option_log_probabilities, np.log(self.probabilities)
-            )
-        return self.with_probabilities(calibrator.transform(values, kind="logits", features=features))
+        return self.with_probabilities(calibrator.transform(self.logits, kind="logits", features=features))
 
     def with_probabilities(self, probabilities: np.ndarray) -> Predictions:
         """Return these predictions with other probabilities of the options, (n, K); the options' mass stays."""

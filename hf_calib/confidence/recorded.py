@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..measures.validation import LOG_ROUNDING, ROUNDING, sum_tolerance
 from ..tasks import LETTERS, Question
 from ..tasks.answers import answer_index, is_missing
 from ..tasks.files import file_rows
@@ -19,9 +21,6 @@ from .predictions import Predictions
 
 # What a measurement's folder has them in.
 PREDICTIONS_FILE = "predictions.parquet"
-
-# Probabilities that were written with three decimals still sum to one within this.
-_SUM_TOLERANCE = 1e-2
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,10 @@ def read_predictions(path: str | Path) -> dict[str, Recorded]:
     option's index or letter. Taken if there are: `option_mass`, `predicted` (index or letter of the option that
     was answered, by default the most probable one), `subject`, `dataset`, `row`, `question`, `choices`.
 
+    A probability of zero is that of an option; the columns of options that a question doesn't have stay empty.
+    Probabilities up to `hf_calib.measures.validation.ROUNDING`, 1e-6, outside [0, 1] count as 0 or 1. The sum of a row
+    of K may be off by K/2000, as rounding to three decimals can leave it; the row is then divided by its sum.
+
     Returns
     -------
     dict of str to Recorded
@@ -56,6 +59,11 @@ def read_predictions(path: str | Path) -> dict[str, Recorded]:
     ------
     QuestionError
         If a column is missing or a row is wrong; with the file and the row.
+
+    Warns
+    -----
+    UserWarning
+        If rows were divided by a sum that differs from 1 by more than 1e-6; with the file and the first such row.
     """
     path = Path(path)
     if path.is_dir():
@@ -63,6 +71,7 @@ def read_predictions(path: str | Path) -> dict[str, Recorded]:
     if not path.exists():
         raise FileNotFoundError(f"there is no file {str(path)!r} to read predictions from")
     rows: dict[str, list[RecordedRow]] = {}
+    normalized: list[str] = []
     for place, values in file_rows(path):
         try:
             dataset = values.get("dataset")
@@ -70,8 +79,16 @@ def read_predictions(path: str | Path) -> dict[str, Recorded]:
             own.append(_row_of(values, len(own)))
         except QuestionError as error:
             raise QuestionError(f"{place}: {error}") from None
+        if abs(own[-1].total - 1) > ROUNDING:
+            normalized.append(f"{place}: the probabilities sum to {own[-1].total:.6g}")
     if not rows:
         raise QuestionError(f"{path} holds no prediction")
+    if normalized:
+        warnings.warn(
+            f"{normalized[0]}, as rounding leaves them; they are divided by their sum ({len(normalized)} such row(s) "
+            "in the file)",
+            stacklevel=2,
+        )
     return {name: recorded_from(own) for name, own in rows.items()}
 
 
@@ -86,6 +103,7 @@ class RecordedRow:
     has_mass: bool
     question: Question | None
     chosen: int
+    total: float = 1.0  # of the probabilities as they were written
 
 
 def recorded_from(rows: Sequence[RecordedRow]) -> Recorded:
@@ -127,6 +145,7 @@ def recorded_row(
     has_mass: bool = True,
     question: Question | None = None,
     chosen: int | None = None,
+    total: float = 1.0,
 ) -> RecordedRow:
     """Make a row after checking its numbers.
 
@@ -138,7 +157,7 @@ def recorded_row(
     values = np.array(log_probabilities, dtype=np.float64)
     if len(values) < 2:
         raise QuestionError(f"{len(values)} option given; a prediction has at least two")
-    if not (values <= 1e-3).all():
+    if not (values <= LOG_ROUNDING).all():
         raise QuestionError(f"the log-probabilities are {values.tolist()}; they must be at most 0")
     if answer is not None and not 0 <= answer < len(values):
         raise QuestionError(f"the answer {answer} is outside the {len(values)} options, counted from 0")
@@ -146,7 +165,7 @@ def recorded_row(
         chosen = int(values.argmax())
     elif not 0 <= chosen < len(values):
         raise QuestionError(f"the predicted option {chosen} is outside the {len(values)} options, counted from 0")
-    return RecordedRow(values, answer, subject, row, has_mass, question, chosen)
+    return RecordedRow(values, answer, subject, row, has_mass, question, chosen, total)
 
 
 def write_predictions(path: str | Path, datasets: Mapping[str, Recorded]) -> None:
@@ -211,7 +230,7 @@ _SCHEMA = {
 
 
 def _row_of(values: Mapping[str, Any], number: int) -> RecordedRow:
-    log_probabilities, has_mass = _log_probabilities(values)
+    log_probabilities, has_mass, total = _log_probabilities(values)
     if "answer" not in values:
         raise QuestionError(f"there is no column 'answer' among {', '.join(map(repr, values))}")
     answer = answer_index(values["answer"], len(log_probabilities))
@@ -233,41 +252,40 @@ def _row_of(values: Mapping[str, Any], number: int) -> RecordedRow:
         chosen=None
         if is_missing(values.get("predicted"))
         else answer_index(values["predicted"], len(log_probabilities)),
+        total=total,
     )
 
 
-def _log_probabilities(values: Mapping[str, Any]) -> tuple[list[float], bool]:
-    """Return the options' log-probabilities, and whether they are of the whole vocabulary."""
-    mass = _number(values, "option_mass") if not is_missing(values.get("option_mass")) else None
+def _log_probabilities(values: Mapping[str, Any]) -> tuple[list[float], bool, float]:
+    """Return the options' log-probabilities, whether they are of the whole vocabulary, and what they sum to."""
+    mass = None if is_missing(values.get("option_mass")) else _probability(values["option_mass"], "option_mass")
     if not is_missing(values.get("log_probabilities")):
         own = _list(values, "log_probabilities")
-        return [_finite(value, "log_probabilities", -np.inf, 1e-3) for value in own], (
-            mass is not None or "option_mass" not in values
-        )
+        logs = [_number(value, "log_probabilities", -np.inf, 0.0, LOG_ROUNDING) for value in own]
+        return logs, mass is not None or "option_mass" not in values, 1.0
     if not is_missing(values.get("probabilities")):
-        own = _list(values, "probabilities")
+        given = [("probabilities", value) for value in _list(values, "probabilities")]
     else:
-        columns = [f"p_{letter}" for letter in LETTERS if f"p_{letter}" in values]
-        if not columns:
+        given = [(column, values[column]) for letter in LETTERS if (column := f"p_{letter}") in values]
+        if not given:
             raise QuestionError(
                 "there is no column 'probabilities', 'log_probabilities' or 'p_A', 'p_B', ... among "
                 f"{', '.join(map(repr, values))}"
             )
-        own = [values[column] for column in columns]
-        while own and is_missing(own[-1]):  # a table pads questions with fewer options on the right
-            own.pop()
-    probabilities = [_finite(value, "probabilities", 0.0, 1.0) for value in own]
+        while given and is_missing(given[-1][1]):  # a table pads questions with fewer options on the right
+            given.pop()
+    probabilities = [_probability(value, column) for column, value in given]
     total = sum(probabilities)
-    if abs(total - 1) > _SUM_TOLERANCE:
+    tolerance = sum_tolerance(len(probabilities))
+    if abs(total - 1) > tolerance:
         raise QuestionError(
-            f"the probabilities {probabilities} sum to {total:.6g}, not to 1; give the options' own probabilities, "
-            "and their mass in the whole vocabulary as option_mass"
+            f"the probabilities {probabilities} sum to {total:.6g}, further from 1 than the {tolerance:.3g} that "
+            "rounding to three decimals can be off; give the options' own probabilities, and their mass in the whole "
+            "vocabulary as option_mass"
         )
-    if mass is not None and not 0 <= mass <= 1:
-        raise QuestionError(f"the option_mass {mass} is not in [0, 1]")
     with np.errstate(divide="ignore"):
-        logs = np.log(np.array(probabilities)) + (0.0 if mass is None else float(np.log(mass)))
-    return logs.tolist(), mass is not None
+        logs = (np.log(probabilities) + (0.0 if mass is None else float(np.log(mass)))).tolist()
+    return logs, mass is not None, total
 
 
 def _list(values: Mapping[str, Any], column: str) -> list[Any]:
@@ -282,15 +300,15 @@ def _list(values: Mapping[str, Any], column: str) -> list[Any]:
     return value
 
 
-def _number(values: Mapping[str, Any], column: str) -> float:
-    return _finite(values[column], column, 0.0, 1.0)
+def _probability(value: Any, column: str) -> float:
+    return min(max(_number(value, column, 0.0, 1.0, ROUNDING), 0.0), 1.0)
 
 
-def _finite(value: Any, column: str, low: float, high: float) -> float:
+def _number(value: Any, column: str, low: float, high: float, tolerance: float) -> float:
     try:
         number = float(value)
     except (TypeError, ValueError):
         number = float("nan")
-    if not low <= number <= high:
+    if not low - tolerance <= number <= high + tolerance:
         raise QuestionError(f"column {column!r}: {value!r} is not a number from {low:g} to {high:g}")
     return number

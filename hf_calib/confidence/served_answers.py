@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..measures.validation import LOG_ROUNDING
 from .backend import ServerError
 
 _NO_ECHO = (
@@ -53,7 +54,7 @@ def first_token_logprobs(answer: Mapping[str, Any]) -> dict[str, float]:
     found: dict[str, float] = {}
     for token, value in pairs:
         number = float(value)
-        if not number <= 1e-3:
+        if not number <= LOG_ROUNDING:
             raise ServerError(f"the server gives the token {token!r} the log-probability {value!r}")
         found[str(token)] = float(np.logaddexp(found.get(str(token), -np.inf), number))
     if not found:
@@ -122,7 +123,7 @@ def text_logprob(tokens: Sequence[tuple[str, float | None]], text: str) -> float
             raise ServerError(f"the server's last tokens spell out {spelled!r}, not the option {text!r}")
     total = 0.0
     for token, value in tokens:
-        if value is None or not value <= 1e-3:
+        if value is None or not value <= LOG_ROUNDING:
             raise ServerError(f"the server gives the prompt's token {token!r} the log-probability {value!r}")
         total += value
     return total

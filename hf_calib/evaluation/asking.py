@@ -61,6 +61,7 @@ class AskOptions(TypedDict, total=False):
     model_name: str | None
     concurrency: int
     dtype: str
+    trust_remote_code: bool
     device: str | None
     batch_size: int | str
     max_length: int | None
@@ -89,6 +90,7 @@ class AskSettings:
     model_name: str | None = None
     concurrency: int = 8
     dtype: str = "auto"
+    trust_remote_code: bool = False
     device: str | None = None
     batch_size: int | str = 16
     max_length: int | None = None
@@ -165,6 +167,7 @@ def ask(
         "max_length": settings.max_length,
         "drop_too_long": settings.drop_too_long,
         "dtype": settings.dtype,
+        "trust_remote_code": settings.trust_remote_code,
         "seed": seed,
         "versions": {name: importlib.metadata.version(name) for name in _VERSIONS_OF},
     }

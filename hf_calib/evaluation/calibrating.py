@@ -202,7 +202,7 @@ class _Given:
         """Return the report of probabilities that each come from a fit without the question."""
         held_out = cross_validate(
             partial(self._new, name),
-            self.predictions.option_log_probabilities,
+            self.predictions.logits,
             self.labels,
             features=self.predictions.hidden_states,
             unlabelled=self.target,
@@ -214,7 +214,7 @@ class _Given:
     def fitted(self, name: str) -> BaseCalibrator:
         """Return a calibrator that is fitted on all there is."""
         calibrator = self._new(name)
-        predictions = self.predictions.option_log_probabilities
+        predictions = self.predictions.logits
         if self.target is not None:
             return fit_with_target(calibrator, predictions, self.labels, self.target)
         features = self.predictions.hidden_states if calibrator.needs_features else None
@@ -241,11 +241,11 @@ def _given(predictions: Predictions, target: Recording | None, reference: Record
                 "reference_predictions: they are taken in the answers' place, without --target-predictions; give only "
                 "one of them"
             )
-        labels = predictions_of(reference).option_log_probabilities
-        if labels.shape != predictions.option_log_probabilities.shape:
+        labels = predictions_of(reference).logits
+        if labels.shape != predictions.logits.shape:
             raise ValueError(
                 f"reference_predictions: the reference was asked {len(labels)} questions and the model "
                 f"{len(predictions)}; both must be asked the same ones"
             )
-    unlabelled = None if target is None else predictions_of(target).option_log_probabilities
+    unlabelled = None if target is None else predictions_of(target).logits
     return _Given(predictions, labels, unlabelled)

@@ -55,6 +55,7 @@ def measure(
         - model_name: a served model's name on its server.
         - concurrency: requests to a server at once, default 8.
         - dtype: number format of the weights, by default as they were saved.
+        - trust_remote_code: run the Python code that the model's repository brings, default False.
         - device: by default a GPU if there is one.
 
         For a loaded model:

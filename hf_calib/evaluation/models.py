@@ -138,7 +138,7 @@ def model_source(model: Model, settings: AskSettings, where: Processes) -> Model
     return _loaded(model, settings.tokenizer, settings)
 
 
-_LOADING = ("adapter", "model_name", "concurrency", "dtype", "device")
+_LOADING = ("adapter", "model_name", "concurrency", "dtype", "trust_remote_code", "device")
 
 
 def refuse(settings: AskSettings, what: str, *names: str) -> None:
@@ -152,7 +152,8 @@ def refuse(settings: AskSettings, what: str, *names: str) -> None:
 def _served(address: str, settings: AskSettings) -> ModelSource:
     from ..confidence import ServedModel
 
-    refuse(settings, "a served model", "tokenizer", "adapter", "dtype", "device", "max_length", "drop_too_long")
+    needless = ("tokenizer", "adapter", "dtype", "trust_remote_code", "device", "max_length", "drop_too_long")
+    refuse(settings, "a served model", *needless)
     name = settings.model_name
     if name is None:
         raise ValueError("model_name: a served model needs it, its name on the server (--model-name)")
@@ -178,10 +179,12 @@ def _named(model: str, settings: AskSettings, where: Processes) -> ModelSource:
         with warnings.catch_warnings():
             # Any model can be measured; that it does not say what it was calibrated with is no news here.
             warnings.simplefilter("ignore", CalibrationWarning)
-            if adapter is None:
-                loaded = load(model, dtype=settings.dtype)
-            else:
-                loaded = load(adapter, base_model=model, dtype=settings.dtype)
+            loaded = load(
+                adapter or model,
+                base_model=None if adapter is None else model,
+                dtype=settings.dtype,
+                trust_remote_code=settings.trust_remote_code,
+            )
         device: Any = settings.device or (f"cuda:{where.local_index}" if torch.cuda.is_available() else "cpu")
         loaded.model.to(device)
         return LocalModel(loaded.model, loaded.tokenizer, **_lengths(settings))

@@ -34,6 +34,10 @@ class InvalidFolderError(HubError, ValueError):
     """The folder does not hold what a publication needs, or holds it broken."""
 
 
+class MissingModelError(HubError, FileNotFoundError):
+    """There is no folder and no repository of that name, or nobody here may read it."""
+
+
 class CardConflictError(HubError, ValueError):
     """Two cards were both edited by hand, or a card's markers are damaged."""
 

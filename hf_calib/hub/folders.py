@@ -19,9 +19,10 @@ from .transfer import Content
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 MODEL_CONFIG = "config.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
 TOKENIZER_FILES = (
     "tokenizer.json",
-    "tokenizer_config.json",
+    TOKENIZER_CONFIG,
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.json",
@@ -30,6 +31,7 @@ TOKENIZER_FILES = (
     "tokenizer.model",
     "spiece.model",
     "chat_template.jinja",
+    "chat_template.json",
 )
 CALIBRATION_FILES = (CARD_FILE, PICTURE_FILE, REPORT_FILE, METADATA_FILE, CALIBRATOR_FILE, CALIBRATOR_ARRAYS)
 MAX_CONFIG_BYTES = 4 * 2**20
@@ -37,7 +39,7 @@ _MODEL_FILES = (MODEL_CONFIG, "generation_config.json", "model.safetensors.index
 _WEIGHTS = re.compile(r"adapter_model\.safetensors|model(-\d{5}-of-\d{5})?\.safetensors")
 PICKLES = ("adapter_model.bin", "pytorch_model.bin")
 # Vocabularies may hold any text; what people and libraries write about a run is looked through for private things.
-_CHECKED = {*CALIBRATION_FILES, *_MODEL_FILES, ADAPTER_CONFIG, "tokenizer_config.json"} - {
+_CHECKED = {*CALIBRATION_FILES, *_MODEL_FILES, ADAPTER_CONFIG, TOKENIZER_CONFIG} - {
     PICTURE_FILE,
     CALIBRATOR_ARRAYS,
 }

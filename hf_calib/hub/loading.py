@@ -18,7 +18,7 @@ from .calibration_metadata import (
     read_calibration_metadata,
 )
 from .card_data import read_json
-from .errors import InvalidFolderError, UnsafeRepositoryError
+from .errors import InvalidFolderError, MissingModelError, UnsafeRepositoryError
 from .escaping import is_hub_id
 from .folders import (
     ADAPTER_CONFIG,
@@ -30,6 +30,7 @@ from .folders import (
     check_calibrator,
     check_weights,
 )
+from .language_models import check_adapter_task, load_language_model, load_tokenizer, put_adapter
 
 # All that loading reads; a repository's other files, code above all, are not even fetched.
 _FETCHED = (
@@ -42,9 +43,11 @@ _FETCHED = (
     "generation_config.json",
     "model.safetensors",
     "model.safetensors.index.json",
-    "model-?????-of-?????.safetensors",
+    "model-*-of-*.safetensors",
     *TOKENIZER_FILES,
 )
+# Fetched as well where a caller trusts the repository's code.
+_CODE = ("*.py", "*.tiktoken")
 _KNOWN_LIBRARIES = {"transformers", "peft"}
 
 
@@ -57,6 +60,7 @@ def load(
     prompt_format: PromptFormat | None = None,
     token: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
+    trust_remote_code: bool = False,
     **model_options: Any,
 ) -> CalibratedModel:
     """Load a model with the prompt format and the calibrator that its figures were measured with.
@@ -75,6 +79,9 @@ def load(
         For private repositories.
     cache_dir : path, optional
         Where downloads are kept, instead of the client's cache.
+    trust_remote_code : bool, default False
+        Whether Python code in the repository, or in another one that it names, may be run, for a model or a tokenizer
+        that transformers has no class for. Without it such a repository is refused.
     **model_options
         Of transformers' `from_pretrained` for the model: `dtype`, `device_map`, ...
 
@@ -86,9 +93,11 @@ def load(
     Raises
     ------
     UnsafeRepositoryError
-        If the repository's weights are pickles, or its configuration names code to import or a path of this machine.
+        If the repository's weights are pickles, it needs code of its own that is not trusted, or its configuration
+        names code to import or a path of this machine.
     InvalidFolderError
-        If it holds no adapter or model, or one of its files is damaged.
+        If it holds no adapter or language model, the weights do not cover the model or the adapter (nothing newly
+        initialized is loaded), the base model is not there, or one of its files is damaged.
 
     Warns
     -----
@@ -102,27 +111,56 @@ def load(
     >>> model.confidence([{"question": "Which is a fruit?", "choices": ["chair", "apple"]}])  # doctest: +SKIP
     [Answer(letter='B', text='apple', index=1, confidence=0.93)]
     """
-    folder, is_local = fetch(name, revision, token, cache_dir)
+    return load_parts(
+        name, revision, base_model, base_revision, prompt_format,
+        {"token": token, "cache_dir": cache_dir, "trust_remote_code": trust_remote_code, **model_options},
+    )  # fmt: skip
+
+
+def load_parts(
+    name: str | os.PathLike[str],
+    revision: str | None,
+    base_model: str | os.PathLike[str] | None,
+    base_revision: str | None,
+    prompt_format: PromptFormat | None,
+    options: dict[str, Any],
+    adapter_name: str = "default",
+) -> CalibratedModel:
+    """Do what `load` says; an adapter gets a name in the model."""
+    folder, is_local = fetch(name, revision, options)
     metadata = read_calibration_metadata(folder)
     if metadata is None:
         warnings.warn(
             f"{name} has no {METADATA_FILE}, so it is not known with which prompt it was calibrated; the plain one is "
             "used.",
             CalibrationWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
     elif prompt_format is not None and prompt_format != metadata.prompt_format:
         warnings.warn(
             f"{name} was calibrated with another prompt format than the one given; its confidence need not be "
             "calibrated with this one.",
             CalibrationWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
-    options = {"token": token, "cache_dir": cache_dir, "trust_remote_code": False, **model_options}
+    shared = {key: options[key] for key in ("token", "cache_dir", "trust_remote_code")}
     if (folder / ADAPTER_CONFIG).is_file():
-        model, base = _load_adapter(name, folder, is_local, metadata, base_model, base_revision, options)
+        config = checked_adapter_config(folder, name, is_local, base_model)
+        model, base_folder = _load_base(name, metadata, config, base_model, base_revision, options)
+        own = any((folder / file).is_file() for file in TOKENIZER_FILES)
+        base = config["base_model_name_or_path"]
+        tokenizer = load_tokenizer(folder, name, shared) if own else load_tokenizer(base_folder, base, shared)
+        model = put_adapter(model, folder, name, adapter_name, tokenizer if own else None)
     else:
-        model, base = _load_model(folder, options), None
+        if base_model is not None:
+            raise InvalidFolderError(
+                f"{name} holds no {ADAPTER_CONFIG}, so it is no adapter to put on {base_model}.",
+                "Give a whole model by itself: --model DIR.",
+            )
+        if not (folder / MODEL_CONFIG).is_file():
+            raise InvalidFolderError(f"{folder.name} holds neither {ADAPTER_CONFIG} nor {MODEL_CONFIG}.")
+        model = load_language_model(folder, name, options)
+        tokenizer = load_tokenizer(folder, name, shared)
     model.eval()
     calibrator = None
     if metadata is not None and metadata.calibrator:
@@ -132,24 +170,42 @@ def load(
         calibrator = load_calibrator(folder / CALIBRATOR_FILE)
     return CalibratedModel(
         model=model,
-        tokenizer=_load_tokenizer(folder, base, options),
+        tokenizer=tokenizer,
         prompt_format=prompt_format or (metadata.prompt_format if metadata else PromptFormat()),
         calibrator=calibrator,
         metadata=metadata,
     )
 
 
-def fetch(name: Any, revision: str | None, token: str | None, cache_dir: Any) -> tuple[Path, bool]:
-    """Give the folder with what loading reads of a repository, and whether it is the caller's own."""
+def fetch(name: Any, revision: str | None, options: dict[str, Any]) -> tuple[Path, bool]:
+    """Give the folder with what loading reads of a repository, and whether it is the caller's own.
+
+    Raises
+    ------
+    InvalidFolderError
+        If there is neither a folder nor a repository of that name.
+    """
     if Path(name).is_dir():
         if revision is not None:
             raise InvalidFolderError(f"{name} is a folder and has no revision {revision!r}.")
         return Path(name), True
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-    folder = snapshot_download(
-        str(name), revision=revision, token=token, cache_dir=cache_dir, allow_patterns=list(_FETCHED)
-    )
+    patterns = [*_FETCHED, *(_CODE if options["trust_remote_code"] else ())]
+    try:
+        folder = snapshot_download(
+            str(name),
+            revision=revision,
+            token=options["token"],
+            cache_dir=options["cache_dir"],
+            allow_patterns=patterns,
+        )
+    except (HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError) as error:
+        raise MissingModelError(
+            f"{name} is no folder here, and it cannot be had from the Hub: {error}",
+            "Give a folder, or an id on the Hub that you may read.",
+        ) from error
     return Path(folder), False
 
 
@@ -181,11 +237,13 @@ def check_adapter_config(config: dict[str, Any], name: str, is_local: bool) -> N
         if value is not None and not is_local and not is_hub_id(value):
             raise UnsafeRepositoryError(
                 f"{ADAPTER_CONFIG} of {name} names {value!r} as its {key}, which is no name on the Hub.",
-                "If you know which model its author means, give it: load(..., base_model='NAMESPACE/NAME').",
+                f"If you know which model its author means, give it: --model BASE --adapter {name}, in Python "
+                "load(..., base_model=BASE).",
             )
     if not config.get("base_model_name_or_path"):
         raise InvalidFolderError(
-            f"{ADAPTER_CONFIG} of {name} names no base model.", "Give one: load(..., base_model=...)."
+            f"{ADAPTER_CONFIG} of {name} names no base model.",
+            f"Give one: --model BASE --adapter {name}, in Python load(..., base_model=BASE).",
         )
 
 
@@ -201,23 +259,31 @@ def checked_adapter_config(folder: Path, name: Any, is_local: bool, base_model: 
     if base_model is not None:
         config["base_model_name_or_path"] = str(base_model)
     check_adapter_config(config, str(name), is_local or base_model is not None)
+    check_adapter_task(config, name)
     _check_no_pickle(folder, name)
     check_weights(folder / ADAPTER_WEIGHTS)
     return config
 
 
-def _load_adapter(
-    name: Any, folder: Path, is_local: bool, metadata: CalibrationMetadata | None, base_model: Any,
+def _load_base(
+    name: Any, metadata: CalibrationMetadata | None, config: dict[str, Any], base_model: Any,
     base_revision: str | None, options: dict[str, Any],
-) -> tuple[Any, tuple[str, str | None]]:  # fmt: skip
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-
-    config = checked_adapter_config(folder, name, is_local, base_model)
+) -> tuple[Any, Path]:  # fmt: skip
+    """Load the model under an adapter; return it with its folder."""
     base = config["base_model_name_or_path"]
     calibrated = metadata.base_model_revision if metadata else None
     wanted = base_revision or (calibrated if base_model is None else None) or config.get("revision")
-    model = AutoModelForCausalLM.from_pretrained(base, **{**options, "revision": wanted or "main"})
+    try:
+        folder, _ = fetch(base, None if Path(base).is_dir() else wanted, options)
+    except MissingModelError as error:
+        source = "was given" if base_model is not None else f"is what its {ADAPTER_CONFIG} names"
+        raise MissingModelError(
+            f"The base model of {name} is not there; {base!r} {source}. {error.message}",
+            f"Say where it is: --model BASE --adapter {name}, in Python load({str(name)!r}, base_model=BASE).",
+        ) from error
+    if not (folder / MODEL_CONFIG).is_file():
+        raise InvalidFolderError(f"The base model {base} of {name} holds no {MODEL_CONFIG}.")
+    model = load_language_model(folder, base, options)
     loaded = loaded_revision(base, wanted, options["cache_dir"])
     other_base = metadata is not None and metadata.base_model not in (None, base)
     if other_base or (calibrated is not None and loaded not in (None, calibrated)):
@@ -225,17 +291,9 @@ def _load_adapter(
             f"{name} was calibrated on {metadata.base_model if metadata else base} at revision {calibrated}, but "
             f"{base} at revision {loaded} was loaded under it; its confidence need not be calibrated.",
             CalibrationWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
-    return PeftModel.from_pretrained(model, folder), (base, wanted)
-
-
-def _load_model(folder: Path, options: dict[str, Any]) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    if not (folder / MODEL_CONFIG).is_file():
-        raise InvalidFolderError(f"{folder.name} holds neither {ADAPTER_CONFIG} nor {MODEL_CONFIG}.")
-    return AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **options)
+    return model, folder
 
 
 def _check_no_pickle(folder: Path, name: Any) -> None:
@@ -243,14 +301,7 @@ def _check_no_pickle(folder: Path, name: Any) -> None:
         raise UnsafeRepositoryError(
             f"{name} has no {ADAPTER_WEIGHTS}. Weights in another form ({', '.join(PICKLES)}) are pickles, which can "
             "run anything when they are opened, and are not loaded.",
-            "Ask its author to save them again with a newer PEFT.",
+            "If you trust its author, convert adapter_model.bin, in the adapter's folder:\n"
+            "python -c 'import torch; from safetensors.torch import save_file; "
+            f'save_file(torch.load("{PICKLES[0]}", weights_only=True), "{ADAPTER_WEIGHTS}")\'',
         )
-
-
-def _load_tokenizer(folder: Path, base: tuple[str, str | None] | None, options: dict[str, Any]) -> Any:
-    from transformers import AutoTokenizer
-
-    shared = {key: options[key] for key in ("token", "cache_dir", "trust_remote_code")}
-    if base is None or any((folder / name).is_file() for name in TOKENIZER_FILES):
-        return AutoTokenizer.from_pretrained(folder, **shared)
-    return AutoTokenizer.from_pretrained(base[0], revision=base[1] or "main", **shared)

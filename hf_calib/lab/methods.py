@@ -386,5 +386,5 @@ def fitted_calibrator(bench: Bench, model: Any, name: str, questions: Sequence[Q
     labels = predictions.answers
     if name == "reference_agreement":
         reference = predict(bench.pretrained(), bench.tokenizer, questions, batch_size=512)
-        labels = reference.option_log_probabilities
-    return by_name(name).fit(predictions.option_log_probabilities, labels)
+        labels = reference.logits
+    return by_name(name).fit(predictions.logits, labels)

@@ -76,7 +76,7 @@ class CalibrationEvaluator:
         assert self.calibrator is not None
         held_out = cross_validate(
             partial(by_name, self.calibrator),
-            predictions.option_log_probabilities,
+            predictions.logits,
             predictions.answers,
         )
         return predictions.with_probabilities(held_out.probabilities).report()

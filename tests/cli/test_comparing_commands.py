@@ -1,12 +1,13 @@
 """`hf-calib compare`, `calibrate` and `diagnose`."""
 
 import json
+import warnings
 
 import numpy as np
 import pytest
 from scipy.special import softmax
 
-from hf_calib.calibrators import TemperatureScaling, by_name, load_calibrator
+from hf_calib.calibrators import TemperatureScaling, by_name, load_calibrator, names
 from hf_calib.calibrators.cross_validation import cross_validate
 from hf_calib.cli import main
 from hf_calib.confidence import predict
@@ -265,3 +266,53 @@ def test_wrong_diagnoses(capsys):
     ):
         assert run("diagnose", *arguments) == 1
         assert message in capsys.readouterr().err
+
+
+ROUNDED = """p_A,p_B,answer
+0.700,0.300,A
+0.600,0.400,B
+0.800,0.200,A
+1.000,0.000,A
+0.550,0.450,A
+0.900,0.100,A
+0.300,0.700,B
+0.200,0.800,A
+0.650,0.350,B
+0.750,0.250,A
+1.000,0.000,B
+1.0000000000000002,0.0,A
+"""
+
+
+def test_rounded_predictions_go_through_every_command(tmp_path, capsys):
+    texts = {"one": ROUNDED, "two": ROUNDED.replace("0.700,0.300", "0.701,0.299")}
+    for name, text in texts.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "p.csv").write_text(text)
+        assert run("measure", "--from-predictions", tmp_path / name / "p.csv", "--out", tmp_path / f"m_{name}") == 0
+    report = json.loads((tmp_path / "m_one" / "report.json").read_text())
+    # A right option without any probability.
+    assert report["measures"]["nll"]["value"] == "inf"
+    assert run("compare", tmp_path / "m_one", tmp_path / "m_two") == 0
+    assert run("diagnose", "--from-predictions", tmp_path / "m_one", tmp_path / "two" / "p.csv") == 0
+    printed = capsys.readouterr()
+    assert "nan" not in printed.out.lower()
+    assert not printed.err
+
+
+@pytest.mark.parametrize("method", sorted(set(names()) - {"localized", "simplex_etf", "modular_conformal"}))
+def test_rounded_predictions_can_be_calibrated(tmp_path, capsys, method):
+    (tmp_path / "p.csv").write_text(ROUNDED)
+    arguments = ["--from-predictions", tmp_path / "p.csv"]
+    if method == "reference_agreement":
+        arguments += ["--reference-predictions", tmp_path / "p.csv"]
+    if method in ("adaptive_ensemble", "importance_weighted"):
+        arguments += ["--target-predictions", tmp_path / "p.csv"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        code = run("calibrate", *arguments, "--method", method, "--folds", 2, "--out", tmp_path / "c", "--json")
+    printed = capsys.readouterr()
+    assert code == 0, printed.err
+    assert json.loads(printed.out)["cross_validated"][method]["measures"]["nll"]["value"] < 100
+    assert run("measure", *arguments[:2], "--calibrator", tmp_path / "c", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["measures"]["nll"]["value"] < 100

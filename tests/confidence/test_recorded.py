@@ -80,8 +80,42 @@ def test_an_option_with_probability_nought_is_still_an_option(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "row",
+    [
+        {"p_A": "1.0000000000000002", "p_B": "0.0"},
+        {"p_A": "1.0000001", "p_B": "-1e-17"},
+        {"probabilities": [1.0000000000000002, 0.0]},
+        {"probabilities": [1.0, -1e-9], "option_mass": 1.0000000000000002},
+    ],
+)
+def test_a_probability_a_hair_outside_counts_as_0_or_1(tmp_path, row):
+    (recorded,) = read_predictions(write_lines(tmp_path / "p.jsonl", [{**row, "answer": "A"}])).values()
+    assert recorded.predictions.probabilities.tolist() == [[1.0, 0.0]]
+    assert recorded.predictions.option_mass.tolist() == [1.0]
+
+
+def test_rounded_rows_are_normalized_and_that_is_said(tmp_path):
+    (tmp_path / "p.csv").write_text("p_A,p_B,p_C,answer\n0.5,0.25,0.25,A\n0.333,0.333,0.333,B\n0.334,0.334,0.333,A\n")
+    with pytest.warns(UserWarning, match=r"p.csv, line 3: the probabilities sum to 0.999, .* \(2 such row"):
+        (recorded,) = read_predictions(tmp_path / "p.csv").values()
+    np.testing.assert_allclose(recorded.predictions.probabilities[1], 1 / 3)
+
+
+def test_rounded_zeros_have_finite_logits_in_their_order(tmp_path):
+    (tmp_path / "p.csv").write_text("p_A,p_B,p_C,answer\n1.000,0.000,,B\n0.999,0.001,0.000,C\n0,0,1,A\n")
+    (recorded,) = read_predictions(tmp_path / "p.csv").values()
+    weights = np.exp(recorded.predictions.logits)
+    np.testing.assert_allclose(weights, [[1, 1e-6, 0], [1, 0.001 / 0.999, 1e-6], [1e-6, 1e-6, 1]])
+    assert recorded.predictions.probabilities[0].tolist() == [1, 0, 0]
+
+
+@pytest.mark.parametrize(
     ("row", "message"),
     [
+        ({"p_A": 1.01, "p_B": 0, "answer": 0}, "column 'p_A': 1.01 is not"),
+        ({"p_A": 0.99, "p_B": -0.001, "answer": 0}, "column 'p_B': -0.001 is not"),
+        ({"probabilities": [0.504, 0.5], "answer": 0}, "sum to 1.004"),
+        ({"probabilities": [0.5, 0.5], "answer": 0, "option_mass": 1.01}, "column 'option_mass': 1.01"),
         ({"answer": 0}, "no column 'probabilities'"),
         ({"probabilities": [0.5, 0.5]}, "no column 'answer'"),
         ({"probabilities": [0.5, 0.6], "answer": 0}, "sum to 1.1"),
@@ -89,7 +123,7 @@ def test_an_option_with_probability_nought_is_still_an_option(tmp_path):
         ({"probabilities": [-0.5, 1.5], "answer": 0}, "not a number from 0 to 1"),
         ({"probabilities": [1.0], "answer": 0}, "at least two"),
         ({"probabilities": [0.5, 0.5], "answer": 2}, "outside the 2 choices"),
-        ({"log_probabilities": [0.5, -1.0], "answer": 1}, "not a number from -inf to 0.001"),
+        ({"log_probabilities": [0.5, -1.0], "answer": 1}, "not a number from -inf to 0"),
         ({"probabilities": "0.5", "answer": 0}, "expected a list"),
     ],
 )

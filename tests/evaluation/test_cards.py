@@ -109,8 +109,8 @@ def test_calibrators_by_name_are_applied_in_card_and_confidence(client, adapter_
     raw = predict(adapter, byte_level_tokenizer(), questions(40), hidden_states=True)
     calibrator = by_name(name)
     given = {"features": raw.hidden_states} if calibrator.needs_features else {}
-    calibrator.fit(raw.option_log_probabilities, raw.answers, **given)  # as `hf_calib.calibrate` does
-    expected = calibrator.transform(raw.option_log_probabilities, **given)
+    calibrator.fit(raw.logits, raw.answers, **given)  # as `hf_calib.calibrate` does
+    expected = calibrator.transform(raw.logits, **given)
     save_calibration_metadata(adapter_folder, base_model=base, option_counts=[4], calibrator=calibrator)
     answers = load(adapter_folder).confidence(questions(40))
     np.testing.assert_allclose([answer.probabilities for answer in answers], expected, rtol=1e-4, atol=1e-6)

@@ -37,6 +37,15 @@ def test_all_five_are_there():
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_probability_a_hair_above_1_counts_as_1(name, load):
+    exact, y = [[1.0, 0.0], [0.25, 0.75], [0.0, 1.0]], [0, 1, 0]
+    off = [[1.0000000000000002, -1e-17], [0.25, 0.75], [0.0, 1.0000001]]
+    assert load(name).compute(predictions=off, references=y) == load(name).compute(predictions=exact, references=y)
+    with pytest.raises(ValueError, match=r"1\.01"):
+        load(name).compute(predictions=[[1.01, 0.0]], references=[0])
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_compute_gives_what_the_package_gives(name, load, predictions):
     p, y = predictions
     assert load(name).compute(predictions=p, references=y) == expected_results(name, p, y)
