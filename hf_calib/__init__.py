@@ -14,7 +14,7 @@ _ROOMS = {
     "measures": ("BinStatistics", "CalibrationReport", "expected_calibration_error"),
     "tasks": ("PromptFormat", "Question", "load_questions"),
     "confidence": ("Predictions", "predict"),
-    "hub": ("ensemble", "load"),
+    "hub": ("ensemble", "load", "metric_path"),
     "reports": ("ReliabilityDisplay",),
     "trainers": (
         "CalibrationAwareConfig",
@@ -79,6 +79,7 @@ __all__ = [
     "expected_calibration_error",
     "load",
     "load_questions",
+    "metric_path",
     "predict",
     "recalibrate",
     "reference_distributions",
@@ -86,7 +87,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from .confidence import Predictions, predict
-    from .hub import ensemble, load
+    from .hub import ensemble, load, metric_path
     from .measures import BinStatistics, CalibrationReport, expected_calibration_error
     from .regimes import (
         Diagnosis,
