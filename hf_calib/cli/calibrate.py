@@ -74,11 +74,11 @@ def add_calibrate_parser(commands: argparse._SubParsersAction) -> None:
 def _run(options: argparse.Namespace) -> int:
     from ..calibrators import CALIBRATOR_FILE, by_name
     from ..calibrators.storage import described
-    from ..measures.report import HEADINGS
+    from ..measures import CATALOG
     from ..reports.measurement import pool
     from .predictions import answered_by
 
-    check_names(options.fail_if, HEADINGS)
+    check_names(options.fail_if, CATALOG)
     methods = tuple(dict.fromkeys(options.method))
     # One that does not exist is told before the model is asked.
     with_features = any(getattr(by_name(name), "needs_features", False) for name in methods)
@@ -211,15 +211,16 @@ def _cross_validated(
 
 
 def _print(reports: dict[str, CalibrationReport], refused: dict[str, str], best: str, out: Path) -> None:
+    from ..measures import shown_in
     from ..reports import render_table
 
     rows: list[dict[str, Cell]] = [
         {
             "calibrator": name,
-            "accuracy": report.measures["accuracy"].value,
-            "confidence": report.measures["confidence"].value,
-            "ECE": report.measures["ece"],
-            "NLL": report.measures["nll"].value,
+            **{
+                info.short: report.measures["ece"] if info.key == "ece" else report.measures[info.key].value
+                for info in shown_in("calibrators")
+            },
         }
         for name, report in reports.items()
     ]

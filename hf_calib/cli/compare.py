@@ -61,11 +61,11 @@ def add_compare_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from ..measures import shown_in
     from ..reports import Comparison
-    from ..reports.paired import HEADINGS
 
     parts = ("", ".base", ".change", ".change.low", ".change.high")
-    check_names(options.fail_if, [*(measure + part for measure in HEADINGS for part in parts), "sharpening"])
+    check_names(options.fail_if, [*(info.key + part for info in shown_in("models") for part in parts), "sharpening"])
     if len(options.models) < 2:
         raise ValueError("a comparison needs a base and at least one other model")
     if len(set(options.models)) < len(options.models):
@@ -157,9 +157,9 @@ def _save(comparison: Comparison, folder: Path) -> None:
 
 
 def _print(comparison: Comparison) -> None:
+    from ..measures import CATALOG
     from ..reports import render_table
     from ..reports.comparison import summary
-    from ..reports.paired import HEADINGS
 
     for (model, task, method), own in comparison.differences.items():
         print(textwrap.shorten(f"{task} ({method})", _WIDTH, placeholder="…"))
@@ -170,7 +170,7 @@ def _print(comparison: Comparison) -> None:
             print(f"{factor} (R² {slope.r_squared:.2f}).")
         rows: list[dict[str, Cell]] = [
             {
-                "measure": HEADINGS[one.measure],
+                "measure": CATALOG[one.measure].label,
                 "base": one.base,
                 "other": one.other,
                 "difference": one.difference,

@@ -74,15 +74,16 @@ def add_measure_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from ..measures.report import HEADINGS
+    from ..measures import CATALOG
+    from ..reports import save_measurement
 
     check_source(options.model, options.dataset)
-    check_names(options.fail_if, HEADINGS)
+    check_names(options.fail_if, CATALOG)
     measurement = _measure_model(options) if options.model is not None else _measure_existing(options)
     if measurement is None:  # another process writes and prints
         return 0
     if options.out is not None:
-        measurement.save(options.out)
+        save_measurement(measurement, options.out)
         shutil.rmtree(options.out / PROGRESS, ignore_errors=True)
     if options.json:
         print(json.dumps(measurement.to_dict()))
@@ -176,6 +177,7 @@ def _calibrated(
 
 
 def _print(measurement: Measurement) -> None:
+    from ..measures import shown_in
     from ..reports import render_table, verdict
 
     print(textwrap.fill(verdict(measurement.report), _WIDTH), end="\n\n")
@@ -192,8 +194,7 @@ def _print(measurement: Measurement) -> None:
             {
                 "dataset": name if len(name) <= 34 else "…" + name[-33:],
                 "n": report.n,
-                **{key: report.measures[key].value for key in ("accuracy", "confidence")},
-                "ECE": report.measures["ece"].value,
+                **{info.short: report.measures[info.key].value for info in shown_in("groups")},
             }
             for name, report in measurement.reports.items()
         ]

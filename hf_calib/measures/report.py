@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .battery import measure_sample
+from .battery import Battery
 from .binning import BinStatistics
+from .catalog import CATALOG
 from .consistency import CalibrationTest, calibration_test
 from .estimates import Measure, Settings
 from .intervals import check_resampling
 from .kernels import check_features
-from .report_table import HEADINGS, report_lines
+from .report_table import bins_table, calibration_test_lines, groups_table, measures_table
 from .samples import Sample
 from .sampling import MIN_CLUSTERS
 from .scores import check_true_probabilities
@@ -256,15 +257,28 @@ class CalibrationReport:
 
     def __str__(self) -> str:
         """Return the report as a table."""
-        return "\n".join(report_lines(self))
+        lines = [f"{self.n:,} question{'' if self.n == 1 else 's'}", ""]
+        lines += measures_table(self.measures, self.confidence_level)
+        if self.test is not None:
+            lines += ["", *calibration_test_lines(self.test)]
+        lines += ["", *bins_table(self.bins)]
+        if self.groups:
+            rows = {name: (group.n, _values(group.measures)) for name, group in self.groups.items()}
+            lines += ["", *groups_table(rows, {"macro average": self.macro, "micro average": self.micro})]
+        return "\n".join(lines)
+
+
+def _values(measures: Mapping[str, Measure]) -> dict[str, float]:
+    return {name: measure.value for name, measure in measures.items()}
 
 
 def _measure(sample: Sample, settings: Settings) -> tuple[BinStatistics, dict[str, Measure]]:
     statistics = BinStatistics.from_predictions(
         sample.confidences, sample.correct, settings.n_bins, weights=sample.weights
     )
-    measures = measure_sample(sample, settings, statistics)
-    return statistics, {name: measures[name] for name in HEADINGS if name in measures}
+    battery = Battery(sample, settings, statistics)
+    measures = {key: info.compute(battery) for key, info in CATALOG.items()}
+    return statistics, {key: measure for key, measure in measures.items() if measure is not None}
 
 
 def _test(sample: Sample, settings: Settings) -> CalibrationTest:

@@ -1,6 +1,7 @@
 """What a person looks at: diagrams, tables and pages. matplotlib is imported when a diagram is drawn."""
 
 from .comparison import Comparison as Comparison
+from .files import save_measurement as save_measurement
 from .measurement import Measurement as Measurement
 from .paired import differences as differences
 from .paired import sharpening as sharpening

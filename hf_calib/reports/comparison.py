@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..confidence.predictions import Predictions
-from .paired import HEADINGS, Difference, Sharpening, differences, plain, sharpening
+from ..measures import CATALOG
+from .paired import Difference, Sharpening, differences, plain, sharpening
 
 
 @dataclass(frozen=True)
@@ -88,18 +89,18 @@ class Comparison:
 
 
 def summary(model: str, base: str, own: Sequence[Difference]) -> str:
-    """Return in a sentence what two models' differences in calibration and accuracy come to."""
-    said = {difference.measure: difference for difference in own}
-    calibration = _clause(said["ece"], "calibrated", "calibration")
-    return f"Beside {base}, {model} is {calibration}, and {_clause(said['accuracy'], 'accurate', 'accuracy')}."
+    """Return a sentence on how a model differs from the base in calibration and accuracy."""
+    found = {difference.measure: difference for difference in own}
+    calibration = _clause(found["ece"], "better calibrated", "worse calibrated", "calibration")
+    accuracy = _clause(found["accuracy"], "more accurate", "less accurate", "accuracy")
+    return f"Compared with {base}, {model} {calibration} and {accuracy}."
 
 
-def _clause(difference: Difference, adjective: str, noun: str) -> str:
-    values = f"{HEADINGS[difference.measure]} {difference.base:.3f} to {difference.other:.3f}"
+def _clause(difference: Difference, better: str, worse: str, noun: str) -> str:
+    name = CATALOG[difference.measure].short
+    values = f"{name} {difference.other:.3f} vs. {difference.base:.3f}"
     low, high = difference.difference.low, difference.difference.high
     if low is None or high is None or difference.verdict not in ("better", "worse"):
-        return f"not shown to differ in {noun} ({values})"
-    degree = (
-        {"better": "better", "worse": "worse"} if adjective == "calibrated" else {"better": "more", "worse": "less"}
-    )
-    return f"{degree[difference.verdict]} {adjective} ({values}, a difference of {low:+.3f} to {high:+.3f})"
+        return f"is not significantly different in {noun} ({values})"
+    adjective = better if difference.verdict == "better" else worse
+    return f"is {adjective} ({values}, difference {low:+.3f} to {high:+.3f})"

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..confidence.predictions import Predictions
-from ..confidence.recorded import Recorded, write_predictions
+from ..confidence.recorded import Recorded
 from ..measures import CalibrationReport
-from .reliability import ReliabilityDisplay
-
-REPORT_FILE = "report.json"
-PREDICTIONS_FILE = "predictions.parquet"
-DIAGRAM_FILE = "reliability_diagram.png"
-PAGE_FILE = "report.html"
 
 
 @dataclass(frozen=True)
@@ -80,18 +72,6 @@ class Measurement:
             "run": dict(self.run),
             "datasets": {name: report.to_dict() for name, report in self.reports.items()},
         }
-
-    def save(self, folder: str | Path) -> None:
-        """Write report.json, predictions.parquet, reliability_diagram.png and report.html into a folder."""
-        from .page import render_page
-
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_predictions(folder / PREDICTIONS_FILE, self.datasets)
-        ReliabilityDisplay.from_statistics(self.report, name=self.name).save(folder / DIAGRAM_FILE)
-        (folder / PAGE_FILE).write_text(render_page(self), encoding="utf-8")
-        text = json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
-        (folder / REPORT_FILE).write_text(text, encoding="utf-8")
 
 
 def pool(datasets: Mapping[str, Recorded]) -> Predictions:

@@ -11,24 +11,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from markupsafe import Markup, escape
 
-from ..measures import CalibrationReport
-from ..measures.report import HEADINGS
+from ..measures import CATALOG, CalibrationReport, shown_in
 from .comparison import Comparison, summary
-from .paired import HEADINGS as COMPARED
+from .measurement import Measurement
 from .svg import reliability_svg, risk_coverage_svg
 from .verdict import verdict
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-    from .measurement import Measurement
-
 # Shown of the most confident mistakes, and of each one's question until the rest is asked for.
 N_MISTAKES = 12
 N_CHARACTERS = 500
-
-# What stands at the top, in this order.
-_KEY_MEASURES = ("accuracy", "confidence", "ece", "smooth_ece", "nll", "brier", "auroc", "option_mass")
 
 
 @dataclass(frozen=True)
@@ -84,8 +78,10 @@ def render_page(measurement: Measurement) -> str:
         verdict=verdict(report),
         report=report,
         n_datasets=len(measurement.datasets),
-        key_measures=[(HEADINGS[name], report.measures[name]) for name in _KEY_MEASURES if name in report.measures],
-        measures=[(HEADINGS[name], measure) for name, measure in report.measures.items()],
+        key_measures=[
+            (info.short, report.measures[info.key]) for info in shown_in("page") if info.key in report.measures
+        ],
+        measures=[(CATALOG[key], measure) for key, measure in report.measures.items()],
         reliability=reliability_svg(report),
         risk_coverage=risk_coverage_svg(predictions.confidences, predictions.correct),
         datasets=list(_groups({name: own.measures for name, own in measurement.reports.items()}, measurement)),
@@ -172,4 +168,4 @@ def render_comparison(comparison: Comparison, level: str = "95%") -> str:
         for (model, task, method), own in comparison.differences.items()
     ]
     template = environment().get_template("comparison.html.jinja")
-    return template.render(models=comparison.models, cells=cells, headings=COMPARED, level=level)
+    return template.render(models=comparison.models, cells=cells, catalog=CATALOG, level=level)

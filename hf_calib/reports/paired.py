@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..confidence.predictions import Predictions
-from ..measures import BinStatistics, Measure
+from ..measures import CATALOG, BinStatistics, Measure, shown_in
 from ..measures.binning import bin_edges, bin_index
 from ..measures.classwise import classwise_statistics, option_gaps
 from ..measures.estimates import Estimator, Settings
@@ -20,19 +20,6 @@ from ..measures.sampling import MIN_CLUSTERS, influence_error, t_quantile
 from ..measures.scores import brier_terms, nll_terms
 
 Array = NDArray[np.float64]
-
-# Whether less or more of a measure is better; of confidence neither.
-BETTER = {"accuracy": 1, "confidence": 0, "ece": -1, "cw_ece": -1, "nll": -1, "brier": -1, "auroc": 1}
-
-HEADINGS = {
-    "accuracy": "accuracy",
-    "confidence": "mean confidence",
-    "ece": "ECE",
-    "cw_ece": "classwise ECE",
-    "nll": "NLL",
-    "brier": "Brier score",
-    "auroc": "AUROC",
-}
 
 # Weights of this many resamples and questions are held at once.
 _CELLS = 20_000_000
@@ -50,7 +37,7 @@ class Difference:
     difference : Measure
         other - base, with its paired interval.
     verdict : str
-        "better", "worse", "higher", "lower", or "no difference shown".
+        "better", "worse", "higher", "lower", or "not significantly different".
     """
 
     measure: str
@@ -153,27 +140,13 @@ def differences(
     """
     one, two = paired(base, other)
     clusters = _clusters(one)
-    found = []
-    for name, measured in _smooth_measures(one, two).items():
-        error = influence_error(measured.influence, None, clusters) if np.isfinite(measured.influence).all() else None
-        value = measured.other - measured.base
-        if error is None or np.isnan(value):
-            found.append(_difference(name, measured.base, measured.other, Measure(value)))
-            continue
-        half = t_quantile(confidence_level, error[1]) * error[0]
-        found.append(_difference(name, measured.base, measured.other, Measure(value, value - half, value + half)))
     settings = Settings(n_bins, confidence_level, n_resamples, seed)
-    for name, binned in {"ece": _TOP, "cw_ece": _OPTIONS}.items():
-        base_error, other_error = (binned.error(own, settings, clusters) for own in (one, two))
-        # Where an error may be zero, what is under its estimate is mostly what noise has added: a bias, which stands
-        # in full beside the other's noise.
-        away_from_zero = all(own.low is not None and own.low > 0 for own in (base_error, other_error))
-        correlation = _correlation(binned, one, two, settings, clusters) if away_from_zero else -1.0
-        found.append(
-            _difference(name, base_error.value, other_error.value, _recovered(base_error, other_error, correlation))
-        )
-    order = list(BETTER)
-    return sorted(found, key=lambda own: order.index(own.measure))
+    return [
+        _binned_difference(info.key, one, two, settings, clusters)
+        if info.key in _BINNED
+        else _smooth_difference(info.key, one, two, confidence_level, clusters)
+        for info in shown_in("models")
+    ]
 
 
 def sharpening(base: Predictions, other: Predictions, *, confidence_level: float = 0.95) -> Sharpening:
@@ -214,12 +187,11 @@ def _centred(values: Array, exists: NDArray[np.bool_]) -> Array:
 def _difference(name: str, base: float, other: float, difference: Measure) -> Difference:
     low, high = difference.low, difference.high
     if low is None or high is None or low <= 0 <= high:
-        said = "no difference shown"
-    elif BETTER[name] == 0:
-        said = "higher" if low > 0 else "lower"
+        verdict = "not significantly different"
     else:
-        said = "better" if (low > 0) == (BETTER[name] > 0) else "worse"
-    return Difference(name, base, other, difference, said)
+        change, better = "higher" if low > 0 else "lower", CATALOG[name].direction
+        verdict = change if better is None else "better" if change == better else "worse"
+    return Difference(name, base, other, difference, verdict)
 
 
 def _clusters(predictions: Predictions) -> NDArray[np.intp] | None:
@@ -229,37 +201,53 @@ def _clusters(predictions: Predictions) -> NDArray[np.intp] | None:
     return codes if len(names) >= MIN_CLUSTERS else None
 
 
-@dataclass(frozen=True)
-class _Paired:
-    base: float
-    other: float
-    influence: Array
+def _smooth_difference(
+    name: str, one: Predictions, two: Predictions, confidence_level: float, clusters: NDArray[np.intp] | None
+) -> Difference:
+    """Return the difference of a mean over the questions, or of the AUROC, with a t interval of the influences."""
+    (base, base_influence), (other, other_influence) = (_smooth_measure(name, own) for own in (one, two))
+    with np.errstate(invalid="ignore"):
+        value, influence = other - base, other_influence - base_influence
+    error = influence_error(influence, None, clusters) if np.isfinite(influence).all() else None
+    if error is None or np.isnan(value):
+        return _difference(name, base, other, Measure(value))
+    half = t_quantile(confidence_level, error[1]) * error[0]
+    return _difference(name, base, other, Measure(value, value - half, value + half))
 
 
-def _smooth_measures(one: Predictions, two: Predictions) -> dict[str, _Paired]:
-    """Return the measures that are means, or nearly, with each question's influence on their difference."""
-    terms: dict[str, Callable[[Predictions], Array]] = {
-        "accuracy": lambda own: own.correct.astype(np.float64),
-        "confidence": lambda own: own.confidences,
-        "nll": lambda own: nll_terms(own.probabilities, own.answers),
-        "brier": lambda own: brier_terms(own.probabilities, own.answers),
-    }
-    found = {}
-    for name, of in terms.items():
-        base, other = of(one), of(two)
-        with np.errstate(invalid="ignore"):
-            change = other - base
-            found[name] = _Paired(float(base.mean()), float(other.mean()), change - change.mean())
-    (base_area, base_influence), (other_area, other_influence) = _auroc(one), _auroc(two)
-    return {**found, "auroc": _Paired(base_area, other_area, other_influence - base_influence)}
+def _smooth_measure(name: str, own: Predictions) -> tuple[float, Array]:
+    """Return a measure and each question's influence on it."""
+    if name == "auroc":
+        blocks, block = ranked_blocks(own.confidences, own.correct)
+        area = auroc_from_blocks(blocks)
+        if np.isnan(area):
+            return area, np.full(len(own), np.nan)
+        return area, of_samples(auroc_influence(blocks), block, own.correct)
+    terms = _TERMS[name](own)
+    mean = float(terms.mean())
+    with np.errstate(invalid="ignore"):
+        return mean, terms - mean
 
 
-def _auroc(own: Predictions) -> tuple[float, Array]:
-    blocks, block = ranked_blocks(own.confidences, own.correct)
-    area = auroc_from_blocks(blocks)
-    if np.isnan(area):
-        return area, np.full(len(own), np.nan)
-    return area, of_samples(auroc_influence(blocks), block, own.correct)
+_TERMS: dict[str, Callable[[Predictions], Array]] = {
+    "accuracy": lambda own: own.correct.astype(np.float64),
+    "confidence": lambda own: own.confidences,
+    "nll": lambda own: nll_terms(own.probabilities, own.answers),
+    "brier": lambda own: brier_terms(own.probabilities, own.answers),
+}
+
+
+def _binned_difference(
+    name: str, one: Predictions, two: Predictions, settings: Settings, clusters: NDArray[np.intp] | None
+) -> Difference:
+    """Return the difference of a binned error, with an interval from the two errors' intervals and correlation."""
+    binned = _BINNED[name]
+    base, other = (binned.error(own, settings, clusters) for own in (one, two))
+    # Where an error may be zero, its estimate is mostly a bias that comes from noise, and the bias of one model does
+    # not cancel the noise of the other.
+    away_from_zero = all(own.low is not None and own.low > 0 for own in (base, other))
+    correlation = _correlation(binned, one, two, settings, clusters) if away_from_zero else -1.0
+    return _difference(name, base.value, other.value, _recovered(base, other, correlation))
 
 
 class _Binned(ABC):
@@ -304,16 +292,14 @@ class _Options(_Binned):
         )
 
 
-_TOP, _OPTIONS = _Top(), _Options()
+_BINNED: dict[str, _Binned] = {"ece": _Top(), "cw_ece": _Options()}
 
 
 def _recovered(base: Measure, other: Measure, correlation: float) -> Measure:
-    """Return other - base with the interval that the two intervals and the correlation make."""
-    assert base.low is not None
-    assert base.high is not None
-    assert other.low is not None
-    assert other.high is not None
+    """Return other - base with the interval that the two intervals and the correlation make, if both have one."""
     value = other.value - base.value
+    if base.low is None or base.high is None or other.low is None or other.high is None:
+        return Measure(value)
 
     def reach(first: float, second: float) -> float:
         return float(np.sqrt(max(first**2 + second**2 - 2 * correlation * first * second, 0.0)))
