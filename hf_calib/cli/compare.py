@@ -170,7 +170,7 @@ def _print(comparison: Comparison) -> None:
             print(f"{factor} (R² {slope.r_squared:.2f}).")
         rows: list[dict[str, Cell]] = [
             {
-                "measure": CATALOG[one.measure].label,
+                "measure": CATALOG[one.measure].short,
                 "base": one.base,
                 "other": one.other,
                 "difference": one.difference,

@@ -39,11 +39,11 @@ _OF_THE_MODEL = {
     "seconds": "seconds",
 }
 LEGEND = (
-    "ECE: expected calibration error of the confidence, 10 bins; ECE (true): with the true probability of the answer\n"
-    "in place of whether it was right. TCE: mean distance of the confidence from that probability. Win rate: share of\n"
-    "held-out preference pairs, multiple-choice and open ones of the domains in and off, in which the chosen answer\n"
-    "gets the higher probability. Accuracy in training: on the labelled questions that methods train on. Seconds: of\n"
-    "processor time, from the pre-trained model on."
+    "ECE: expected calibration error of the confidence, 10 bins; ECE (true): with the true probability of the\n"
+    "answer in place of whether it was right. TCE: mean distance of the confidence from that probability. Win\n"
+    "rate: share of held-out preference pairs, multiple-choice and open ones of the domains in and off, in which\n"
+    "the chosen answer gets the higher probability. Accuracy in training: on the labelled questions that methods\n"
+    "train on. Seconds: of processor time, from the pre-trained model on."
 )
 
 

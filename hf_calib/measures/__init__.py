@@ -1,4 +1,4 @@
-"""What calibration is: bins, errors, scores, intervals. NumPy in, numbers out."""
+"""Measures of calibration: bins, errors, scores and their intervals. NumPy in, numbers out."""
 
 from .binning import BinStatistics, bin_edges
 from .catalog import CATALOG, MeasureInfo, shown_in

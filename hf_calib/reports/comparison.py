@@ -1,4 +1,4 @@
-"""Two or more models on the same questions: what their differences come to."""
+"""The comparison of two or more models on the same questions."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from .paired import Difference, Sharpening, differences, plain, sharpening
 
 @dataclass(frozen=True)
 class Comparison:
-    """Models × tasks × ways to read confidence × measures, against the first model.
+    """Differences of models from the first one, by task, way to read confidence and measure.
 
     Attributes
     ----------
     models : tuple of str
-        The base first.
+        The base, then the models compared with it.
     tasks, methods : tuple of str
     differences : mapping
         From (model, task, method) to the differences from the base.
     sharpenings : mapping
-        From (model, task, method) to the sharpening, where it has a value.
+        From (model, task, method) to the sharpening, where it is defined.
     """
 
     models: tuple[str, ...]
@@ -41,21 +41,24 @@ class Comparison:
         predictions : mapping
             From (model, task, method) to predictions; the first model is the base.
         **options
-            Of `differences`.
+            Passed on to `differences`.
 
         Raises
         ------
         ValueError
-            If there are fewer than two models, or one lacks a task or method that another has.
+            If there are fewer than two models, or a model lacks a task or method that another one has.
         """
         models, tasks, methods = (tuple(dict.fromkeys(key[place] for key in predictions)) for place in range(3))
         if len(models) < 2:
-            raise ValueError("a comparison needs at least two models")
+            raise ValueError(f"predictions: a comparison needs at least two models, got {len(models)}")
         found, slopes = {}, {}
         for task, method in dict.fromkeys(key[1:] for key in predictions):
             for model in models:
                 if (model, task, method) not in predictions:
-                    raise ValueError(f"{model} was not measured on {task} by {method}, as another model was")
+                    raise ValueError(
+                        f"predictions: {model} was not measured on {task} by {method}, but another model was; "
+                        "measure it too"
+                    )
             base = predictions[models[0], task, method]
             for model in models[1:]:
                 key = (model, task, method)
@@ -65,12 +68,12 @@ class Comparison:
                     raise ValueError(f"{models[0]} and {model} on {task}: {error}") from None
                 try:
                     slopes[key] = sharpening(base, predictions[key])
-                except ValueError:  # sampled answers leave options without probability
+                except ValueError:  # sampled answers may leave options without probability
                     continue
         return cls(models, tasks, methods, found, slopes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values that JSON can hold."""
+        """Return plain values for JSON."""
         cells = []
         for key, own in self.differences.items():
             cell: dict[str, Any] = {"model": key[0], "task": key[1], "confidence": key[2]}

@@ -1,4 +1,4 @@
-"""How two models' measures differ on the same questions, with paired intervals."""
+"""Differences of two models' measures on the same questions, with paired intervals."""
 
 from __future__ import annotations
 
@@ -21,19 +21,20 @@ from ..measures.scores import brier_terms, nll_terms
 
 Array = NDArray[np.float64]
 
-# Weights of this many resamples and questions are held at once.
+# The largest table of resamples by questions that is held in memory.
 _CELLS = 20_000_000
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How a measure of one model differs from the base's on the same questions.
+    """The difference of a model's measure from the base's on the same questions.
 
     Attributes
     ----------
     measure : str
+        Key in the catalog of measures.
     base, other : float
-        Its values.
+        Values of the two models.
     difference : Measure
         other - base, with its paired interval.
     verdict : str
@@ -47,21 +48,21 @@ class Difference:
     verdict: str
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values; a NaN is None."""
+        """Return plain values for JSON, with None for NaN."""
         return plain(asdict(self))
 
 
 @dataclass(frozen=True)
 class Sharpening:
-    """How much further apart one model puts the options than the base: log-odds = slope · the base's.
+    """How much sharper a model's distributions are than the base's: log-odds ≈ slope · the base's log-odds.
 
     Attributes
     ----------
     slope : Measure
-        Least squares through the origin, with an interval over questions: 1 where nothing changed, above 1 where the
+        Least-squares slope through the origin, with an interval over questions: 1 without a change, above 1 if the
         model is sharper.
     r_squared : float
-        Share of the log-odds' square that the slope explains, at most 1.
+        Share of the sum of squared log-odds that the slope explains, at most 1.
     """
 
     slope: Measure
@@ -69,7 +70,7 @@ class Sharpening:
 
 
 def plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return values for JSON, which has neither NaN nor infinity."""
+    """Return values for JSON, with None for NaN and infinity."""
     return {
         key: plain(value)
         if isinstance(value, dict)
@@ -86,8 +87,8 @@ def paired(base: Predictions, other: Predictions) -> tuple[Predictions, Predicti
     Raises
     ------
     ValueError
-        If they have no question in common, or give one question different answers or options: then they are not of
-        the same dataset.
+        If they have no question in common, or differ in a question's right answer or number of options, so that their
+        datasets differ.
     """
     rows = np.intersect1d(base.rows, other.rows)
     if not len(rows):
@@ -96,8 +97,8 @@ def paired(base: Predictions, other: Predictions) -> tuple[Predictions, Predicti
     differing = np.flatnonzero((one.answers != two.answers) | (one.n_choices != two.n_choices))
     if len(differing):
         raise ValueError(
-            f"the question of row {rows[differing[0]]} has another answer or other options for one model than for the "
-            f"other ({len(differing)} of {len(rows)} such); they were not measured on the same dataset"
+            f"row {rows[differing[0]]}: the models differ in the right answer or the number of options, as in "
+            f"{len(differing)} of {len(rows)} questions; measure both on the same dataset"
         )
     return one, two
 
@@ -113,25 +114,25 @@ def differences(
 ) -> list[Difference]:
     """Return every measure's difference between two models on the same questions.
 
-    The questions are the sample, and both models answer each, so their errors go together: intervals are of the paired
-    difference. Where the questions have ten subjects or more, a subject's depend on each other. The intervals of the
-    binned errors recover the difference's spread from each error's own interval, which holds near zero too, and from
-    their correlation over resamples (MOVER); the others' are t intervals of the influences.
+    Both models answer every question, so their errors are correlated, and the intervals are those of the paired
+    difference. With ten subjects or more they allow for dependence within subjects. The intervals of the binned errors
+    are computed from each error's own interval, which is valid near zero too, and from their correlation over
+    resamples (MOVER); the others are t intervals of the influences.
 
     Parameters
     ----------
     base, other : Predictions
-        With every answer known; only the questions that both answered count.
+        All right answers are known; only questions that both models answered count.
     n_bins : int, default 10
     seed : int, default 0
-        Of the bootstrap.
+        Seed of the bootstrap.
     n_resamples : int, default 1000
     confidence_level : float, default 0.95
 
     Raises
     ------
     ValueError
-        As `paired`, and if an answer is not known.
+        As `paired`, and if a right answer is unknown.
 
     References
     ----------
@@ -150,21 +151,22 @@ def differences(
 
 
 def sharpening(base: Predictions, other: Predictions, *, confidence_level: float = 0.95) -> Sharpening:
-    """Return how much further apart a model puts the options than the base does.
+    """Return how much sharper a model's distributions are than the base's.
 
-    Each question's log-probabilities are taken relative to their mean over its options.
+    Each question's log-probabilities are centered over its options.
 
     Raises
     ------
     ValueError
-        As `paired`; if a model gives an option no probability at all, or the base puts all options level.
+        As `paired`; if a model gives an option a probability of zero, or the base gives all options of every question
+        the same probability.
     """
     one, two = paired(base, other)
     exists = np.arange(one.option_log_probabilities.shape[1]) < one.n_choices[:, None]
-    x, y = (_centred(own.option_log_probabilities[:, : exists.shape[1]], exists) for own in (one, two))
+    x, y = (_centered(own.option_log_probabilities[:, : exists.shape[1]], exists) for own in (one, two))
     power = float((x * x).sum())
     if power == 0:
-        raise ValueError("the base puts all options of all questions level, so nothing can be sharper")
+        raise ValueError("base: all options of every question have the same probability, so a slope is undefined")
     slope = float((x * y).sum()) / power
     residual = y - slope * x
     influence = (x * residual).sum(axis=1) * len(x) / power
@@ -177,9 +179,9 @@ def sharpening(base: Predictions, other: Predictions, *, confidence_level: float
     return Sharpening(Measure(slope, slope - half, slope + half), r_squared)
 
 
-def _centred(values: Array, exists: NDArray[np.bool_]) -> Array:
+def _centered(values: Array, exists: NDArray[np.bool_]) -> Array:
     if not np.isfinite(values[exists]).all():
-        raise ValueError("a model gives an option no probability, so its log-odds have no value")
+        raise ValueError("a model gives an option a probability of zero, so its log-odds are undefined")
     values = np.where(exists, values, 0.0)
     return np.where(exists, values - values.sum(axis=1, keepdims=True) / exists.sum(axis=1, keepdims=True), 0.0)
 
@@ -255,7 +257,7 @@ class _Binned(ABC):
 
     @abstractmethod
     def gaps(self, own: Predictions, n_bins: int) -> list[tuple[NDArray[np.intp], Array]]:
-        """Return bin and gap of each question, a pair for each set of bins."""
+        """Return each question's bin and gap, one pair of arrays for each set of bins."""
 
     @abstractmethod
     def error(self, own: Predictions, settings: Settings, clusters: NDArray[np.intp] | None) -> Measure:
@@ -263,7 +265,7 @@ class _Binned(ABC):
 
 
 class _Top(_Binned):
-    """Of the answer given."""
+    """The error of the chosen option's probability."""
 
     def gaps(self, own: Predictions, n_bins: int) -> list[tuple[NDArray[np.intp], Array]]:
         return [(bin_index(own.confidences, bin_edges(n_bins)), own.correct - own.confidences)]
@@ -277,7 +279,7 @@ class _Top(_Binned):
 
 
 class _Options(_Binned):
-    """Of every option, averaged over them."""
+    """The errors of every option's probability, averaged over the options."""
 
     def gaps(self, own: Predictions, n_bins: int) -> list[tuple[NDArray[np.intp], Array]]:
         edges, p = bin_edges(n_bins), own.probabilities

@@ -165,7 +165,7 @@ def test_only_questions_of_both_count_and_they_must_be_the_same():
         differences(base, predictions(sharper, answers, rows=np.arange(200, 300)))
     other = answers.copy()
     other[3] = (other[3] + 1) % 4
-    with pytest.raises(ValueError, match="question of row 3 has another answer"):
+    with pytest.raises(ValueError, match="row 3: the models differ in the right answer"):
         differences(base, predictions(sharper, other))
 
 
