@@ -12,7 +12,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # The oldest supported TRL, and the last one with PPO.
 OTHER_TRL := 1.8.0 1.12.0
 
-.PHONY: demo test test-slow test-all test-trl-% lint nightly clean
+.PHONY: demo test test-slow test-all test-trl-% lint fix-copies nightly clean
 
 demo: $(VENV)/.base
 	$(BIN)/hf-calib demo --out demo
@@ -32,6 +32,10 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Each metric's folder holds copies of the package's modules that it needs.
+fix-copies:
+	$(PYTHON) .ci/fix_copies.py
 
 # The trainers under another version of TRL, in an environment of its own: make test-trl-1.12.0
 test-trl-%: $(VENV)-trl-%/.dev

@@ -13,7 +13,7 @@ _ROOMS = {
     "measures": ("BinStatistics", "CalibrationReport", "expected_calibration_error"),
     "tasks": ("PromptFormat", "Question", "load_questions"),
     "confidence": ("Predictions", "predict"),
-    "hub": ("ensemble", "load"),
+    "hub": ("ensemble", "load", "metric_path"),
     "reports": ("Comparison", "Measurement", "ReliabilityDisplay"),
     "evaluation": ("Calibration", "Diagnosis", "calibrate", "compare", "diagnose", "measure"),
     "trainers": (
@@ -85,6 +85,7 @@ __all__ = [
     "load",
     "load_questions",
     "measure",
+    "metric_path",
     "predict",
     "recalibrate",
     "reference_distributions",
@@ -93,7 +94,7 @@ __all__ = [
 if TYPE_CHECKING:
     from .confidence import Predictions, predict
     from .evaluation import Calibration, Diagnosis, calibrate, compare, diagnose, measure
-    from .hub import ensemble, load
+    from .hub import ensemble, load, metric_path
     from .measures import BinStatistics, CalibrationReport, expected_calibration_error
     from .reports import Comparison, Measurement, ReliabilityDisplay
     from .tasks import PromptFormat, Question, load_questions

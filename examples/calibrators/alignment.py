@@ -56,7 +56,7 @@ def table_of(comparisons: list[Comparison]) -> list[dict]:
 
 
 def verdicts_of(comparisons: list[Comparison]) -> list[dict]:
-    """Return in how many worlds each measure's paired difference was worse, better, or not shown."""
+    """Return in how many worlds each measure's paired difference was worse, better, or not significantly different."""
     rows: list[dict] = []
     for key in comparisons[0].differences:
         row: dict = {"task": key[1], "read off": key[2]}
@@ -64,7 +64,7 @@ def verdicts_of(comparisons: list[Comparison]) -> list[dict]:
             given = Counter(
                 own.verdict for one in comparisons for own in one.differences[key] if own.measure == measure
             )
-            row[title] = f"{given['worse']} / {given['better']} / {given['no difference shown']}"
+            row[title] = f"{given['worse']} / {given['better']} / {given['not significantly different']}"
         rows.append(row)
     return rows
 
@@ -78,7 +78,7 @@ def main():
     arguments = parser.parse_args()
     comparisons = [compared(arguments.preset, world) for world in range(arguments.worlds)]
     differences, verdicts = render_table(table_of(comparisons)), render_table(verdicts_of(comparisons))
-    print(f"{differences}\n\nworse / better / no difference shown, of {arguments.worlds} worlds\n\n{verdicts}")
+    print(f"{differences}\n\nworse / better / not significantly different, of {arguments.worlds} worlds\n\n{verdicts}")
     if arguments.write:
         page = Path(__file__).with_name("alignment.md")
         write_figures(page, differences)

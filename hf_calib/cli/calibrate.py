@@ -74,11 +74,11 @@ def add_calibrate_parser(commands: argparse._SubParsersAction) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from ..evaluation import calibrate, this_process
-    from ..measures.report import HEADINGS
+    from ..measures import CATALOG
     from ..reports import Measurement
 
     check_source(options.model, options.dataset)
-    check_names(options.fail_if, HEADINGS)
+    check_names(options.fail_if, CATALOG)
     recorded = options.from_predictions
     calibration = calibrate(
         options.model if recorded is None else Measurement.load(recorded, seed=options.seed),
@@ -102,15 +102,16 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _print(calibration: Calibration, out: Path) -> None:
+    from ..measures import shown_in
     from ..reports import render_table
 
     rows: list[dict[str, Cell]] = [
         {
             "calibrator": name,
-            "accuracy": report.measures["accuracy"].value,
-            "confidence": report.measures["confidence"].value,
-            "ECE": report.measures["ece"],
-            "NLL": report.measures["nll"].value,
+            **{
+                info.short: report.measures["ece"] if info.key == "ece" else report.measures[info.key].value
+                for info in shown_in("calibrators")
+            },
         }
         for name, report in calibration.reports.items()
     ]

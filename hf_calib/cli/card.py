@@ -56,10 +56,10 @@ def add_card_parser(commands: argparse._SubParsersAction) -> None:
 def _run(options: argparse.Namespace) -> int:
     from ..evaluation import measure_and_write_card
     from ..hub import CalibrationCardData, dataset_reference
-    from ..measures.report import HEADINGS
+    from ..measures import CATALOG
     from ..tasks import prompt_format_of
 
-    check_names(options.fail_if, HEADINGS)
+    check_names(options.fail_if, CATALOG)
     facts = {
         name: value
         for name in ("model_name", "alignment", "method", "license", "language")

@@ -81,9 +81,9 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _print(comparison: Comparison) -> None:
+    from ..measures import CATALOG
     from ..reports import render_table
     from ..reports.comparison import summary
-    from ..reports.paired import HEADINGS
 
     for (model, task, method), own in comparison.differences.items():
         print(textwrap.shorten(f"{task} ({method})", _WIDTH, placeholder="…"))
@@ -94,7 +94,7 @@ def _print(comparison: Comparison) -> None:
             print(f"{factor} (R² {slope.r_squared:.2f}).")
         rows: list[dict[str, Cell]] = [
             {
-                "measure": HEADINGS[one.measure],
+                "measure": CATALOG[one.measure].short,
                 "base": one.base,
                 "other": one.other,
                 "difference": one.difference,

@@ -75,10 +75,10 @@ def add_measure_parser(commands: argparse._SubParsersAction) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from ..evaluation import measure, measure_recorded, this_process
-    from ..measures.report import HEADINGS
+    from ..measures import CATALOG
 
     check_source(options.model, options.dataset)
-    check_names(options.fail_if, HEADINGS)
+    check_names(options.fail_if, CATALOG)
     how = {"calibrator": options.calibrator, "out": options.out, "seed": options.seed}
     if options.model is None:
         for kind in ("lm_eval", "helm", "predictions"):
@@ -96,6 +96,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _print(measurement: Measurement) -> None:
+    from ..measures import shown_in
     from ..reports import render_table
     from ..reports.checks import missing_options
 
@@ -108,8 +109,7 @@ def _print(measurement: Measurement) -> None:
             {
                 "dataset": name if len(name) <= 34 else "…" + name[-33:],
                 "n": report.n,
-                **{key: report.measures[key].value for key in ("accuracy", "confidence")},
-                "ECE": report.measures["ece"].value,
+                **{info.short: report.measures[info.key].value for info in shown_in("groups")},
             }
             for name, report in measurement.reports.items()
         ]

@@ -46,7 +46,7 @@ _MODULES = {
     "ensembles": ("ensemble",),
     "loading": ("load",),
     "publish": ("publish_adapter", "save_published_card"),
-    "spaces": ("metric_names", "publish_metric", "publish_metrics"),
+    "spaces": ("metric_names", "metric_path", "publish_metric", "publish_metrics"),
     "transfer": ("Publication", "PublishedFile"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
@@ -80,6 +80,7 @@ __all__ = [
     "loaded_revision",
     "merge_cards",
     "metric_names",
+    "metric_path",
     "publish_adapter",
     "publish_checkpoint",
     "publish_demo",
@@ -123,7 +124,7 @@ if TYPE_CHECKING:
     )
     from .loading import load
     from .publish import publish_adapter, save_published_card
-    from .spaces import metric_names, publish_metric, publish_metrics
+    from .spaces import metric_names, metric_path, publish_metric, publish_metrics
     from .transfer import Publication, PublishedFile
 
 

@@ -3,38 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..measures import shown_in
 from .card_data import AFTER, BASE, BEFORE, CalibrationCardData, Evaluation
 from .escaping import Markdown, escape_markdown
 
 if TYPE_CHECKING:
-    from ..measures import CalibrationReport, Measure
-
-
-@dataclass(frozen=True)
-class Column:
-    """A measure as a table shows it: its key in a report, its heading, and what the legend says of it."""
-
-    key: str
-    label: str
-    meaning: str = ""
-
-
-_COLUMNS = (
-    Column("accuracy", "Accuracy", "share of right answers"),
-    Column("ece", "ECE", "expected calibration error of the chosen option's probability, equal-width bins"),
-    Column("cw_ece", "cw-ECE", "the same for each option's probability, averaged over the options"),
-    Column("smooth_ece", "Smooth ECE", "the same with a kernel in place of bins"),
-    Column("nll", "NLL", "negative log-likelihood of the right option"),
-    Column("brier", "Brier", "squared distance of the probabilities from the right answer, summed over the options"),
-    Column("confidence", "Confidence", "mean probability of the chosen option"),
-    Column("option_mass", "Option mass", "share of the whole vocabulary's probability that the options' letters hold"),
-    Column("tce", "TCE", "mean distance of the confidence from the true probability, known for this synthetic set"),
-    Column("ece_true", "ECE (true)", "ECE with the true probability in place of the label"),
-)
-_GROUP_COLUMNS = tuple(column for column in _COLUMNS if column.key in ("accuracy", "ece", "confidence"))
+    from ..measures import CalibrationReport, Measure, MeasureInfo
 
 
 def format_measure(measure: Measure) -> Markdown:
@@ -51,7 +27,11 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]], nume
     return Markdown("\n".join(f"| {line} |" for line in [head, rule, *body]))
 
 
-def _row(label: str, n: int, measures: Mapping[str, Measure], columns: Sequence[Column]) -> list[str]:
+def _heading(info: MeasureInfo) -> str:
+    return info.short[0].upper() + info.short[1:]
+
+
+def _row(label: str, n: int, measures: Mapping[str, Measure], columns: Sequence[MeasureInfo]) -> list[str]:
     cells = [format_measure(measures[column.key]) if column.key in measures else "–" for column in columns]
     return [label, f"{n:,}", *cells]
 
@@ -60,15 +40,15 @@ def evaluation_table(data: CalibrationCardData, evaluation: Evaluation) -> dict[
     """Give what the template needs to show one evaluation set."""
     reports = {stage: evaluation.reports[stage] for stage in evaluation.stages}
     measured = {key for report in reports.values() for key in report.measures}
-    columns = [column for column in _COLUMNS if column.key in measured]
+    columns = [info for info in shown_in("card") if info.key in measured]
     rows = [_row(data.stage_label(stage), report.n, report.measures, columns) for stage, report in reports.items()]
     groups = list(_group_rows(data, reports))
     return {
         "title": str(evaluation.dataset),
         "description": _description(evaluation),
-        "table": markdown_table(["Model", "n", *(column.label for column in columns)], rows),
+        "table": markdown_table(["Model", "n", *map(_heading, columns)], rows),
         "group_count": len(reports[AFTER].groups or ()),
-        "group_table": markdown_table(["Subject", "n", *(column.label for column in _GROUP_COLUMNS)], groups)
+        "group_table": markdown_table(["Subject", "n", *map(_heading, shown_in("groups"))], groups)
         if groups
         else None,
     }
@@ -87,7 +67,7 @@ def _group_rows(data: CalibrationCardData, reports: Mapping[str, CalibrationRepo
         for stage, report in reports.items():
             if subject in (report.groups or ()):
                 group = report.groups[subject]
-                yield _row(f"{subject}, {data.stage_label(stage)}", group.n, group.measures, _GROUP_COLUMNS)
+                yield _row(f"{subject}, {data.stage_label(stage)}", group.n, group.measures, shown_in("groups"))
 
 
 def headline(data: CalibrationCardData, evaluation: Evaluation) -> dict[str, Any]:
@@ -106,5 +86,5 @@ def legend(data: CalibrationCardData) -> Markdown:
     measured = {
         key for evaluation in data.evaluations for report in evaluation.reports.values() for key in report.measures
     }
-    parts = [f"{column.label}: {column.meaning}" for column in _COLUMNS if column.key in measured]
+    parts = [f"{_heading(info)}: {info.meaning}" for info in shown_in("card") if info.key in measured]
     return Markdown("; ".join(parts) + ".")

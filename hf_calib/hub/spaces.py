@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import difflib
 import re
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -30,9 +32,39 @@ _REQUIRED = ("app.py", "README.md", "requirements.txt")
 
 
 def metric_names() -> list[str]:
-    """List the metrics that this package brings, each a folder that can become a Space."""
+    """Return the names of this package's metrics, each a folder that can become a Space."""
     folder = resource_folder("metrics")
     return sorted(path.name for path in folder.iterdir() if (path / f"{path.name}.py").is_file())
+
+
+def metric_path(name: str) -> str:
+    """Return the folder of one of this package's metrics, for `evaluate.load`.
+
+    Parameters
+    ----------
+    name : str
+        One of `metric_names()`.
+
+    Raises
+    ------
+    InvalidFolderError
+        If there is no metric of that name.
+
+    Examples
+    --------
+    >>> import evaluate, hf_calib
+    >>> ece = evaluate.load(hf_calib.metric_path("ece"))
+    >>> ece.compute(predictions=[0.75, 0.75, 0.25, 0.25], references=[1, 1, 0, 0], n_bins=2)
+    {'ece': 0.25}
+    """
+    names = metric_names()
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=1)
+        raise InvalidFolderError(
+            f"There is no metric {name!r}." + (f" Did you mean {close[0]!r}?" if close else ""),
+            f"The metrics of this package are: {', '.join(names)}",
+        )
+    return str(resource_folder("metrics") / name)
 
 
 def publish_metric(
@@ -56,7 +88,7 @@ def publish_metric(
     name : str
         One of `metric_names()`.
     namespace : str, default "hf_calib"
-        The user or organisation. The public Hub allows no underscore in it; `"hf-calib"` is the nearest name that it
+        The user or organization. The public Hub allows no underscore in it; `"hf-calib"` is the nearest name that it
         allows. What the Space's files say about loading it names this namespace.
     private, revision, create_pr, tag, collection, token, endpoint, dry_run, again
         As for `publish_adapter`.
@@ -138,7 +170,7 @@ def publish_metrics(
 
 
 def space_files(name: str, namespace: str) -> dict[str, Content]:
-    """Collect what a metric's Space holds: its folder, with links replaced by what they point to.
+    """Return what a metric's Space holds: the files of its folder.
 
     Returns
     -------
@@ -150,17 +182,13 @@ def space_files(name: str, namespace: str) -> dict[str, Content]:
         If there is no such metric, a file is missing, a link leads out of this package, or the module imports
         something that the Space will not have.
     """
-    root = resource_folder("metrics").resolve()
-    if name not in metric_names():
-        raise InvalidFolderError(
-            f"There is no metric {name!r}.", f"The metrics of this package are: {', '.join(metric_names())}"
-        )
+    folder = Path(metric_path(name)).resolve()
     files: dict[str, Content] = {}
-    for path in sorted((root / name).rglob("*")):
-        relative = path.relative_to(root / name)
+    for path in sorted(folder.rglob("*")):
+        relative = path.relative_to(folder)
         if any(part.startswith(".") or part == "__pycache__" for part in relative.parts) or not path.is_file():
             continue
-        if not path.resolve().is_relative_to(root.parent):
+        if not path.resolve().is_relative_to(folder.parents[1]):
             raise InvalidFolderError(f"{name}/{relative} links to {path.resolve()}, outside this package.")
         text = path.read_text(encoding="utf-8")
         files[relative.as_posix()] = re.sub(rf"\b{DEFAULT_NAMESPACE}/(?={name}\b)", f"{namespace}/", text).encode()
@@ -178,7 +206,7 @@ def _front_matter(readme: Content, name: str) -> dict[str, str]:
     try:
         metadata = yaml.safe_load(CardParts.split(read_content(readme).decode(), f"{name}/README.md").yaml) or {}
     except yaml.YAMLError as error:
-        raise InvalidFolderError(f"The metadata of {name}/README.md are no YAML: {error}") from error
+        raise InvalidFolderError(f"The metadata of {name}/README.md are not valid YAML: {error}") from error
     missing = [key for key in ("title", "sdk", "sdk_version", "app_file") if not metadata.get(key)]
     if missing:
         raise InvalidFolderError(f"The metadata of {name}/README.md lack {', '.join(missing)}.")

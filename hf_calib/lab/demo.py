@@ -16,7 +16,7 @@ from rich.console import Console
 from ..confidence import Predictions, predict
 from ..evaluation import diagnose
 from ..hub import DatasetReference, Evaluation, write_card
-from ..measures import CalibrationReport
+from ..measures import CATALOG, CalibrationReport
 from ..reports import ReliabilityDisplay, render_table
 from .methods import (
     calibration_aware_dpo,
@@ -37,20 +37,14 @@ UNLABELLED = "CA-DPO, no labels"
 LABELLED = "CA-DPO, labels"
 CFT = "DPO, then CFT"
 LEGEND = (
-    "CA-DPO: calibration-aware DPO. CFT: calibration-aware fine-tuning. conf-ECE: expected calibration error of the\n"
+    "CA-DPO: calibration-aware DPO. CFT: calibration-aware fine-tuning. ECE: expected calibration error of the\n"
     "confidence, 10 bins. TCE: mean distance of the confidence from the true probability, known in this world.\n"
     "Win rate: share of held-out preference pairs in which the chosen answer gets the higher probability."
 )
 
 # The table's columns, by the report's measures.
-COLUMNS = {
-    "accuracy": "accuracy",
-    "ece": "conf-ECE [95% interval]",
-    "tce": "TCE",
-    "confidence": "conf.",
-    "nll": "NLL",
-    "brier": "Brier",
-}
+COLUMNS = {key: CATALOG[key].short for key in ("accuracy", "ece", "tce", "confidence", "nll", "brier")}
+COLUMNS["ece"] += " [95% interval]"
 DOMAINS: dict[Domain, str] = {
     "in": "In domain (the calibration questions' own)",
     "out": "Off domain (only prompts without answers)",

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..measures import BinStatistics
 from ..reports import ReliabilityDisplay
-from ..reports.reliability import COLOURS
+from ..reports.reliability import COLORS
 from .log_odds import draw_collapse
 from .names import DOMAINS
 
@@ -87,7 +87,7 @@ def accuracy_and_ece(rows: Sequence[dict[str, Any]], runs: Sequence[dict[str, An
         for place, method in enumerate(methods):
             own = [row for row in rows if row["method"] == method and row["domain"] == domain]
             points = np.array([(row["accuracy"], row["ece"]) for row in own])
-            colour, marker = COLOURS[place % len(COLOURS)], _MARKERS[place % len(_MARKERS)]
+            colour, marker = COLORS[place % len(COLORS)], _MARKERS[place % len(_MARKERS)]
             ax.plot(*points.T, linestyle="none", marker=marker, markersize=3, color=colour, alpha=0.35)
             ax.plot(*points.mean(axis=0), linestyle="none", marker=marker, markersize=8, color=colour, label=method)
         bayes = [run["bayes_accuracy"][domain] for run in runs]
@@ -117,7 +117,7 @@ def sharpening(runs: Sequence[dict[str, Any]], path: Path) -> bool:
     for ax, domain in zip(panels, DOMAINS, strict=True):
         for place, method in enumerate(methods):
             slopes = [run["sharpening"][domain]["slope"] for run in measured if run["rows"][0]["method"] == method]
-            ax.barh(place, float(np.mean(slopes)), color=COLOURS[0], alpha=0.75)
+            ax.barh(place, float(np.mean(slopes)), color=COLORS[0], alpha=0.75)
             ax.plot(slopes, [place] * len(slopes), "o", color="0.15", markersize=3)
         ax.axvline(1, color="0.45", linestyle=(0, (4, 3)), linewidth=0.9)
         _plain(ax, _DOMAIN_TITLES[domain])

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..measures import Measure
+from ..measures import CATALOG, Measure
 from ..measures.sampling import t_quantile
 from ..reports import render_table
 from ..reports.table import Cell
@@ -16,7 +16,7 @@ from .claims import claims_table
 from .compared import SETTINGS_SEEDS
 from .figures import write_figures
 from .names import DOMAINS
-from .results import RESULTS_FILE, load_rows, load_runs
+from .results import MEASURES, RESULTS_FILE, load_rows, load_runs
 
 REPORT_FILE = "report.md"
 
@@ -29,19 +29,8 @@ _TITLES = {
     "out": "Off domain: only prompts without answers were used",
     "unseen": "Unseen: no prompt of the domain was used",
 }
-_MEANS = {
-    "accuracy": "accuracy",
-    "confidence": "conf.",
-    "ece": "ECE",
-    "tce": "TCE",
-    "ece_true": "ECE, p*",
-    "cw_ece": "cw-ECE",
-    "smooth_ece": "smooth ECE",
-    "nll": "NLL",
-    "brier": "Brier",
-    "option_mass": "mass",
-}
-_DIFFERENCES = {"accuracy": "accuracy", "ece": "ECE", "tce": "TCE", "nll": "NLL", "brier": "Brier"}
+_MEANS = {key: CATALOG[key].short for key in MEASURES}
+_DIFFERENCES = {key: CATALOG[key].short for key in ("accuracy", "ece", "tce", "nll", "brier")}
 _OF_THE_MODEL = {
     "win_rate": "win rate",
     "win_rate_open": "win rate, open",
@@ -50,11 +39,11 @@ _OF_THE_MODEL = {
     "seconds": "seconds",
 }
 LEGEND = (
-    "ECE: expected calibration error of the confidence, 10 bins; with p*: with the true probability of the answer in\n"
-    "place of whether it was right. TCE: mean distance of the confidence from that probability. Win rate: share of\n"
-    "held-out preference pairs, multiple-choice and open ones of the domains in and off, in which the chosen answer\n"
-    "gets the higher probability. Accuracy in training: on the labelled questions that methods train on. Seconds: of\n"
-    "processor time, from the pre-trained model on."
+    "ECE: expected calibration error of the confidence, 10 bins; ECE (true): with the true probability of the\n"
+    "answer in place of whether it was right. TCE: mean distance of the confidence from that probability. Win\n"
+    "rate: share of held-out preference pairs, multiple-choice and open ones of the domains in and off, in which\n"
+    "the chosen answer gets the higher probability. Accuracy in training: on the labelled questions that methods\n"
+    "train on. Seconds: of processor time, from the pre-trained model on."
 )
 
 

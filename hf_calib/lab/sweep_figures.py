@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..measures.sampling import t_quantile
-from ..reports.reliability import COLOURS
+from ..reports.reliability import COLORS
 from .names import DOMAINS
 from .sweeps import BASELINES, SWEEPS, compared_methods
 
@@ -86,7 +86,7 @@ def _training(rows: Sequence[dict[str, Any]]) -> Figure:
     for ax, key in zip(panels, ("train_accuracy", "accuracy"), strict=True):
         for place, method in enumerate(methods):
             own = [row for row in inside if row["method"] == method]
-            colour = COLOURS[place % len(COLOURS)]
+            colour = COLORS[place % len(COLORS)]
             for seed in dict.fromkeys(row["seed"] for row in own):
                 points = np.array([(row[key], row["ece"]) for row in own if row["seed"] == seed])
                 ax.plot(*points.T, color=colour, linewidth=0.6, alpha=0.35)
@@ -140,7 +140,7 @@ def _comparison(rows: Sequence[dict[str, Any]]) -> Figure:
             # Side by side, so that one interval doesn't hide another.
             np.arange(len(methods)) + 0.16 * (place - 1),
             xerr=(np.minimum(half, 0.9 * means), half),
-            color=COLOURS[place],
+            color=COLORS[place],
             marker=_MARKERS[place],
             markersize=4.5,
             linestyle="none",
@@ -175,11 +175,11 @@ def _lines(ax: Axes, rows: Sequence[dict[str, Any]], key: str) -> None:
             shifted,
             means,
             yerr=(below, half),
-            color=COLOURS[place % len(COLOURS)],
+            color=COLORS[place % len(COLORS)],
             marker=_MARKERS[place % len(_MARKERS)],
             markersize=4,
             linewidth=1.2,
-            linestyle="-" if place < len(COLOURS) else "--",
+            linestyle="-" if place < len(COLORS) else "--",
             elinewidth=0.7,
             capsize=1.5,
             label=method,

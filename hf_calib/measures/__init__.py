@@ -1,6 +1,7 @@
-"""What calibration is: bins, errors, scores, intervals. NumPy in, numbers out."""
+"""Measures of calibration: bins, errors, scores and their intervals. NumPy in, numbers out."""
 
 from .binning import BinStatistics, bin_edges
+from .catalog import CATALOG, MeasureInfo, shown_in
 from .classwise import adaptive_calibration_error, classwise_calibration_error
 from .consistency import CalibrationTest, calibration_test
 from .dece import differentiable_calibration_error
@@ -35,6 +36,7 @@ from .smooth import SmoothECE, smooth_ece
 from .streams import CalibrationStream, StreamedMeasure
 
 __all__ = [
+    "CATALOG",
     "BinStatistics",
     "BrierDecomposition",
     "CalibrationReport",
@@ -43,6 +45,7 @@ __all__ = [
     "GroupReport",
     "LocalCalibrationError",
     "Measure",
+    "MeasureInfo",
     "RiskCoverageCurve",
     "SmoothECE",
     "StreamedMeasure",
@@ -71,6 +74,7 @@ __all__ = [
     "negative_log_likelihood",
     "option_mass",
     "risk_coverage_curve",
+    "shown_in",
     "signed_gap",
     "smooth_ece",
     "target_calibration_error",

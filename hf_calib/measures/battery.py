@@ -1,6 +1,8 @@
-"""Every measure of one sample at once, each with its interval: what a report is made of."""
+"""Every measure of one sample, each with its interval: what a report is made of."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,283 +21,346 @@ from .smooth import absolute_integral, gap_grid, smooth_cells, smooth_ece_from_g
 #: A report gives the accuracy of this share of the answers, the most confident ones, ...
 COVERAGE = 0.8
 
-#: ... and the largest share of the answers that are right this often.
+#: ... and the largest share of the answers that reaches this accuracy.
 ACCURACY = 0.9
 
-# Local calibration error uses at most this many samples of a report.
+# A report measures the local calibration error on at most this many samples.
 _LOCAL_SAMPLES = 2000
 
 
-def measure_sample(sample: Sample, settings: Settings, statistics: BinStatistics) -> dict[str, Measure]:
-    """Return every measure by name; `statistics` are those of the sample's confidences over the settings' bins."""
-    estimator = Estimator(sample.confidences, sample.correct, settings, sample.weights, sample.clusters)
-    blocks, block = ranking.ranked_blocks(estimator.confidence, sample.correct, sample.weights)
-    return {
-        **_means(estimator, sample),
-        **_binned(estimator, statistics),
-        **_equal_mass(estimator, blocks),
-        **_brier_parts(estimator, statistics),
-        **_classwise(estimator, sample),
-        **_ranked(estimator, blocks, block),
-        **_at_a_point(estimator, blocks),
-        **_along_confidence(estimator, blocks),
-        **_soft(estimator, sample),
-        **_against_truth(estimator, sample),
-        **_local(estimator, sample),
-    }
+class Battery:
+    """The measures of one sample, one method each; what several of them need is computed once.
 
+    Methods return None where the sample lacks what the measure needs.
 
-def _means(estimator: Estimator, sample: Sample) -> dict[str, Measure]:
-    c = estimator.confidence
-    measures = {
-        "accuracy": estimator.share(sample.correct),
-        "confidence": estimator.mean(c, of_answers=False),
-        "signed_gap": estimator.mean(c - sample.correct, -1.0),
-        "nll": estimator.mean(nll_terms(sample.probabilities, sample.labels), 0.0, np.inf),
-        "brier": estimator.mean(brier_terms(sample.probabilities, sample.labels), 0.0, 2.0),
-    }
-    if sample.option_mass is not None:
-        measures["option_mass"] = estimator.mean(sample.option_mass, of_answers=False)
-    return measures
+    Parameters
+    ----------
+    sample : Sample
+    settings : Settings
+    statistics : BinStatistics
+        Of the sample's confidences over the settings' bins.
+    """
 
+    def __init__(self, sample: Sample, settings: Settings, statistics: BinStatistics) -> None:
+        self.sample, self.settings, self.statistics = sample, settings, statistics
+        self.estimator = Estimator(sample.confidences, sample.correct, settings, sample.weights, sample.clusters)
+        self.confidences = self.estimator.confidence
+        self.blocks, self._block = ranking.ranked_blocks(self.confidences, sample.correct, sample.weights)
 
-def _binned(estimator: Estimator, statistics: BinStatistics) -> dict[str, Measure]:
-    over, under = statistics.over_and_underconfidence()
-    rms, debiased = statistics.error(2), statistics.error(2, debias=True)
-    if not estimator.wanted:
-        return {
-            "ece": Measure(statistics.error()),
-            "overconfidence": Measure(over),
-            "underconfidence": Measure(under),
-            "mce": Measure(statistics.error("max")),
-            "rms_ce": Measure(rms),
-            "rms_ce_debiased": Measure(debiased),
-        }
-    covariance = estimator.covariance(statistics, estimator.confidence, estimator.correct)
-    noise, gaps = estimator.noise(covariance + np.diag(prior_variance(statistics))), statistics.gaps
-    share = statistics.weights / statistics.weights.sum()
-    rate = np.where(share > 0, share, np.inf)
-    # What is unseen may be in the smallest bin.
-    least = float(share[share > 0].min()) * estimator.effective_size
-    of_rms = estimator.family(rms, lambda d: np.sqrt((np.square(d) / rate).sum(-1)), gaps, noise, least)
-    assert of_rms.low is not None
-    assert of_rms.high is not None
-    return {
-        "ece": estimator.absolute_sum([statistics], lambda: covariance),
-        "overconfidence": estimator.family(over, lambda d: np.maximum(-d, 0).sum(-1), gaps, noise),
-        "underconfidence": estimator.family(under, lambda d: np.maximum(d, 0).sum(-1), gaps, noise),
-        "mce": estimator.family(statistics.error("max"), lambda d: np.abs(d / rate).max(-1), gaps, noise, least),
-        "rms_ce": of_rms,
-        # The same quantity of the population, estimated in another way.
-        "rms_ce_debiased": Measure(debiased, min(of_rms.low, debiased), max(of_rms.high, debiased)),
-    }
+    # Means over the samples.
 
+    def accuracy(self) -> Measure:
+        return self.estimator.share(self.sample.correct)
 
-def _equal_mass(estimator: Estimator, blocks: ranking.RankedBlocks) -> dict[str, Measure]:
-    c = estimator.confidence
-    edges = ranking.edges_from_blocks(blocks.confidences, blocks.weights, estimator.settings.n_bins)
-    statistics = BinStatistics.from_predictions(c, estimator.correct, weights=estimator.weights, edges=edges)
-    covariance = estimator.absolute_sum([statistics], lambda: estimator.covariance(statistics, c, estimator.correct))
-    return {"ece_equal_mass": covariance}
+    def confidence(self) -> Measure:
+        return self.estimator.mean(self.confidences, of_answers=False)
 
+    def signed_gap(self) -> Measure:
+        return self.estimator.mean(self.confidences - self.sample.correct, -1.0)
 
-def _brier_parts(estimator: Estimator, statistics: BinStatistics) -> dict[str, Measure]:
-    """Return Murphy's parts of the confidence's Brier score, with the delta method's intervals."""
-    right = estimator.correct.astype(np.float64)
-    share = statistics.weights / statistics.weights.sum()
-    accuracy, confidence = np.nan_to_num(statistics.accuracy), np.nan_to_num(statistics.mean_confidence)
-    base = float(share @ accuracy)
-    reliability = float(share @ (accuracy - confidence) ** 2)
-    resolution = float(share @ np.where(share > 0, accuracy - base, 0) ** 2)
-    index = bin_index(estimator.confidence, statistics.edges)
+    def nll(self) -> Measure:
+        return self.estimator.mean(nll_terms(self.sample.probabilities, self.sample.labels), 0.0, np.inf)
 
-    def of_reliability() -> Array:
-        gap = (accuracy - confidence)[index]
-        return 2 * gap * (right - estimator.confidence) - gap**2 - reliability
+    def brier(self) -> Measure:
+        return self.estimator.mean(brier_terms(self.sample.probabilities, self.sample.labels), 0.0, 2.0)
 
-    def of_resolution() -> Array:
-        lift = (accuracy - base)[index]
-        return 2 * lift * (right - accuracy[index]) + lift**2 - resolution
+    def option_mass(self) -> Measure | None:
+        mass = self.sample.option_mass
+        return None if mass is None else self.estimator.mean(mass, of_answers=False)
 
-    def reliability_unseen(unseen: float) -> tuple[float, float]:
-        return float(max(0.0, np.sqrt(reliability) - unseen) ** 2), reliability + unseen * (1 - reliability)
+    def tce(self) -> Measure | None:
+        if self.sample.true_probabilities is None:
+            return None
+        return self.estimator.mean(np.abs(self.sample.true_confidences - self.confidences), of_answers=False)
 
-    def resolution_unseen(unseen: float) -> tuple[float, float]:
-        # The resolution's root is a distance, and a share q moves it by √(q (1 - q)) at most.
-        root, most = np.sqrt(resolution), np.sqrt(min(unseen, 0.5) * (1 - min(unseen, 0.5)))
-        return float(max(0.0, root - most) ** 2), float(min(0.25, (root + most) ** 2))
+    # Norms of the gaps of equal-width bins.
 
-    return {
-        "brier_reliability": estimator.smoothly(reliability, of_reliability, 0.0, 1.0, reliability_unseen),
-        "brier_resolution": estimator.smoothly(resolution, of_resolution, 0.0, 0.25, resolution_unseen),
-        "brier_uncertainty": _uncertainty(base * (1 - base), estimator.share(estimator.correct)),
-    }
+    def ece(self) -> Measure:
+        return self.estimator.absolute_sum([self.statistics], lambda: self._covariance)
 
+    def overconfidence(self) -> Measure:
+        over, _ = self.statistics.over_and_underconfidence()
+        return self._of_gaps(over, lambda d: np.maximum(-d, 0).sum(-1))
 
-def _uncertainty(value: float, accuracy: Measure) -> Measure:
-    """Return the accuracy's variance, with what it is over the accuracy's interval."""
-    if accuracy.low is None or accuracy.high is None:
-        return Measure(value)
-    ends = [end * (1 - end) for end in (accuracy.low, accuracy.high)]
-    return Measure(value, min(*ends, value), 0.25 if accuracy.low <= 0.5 <= accuracy.high else max(*ends, value))
+    def underconfidence(self) -> Measure:
+        _, under = self.statistics.over_and_underconfidence()
+        return self._of_gaps(under, lambda d: np.maximum(d, 0).sum(-1))
 
+    def mce(self) -> Measure:
+        return self._of_gaps(
+            self.statistics.error("max"), lambda d: np.abs(d / self._rate).max(-1), self._smallest_bin
+        )
 
-def _classwise(estimator: Estimator, sample: Sample) -> dict[str, Measure]:
-    """Return the classwise errors; their intervals take the options' gaps of one question together."""
-    settings = estimator.settings
-    p, y = sample.probabilities, sample.labels
+    def rms_ce(self) -> Measure:
+        return self._rms
 
-    def measure(sets: list[BinStatistics]) -> Measure:
-        if settings.brief:
+    def rms_ce_debiased(self) -> Measure:
+        debiased, plain = self.statistics.error(2, debias=True), self._rms
+        if plain.low is None or plain.high is None:
+            return Measure(debiased)
+        # Both estimate the same quantity of the population.
+        return Measure(debiased, min(plain.low, debiased), max(plain.high, debiased))
+
+    def ece_true(self) -> Measure | None:
+        if self.sample.true_probabilities is None:
+            return None
+        truth = self.sample.true_confidences
+        statistics = BinStatistics.from_predictions(
+            self.confidences, truth, self.settings.n_bins, weights=self.sample.weights
+        )
+        return self.estimator.absolute_sum(
+            [statistics], lambda: self.estimator.covariance(statistics, self.confidences, truth), prior=False
+        )
+
+    @cached_property
+    def _covariance(self) -> Array:
+        return self.estimator.covariance(self.statistics, self.confidences, self.sample.correct)
+
+    @cached_property
+    def _noise(self) -> Array:
+        return self.estimator.noise(self._covariance + np.diag(prior_variance(self.statistics)))
+
+    @cached_property
+    def _share(self) -> Array:
+        return self.statistics.weights / self.statistics.weights.sum()
+
+    @property
+    def _rate(self) -> Array:
+        return np.where(self._share > 0, self._share, np.inf)
+
+    @property
+    def _smallest_bin(self) -> float:
+        # Unseen samples may all be in the smallest bin.
+        return float(self._share[self._share > 0].min()) * self.estimator.effective_size
+
+    @cached_property
+    def _rms(self) -> Measure:
+        return self._of_gaps(
+            self.statistics.error(2), lambda d: np.sqrt((np.square(d) / self._rate).sum(-1)), self._smallest_bin
+        )
+
+    def _of_gaps(self, value: float, norm: Callable[[Array], Array], n: float | None = None) -> Measure:
+        if not self.estimator.wanted:
+            return Measure(value)
+        return self.estimator.family(value, norm, self.statistics.gaps, self._noise, n)
+
+    # Other bins.
+
+    def ece_equal_mass(self) -> Measure:
+        edges = ranking.edges_from_blocks(self.blocks.confidences, self.blocks.weights, self.settings.n_bins)
+        c, correct = self.confidences, self.sample.correct
+        statistics = BinStatistics.from_predictions(c, correct, weights=self.sample.weights, edges=edges)
+        return self.estimator.absolute_sum([statistics], lambda: self.estimator.covariance(statistics, c, correct))
+
+    def cw_ece(self) -> Measure:
+        p, y = self.sample.probabilities, self.sample.labels
+        return self._classwise(classwise_statistics(p, y, self.settings.n_bins, weights=self.sample.weights))
+
+    def ace(self) -> Measure:
+        p, y, weights = self.sample.probabilities, self.sample.labels, self.sample.weights
+        return self._classwise(
+            [
+                BinStatistics.from_predictions(
+                    p[:, option],
+                    y == option,
+                    weights=weights,
+                    edges=ranking.equal_mass_edges(p[:, option], self.settings.n_bins, weights=weights),
+                )
+                for option in range(p.shape[1])
+            ]
+        )
+
+    def _classwise(self, sets: list[BinStatistics]) -> Measure:
+        """Return the mean of the options' errors; its interval takes one question's gaps of all options together."""
+        if self.settings.brief:
             return Measure(sum(s.error() for s in sets) / len(sets))
-        return estimator.absolute_sum(
-            sets, lambda: estimator.stacked_covariance(option_gaps(p, y, sets), sets[0], len(sets))
+        parts = (self.sample.probabilities, self.sample.labels, sets)
+        return self.estimator.absolute_sum(
+            sets, lambda: self.estimator.stacked_covariance(option_gaps(*parts), sets[0], len(sets))
         )
 
-    equal_width = classwise_statistics(p, y, settings.n_bins, weights=sample.weights)
-    equal_mass = [
-        BinStatistics.from_predictions(
-            p[:, option],
-            y == option,
-            weights=sample.weights,
-            edges=ranking.equal_mass_edges(p[:, option], settings.n_bins, weights=sample.weights),
+    def dece(self) -> Measure:
+        settings = self.settings
+        gaps, covariance = soft_bins(
+            self.sample.probabilities,
+            self.sample.labels,
+            weights=self.sample.weights,
+            clusters=self.estimator.clusters,
         )
-        for option in range(p.shape[1])
-    ]
-    return {"cw_ece": measure(equal_width), "ace": measure(equal_mass)}
+        value = float(np.abs(gaps).sum())
+        if not self.estimator.wanted or settings.brief:
+            return Measure(value)
+        interval = absolute_sum_interval(
+            gaps,
+            covariance,
+            confidence_level=settings.confidence_level,
+            n_resamples=settings.n_resamples,
+            seed=settings.seed,
+        )
+        return self.estimator.allowing(Measure(value, *interval))
 
+    # Murphy's parts of the confidence's Brier score, with intervals by the delta method.
 
-def _ranked(estimator: Estimator, blocks: ranking.RankedBlocks, block: NDArray[np.intp]) -> dict[str, Measure]:
-    right = estimator.correct
-    area = ranking.aurc_from_blocks(blocks)
-    error_rate = float(1 - blocks.correct.sum() / blocks.weights.sum())
-    excess = area - ranking.best_aurc(error_rate)
+    def brier_reliability(self) -> Measure:
+        accuracy, confidence, _ = self._bin_means
+        value = float(self._share @ (accuracy - confidence) ** 2)
 
-    def of_excess() -> Array:
-        # The best area, r + (1 - r) ln(1 - r), rises with the error rate r by -ln(1 - r).
-        if error_rate == 1:
-            return np.zeros(len(right))
-        return ranking.of_samples(ranking.aurc_influence(blocks), block, right) + np.log1p(-error_rate) * (
-            ~right - error_rate
+        def influence() -> Array:
+            gap = (accuracy - confidence)[self._bin]
+            return 2 * gap * (self.sample.correct - self.confidences) - gap**2 - value
+
+        def unseen(share: float) -> tuple[float, float]:
+            return float(max(0.0, np.sqrt(value) - share) ** 2), value + share * (1 - value)
+
+        return self.estimator.smoothly(value, influence, 0.0, 1.0, unseen)
+
+    def brier_resolution(self) -> Measure:
+        accuracy, _, base = self._bin_means
+        value = float(self._share @ np.where(self._share > 0, accuracy - base, 0) ** 2)
+
+        def influence() -> Array:
+            lift = (accuracy - base)[self._bin]
+            return 2 * lift * (self.sample.correct - accuracy[self._bin]) + lift**2 - value
+
+        def unseen(share: float) -> tuple[float, float]:
+            # The resolution's root is a distance, and a share q moves it by √(q (1 - q)) at most.
+            root, most = np.sqrt(value), np.sqrt(min(share, 0.5) * (1 - min(share, 0.5)))
+            return float(max(0.0, root - most) ** 2), float(min(0.25, (root + most) ** 2))
+
+        return self.estimator.smoothly(value, influence, 0.0, 0.25, unseen)
+
+    def brier_uncertainty(self) -> Measure:
+        """Return the accuracy's variance, with the range that it has over the accuracy's interval."""
+        base = self._bin_means[2]
+        value, accuracy = base * (1 - base), self.accuracy()
+        if accuracy.low is None or accuracy.high is None:
+            return Measure(value)
+        ends = [end * (1 - end) for end in (accuracy.low, accuracy.high)]
+        return Measure(value, min(*ends, value), 0.25 if accuracy.low <= 0.5 <= accuracy.high else max(*ends, value))
+
+    @cached_property
+    def _bin_means(self) -> tuple[Array, Array, float]:
+        """The bins' accuracies and mean confidences, 0 where empty, and the accuracy of the whole."""
+        accuracy, confidence = np.nan_to_num(self.statistics.accuracy), np.nan_to_num(self.statistics.mean_confidence)
+        return accuracy, confidence, float(self._share @ accuracy)
+
+    @cached_property
+    def _bin(self) -> NDArray[np.intp]:
+        return bin_index(self.confidences, self.statistics.edges)
+
+    # The order of the answers by confidence.
+
+    def auroc(self) -> Measure:
+        return self.estimator.auroc(
+            ranking.auroc_from_blocks(self.blocks), lambda: self._of_samples(ranking.auroc_influence(self.blocks))
         )
 
-    return {
-        "auroc": estimator.auroc(
-            ranking.auroc_from_blocks(blocks),
-            lambda: ranking.of_samples(ranking.auroc_influence(blocks), block, right),
-        ),
-        "aurc": estimator.smoothly(
+    def aurc(self) -> Measure:
+        area = ranking.aurc_from_blocks(self.blocks)
+        return self.estimator.smoothly(
             area,
-            lambda: ranking.of_samples(ranking.aurc_influence(blocks), block, right),
+            lambda: self._of_samples(ranking.aurc_influence(self.blocks)),
             0.0,
             1.0,
             lambda unseen: ranking.aurc_of_unseen(area, unseen),
-        ),
-        "excess_aurc": estimator.smoothly(excess, of_excess, 0.0, 1.0, ranking.excess_of_unseen),
-    }
+        )
 
+    def excess_aurc(self) -> Measure:
+        error_rate = float(1 - self.blocks.correct.sum() / self.blocks.weights.sum())
+        excess = ranking.aurc_from_blocks(self.blocks) - ranking.best_aurc(error_rate)
 
-def _at_a_point(estimator: Estimator, blocks: ranking.RankedBlocks) -> dict[str, Measure]:
-    """Return two points of the risk-coverage curve, with percentiles of resampled cells around them."""
-    curve = ranking.curve_from_blocks(blocks)
-    values = {
-        "accuracy_at_coverage": ranking.accuracy_at(curve, COVERAGE),
-        "coverage_at_accuracy": ranking.coverage_at(curve, ACCURACY),
-    }
-    if not estimator.wanted or estimator.settings.brief:
-        return {name: Measure(value) for name, value in values.items()}
-    cells = estimator.resampled_cells[:, ::-1]
-    answered, right = np.cumsum(cells.sum(axis=2), axis=1), np.cumsum(cells[:, :, 1], axis=1)
-    coverage = answered / answered[:, -1:]
-    accuracy = np.divide(right, answered, out=np.zeros_like(right), where=answered > 0)
-    first = (coverage >= COVERAGE * (1 - 1e-12)).argmax(axis=1)
-    good = (accuracy >= ACCURACY) & (answered > 0)
-    drawn = {
-        "accuracy_at_coverage": np.take_along_axis(accuracy, first[:, None], axis=1)[:, 0],
-        "coverage_at_accuracy": np.where(good, coverage, 0).max(axis=1),
-    }
-    tail = (1 - estimator.settings.confidence_level) / 2
-    measures = {}
-    for name, value in values.items():
-        low, high = np.quantile(drawn[name], [tail, 1 - tail])
-        measure = Measure(value, min(float(low), value), max(float(high), value))
-        measures[name] = estimator.allowing(measure, COVERAGE * estimator.effective_size)
-    of_coverage, of_accuracy = measures["coverage_at_accuracy"], estimator.share(estimator.correct)
-    if estimator.all_the_same and of_coverage.value == 1 and (of_accuracy.low or 0.0) < ACCURACY:
-        # Too few answers to know that so many are right: none may be good enough.
-        measures["coverage_at_accuracy"] = replace(of_coverage, low=0.0)
-    return measures
+        def influence() -> Array:
+            right = self.sample.correct
+            # The best area, r + (1 - r) ln(1 - r), rises with the error rate r by -ln(1 - r).
+            if error_rate == 1:
+                return np.zeros(len(right))
+            return self._of_samples(ranking.aurc_influence(self.blocks)) + np.log1p(-error_rate) * (
+                ~right - error_rate
+            )
 
+        return self.estimator.smoothly(excess, influence, 0.0, 1.0, ranking.excess_of_unseen)
 
-def _along_confidence(estimator: Estimator, blocks: ranking.RankedBlocks) -> dict[str, Measure]:
-    smooth = smooth_ece_from_gaps(gap_grid(estimator.confidence, estimator.correct, estimator.weights))
-    centres = (np.arange(NOISE_CELLS) + 0.5) / NOISE_CELLS
-    similarity = np.exp(-np.abs(centres[:, None] - centres) / KERNEL_WIDTH)
-    return {
-        "smooth_ece": estimator.along_confidence(
+    def accuracy_at_coverage(self) -> Measure:
+        return self._on_the_curve["accuracy_at_coverage"]
+
+    def coverage_at_accuracy(self) -> Measure:
+        return self._on_the_curve["coverage_at_accuracy"]
+
+    def _of_samples(self, influence: tuple[Array, Array]) -> Array:
+        return ranking.of_samples(influence, self._block, self.sample.correct)
+
+    @cached_property
+    def _on_the_curve(self) -> dict[str, Measure]:
+        """Two points of the risk-coverage curve, with percentiles of resampled cells around them."""
+        estimator, curve = self.estimator, ranking.curve_from_blocks(self.blocks)
+        values = {
+            "accuracy_at_coverage": ranking.accuracy_at(curve, COVERAGE),
+            "coverage_at_accuracy": ranking.coverage_at(curve, ACCURACY),
+        }
+        if not estimator.wanted or self.settings.brief:
+            return {name: Measure(value) for name, value in values.items()}
+        cells = estimator.resampled_cells[:, ::-1]
+        answered, right = np.cumsum(cells.sum(axis=2), axis=1), np.cumsum(cells[:, :, 1], axis=1)
+        coverage = answered / answered[:, -1:]
+        accuracy = np.divide(right, answered, out=np.zeros_like(right), where=answered > 0)
+        first = (coverage >= COVERAGE * (1 - 1e-12)).argmax(axis=1)
+        good = (accuracy >= ACCURACY) & (answered > 0)
+        drawn = {
+            "accuracy_at_coverage": np.take_along_axis(accuracy, first[:, None], axis=1)[:, 0],
+            "coverage_at_accuracy": np.where(good, coverage, 0).max(axis=1),
+        }
+        tail = (1 - self.settings.confidence_level) / 2
+        measures = {}
+        for name, value in values.items():
+            low, high = np.quantile(drawn[name], [tail, 1 - tail])
+            measure = Measure(value, min(float(low), value), max(float(high), value))
+            measures[name] = estimator.allowing(measure, COVERAGE * estimator.effective_size)
+        of_coverage, of_accuracy = measures["coverage_at_accuracy"], self.accuracy()
+        if estimator.all_the_same and of_coverage.value == 1 and (of_accuracy.low or 0.0) < ACCURACY:
+            # There are too few answers to know the accuracy: no threshold may reach it.
+            measures["coverage_at_accuracy"] = replace(of_coverage, low=0.0)
+        return measures
+
+    # The gaps along the confidence, without bins.
+
+    def smooth_ece(self) -> Measure:
+        smooth = smooth_ece_from_gaps(gap_grid(self.confidences, self.sample.correct, self.sample.weights))
+        return self.estimator.along_confidence(
             smooth.value, lambda d: smooth_cells(d, smooth.bandwidth), absolute_integral
-        ),
-        "ks": estimator.along_confidence(
-            ranking.ks_from_blocks(blocks), lambda d: np.cumsum(d, axis=-1), lambda d: np.abs(d).max(axis=-1)
-        ),
-        "kernel_ce": estimator.along_confidence(
-            kernel_error_from_blocks(blocks),
+        )
+
+    def ks(self) -> Measure:
+        return self.estimator.along_confidence(
+            ranking.ks_from_blocks(self.blocks), lambda d: np.cumsum(d, axis=-1), lambda d: np.abs(d).max(axis=-1)
+        )
+
+    def kernel_ce(self) -> Measure:
+        centers = (np.arange(NOISE_CELLS) + 0.5) / NOISE_CELLS
+        similarity = np.exp(-np.abs(centers[:, None] - centers) / KERNEL_WIDTH)
+        return self.estimator.along_confidence(
+            kernel_error_from_blocks(self.blocks),
             lambda d: d @ np.linalg.cholesky(similarity),
             lambda d: np.sqrt(np.square(d).sum(axis=-1)),
-        ),
-    }
+        )
 
-
-def _soft(estimator: Estimator, sample: Sample) -> dict[str, Measure]:
-    settings = estimator.settings
-    gaps, covariance = soft_bins(
-        sample.probabilities, sample.labels, weights=sample.weights, clusters=estimator.clusters
-    )
-    value = float(np.abs(gaps).sum())
-    if not estimator.wanted or settings.brief:
-        return {"dece": Measure(value)}
-    interval = absolute_sum_interval(
-        gaps,
-        covariance,
-        confidence_level=settings.confidence_level,
-        n_resamples=settings.n_resamples,
-        seed=settings.seed,
-    )
-    return {"dece": estimator.allowing(Measure(value, *interval))}
-
-
-def _against_truth(estimator: Estimator, sample: Sample) -> dict[str, Measure]:
-    """Return what needs the true probabilities: the target error, and the ECE with them in place of the answers."""
-    c = estimator.confidence
-    if sample.true_probabilities is None:
-        return {}
-    truth = sample.true_confidences
-    statistics = BinStatistics.from_predictions(c, truth, estimator.settings.n_bins, weights=sample.weights)
-    return {
-        "tce": estimator.mean(np.abs(truth - c), of_answers=False),
-        "ece_true": estimator.absolute_sum(
-            [statistics], lambda: estimator.covariance(statistics, c, truth), prior=False
-        ),
-    }
-
-
-def _local(estimator: Estimator, sample: Sample) -> dict[str, Measure]:
-    settings = estimator.settings
-    if sample.features is None:
-        return {}
-    chosen = local_subsample(len(sample), sample.weights, _LOCAL_SAMPLES, settings.seed)
-    weights = np.ones(len(chosen)) if sample.weights is None else sample.weights[chosen]
-    gaps = (estimator.confidence - sample.correct)[chosen]
-    around = local_map(estimator.confidence[chosen], sample.features[chosen], weights)
-    value = float(np.average(np.abs(around(gaps)), weights=weights))
-    n_used = len(chosen) if len(chosen) < len(sample) else None
-    if not estimator.wanted or settings.brief:
-        return {"lce": Measure(value, n_used=n_used)}
-    # A wild bootstrap: each sample's gap, or those of a cluster together, with a sign and size drawn anew.
-    unit = np.arange(len(gaps)) if estimator.clusters is None else estimator.clusters[chosen]
-    rng = np.random.default_rng(settings.seed)
-    drawn = rng.standard_normal((settings.n_resamples, int(unit.max()) + 1))[:, unit] * gaps
-    measure = estimator.family(
-        value, lambda d: np.average(np.abs(d), axis=-1, weights=weights), around(gaps), around(drawn)
-    )
-    return {"lce": replace(measure, n_used=n_used)}
+    def lce(self) -> Measure | None:
+        sample, settings = self.sample, self.settings
+        if sample.features is None:
+            return None
+        chosen = local_subsample(len(sample), sample.weights, _LOCAL_SAMPLES, settings.seed)
+        weights = np.ones(len(chosen)) if sample.weights is None else sample.weights[chosen]
+        gaps = (self.confidences - sample.correct)[chosen]
+        around = local_map(self.confidences[chosen], sample.features[chosen], weights)
+        value = float(np.average(np.abs(around(gaps)), weights=weights))
+        n_used = len(chosen) if len(chosen) < len(sample) else None
+        if not self.estimator.wanted or settings.brief:
+            return Measure(value, n_used=n_used)
+        # A wild bootstrap: each sample's gap, or those of a cluster together, with a new random sign and size.
+        clusters = self.estimator.clusters
+        unit = np.arange(len(gaps)) if clusters is None else clusters[chosen]
+        rng = np.random.default_rng(settings.seed)
+        drawn = rng.standard_normal((settings.n_resamples, int(unit.max()) + 1))[:, unit] * gaps
+        measure = self.estimator.family(
+            value, lambda d: np.average(np.abs(d), axis=-1, weights=weights), around(gaps), around(drawn)
+        )
+        return replace(measure, n_used=n_used)

@@ -1,4 +1,4 @@
-"""Binned calibration: the mergeable statistics of equal-width bins, and the errors that follow from them."""
+"""Binned calibration: mergeable statistics of equal-width bins, and the calibration errors computed from them."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -39,8 +39,8 @@ def bin_index(confidences: Floats, edges: NDArray[np.float64]) -> NDArray[np.int
 def _equal_width_index(confidences: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.intp]:
     """Return what `bin_index` returns for the edges of `bin_edges`, without a search."""
     n_bins = len(edges) - 1
-    # Multiplying by a hair more than n_bins never rounds a value at or over an edge to below it. What it lifts to the
-    # edge from just under it is taken back by the comparison.
+    # Multiplying by slightly more than n_bins never moves a value at or above an edge to below it. The comparison
+    # undoes the opposite case, a value just below an edge that is moved up to it.
     index = (confidences * np.nextafter(n_bins, np.inf)).astype(np.intp)
     np.minimum(index, n_bins - 1, out=index)
     index -= confidences < edges.take(index)
@@ -48,11 +48,11 @@ def _equal_width_index(confidences: NDArray[np.float64], edges: NDArray[np.float
 
 
 class BinStatistics:
-    """What equal-width (or any fixed) bins keep of a stream of confidences: enough for every binned measure.
+    """Sums over equal-width (or other fixed) bins of a stream of confidences, sufficient for every binned measure.
 
     Counts are exact whole numbers. Sums are compensated, so feeding the same samples whole, in parts, in any order or
-    merged from several processes gives the same counts and the same sums to rounding. The memory is a few numbers a
-    bin, however many samples pass through.
+    merged from several processes gives the same counts and the same sums to rounding. Memory is a few numbers
+    per bin, however many samples are added.
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ class BinStatistics:
         Raises
         ------
         TypeError, ValueError
-            The input is not of that kind. Nothing has been added then.
+            If the input is invalid; nothing has been added then.
         """
         confidence = check_unit_interval(confidences, "confidences")
         right = check_correct(correct, len(confidence))
@@ -127,7 +127,7 @@ class BinStatistics:
             index = bin_index(confidence, self.edges)
         gap = right - confidence
         if right.dtype == np.bool_ and weight is None:
-            # Counting wrong and right answers apart gives the counts and the right ones in one pass.
+            # Counting wrong and right answers separately gives the counts and the right answers in one pass.
             index = 2 * index + right
             counts = np.bincount(index, minlength=2 * n_bins).reshape(n_bins, 2)
             sums = np.empty((6, n_bins))
@@ -145,7 +145,7 @@ class BinStatistics:
         self._add_sums(sums)
 
     def _add_sums(self, sums: NDArray[np.float64]) -> None:
-        # Knuth's two-sum: what rounding takes from the total is kept beside it.
+        # Knuth's two-sum: the rounding error of the total is kept separately.
         total = self._sums + sums
         part = total - self._sums
         self._compensation += (self._sums - (total - part)) + (sums - part)
@@ -157,7 +157,7 @@ class BinStatistics:
         Raises
         ------
         ValueError
-            The two have other bins.
+            If the two have different bins.
         """
         if not np.array_equal(self.edges, other.edges):
             raise ValueError(
@@ -213,12 +213,12 @@ class BinStatistics:
 
     @property
     def mean_confidence(self) -> NDArray[np.float64]:
-        """(n_bins,) mean confidence of each bin, NaN in one without weight."""
+        """(n_bins,) mean confidence of each bin, NaN for a bin without weight."""
         return _mean(self.confidence_sums, self.weights)
 
     @property
     def accuracy(self) -> NDArray[np.float64]:
-        """(n_bins,) share of right answers in each bin, NaN in one without weight."""
+        """(n_bins,) share of right answers in each bin, NaN for a bin without weight."""
         return _mean(self.correct_sums, self.weights)
 
     @property
@@ -239,29 +239,29 @@ class BinStatistics:
     def _total(self) -> float:
         total = float(self.weights.sum())
         if total == 0:
-            raise ValueError("these statistics hold no sample yet: call update first")
+            raise ValueError("the statistics hold no samples: call update first")
         return total
 
     def error(self, norm: int | str = 1, *, debias: bool = False) -> float:
-        """Return the calibration error over the bins, each bin weighing its share of the samples.
+        """Return the calibration error over the bins, each bin weighted by its share of the samples.
 
         Parameters
         ----------
         norm : {1, 2, "max"}, default 1
             1: expected calibration error, Σ_b w_b |acc_b - conf_b|, in [0, 1] (Naeini et al. 2015; Guo et al. 2017).
             2: root mean square calibration error, (Σ_b w_b (acc_b - conf_b)²)^½, in [0, 1] (Kumar et al. 2019).
-            "max": maximum calibration error, the largest |acc_b - conf_b| of a bin that isn't empty (Guo et al. 2017).
+            "max": maximum calibration error, the largest |acc_b - conf_b| of a nonempty bin (Guo et al. 2017).
         debias : bool, default False
             For norm 2: subtract each bin's estimated sampling variance acc_b (1 - acc_b) / (n_b - 1) from its squared
-            gap, a bin of one sample counting nothing, and return 0 for a negative sum (Kumar et al. 2019, Def. 4.1).
+            gap, with bins of one sample counting zero, and return 0 for a negative sum (Kumar et al. 2019, Def. 4.1).
 
         Raises
         ------
         ValueError
-            Another norm, `debias` with a norm other than 2, or no samples.
+            If the norm is unknown, `debias` is used with a norm other than 2, or there are no samples.
         """
         if debias and norm != 2:
-            raise ValueError(f"only the norm 2 can be debiased, got norm={norm!r}")
+            raise ValueError(f"debias needs norm=2, got norm={norm!r}")
         total = self._total()
         if norm == 1:
             return float(np.abs(self.gaps).sum())
@@ -276,7 +276,7 @@ class BinStatistics:
         if debias:
             square_weight = self.square_weights[filled]
             spread = weight**2 - square_weight
-            # Two samples of which one has no weight are as good as one.
+            # Two samples of which one has no weight count as one.
             several = (self.counts[filled] > 1) & (spread > 0)
             # With weights of one this is acc (1 - acc) / (n_b - 1).
             squares[several] -= (accuracy * (1 - accuracy) * square_weight)[several] / spread[several]
@@ -288,7 +288,7 @@ class BinStatistics:
         return float(-self.gaps.sum())
 
     def over_and_underconfidence(self) -> tuple[float, float]:
-        """Return the parts of the ECE from bins whose confidence is over, and under, their accuracy.
+        """Return the parts of the ECE from bins whose confidence is above, and below, their accuracy.
 
         The two add up to the ECE, and their difference is `signed_gap`.
         """
@@ -308,7 +308,7 @@ class BinStatistics:
             }
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain lists that JSON can hold; `from_dict` gives back the same statistics to the last bit."""
+        """Return plain lists that JSON can hold; `from_dict` restores the statistics exactly."""
         return {
             "edges": None if self._equal_width else self.edges.tolist(),
             "counts": self.counts.tolist(),
@@ -323,17 +323,17 @@ class BinStatistics:
         Raises
         ------
         ValueError
-            A key is missing or the arrays' shapes don't agree.
+            If a key is missing or the arrays' shapes don't agree.
         """
         missing = {"edges", "counts", "sums", "compensation"} - set(state)
         if missing:
-            raise ValueError(f"not the state of BinStatistics: {', '.join(sorted(missing))} missing")
+            raise ValueError(f"invalid state of BinStatistics: {', '.join(sorted(missing))} missing")
         counts = np.array(state["counts"], dtype=np.int64)
         statistics = cls(max(counts.size, 1), edges=state["edges"])
         sums, compensation = np.array(state["sums"], dtype=float), np.array(state["compensation"], dtype=float)
         if counts.shape != statistics.counts.shape or not sums.shape == compensation.shape == (6, counts.size):
             raise ValueError(
-                f"not the state of BinStatistics: counts {counts.shape}, sums {sums.shape}, compensation "
+                f"invalid state of BinStatistics: counts {counts.shape}, sums {sums.shape}, compensation "
                 f"{compensation.shape} and {statistics.n_bins} bins don't agree"
             )
         statistics.counts, statistics._sums, statistics._compensation = counts, sums, compensation

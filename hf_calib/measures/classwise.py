@@ -1,4 +1,4 @@
-"""Classwise calibration: each option's probability against "this option is right", averaged over the options."""
+"""Classwise calibration: the calibration error of each option's probability, averaged over the options."""
 
 from collections.abc import Iterator
 
@@ -18,7 +18,7 @@ def classwise_statistics(
     threshold: float = 0.0,
     weights: ArrayLike | None = None,
 ) -> list[BinStatistics]:
-    """Return each option's bin statistics, those of probabilities under `threshold` left out.
+    """Return each option's bin statistics, without the probabilities below `threshold`.
 
     Parameters as in `classwise_calibration_error`.
     """
@@ -43,7 +43,7 @@ def classwise_statistics(
 def option_gaps(
     probabilities: Floats, labels: NDArray[np.integer], statistics: list[BinStatistics]
 ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float64]]]:
-    """Yield each option's bins and gaps of (n,) samples, in the bins of its statistics."""
+    """Yield each option's (n,) bin indices and gaps, in the bins of its statistics."""
     for option, of_option in enumerate(statistics):
         column = probabilities[:, option].astype(np.float64)
         yield bin_index(column, of_option.edges), (labels == option) - column
@@ -72,9 +72,9 @@ def classwise_calibration_error(
     norm : {1, 2, "max"}, default 1
         See `BinStatistics.error`.
     threshold : float, default 0
-        Only probabilities of at least this much are looked at, and an option's bins weigh their share of those. With
-        many options nearly all probabilities are nearly 0, and their bins would drown the rest (Nixon et al. 2019). An
-        option without any counts 0.
+        Only probabilities of at least this count, and an option's bins are weighted by their share of those. With many
+        options nearly all probabilities are close to 0, and their bins would dominate (Nixon et al. 2019). An option
+        without any counts 0.
     weights : array_like of shape (n,), optional
         Weight of each sample, finite and not negative.
 
@@ -86,7 +86,7 @@ def classwise_calibration_error(
     Raises
     ------
     TypeError, ValueError
-        The input is not of that kind; the message names the row.
+        If the input is invalid; the message names the row.
 
     References
     ----------
@@ -112,13 +112,13 @@ def adaptive_calibration_error(
     threshold: float = 0.0,
     weights: ArrayLike | None = None,
 ) -> float:
-    """Return the adaptive calibration error (ACE): the classwise error over bins that hold the same weight each.
+    """Return the adaptive calibration error (ACE): the classwise error over equal-mass bins.
 
     Parameters
     ----------
     probabilities, labels, n_bins, threshold, weights
-        As in `classwise_calibration_error`, the bins being those of `equal_mass_edges` for each option. With a
-        threshold, such as Nixon et al.'s 0.01, it is their TACE.
+        As in `classwise_calibration_error`; the bins are those of `equal_mass_edges` for each option. With a
+        threshold, such as the 0.01 of Nixon et al., the result is their TACE.
 
     Returns
     -------

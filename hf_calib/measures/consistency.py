@@ -1,4 +1,4 @@
-"""Is this model calibrated? A test that allows for the bias of the binned error."""
+"""A test of calibration that accounts for the bias of the binned error."""
 
 from typing import NamedTuple
 
@@ -8,10 +8,10 @@ from numpy.typing import ArrayLike, NDArray
 from .binning import BinStatistics, bin_edges, bin_index
 from .validation import check_correct, check_unit_interval, check_weights
 
-# Up to this many draws for a bin, each answer is drawn on its own.
+# Up to this many draws per bin, each answer is drawn separately.
 _MAX_DRAWS = 2_000_000
 
-# A larger bin is cut into this many groups of neighbouring confidences.
+# A larger bin is cut into this many groups of neighboring confidences.
 _GROUPS = 256
 
 
@@ -35,27 +35,27 @@ def calibration_test(
 ) -> CalibrationTest:
     """Test whether the confidences are calibrated, by consistency resampling.
 
-    A calibrated model's answers are right with probability equal to their confidence. So answers are drawn with
-    exactly the given confidences, many times, and the binned error of each draw is what calibration would show on this
-    data, bias included. The p-value is the share of draws whose error is at least the observed one, the observed one
-    counted among them. In bins of more than 2,000,000 / n_resamples samples, neighbouring confidences are drawn
-    together, 256 groups a bin; with weights, such a bin's sum is drawn from its normal limit.
+    A calibrated model's answers are right with a probability equal to their confidence. So answers are drawn many
+    times with the given confidences, and the binned error of each draw is one that a calibrated model could have on
+    this data, bias included. The p-value is the share of draws whose error is at least the observed one, counting the
+    observed one as a draw. In bins of more than 2,000,000 / n_resamples samples, neighboring confidences are drawn
+    together in 256 groups per bin; with weights, the sum over such a bin is drawn from its normal limit.
 
-    Samples are taken as independent given their confidences.
+    Samples are assumed to be independent given their confidences.
 
     Parameters
     ----------
     confidences, correct, n_bins, norm, weights
         As in `expected_calibration_error`.
     n_resamples : int, default 1000
-        Number of draws, at least 100; the least p-value is 1 / (n_resamples + 1).
+        Number of draws, at least 100; the smallest p-value is 1 / (n_resamples + 1).
     seed : int, default 0
-        Of the draws.
+        Seed of the draws.
 
     Returns
     -------
     CalibrationTest
-        error, expected_error and p_value; a small p-value speaks against calibration.
+        error, expected_error and p_value; a small p-value is evidence against calibration.
 
     References
     ----------
@@ -79,7 +79,7 @@ def calibration_test(
         errors = np.sqrt(conditional**2 @ share[filled])
     else:
         errors = np.abs(gaps).sum(axis=1)
-    # Equal errors may differ by the rounding of their sums.
+    # Equal errors may differ by rounding.
     reached = np.count_nonzero(errors >= observed * (1 - 1e-12))
     return CalibrationTest(observed, float(errors.mean()), (1 + reached) / (1 + n_resamples))
 

@@ -1,4 +1,4 @@
-"""DECE: the value of the differentiable calibration error that models are trained with."""
+"""The differentiable expected calibration error (DECE), which models can be trained with."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,9 +19,10 @@ def differentiable_calibration_error(
 ) -> float:
     """Return the differentiable expected calibration error (DECE), in [0, 1].
 
-    ECE with both of its steps made soft. A confidence belongs to bin m to the degree softmax_m((m c - Σ_{i<m} β_i) /
-    τ), m = 1, ..., M, β_i = i / M being the edges: for τ → 0 this is the bin that holds it. An answer is right to the
-    degree max(0, 2 - R), with R = 1 + Σ_{k≠y} σ((p_k - p_y) / τ_a) the soft rank of the right option.
+    Both discrete steps of the ECE are replaced by soft ones. A confidence c belongs to bin m with membership
+    softmax_m((m c - Σ_{i<m} β_i) / τ), m = 1, ..., M, with edges β_i = i / M: for τ → 0 this is the bin that holds c.
+    An answer is right to the degree max(0, 2 - R), with R = 1 + Σ_{k≠y} σ((p_k - p_y) / τ_a) the soft rank of the
+    right option.
 
     Parameters
     ----------
@@ -68,7 +69,7 @@ def soft_bins(
     steps = np.arange(1, n_bins + 1)
     offsets = np.concatenate([[0.0], np.cumsum(np.arange(1, n_bins) / n_bins)])
     n_clusters = 0 if clusters is None else int(clusters.max()) + 1
-    # Of what a sample adds to the gaps: its sum, the sum of its square, that times the weight; and of the weights.
+    # Sums over the samples of their terms of the gaps, of the terms' squares, and of the terms times the weights.
     total, square, cross = np.zeros(n_bins), np.zeros((n_bins, n_bins)), np.zeros(n_bins)
     of_clusters = np.zeros((n_clusters, n_bins + 1))
     weight_sum = weight_square = 0.0

@@ -1,4 +1,4 @@
-"""The calibration errors over equal-width bins, as functions."""
+"""Calibration errors over equal-width bins, as functions."""
 
 from numpy.typing import ArrayLike
 
@@ -19,12 +19,12 @@ def expected_calibration_error(
     Parameters
     ----------
     confidences : array_like of shape (n,)
-        Probability of the given answer, in [0, 1]; float16, float32 or float64. The values are taken as they are: in
-        float32, 0.7 is less than 7/10 and so in the bin below.
+        Probability of the given answer, in [0, 1]; float16, float32 or float64. Values are not rounded: in float32,
+        0.7 is less than 7/10 and falls into the bin below.
     correct : array_like of shape (n,)
         Whether the answer is right: booleans, 0 and 1, or the probability that it is right where that is known.
     n_bins : int, default 10
-        Bins are [0, 1/n_bins), ..., [1 - 1/n_bins, 1]: closed on the left, the last one on both sides.
+        Number of bins [0, 1/n_bins), ..., [1 - 1/n_bins, 1]: closed on the left, the last one on both sides.
     norm : {1, 2, "max"}, default 1
         See `BinStatistics.error`: 1 is the ECE, 2 the root mean square error, "max" the maximum calibration error.
     debias : bool, default False
@@ -41,7 +41,7 @@ def expected_calibration_error(
     Raises
     ------
     TypeError, ValueError
-        The input is not of that kind; the message names the value and its position.
+        If the input is invalid; the message names the value and its position.
 
     References
     ----------

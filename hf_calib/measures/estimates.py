@@ -1,4 +1,4 @@
-"""A measured value, and the ways to put an interval around it."""
+"""A measured value, and the ways to compute its interval."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -29,10 +29,10 @@ from .scores import weighted_mean
 
 Array = NDArray[np.float64]
 
-# Noise of what goes along the confidence is drawn in this many cells.
+# The noise of measures along the confidence is drawn in this many cells.
 NOISE_CELLS = 256
 
-# A standard error that is only rounding.
+# A standard error of at most this is rounding.
 _NO_SPREAD = 1e-14
 
 
@@ -40,8 +40,8 @@ _NO_SPREAD = 1e-14
 class Measure:
     """A measured value with its confidence interval.
 
-    `low` and `high` are None where there is none; `n_used` is the size of the subsample that it was measured on, None
-    where that is all samples.
+    `low` and `high` are None if there is no interval; `n_used` is the size of the subsample that was measured, None if
+    that is the whole sample.
     """
 
     value: float
@@ -59,8 +59,8 @@ class Measure:
 class Settings:
     """How a sample is measured.
 
-    `n_resamples` of 0 leaves the intervals out, `brief` those that take longest: of what goes along the confidence
-    (smooth ECE, Kolmogorov-Smirnov, kernel), classwise, soft-binned, local, and at a coverage.
+    `n_resamples=0` skips the intervals; `brief` skips the slowest ones: of the smooth, Kolmogorov-Smirnov, kernel,
+    classwise, differentiable and local errors, and of the points of the risk-coverage curve.
     """
 
     n_bins: int = 10
@@ -71,7 +71,7 @@ class Settings:
 
 
 class Estimator:
-    """Puts intervals around measures of (n,) checked answers, for independent ones and for clusters."""
+    """Intervals of measures of (n,) checked answers, independent or in clusters."""
 
     def __init__(
         self,
@@ -97,13 +97,13 @@ class Estimator:
         *,
         of_answers: bool = True,
     ) -> Measure:
-        """Return an estimate that is about normal, with its interval cut to the range it can be in.
+        """Return an approximately normal estimate, with its interval clipped to the range of the measure.
 
-        Where no sample moves the estimate, the spread tells nothing of how far off it is, and where all answers are
-        right, or all wrong, too little. There `unseen` gives the ends that the estimate could have if a given share of
-        samples were otherwise (see `unseen_share`), and without it there is no interval. With `of_answers` false the
-        estimate has nothing to do with the answers. With a few tens of samples, or few wrong answers among many, a
-        skewed estimate's interval covers less than its level.
+        Where no sample has an influence, the spread says nothing about the error of the estimate, and where all
+        answers are right, or all wrong, it says too little. There `unseen` gives the lowest and highest value that the
+        estimate could have if a given share of the samples were different (see `unseen_share`); without it there is no
+        interval. Pass `of_answers=False` if the estimate does not depend on the answers. With a few dozen samples, or
+        few wrong answers among many, the interval of a skewed estimate covers less than its level.
         """
         error = self._spread(value, influence)
         if error is None:
@@ -121,7 +121,7 @@ class Estimator:
     def mean(self, values: NDArray, low: float = 0.0, high: float = 1.0, *, of_answers: bool = True) -> Measure:
         """Return the mean of (n,) values that lie between `low` and `high`.
 
-        What is unseen may lie at either bound: if one is infinite and all values are the same, there is no interval.
+        Unseen values may lie at either bound: if one is infinite and all values are the same, there is no interval.
         """
         value = weighted_mean(values, self.weights)
         finite = bool(np.isfinite([low, high]).all())
@@ -142,22 +142,22 @@ class Estimator:
 
     @property
     def unseen(self) -> float:
-        """The share of samples, or of clusters, that may be otherwise than all those seen: see `unseen_share`."""
+        """The share of samples, or of clusters, that may differ from all those seen: see `unseen_share`."""
         return unseen_share(self.effective_size, self.settings.confidence_level)
 
     @cached_property
     def effective_size(self) -> float:
-        """Number of clusters, or of samples: Kish's effective one where they are weighted."""
+        """Number of clusters, or of samples; Kish's effective number where they are weighted."""
         if self.clusters is not None:
             weights = np.bincount(self.clusters, self.weights)
             return _effective_size(weights.astype(np.float64)) if self.weights is not None else float(len(weights))
         return float(len(self.correct)) if self.weights is None else _effective_size(self.weights)
 
     def allowing(self, measure: Measure, n: float | None = None) -> Measure:
-        """Return a measure in [0, 1] with its interval widened by what is unseen, where the spread tells too little.
+        """Return a measure in [0, 1] with its interval widened by unseen samples, where the spread is uninformative.
 
         That is where all answers are right, or all wrong, and where the interval is a point. `n` is the number of
-        samples that any of them is one of, all together if left out.
+        samples that the measure depends on, by default all of them.
         """
         if measure.low is None or measure.high is None:
             return measure
@@ -185,7 +185,7 @@ class Estimator:
         return influence_error(influence(), self.weights, self.clusters)
 
     def share(self, values: NDArray[np.bool_]) -> Measure:
-        """Return the share of samples for which something is so, with Wilson's interval."""
+        """Return the share of true values, with Wilson's interval."""
         value = weighted_mean(values, self.weights)
         error = influence_error(values - value, self.weights, self.clusters) if self.wanted else None
         if error is None:
@@ -211,14 +211,14 @@ class Estimator:
         statistics: BinStatistics,
         n_parts: int = 1,
     ) -> Array:
-        """Return the covariance of gaps of the same samples in several sets of bins, divided by their number."""
+        """Return the covariance of the same samples' gaps in several sets of bins, divided by the number of sets."""
         clusters = np.arange(len(self.correct)) if self.clusters is None else self.clusters
         return clustered_covariance(parts, statistics.n_bins, clusters, self.weights, n_parts=n_parts)
 
     def absolute_sum(
         self, statistics: Sequence[BinStatistics], covariance: Callable[[], Array], *, prior: bool = True
     ) -> Measure:
-        """Return the mean over sets of bins of the ECE; `covariance` is that of all their gaps."""
+        """Return the mean ECE of several sets of bins; `covariance` gives the covariance of all their gaps."""
         n = len(statistics)
         value = sum(s.error() for s in statistics) / n
         if not self.wanted:
@@ -241,9 +241,9 @@ class Estimator:
         noise: Array,
         n: float | None = None,
     ) -> Measure:
-        """Return a norm of the signal with the interval of `family_interval`, which always holds the value.
+        """Return a norm of the signal with the interval of `family_interval`, which always contains the value.
 
-        `n` is that of `allowing`.
+        `n` as in `allowing`.
         """
         low, high = family_interval(statistic, signal, noise, self.settings.confidence_level)
         return self.allowing(Measure(value, min(low, value), max(high, value)), n)
@@ -253,7 +253,7 @@ class Estimator:
     ) -> Measure:
         """Return a measure that is the norm of a linear map of the gaps along the confidence.
 
-        Its interval is found on 256 cells, unless the settings are brief.
+        Its interval is computed on 256 cells, and skipped if the settings are brief.
         """
         if not self.wanted or self.settings.brief:
             return Measure(value)
@@ -266,7 +266,7 @@ class Estimator:
 
     @cached_property
     def fine(self) -> tuple[Array, Array]:
-        """The gaps summed in 256 cells, and draws of their noise."""
+        """The gaps summed in 256 cells of the confidence, and draws of their noise."""
         statistics = BinStatistics.from_predictions(self.confidence, self.correct, NOISE_CELLS, weights=self.weights)
         return statistics.gaps, self.noise(self.covariance(statistics, self.confidence, self.correct))
 
@@ -278,8 +278,8 @@ class Estimator:
         n = len(index) if weights is None else weights.sum()
         share = np.bincount(index, weights, cells) / n
         if self.clusters is None:
-            # Drawn without a factorisation, whose choice among equal variances would depend on the number of threads:
-            # independent noise in each cell, less what keeps the shares' sum at 1, has the shares' covariance.
+            # Drawn without a factorization, which would depend on the number of threads where variances are equal.
+            # Independent noise in each cell, minus the part that changes the sum of the shares, has their covariance.
             square = share / n if weights is None else np.bincount(index, weights**2, cells) / n**2
             rng = np.random.default_rng(self.settings.seed)
             alone = rng.standard_normal((self.settings.n_resamples, cells)) * np.sqrt(square)

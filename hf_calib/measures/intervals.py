@@ -1,4 +1,4 @@
-"""The confidence interval of a binned calibration error, which sits on the boundary of what it can be."""
+"""The confidence interval of a binned calibration error, which may lie at the boundary of its range."""
 
 from collections.abc import Callable
 
@@ -9,22 +9,23 @@ from .binning import BinStatistics
 
 Matrix = NDArray[np.float64]
 
-# The prior of a bin's standardised gap: nought with one of these probabilities, else normal with one of these scales.
-# The probabilities weigh as a power of themselves, since the lower end's doubtful case is that few bins have a gap.
+# The prior of a bin's standardized gap: zero with one of these probabilities, else normal with one of these scales.
+# The probabilities are weighted by a power of themselves, since few bins with a gap are the hard case for the lower
+# end.
 _NOUGHT = np.arange(11) / 10
 _SCALES = np.array([2, 3, 4, 6, 8, 12, 16, 32, 64, 128])
 _FEW = 10
 
-# For the upper end no bin's gap is taken for less than this many of its standard errors.
+# For the upper end, each bin's gap counts as at least this many of its standard errors.
 _LEAST_GAP = 0.5
 
-# The lower end's share of what the interval may miss, where the upper end can't miss.
+# The lower end's share of the error probability where the upper end can't miss.
 _LOWER_SHARE = 0.7
 
-#: An interval that is no wider than this is a point: the width is rounding.
+#: An interval at most this wide is a point: its width is rounding.
 NO_WIDTH = 1e-7
 
-# A deviation below this is none: a gap divided by it would overflow when it is squared.
+# A deviation below this counts as zero: a gap divided by it would overflow when squared.
 _NO_DEVIATION = 1e-100
 
 
@@ -38,49 +39,50 @@ def calibration_error_interval(
 ) -> tuple[float, float]:
     """Return a confidence interval for the population's binned ECE, Σ_b |E[(y - c) 1[c in bin b]]|.
 
-    The estimate adds up absolute values, so noise only ever raises it: for a calibrated model every resample's ECE is
-    above the truth, 0, and a percentile bootstrap never covers it. This interval inverts a test instead. The gaps are
-    about normal with a covariance that is estimated; a value t belongs to the interval if the observed ECE lies in the
-    central part of what gaps of total size t give with that noise added. How t is spread over the bins decides how
-    much noise adds. For the lower end, where the doubtful case is that few bins have a gap, it is drawn from the gaps'
-    posterior under a prior by which most bins may have none. For the upper end, where the doubtful case is that many
-    have a small one, it is taken as observed, no bin's for less than half of its standard error.
+    The estimate sums absolute values, so noise always raises it: for a calibrated model the ECE of every resample is
+    above the true value, 0, and a percentile bootstrap never covers it. This interval inverts a test instead. The gaps
+    are approximately normal with an estimated covariance; a value t belongs to the interval if the observed ECE lies
+    in the central part of the distribution that gaps with absolute sum t have when that noise is added. The effect of
+    the noise depends on how t is spread over the bins. For the lower end, where the hard case is that few bins have a
+    gap, the spread is drawn from the posterior of the gaps under a prior that allows most bins to have none. For the
+    upper end, where the hard case is that many bins have a small gap, the observed gaps are used, each raised to at
+    least half of its standard error.
 
-    The central part leaves the same share out on both sides, as long as noise leaves as many values under t. Where it
-    lifts nearly all above, as for a calibrated model or one with a gap in few bins, no value that would be rejected on
-    that side is left to an interval that holds its estimate; what it may miss then falls to the lower end, in part.
+    The central part leaves out the same probability on both sides, as long as enough draws fall below t. Where noise
+    lifts nearly all draws above t, as for a calibrated model or one with gaps in few bins, an interval that contains
+    its estimate cannot reject on that side; part of that error probability then goes to the lower end.
 
-    Where all answers are right, or all wrong, and where no bin has any noise, the interval is widened to what the ECE
-    could be if the share of the population that may go unseen (`unseen_share`) were otherwise.
+    Where all answers are right, or all wrong, and where no bin has any noise, the interval is widened to the values
+    that the ECE would have if the share of the population that may be unseen (`unseen_share`) were different.
 
-    In simulations of 2,000 samples each of 21 sources at n = 300, 3,000 and 30,000 a 95% interval covered 93 to 97% of
-    the time, but where gaps in part of the bins are about as small as their noise: they can't be told from a gap in
-    one bin, and it covered 97 to 98%. It was as wide as the percentile bootstrap's where every bin's gap is clear, up
-    to 1.3 times as wide elsewhere where that one covers, and up to 1.4 times where it covers too seldom or never
+    In simulations of 2,000 samples each from 21 sources at n = 300, 3,000 and 30,000, a 95% interval covered 93 to 97%
+    of the time, except where gaps in some of the bins are as small as their noise: they look like a gap in a single
+    bin, and the interval covered 97 to 98%. It was as wide as the percentile bootstrap's where every bin has a clear
+    gap, up to 1.3 times as wide elsewhere where that one covers, and up to 1.4 times where that one covers too rarely
     (`examples/benchmarks/ece_interval.py`).
 
     Parameters
     ----------
     statistics : BinStatistics
-        Of at least one sample.
+        Statistics of at least one sample.
     confidence_level : float, default 0.95
         In (0, 1).
     n_resamples : int, default 1000
         Number of draws of the noise.
     seed : int, default 0
-        Of those draws: the same statistics give the same interval.
+        Seed of those draws: the same statistics give the same interval.
     covariance : ndarray of shape (n_bins, n_bins), optional
         Sampling covariance of `statistics.gaps` where the samples are not independent (see `clustered_covariance`).
 
     Returns
     -------
     low, high : float
-        0 <= low <= ECE <= high <= 1: the estimate is always inside.
+        0 <= low <= ECE <= high <= 1.
 
     Raises
     ------
     ValueError
-        No samples, or a level or number of resamples out of range.
+        If there are no samples, or a level or number of resamples is out of range.
     """
     sampling = statistics.gap_covariance if covariance is None else covariance
     low, high = absolute_sum_interval(
@@ -99,9 +101,9 @@ def calibration_error_interval(
 
 
 def unseen_share(n: float, confidence_level: float) -> float:
-    """Return the largest share of the population that may be otherwise than all n samples of it: 1 - α^(1/n).
+    """Return the largest share of the population that may differ from all of n equal samples, 1 - α^(1/n).
 
-    A larger one would have shown in a share 1 - α of samples: the rule of three, which is 3/n at the level 95%.
+    A larger share would have shown up with probability 1 - α: the rule of three, about 3/n at the 95% level.
 
     References
     ----------
@@ -111,14 +113,14 @@ def unseen_share(n: float, confidence_level: float) -> float:
 
 
 def hold_unseen(value: float, share: float, low: float, high: float) -> tuple[float, float]:
-    """Return what a mean becomes if a share of the population lies at its lower bound, and at its upper bound."""
+    """Return the mean if a share of the population were at its lower bound, and if it were at its upper bound."""
     return value - share * (value - low), value + share * (high - value)
 
 
 def prior_variance(statistics: BinStatistics) -> NDArray[np.float64]:
     """Return the variance that one more sample of mean confidence in each filled bin would add to its gap.
 
-    A bin whose few answers happen to be all right shows no spread; this keeps it from being taken for certain.
+    A bin whose few answers all happen to be right shows no spread; this keeps its gap from counting as exact.
     """
     confidence = np.nan_to_num(statistics.mean_confidence)
     largest = statistics.square_weights / np.maximum(statistics.counts, 1)
@@ -136,9 +138,9 @@ def absolute_sum_interval(
     """Return the interval of `calibration_error_interval` for Σ|gaps|, given (m,) gaps and their (m, m) covariance."""
     check_resampling(confidence_level, n_resamples)
     observed = float(np.abs(gaps).sum())
-    # Rounding may leave a variance of nought a hair below it.
+    # Rounding may leave a variance of zero slightly negative.
     deviation = np.sqrt(np.maximum(np.diag(covariance), 0))
-    # A bin without noise is one without samples, or one whose gap is certain.
+    # A bin without noise has no samples, or a gap that is exact.
     noisy = deviation > _NO_DEVIATION
     if not noisy.any():
         return observed, observed
@@ -163,10 +165,10 @@ def absolute_sum_interval(
 
 
 def _lower_tail(drawn: NDArray[np.float64], t: float, missed: float) -> float:
-    """Return the tail below which the upper end's test rejects: half of what may be missed, where t leaves so much.
+    """Return the tail below which the test of the upper end rejects: half of the error probability, or less.
 
-    An interval that holds its estimate can't reject t for an observed value above t. Where noise lifts nearly every
-    draw over t, this leaves less for the test, and the rest falls to the lower end.
+    An interval that contains its estimate can't reject t for an observed value above t. Where noise lifts nearly every
+    draw above t, less than half is left to the test, and the rest goes to the lower end.
     """
     return min(missed / 2, float(np.mean(drawn <= t)))
 
@@ -182,9 +184,9 @@ def family_interval(
     Parameters
     ----------
     statistic : callable
-        Takes (..., m) to (...,), is at least 0, and multiplies with its argument.
+        Maps (..., m) to (...,); nonnegative and homogeneous.
     signal : ndarray of shape (m,)
-        What was observed.
+        The observed values.
     noise : ndarray of shape (n_resamples, m)
         Draws of its sampling error.
     confidence_level : float
@@ -205,17 +207,17 @@ def family_interval(
 
 
 def gaussian_noise(covariance: Matrix, n: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Return (n, m) draws of mean zero with the given (m, m) covariance, which may be singular."""
+    """Return (n, m) normal draws with mean zero and the given (m, m) covariance, which may be singular."""
     values, vectors = np.linalg.eigh(covariance)
     return (rng.standard_normal((n, len(values))) * np.sqrt(np.maximum(values, 0))) @ vectors.T
 
 
 def check_resampling(confidence_level: float, n_resamples: int) -> None:
-    """Raise ValueError unless 0 < confidence_level < 1 and there are enough resamples to see its tails."""
+    """Raise ValueError unless 0 < confidence_level < 1 and there are enough resamples to estimate the tails."""
     if not 0 < confidence_level < 1:
         raise ValueError(f"confidence_level must be between 0 and 1, got {confidence_level}")
     if n_resamples < 100:
-        raise ValueError(f"n_resamples must be at least 100 to show the tails, got {n_resamples}")
+        raise ValueError(f"n_resamples must be at least 100, to estimate the tails, got {n_resamples}")
 
 
 def _posterior_gaps(
@@ -232,7 +234,7 @@ def _posterior_gaps(
     slab = -0.5 * z**2 / (1 + variance[:, None]) - 0.5 * np.log1p(variance)[:, None]
     with np.errstate(divide="ignore"):
         log_spike, log_slab = np.log(_NOUGHT), np.log1p(-_NOUGHT)
-    # (spike probability, slab scale, bin)
+    # Axes: spike probability, slab scale, bin.
     joint_spike = log_spike[:, None, None] + spike
     joint_slab = log_slab[:, None, None] + slab
     both = np.logaddexp(joint_spike, joint_slab)
@@ -250,7 +252,7 @@ def _posterior_gaps(
 
 
 def _directions(vectors: NDArray[np.float64], otherwise: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the vectors scaled to an absolute sum of one; those that are zero, `otherwise` scaled the same."""
+    """Return the vectors scaled to an absolute sum of one, with `otherwise` in place of zero vectors."""
     sums = np.abs(vectors).sum(axis=-1, keepdims=True)
     filled = np.where(sums > 0, vectors, otherwise)
     size = np.abs(filled).sum(axis=-1, keepdims=True)
@@ -258,17 +260,17 @@ def _directions(vectors: NDArray[np.float64], otherwise: NDArray[np.float64]) ->
 
 
 def _lower_end(simulate: Callable[[float], NDArray[np.float64]], observed: float, tail: float, reach: float) -> float:
-    """Return the least t whose simulated values reach the observed one in more than `tail` of the draws."""
+    """Return the smallest t whose simulated values reach the observed one in more than `tail` of the draws."""
     return _crossing(lambda t: float(np.quantile(simulate(t), 1 - tail)) >= observed, reach)
 
 
 def _upper_end(simulate: Callable[[float], NDArray[np.float64]], observed: float, tail: float, reach: float) -> float:
-    """Return the largest t whose simulated values fall to the observed one in more than `tail` of the draws."""
+    """Return the largest t whose simulated values are at most the observed one in more than `tail` of the draws."""
     return _crossing(lambda t: float(np.quantile(simulate(t), tail)) > observed, reach)
 
 
 def _crossing(over: Callable[[float], bool], reach: float) -> float:
-    """Return where a condition that is false for small t becomes true, between 0 and `reach`, to a 4,096th of it."""
+    """Return the t in [0, reach] where a condition that is false for small t becomes true, to reach / 4,096."""
     if over(0.0):
         return 0.0
     low, high = 0.0, reach

@@ -1,4 +1,4 @@
-"""Kernel and local calibration error: gaps compared between pairs of samples in place of bins."""
+"""Kernel and local calibration error, which compare pairs of samples instead of using bins."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from .validation import as_floats, check_correct, check_unit_interval, check_wei
 #: Kumar et al.'s width of the Laplacian kernel.
 KERNEL_WIDTH = 0.4
 
-# The exponentials of a block of sorted confidences stay under e**30.
+# The exponentials of a block of sorted confidences stay below e**30.
 _MAX_EXPONENT = 30.0
 
 
@@ -22,16 +22,16 @@ def kernel_calibration_error(
 ) -> float:
     """Return the maximum mean calibration error (MMCE), in [0, 1].
 
-    The square root of the mean of (y_i - c_i)(y_j - c_j) exp(-|c_i - c_j| / width) over all pairs, a sample with
-    itself included. The kernel is that of a Markov chain on the sorted confidences, so all pairs are summed up
-    exactly in one pass over them, at any size: no subsample is drawn.
+    It is the square root of the mean of (y_i - c_i)(y_j - c_j) exp(-|c_i - c_j| / width) over all pairs, including
+    each sample with itself. The Laplacian kernel factorizes over the sorted confidences, so one pass over them sums
+    all pairs exactly, at any size, without a subsample.
 
     Parameters
     ----------
     confidences, correct, weights
         As in `expected_calibration_error`.
     width : float, default 0.4
-        Of the Laplacian kernel, positive; 0.4 is Kumar et al.'s.
+        Width of the Laplacian kernel, positive; the default is that of Kumar et al.
 
     References
     ----------
@@ -49,7 +49,7 @@ def kernel_error_from_blocks(blocks: RankedBlocks, width: float = KERNEL_WIDTH) 
     """Return the kernel calibration error of ranked blocks."""
     gaps = blocks.correct - blocks.weights * blocks.confidences
     scaled = blocks.confidences / width
-    # Σ_ij g_i g_j e^(s_i - s_j) over j > i, in stretches over which the exponentials don't overflow.
+    # Σ_ij g_i g_j e^(s_i - s_j) over j > i, in blocks in which the exponentials don't overflow.
     total, carried, start = float(gaps @ gaps), 0.0, 0
     previous = scaled[0]
     while start < len(gaps):
@@ -85,11 +85,11 @@ def local_calibration_error(
     max_samples: int = 5000,
     seed: int = 0,
 ) -> LocalCalibrationError:
-    """Return the local calibration error (LCE): the gap in the neighbourhood of each sample.
+    """Return the local calibration error (LCE): the gap in the neighborhood of each sample.
 
     Around a sample x, LCE(x) = |Σ_j w_j (c_j - y_j) k(x, x_j)| / Σ_j w_j k(x, x_j) over the samples j of its
     confidence bin, with k(x, x') = exp(-‖φ(x) - φ(x')‖ / γ). It finds subsets of similar questions on which a model is
-    off although its bins are right on average.
+    miscalibrated although its bins are calibrated on average.
 
     Parameters
     ----------
@@ -98,15 +98,15 @@ def local_calibration_error(
     features : array_like of shape (n, d)
         A representation φ(x) of each sample; its scale matters.
     gamma : float, default 0.2
-        Width γ of the neighbourhood, positive; for large γ LCE is each bin's own gap.
+        Width γ of the neighborhood, positive; for large γ the LCE is the gap of the bin.
     n_bins : int, default 15
-        Equal-width bins of confidence.
+        Number of equal-width bins of the confidence.
     weights : array_like of shape (n,), optional
-        w, each sample's weight, finite and not negative; 1 by default.
+        Weight w of each sample, finite and not negative; 1 by default.
     max_samples : int, default 5000
-        The work grows with the square of the number of samples; of more than this many, a random subsample is used.
+        The cost grows with the square of the number of samples; above this number a random subsample is used.
     seed : int, default 0
-        Of the subsample.
+        Seed of the subsample.
 
     Returns
     -------
@@ -130,7 +130,7 @@ def local_calibration_error(
 
 
 def local_subsample(n: int, weights: NDArray[np.float64] | None, max_samples: int, seed: int) -> NDArray[np.intp]:
-    """Return the places of the samples that count, or of a random part of them where there are too many."""
+    """Return the indices of the samples with weight, or of a random subsample of them if there are too many."""
     counting = np.arange(n) if weights is None else np.flatnonzero(weights)
     if len(counting) <= max_samples:
         return counting
@@ -167,7 +167,7 @@ def check_features(features: ArrayLike, n: int) -> NDArray[np.float64]:
     if phi.ndim != 2 or len(phi) != n:
         raise ValueError(f"features has shape {phi.shape}, but there are {n} samples: expected ({n}, d)")
     if not np.isfinite(phi).all():
-        raise ValueError(f"features[{np.argwhere(~np.isfinite(phi))[0][0]}] has a value that is not finite")
+        raise ValueError(f"features[{np.argwhere(~np.isfinite(phi))[0][0]}] has a value that is NaN or infinite")
     return phi
 
 

@@ -1,4 +1,4 @@
-"""Measures of the order that confidences put answers in: AUROC, risk-coverage, equal-mass bins, Kolmogorov-Smirnov."""
+"""Measures based on ranking answers by confidence: AUROC, risk-coverage, equal-mass bins, Kolmogorov-Smirnov."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ Array = NDArray[np.float64]
 
 
 class RankedBlocks(NamedTuple):
-    """Samples of equal confidence taken together, confidences ascending: all that ranks give follows from it."""
+    """Samples grouped by equal confidence, in ascending order: sufficient for every measure of ranks."""
 
     confidences: Array
     weights: Array
@@ -39,8 +39,8 @@ def ranked_blocks(
 def auroc(confidences: ArrayLike, correct: ArrayLike, *, weights: ArrayLike | None = None) -> float:
     """Return the area under the ROC curve of confidence against correctness, in [0, 1].
 
-    It is the probability that a right answer has the higher confidence than a wrong one, ties counting half; 0.5 says
-    that confidence tells nothing. NaN where all answers are right, or all wrong.
+    It is the probability that a right answer has a higher confidence than a wrong one, with ties counting half; at 0.5
+    the confidence is uninformative. NaN if all answers are right, or all wrong.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ def auroc_from_blocks(blocks: RankedBlocks) -> float:
 
 
 def auroc_influence(blocks: RankedBlocks) -> tuple[Array, Array]:
-    """Return each block's influence on the AUROC of a wrong and of a right sample (DeLong's placements, centred)."""
+    """Return the influence of a wrong and of a right sample of each block on the AUROC (centered placements)."""
     wrong = blocks.weights - blocks.correct
     total, wrong_total, right_total = blocks.weights.sum(), wrong.sum(), blocks.correct.sum()
     area = auroc_from_blocks(blocks)
@@ -76,13 +76,13 @@ def auroc_influence(blocks: RankedBlocks) -> tuple[Array, Array]:
 
 
 def of_samples(influence: tuple[Array, Array], block: NDArray[np.intp], correct: NDArray[np.bool_]) -> Array:
-    """Return each sample's influence from its block's on wrong and on right samples."""
+    """Return each sample's influence from its block's influences for wrong and right samples."""
     of_wrong, of_right = influence
     return np.where(correct, of_right[block], of_wrong[block])
 
 
 class RiskCoverageCurve(NamedTuple):
-    """What remains wrong when only the more confident answers are given: see `risk_coverage_curve`."""
+    """The error rate when only the most confident answers are given: see `risk_coverage_curve`."""
 
     coverage: Array
     risk: Array
@@ -104,7 +104,7 @@ def risk_coverage_curve(
     RiskCoverageCurve
         For each distinct confidence, descending: coverage, the share of samples at or above it, in (0, 1]; risk, the
         share of wrong answers among those, in [0, 1]; and the confidence as the threshold. Samples of equal confidence
-        are answered or left out together.
+        are accepted or rejected together.
 
     References
     ----------
@@ -114,7 +114,7 @@ def risk_coverage_curve(
 
 
 def curve_from_blocks(blocks: RankedBlocks) -> RiskCoverageCurve:
-    """Return the risk-coverage curve of ranked blocks; those without weight are no thresholds."""
+    """Return the risk-coverage curve of ranked blocks; blocks without weight are skipped."""
     filled = np.flatnonzero(blocks.weights > 0)[::-1]
     weights = np.cumsum(blocks.weights[filled])
     wrong = np.cumsum((blocks.weights - blocks.correct)[filled])
@@ -122,9 +122,10 @@ def curve_from_blocks(blocks: RankedBlocks) -> RiskCoverageCurve:
 
 
 def aurc(confidences: ArrayLike, correct: ArrayLike, *, weights: ArrayLike | None = None) -> float:
-    """Return the area under the risk-coverage curve, in [0, 1]: less is better.
+    """Return the area under the risk-coverage curve, in [0, 1]; lower is better.
 
-    The mean over the samples of the risk at each one's own confidence as the threshold (Geifman et al. 2019, eq. 2).
+    It is the mean over the samples of the risk with the sample's own confidence as the threshold (Geifman et al. 2019,
+    eq. 2).
     Samples of equal confidence share a threshold, so their order doesn't matter.
 
     Parameters
@@ -146,11 +147,11 @@ def aurc_from_blocks(blocks: RankedBlocks) -> float:
 
 
 def aurc_influence(blocks: RankedBlocks) -> tuple[Array, Array]:
-    """Return each block's influence on the AURC of a wrong and of a right sample."""
+    """Return the influence of a wrong and of a right sample of each block on the AURC."""
     total = blocks.weights.sum()
     above = np.cumsum(blocks.weights[::-1])[::-1]
     wrong_above = np.cumsum((blocks.weights - blocks.correct)[::-1])[::-1]
-    # A block above which nothing has weight is passed by no sample.
+    # A block without weight at or above it is passed by no sample.
     share = np.divide(blocks.weights, above, out=np.zeros_like(above), where=above > 0)
     risk = np.divide(wrong_above, above, out=np.zeros_like(above), where=above > 0)
     area = float(blocks.weights @ risk / total)
@@ -161,10 +162,10 @@ def aurc_influence(blocks: RankedBlocks) -> tuple[Array, Array]:
 
 
 def excess_aurc(confidences: ArrayLike, correct: ArrayLike, *, weights: ArrayLike | None = None) -> float:
-    """Return the AURC above that of the best order at the same accuracy, in [0, 1).
+    """Return the AURC minus that of a perfect ranking with the same accuracy, in [0, 1).
 
-    The best order answers all right ones first. Its area is r + (1 - r) ln(1 - r) for the error rate r, in the limit
-    of many samples (Geifman et al. 2019, eq. 4).
+    A perfect ranking puts all right answers first. Its area is r + (1 - r) ln(1 - r) for the error rate r, in the
+    limit of many samples (Geifman et al. 2019, eq. 4).
 
     Parameters
     ----------
@@ -176,20 +177,20 @@ def excess_aurc(confidences: ArrayLike, correct: ArrayLike, *, weights: ArrayLik
 
 
 def best_aurc(error_rate: float) -> float:
-    """Return the least area under the risk-coverage curve that an error rate in [0, 1] allows."""
+    """Return the smallest area under the risk-coverage curve for an error rate in [0, 1]."""
     return float(error_rate + (1 - error_rate) * np.log1p(-error_rate)) if error_rate < 1 else 1.0
 
 
 def aurc_of_unseen(area: float, share: float) -> tuple[float, float]:
-    """Return the least and largest AURC if a share of answers that are all right, or all wrong, were the other way.
+    """Return the smallest and largest AURC if a share of answers that are all right, or all wrong, were the opposite.
 
-    The largest of an error rate r is that of the wrong answers as the most confident ones, r (1 - ln r).
+    The largest for an error rate r, with the wrong answers as the most confident ones, is r (1 - ln r).
     """
     return (0.0, float(share * (1 - np.log(share)))) if area < 0.5 else (best_aurc(1 - share), 1.0)
 
 
 def excess_of_unseen(share: float) -> tuple[float, float]:
-    """Return the least and largest excess AURC in that case: at most the entropy of the share, in nats."""
+    """Return the smallest and largest excess AURC in that case: 0 and the entropy of the share."""
     r = min(share, 0.5)
     return 0.0, float(-r * np.log(r) - (1 - r) * np.log1p(-r))
 
@@ -204,7 +205,7 @@ def accuracy_at_coverage(
     confidences, correct, weights
         As in `expected_calibration_error`.
     coverage : float
-        In (0, 1]. Samples of equal confidence are taken together, so the coverage reached may be larger.
+        In (0, 1]. Samples of equal confidence are kept together, so the actual coverage may be larger.
     """
     if not 0 < coverage <= 1:
         raise ValueError(f"coverage must be in (0, 1], got {coverage}")
@@ -213,14 +214,14 @@ def accuracy_at_coverage(
 
 def accuracy_at(curve: RiskCoverageCurve, coverage: float) -> float:
     """Return a curve's accuracy at the first threshold that reaches a coverage."""
-    # Rounding of the sums may leave the last coverages a hair under what was asked for.
+    # Rounding of the sums may leave the last coverages slightly below the requested one.
     return float(1 - curve.risk[np.searchsorted(curve.coverage, coverage * (1 - 1e-12))])
 
 
 def coverage_at_accuracy(
     confidences: ArrayLike, correct: ArrayLike, accuracy: float, *, weights: ArrayLike | None = None
 ) -> float:
-    """Return the largest share of answers that a threshold lets through with at least this accuracy, in [0, 1].
+    """Return the largest share of the most confident answers with at least this accuracy, in [0, 1].
 
     It is 0 where no threshold reaches the accuracy.
 
@@ -237,7 +238,7 @@ def coverage_at_accuracy(
 
 
 def coverage_at(curve: RiskCoverageCurve, accuracy: float) -> float:
-    """Return a curve's largest coverage whose accuracy is reached, 0 if none is."""
+    """Return a curve's largest coverage that reaches an accuracy, 0 if none does."""
     good = np.flatnonzero(1 - curve.risk >= accuracy - 1e-12)
     return float(curve.coverage[good[-1]]) if good.size else 0.0
 
@@ -247,7 +248,7 @@ def kolmogorov_smirnov_calibration_error(
 ) -> float:
     """Return the Kolmogorov-Smirnov calibration error max_t |E[(y - c) 1[c <= t]]|, in [0, 1].
 
-    It needs no bins: it compares the cumulative right answers with the cumulative confidence.
+    It compares the cumulative number of right answers with the cumulative confidence, without bins.
 
     Parameters
     ----------
@@ -268,10 +269,10 @@ def ks_from_blocks(blocks: RankedBlocks) -> float:
 
 
 def equal_mass_edges(confidences: ArrayLike, n_bins: int = 10, *, weights: ArrayLike | None = None) -> Array:
-    """Return edges of bins that hold about the same weight each, for `BinStatistics(edges=...)`.
+    """Return the edges of bins that hold about the same weight each, for `BinStatistics(edges=...)`.
 
     A confidence v goes to the bin ⌊n_bins · P(c < v)⌋, so equal confidences stay together, whatever their order, and a
-    weight of two is the same as two samples. Bins may then be empty.
+    weight of two counts as two samples. Bins may be empty.
 
     Parameters
     ----------
@@ -285,7 +286,7 @@ def equal_mass_edges(confidences: ArrayLike, n_bins: int = 10, *, weights: Array
     Returns
     -------
     ndarray of shape (n_bins + 1,)
-        Ascending from 0 to 1, the inner ones confidences that occur.
+        Ascending from 0 to 1; the inner edges are observed confidences.
     """
     check_n_bins(n_bins)
     c = check_unit_interval(confidences, "confidences")

@@ -1,4 +1,4 @@
-"""The calibration report: every measure of a model's predictions, with intervals, as a table and as JSON."""
+"""The calibration report: every measure of a model's predictions with its interval, as a table and as JSON."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .battery import measure_sample
+from .battery import Battery
 from .binning import BinStatistics
+from .catalog import CATALOG
 from .consistency import CalibrationTest, calibration_test
 from .estimates import Measure, Settings
 from .intervals import check_resampling
 from .kernels import check_features
-from .report_table import HEADINGS, report_lines
+from .report_table import bins_table, calibration_test_lines, groups_table, measures_table
 from .samples import Sample
 from .sampling import MIN_CLUSTERS
 from .scores import check_true_probabilities
@@ -33,7 +34,7 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class GroupReport:
-    """The measures of one group's samples; `weight` is their sum of weights, None where none were given."""
+    """The measures of one group's samples; `weight` is the sum of their weights, None if none were given."""
 
     n: int
     measures: dict[str, Measure]
@@ -42,30 +43,27 @@ class GroupReport:
 
 @dataclass(frozen=True)
 class CalibrationReport:
-    """Every measure of a set of predictions; make one with `from_predictions`.
+    """Every measure of a set of predictions; create one with `from_predictions`.
 
     Attributes
     ----------
     n : int
         Number of questions.
     measures : dict of str to Measure
-        value, low and high of each measure. Always there: accuracy, confidence, signed_gap, ece, overconfidence,
-        underconfidence, ece_equal_mass, smooth_ece, cw_ece, ace, mce, rms_ce, rms_ce_debiased, ks, kernel_ce, dece,
-        nll, brier, brier_reliability, brier_resolution, brier_uncertainty, auroc (NaN where all answers are right or
-        all wrong), aurc, excess_aurc, accuracy_at_coverage (of 80%), coverage_at_accuracy (of 90%). With the raw
-        masses option_mass, with the true probabilities tce and ece_true, with features lce. No interval have: a single
-        sample's measures; an infinite NLL, and one that is the same for every sample, since what it hasn't seen may
-        have any loss; the AUROC where all answers are right or all wrong.
+        Value, low and high of each measure in `CATALOG`, by its key. option_mass requires the raw masses, tce and
+        ece_true the true probabilities, lce features. The AUROC is NaN if all answers are right, or all wrong. These
+        have no interval: measures of a single sample; the NLL if it is infinite or the same for every sample, since
+        unseen samples may have any loss; the AUROC where it is NaN.
     statistics : BinStatistics
-        Of the confidences over equal-width bins.
+        Statistics of the confidences over equal-width bins.
     groups : dict of str to GroupReport
-        Per group, in order of the names; empty without groups.
+        The groups' measures, sorted by name; empty without groups.
     confidence_level : float
-        Of the intervals.
+        Level of the intervals.
     test : CalibrationTest or None
-        Whether the confidences are calibrated, by consistency resampling; None without intervals.
+        The test of calibration by consistency resampling; None without intervals.
     clustered : bool
-        Whether the intervals take the samples of a group to depend on each other: so with at least ten groups.
+        Whether the intervals allow for dependence within groups, as they do with ten groups or more.
 
     Examples
     --------
@@ -110,37 +108,37 @@ class CalibrationReport:
         labels : array_like of shape (n,)
             Index of each question's right option.
         groups : array_like of shape (n,), optional
-            Each question's group, such as its subject. Every group gets its own measures, and from ten groups on the
-            intervals of the whole allow for a group's questions depending on each other.
+            Each question's group, such as its subject. Every group gets its own measures, and with ten groups or more
+            the overall intervals allow for dependence within groups.
         n_bins : int, default 10
             Number of bins of the binned errors.
         weights : array_like of shape (n,), optional
             Weight of each question, finite and not negative.
         option_mass : array_like of shape (n,), optional
-            What the full softmax puts on the question's options together, in [0, 1].
+            The full softmax's total probability on the question's options, in [0, 1].
         true_probabilities : array_like of shape (n, K), optional
-            The true distribution of each question's answer, where it is known.
+            The true distribution of each question's answer, if known.
         features : array_like of shape (n, d), optional
-            A representation of each question, for the local calibration error, which is measured on at most
-            2,000 samples and says on how many.
+            A representation of each question, for the local calibration error; it is measured on at most 2,000
+            samples, and `n_used` is their number.
         chosen : array_like of shape (n,), optional
-            Index of the option that was answered, where it need not be the most probable one: a stated confidence may
-            be below one half. Its probability is then the confidence.
+            Index of the chosen option, where it may not be the most probable one, as with a stated confidence below
+            one half. Its probability is the confidence.
         seed : int, default 0
-            Of the intervals' resamples.
+            Seed of the intervals' resamples.
         confidence_level : float, default 0.95
-            Of the intervals, in (0, 1).
+            Level of the intervals, in (0, 1).
         n_resamples : int, default 1000
-            For the intervals, at least 100; 0 leaves the intervals out.
+            Number of resamples for the intervals, at least 100, or 0 to skip the intervals.
         all_group_intervals : bool, default False
-            Whether a group gets intervals of all its measures. Without, those that take longest are left out for
-            groups: classwise, smooth, Kolmogorov-Smirnov, kernel, differentiable, local, at a coverage; with them, the
-            report of 14,000 questions in 57 groups takes about seven times as long.
+            Whether groups get the intervals of all measures. By default the slowest ones are skipped for groups:
+            classwise, smooth, Kolmogorov-Smirnov, kernel, differentiable, local, and points of the risk-coverage
+            curve. With them, the report of 14,000 questions in 57 groups takes about seven times as long.
 
         Raises
         ------
         TypeError, ValueError
-            The input is not of that kind; the message names what is wrong and where.
+            If the input is invalid; the message names what is wrong and where.
         """
         p = check_probabilities(probabilities)
         n = len(p)
@@ -178,12 +176,12 @@ class CalibrationReport:
 
     @property
     def macro(self) -> dict[str, float]:
-        """Mean of each measure over the groups, each group counting the same; groups where it is NaN are left out."""
+        """Mean of each measure over the groups, with equal weights; groups where it is NaN are skipped."""
         return _average(self.groups.values(), lambda group: 1)
 
     @property
     def micro(self) -> dict[str, float]:
-        """Mean of each measure over the groups, each group counting its questions, or their weights."""
+        """Mean of each measure over the groups, weighted by their number of questions or sum of weights."""
         return _average(self.groups.values(), lambda group: group.n if group.weight is None else group.weight)
 
     def to_dict(self) -> dict[str, Any]:
@@ -206,20 +204,22 @@ class CalibrationReport:
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> "CalibrationReport":
-        """Return the report that `to_dict` gave.
+        """Return the report of a `to_dict` state.
 
         Raises
         ------
         ValueError
-            It is not a report, or of a later format.
+            If the state is not a report, or has another format.
         """
         missing = {"format", "n", "confidence_level", "clustered", "measures", "statistics", "groups", "test"} - set(
             state
         )
         if missing:
-            raise ValueError(f"not a calibration report: {', '.join(sorted(missing))} missing")
+            raise ValueError(f"invalid calibration report: {', '.join(sorted(missing))} missing")
         if state["format"] != _FORMAT:
-            raise ValueError(f"a calibration report of format {state['format']}, and this version reads {_FORMAT}")
+            raise ValueError(
+                f"calibration report of format {state['format']}; this version of hf_calib reads format {_FORMAT}"
+            )
         return cls(
             n=int(state["n"]),
             measures=_measures_from_dict(state["measures"]),
@@ -244,27 +244,42 @@ class CalibrationReport:
         Raises
         ------
         ValueError
-            The file is not JSON, or not a report.
+            If the file is invalid JSON, or not a report.
         """
         try:
             state = json.loads(Path(path).read_text(encoding="utf-8"))
         except json.JSONDecodeError as error:
             raise ValueError(f"{path} is not a calibration report: {error}") from error
         if not isinstance(state, dict):
-            raise ValueError(f"{path} is not a calibration report: it holds a {type(state).__name__}")
+            raise ValueError(
+                f"{path} is not a calibration report: it contains a {type(state).__name__}, not an object"
+            )
         return cls.from_dict(state)
 
     def __str__(self) -> str:
         """Return the report as a table."""
-        return "\n".join(report_lines(self))
+        lines = [f"{self.n:,} question{'' if self.n == 1 else 's'}", ""]
+        lines += measures_table(self.measures, self.confidence_level)
+        if self.test is not None:
+            lines += ["", *calibration_test_lines(self.test)]
+        lines += ["", *bins_table(self.bins)]
+        if self.groups:
+            rows = {name: (group.n, _values(group.measures)) for name, group in self.groups.items()}
+            lines += ["", *groups_table(rows, {"macro average": self.macro, "micro average": self.micro})]
+        return "\n".join(lines)
+
+
+def _values(measures: Mapping[str, Measure]) -> dict[str, float]:
+    return {name: measure.value for name, measure in measures.items()}
 
 
 def _measure(sample: Sample, settings: Settings) -> tuple[BinStatistics, dict[str, Measure]]:
     statistics = BinStatistics.from_predictions(
         sample.confidences, sample.correct, settings.n_bins, weights=sample.weights
     )
-    measures = measure_sample(sample, settings, statistics)
-    return statistics, {name: measures[name] for name in HEADINGS if name in measures}
+    battery = Battery(sample, settings, statistics)
+    measures = {key: info.compute(battery) for key, info in CATALOG.items()}
+    return statistics, {key: measure for key, measure in measures.items() if measure is not None}
 
 
 def _test(sample: Sample, settings: Settings) -> CalibrationTest:
@@ -291,10 +306,10 @@ def _group_codes(groups: ArrayLike | None, n: int) -> tuple[list[str], NDArray[n
     array = np.asarray(groups)
     if array.shape != (n,):
         raise ValueError(f"groups has shape {array.shape}, but there are {n} questions: expected ({n},)")
-    # NumPy makes a missing name beside strings a string too, so the names are looked at as they were given.
+    # NumPy turns a missing name among strings into a string, so the original names are checked.
     for row, name in enumerate(np.asarray(groups, dtype=object)):
         if name is None or (isinstance(name, float | np.floating) and np.isnan(name)):
-            raise ValueError(f"groups[{row}] is {name}: every question needs a group, give those without one a name")
+            raise ValueError(f"groups[{row}] is {name}: every question needs a group; name one for those without")
     names, codes = np.unique(array.astype(str), return_inverse=True)
     return [str(name) for name in names], codes
 
@@ -304,8 +319,8 @@ def _check_group_weights(names: Sequence[str], clusters: NDArray[np.intp], weigh
     if empty.size:
         rows = np.flatnonzero(clusters == empty[0])
         raise ValueError(
-            f"the weights of the group {names[empty[0]]!r} are all zero ({len(rows)} questions, the first in row "
-            f"{rows[0]}): at least one of a group's questions must count, or leave the group out"
+            f"weights: the weights of group {names[empty[0]]!r} are all zero ({len(rows)} questions, the first in row "
+            f"{rows[0]}); give one of them a positive weight, or leave the group out"
         )
 
 
@@ -326,7 +341,7 @@ def _average(groups: Iterable[GroupReport], weight: Callable[[GroupReport], floa
     return {name: value / size for name, (value, size) in totals.items()}
 
 
-# JSON has no NaN and no infinity. A NaN is written as null, infinity, which only the NLL can be, as a string.
+# JSON has neither NaN nor infinity: NaN is written as null, and infinity, which only the NLL can have, as a string.
 def _measures_to_dict(measures: Mapping[str, Measure]) -> dict[str, dict[str, Any]]:
     return {
         name: {"value": _number(m.value), "low": _number(m.low), "high": _number(m.high)}

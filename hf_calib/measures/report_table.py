@@ -1,83 +1,55 @@
-"""A calibration report as a table of plain text."""
+"""The parts of a calibration report as lines of plain text."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
 
-from .battery import ACCURACY, COVERAGE
+from .catalog import CATALOG, shown_in
+from .consistency import CalibrationTest
 from .estimates import Measure
 
-if TYPE_CHECKING:
-    from .report import CalibrationReport
-
-#: Measures of a report in the order of its table, with the heading of each.
-HEADINGS = {
-    "accuracy": "accuracy",
-    "confidence": "mean confidence",
-    "signed_gap": "confidence - accuracy",
-    "ece": "ECE",
-    "overconfidence": "  of it overconfidence",
-    "underconfidence": "  of it underconfidence",
-    "ece_equal_mass": "ECE, equal-mass bins",
-    "ece_true": "ECE against the truth",
-    "tce": "target calibration error",
-    "smooth_ece": "smooth ECE",
-    "cw_ece": "classwise ECE",
-    "ace": "adaptive (classwise)",
-    "mce": "maximum calibration error",
-    "rms_ce": "RMS calibration error",
-    "rms_ce_debiased": "RMS, debiased",
-    "ks": "Kolmogorov-Smirnov",
-    "kernel_ce": "kernel (MMCE)",
-    "lce": "local (LCE)",
-    "dece": "differentiable ECE",
-    "nll": "negative log-likelihood",
-    "brier": "Brier score",
-    "brier_reliability": "  confidence: reliability",
-    "brier_resolution": "  confidence: resolution",
-    "brier_uncertainty": "  confidence: uncertainty",
-    "auroc": "AUROC of confidence",
-    "aurc": "AURC",
-    "excess_aurc": "excess AURC",
-    "accuracy_at_coverage": f"accuracy at {COVERAGE:.0%} coverage",
-    "coverage_at_accuracy": f"coverage at {ACCURACY:.0%} accuracy",
-    "option_mass": "mass on the options",
-}
+_LABEL_WIDTH = max(len(info.label) for info in CATALOG.values()) + 1
+_GROUP_WIDTH = 34
 
 
-def report_lines(report: "CalibrationReport") -> list[str]:
-    """Return the lines of a report's table: its measures, its test, its bins and its groups."""
-    level = f"{100 * report.confidence_level:g}% interval"
-    lines = [f"{report.n:,} question{'' if report.n == 1 else 's'}", "", f"{'measure':<28}{'value':>9}  {level}"]
-    known = [name for name in HEADINGS if name in report.measures]
-    lines += [_measure_line(HEADINGS[name], report.measures[name]) for name in known]
-    if report.test is not None:
-        expected = f"calibrated, its ECE would be about {report.test.expected_error:.4f} here"
-        lines += ["", f"Is it calibrated? p = {report.test.p_value:.3g}; {expected}"]
-    lines += ["", f"{'bin':<14}{'count':>12}{'accuracy':>12}{'confidence':>12}"]
-    lines += [_bin_line(row, last=i == report.statistics.n_bins - 1) for i, row in enumerate(report.bins)]
-    if report.groups:
-        lines += ["", f"{'group':<34}{'n':>9}{'accuracy':>10}{'conf.':>10}{'ECE':>10}"]
-        lines += [_group_line(name, f"{g.n:,}", _values(g.measures)) for name, g in report.groups.items()]
-        lines += [_group_line("macro average", "", report.macro), _group_line("micro average", "", report.micro)]
+def measures_table(measures: Mapping[str, Measure], confidence_level: float) -> list[str]:
+    """Return a line for each measure, in the catalog's order, below a header."""
+    lines = [f"{'Measure':<{_LABEL_WIDTH}}{'value':>9}  {100 * confidence_level:g}% interval"]
+    for key, info in CATALOG.items():
+        if key in measures:
+            measure = measures[key]
+            line = f"{info.label:<{_LABEL_WIDTH}}{measure.value:>9.4f}"
+            if measure.low is not None:
+                line += f"  [{measure.low:.4f}, {measure.high:.4f}]"
+            lines.append(line if measure.n_used is None else f"{line}  (n = {measure.n_used:,})")
     return lines
 
 
-def _measure_line(heading: str, measure: Measure) -> str:
-    line = f"{heading:<28}{measure.value:>9.4f}"
-    if measure.low is not None:
-        line += f"  [{measure.low:.4f}, {measure.high:.4f}]"
-    return line if measure.n_used is None else f"{line}  on {measure.n_used:,} of them"
+def calibration_test_lines(test: CalibrationTest) -> list[str]:
+    """Return what the test of calibration found."""
+    return [
+        f"Test of calibration: p = {test.p_value:.3g}",
+        f"A perfectly calibrated model would score an ECE of about {test.expected_error:.4f} on this sample.",
+    ]
 
 
-def _bin_line(row: Mapping[str, float | int | None], last: bool) -> str:
-    cells = "".join(f"{'-':>12}" if row[key] is None else f"{row[key]:>12.4f}" for key in ("accuracy", "confidence"))
-    return f"[{row['lower']:.3g}, {row['upper']:.3g}{']' if last else ')'}".ljust(14) + f"{row['count']:>12,}{cells}"
+def bins_table(bins: Iterable[Mapping[str, float | int | None]]) -> list[str]:
+    """Return a line for each bin, as `BinStatistics.rows` gives them, below a header."""
+    rows = list(bins)
+    lines = [f"{'Bin':<14}{'count':>12}{'accuracy':>12}{'confidence':>12}"]
+    for i, row in enumerate(rows):
+        edges = f"[{row['lower']:.3g}, {row['upper']:.3g}{']' if i == len(rows) - 1 else ')'}"
+        cells = [f"{'-':>12}" if row[key] is None else f"{row[key]:>12.4f}" for key in ("accuracy", "confidence")]
+        lines.append(f"{edges:<14}{row['count']:>12,}{''.join(cells)}")
+    return lines
 
 
-def _values(measures: Mapping[str, Measure]) -> dict[str, float]:
-    return {name: measure.value for name, measure in measures.items()}
-
-
-def _group_line(name: str, n: str, values: Mapping[str, float]) -> str:
-    shown = name if len(name) <= 33 else name[:32] + "…"
-    return f"{shown:<34}{n:>9}" + "".join(f"{values[key]:>10.4f}" for key in ("accuracy", "confidence", "ece"))
+def groups_table(
+    groups: Mapping[str, tuple[int, Mapping[str, float]]], averages: Mapping[str, Mapping[str, float]]
+) -> list[str]:
+    """Return a line for each group with its size and values, and for each average of them, below a header."""
+    shown = shown_in("groups")
+    lines = [f"{'Group':<{_GROUP_WIDTH}}{'n':>9}" + "".join(f"{info.short:>12}" for info in shown)]
+    rows = [(name, f"{n:,}", values) for name, (n, values) in groups.items()]
+    for name, n, values in [*rows, *((name, "", values) for name, values in averages.items())]:
+        label = name if len(name) < _GROUP_WIDTH else name[: _GROUP_WIDTH - 2] + "…"
+        lines.append(f"{label:<{_GROUP_WIDTH}}{n:>9}" + "".join(f"{values[info.key]:>12.4f}" for info in shown))
+    return lines

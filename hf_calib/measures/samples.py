@@ -13,7 +13,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Sample:
-    """Checked predictions of one set of questions, and what follows from them."""
+    """Checked predictions of one set of questions, with the answers and confidences derived from them."""
 
     probabilities: Floats
     labels: NDArray[np.integer]

@@ -1,4 +1,4 @@
-"""How far an estimate may be off: variances of means and of gaps, for independent samples and for clusters."""
+"""Sampling errors: variances of means and of gaps, for independent samples and for clusters."""
 
 from collections.abc import Iterable
 
@@ -7,14 +7,14 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-#: Under this many groups the spread between them tells little, and samples are taken as independent.
+#: Below this number of groups their spread is uninformative, and samples are assumed to be independent.
 MIN_CLUSTERS = 10
 
-# What the Hanley-McNeil variance counts for beside the observed one, in samples of the rarer kind. In simulations with
-# it (30, 100 and 1,000 samples; normal, beta, uniform and tied confidences) 95% intervals cover 94 to 98%.
+# The weight of the Hanley-McNeil variance relative to the observed one, in samples of the rarer kind. With this value
+# 95% intervals cover 94 to 98% in simulations (30, 100 and 1,000 samples; normal, beta, uniform and tied confidences).
 _PRIOR_SAMPLES = 10
 
-# More than this many cells of a table of clusters by bins are not laid out at once.
+# The largest table of clusters by bins that is held in memory.
 _MAX_CELLS = 4_000_000
 
 
@@ -26,11 +26,12 @@ def influence_error(
     Parameters
     ----------
     influence : ndarray of shape (n,)
-        Derivative of the estimate by each sample's share, of weighted mean zero: value - mean for a mean.
+        Derivative of the estimate with respect to each sample's share, with weighted mean zero: value - mean for a
+        mean.
     weights : ndarray of shape (n,), optional
         Weight of each sample.
     clusters : ndarray of shape (n,), optional
-        Which of 0, 1, ... the sample belongs to; samples of a cluster may depend on each other.
+        Each sample's cluster, numbered from 0; samples of a cluster may be dependent.
 
     Returns
     -------
@@ -55,39 +56,39 @@ def t_quantile(confidence_level: float, degrees_of_freedom: int) -> float:
 
 
 def wilson_interval(share: float, effective_n: float, critical: float) -> tuple[float, float]:
-    """Return Wilson's interval of a share, which has a width where the share is 0 or 1 too.
+    """Return Wilson's interval of a share, which has a positive width even for a share of 0 or 1.
 
     References
     ----------
     Wilson, *Probable inference, the law of succession, and statistical inference*, JASA 22 (1927).
     """
     factor = critical**2 / effective_n
-    centre = (share + factor / 2) / (1 + factor)
+    center = (share + factor / 2) / (1 + factor)
     half = critical / (1 + factor) * np.sqrt(share * (1 - share) / effective_n + factor / (4 * effective_n))
-    # Rounding can leave the share itself outside where it is 0 or 1.
-    return float(max(0.0, min(centre - half, share))), float(min(1.0, max(centre + half, share)))
+    # Rounding can leave a share of 0 or 1 itself outside.
+    return float(max(0.0, min(center - half, share))), float(min(1.0, max(center + half, share)))
 
 
 def auroc_interval(
     area: float, n_wrong: float, n_right: float, variance: float, critical: float
 ) -> tuple[float, float]:
-    """Return the score interval of an AUROC, which has a width where the area is 0 or 1 too.
+    """Return the score interval of an AUROC, which has a positive width even for an area of 0 or 1.
 
-    It holds the areas A with |area - A| <= critical · √V(A), where V is Hanley and McNeil's variance with the mean of
-    the two counts in its last term: Newcombe's method 5. V is scaled by the observed variance's ratio to V(area),
-    which counts by how many samples of the rarer kind there are, against one that counts as ten of them. At an area
-    of 0 or 1 the spread tells nothing and V is taken as it is.
+    It contains the areas A with |area - A| <= critical · √V(A), where V is Hanley and McNeil's variance with the mean
+    of the two counts in its last term: Newcombe's method 5. V is scaled by a weighted mean of 1 and the ratio of the
+    observed variance to V(area), where the ratio is weighted by the number of samples of the rarer kind and 1 by ten.
+    At an area of 0 or 1 the observed variance is uninformative and V is not scaled.
 
     Parameters
     ----------
     area : float
         The estimate, in [0, 1].
     n_wrong, n_right : float
-        Numbers of wrong and of right samples, at least 1; effective ones where they are weighted.
+        Numbers of wrong and of right samples, at least 1; effective numbers where they are weighted.
     variance : float
         The estimate's observed variance (DeLong's), which may allow for weights and clusters.
     critical : float
-        Of the normal distribution or Student's t, positive.
+        Critical value of the normal distribution or Student's t, positive.
 
     References
     ----------
@@ -102,14 +103,14 @@ def auroc_interval(
         return a * (1 - a) * (1 + others * ((1 - a) / (2 - a) + a / (1 + a))) / (n_wrong * n_right)
 
     rarer, scale = min(n_wrong, n_right), 1.0
-    # Rounding leaves an area a hair below one where no pair is in the wrong order.
+    # Rounding may leave an area of 1 slightly below it.
     if 1e-12 < area < 1 - 1e-12:
         scale = (rarer * variance / model(area) + _PRIOR_SAMPLES) / (rarer + _PRIOR_SAMPLES)
 
     def beyond(a: float) -> float:
         return (area - a) ** 2 - critical**2 * scale * model(a)
 
-    # At its own ends the unit interval has no variance, so that both may be roots: the search stays off them.
+    # The variance is zero at 0 and 1, so both may be roots: the search excludes them.
     edge = 1e-12
     low = brentq(beyond, edge, min(area, 1 - 1e-9)) if beyond(edge) > 0 else 0.0
     high = brentq(beyond, max(area, 1e-9), 1 - edge) if beyond(1 - edge) > 0 else 1.0
@@ -129,11 +130,11 @@ def clustered_covariance(
     Parameters
     ----------
     parts : iterable of (ndarray of shape (n,), ndarray of shape (n,))
-        Bin and gap, correct - confidence, of each sample; for classwise measures a pair for each option.
+        Bin and gap, correct - confidence, of each sample; for classwise measures one pair for each option.
     n_bins : int
         Number of bins of a part.
     clusters : ndarray of shape (n,)
-        Which of 0, 1, ... the sample belongs to. Where clusters × bins is very large, clusters are pooled at random,
+        Each sample's cluster, numbered from 0. Where clusters × bins is very large, clusters are pooled at random,
         which keeps the covariance unbiased.
     weights : ndarray of shape (n,), optional
         Weight of each sample.

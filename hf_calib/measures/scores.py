@@ -33,7 +33,7 @@ def accuracy(probabilities: ArrayLike, labels: ArrayLike, *, weights: ArrayLike 
     ----------
     probabilities : array_like of shape (n, K)
         Each row a distribution over a question's options, padded with exact zeros on the right where it has fewer than
-        K. Of equal greatest probabilities the first option counts as the answer.
+        K. Of several options with the highest probability, the first counts as the answer.
     labels : array_like of shape (n,)
         Index of each question's right option.
     weights : array_like of shape (n,), optional
@@ -42,7 +42,7 @@ def accuracy(probabilities: ArrayLike, labels: ArrayLike, *, weights: ArrayLike 
     Raises
     ------
     TypeError, ValueError
-        The input is not of that kind; the message names the row.
+        If the input is invalid; the message names the row.
     """
     p, y, w = _check(probabilities, labels, weights)
     return weighted_mean(top_prediction(p, y)[2], w)
@@ -55,7 +55,7 @@ def mean_confidence(probabilities: ArrayLike, *, weights: ArrayLike | None = Non
 
 
 def option_mass(mass: ArrayLike, *, weights: ArrayLike | None = None) -> float:
-    """Return the mean of (n,) raw masses, in [0, 1]: what the full softmax puts on a question's options together."""
+    """Return the mean of (n,) raw masses, in [0, 1]: the full softmax's total on a question's options."""
     values = check_unit_interval(mass, "option_mass")
     return weighted_mean(values, check_weights(weights, len(values)))
 
@@ -63,8 +63,8 @@ def option_mass(mass: ArrayLike, *, weights: ArrayLike | None = None) -> float:
 def brier_score(probabilities: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = None) -> float:
     """Return the mean squared distance between the distribution and the right answer, in [0, 2].
 
-    Brier's original sum over all options, Σ_k (p_k - 1[k is right])²; for two options it is twice the score that uses
-    the second option's probability alone. Parameters and errors as in `accuracy`.
+    Brier's original sum over all options, Σ_k (p_k - 1[k is right])²; for two options it is twice the score of one
+    option's probability. Parameters and errors as in `accuracy`.
 
     References
     ----------
@@ -78,7 +78,7 @@ def brier_terms(probabilities: Floats, labels: NDArray[np.integer]) -> NDArray[n
     """Return each row's Brier score, (n,), for checked input."""
     right = np.take_along_axis(probabilities, labels[:, None], axis=1)[:, 0].astype(np.float64)
     squares = np.einsum("nk,nk->n", probabilities, probabilities, dtype=np.float64)
-    # Σ_k≠y p_k² + (1 - p_y)², which stays exact where the right option has all the mass.
+    # Σ_k≠y p_k² + (1 - p_y)², which stays exact where the right option has probability one.
     return np.maximum(squares - right**2, 0) + (1 - right) ** 2
 
 
@@ -107,7 +107,7 @@ def target_calibration_error(
 ) -> float:
     """Return E|p*(ŷ|x) - c|, in [0, 1]: the distance of the confidence from the true probability of the given answer.
 
-    It needs the truth, so it is known in simulation only. The binned ECE of the population is never above it.
+    It requires true probabilities, known only in simulations. The population's binned ECE is never above it.
 
     Parameters
     ----------
@@ -140,8 +140,8 @@ def brier_decomposition(
     """Return the parts of the confidence's Brier score E(c - y)², y being whether the answer is right.
 
     E(c - y)² = reliability - resolution + uncertainty + within_bin, exactly. Murphy's three terms are reliability, the
-    squared calibration error over the bins; resolution, how far the bins' accuracies spread; and uncertainty,
-    acc (1 - acc). Confidences that vary inside a bin add the fourth (Stephenson et al. 2008), which has either sign.
+    squared calibration error over the bins; resolution, the variance of the bins' accuracies; and uncertainty,
+    acc (1 - acc). Confidences that vary within a bin add the fourth (Stephenson et al. 2008), of either sign.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Smooth ECE: the calibration error after smoothing with a Gaussian whose width is found from the data."""
+"""Smooth ECE: the calibration error after smoothing with a Gaussian whose width is chosen from the data."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -8,14 +8,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from .validation import check_correct, check_unit_interval, check_weights
 
-# Points of the grid on [0, 1] are a power of two apart, plus one. Half the spacing is the least bandwidth of interest.
+# The number of cells of the grid on [0, 1], a power of two. Half a cell is the smallest bandwidth considered.
 GRID_CELLS = 4096
 
 _CHUNK = 32_768
 
 
 class SmoothECE(NamedTuple):
-    """Smooth ECE and the bandwidth it was found with, both in [0, 1]."""
+    """Smooth ECE and the bandwidth used for it, both in [0, 1]."""
 
     value: float
     bandwidth: float
@@ -32,11 +32,11 @@ def smooth_ece(
 
     smECE_σ = ∫₀¹ |E[K_σ(t, c) (y - c)]| dt, with K_σ the Gaussian kernel reflected at 0 and 1. Without a bandwidth it
     is the largest σ with smECE_σ >= σ, which makes the result a consistent measure of calibration, continuous in the
-    confidences, with nothing to choose.
+    confidences, without parameters to choose.
 
-    The integral runs over a grid of 4,097 points. The gaps y - c are shared out between the two points beside each
-    confidence, and smoothed exactly in the cosine basis, in which a reflected Gaussian is a product. For σ >= 0.01 the
-    result is within 1e-4 of the integral.
+    The integral runs over a grid of 4,097 points. Each gap y - c is split linearly between the two points around its
+    confidence, and smoothed exactly in the cosine basis, in which the reflected Gaussian is diagonal. For σ >= 0.01
+    the result is within 1e-4 of the integral.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def smooth_ece(
     correct : array_like of shape (n,)
         Whether the answer is right: booleans, 0 and 1, or the probability that it is right where that is known.
     bandwidth : float, optional
-        Standard deviation σ of the kernel, in (0, 1]; found from the data if left out.
+        Standard deviation σ of the kernel, in (0, 1]; chosen from the data by default.
     weights : array_like of shape (n,), optional
         Weight of each sample, finite and not negative.
 
@@ -57,7 +57,7 @@ def smooth_ece(
     Raises
     ------
     TypeError, ValueError
-        The input is not of that kind; the message names the value and its position.
+        If the input is invalid; the message names the value and its position.
 
     References
     ----------
@@ -75,7 +75,7 @@ def smooth_ece(
 
 
 def gap_grid(confidences: NDArray, correct: NDArray, weights: NDArray | None = None) -> NDArray[np.float64]:
-    """Return the (4097,) mean gaps E[(y - c) 1[c near t]]: each sample shared linearly between its two grid points."""
+    """Return the (4097,) mean gaps E[(y - c) 1[c near t]]: each sample is split linearly between two grid points."""
     grid = np.zeros(GRID_CELLS + 1)
     for start in range(0, len(confidences), _CHUNK):
         part = slice(start, start + _CHUNK)
@@ -103,7 +103,7 @@ def smooth_ece_from_gaps(gaps: NDArray[np.float64], bandwidth: float | None = No
         if not 0 < bandwidth <= 1:
             raise ValueError(f"bandwidth must be in (0, 1], got {bandwidth}")
         return SmoothECE(value(bandwidth), float(bandwidth))
-    # smECE_σ falls and σ rises, so they meet once. Under a grid cell the kernel is not resolved.
+    # smECE_σ decreases in σ, so it crosses σ once. Below the size of a grid cell the kernel is not resolved.
     low, high = 0.5 / (len(gaps) - 1), 1.0
     if value(low) <= low:
         return SmoothECE(value(low), low)
@@ -117,10 +117,10 @@ def smooth_ece_from_gaps(gaps: NDArray[np.float64], bandwidth: float | None = No
 
 
 def smoother(gaps: NDArray[np.float64]) -> Callable[[float], NDArray[np.float64]]:
-    """Return the function that gives, for a bandwidth, the gaps smoothed by the reflected Gaussian, on their grid."""
+    """Return a function from a bandwidth to the gaps on their grid, smoothed by the reflected Gaussian."""
     cells = gaps.shape[-1] - 1
     # The even extension of the grid has period two, and on it the reflected Gaussian is an ordinary convolution. The
-    # points at 0 and 1 stand for themselves and their reflection.
+    # points at 0 and 1 are their own reflections, so they count twice.
     doubled = np.concatenate([gaps, gaps[..., -2:0:-1]], axis=-1)
     doubled[..., [0, cells]] *= 2
     spectrum = np.fft.rfft(doubled, axis=-1).real * cells
@@ -135,7 +135,7 @@ def smoother(gaps: NDArray[np.float64]) -> Callable[[float], NDArray[np.float64]
 
 def smooth_cells(cells: NDArray[np.float64], bandwidth: float) -> NDArray[np.float64]:
     """Return (..., m + 1) values at the edges of m even cells: the (..., m) gaps summed in them, smoothed."""
-    # Half of each cell to the point on either side.
+    # Half of each cell goes to the point on either side.
     points = np.zeros((*cells.shape[:-1], cells.shape[-1] + 1))
     points[..., :-1] += cells / 2
     points[..., 1:] += cells / 2

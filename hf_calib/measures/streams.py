@@ -14,7 +14,7 @@ from .validation import check_labels, check_n_bins, check_probabilities, check_w
 
 
 class StreamedMeasure(NamedTuple):
-    """A measure of a stream, and the most that it can differ from the measure of the data given whole.
+    """A measure of a stream, and a bound on its difference from the measure of the whole data.
 
     The bound is 0 for measures that are exact to rounding.
     """
@@ -24,20 +24,20 @@ class StreamedMeasure(NamedTuple):
 
 
 class CalibrationStream:
-    """Everything that a report measures, of predictions that come in parts.
+    """Measures of predictions that arrive in parts, in constant memory.
 
-    What equal-width bins give, and the means, are exact: the same counts and, to rounding, the same sums as for the
-    data given whole, in any parts, any order, or merged from several processes. What needs ranks (AUROC, AURC,
-    equal-mass bins, Kolmogorov-Smirnov) or a kernel (smooth ECE) goes through a fine histogram of the confidence, in
-    which samples of a cell are taken as equal; each such measure comes with a bound of what that can change. The
-    memory depends on the number of bins, cells and options only.
+    Means and the errors over equal-width bins are exact: the same counts and, up to rounding, the same sums as for the
+    whole data, in any parts and order, or merged from several processes. Measures that need ranks (AUROC, AURC,
+    equal-mass bins, Kolmogorov-Smirnov) or a kernel (smooth ECE) use a fine histogram of the confidence that treats
+    the samples of a cell as equal, and come with a bound on the resulting error. Memory depends only on the number of
+    bins, cells and options.
 
     Parameters
     ----------
     n_bins : int, default 10
-        Equal-width bins of the binned measures.
+        Number of equal-width bins.
     n_cells : int, default 65536
-        Cells of the fine histogram, a multiple of 4096.
+        Number of cells of the fine histogram, a multiple of 4096.
 
     Examples
     --------
@@ -52,7 +52,7 @@ class CalibrationStream:
         self.statistics = BinStatistics(check_n_bins(n_bins))
         self.cells = BinStatistics(n_cells)
         self.options: list[BinStatistics] = []
-        # Weight, NLL and Brier score, summed up with what rounding took from the sums.
+        # Sums of the weight, NLL and Brier score, and the rounding errors of these sums.
         self._sums, self._compensation = np.zeros(3), np.zeros(3)
 
     def update(
@@ -94,7 +94,7 @@ class CalibrationStream:
         Raises
         ------
         ValueError
-            The two have other bins or cells.
+            If the two have different bins or cells.
         """
         self.statistics.merge(other.statistics)
         self.cells.merge(other.cells)
@@ -111,7 +111,7 @@ class CalibrationStream:
         return self.statistics.n
 
     def measures(self) -> dict[str, StreamedMeasure]:
-        """Return each measure with the bound of its error."""
+        """Return each measure with a bound on its error."""
         statistics = self.statistics
         blocks = self._blocks()
         total, nll, brier = self._sums + self._compensation
@@ -157,17 +157,17 @@ class CalibrationStream:
         with np.errstate(invalid="ignore"):
             part = total - self._sums
             lost = (self._sums - (total - part)) + (sums - part)
-        # An infinite NLL has lost nothing.
+        # An infinite sum has no rounding error.
         self._compensation = self._compensation + np.where(np.isfinite(total), lost, 0)
         self._sums = total
 
     def _reach(self, n_options: int) -> None:
-        """Make statistics for options met for the first time: until now they had probability 0 everywhere."""
+        """Add statistics for new options, which had probability 0 in all questions so far."""
         while len(self.options) < n_options:
             self.options.append(self._absent() if self.options else BinStatistics(self.statistics.n_bins))
 
     def _absent(self) -> BinStatistics:
-        """Return the statistics of an option that no question of the stream has."""
+        """Return the statistics of an option that no question so far has."""
         if not self.options:
             return BinStatistics(self.statistics.n_bins)
         state = self.options[0].to_dict()
@@ -195,25 +195,25 @@ def _ranked(
     share = blocks.weights / total
     wrong = blocks.weights - blocks.correct
     pairs = float(wrong.sum() * blocks.correct.sum())
-    # Pairs of a cell count half, and could count nought or one.
+    # Pairs within a cell count half, and could count zero or one.
     auroc_bound = float(wrong @ blocks.correct) / 2 / pairs if pairs else 0.0
     above = np.cumsum(share[::-1])[::-1]
-    # Within a cell the risk moves by at most the cell's part of what is answered.
+    # Within a cell the risk changes by at most the cell's share of the accepted answers.
     aurc_bound = float(share @ (share / above))
     area = ranking.aurc_from_blocks(blocks)
     edges = ranking.edges_from_blocks(blocks.confidences, blocks.weights, n_bins)
     index = np.searchsorted(edges[1:-1], blocks.confidences, side="right")
     gaps = np.bincount(index, blocks.correct - blocks.weights * blocks.confidences, n_bins) / total
     starts = np.unique(np.searchsorted(blocks.confidences, edges[1:-1]))
-    beside = np.unique(np.concatenate([starts, starts - 1]))
-    beside = beside[(beside >= 0) & (beside < len(share))]
+    adjacent = np.unique(np.concatenate([starts, starts - 1]))
+    adjacent = adjacent[(adjacent >= 0) & (adjacent < len(share))]
     smooth = smooth_ece_from_gaps(_points(cells))
     return {
         "auroc": StreamedMeasure(ranking.auroc_from_blocks(blocks), auroc_bound),
         "aurc": StreamedMeasure(area, aurc_bound),
         "excess_aurc": StreamedMeasure(area - ranking.best_aurc(1 - accuracy), aurc_bound),
         "ks": StreamedMeasure(ranking.ks_from_blocks(blocks), float(share.max())),
-        "ece_equal_mass": StreamedMeasure(float(np.abs(gaps).sum()), float(2 * share[beside].sum())),
+        "ece_equal_mass": StreamedMeasure(float(np.abs(gaps).sum()), float(2 * share[adjacent].sum())),
         "smooth_ece": StreamedMeasure(
             smooth.value, float(min(1.0, np.sqrt(2 / np.pi) / (cells.n_bins * smooth.bandwidth)))
         ),
@@ -224,7 +224,7 @@ def _ranked(
 
 
 def _points(cells: BinStatistics) -> NDArray[np.float64]:
-    """Return the cells' gaps shared out between the points of the smooth ECE's grid by their mean confidence."""
+    """Return the cells' gaps on the smooth ECE's grid, split linearly by their mean confidence."""
     filled = np.flatnonzero(cells.weights > 0)
     position = cells.mean_confidence[filled] * GRID_CELLS
     point = np.minimum(position.astype(np.intp), GRID_CELLS - 1)

@@ -1,4 +1,4 @@
-"""What a person looks at: diagrams, tables and pages. matplotlib is imported when a diagram is drawn."""
+"""Diagrams, tables and pages. matplotlib is imported when a diagram is drawn."""
 
 from .comparison import Comparison as Comparison
 from .measurement import Measurement as Measurement

@@ -1,4 +1,4 @@
-"""Two or more models on the same questions: what their differences come to."""
+"""The comparison of two or more models on the same questions."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from ..confidence.predictions import Predictions
-from .paired import HEADINGS, Difference, Sharpening, differences, plain, sharpening
+from ..measures import CATALOG, shown_in
+from .paired import Difference, Sharpening, differences, plain, sharpening
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Models × tasks × ways to read confidence × measures, against the first model.
+    """Differences of models from the first one, by task, way to read confidence and measure.
 
     Attributes
     ----------
     models : tuple of str
-        The base first.
+        The base, then the models compared with it.
     tasks, methods : tuple of str
     differences : mapping
         From (model, task, method) to the differences from the base.
     sharpenings : mapping
-        From (model, task, method) to the sharpening, where it has a value.
+        From (model, task, method) to the sharpening, where it is defined.
     """
 
     models: tuple[str, ...]
@@ -42,21 +43,24 @@ class Comparison:
         predictions : mapping
             From (model, task, method) to predictions; the first model is the base.
         **options
-            Of `differences`.
+            Passed on to `differences`.
 
         Raises
         ------
         ValueError
-            If there are fewer than two models, or one lacks a task or method that another has.
+            If there are fewer than two models, or a model lacks a task or method that another one has.
         """
         models, tasks, methods = (tuple(dict.fromkeys(key[place] for key in predictions)) for place in range(3))
         if len(models) < 2:
-            raise ValueError("a comparison needs at least two models")
+            raise ValueError(f"predictions: a comparison needs at least two models, got {len(models)}")
         found, slopes = {}, {}
         for task, method in dict.fromkeys(key[1:] for key in predictions):
             for model in models:
                 if (model, task, method) not in predictions:
-                    raise ValueError(f"{model} was not measured on {task} by {method}, as another model was")
+                    raise ValueError(
+                        f"predictions: {model} was not measured on {task} by {method}, but another model was; "
+                        "measure it too"
+                    )
             base = predictions[models[0], task, method]
             for model in models[1:]:
                 key = (model, task, method)
@@ -66,7 +70,7 @@ class Comparison:
                     raise ValueError(f"{models[0]} and {model} on {task}: {error}") from None
                 try:
                     slopes[key] = sharpening(base, predictions[key])
-                except ValueError:  # sampled answers leave options without probability
+                except ValueError:  # sampled answers may leave options without probability
                     continue
         return cls(models, tasks, methods, found, slopes)
 
@@ -88,7 +92,7 @@ class Comparison:
     def value_names() -> list[str]:
         """Return the names of all numbers that `values` may have."""
         parts = ("", ".base", ".change", ".change.low", ".change.high")
-        return [*(measure + part for measure in HEADINGS for part in parts), "sharpening"]
+        return [*(info.key + part for info in shown_in("models") for part in parts), "sharpening"]
 
     def save(self, folder: str | Path) -> None:
         """Write comparison.json and comparison.html into a folder."""
@@ -101,7 +105,7 @@ class Comparison:
         (folder / "comparison.json").write_text(text, encoding="utf-8")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values that JSON can hold."""
+        """Return plain values for JSON."""
         cells = []
         for key, own in self.differences.items():
             cell: dict[str, Any] = {"model": key[0], "task": key[1], "confidence": key[2]}
@@ -120,18 +124,18 @@ class Comparison:
 
 
 def summary(model: str, base: str, own: Sequence[Difference]) -> str:
-    """Return in a sentence what two models' differences in calibration and accuracy come to."""
-    said = {difference.measure: difference for difference in own}
-    calibration = _clause(said["ece"], "calibrated", "calibration")
-    return f"Beside {base}, {model} is {calibration}, and {_clause(said['accuracy'], 'accurate', 'accuracy')}."
+    """Return a sentence on how a model differs from the base in calibration and accuracy."""
+    found = {difference.measure: difference for difference in own}
+    calibration = _clause(found["ece"], "better calibrated", "worse calibrated", "calibration")
+    accuracy = _clause(found["accuracy"], "more accurate", "less accurate", "accuracy")
+    return f"Compared with {base}, {model} {calibration} and {accuracy}."
 
 
-def _clause(difference: Difference, adjective: str, noun: str) -> str:
-    values = f"{HEADINGS[difference.measure]} {difference.base:.3f} to {difference.other:.3f}"
+def _clause(difference: Difference, better: str, worse: str, noun: str) -> str:
+    name = CATALOG[difference.measure].short
+    values = f"{name} {difference.other:.3f} vs. {difference.base:.3f}"
     low, high = difference.difference.low, difference.difference.high
     if low is None or high is None or difference.verdict not in ("better", "worse"):
-        return f"not shown to differ in {noun} ({values})"
-    degree = (
-        {"better": "better", "worse": "worse"} if adjective == "calibrated" else {"better": "more", "worse": "less"}
-    )
-    return f"{degree[difference.verdict]} {adjective} ({values}, a difference of {low:+.3f} to {high:+.3f})"
+        return f"is not significantly different in {noun} ({values})"
+    adjective = better if difference.verdict == "better" else worse
+    return f"is {adjective} ({values}, difference {low:+.3f} to {high:+.3f})"

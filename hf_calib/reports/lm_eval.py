@@ -1,4 +1,4 @@
-"""What lm-evaluation-harness calls from the tasks that `hf_calib.tasks.write_lm_eval_task` writes."""
+"""Functions that lm-evaluation-harness calls from tasks written by `hf_calib.tasks.write_lm_eval_task`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Results = Sequence[tuple[float, bool]]
 
 
 def process_results(doc: Mapping[str, Any], results: Results) -> dict[str, Any]:
-    """Return what the metrics need of one question, from its options' log-likelihoods in order.
+    """Return the metrics' input for one question, from its options' log-likelihoods in order.
 
     Returns
     -------

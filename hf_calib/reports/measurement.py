@@ -37,13 +37,13 @@ class Measurement:
     Parameters
     ----------
     name : str
-        The model's.
+        Name of the model.
     datasets : mapping of str to Recorded
-        At least one; every answer known.
+        At least one dataset; all right answers are known.
     run : mapping
-        What exactly was run, as JSON values.
+        The settings of the run, as JSON values.
     report_options : mapping
-        Of `Predictions.report`: seed, n_bins, ...
+        Options of `Predictions.report`: seed, n_bins, ...
     """
 
     name: str
@@ -53,14 +53,14 @@ class Measurement:
 
     def __post_init__(self) -> None:
         if not self.datasets:
-            raise ValueError("there is no dataset that was measured")
+            raise ValueError("datasets is empty: pass at least one measured dataset")
         for name, recorded in self.datasets.items():
             unknown = np.flatnonzero(recorded.predictions.answers < 0)
             if len(unknown):
                 row = int(recorded.predictions.rows[unknown[0]])
                 raise ValueError(
-                    f"{name}: {len(unknown)} of {len(recorded.predictions)} questions have no answer (the first is "
-                    f"row {row}, counted from 0), and measuring calibration needs the right answer of each"
+                    f"{name}: {len(unknown)} of {len(recorded.predictions)} questions have no right answer (the "
+                    f"first is row {row}, counted from 0); add them, or leave these questions out"
                 )
 
     @classmethod
@@ -119,23 +119,23 @@ class Measurement:
 
     @cached_property
     def predictions(self) -> Predictions:
-        """All datasets' predictions, one after the other; numbered anew where there are several."""
+        """The predictions on all datasets, concatenated, with new row numbers if there are several."""
         return pool(self.datasets)
 
     @cached_property
     def report(self) -> CalibrationReport:
-        """The measures over all questions."""
+        """The report over all questions."""
         return self.predictions.report(**self.report_options)
 
     @cached_property
     def reports(self) -> dict[str, CalibrationReport]:
-        """The measures of each dataset."""
+        """The report of each dataset."""
         if len(self.datasets) == 1:
             return dict.fromkeys(self.datasets, self.report)
         return {name: recorded.predictions.report(**self.report_options) for name, recorded in self.datasets.items()}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report over all questions, with `run`, what was run, and each dataset's under `datasets`."""
+        """Return the report as plain values, with `run` and each dataset's report under `datasets`."""
         return {
             **self.report.to_dict(),
             "model": self.name,
@@ -157,7 +157,7 @@ class Measurement:
 
 
 def pool(datasets: Mapping[str, Recorded]) -> Predictions:
-    """Return several datasets' predictions as one; the subjects get the datasets' names."""
+    """Return several datasets' predictions as one, with the dataset's name as each question's subject or before it."""
     parts = [recorded.predictions for recorded in datasets.values()]
     if len(parts) == 1:
         return parts[0]
@@ -176,6 +176,7 @@ def pool(datasets: Mapping[str, Recorded]) -> Predictions:
         for subject in part.subjects
     ]
     states = [part.hidden_states for part in parts if part.hidden_states is not None]
+    bounds = [np.zeros(len(part)) if part.missing_bounds is None else part.missing_bounds for part in parts]
     return Predictions(
         option_log_probabilities=np.concatenate(values),
         answers=np.concatenate([part.answers for part in parts]),
@@ -183,6 +184,10 @@ def pool(datasets: Mapping[str, Recorded]) -> Predictions:
         rows=np.arange(len(subjects)),
         option_counts=np.concatenate([part.n_choices for part in parts]),
         has_mass=all(part.has_mass for part in parts),
+        chosen=np.concatenate([part.predicted for part in parts])
+        if any(part.chosen is not None for part in parts)
+        else None,
+        missing_bounds=np.concatenate(bounds) if any(own.any() for own in bounds) else None,
         hidden_states=np.concatenate(states) if len(states) == len(parts) else None,
     )
 

@@ -1,4 +1,4 @@
-"""The report as one page of HTML that needs no other file."""
+"""Reports and comparisons as single, self-contained HTML pages."""
 
 from __future__ import annotations
 
@@ -11,29 +11,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from markupsafe import Markup, escape
 
-from ..measures import CalibrationReport
-from ..measures.report import HEADINGS
+from ..measures import CATALOG, CalibrationReport, shown_in
 from .comparison import Comparison, summary
-from .paired import HEADINGS as COMPARED
+from .measurement import Measurement
 from .svg import reliability_svg, risk_coverage_svg
 from .verdict import verdict
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-    from .measurement import Measurement
-
-# Shown of the most confident mistakes, and of each one's question until the rest is asked for.
+# How many of the most confident mistakes are shown, and how much of each question before it is expanded.
 N_MISTAKES = 12
 N_CHARACTERS = 500
-
-# What stands at the top, in this order.
-_KEY_MEASURES = ("accuracy", "confidence", "ece", "smooth_ece", "nll", "brier", "auroc", "option_mass")
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """A wrong answer that the model was sure of."""
+    """A wrong answer given with high confidence."""
 
     dataset: str
     row: int
@@ -46,7 +40,7 @@ class Mistake:
 
 
 def confident_mistakes(measurement: Measurement, n: int = N_MISTAKES) -> list[Mistake]:
-    """Return the `n` wrong answers of the highest confidence, the surest first."""
+    """Return the `n` wrong answers with the highest confidence, most confident first."""
     found = []
     for name, recorded in measurement.datasets.items():
         predictions = recorded.predictions
@@ -76,7 +70,7 @@ def _option(question: Any, index: int) -> str:
 
 
 def render_page(measurement: Measurement) -> str:
-    """Return the page of a measurement."""
+    """Return the HTML page of a measurement."""
     report = measurement.report
     predictions = measurement.predictions
     return environment().get_template("measurement.html.jinja").render(
@@ -84,8 +78,10 @@ def render_page(measurement: Measurement) -> str:
         verdict=verdict(report),
         report=report,
         n_datasets=len(measurement.datasets),
-        key_measures=[(HEADINGS[name], report.measures[name]) for name in _KEY_MEASURES if name in report.measures],
-        measures=[(HEADINGS[name], measure) for name, measure in report.measures.items()],
+        key_measures=[
+            (info.short, report.measures[info.key]) for info in shown_in("page") if info.key in report.measures
+        ],
+        measures=[(CATALOG[key], measure) for key, measure in report.measures.items()],
         reliability=reliability_svg(report),
         risk_coverage=risk_coverage_svg(predictions.confidences, predictions.correct),
         datasets=list(_groups({name: own.measures for name, own in measurement.reports.items()}, measurement)),
@@ -113,7 +109,7 @@ def _group(name: str, n: int, measures: dict[str, Any]) -> dict[str, Any]:
 
 
 def _flat(values: Any, prefix: str = "") -> list[tuple[str, str]]:
-    """Return nested settings as rows of a table."""
+    """Return nested settings as flat rows of a table."""
     rows: list[tuple[str, str]] = []
     for key, value in values.items():
         if isinstance(value, dict):
@@ -126,7 +122,7 @@ def _flat(values: Any, prefix: str = "") -> list[tuple[str, str]]:
 
 @cache
 def environment() -> Environment:
-    """Return the templates, which escape whatever is put in."""
+    """Return the environment of the templates, which escapes all values."""
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     folder = files(__package__) / "templates"
@@ -144,7 +140,7 @@ def environment() -> Environment:
 
 
 def _breakable(name: str) -> Markup:
-    """Return a name that may be broken behind its underscores, on narrow screens."""
+    """Return a name that can be broken after its underscores, for narrow screens."""
     return Markup("_<wbr>").join(escape(part) for part in name.split("_"))
 
 
@@ -159,7 +155,7 @@ def _interval(measure: Any, digits: int = 3) -> str:
 
 
 def render_comparison(comparison: Comparison, level: str = "95%") -> str:
-    """Return the page of a comparison."""
+    """Return the HTML page of a comparison."""
     cells = [
         {
             "model": model,
@@ -172,4 +168,4 @@ def render_comparison(comparison: Comparison, level: str = "95%") -> str:
         for (model, task, method), own in comparison.differences.items()
     ]
     template = environment().get_template("comparison.html.jinja")
-    return template.render(models=comparison.models, cells=cells, headings=COMPARED, level=level)
+    return template.render(models=comparison.models, cells=cells, catalog=CATALOG, level=level)

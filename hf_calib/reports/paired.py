@@ -1,4 +1,4 @@
-"""How two models' measures differ on the same questions, with paired intervals."""
+"""Differences of two models' measures on the same questions, with paired intervals."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..confidence.predictions import Predictions
-from ..measures import BinStatistics, Measure
+from ..measures import CATALOG, BinStatistics, Measure, shown_in
 from ..measures.binning import bin_edges, bin_index
 from ..measures.classwise import classwise_statistics, option_gaps
 from ..measures.estimates import Estimator, Settings
@@ -21,36 +21,24 @@ from ..measures.scores import brier_terms, nll_terms
 
 Array = NDArray[np.float64]
 
-# Whether less or more of a measure is better; of confidence neither.
-BETTER = {"accuracy": 1, "confidence": 0, "ece": -1, "cw_ece": -1, "nll": -1, "brier": -1, "auroc": 1}
-
-HEADINGS = {
-    "accuracy": "accuracy",
-    "confidence": "mean confidence",
-    "ece": "ECE",
-    "cw_ece": "classwise ECE",
-    "nll": "NLL",
-    "brier": "Brier score",
-    "auroc": "AUROC",
-}
-
-# Weights of this many resamples and questions are held at once.
+# The largest table of resamples by questions that is held in memory.
 _CELLS = 20_000_000
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How a measure of one model differs from the base's on the same questions.
+    """The difference of a model's measure from the base's on the same questions.
 
     Attributes
     ----------
     measure : str
+        Key in the catalog of measures.
     base, other : float
-        Its values.
+        Values of the two models.
     difference : Measure
         other - base, with its paired interval.
     verdict : str
-        "better", "worse", "higher", "lower", or "no difference shown".
+        "better", "worse", "higher", "lower", or "not significantly different".
     """
 
     measure: str
@@ -60,21 +48,21 @@ class Difference:
     verdict: str
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values; a NaN is None."""
+        """Return plain values for JSON, with None for NaN."""
         return plain(asdict(self))
 
 
 @dataclass(frozen=True)
 class Sharpening:
-    """How much further apart one model puts the options than the base: log-odds = slope · the base's.
+    """How much sharper a model's distributions are than the base's: log-odds ≈ slope · the base's log-odds.
 
     Attributes
     ----------
     slope : Measure
-        Least squares through the origin, with an interval over questions: 1 where nothing changed, above 1 where the
+        Least-squares slope through the origin, with an interval over questions: 1 without a change, above 1 if the
         model is sharper.
     r_squared : float
-        Share of the log-odds' square that the slope explains, at most 1.
+        Share of the sum of squared log-odds that the slope explains, at most 1.
     """
 
     slope: Measure
@@ -82,7 +70,7 @@ class Sharpening:
 
 
 def plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return values for JSON, which has neither NaN nor infinity."""
+    """Return values for JSON, with None for NaN and infinity."""
     return {
         key: plain(value)
         if isinstance(value, dict)
@@ -99,8 +87,8 @@ def paired(base: Predictions, other: Predictions) -> tuple[Predictions, Predicti
     Raises
     ------
     ValueError
-        If they have no question in common, or give one question different answers or options: then they are not of
-        the same dataset.
+        If they have no question in common, or differ in a question's right answer or number of options, so that their
+        datasets differ.
     """
     rows = np.intersect1d(base.rows, other.rows)
     if not len(rows):
@@ -109,8 +97,8 @@ def paired(base: Predictions, other: Predictions) -> tuple[Predictions, Predicti
     differing = np.flatnonzero((one.answers != two.answers) | (one.n_choices != two.n_choices))
     if len(differing):
         raise ValueError(
-            f"the question of row {rows[differing[0]]} has another answer or other options for one model than for the "
-            f"other ({len(differing)} of {len(rows)} such); they were not measured on the same dataset"
+            f"row {rows[differing[0]]}: the models differ in the right answer or the number of options, as in "
+            f"{len(differing)} of {len(rows)} questions; measure both on the same dataset"
         )
     return one, two
 
@@ -126,25 +114,25 @@ def differences(
 ) -> list[Difference]:
     """Return every measure's difference between two models on the same questions.
 
-    The questions are the sample, and both models answer each, so their errors go together: intervals are of the paired
-    difference. Where the questions have ten subjects or more, a subject's depend on each other. The intervals of the
-    binned errors recover the difference's spread from each error's own interval, which holds near zero too, and from
-    their correlation over resamples (MOVER); the others' are t intervals of the influences.
+    Both models answer every question, so their errors are correlated, and the intervals are those of the paired
+    difference. With ten subjects or more they allow for dependence within subjects. The intervals of the binned errors
+    are computed from each error's own interval, which is valid near zero too, and from their correlation over
+    resamples (MOVER); the others are t intervals of the influences.
 
     Parameters
     ----------
     base, other : Predictions
-        With every answer known; only the questions that both answered count.
+        All right answers are known; only questions that both models answered count.
     n_bins : int, default 10
     seed : int, default 0
-        Of the bootstrap.
+        Seed of the bootstrap.
     n_resamples : int, default 1000
     confidence_level : float, default 0.95
 
     Raises
     ------
     ValueError
-        As `paired`, and if an answer is not known.
+        As `paired`, and if a right answer is unknown.
 
     References
     ----------
@@ -153,45 +141,32 @@ def differences(
     """
     one, two = paired(base, other)
     clusters = _clusters(one)
-    found = []
-    for name, measured in _smooth_measures(one, two).items():
-        error = influence_error(measured.influence, None, clusters) if np.isfinite(measured.influence).all() else None
-        value = measured.other - measured.base
-        if error is None or np.isnan(value):
-            found.append(_difference(name, measured.base, measured.other, Measure(value)))
-            continue
-        half = t_quantile(confidence_level, error[1]) * error[0]
-        found.append(_difference(name, measured.base, measured.other, Measure(value, value - half, value + half)))
     settings = Settings(n_bins, confidence_level, n_resamples, seed)
-    for name, binned in {"ece": _TOP, "cw_ece": _OPTIONS}.items():
-        base_error, other_error = (binned.error(own, settings, clusters) for own in (one, two))
-        # Where an error may be zero, what is under its estimate is mostly what noise has added: a bias, which stands
-        # in full beside the other's noise.
-        away_from_zero = all(own.low is not None and own.low > 0 for own in (base_error, other_error))
-        correlation = _correlation(binned, one, two, settings, clusters) if away_from_zero else -1.0
-        found.append(
-            _difference(name, base_error.value, other_error.value, _recovered(base_error, other_error, correlation))
-        )
-    order = list(BETTER)
-    return sorted(found, key=lambda own: order.index(own.measure))
+    return [
+        _binned_difference(info.key, one, two, settings, clusters)
+        if info.key in _BINNED
+        else _smooth_difference(info.key, one, two, confidence_level, clusters)
+        for info in shown_in("models")
+    ]
 
 
 def sharpening(base: Predictions, other: Predictions, *, confidence_level: float = 0.95) -> Sharpening:
-    """Return how much further apart a model puts the options than the base does.
+    """Return how much sharper a model's distributions are than the base's.
 
-    Each question's log-probabilities are taken relative to their mean over its options.
+    Each question's log-probabilities are centered over its options.
 
     Raises
     ------
     ValueError
-        As `paired`; if a model gives an option no probability at all, or the base puts all options level.
+        As `paired`; if a model gives an option a probability of zero, or the base gives all options of every question
+        the same probability.
     """
     one, two = paired(base, other)
     exists = np.arange(one.option_log_probabilities.shape[1]) < one.n_choices[:, None]
-    x, y = (_centred(own.option_log_probabilities[:, : exists.shape[1]], exists) for own in (one, two))
+    x, y = (_centered(own.option_log_probabilities[:, : exists.shape[1]], exists) for own in (one, two))
     power = float((x * x).sum())
     if power == 0:
-        raise ValueError("the base puts all options of all questions level, so nothing can be sharper")
+        raise ValueError("base: all options of every question have the same probability, so a slope is undefined")
     slope = float((x * y).sum()) / power
     residual = y - slope * x
     influence = (x * residual).sum(axis=1) * len(x) / power
@@ -204,9 +179,9 @@ def sharpening(base: Predictions, other: Predictions, *, confidence_level: float
     return Sharpening(Measure(slope, slope - half, slope + half), r_squared)
 
 
-def _centred(values: Array, exists: NDArray[np.bool_]) -> Array:
+def _centered(values: Array, exists: NDArray[np.bool_]) -> Array:
     if not np.isfinite(values[exists]).all():
-        raise ValueError("a model gives an option no probability, so its log-odds have no value")
+        raise ValueError("a model gives an option a probability of zero, so its log-odds are undefined")
     values = np.where(exists, values, 0.0)
     return np.where(exists, values - values.sum(axis=1, keepdims=True) / exists.sum(axis=1, keepdims=True), 0.0)
 
@@ -214,12 +189,11 @@ def _centred(values: Array, exists: NDArray[np.bool_]) -> Array:
 def _difference(name: str, base: float, other: float, difference: Measure) -> Difference:
     low, high = difference.low, difference.high
     if low is None or high is None or low <= 0 <= high:
-        said = "no difference shown"
-    elif BETTER[name] == 0:
-        said = "higher" if low > 0 else "lower"
+        verdict = "not significantly different"
     else:
-        said = "better" if (low > 0) == (BETTER[name] > 0) else "worse"
-    return Difference(name, base, other, difference, said)
+        change, better = "higher" if low > 0 else "lower", CATALOG[name].direction
+        verdict = change if better is None else "better" if change == better else "worse"
+    return Difference(name, base, other, difference, verdict)
 
 
 def _clusters(predictions: Predictions) -> NDArray[np.intp] | None:
@@ -229,37 +203,53 @@ def _clusters(predictions: Predictions) -> NDArray[np.intp] | None:
     return codes if len(names) >= MIN_CLUSTERS else None
 
 
-@dataclass(frozen=True)
-class _Paired:
-    base: float
-    other: float
-    influence: Array
+def _smooth_difference(
+    name: str, one: Predictions, two: Predictions, confidence_level: float, clusters: NDArray[np.intp] | None
+) -> Difference:
+    """Return the difference of a mean over the questions, or of the AUROC, with a t interval of the influences."""
+    (base, base_influence), (other, other_influence) = (_smooth_measure(name, own) for own in (one, two))
+    with np.errstate(invalid="ignore"):
+        value, influence = other - base, other_influence - base_influence
+    error = influence_error(influence, None, clusters) if np.isfinite(influence).all() else None
+    if error is None or np.isnan(value):
+        return _difference(name, base, other, Measure(value))
+    half = t_quantile(confidence_level, error[1]) * error[0]
+    return _difference(name, base, other, Measure(value, value - half, value + half))
 
 
-def _smooth_measures(one: Predictions, two: Predictions) -> dict[str, _Paired]:
-    """Return the measures that are means, or nearly, with each question's influence on their difference."""
-    terms: dict[str, Callable[[Predictions], Array]] = {
-        "accuracy": lambda own: own.correct.astype(np.float64),
-        "confidence": lambda own: own.confidences,
-        "nll": lambda own: nll_terms(own.probabilities, own.answers),
-        "brier": lambda own: brier_terms(own.probabilities, own.answers),
-    }
-    found = {}
-    for name, of in terms.items():
-        base, other = of(one), of(two)
-        with np.errstate(invalid="ignore"):
-            change = other - base
-            found[name] = _Paired(float(base.mean()), float(other.mean()), change - change.mean())
-    (base_area, base_influence), (other_area, other_influence) = _auroc(one), _auroc(two)
-    return {**found, "auroc": _Paired(base_area, other_area, other_influence - base_influence)}
+def _smooth_measure(name: str, own: Predictions) -> tuple[float, Array]:
+    """Return a measure and each question's influence on it."""
+    if name == "auroc":
+        blocks, block = ranked_blocks(own.confidences, own.correct)
+        area = auroc_from_blocks(blocks)
+        if np.isnan(area):
+            return area, np.full(len(own), np.nan)
+        return area, of_samples(auroc_influence(blocks), block, own.correct)
+    terms = _TERMS[name](own)
+    mean = float(terms.mean())
+    with np.errstate(invalid="ignore"):
+        return mean, terms - mean
 
 
-def _auroc(own: Predictions) -> tuple[float, Array]:
-    blocks, block = ranked_blocks(own.confidences, own.correct)
-    area = auroc_from_blocks(blocks)
-    if np.isnan(area):
-        return area, np.full(len(own), np.nan)
-    return area, of_samples(auroc_influence(blocks), block, own.correct)
+_TERMS: dict[str, Callable[[Predictions], Array]] = {
+    "accuracy": lambda own: own.correct.astype(np.float64),
+    "confidence": lambda own: own.confidences,
+    "nll": lambda own: nll_terms(own.probabilities, own.answers),
+    "brier": lambda own: brier_terms(own.probabilities, own.answers),
+}
+
+
+def _binned_difference(
+    name: str, one: Predictions, two: Predictions, settings: Settings, clusters: NDArray[np.intp] | None
+) -> Difference:
+    """Return the difference of a binned error, with an interval from the two errors' intervals and correlation."""
+    binned = _BINNED[name]
+    base, other = (binned.error(own, settings, clusters) for own in (one, two))
+    # Where an error may be zero, its estimate is mostly a bias that comes from noise, and the bias of one model does
+    # not cancel the noise of the other.
+    away_from_zero = all(own.low is not None and own.low > 0 for own in (base, other))
+    correlation = _correlation(binned, one, two, settings, clusters) if away_from_zero else -1.0
+    return _difference(name, base.value, other.value, _recovered(base, other, correlation))
 
 
 class _Binned(ABC):
@@ -267,7 +257,7 @@ class _Binned(ABC):
 
     @abstractmethod
     def gaps(self, own: Predictions, n_bins: int) -> list[tuple[NDArray[np.intp], Array]]:
-        """Return bin and gap of each question, a pair for each set of bins."""
+        """Return each question's bin and gap, one pair of arrays for each set of bins."""
 
     @abstractmethod
     def error(self, own: Predictions, settings: Settings, clusters: NDArray[np.intp] | None) -> Measure:
@@ -275,7 +265,7 @@ class _Binned(ABC):
 
 
 class _Top(_Binned):
-    """Of the answer given."""
+    """The error of the chosen option's probability."""
 
     def gaps(self, own: Predictions, n_bins: int) -> list[tuple[NDArray[np.intp], Array]]:
         return [(bin_index(own.confidences, bin_edges(n_bins)), own.correct - own.confidences)]
@@ -289,7 +279,7 @@ class _Top(_Binned):
 
 
 class _Options(_Binned):
-    """Of every option, averaged over them."""
+    """The errors of every option's probability, averaged over the options."""
 
     def gaps(self, own: Predictions, n_bins: int) -> list[tuple[NDArray[np.intp], Array]]:
         edges, p = bin_edges(n_bins), own.probabilities
@@ -304,16 +294,14 @@ class _Options(_Binned):
         )
 
 
-_TOP, _OPTIONS = _Top(), _Options()
+_BINNED: dict[str, _Binned] = {"ece": _Top(), "cw_ece": _Options()}
 
 
 def _recovered(base: Measure, other: Measure, correlation: float) -> Measure:
-    """Return other - base with the interval that the two intervals and the correlation make."""
-    assert base.low is not None
-    assert base.high is not None
-    assert other.low is not None
-    assert other.high is not None
+    """Return other - base with the interval that the two intervals and the correlation make, if both have one."""
     value = other.value - base.value
+    if base.low is None or base.high is None or other.low is None or other.high is None:
+        return Measure(value)
 
     def reach(first: float, second: float) -> float:
         return float(np.sqrt(max(first**2 + second**2 - 2 * correlation * first * second, 0.0)))

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, which people with any kind of colour vision can tell apart, its yellow left out.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Okabe and Ito's palette, which is safe for color-blind readers, without its yellow.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 _STYLE: Any = {
     "font.family": "sans-serif",
@@ -29,38 +29,38 @@ _STYLE: Any = {
     "xtick.direction": "out",
     "ytick.direction": "out",
     "legend.frameon": False,
-    # Text stays text in an SVG, and its element ids don't change from run to run.
+    # SVG files keep text as text, and have the same element ids in every run.
     "svg.fonttype": "none",
     "svg.hashsalt": "hf_calib",
     "figure.dpi": 100,
     "savefig.dpi": 200,
 }
 
-# Of one diagram with the counts below, in inches.
+# Size of one diagram with the counts below, in inches.
 _WIDTH, _HEIGHT = 2.9, 4.4
 
-# More diagrams than this go into several rows.
-_MOST_BESIDE = 6
+# The largest number of diagrams in a row.
+_MAX_COLUMNS = 6
 
 
 @dataclass
 class ReliabilityDisplay:
     """Reliability diagrams of one or more models, drawn with matplotlib.
 
-    Make one with `from_predictions`, `from_statistics` or `compare`; those draw it too.
+    Create one with `from_predictions`, `from_statistics` or `compare`, which draw it too.
 
     Attributes
     ----------
     statistics : dict of str to BinStatistics
-        What is shown, by the model's name.
+        The statistics shown, by the model's name.
     errors : dict of str to Measure
-        The ECE of each with its interval.
+        Each model's ECE with its interval.
     confidence_level : float
-        Of the interval and of the bands.
+        Level of the ECE's interval and of the bins' intervals.
     figure_ : matplotlib.figure.Figure
         The figure, once drawn.
     axes_ : list of matplotlib.axes.Axes
-        A diagram for each model, or one for all of them where they are overlaid.
+        One diagram per model, or a single one where they are overlaid.
     """
 
     statistics: dict[str, BinStatistics]
@@ -88,9 +88,9 @@ class ReliabilityDisplay:
         confidences, correct, n_bins, weights
             As in `hf_calib.measures.expected_calibration_error`.
         name : str, default "model"
-            What to call it in the diagram.
+            Name in the diagram.
         confidence_level : float, default 0.95
-            Of the ECE's interval and of the bins' bands.
+            Level of the ECE's interval and of the bins' intervals.
         **drawing
             Passed on to `plot`.
         """
@@ -124,23 +124,23 @@ class ReliabilityDisplay:
         models : mapping of str to BinStatistics or CalibrationReport
             In the order to show them.
         confidence_level : float, default 0.95
-            Of the ECE's intervals and of the bins' bands.
+            Level of the ECE's intervals and of the bins' intervals.
         **drawing
             Passed on to `plot`.
 
         Raises
         ------
         ValueError
-            There is no model, or one without samples.
+            If there is no model, or one without samples.
         """
         if not models:
-            raise ValueError("there is no model to show")
+            raise ValueError("models is empty: pass at least one")
         statistics, errors = {}, {}
         for name, model in models.items():
             if isinstance(model, CalibrationReport):
                 statistics[name], errors[name] = model.statistics, model.measures["ece"]
             elif model.n == 0:
-                raise ValueError(f"the statistics of {name!r} hold no sample")
+                raise ValueError(f"models: the statistics of {name!r} hold no samples")
             else:
                 interval = calibration_error_interval(model, confidence_level=confidence_level)
                 statistics[name], errors[name] = model, Measure(model.error(), *interval)
@@ -156,19 +156,19 @@ class ReliabilityDisplay:
         ax: Axes | None = None,
         title: str | None = None,
     ) -> ReliabilityDisplay:
-        """Draw the diagrams anew.
+        """Draw the diagrams again.
 
         Parameters
         ----------
         kind : {"bars", "curve"}, default "bars"
-            Each bin's accuracy as a bar with its gap to the mean confidence, or as points joined by a line. Either way
-            the accuracy's interval is shown.
+            Each bin's accuracy as a bar with its gap to the mean confidence, or as points joined by a line, both with
+            the accuracy's interval.
         overlay : bool, default False
-            All models as curves in one diagram in place of side by side.
+            Whether to draw all models as curves in one diagram instead of side by side.
         ax : matplotlib.axes.Axes, optional
-            Where to draw a single or an overlaid diagram, without the counts below; left out, a new figure is made.
+            Where to draw a single or an overlaid diagram, without the counts below; a new figure by default.
         title : str, optional
-            Above the figure.
+            Title above the figure.
         """
         from matplotlib import rc_context
         from matplotlib.figure import Figure
@@ -177,15 +177,17 @@ class ReliabilityDisplay:
             raise ValueError(f'kind must be "bars" or "curve", got {kind!r}')
         panels = [list(self.statistics)] if overlay else [[name] for name in self.statistics]
         if ax is not None and len(panels) > 1:
-            raise ValueError(f"one ax can't hold {len(panels)} diagrams side by side: pass overlay=True or no ax")
-        # The style holds while the figure is made, and leaves the user's own settings as they were.
+            raise ValueError(
+                f"ax: a single ax can't hold {len(panels)} diagrams side by side; pass overlay=True or no ax"
+            )
+        # The style applies to this figure only and leaves the user's settings unchanged.
         with rc_context(_STYLE):
             if ax is not None:
                 self.figure_, self.axes_ = ax.figure.get_figure(root=True), [ax]
                 self._diagram(ax, panels[0], kind)
                 ax.set(xlabel="Confidence", ylabel="Accuracy")
             else:
-                rows = -(-len(panels) // _MOST_BESIDE)
+                rows = -(-len(panels) // _MAX_COLUMNS)
                 height = _HEIGHT * rows + 0.16 * len(panels[0]) + (0.25 if title else 0)
                 width = 0.6 + _WIDTH * -(-len(panels) // rows)
                 self.figure_ = Figure(figsize=(width, height), layout="constrained")
@@ -195,7 +197,7 @@ class ReliabilityDisplay:
         return self
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write the figure to a file: PNG, SVG or another format, by the ending; the same data give the same bytes."""
+        """Write the figure to a file in the format of its suffix, such as PNG; the same data give the same bytes."""
         from matplotlib import rc_context
 
         assert self.figure_ is not None
@@ -204,7 +206,7 @@ class ReliabilityDisplay:
             self.figure_.savefig(path, metadata=metadata)
 
     def _panels(self, figure: Figure, panels: list[list[str]], kind: str) -> list[Axes]:
-        rows = -(-len(panels) // _MOST_BESIDE)
+        rows = -(-len(panels) // _MAX_COLUMNS)
         columns = -(-len(panels) // rows)
         grid = figure.subplots(
             2 * rows,
@@ -224,7 +226,7 @@ class ReliabilityDisplay:
                 continue
             self._diagram(upper, panels[place], kind)
             self._counts(lower, panels[place])
-            # Under the last diagram of each column.
+            # Below the last diagram of each column.
             if place + columns >= len(panels):
                 lower.set_xlabel("Confidence")
                 lower.tick_params(labelbottom=True)
@@ -240,16 +242,16 @@ class ReliabilityDisplay:
     def _diagram(self, ax: Axes, names: list[str], kind: str) -> None:
         ax.plot([0, 1], [0, 1], linestyle=(0, (4, 3)), color="0.45", linewidth=0.9, zorder=3)
         several = len(names) > 1
-        for colour, name in zip(_colours(names), names, strict=True):
+        for color, name in zip(_colors(names), names, strict=True):
             if several:
-                self._curve(ax, self.statistics[name], colour, f"{_shortened(name)}: {self._error(name)}", None)
+                self._curve(ax, self.statistics[name], color, f"{_shortened(name)}: {self._error(name)}", None)
             elif kind == "curve":
-                self._curve(ax, self.statistics[name], colour, "accuracy", self._interval)
+                self._curve(ax, self.statistics[name], color, "accuracy", self._interval)
             else:
-                self._bars(ax, self.statistics[name], colour)
+                self._bars(ax, self.statistics[name], color)
         ax.set(xlim=(0, 1), ylim=(0, 1), xticks=np.linspace(0, 1, 6), yticks=np.linspace(0, 1, 6))
         if several:
-            # Above the diagram: inside it, any corner may hold data.
+            # Above the diagram, since any corner inside it may hold data.
             ax.legend(loc="lower left", bbox_to_anchor=(0, 1), fontsize=7.5, handlelength=1.4, borderaxespad=0.2)
         else:
             heading = self._error(names[0])
@@ -266,7 +268,7 @@ class ReliabilityDisplay:
         text = f"ECE {error.value:.3f}"
         return text if error.low is None else f"{text} [{error.low:.3f}, {error.high:.3f}]"
 
-    def _bars(self, ax: Axes, statistics: BinStatistics, colour: str) -> None:
+    def _bars(self, ax: Axes, statistics: BinStatistics, color: str) -> None:
         filled = np.flatnonzero(statistics.weights > 0)
         left, width = statistics.edges[:-1][filled], np.diff(statistics.edges)[filled]
         accuracy, confidence = statistics.accuracy[filled], statistics.mean_confidence[filled]
@@ -275,7 +277,7 @@ class ReliabilityDisplay:
             accuracy,
             width,
             align="edge",
-            color=colour,
+            color=color,
             alpha=0.75,
             edgecolor="white",
             linewidth=0.6,
@@ -288,18 +290,18 @@ class ReliabilityDisplay:
             bottom=accuracy,
             align="edge",
             facecolor="none",
-            edgecolor=COLOURS[1],
+            edgecolor=COLORS[1],
             hatch="////",
             linewidth=0.6,
             label="gap to mean confidence",
         )
         self._bands(ax, statistics, filled, left + width / 2, "0.15", self._interval)
 
-    def _curve(self, ax: Axes, statistics: BinStatistics, colour: str, label: str, band: str | None) -> None:
+    def _curve(self, ax: Axes, statistics: BinStatistics, color: str, label: str, band: str | None) -> None:
         filled = np.flatnonzero(statistics.weights > 0)
         confidence, accuracy = statistics.mean_confidence[filled], statistics.accuracy[filled]
-        ax.plot(confidence, accuracy, "o-", markersize=3.5, color=colour, label=label, zorder=4, clip_on=False)
-        self._bands(ax, statistics, filled, confidence, colour, band)
+        ax.plot(confidence, accuracy, "o-", markersize=3.5, color=color, label=label, zorder=4, clip_on=False)
+        self._bands(ax, statistics, filled, confidence, color, band)
 
     def _bands(
         self,
@@ -307,7 +309,7 @@ class ReliabilityDisplay:
         statistics: BinStatistics,
         filled: np.ndarray,
         x: np.ndarray,
-        colour: str,
+        color: str,
         label: str | None,
     ) -> None:
         from scipy.special import ndtri
@@ -316,15 +318,15 @@ class ReliabilityDisplay:
         effective = statistics.weights[filled] ** 2 / statistics.square_weights[filled]
         accuracy = statistics.accuracy[filled]
         ends = np.array([wilson_interval(a, n, critical) for a, n in zip(accuracy, effective, strict=True)])
-        ax.vlines(x, ends[:, 0], ends[:, 1], color=colour, linewidth=1.0, zorder=4, label=label or "_bands")
+        ax.vlines(x, ends[:, 0], ends[:, 1], color=color, linewidth=1.0, zorder=4, label=label or "_bands")
 
     def _counts(self, ax: Axes, names: list[str]) -> None:
         several = len(names) > 1
-        for colour, name in zip(_colours(names), names, strict=True):
+        for color, name in zip(_colors(names), names, strict=True):
             statistics = self.statistics[name]
             share = statistics.weights / statistics.weights.sum()
             if several:
-                ax.stairs(share, statistics.edges, color=colour, linewidth=1.0)
+                ax.stairs(share, statistics.edges, color=color, linewidth=1.0)
             else:
                 ax.bar(
                     statistics.edges[:-1],
@@ -340,8 +342,8 @@ class ReliabilityDisplay:
             ax.set_title(f"n = {self.statistics[names[0]].n:,}", loc="left", fontsize=7.5)
 
 
-def _colours(names: list[str]) -> list[str]:
-    return [COLOURS[i % len(COLOURS)] for i in range(len(names))]
+def _colors(names: list[str]) -> list[str]:
+    return [COLORS[i % len(COLORS)] for i in range(len(names))]
 
 
 def _shortened(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Diagrams as SVG elements whose colours a page's style gives, so that they fit a light and a dark page."""
+"""Diagrams as SVG elements colored by the page's style, which has a light and a dark version."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from ..measures.sampling import t_quantile, wilson_interval
 # The drawing area inside its margins.
 _SIZE, _LEFT, _TOP, _BOTTOM = 300.0, 46.0, 12.0, 42.0
 
-# A curve on a page this wide shows no more points.
+# The largest number of points of a curve.
 _POINTS = 400
 
 
 def reliability_svg(report: CalibrationReport) -> str:
-    """Return the reliability diagram: a bar a bin with its interval, the mean confidence as a mark, counts below."""
+    """Return the reliability diagram: one bar per bin with its interval and mean confidence, and the counts below."""
     parts = [
         *_frame("Confidence", "Accuracy", counts=True),
         f'<path class="ideal" d="M{_x(0)},{_y(0)}L{_x(1)},{_y(1)}"/>',
@@ -30,7 +30,8 @@ def reliability_svg(report: CalibrationReport) -> str:
         low, high = wilson_interval(float(accuracy), float(count), critical)
         middle = left + width / 2
         label = (
-            f"{row['lower']:.2g} to {row['upper']:.2g}: {count:,} answers, {accuracy:.1%} right, {confidence:.1%} said"
+            f"{row['lower']:.2g} to {row['upper']:.2g}: {count:,} answers, accuracy {accuracy:.1%}, "
+            f"confidence {confidence:.1%}"
         )
         gap_low, gap_high = sorted((float(accuracy), float(confidence)))
         parts += [
@@ -48,13 +49,13 @@ def reliability_svg(report: CalibrationReport) -> str:
 
 
 def risk_coverage_svg(confidences: np.ndarray, correct: np.ndarray) -> str:
-    """Return the share of wrong answers among the most confident ones, against how many are kept."""
+    """Return the risk-coverage curve: the error rate of the most confident answers against the share kept."""
     curve = risk_coverage_curve(confidences, correct)
     chosen = np.unique(np.linspace(0, len(curve.coverage) - 1, min(_POINTS, len(curve.coverage))).astype(int))
     points = "L".join(f"{_x(curve.coverage[i])},{_y(curve.risk[i])}" for i in chosen)
     overall = float(curve.risk[-1])
     parts = [
-        *_frame("Coverage: share of answers kept", "Risk: share of them wrong"),
+        *_frame("Coverage (share of answers kept)", "Risk (error rate)"),
         f'<path class="ideal" d="M{_x(0)},{_y(overall)}L{_x(1)},{_y(overall)}"/>',
         f'<path class="curve" d="M{points}"/>',
     ]

@@ -1,4 +1,4 @@
-"""Tables of text for the terminal."""
+"""Plain-text tables for the terminal."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,16 +14,15 @@ def render_table(rows: Sequence[Mapping[str, Cell]], *, digits: int = 3) -> str:
     Parameters
     ----------
     rows : sequence of mappings from column to cell
-        Columns come in the order in which they are first met; a row may lack some. A `Measure` shows its value and
-        its interval, a float its value, None and a missing cell a dash.
+        Columns appear in the order of their first occurrence; a row may lack some. A `Measure` is shown with its
+        interval, None and missing cells as a dash.
     digits : int, default 3
         Decimals of floats and measures.
 
     Returns
     -------
     str
-        A header, a rule and a line for each row; columns of numbers are set to the right. Without rows, an empty
-        string.
+        A header, a rule and a line per row, with columns of numbers aligned right. Empty without rows.
 
     Examples
     --------

@@ -16,6 +16,7 @@ from ..calibrators import by_name
 from ..calibrators.cross_validation import check_fits_on_answers, cross_validate
 from ..confidence import Predictions
 from ..confidence.option_logits import assemble, evaluating, score
+from ..measures import shown_in
 from ..reports.table import Cell, render_table
 from ..tasks import Question
 from ..tasks.collator import QuestionCollator
@@ -24,8 +25,8 @@ from ..tasks.encoding import EncodedQuestion
 if TYPE_CHECKING:
     from ..measures import CalibrationReport
 
-# What `evaluate()` reports of all measures; the whole report is kept beside it.
-LOGGED_MEASURES = ("accuracy", "confidence", "ece", "cw_ece", "smooth_ece", "nll", "brier", "option_mass")
+# What `evaluate()` logs of a report.
+LOGGED_MEASURES = tuple(info.key for info in shown_in("log"))
 
 
 class CalibrationEvaluator:

@@ -3,7 +3,7 @@
 import evaluate
 import numpy as np
 
-# `evaluate` fetches each file that is imported here, and none that those import: what they need is named here too.
+# `evaluate` fetches only the files that are imported here, so this includes what those files import.
 # ruff: noqa: F401
 from .binning import BinStatistics
 from .estimates import Estimator, Settings
@@ -15,23 +15,23 @@ from .validation import check_labels, check_probabilities, check_weights, top_pr
 
 _DESCRIPTION = """
 Brier score: the mean squared distance between the predicted distribution and the right answer, summed over all
-options, Σ_k (p_k - 1[k is right])². It rewards being right and being calibrated alike. On request, the Brier score of
-the confidence is parted into reliability (calibration), resolution and uncertainty.
+options, Σ_k (p_k - 1[k is right])². It rewards both accuracy and calibration. Optionally, the Brier score of the
+confidence is decomposed into reliability (calibration), resolution and uncertainty.
 """
 
 _KWARGS_DESCRIPTION = """
 Args:
-    predictions (list of list of float): the probabilities of all options of each sample, which sum to one. Where
-        questions have differing numbers of options, pad the shorter rows with zeros on the right.
-    references (list of int): the index of each right option.
-    decomposition (bool): also return the parts of the Brier score of the confidence, E(c - y)², y being whether the
-        answer is right. Defaults to False.
-    n_bins (int): number of equal-width bins of the decomposition. Defaults to 10.
-    sample_weight (list of float): weight of each sample. Defaults to None, where all count the same.
-    confidence_level (float): also return a confidence interval, such as 0.95. Defaults to None.
+    predictions (list of list of float): the probabilities of all options for each sample, which sum to one. If
+        questions have different numbers of options, pad the shorter rows with zeros on the right.
+    references (list of int): the index of the right option of each sample.
+    decomposition (bool): also return the decomposition of the Brier score of the confidence, E(c - y)², where y is 1
+        for a right answer and 0 for a wrong one. Defaults to False.
+    n_bins (int): number of equal-width bins for the decomposition. Defaults to 10.
+    sample_weight (list of float): weight of each sample. Defaults to None (equal weights).
+    confidence_level (float): also return a confidence interval at this level, such as 0.95. Defaults to None.
 Returns:
-    brier (float): in [0, 2], 0 for certainty that is always right. For two options it is twice the score that uses one
-        option's probability.
+    brier (float): in [0, 2], 0 if the right option always has probability one. For two options it is twice the score
+        of one option's probability.
     brier_low, brier_high (float): the interval, with `confidence_level`.
     reliability, resolution, uncertainty, within_bin (float): with `decomposition`; reliability - resolution +
         uncertainty + within_bin is the Brier score of the confidence.

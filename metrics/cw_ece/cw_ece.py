@@ -3,7 +3,7 @@
 import evaluate
 import numpy as np
 
-# `evaluate` fetches each file that is imported here, and none that those import: what they need is named here too.
+# `evaluate` fetches only the files that are imported here, so this includes what those files import.
 # ruff: noqa: F401
 from .binning import BinStatistics
 from .classwise import classwise_statistics, option_gaps
@@ -17,25 +17,25 @@ from .validation import check_labels, check_probabilities, check_weights, top_pr
 
 _DESCRIPTION = """
 Classwise expected calibration error (cw-ECE): the calibration error of each option's probability against "this option
-is right", over equal-width bins, averaged over the options. Where ECE looks at the chosen option's probability alone,
-cw-ECE looks at all of them.
+is right", over equal-width bins, averaged over the options. The ECE uses the probability of the chosen option only;
+the cw-ECE uses all of them.
 """
 
 _KWARGS_DESCRIPTION = """
 Args:
-    predictions (list of list of float): the probabilities of all options of each sample, which sum to one. Where
-        questions have differing numbers of options, pad the shorter rows with zeros on the right.
-    references (list of int): the index of each right option.
+    predictions (list of list of float): the probabilities of all options for each sample, which sum to one. If
+        questions have different numbers of options, pad the shorter rows with zeros on the right.
+    references (list of int): the index of the right option of each sample.
     n_bins (int): number of equal-width bins on [0, 1]. Defaults to 10.
-    norm (1, 2 or "max"): how gaps are summed up over an option's bins. Defaults to 1.
-    threshold (float): only probabilities of at least this much are looked at. Defaults to 0.
+    norm (1, 2 or "max"): how gaps are aggregated over an option's bins. Defaults to 1.
+    threshold (float): ignore probabilities below this. Defaults to 0.
     return_bins (bool): also return each option's bins. Defaults to False.
-    sample_weight (list of float): weight of each sample. Defaults to None, where all count the same.
-    confidence_level (float): also return a confidence interval, such as 0.95. Defaults to None.
+    sample_weight (list of float): weight of each sample. Defaults to None (equal weights).
+    confidence_level (float): also return a confidence interval at this level, such as 0.95. Defaults to None.
 Returns:
     cw_ece (float): in [0, 1], 0 for perfect calibration.
     cw_ece_low, cw_ece_high (float): the interval, with `confidence_level`.
-    bins (list of list of dict): for each option lower, upper, count, accuracy and confidence of each bin, with
+    bins (list of list of dict): lower, upper, count, accuracy and confidence of each bin of each option, with
         `return_bins`.
 Examples:
     >>> cw_ece = evaluate.load("hf_calib/cw_ece")
@@ -91,7 +91,7 @@ class ClasswiseECE(CheckedInputs, evaluate.Metric):
         }
         if confidence_level is not None:
             if norm != 1 or threshold != 0:
-                raise ValueError("the interval is that of the norm 1 without a threshold")
+                raise ValueError("confidence_level: an interval needs norm=1 and threshold=0")
             confidences, _, correct = top_prediction(probabilities, labels)
             estimator = Estimator(confidences, correct, Settings(n_bins, confidence_level), weights)
             measure = estimator.absolute_sum(

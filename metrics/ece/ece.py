@@ -2,49 +2,50 @@
 
 import evaluate
 
-# `evaluate` fetches each file that is imported here, and none that those import: what they need is named here too.
+# `evaluate` fetches only the files that are imported here, so this includes what those files import.
 from .binning import BinStatistics
 from .inputs import CONFIDENCES, PROBABILITIES, CheckedInputs
 from .intervals import calibration_error_interval
 from .validation import confidences_and_correct
 
 _DESCRIPTION = """
-Expected calibration error (ECE): how far a model's confidence is from its accuracy. Predictions are sorted into bins
-by confidence, and ECE = Σ_b (n_b / n) · |accuracy_b - mean confidence_b|. Bins have equal width and are closed on the
-left, [lo, hi), the last one on both sides: a confidence of exactly 1.0 is in it.
+Expected calibration error (ECE): the gap between a model's confidence and its accuracy. Predictions are grouped into
+bins by confidence, and ECE = Σ_b (n_b / n) · |accuracy_b - mean confidence_b|. Bins have equal width and are closed on
+the left, [lo, hi), except the last one, which is closed on both sides and includes a confidence of exactly 1.0.
 """
 
 _KWARGS_DESCRIPTION = """
 Args:
-    predictions (list of list of float, or list of float): for each sample either the probabilities of all options,
-        which sum to one, or the confidence in the answer given. Where questions have differing numbers of options,
-        pad the shorter rows with zeros on the right.
-    references (list of int): for lists of probabilities the index of the right option; for confidences 1 if the answer
-        was right and 0 if it was wrong.
+    predictions (list of list of float, or list of float): for each sample, either the probabilities of all options,
+        which sum to one, or the confidence in the given answer. If questions have different numbers of options, pad
+        the shorter rows with zeros on the right.
+    references (list of int): with probabilities, the index of the right option; with confidences, 1 if the answer was
+        right and 0 if it was wrong.
     n_bins (int): number of equal-width bins on [0, 1]. Defaults to 10.
-    norm (1, 2 or "max"): 1 is the ECE, 2 the root mean square calibration error, "max" the maximum calibration error.
-        Defaults to 1.
-    sample_weight (list of float): weight of each sample. Defaults to None, where all count the same.
+    norm (1, 2 or "max"): 1 for the ECE, 2 for the root mean square calibration error, "max" for the maximum
+        calibration error. Defaults to 1.
+    sample_weight (list of float): weight of each sample. Defaults to None (equal weights).
     return_bins (bool): also return each bin's edges, count, accuracy and mean confidence. Defaults to False.
-    confidence_level (float): also return a confidence interval of the ECE, such as 0.95. Defaults to None.
+    confidence_level (float): also return a confidence interval of the ECE at this level, such as 0.95. Defaults to
+        None.
 Returns:
     ece (float): in [0, 1], 0 for perfect calibration.
     ece_low, ece_high (float): the interval, with `confidence_level`.
     bins (list of dict): lower, upper, count, accuracy and confidence of each bin, with `return_bins`; accuracy and
-        confidence are None where the bin is empty.
+        confidence are None for an empty bin.
 Examples:
-    Probabilities of all options, and the right option's index:
+    Probabilities of all options and the right option's index:
 
     >>> ece = evaluate.load("hf_calib/ece")
     >>> ece.compute(predictions=[[0.75, 0.25], [0.25, 0.75], [0.75, 0.25], [0.25, 0.75]], references=[0, 1, 0, 0])
     {'ece': 0.0}
 
-    Confidences, and whether the answer was right:
+    Confidences and whether each answer was right:
 
     >>> ece.compute(predictions=[0.75, 0.75, 0.25, 0.25], references=[1, 1, 0, 0], n_bins=2)
     {'ece': 0.25}
 
-    What is in the bins:
+    The contents of the bins:
 
     >>> results = ece.compute(predictions=[0.25, 0.75, 1.0], references=[0, 1, 1], n_bins=2, return_bins=True)
     >>> results["bins"][1]
@@ -89,7 +90,7 @@ class ECE(CheckedInputs, evaluate.Metric):
         results = {"ece": statistics.error(norm)}
         if confidence_level is not None:
             if norm != 1:
-                raise ValueError(f"the interval is that of the norm 1, got norm={norm!r}")
+                raise ValueError(f"confidence_level: an interval needs norm=1, got norm={norm!r}")
             interval = calibration_error_interval(statistics, confidence_level=confidence_level)
             results["ece_low"], results["ece_high"] = interval
         if return_bins:

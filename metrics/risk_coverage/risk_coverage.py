@@ -3,7 +3,7 @@
 import evaluate
 import numpy as np
 
-# `evaluate` fetches each file that is imported here, and none that those import: what they need is named here too.
+# `evaluate` fetches only the files that are imported here, so this includes what those files import.
 # ruff: noqa: F401
 from .binning import BinStatistics
 from .estimates import Estimator, Settings
@@ -25,31 +25,30 @@ from .scores import weighted_mean
 from .validation import check_correct, check_unit_interval, check_weights, confidences_and_correct
 
 _DESCRIPTION = """
-Risk and coverage of answering only where the confidence is high: the area under the risk-coverage curve (AURC), what
-of it a better order of the same answers would save (excess AURC), and points of the curve. It asks whether confidence
-tells right answers from wrong ones, whatever its scale.
+Risk and coverage of selective answering: the area under the risk-coverage curve (AURC), its excess over a perfect
+ranking of the same answers (excess AURC), and points of the curve. It measures whether confidence separates right
+answers from wrong ones, regardless of its scale.
 """
 
 _KWARGS_DESCRIPTION = """
 Args:
-    predictions (list of list of float, or list of float): for each sample either the probabilities of all options,
-        which sum to one, or the confidence in the answer given. Where questions have differing numbers of options,
-        pad the shorter rows with zeros on the right.
-    references (list of int): for lists of probabilities the index of the right option; for confidences 1 if the answer
-        was right and 0 if it was wrong.
-    coverage (float): also return the accuracy of the most confident answers that make up this share, in (0, 1].
-    accuracy (float): also return the largest share of answers with this accuracy, in [0, 1].
+    predictions (list of list of float, or list of float): for each sample, either the probabilities of all options,
+        which sum to one, or the confidence in the given answer. If questions have different numbers of options, pad
+        the shorter rows with zeros on the right.
+    references (list of int): with probabilities, the index of the right option; with confidences, 1 if the answer was
+        right and 0 if it was wrong.
+    coverage (float): also return the accuracy of this share of answers, the most confident ones, in (0, 1].
+    accuracy (float): also return the largest share of the most confident answers with this accuracy, in [0, 1].
     return_curve (bool): also return the curve. Defaults to False.
-    sample_weight (list of float): weight of each sample. Defaults to None, where all count the same.
-    confidence_level (float): also return a confidence interval, such as 0.95. Defaults to None.
+    sample_weight (list of float): weight of each sample. Defaults to None (equal weights).
+    confidence_level (float): also return a confidence interval at this level, such as 0.95. Defaults to None.
 Returns:
-    aurc (float): in [0, 1], less is better: the mean over the samples of the share of wrong answers among those at
+    aurc (float): in [0, 1], lower is better: the mean over the samples of the error rate among answers that are at
         least as confident.
-    excess_aurc (float): AURC above that of the best order with the same accuracy, in [0, 1).
-    aurc_low, aurc_high (float): the interval, with `confidence_level`; None where no sample moves the area, as where
-        all answers are right.
+    excess_aurc (float): AURC minus that of a perfect ranking with the same accuracy, in [0, 1).
+    aurc_low, aurc_high (float): the interval, with `confidence_level`; None for a single sample.
     accuracy_at_coverage (float): with `coverage`.
-    coverage_at_accuracy (float): with `accuracy`; 0 if no threshold reaches it.
+    coverage_at_accuracy (float): with `accuracy`; 0 if no share reaches it.
     curve (dict of lists): coverage, risk and threshold, with `return_curve`.
 Examples:
     >>> risk_coverage = evaluate.load("hf_calib/risk_coverage")

@@ -1,15 +1,15 @@
-"""What the calibration metrics take in, for `evaluate`."""
+"""The inputs of the calibration metrics, for `evaluate`."""
 
 import datasets
 
-# float32 would move confidences over bin edges: 0.7 becomes less than 7/10.
+# float32 would move confidences across bin edges: 0.7 becomes less than 7/10.
 _FLOAT = datasets.Value("float64")
 _INDEX = datasets.Value("int64")
 
 #: The probabilities of all options for each sample, and the right option's index.
 PROBABILITIES = datasets.Features({"predictions": datasets.Sequence(_FLOAT), "references": _INDEX})
 
-#: The confidence in the answer given, and whether that was right.
+#: The confidence in the given answer, and whether it was right.
 CONFIDENCES = datasets.Features({"predictions": _FLOAT, "references": _INDEX})
 
 
@@ -17,11 +17,11 @@ _NUMBER = datasets.Features({"references": _FLOAT})
 
 
 class CheckedInputs:
-    """What a metric derives from before `evaluate.Metric`, to refuse what would be cast or fail without a word."""
+    """A mixin that refuses references that `evaluate` would cast silently, and empty input."""
 
     def add_batch(self, *, predictions=None, references=None, **kwargs):
         """Add a batch of predictions and references."""
-        # An empty batch is one that `evaluate` can't tell the format of.
+        # `evaluate` can't tell the format of an empty batch.
         for name, values in (("predictions", predictions), ("references", references)):
             if values is not None and len(values) == 0:
                 raise ValueError(f"{name} is empty: a metric needs at least one sample")
@@ -47,7 +47,7 @@ def _fractions(references):
     try:
         numbers = _NUMBER.encode_batch({"references": references})["references"]
     except (TypeError, ValueError):
-        # Not numbers at all: `evaluate` says what it expects.
+        # These are not numbers, and `evaluate` raises its own error.
         return
     for row, value in enumerate(numbers):
         if value is not None and not value.is_integer():

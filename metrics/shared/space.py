@@ -1,4 +1,4 @@
-"""The page of a metric's Space: a table goes in, the number with its interval and a diagram come out."""
+"""The page of a metric's Space: from a table to the metric with its interval and a reliability diagram."""
 
 import importlib
 import io
@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-_BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#737373"
+_BLUE, _ORANGE, _GRAY = "#0072B2", "#D55E00", "#737373"
 
 _HELP = """
-Paste or upload a table of comma-separated values, with a header and a line for each sample, in one of two forms:
+Paste or upload a CSV table with a header and one line per sample, in one of two formats:
 
-- the probability of each option, then a column `label` with the right option's index, counted from 0;
-- a column `confidence`, then a column `correct` that is 1 where the answer was right and 0 where it was wrong.
+- one column of probabilities per option, then a column `label` with the index of the right option, counted from 0;
+- a column `confidence`, then a column `correct` that is 1 for a right answer and 0 for a wrong one.
 """
 
 PROBABILITIES = "A,B,C,label\n" + "\n".join(
@@ -34,39 +34,39 @@ def read_table(text, file):
     Raises
     ------
     ValueError
-        There is no table, or it has neither form; the message says what is missing.
+        If there is no table, or it has neither format; the message names the problem.
     """
     if file is not None:
         text = Path(file).read_text(encoding="utf-8-sig")
     if not text or not text.strip():
-        raise ValueError("There is no table: paste one or upload a file.")
+        raise ValueError("The table is empty: paste one or upload a file.")
     frame = pd.read_csv(io.StringIO(text.strip()), skipinitialspace=True)
     frame.columns = [str(column).strip() for column in frame.columns]
     other = [column for column in frame.columns if not pd.api.types.is_numeric_dtype(frame[column])]
     if other:
-        raise ValueError(f"The column {other[0]!r} holds something that is not a number.")
+        raise ValueError(f"Column {other[0]!r} contains values that are not numbers.")
     if frame.isna().any().any():
         row, column = np.argwhere(frame.isna().to_numpy())[0]
-        raise ValueError(f"Line {row + 2} has no value in the column {frame.columns[column]!r}.")
+        raise ValueError(f"Line {row + 2}: column {frame.columns[column]!r} has no value.")
     if list(frame.columns) == ["confidence", "correct"]:
         return frame["confidence"].tolist(), _whole(frame["correct"])
     if frame.columns[-1] == "label" and frame.shape[1] >= 3:
         return frame.iloc[:, :-1].astype(float).to_numpy().tolist(), _whole(frame["label"])
     raise ValueError(
-        f"The columns are {', '.join(map(repr, frame.columns))}. Expected confidence and correct, or a column of "
-        "probabilities for each option and then label."
+        f"The columns are {', '.join(map(repr, frame.columns))}. Expected confidence and correct, or one column of "
+        "probabilities per option and then label."
     )
 
 
 def _whole(column):
     bad = np.flatnonzero(column != column.round())
     if bad.size:
-        raise ValueError(f"Line {bad[0] + 2}: {column.name} is {column.iloc[bad[0]]}, not a whole number.")
+        raise ValueError(f"Line {bad[0] + 2}: column {column.name!r} is {column.iloc[bad[0]]}, not a whole number.")
     return column.astype(int).tolist()
 
 
 def reliability_diagram(statistics):
-    """Return a figure of accuracy against confidence with each bin's share below."""
+    """Return a figure of accuracy against confidence, with each bin's share of the samples below."""
     figure = Figure(figsize=(4.2, 4.8), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [4, 1]})
     filled = statistics.weights > 0
@@ -84,32 +84,32 @@ def reliability_diagram(statistics):
         hatch="////",
         label="gap to mean confidence",
     )
-    upper.plot([0, 1], [0, 1], linestyle="--", color=_GREY, linewidth=0.9)
+    upper.plot([0, 1], [0, 1], linestyle="--", color=_GRAY, linewidth=0.9)
     upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="Accuracy")
-    lower.bar(left, statistics.weights[filled] / statistics.weights.sum(), width, align="edge", color=_GREY)
+    lower.bar(left, statistics.weights[filled] / statistics.weights.sum(), width, align="edge", color=_GRAY)
     lower.set(xlabel="Confidence", ylabel="Share")
     figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     return figure
 
 
 def build(name, title, *, key=None, binned=True, example=PROBABILITIES):
-    """Return the page of a metric, whose module lies beside this file.
+    """Return the page of a metric, whose module is in the folder of this file.
 
     Parameters
     ----------
     name : str
-        Of the metric's module.
+        Name of the metric's module.
     title : str
-        Heading of the page.
+        Title of the page.
     key : str, optional
-        Of the number to show among the results; the name if left out.
+        Key of the result to show; the name by default.
     binned : bool, default True
         Whether the metric takes `n_bins`.
     example : str
-        Table to start with.
+        Table shown at first.
     """
     metric = evaluate.load(str(Path(__file__).parent.resolve() / f"{name}.py"))
-    # The modules beside the metric's import each other relatively, so they are taken from where evaluate put them.
+    # The metric's modules import each other relatively, so they are imported from where evaluate copied them.
     package = type(metric).__module__.rpartition(".")[0]
     binning = importlib.import_module(f"{package}.binning")
     validation = importlib.import_module(f"{package}.validation")

@@ -3,7 +3,7 @@
 import evaluate
 import numpy as np
 
-# `evaluate` fetches each file that is imported here, and none that those import: what they need is named here too.
+# `evaluate` fetches only the files that are imported here, so this includes what those files import.
 # ruff: noqa: F401
 from .binning import BinStatistics
 from .estimates import Estimator, Settings
@@ -16,23 +16,23 @@ from .validation import check_unit_interval, check_weights, confidences_and_corr
 
 _DESCRIPTION = """
 Smooth expected calibration error (smooth ECE) of Błasiok and Nakkiran: the calibration error after smoothing with a
-Gaussian whose width is found from the data. Unlike binned ECE it has nothing to choose and doesn't jump when a
-confidence crosses a bin's edge.
+Gaussian kernel whose width is chosen from the data. Unlike the binned ECE, it has no parameters to choose and does not
+jump when a confidence crosses a bin edge.
 """
 
 _KWARGS_DESCRIPTION = """
 Args:
-    predictions (list of list of float, or list of float): for each sample either the probabilities of all options,
-        which sum to one, or the confidence in the answer given. Where questions have differing numbers of options,
-        pad the shorter rows with zeros on the right.
-    references (list of int): for lists of probabilities the index of the right option; for confidences 1 if the answer
-        was right and 0 if it was wrong.
-    bandwidth (float): standard deviation of the Gaussian, in (0, 1]. Defaults to None: found from the data.
-    sample_weight (list of float): weight of each sample. Defaults to None, where all count the same.
-    confidence_level (float): also return a confidence interval, such as 0.95. Defaults to None.
+    predictions (list of list of float, or list of float): for each sample, either the probabilities of all options,
+        which sum to one, or the confidence in the given answer. If questions have different numbers of options, pad
+        the shorter rows with zeros on the right.
+    references (list of int): with probabilities, the index of the right option; with confidences, 1 if the answer was
+        right and 0 if it was wrong.
+    bandwidth (float): standard deviation of the Gaussian, in (0, 1]. Defaults to None (chosen from the data).
+    sample_weight (list of float): weight of each sample. Defaults to None (equal weights).
+    confidence_level (float): also return a confidence interval at this level, such as 0.95. Defaults to None.
 Returns:
     smooth_ece (float): in [0, 1], 0 for perfect calibration.
-    bandwidth (float): the standard deviation that was used.
+    bandwidth (float): the standard deviation used.
     smooth_ece_low, smooth_ece_high (float): the interval, with `confidence_level`.
 Examples:
     >>> smooth_ece = evaluate.load("hf_calib/smooth_ece")

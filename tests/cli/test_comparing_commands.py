@@ -57,7 +57,7 @@ def test_three_models_two_tasks_two_ways(folder, tmp_path, tokenizer, capsys):
         assert found[name]["difference"]["low"] == pytest.approx(own.difference.low, abs=1e-4)
     page = (tmp_path / "comparison.html").read_text()
     assert page.count("<h2>") == 8
-    assert "Beside model0, model2 is" in page
+    assert "Compared with model0, model2 is" in page
     assert not (tmp_path / ".progress").exists()
 
 

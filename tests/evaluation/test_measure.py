@@ -111,6 +111,14 @@ def test_several_datasets_are_reported_apart_and_together(llama, tokenizer, expe
     assert measured.report.n == 30
 
 
+@pytest.mark.parametrize("method", ["p-true", "stated"])
+def test_several_datasets_together_keep_the_answers_that_were_given(llama, tokenizer, method):
+    apart = hf_calib.measure((llama, tokenizer), {"a": ASKED[:10], "b": ASKED[10:]}, method=method)
+    together = hf_calib.measure((llama, tokenizer), ASKED, method=method)
+    np.testing.assert_array_equal(apart.predictions.predicted, together.predictions.predicted)
+    assert apart.report.measures["accuracy"].value == together.report.measures["accuracy"].value
+
+
 def test_a_limit_reads_no_further(llama, tokenizer, expected):
     def rows():
         yield from islice(question_rows(30, choices=(4, 3)), 5)

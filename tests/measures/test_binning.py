@@ -208,7 +208,7 @@ def test_bad_types_are_named():
     [
         ({"n_bins": 0}, "n_bins must be at least 1"),
         ({"norm": 3}, "norm must be 1, 2 or"),
-        ({"debias": True}, "only the norm 2"),
+        ({"debias": True}, "debias needs norm=2"),
         ({"weights": [1.0, 2.0]}, r"weights has shape \(2,\)"),
         ({"weights": [-1.0]}, r"weights\[0\] is -1.0"),
         ({"weights": [0.0]}, "all zero"),

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from hf_calib.measures import CalibrationReport
-from hf_calib.measures.report import HEADINGS
+from hf_calib.measures import CATALOG, CalibrationReport
 
 from .samples import probabilities_and_labels
 
@@ -56,7 +55,7 @@ def clustered():
     return measured(inputs), measured(inputs, groups=np.tile(np.arange(100), 5))
 
 
-@pytest.mark.parametrize("name", HEADINGS)
+@pytest.mark.parametrize("name", CATALOG)
 def test_weights_count_as_repetitions(name, weighted):
     with_weights, repeated = weighted
     if name == "rms_ce_debiased":
@@ -66,7 +65,7 @@ def test_weights_count_as_repetitions(name, weighted):
     assert with_weights.measures[name].value == pytest.approx(repeated.measures[name].value, abs=1e-9)
 
 
-@pytest.mark.parametrize("name", HEADINGS)
+@pytest.mark.parametrize("name", CATALOG)
 def test_groups_are_measured_alone_and_averaged_both_ways(name, grouped):
     whole, alone, weights = grouped
     values = {group: report.measures[name].value for group, report in alone.items()}
@@ -78,7 +77,7 @@ def test_groups_are_measured_alone_and_averaged_both_ways(name, grouped):
     assert whole.micro[name] == pytest.approx(np.average(list(values.values()), weights=[weights[g] for g in values]))
 
 
-@pytest.mark.parametrize("name", HEADINGS)
+@pytest.mark.parametrize("name", CATALOG)
 def test_the_interval_holds_the_value_and_allows_for_clusters(name, clustered):
     alone, together = (report.measures[name] for report in clustered)
     for measure in (alone, together):

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from hf_calib import measures
-from hf_calib.measures import CalibrationReport
-from hf_calib.measures.report import HEADINGS
+from hf_calib.measures import CATALOG, CalibrationReport
 
 from .samples import probabilities_and_labels
 
@@ -30,7 +29,7 @@ def report(predictions):
 
 
 def test_every_measure_is_there_with_an_interval_around_it(report):
-    assert list(report.measures) == list(HEADINGS)
+    assert list(report.measures) == list(CATALOG)
     for name, measure in report.measures.items():
         assert measure.low <= measure.value <= measure.high, name
 
@@ -159,7 +158,7 @@ def test_a_later_format_is_refused(report):
 def test_the_table_fits_a_terminal_and_names_everything(report):
     text = str(report)
     assert max(map(len, text.splitlines())) <= 80
-    for words in ("600 questions", "ECE", "95% interval", "Is it calibrated? p = ", "[0.9, 1]", "macro average"):
+    for words in ("600 questions", "ECE", "95% interval", "Test of calibration: p = ", "[0.9, 1]", "macro average"):
         assert words in text
 
 
@@ -234,7 +233,7 @@ def test_the_local_error_says_on_how_many_samples_it_was_measured(n_resamples, t
         p, rng.integers(3, size=n), features=rng.random((n, 2)), n_resamples=n_resamples
     )
     assert report.measures["lce"].n_used == 2000
-    assert "on 2,000 of them" in next(line for line in str(report).splitlines() if "LCE" in line)
+    assert "(n = 2,000)" in next(line for line in str(report).splitlines() if "LCE" in line)
     assert report.measures["ece"].n_used is None
     report.save(tmp_path / "report.json")
     assert CalibrationReport.load(tmp_path / "report.json").measures["lce"] == report.measures["lce"]

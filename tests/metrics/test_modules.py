@@ -213,13 +213,6 @@ def test_the_card_has_what_a_space_and_a_metric_card_need(name):
     assert ("scipy>=1.13" in needed) == (name != "ece")
 
 
-def test_the_arithmetic_is_linked_and_not_copied():
-    package = METRICS.parent / "hf_calib" / "measures"
-    for path in METRICS.glob("*/*.py"):
-        if (package / path.name).exists():
-            assert path.resolve() == package / path.name
-
-
 def test_they_work_where_the_package_is_not_installed(tmp_path):
     code = f"""
 import sys

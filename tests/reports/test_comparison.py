@@ -94,7 +94,7 @@ def test_verdicts():
     base, other = predictions(logits, answers), predictions(sharper, answers)
     said = {own.measure: own.verdict for own in differences(base, other)}
     assert said == {
-        "accuracy": "no difference shown",
+        "accuracy": "not significantly different",
         "confidence": "higher",
         "ece": "worse",
         "cw_ece": "worse",
@@ -105,8 +105,19 @@ def test_verdicts():
     back = {own.measure: own.verdict for own in differences(other, base)}
     assert (back["ece"], back["confidence"], back["nll"]) == ("better", "lower", "better")
     text = summary("aligned", "base", differences(base, other))
-    assert text.startswith("Beside base, aligned is worse calibrated (ECE 0.")
-    assert text.endswith("not shown to differ in accuracy (accuracy 0." + text.rsplit("accuracy 0.", 1)[1])
+    ece, accuracy_ = expected_calibration_error, accuracy(base.probabilities, answers)
+    of = [f"{ece(own.confidences, own.correct):.3f}" for own in (other, base)]
+    assert text.startswith(f"Compared with base, aligned is worse calibrated (ECE {of[0]} vs. {of[1]}, difference +0.")
+    assert text.endswith(
+        f" and is not significantly different in accuracy (accuracy {accuracy_:.3f} vs. {accuracy_:.3f})."
+    )
+
+
+def test_a_single_question_has_differences_without_intervals():
+    logits, answers, sharper = world(1, 5, 0.3)
+    for own in differences(predictions(logits, answers), predictions(sharper, answers)):
+        assert own.difference.low is None
+        assert own.verdict == "not significantly different"
 
 
 def test_a_model_beside_itself_differs_in_nothing():
@@ -115,7 +126,7 @@ def test_a_model_beside_itself_differs_in_nothing():
     for own in differences(base, base):
         assert own.difference.value == 0
         assert own.difference.low <= 0 <= own.difference.high
-        assert own.verdict == "no difference shown"
+        assert own.verdict == "not significantly different"
     assert sharpening(base, base).slope.value == pytest.approx(1)
     assert sharpening(base, base).r_squared == pytest.approx(1)
 
@@ -154,7 +165,7 @@ def test_only_questions_of_both_count_and_they_must_be_the_same():
         differences(base, predictions(sharper, answers, rows=np.arange(200, 300)))
     other = answers.copy()
     other[3] = (other[3] + 1) % 4
-    with pytest.raises(ValueError, match="question of row 3 has another answer"):
+    with pytest.raises(ValueError, match="row 3: the models differ in the right answer"):
         differences(base, predictions(sharper, other))
 
 

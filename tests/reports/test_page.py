@@ -129,7 +129,7 @@ def test_the_risk_coverage_curve_ends_at_the_overall_risk():
     ("power", "n", "begins"),
     [
         (1.0, 20_000, "Well calibrated."),
-        (1.0, 300, "Nothing speaks against its calibration, as far as 300 questions"),
+        (1.0, 300, "No significant miscalibration on 300 questions."),
         (3.0, 3000, "Overconfident."),
         (0.3, 3000, "Underconfident."),
         (1.3, 20_000, "Slightly overconfident."),
@@ -144,7 +144,9 @@ def test_verdicts(power, n, begins):
 
 def test_a_verdict_without_intervals():
     report = CalibrationReport.from_predictions([[0.99, 0.01]] * 50, [1] * 50, n_resamples=0)
-    assert verdict(report).startswith("Overconfident. It is right 0% of the time and says 99% on average (ECE 0.990)")
+    assert verdict(report).startswith(
+        "Overconfident. It is right 0% of the time, with a mean confidence of 99% (ECE 0.990)"
+    )
 
 
 def test_pooling_pads_and_names():
@@ -159,5 +161,5 @@ def test_pooling_pads_and_names():
 def test_unknown_answers_are_refused():
     recorded = answers(5)
     recorded.predictions.answers[2] = -1
-    with pytest.raises(ValueError, match=r"set: 1 of 5 questions have no answer .*row 2"):
+    with pytest.raises(ValueError, match=r"set: 1 of 5 questions have no right answer .*row 2"):
         Measurement("m", {"set": recorded})

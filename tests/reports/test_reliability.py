@@ -117,9 +117,9 @@ def test_a_user_s_axes_and_settings_are_left_as_they_are():
 
 def test_bad_requests_are_explained():
     statistics = BinStatistics.from_predictions([0.5], [1])
-    with pytest.raises(ValueError, match="no model to show"):
+    with pytest.raises(ValueError, match="models is empty"):
         ReliabilityDisplay.compare({})
-    with pytest.raises(ValueError, match="'empty' hold no sample"):
+    with pytest.raises(ValueError, match="'empty' hold no samples"):
         ReliabilityDisplay.compare({"empty": BinStatistics()})
     with pytest.raises(ValueError, match="kind must be"):
         ReliabilityDisplay.from_statistics(statistics, kind="pie")

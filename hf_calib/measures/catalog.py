@@ -1,0 +1,311 @@
+"""The catalog of measures: what each is called, what it means, which direction is better and where it is shown.
+
+Reports, tables, pages, cards, logs and thresholds read it. To add a measure, add an entry here, with a function of a
+`Battery` that computes it.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from .battery import ACCURACY, COVERAGE, Battery
+from .estimates import Measure
+
+#: Where a measure can be shown besides a report's table and JSON, which hold all of them: among the key figures at the
+#: top of the page, in the tables of the model card, in a trainer's log, in comparisons of models, in comparisons of
+#: calibrators, and in tables with one row per dataset or subject.
+Place = Literal["page", "card", "log", "models", "calibrators", "groups"]
+
+
+@dataclass(frozen=True)
+class MeasureInfo:
+    """What there is to know about a measure.
+
+    Attributes
+    ----------
+    key : str
+        Its name in reports, logs and conditions such as `--fail-if "ece>0.05"`.
+    label : str
+        Its full name, for a line of a table.
+    short : str
+        Its name in a sentence or above a column.
+    meaning : str
+        What it is, in a line.
+    direction : {"lower", "higher"} or None
+        Which values are better; None where neither is.
+    shown : tuple of str
+        Where it is shown besides the report's table and JSON.
+    compute : callable
+        Takes a `Battery` and returns the value with its interval, or None where the sample lacks what it needs.
+    """
+
+    key: str
+    label: str
+    short: str
+    meaning: str
+    direction: Literal["lower", "higher"] | None
+    compute: Callable[[Battery], Measure | None]
+    shown: tuple[Place, ...] = ()
+
+
+_MEASURES = (
+    MeasureInfo(
+        "accuracy",
+        "Accuracy",
+        "accuracy",
+        "share of right answers",
+        "higher",
+        Battery.accuracy,
+        ("page", "card", "log", "models", "calibrators", "groups"),
+    ),
+    MeasureInfo(
+        "confidence",
+        "Mean confidence",
+        "confidence",
+        "mean probability of the chosen option",
+        None,
+        Battery.confidence,
+        ("page", "card", "log", "models", "calibrators", "groups"),
+    ),
+    MeasureInfo(
+        "signed_gap",
+        "Mean confidence - accuracy",
+        "confidence - accuracy",
+        "positive for an overconfident model, negative for an underconfident one",
+        None,
+        Battery.signed_gap,
+    ),
+    MeasureInfo(
+        "ece",
+        "Expected calibration error (ECE)",
+        "ECE",
+        "mean gap between confidence and accuracy over equal-width bins of the confidence",
+        "lower",
+        Battery.ece,
+        ("page", "card", "log", "models", "calibrators", "groups"),
+    ),
+    MeasureInfo(
+        "overconfidence",
+        "ECE due to overconfidence",
+        "overconfidence",
+        "part of the ECE from bins where confidence exceeds accuracy",
+        "lower",
+        Battery.overconfidence,
+    ),
+    MeasureInfo(
+        "underconfidence",
+        "ECE due to underconfidence",
+        "underconfidence",
+        "part of the ECE from bins where accuracy exceeds confidence",
+        "lower",
+        Battery.underconfidence,
+    ),
+    MeasureInfo(
+        "ece_equal_mass",
+        "ECE, equal-mass bins",
+        "equal-mass ECE",
+        "ECE over bins with the same number of answers each",
+        "lower",
+        Battery.ece_equal_mass,
+    ),
+    MeasureInfo(
+        "tce",
+        "Target calibration error (TCE)",
+        "TCE",
+        "mean gap between the confidence and the true probability of the chosen option, known for synthetic data only",
+        "lower",
+        Battery.tce,
+        ("card",),
+    ),
+    MeasureInfo(
+        "ece_true",
+        "ECE with true probabilities",
+        "ECE (true)",
+        "ECE with the true probability in place of the label",
+        "lower",
+        Battery.ece_true,
+        ("card",),
+    ),
+    MeasureInfo(
+        "cw_ece",
+        "Classwise ECE (cw-ECE)",
+        "cw-ECE",
+        "ECE of each option's probability, averaged over the options",
+        "lower",
+        Battery.cw_ece,
+        ("card", "log", "models"),
+    ),
+    MeasureInfo(
+        "ace",
+        "Adaptive calibration error (ACE)",
+        "ACE",
+        "classwise ECE over equal-mass bins",
+        "lower",
+        Battery.ace,
+    ),
+    MeasureInfo(
+        "smooth_ece",
+        "Smooth ECE",
+        "smooth ECE",
+        "calibration error with kernel smoothing in place of bins",
+        "lower",
+        Battery.smooth_ece,
+        ("page", "card", "log"),
+    ),
+    MeasureInfo(
+        "mce",
+        "Maximum calibration error (MCE)",
+        "MCE",
+        "largest gap of a bin",
+        "lower",
+        Battery.mce,
+    ),
+    MeasureInfo(
+        "rms_ce",
+        "Root mean square calibration error",
+        "RMS calibration error",
+        "root of the mean squared gap over equal-width bins",
+        "lower",
+        Battery.rms_ce,
+    ),
+    MeasureInfo(
+        "rms_ce_debiased",
+        "Root mean square, debiased",
+        "debiased RMS calibration error",
+        "root mean square calibration error, corrected for the noise of finite samples",
+        "lower",
+        Battery.rms_ce_debiased,
+    ),
+    MeasureInfo(
+        "ks",
+        "Kolmogorov-Smirnov calibration error",
+        "KS error",
+        "largest cumulative gap over the answers sorted by confidence",
+        "lower",
+        Battery.ks,
+    ),
+    MeasureInfo(
+        "kernel_ce",
+        "Maximum mean calibration error (MMCE)",
+        "MMCE",
+        "gaps of all pairs of answers, weighted by a kernel of their confidences",
+        "lower",
+        Battery.kernel_ce,
+    ),
+    MeasureInfo(
+        "lce",
+        "Local calibration error (LCE)",
+        "LCE",
+        "mean gap among questions with similar features and confidences",
+        "lower",
+        Battery.lce,
+    ),
+    MeasureInfo(
+        "dece",
+        "Differentiable ECE (DECE)",
+        "DECE",
+        "ECE with soft bins and a soft accuracy, usable as a loss",
+        "lower",
+        Battery.dece,
+    ),
+    MeasureInfo(
+        "nll",
+        "Negative log-likelihood (NLL)",
+        "NLL",
+        "mean negative log-probability of the right option, in nats",
+        "lower",
+        Battery.nll,
+        ("page", "card", "log", "models", "calibrators"),
+    ),
+    MeasureInfo(
+        "brier",
+        "Brier score",
+        "Brier score",
+        "squared distance between the probabilities and the right answer, summed over the options",
+        "lower",
+        Battery.brier,
+        ("page", "card", "log", "models"),
+    ),
+    MeasureInfo(
+        "brier_reliability",
+        "Brier reliability of the confidence",
+        "reliability",
+        "calibration part of the confidence's Brier score",
+        "lower",
+        Battery.brier_reliability,
+    ),
+    MeasureInfo(
+        "brier_resolution",
+        "Brier resolution of the confidence",
+        "resolution",
+        "how much the bins' accuracies differ, subtracted in the confidence's Brier score",
+        "higher",
+        Battery.brier_resolution,
+    ),
+    MeasureInfo(
+        "brier_uncertainty",
+        "Brier uncertainty of the confidence",
+        "uncertainty",
+        "accuracy × (1 - accuracy), which no change of the confidence can reduce",
+        None,
+        Battery.brier_uncertainty,
+    ),
+    MeasureInfo(
+        "auroc",
+        "AUROC of the confidence",
+        "AUROC",
+        "probability that a right answer has a higher confidence than a wrong one",
+        "higher",
+        Battery.auroc,
+        ("page", "models"),
+    ),
+    MeasureInfo(
+        "aurc",
+        "Area under risk-coverage curve (AURC)",
+        "AURC",
+        "mean error rate over all shares of the most confident answers",
+        "lower",
+        Battery.aurc,
+    ),
+    MeasureInfo(
+        "excess_aurc",
+        "Excess AURC (E-AURC)",
+        "E-AURC",
+        "AURC above that of a perfect ranking with the same accuracy",
+        "lower",
+        Battery.excess_aurc,
+    ),
+    MeasureInfo(
+        "accuracy_at_coverage",
+        f"Accuracy at {COVERAGE:.0%} coverage",
+        f"accuracy at {COVERAGE:.0%} coverage",
+        f"accuracy of the {COVERAGE:.0%} most confident answers",
+        "higher",
+        Battery.accuracy_at_coverage,
+    ),
+    MeasureInfo(
+        "coverage_at_accuracy",
+        f"Coverage at {ACCURACY:.0%} accuracy",
+        f"coverage at {ACCURACY:.0%} accuracy",
+        f"largest share of the most confident answers that reaches {ACCURACY:.0%} accuracy",
+        "higher",
+        Battery.coverage_at_accuracy,
+    ),
+    MeasureInfo(
+        "option_mass",
+        "Probability mass on the options",
+        "option mass",
+        "share of the probability over the whole vocabulary that falls on the options",
+        None,
+        Battery.option_mass,
+        ("page", "card", "log"),
+    ),
+)
+
+#: Every measure by its key, in the order of a report.
+CATALOG: Mapping[str, MeasureInfo] = {info.key: info for info in _MEASURES}
+
+
+def shown_in(place: Place) -> tuple[MeasureInfo, ...]:
+    """Return the measures that are shown in a place, in the catalog's order."""
+    return tuple(info for info in _MEASURES if place in info.shown)
