@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..confidence import Asking, ConfidenceMethod
     from ..confidence.backend import Backend
     from ..confidence.recorded import Recorded
-    from ..tasks import PromptFormat, Question
+    from ..tasks import PromptFormat, Question, QuestionList
     from ..tasks.free_form import FreeFormQuestion
 
 # Ways to read confidence in answers in words, as `predict_free_form` is told.
@@ -70,15 +70,20 @@ def this_process(device: str | None) -> Processes:
     return Processes(state.process_index, state.num_processes)
 
 
-def load_datasets(names: list[str], limit: int | None) -> dict[str, list[Question]]:
+def reading_of(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the options that say how rows are read, as `load_questions` takes them."""
+    return {name: getattr(options, name) for name in ("columns", "answer_base", "on_bad_row")}
+
+
+def load_datasets(names: list[str], options: argparse.Namespace) -> dict[str, QuestionList]:
     """Load each dataset, with every answer known."""
     from ..tasks import handle_identical_choices, load_questions, require_answers
 
-    datasets: dict[str, list[Question]] = {}
+    datasets: dict[str, QuestionList] = {}
     for name in names:
         if name in datasets:
             raise ValueError(f"the dataset {name!r} is given twice")
-        datasets[name] = load_questions(name, limit=limit)
+        datasets[name] = load_questions(name, limit=options.limit, **reading_of(options))
         require_answers(datasets[name], f"measuring calibration on {name}")
         handle_identical_choices(datasets[name], "warn")
     return datasets
@@ -162,7 +167,7 @@ def _with_examples(parts: dict[str, Any], options: argparse.Namespace) -> Prompt
     if options.few_shot is None:
         return prompt_format
     return FewShotFormat.choose(
-        load_questions(options.few_shot_dataset), options.few_shot, prompt_format=prompt_format
+        load_questions(options.few_shot_dataset, **reading_of(options)), options.few_shot, prompt_format=prompt_format
     )
 
 
@@ -229,6 +234,8 @@ def free_form_settings(name: str, options: argparse.Namespace) -> dict[str, Any]
         raise ValueError(f"--free-form needs --confidence {', '.join(FREE_FORM_METHODS)}; got {name}")
     if options.wordings is not None:
         raise ValueError("--wordings averages distributions over options, and --free-form has none")
+    if reading_of(options) != {"columns": None, "answer_base": None, "on_bad_row": "error"}:
+        raise ValueError("--columns, --answer-base and --on-bad-row read questions with options; --free-form has none")
     settings = dict(FREE_FORM_METHODS[name])
     if name.startswith("consistency"):
         settings |= {**_given(options, "n_samples", "temperature"), "seed": options.seed}
@@ -284,7 +291,10 @@ def describe(
         "model_name": options.model_name,
         "adapter": options.adapter,
         "weights": _state_of(options.adapter) if options.adapter else _state_of(model),
-        "datasets": {name: {"n": len(own), "sha256": _digest(own)} for name, own in datasets.items()},
+        "datasets": {
+            name: {"n": len(own), "sha256": _digest(own), "skipped_rows": len(getattr(own, "skipped", ()))}
+            for name, own in datasets.items()
+        },
         "prompt_format": prompt_format.to_dict(),
         "confidence": confidence,
         "permute_options": options.permute_options,
@@ -348,7 +358,7 @@ def check_has_hidden_states(model: str, options: argparse.Namespace, where: Proc
 
 def ask_for_hidden_states(
     backend: Any,
-    datasets: Mapping[str, Sequence[Question]],
+    datasets: Mapping[str, QuestionList],
     prompt_format: PromptFormat,
     options: argparse.Namespace,
 ) -> dict[str, Recorded]:
@@ -369,13 +379,14 @@ def ask_for_hidden_states(
             progress=not options.json,
             hidden_states=True,
         )
-        answered[name] = Recorded(predictions, tuple(questions[row] for row in predictions.rows))
+        shown = tuple(questions[row] for row in predictions.rows)
+        answered[name] = Recorded(predictions, shown, len(questions.skipped))
     return answered
 
 
 def ask(
     backend: Backend,
-    datasets: dict[str, list[Question]],
+    datasets: Mapping[str, QuestionList],
     prompt_format: PromptFormat,
     method: ConfidenceMethod,
     asking: Asking,
@@ -395,5 +406,6 @@ def ask(
             orders = random_orders(questions, permutation_seed)
             asked = [permute_options(question, order) for question, order in zip(questions, orders, strict=True)]
             predictions = method.predict(backend, asked, prompt_format, own).with_options_back(orders)
-        answered[name] = Recorded(predictions, tuple(questions[row] for row in predictions.rows))
+        shown = tuple(questions[row] for row in predictions.rows)
+        answered[name] = Recorded(predictions, shown, len(questions.skipped))
     return answered

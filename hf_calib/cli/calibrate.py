@@ -76,7 +76,7 @@ def _run(options: argparse.Namespace) -> int:
     from ..calibrators.storage import described
     from ..measures.report import HEADINGS
     from ..reports.measurement import pool
-    from .predictions import answered_by
+    from .predictions import answered_by, skipped_rows
 
     check_names(options.fail_if, HEADINGS)
     methods = tuple(dict.fromkeys(options.method))
@@ -118,6 +118,7 @@ def _run(options: argparse.Namespace) -> int:
         "folds": options.folds,
         "seed": options.seed,
         "refused": refused,
+        **skipped_rows(answered),
         "cross_validated": {name: report.to_dict() for name, report in reports.items()},
     }
     text = json.dumps(result, indent=2, allow_nan=False) + "\n"

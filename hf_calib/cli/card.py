@@ -7,7 +7,7 @@ import json
 import sys
 from contextlib import nullcontext, redirect_stdout
 
-from .options import DATASET_HELP, add_command, add_json, add_length_options, add_prompt_options
+from .options import DATASET_HELP, add_command, add_json, add_length_options, add_prompt_options, add_reading_options
 from .thresholds import add_threshold, check_names, exit_code
 
 
@@ -44,6 +44,7 @@ def add_card_parser(commands: argparse._SubParsersAction) -> None:
     add_prompt_options(parser, examples=False)
     parser.add_argument("--batch-size", type=int, default=16, help="questions in one forward (default: %(default)s)")
     add_length_options(parser)
+    add_reading_options(parser)
     parser.add_argument("--limit", type=int, help="only the first so many questions")
     parser.add_argument("--seed", type=int, default=0, help="of the intervals' resampling (default: %(default)s)")
     add_json(parser)
@@ -54,7 +55,7 @@ def add_card_parser(commands: argparse._SubParsersAction) -> None:
 def _run(options: argparse.Namespace) -> int:
     from ..hub import CalibrationCardData, dataset_reference, measure_and_write_card
     from ..measures.report import HEADINGS
-    from .asking import prompt_format_of
+    from .asking import prompt_format_of, reading_of
 
     check_names(options.fail_if, HEADINGS)
     facts = {
@@ -73,6 +74,7 @@ def _run(options: argparse.Namespace) -> int:
             task_id=options.task_id,
             trained_on=options.trained_on,
             limit=options.limit,
+            **reading_of(options),
             seed=options.seed,
             facts=facts,
             predict_options={

@@ -70,6 +70,7 @@ def _run(options: argparse.Namespace) -> int:
         raise ValueError("a comparison needs a base and at least one other model")
     if len(set(options.models)) < len(options.models):
         raise ValueError("a model is given twice")
+    skipped: dict[str, dict[str, int]] = {}
     measured = [(Path(model) / PREDICTIONS_FILE).is_file() for model in options.models]
     if all(measured):
         if options.dataset:
@@ -83,12 +84,12 @@ def _run(options: argparse.Namespace) -> int:
         asked = _ask(options)
         if asked is None:  # another process writes and prints
             return 0
-        predictions = asked
+        predictions, skipped = asked
     comparison = Comparison.of(predictions, seed=options.seed)
     if options.out is not None:
-        _save(comparison, options.out)
+        _save(comparison, options.out, skipped)
     if options.json:
-        print(json.dumps(comparison.to_dict()))
+        print(json.dumps({**comparison.to_dict(), **skipped}))
     else:
         _print(comparison)
     return exit_code("compare", options.fail_if, _values(comparison))
@@ -122,11 +123,14 @@ def _read(folders: list[str]) -> dict[tuple[str, str, str], Predictions]:
     }
 
 
-def _ask(options: argparse.Namespace) -> dict[tuple[str, str, str], Predictions] | None:
+def _ask(
+    options: argparse.Namespace,
+) -> tuple[dict[tuple[str, str, str], Predictions], dict[str, dict[str, int]]] | None:
     from . import asking as steps
-    from .predictions import ask_model
+    from .predictions import ask_model, skipped_rows
 
     found = {}
+    skipped: dict[str, dict[str, int]] = {}
     where = steps.this_process(options.device)
     for number, (name, model) in enumerate(zip(_names(options.models), options.models, strict=True)):
         backend = steps.open_model(model, options, where)
@@ -137,7 +141,8 @@ def _ask(options: argparse.Namespace) -> dict[tuple[str, str, str], Predictions]
                 continue
             for task, recorded in asked[0].items():
                 found[name, task, method] = recorded.predictions
-    return found or None
+            skipped = skipped_rows(asked[0])
+    return (found, skipped) if found else None
 
 
 def _names(models: list[str]) -> list[str]:
@@ -146,12 +151,12 @@ def _names(models: list[str]) -> list[str]:
     return short if len(set(short)) == len(models) else list(models)
 
 
-def _save(comparison: Comparison, folder: Path) -> None:
+def _save(comparison: Comparison, folder: Path, skipped: dict[str, dict[str, int]]) -> None:
     from ..reports.page import render_comparison
 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "comparison.html").write_text(render_comparison(comparison), encoding="utf-8")
-    text = json.dumps(comparison.to_dict(), indent=2, allow_nan=False) + "\n"
+    text = json.dumps({**comparison.to_dict(), **skipped}, indent=2, allow_nan=False) + "\n"
     (folder / "comparison.json").write_text(text, encoding="utf-8")
     shutil.rmtree(folder / PROGRESS, ignore_errors=True)
 

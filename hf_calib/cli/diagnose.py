@@ -60,11 +60,12 @@ def add_diagnose_parser(commands: argparse._SubParsersAction) -> None:
 def _run(options: argparse.Namespace) -> int:
     from ..regimes import diagnose
     from ..reports.measurement import pool
-    from .predictions import ask_model, read_answered
+    from .predictions import ask_model, read_answered, skipped_rows
 
     if (options.model is None) == (options.from_predictions is None):
         raise ValueError("give either --model or --from-predictions")
     check_names(options.fail_if, _names())
+    skipped: dict[str, dict[str, int]] = {}
     progress = None if options.out is None else options.out / PROGRESS
     if options.model is not None:
         if options.dataset is None or options.held_out is None:
@@ -75,10 +76,11 @@ def _run(options: argparse.Namespace) -> int:
         if asked is None:  # another process prints
             return 0
         train, held_out = (asked[0][name].predictions for name in (options.dataset, options.held_out))
+        skipped = skipped_rows(asked[0])
     else:
         train, held_out = (pool(read_answered(path)) for path in options.from_predictions)
     diagnosis = diagnose(train, held_out, critical_accuracy=options.critical_accuracy)
-    result = diagnosis.to_dict()
+    result = {**diagnosis.to_dict(), **skipped}
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
         text = json.dumps(result, indent=2, allow_nan=False) + "\n"
@@ -88,7 +90,7 @@ def _run(options: argparse.Namespace) -> int:
         print(json.dumps(result))
     else:
         _print(diagnosis)
-    return exit_code("diagnose", options.fail_if, {"": flattened(result)})
+    return exit_code("diagnose", options.fail_if, {"": flattened(diagnosis.to_dict())})
 
 
 def _names() -> list[str]:

@@ -186,6 +186,10 @@ def _print(measurement: Measurement) -> None:
             f"{own['mean_confidence_at_least']:.4f} and {own['mean_confidence_at_most']:.4f}."
         )
         print(textwrap.fill(text, _WIDTH), end="\n\n")
+    for name, recorded in measurement.datasets.items():
+        if recorded.skipped_rows:
+            print(textwrap.fill(f"{name}: {recorded.skipped_rows} rows could not be read and were left out.", _WIDTH))
+            print()
     print(measurement.report)
     if len(measurement.datasets) > 1:
         rows: list[dict[str, Cell]] = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 METHODS = (
     "letters",
@@ -109,6 +110,31 @@ def add_question_options(parser: argparse.ArgumentParser, *, several_methods: bo
     group.add_argument("--temperature", type=float, metavar="T", help="of those samples (default: 1)")
     group.add_argument("--top-k", type=int, metavar="K", help="guesses with stated-top-k (default: 4)")
     group.add_argument("--limit", type=int, help="only the first so many questions of each dataset")
+    add_reading_options(parser)
+
+
+def add_reading_options(parser: argparse.ArgumentParser) -> None:
+    """Add what says how the rows of all datasets of a command are read."""
+    group = parser.add_argument_group("reading datasets")
+    group.add_argument(
+        "--columns",
+        type=_columns,
+        metavar="FIELD=COLUMN,...",
+        help="columns of question, choices, answer, context and subject, such as "
+        "question=stem,choices=A+B+C,answer=gold; answer= for none (default: those of a known layout)",
+    )
+    group.add_argument(
+        "--answer-base",
+        type=int,
+        choices=(0, 1),
+        help="number of the first option in the answers (default: the layout or the whole column tells)",
+    )
+    group.add_argument(
+        "--on-bad-row",
+        choices=("error", "skip"),
+        default="error",
+        help="stop at rows that cannot be read, or skip and count them (default: %(default)s)",
+    )
 
 
 def add_prompt_options(parser: argparse.ArgumentParser, *, examples: bool = True) -> None:
@@ -130,6 +156,15 @@ def add_report_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("output")
     group.add_argument("--seed", type=int, default=0, help="of orders, samples and intervals (default: 0)")
     add_json(group)
+
+
+def _columns(text: str) -> dict[str, Any]:
+    from ..tasks.columns import parse_columns
+
+    try:
+        return parse_columns(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _batch_size(text: str) -> int | str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +50,12 @@ def read_answered(path: str) -> dict[str, Recorded]:
     from ..confidence.recorded import read_predictions
 
     return read_predictions(Path(path) / PREDICTIONS_FILE if Path(path).is_dir() else path)
+
+
+def skipped_rows(answered: Mapping[str, Recorded]) -> dict[str, dict[str, int]]:
+    """Return, for a result, how many rows of each dataset were left out; nothing where none was."""
+    skipped = {name: own.skipped_rows for name, own in answered.items() if own.skipped_rows}
+    return {"skipped_rows": skipped} if skipped else {}
 
 
 def ask_model(
@@ -106,7 +113,7 @@ def ask_model(
         answered = steps.ask_free_form(backend, words, prompt_format, settings, options.free_form, asking)
         return None if where.index else (answered, run)
     method = steps.method_of(name, options)
-    datasets = steps.load_datasets(names, options.limit)
+    datasets = steps.load_datasets(names, options)
     run = steps.describe(model, options, datasets, prompt_format, steps.settings_of(method))
     if hidden_states:
         steps.check_has_hidden_states(model, options, where)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ..regimes import diagnose
 from ..tasks import PromptFormat, Question, load_questions, require_answers
+from ..tasks.columns import Columns
 from .calibrated_model import CalibratedModel, CalibrationWarning
 from .calibration_metadata import (
     CALIBRATOR_FILE,
@@ -57,6 +58,9 @@ def measure_and_write_card(
     in_domain: bool | None = None,
     task_id: str | None = None,
     trained_on: str | Path | None = None,
+    columns: Columns | None = None,
+    answer_base: int | None = None,
+    on_bad_row: str = "error",
     limit: int | None = None,
     seed: int = 0,
     facts: dict[str, Any] | None = None,
@@ -89,6 +93,9 @@ def measure_and_write_card(
     trained_on : str or path, optional
         The questions with answers that the model was fine-tuned on. At most a thousand of them, drawn at random, are
         asked too, and the card says the regime (see `hf_calib.diagnose`).
+    columns, answer_base, on_bad_row
+        How the rows of `dataset` and `trained_on` are read, as `hf_calib.tasks.load_questions` takes it. The card
+        says how many rows were skipped.
     limit : int, optional
         Only the first questions of `dataset`.
     seed : int, default 0
@@ -127,7 +134,8 @@ def measure_and_write_card(
             "not be those of what `hf_calib.load` gives.",
             "Leave the prompt format out, or measure another one with: hf-calib measure",
         )
-    questions = load_questions(dataset, limit=limit)
+    reading: dict[str, Any] = {"columns": columns, "answer_base": answer_base, "on_bad_row": on_bad_row}
+    questions = load_questions(dataset, limit=limit, **reading)
     require_answers(questions, "measuring calibration")
     with warnings.catch_warnings():
         # A model that was trained elsewhere says nothing of its calibration; here is where that gets written.
@@ -151,10 +159,11 @@ def measure_and_write_card(
             warnings.simplefilter("ignore", CalibrationWarning)
             other = load(before, prompt_format=model.prompt_format, **load_options)
         reports[BEFORE] = other.report(questions, **options)
-    reference = replace(dataset_reference(dataset, size=reports[AFTER].n), task_id=task_id)
+    reference = replace(dataset_reference(questions, size=reports[AFTER].n), task_id=task_id)
     facts = dict(facts or {})
     if trained_on is not None:
-        facts["regime"] = _regime(replace(model, calibrator=None), trained_on, questions, reference, predict_options)
+        known = load_questions(trained_on, **reading)
+        facts["regime"] = _regime(replace(model, calibrator=None), known, questions, reference, predict_options)
     counts = metadata.option_counts if metadata else tuple(sorted({len(question.choices) for question in questions}))
     data = _merged(folder, model, Evaluation(reference, reports, in_domain), counts, facts)
     if metadata is None or fitted is not None:
@@ -171,13 +180,12 @@ def measure_and_write_card(
 
 def _regime(
     model: CalibratedModel,
-    trained_on: str | Path,
+    known: list[Question],
     new: list[Question],
     reference: DatasetReference,
     predict_options: dict[str, Any] | None,
 ) -> str:
     """Compare a model's answers to what it was fine-tuned on with those to new questions."""
-    known = load_questions(trained_on)
     require_answers(known, "telling the regime")
     options = predict_options or {}
     sample = [known[i] for i in regime_sample(len(known))]

@@ -230,6 +230,8 @@ def are_answers(values: Iterable[tuple[Any, Sequence[str]]]) -> bool:
 
 def is_answered(value: Any) -> bool:
     """Whether a cell of a column of answers holds one."""
+    if hasattr(value, "tolist"):  # an array
+        value = value.tolist()
     return not is_missing(value) and value not in (WITHHELD, str(WITHHELD), [], ())
 
 

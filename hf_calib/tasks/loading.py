@@ -104,6 +104,8 @@ def load_questions(
         zero_based=zero_based,
     )
     questions.source = str(name_or_path)
+    if config is not None or (split is not None and not path.exists()):
+        questions.source += f":{config or ''}" + (f":{split}" if split is not None else "")
     return questions
 
 
