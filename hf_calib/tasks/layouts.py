@@ -302,7 +302,7 @@ LAYOUTS = {
     "li-lab/MMLU-ProX": Layout(
         choices=_columns("option_{}", range(10)), subject=("category",), ignored=("answer_index", "src", "cot_content")
     ),
-    "ehovy/race": Layout(choices=("options",), ignored=("answer_index", *_EXPLANATIONS)),
+    "ehovy/race": Layout(choices=("options",), ignored=("answer_index",)),
     "openlifescienceai/medmcqa": Layout(
         choices=_columns("op{}", "abcd"),
         answer=("cop", "answerKey", "answer"),
@@ -382,9 +382,9 @@ LAYOUTS = {
     "Kaggle LLM Science Exam": Layout("prompt", tuple(LETTERS)),
     "allenai/openbookqa": Layout("question_stem", context=("fact1",)),
     "cais/mmlu, allenai/ai2_arc, commonsense_qa, allenai/quartz": Layout(
-        ignored=("question_concept", "input_formatted", *_EXPLANATIONS)
+        ignored=("question_concept", "input_formatted")
     ),
-    "question, A, B, ...": Layout(choices=tuple(LETTERS), ignored=_EXPLANATIONS),
+    "question, A, B, ...": Layout(choices=tuple(LETTERS)),
     # Without choices: after all that have some.
     "google/boolq": Layout(answer=("answer",), requires=("question", "passage", "answer"), base=0, prepare=_yes_no),
     "super_glue:boolq": Layout(answer=("label",), requires=("question", "passage", "label"), base=0, prepare=_yes_no),
