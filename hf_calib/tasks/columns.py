@@ -81,8 +81,8 @@ def parse_columns(text: str) -> dict[str, Any]:
     """
     if text.lstrip().startswith("{"):
         try:
-            return dict(json.loads(text))
-        except ValueError as error:
+            return check_columns(json.loads(text))
+        except json.JSONDecodeError as error:
             raise ValueError(f"columns: {text!r} is not a JSON object: {error}") from None
     columns: dict[str, Any] = {}
     for part in text.split(","):
@@ -106,7 +106,7 @@ def check_columns(columns: Columns) -> dict[str, Any]:
     if unknown:
         raise ValueError(f"columns: {unknown[0]!r} is not a field; the fields are {', '.join(FIELDS)}")
     for field, names in columns.items():
-        listed = as_names(names)
+        listed = as_names(names) if isinstance(names, str | list | tuple) else ()
         if names is not None and (not listed or not all(isinstance(name, str) and name for name in listed)):
             raise ValueError(f"columns: {field!r} is {names!r}; expected the name of a column, or several")
         if len(set(listed)) < len(listed):

@@ -130,13 +130,14 @@ def read_questions(
     if on_bad_row not in ("error", "skip"):
         raise ValueError(f"on_bad_row is 'error' or 'skip'; got {on_bad_row!r}")
     mapping = check_columns(columns or {})
+    rows = list(rows)
     entries = list(_entries(rows, mapping))
     if not entries:
         raise QuestionError(f"{source} holds no question; give a dataset with at least one row")
     drafts = [entry for entry in entries if isinstance(entry, _Draft)]
+    _check_mapping([*(row for _, row in rows), *(draft.row for draft in drafts)], mapping)
     if not drafts and isinstance(entries[0], _BadRow) and entries[0].without_layout:
         raise QuestionError(str(entries[0]))
-    _check_mapping(drafts, mapping)
     groups: dict[tuple[int, str | None], _Group] = {}
     for draft in drafts:
         key = (id(draft.layout), draft.answer_column)
@@ -295,10 +296,8 @@ def _base_of(group: _Group, source: str, given: int | None, zero_based: Collecti
     return base
 
 
-def _check_mapping(drafts: Sequence[_Draft], mapping: Columns) -> None:
-    if not drafts:
-        return
-    there = {name for draft in drafts for name in draft.row}
+def _check_mapping(rows: Iterable[Row | QuestionError], mapping: Columns) -> None:
+    there = {name for row in rows if isinstance(row, Mapping) for name in row}
     for part, names in mapping.items():
         for name in as_names(names):
             if name not in there:

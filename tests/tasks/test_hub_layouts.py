@@ -122,7 +122,7 @@ CASES = {
     ),
     "hellaswag": Case(
         {"ind": 4, "activity_label": "Removing ice from a car", "ctx_a": "A man", "ctx_b": "then he", "ctx":
-         "A man then he", "endings": LIST, "source_id": "s~v_1", "split": "val", "split_type": "indomain", "label": "3"},
+         "A man then he", "endings": LIST, "source_id": "s~v_1", "split_type": "indomain", "label": "3"},
         "four", question="Removing ice from a car: A man then he",
     ),
     "hellaswag_test": Case(
@@ -135,7 +135,8 @@ CASES = {
         "three", question="He walks. He then",
     ),
     "winogrande": Case(
-        {"sentence": "The _ is big.", "option1": "cat", "option2": "dog", "answer": "1"}, "cat", question="The _ is big."
+        {"sentence": "The _ is big.", "option1": "cat", "option2": "dog", "answer": "1"}, "cat",
+        question="The _ is big.",
     ),
     "piqa": Case({"goal": Q, "sol1": "twist it off", "sol2": "hit it hard", "label": 1}, "hit it hard"),
     "copa": Case(
@@ -216,7 +217,9 @@ CASES = {
         "2 , 500", hidden=("Rationale", "options"), subject="gain",
     ),
     "logiqa": Case({"context": "All men.", "query": Q, "options": LIST, "correct_option": 2}, "three", "All men."),
-    "logiqa_eleuther": Case({"label": "c", "context": "All men.", "question": Q, "options": LIST}, "three", "All men."),
+    "logiqa_eleuther": Case(
+        {"label": "c", "context": "All men.", "question": Q, "options": LIST}, "three", "All men."
+    ),
     "logiqa2": Case(
         {"id": 1, "answer": 2, "text": "All men are so.", "type": {"Categorical Reasoning": True}, "question": Q,
          "options": LIST},
@@ -231,7 +234,7 @@ CASES = {
     ),
     "quail": Case(
         {"id": "f", "context_id": "f", "question_id": "1", "domain": "fiction", "metadata": {"author": "A", "title":
-         "A long title indeed", "url": "u"}, "context": "Once upon a time.", "question": Q, "question_type": "Causality",
+         "A long title indeed", "url": "u"}, "context": "Once upon a time.", "question": Q, "question_type": "x",
          "answers": LIST, "correct_answer_id": 1},
         "two", context="Once upon a time.", hidden=("metadata",),
     ),
@@ -281,7 +284,7 @@ CASES = {
     ),
     "science_qa": Case(
         {"image": None, "question": Q, "choices": LIST, "answer": 0, "hint": "Look at the plant.", "task": "t",
-         "grade": "g", "subject": "law", "topic": "t", "skill": "Name the plant's parts", "lecture": "A plant has parts.",
+         "grade": "g", "subject": "law", "topic": "t", "skill": "Name the parts", "lecture": "A plant has parts.",
          "solution": "It is one."},
         "one", context="Look at the plant.", subject="law", hidden=("lecture", "solution", "skill"),
     ),
