@@ -38,7 +38,7 @@ def _run(options: argparse.Namespace) -> None:
     prompt_format = prompt_format_of(options)
     path = write_lm_eval_task(questions, options.out, options.name, prompt_format=prompt_format, texts=options.texts)
     if options.json:
-        counts = {"n": len(questions), "skipped_rows": len(questions.skipped)}
+        counts = {"n": len(questions), **({"skipped_rows": len(questions.skipped)} if questions.skipped else {})}
         print(json.dumps({"task": options.name, "yaml": str(path), **counts}))
         return
     print(f"lm_eval --include_path {Path(options.out)} --tasks {options.name}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -139,8 +138,7 @@ def looks_like_row(names: Sequence[str]) -> bool:
     if len(texts) < 3 or any(text.lower() in ("question", "choices", "options", "answer", "label") for text in texts):
         return False
     is_asked = any(text.endswith(("?", "？", ":", "_")) or len(text.split()) > 4 for text in texts)
-    is_answered = re.fullmatch(r"[A-Za-z]|\d+", texts[-1]) is not None and "A" not in texts[:-1]
-    return is_asked or is_answered or sum(text.replace(".", "").isdigit() for text in texts) > 1
+    return is_asked or sum(text.replace(".", "").isdigit() for text in texts) > 1
 
 
 def _parquet(path: Path) -> Iterator[PlacedRowOrError]:

@@ -158,7 +158,7 @@ def training_questions(script_args: Any, training_args: Any) -> tuple[Any, Any] 
         _, first = next(iter(file_rows(*_data_files(path))), (None, {}))
         if reading["columns"] is None and not is_question_layout(first):
             return None
-        return load_questions(path, **reading), None
+        return (name if reading == _AS_FOUND else load_questions(path, **reading)), None
     splits = load_splits(name, config=script_args.dataset_config)
     train = _split(splits, script_args.dataset_train_split, name, "dataset_train_split")
     if reading["columns"] is None and not is_question_layout(_columns(train)):
@@ -200,7 +200,7 @@ _AS_FOUND = {"columns": None, "answer_base": None, "on_bad_row": "error"}
 def _reading(script_args: Any, prefix: str = "") -> dict[str, Any]:
     """Return how `load_questions` is to read a question set, the one with that prefix as the others by default."""
     columns, base = (
-        own if (own := getattr(script_args, f"{prefix}{name}")) is not None else getattr(script_args, name)
+        getattr(script_args, f"{prefix}{name}" if getattr(script_args, f"{prefix}{name}") is not None else name)
         for name in ("calibration_columns", "calibration_answer_base")
     )
     return {
