@@ -158,9 +158,11 @@ def as_questions(
 
 def _class_labels(dataset: Any) -> list[str]:
     """Return the columns of class labels, which count from 0 whatever their names are."""
+    features = getattr(dataset, "features", None)
+    if not features:
+        return []
     from datasets import ClassLabel
 
-    features = getattr(dataset, "features", None) or {}
     return [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
 
 

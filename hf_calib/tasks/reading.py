@@ -240,17 +240,22 @@ def _draft(place: str, row: Row, plain: Row, layout: Layout) -> _Draft:
             value, labels = "A", None
         elif answer_column is not None:
             value = single(plain[answer_column])
-            if (
-                isinstance(value, str)
-                and shown != texts
-                and [text.strip() for text in texts].count(value.strip()) == 1
-            ):
-                value = shown[[text.strip() for text in texts].index(value.strip())]
+            if labels is None and shown != texts and isinstance(value, str):
+                value, labels = _without_letter(value, texts, question)
     except QuestionError as error:
         names = parts[error.part or part]
         raise QuestionError(f"column{'s' if len(names) > 1 else ''} {', '.join(map(repr, names))}: {error}") from None
     answer = GivenAnswer(value, question.choices, None if labels is None else tuple(map(str, labels)))
     return _Draft(place, row, layout, question, answer_column, answer, is_column_right or layout.is_first_right)
+
+
+def _without_letter(answer: str, texts: Sequence[Any], question: Question) -> tuple[str, list[str] | None]:
+    """Return an answer to a question whose options carry letters, with the letters where it is one of those."""
+    as_it_was = GivenAnswer(answer, tuple(texts)).by_text
+    if as_it_was is not None:
+        return question.choices[as_it_was], None
+    letter = GivenAnswer(answer, question.choices).number
+    return (letter, list(question.letters)) if isinstance(letter, str) else (answer, None)
 
 
 def _context(cells: Sequence[Any]) -> str | None:
