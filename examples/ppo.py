@@ -28,7 +28,7 @@ def main(script_args, training_args, model_args, dataset_args):
 
     from hf_calib import CalibrationAwarePPOTrainer
     from hf_calib.trainers.evaluator import calibration_table
-    from hf_calib.trainers.script_data import PROMPT_COLUMNS, published_name, training_datasets
+    from hf_calib.trainers.script_data import PROMPT_COLUMNS, calibration_questions, published_name, training_datasets
     from hf_calib.trainers.script_rewards import tokenized_prompts
 
     options = {
@@ -72,10 +72,8 @@ def main(script_args, training_args, model_args, dataset_args):
         train_dataset=train_prompts,
         eval_dataset=eval_prompts,
         peft_config=peft_config,
-        calibration_dataset=script_args.calibration_dataset,
-        eval_calibration_dataset=script_args.eval_calibration_dataset,
-        em_dataset=script_args.em_dataset,
         calibration_reference_model=script_args.calibration_reference_model,
+        **calibration_questions(script_args),
     )
 
     # Train the model

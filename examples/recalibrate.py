@@ -31,6 +31,7 @@ def main(script_args, training_args, model_args):
 
     from hf_calib import RecalibrationTrainer
     from hf_calib.trainers.evaluator import calibration_table
+    from hf_calib.trainers.script_data import calibration_questions
 
     for name in ("calibration_dataset", "calibration_reference_model"):
         if getattr(script_args, name) is None:
@@ -51,14 +52,14 @@ def main(script_args, training_args, model_args):
         model = get_peft_model(model, peft_config)
 
     # Initialize the trainer
+    questions = calibration_questions(script_args)
     trainer = RecalibrationTrainer(
         model,
         training_args,
-        script_args.calibration_dataset,
+        questions.pop("calibration_dataset"),
         script_args.calibration_reference_model,
         tokenizer,
-        eval_calibration_dataset=script_args.eval_calibration_dataset,
-        em_dataset=script_args.em_dataset,
+        **questions,
     )
 
     # Train the model

@@ -46,7 +46,13 @@ def main(script_args, training_args, model_args, dataset_args):
 
     from hf_calib import CalibrationAwareSFTTrainer
     from hf_calib.trainers.evaluator import calibration_table
-    from hf_calib.trainers.script_data import published_name, text_columns, training_datasets, training_questions
+    from hf_calib.trainers.script_data import (
+        calibration_questions,
+        published_name,
+        text_columns,
+        training_datasets,
+        training_questions,
+    )
 
     model_init_kwargs = {
         "revision": model_args.model_revision,
@@ -71,10 +77,8 @@ def main(script_args, training_args, model_args, dataset_args):
         eval_dataset=eval_dataset,
         quantization_config=get_quantization_config(model_args),
         peft_config=get_peft_config(model_args),
-        calibration_dataset=script_args.calibration_dataset,
-        eval_calibration_dataset=script_args.eval_calibration_dataset,
-        em_dataset=script_args.em_dataset,
         calibration_reference_model=script_args.calibration_reference_model,
+        **calibration_questions(script_args),
     )
 
     # Train the model

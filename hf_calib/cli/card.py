@@ -8,7 +8,16 @@ import sys
 from contextlib import nullcontext, redirect_stdout
 
 from ..evaluation.thresholds import check_names
-from .options import DATASET_HELP, add_command, add_json, add_length_options, add_prompt_options, add_trust
+from .options import (
+    DATASET_HELP,
+    add_command,
+    add_json,
+    add_length_options,
+    add_prompt_options,
+    add_reading_options,
+    add_trust,
+    reading_of,
+)
 from .thresholds import add_threshold, exit_code
 
 
@@ -46,6 +55,7 @@ def add_card_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--batch-size", type=int, default=16, help="questions in one forward (default: %(default)s)")
     add_length_options(parser)
     add_trust(parser)
+    add_reading_options(parser)
     parser.add_argument("--limit", type=int, help="only the first so many questions")
     parser.add_argument("--seed", type=int, default=0, help="of the intervals' resampling (default: %(default)s)")
     add_json(parser)
@@ -78,6 +88,7 @@ def _run(options: argparse.Namespace) -> int:
             task_id=options.task_id,
             trained_on=options.trained_on,
             limit=options.limit,
+            **reading_of(options),
             seed=options.seed,
             facts=facts,
             batch_size=options.batch_size,

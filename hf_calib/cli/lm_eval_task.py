@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from .options import DATASET_HELP, add_command, add_json, add_prompt_options
+from .options import DATASET_HELP, add_command, add_json, add_prompt_options, add_reading_options, reading_of
 
 
 def add_lm_eval_task_parser(commands: argparse._SubParsersAction) -> None:
@@ -25,6 +25,7 @@ def add_lm_eval_task_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--texts", action="store_true", help="score the options' texts, not their letters")
     parser.add_argument("--limit", type=int, help="only the first so many questions")
     add_prompt_options(parser)
+    add_reading_options(parser)
     add_json(parser)
     parser.set_defaults(run=_run)
 
@@ -32,15 +33,17 @@ def add_lm_eval_task_parser(commands: argparse._SubParsersAction) -> None:
 def _run(options: argparse.Namespace) -> None:
     from ..tasks import load_questions, prompt_format_of, write_lm_eval_task
 
-    questions = load_questions(options.dataset, limit=options.limit)
+    questions = load_questions(options.dataset, limit=options.limit, **reading_of(options))
     prompt_format = prompt_format_of(
         options.prompt,
         chat_template=options.chat_template,
         few_shot=options.few_shot,
         few_shot_dataset=options.few_shot_dataset,
+        reading=reading_of(options),
     )
     path = write_lm_eval_task(questions, options.out, options.name, prompt_format=prompt_format, texts=options.texts)
     if options.json:
-        print(json.dumps({"task": options.name, "yaml": str(path), "n": len(questions)}))
+        counts = {"n": len(questions), **({"skipped_rows": len(questions.skipped)} if questions.skipped else {})}
+        print(json.dumps({"task": options.name, "yaml": str(path), **counts}))
         return
     print(f"lm_eval --include_path {Path(options.out)} --tasks {options.name}")

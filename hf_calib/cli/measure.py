@@ -103,6 +103,8 @@ def _print(measurement: Measurement) -> None:
     print(textwrap.fill(measurement.verdict, _WIDTH), end="\n\n")
     for text in missing_options(measurement.run.get("options_not_returned", {})):
         print(textwrap.fill(text, _WIDTH), end="\n\n")
+    for name, n in measurement.skipped_rows.items():
+        print(textwrap.fill(f"{name}: {n} rows could not be read and were left out.", _WIDTH), end="\n\n")
     print(measurement.report)
     if len(measurement.datasets) > 1:
         rows: list[dict[str, Cell]] = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..confidence.registry import ways
 
@@ -109,6 +109,31 @@ def add_question_options(parser: argparse.ArgumentParser, *, several_methods: bo
     group.add_argument("--temperature", type=float, metavar="T", help="of those samples (default: 1)")
     group.add_argument("--top-k", type=int, metavar="K", help="guesses with stated-top-k (default: 4)")
     group.add_argument("--limit", type=int, help="only the first so many questions of each dataset")
+    add_reading_options(parser)
+
+
+def add_reading_options(parser: argparse.ArgumentParser) -> None:
+    """Add what says how the rows of all datasets of a command are read."""
+    group = parser.add_argument_group("reading datasets")
+    group.add_argument(
+        "--columns",
+        type=_columns,
+        metavar="FIELD=COLUMN,...",
+        help="columns of question, choices, answer, context and subject, such as "
+        "question=stem,choices=A+B+C,answer=gold; answer= for none (default: those of a known layout)",
+    )
+    group.add_argument(
+        "--answer-base",
+        type=int,
+        choices=(0, 1),
+        help="number of the first option in the answers (default: the layout or the whole column tells)",
+    )
+    group.add_argument(
+        "--on-bad-row",
+        choices=("error", "skip"),
+        default="error",
+        help="stop at rows that cannot be read, or skip and count them (default: %(default)s)",
+    )
 
 
 def add_prompt_options(parser: argparse.ArgumentParser, *, examples: bool = True) -> None:
@@ -138,6 +163,11 @@ def check_source(model: str | None, datasets: list[str]) -> None:
         raise ValueError("--model needs at least one --dataset, and predictions that exist already need none")
 
 
+def reading_of(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what says how rows are read, as `load_questions` takes it."""
+    return {name: getattr(options, name) for name in ("columns", "answer_base", "on_bad_row")}
+
+
 def ask_options(options: argparse.Namespace) -> AskOptions:
     """Return what says how a model is asked, as the functions of `hf_calib.evaluation` take it; without defaults."""
     from dataclasses import fields
@@ -149,6 +179,15 @@ def ask_options(options: argparse.Namespace) -> AskOptions:
     return {  # type: ignore[return-value]
         field.name: given[field.name] for field in fields(AskSettings) if given[field.name] != field.default
     }
+
+
+def _columns(text: str) -> dict[str, Any]:
+    from ..tasks.columns import parse_columns
+
+    try:
+        return parse_columns(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _batch_size(text: str) -> int | str:

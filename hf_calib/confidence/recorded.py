@@ -32,10 +32,13 @@ class Recorded:
     predictions : Predictions
     questions : tuple of (Question or None), of length n
         One for each prediction.
+    skipped_rows : int, default 0
+        Rows of the dataset that could not be read and were left out.
     """
 
     predictions: Predictions
     questions: tuple[Question | None, ...]
+    skipped_rows: int = 0
 
 
 def read_predictions(path: str | Path) -> dict[str, Recorded]:

@@ -9,7 +9,6 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack
 
@@ -29,7 +28,9 @@ from ..tasks import (
     require_answers,
     wordings_of,
 )
+from ..tasks.columns import Columns
 from ..tasks.free_form import MATCHERS, FreeFormQuestion, load_free_form_questions
+from ..tasks.loading import check_limit
 from .models import ModelSource, Processes, model_source, this_process
 
 if TYPE_CHECKING:
@@ -43,9 +44,6 @@ Questions: TypeAlias = "str | os.PathLike[str] | Dataset | Iterable[Question] | 
 
 Datasets: TypeAlias = "Questions | Sequence[str | os.PathLike[str]] | Mapping[str, Questions]"
 """One set of questions, several by their names or paths, or several by names of your own."""
-
-# Where what was answered is kept in a result's folder until the end.
-PROGRESS = ".progress"
 
 _VERSIONS_OF = ("hf-calib", "transformers", "peft", "datasets", "torch", "numpy")
 
@@ -77,6 +75,9 @@ class AskOptions(TypedDict, total=False):
     n_samples: int | None
     temperature: float | None
     top_k: int | None
+    columns: Columns | None
+    answer_base: int | None
+    on_bad_row: str
     limit: int | None
     progress: bool
 
@@ -106,8 +107,16 @@ class AskSettings:
     n_samples: int | None = None
     temperature: float | None = None
     top_k: int | None = None
+    columns: Columns | None = None
+    answer_base: int | None = None
+    on_bad_row: str = "error"
     limit: int | None = None
     progress: bool = False
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How the rows of all datasets are read, as `hf_calib.load_questions` takes it."""
+        return {"columns": self.columns, "answer_base": self.answer_base, "on_bad_row": self.on_bad_row}
 
     def of_method(self, seed: int) -> dict[str, Any]:
         """Return the settings of a way to read confidence."""
@@ -116,7 +125,7 @@ class AskSettings:
 
 def ask(
     model: Model | ModelSource,
-    dataset: Datasets,
+    dataset: Datasets | ReadDatasets,
     *,
     method: str | ConfidenceMethod = "letters",
     seed: int = 0,
@@ -149,6 +158,7 @@ def ask(
         "chat_template": settings.chat_template,
         "few_shot": settings.few_shot,
         "few_shot_dataset": settings.few_shot_dataset,
+        "reading": settings.reading,
     }
     prompt_format = prompt_format_of(settings.prompt if settings.prompt is not None else source.prompt_format, **shots)
     wordings = wordings_of(settings.wordings, **shots)
@@ -160,7 +170,10 @@ def ask(
         _check_gives_hidden_states(method, settings, source, where)
     run = {
         **source.identity,
-        "datasets": {name: {"n": len(own), "sha256": _digest(own)} for name, own in plan.questions.items()},
+        "datasets": {
+            name: {"n": len(own), "sha256": _digest(own), "skipped_rows": _skipped(own)}
+            for name, own in plan.questions.items()
+        },
         "prompt_format": prompt_format.to_dict(),
         "confidence": plan.method,
         "permute_options": settings.permute_options,
@@ -186,14 +199,20 @@ def ask(
     return Measurement(source.name, answered, run, {"seed": seed})
 
 
+def progress_folder(out: str | os.PathLike[str] | None) -> Path | None:
+    """Return where what was answered is kept in a result's folder until the end."""
+    return None if out is None else Path(out) / ".progress"
+
+
 def save_result(result: Any, out: str | os.PathLike[str] | None, device: str | None = None) -> None:
     """Save a result into a folder, if one is given, and remove what was kept there to go on from.
 
     Of several processes, the first one does.
     """
-    if out is not None and this_process(device).is_first:
+    progress = progress_folder(out)
+    if progress is not None and this_process(device).is_first:
         result.save(out)
-        shutil.rmtree(Path(out) / PROGRESS, ignore_errors=True)
+        shutil.rmtree(progress, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -208,7 +227,7 @@ class _Plan:
 def _with_options(
     method: str | ConfidenceMethod,
     wordings: tuple[PromptFormat, ...],
-    dataset: Datasets,
+    dataset: Datasets | ReadDatasets,
     settings: AskSettings,
     seed: int,
 ) -> _Plan:
@@ -222,7 +241,7 @@ def _with_options(
             orders = random_orders(questions, seed)
             asked = [permute_options(question, order) for question, order in zip(questions, orders, strict=True)]
             predictions = way.predict(backend, asked, prompt_format, asking).with_options_back(orders)
-        return Recorded(predictions, tuple(questions[row] for row in predictions.rows))
+        return Recorded(predictions, tuple(questions[row] for row in predictions.rows), _skipped(questions))
 
     return _Plan(read_datasets(dataset, settings), way.to_dict(), ask_one)
 
@@ -243,7 +262,7 @@ def _method(
 def _free_form(
     method: str | ConfidenceMethod,
     wordings: tuple[PromptFormat, ...],
-    dataset: Datasets,
+    dataset: Datasets | ReadDatasets,
     settings: AskSettings,
     seed: int,
 ) -> _Plan:
@@ -255,6 +274,10 @@ def _free_form(
         raise ValueError("free_form: give the method by name")
     if wordings:
         raise ValueError("wordings: averaging needs a probability of each option, and free_form has no options")
+    if settings.reading != AskSettings().reading:
+        raise ValueError(
+            "columns, answer_base, on_bad_row: these read questions with options, and --free-form has none"
+        )
     if settings.permute_options:
         raise ValueError("permute_options: free_form has no options to permute")
     arguments = free_form_settings(method, **settings.of_method(seed))
@@ -299,13 +322,13 @@ def named(dataset: Datasets) -> dict[str, Any]:
     return sets
 
 
-def read_datasets(dataset: Datasets, settings: AskSettings) -> dict[str, list[Any]]:
+def read_datasets(dataset: Datasets | ReadDatasets, settings: AskSettings) -> ReadDatasets:
     """Read each set of questions, with every answer known.
 
     Returns
     -------
-    dict of str to list
-        Of `Question` or, with `free_form`, of `FreeFormQuestion`.
+    ReadDatasets
+        Lists of `Question` or, with `free_form`, of `FreeFormQuestion`.
 
     Raises
     ------
@@ -314,37 +337,43 @@ def read_datasets(dataset: Datasets, settings: AskSettings) -> dict[str, list[An
     ValueError
         If there is no dataset, one is given twice, or the limit is below 1.
     """
+    if isinstance(dataset, ReadDatasets):
+        return dataset
     read = _read if settings.free_form is None else _read_free_form
-    return {name: read(name, source, settings.limit) for name, source in named(dataset).items()}
+    return ReadDatasets((name, read(name, source, settings)) for name, source in named(dataset).items())
 
 
-def _read(name: str, source: Any, limit: int | None) -> list[Question]:
+class ReadDatasets(dict[str, list[Any]]):
+    """Sets of questions that `read_datasets` has read and checked already."""
+
+
+def _read(name: str, source: Any, settings: AskSettings) -> list[Question]:
     if isinstance(source, str | os.PathLike):
-        questions = load_questions(source if isinstance(source, str) else Path(source), limit=limit)
+        path = source if isinstance(source, str) else Path(source)
+        questions = load_questions(path, limit=settings.limit, **settings.reading)
     else:
-        questions = as_questions(source if limit is None else _first(source, limit))
+        questions = as_questions(source, limit=settings.limit, **settings.reading)
     require_answers(questions, f"measuring calibration on {name}")
     handle_identical_choices(questions, "warn")
     return questions
 
 
-def _read_free_form(name: str, source: Any, limit: int | None) -> list[FreeFormQuestion]:
+def _skipped(questions: Sequence[Any]) -> int:
+    return len(getattr(questions, "skipped", ()))
+
+
+def _read_free_form(name: str, source: Any, settings: AskSettings) -> list[FreeFormQuestion]:
     if isinstance(source, str | os.PathLike):
-        questions = load_free_form_questions(source if isinstance(source, str) else Path(source), limit=limit)
+        questions = load_free_form_questions(Path(source), limit=settings.limit)
     else:
-        questions = list(source) if limit is None else _first(source, limit)
+        check_limit(settings.limit)
+        questions = list(source)[: settings.limit]
         if not questions or not all(isinstance(question, FreeFormQuestion) for question in questions):
             raise TypeError(f"{name}: questions without options are a file, or a list of FreeFormQuestion")
     unanswered = [row for row, question in enumerate(questions) if not question.answers]
     if unanswered:
         raise ValueError(f"{name}: {len(unanswered)} questions have no answer (the first is row {unanswered[0]})")
     return questions
-
-
-def _first(source: Any, limit: int) -> list[Any]:
-    if limit < 1:
-        raise ValueError(f"limit is the number of questions to read, at least 1; got {limit!r}")
-    return list(islice(source, limit))
 
 
 def _digest(questions: Sequence[Question | FreeFormQuestion]) -> str:
@@ -407,5 +436,6 @@ def _ask_for_hidden_states(
             progress=settings.progress,
             hidden_states=True,
         )
-        answered[name] = Recorded(predictions, tuple(questions[row] for row in predictions.rows))
+        shown = tuple(questions[row] for row in predictions.rows)
+        answered[name] = Recorded(predictions, shown, _skipped(questions))
     return answered

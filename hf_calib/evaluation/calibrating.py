@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -19,7 +19,7 @@ from ..calibrators.storage import described
 from ..measures import CalibrationReport
 from ..reports import Measurement
 from ..reports.measurement import predictions_of
-from .asking import PROGRESS, AskOptions, Datasets, ask, save_result
+from .asking import AskOptions, Datasets, ask, progress_folder, save_result
 
 if TYPE_CHECKING:
     from ..confidence import ConfidenceMethod
@@ -44,6 +44,8 @@ class Calibration:
         The names of those that can't be fitted here, and why.
     n, folds, seed : int
         Questions and folds of the cross-validation, and the seed of these.
+    skipped_rows : mapping of str to int
+        How many rows could not be read and were left out, of each dataset with any.
     """
 
     calibrator: BaseCalibrator
@@ -52,6 +54,7 @@ class Calibration:
     n: int
     folds: int
     seed: int
+    skipped_rows: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -83,6 +86,7 @@ class Calibration:
             "folds": self.folds,
             "seed": self.seed,
             "refused": dict(self.refused),
+            **({"skipped_rows": dict(self.skipped_rows)} if self.skipped_rows else {}),
             "cross_validated": {name: report.to_dict() for name, report in self.reports.items()},
         }
 
@@ -166,7 +170,7 @@ def calibrate(
             dataset,
             method=method,
             seed=seed,
-            progress_in=None if out is None else Path(out) / PROGRESS,
+            progress_in=progress_folder(out),
             hidden_states=with_features,
             **options,
         )
@@ -185,7 +189,8 @@ def calibrate(
     if not candidates:
         raise ValueError(f"calibrators: none can be fitted here: {'; '.join(refused.values())}")
     best = min(candidates, key=lambda name: reports[name].measures["nll"].value)
-    calibration = Calibration(given.fitted(best), reports, refused, len(predictions), folds, seed)
+    skipped = measurement.skipped_rows
+    calibration = Calibration(given.fitted(best), reports, refused, len(predictions), folds, seed, skipped)
     save_result(calibration, out, options.get("device"))
     return calibration
 

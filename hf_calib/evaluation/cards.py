@@ -28,6 +28,7 @@ from ..hub.card_data import AFTER, BASE, BEFORE, REPORT_FILE, read_json
 from ..hub.errors import InvalidFolderError
 from ..hub.folders import ADAPTER_CONFIG, MAX_CONFIG_BYTES
 from ..tasks import PromptFormat, load_questions, require_answers
+from ..tasks.columns import Columns
 from .diagnosing import diagnose
 from .measuring import as_calibrator, measure
 from .regime_text import regime_sample, regime_text
@@ -53,6 +54,9 @@ def measure_and_write_card(
     in_domain: bool | None = None,
     task_id: str | None = None,
     trained_on: str | Path | None = None,
+    columns: Columns | None = None,
+    answer_base: int | None = None,
+    on_bad_row: str = "error",
     limit: int | None = None,
     seed: int = 0,
     facts: dict[str, Any] | None = None,
@@ -88,6 +92,9 @@ def measure_and_write_card(
     trained_on : str or path, optional
         The questions with answers that the model was fine-tuned on. At most a thousand of them, drawn at random, are
         asked too, and the card says the regime (see `hf_calib.diagnose`).
+    columns, answer_base, on_bad_row
+        How the rows of `dataset` and `trained_on` are read, as `hf_calib.tasks.load_questions` takes it. The card
+        says how many rows were skipped.
     limit : int, optional
         Only the first questions of `dataset`.
     seed : int, default 0
@@ -126,7 +133,8 @@ def measure_and_write_card(
             "not be those of what `hf_calib.load` gives.",
             "Leave the prompt format out, or measure another one with: hf-calib measure",
         )
-    questions = load_questions(dataset, limit=limit)
+    reading: dict[str, Any] = {"columns": columns, "answer_base": answer_base, "on_bad_row": on_bad_row}
+    questions = load_questions(dataset, limit=limit, **reading)
     require_answers(questions, "measuring calibration")
     with warnings.catch_warnings():
         # A model that was trained elsewhere says nothing of its calibration; here is where that gets written.
@@ -156,10 +164,10 @@ def measure_and_write_card(
             warnings.simplefilter("ignore", CalibrationWarning)
             other = load(before, prompt_format=model.prompt_format, **load_options)
         reports[BEFORE] = measured(other)
-    reference = replace(dataset_reference(dataset, size=reports[AFTER].n), task_id=task_id)
+    reference = replace(dataset_reference(questions, size=reports[AFTER].n), task_id=task_id)
     facts = dict(facts or {})
     if trained_on is not None:
-        known = load_questions(trained_on)
+        known = load_questions(trained_on, **reading)
         require_answers(known, "telling the regime")
         sample = [known[i] for i in regime_sample(len(known))]
         facts["regime"] = regime_text(diagnose(sample, questions, model=plain, **options), len(known), reference)

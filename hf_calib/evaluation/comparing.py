@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Unpack, cast
 
 from ..confidence import ConfidenceMethod
 from ..confidence.registry import SETTINGS, way_named
 from ..reports import Comparison, Measurement
-from .asking import PROGRESS, AskOptions, AskSettings, Datasets, ask, read_datasets, save_result
+from .asking import AskOptions, AskSettings, Datasets, ask, read_datasets, save_result
 from .models import model_source, this_process
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def compare(
     if isinstance(models, str | os.PathLike) or len(models) < 2:
         raise ValueError("models: a comparison needs a base and at least one other model")
     by_name = _by_name(models, AskSettings(**options))
+    skipped: dict[str, int] = {}
     measured = [isinstance(model, Measurement) or _was_measured(model) for model in by_name.values()]
     if all(measured):
         given = {"dataset": dataset is not None, "method": method != "letters"}
@@ -84,8 +86,8 @@ def compare(
         raise ValueError("dataset: models need at least one --dataset to be compared on")
     else:
         methods = [method] if isinstance(method, str | ConfidenceMethod) else list(method)
-        predictions = _ask(by_name, dataset, methods, None if out is None else Path(out) / PROGRESS, seed, options)
-    comparison = Comparison.of(predictions, seed=seed)
+        predictions, skipped = _ask(by_name, dataset, methods, progress_folder(out), seed, options)
+    comparison = replace(Comparison.of(predictions, seed=seed), skipped_rows=skipped)
     save_result(comparison, out, options.get("device"))
     return comparison
 
@@ -135,12 +137,13 @@ def _ask(
     progress: Path | None,
     seed: int,
     options: AskOptions,
-) -> _Cells:
+) -> tuple[_Cells, dict[str, int]]:
     settings = AskSettings(**options)
     by_method = _settings_by_method(methods, settings)
     questions = read_datasets(dataset, settings)
     where = this_process(settings.device)
-    cells = {}
+    cells: _Cells = {}
+    skipped: dict[str, int] = {}
     for number, (name, model) in enumerate(models.items()):
         source = model_source(model, settings, where)
         for method, (way, own) in by_method.items():
@@ -155,7 +158,8 @@ def _ask(
             )
             for task, recorded in measurement.datasets.items():
                 cells[name, task, method] = recorded.predictions
-    return cells
+            skipped = measurement.skipped_rows
+    return cells, skipped
 
 
 def _settings_by_method(

@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, Unpack
@@ -28,11 +29,11 @@ from ..measures import expected_calibration_error
 from ..measures.sampling import wilson_interval
 from ..reports import Measurement
 from ..reports.measurement import predictions_of
-from .asking import PROGRESS, AskOptions, Questions, ask, save_result
+from .asking import AskOptions, Questions, ask, save_result
 from .thresholds import flattened
 
 if TYPE_CHECKING:
-    from ..confidence import ConfidenceMethod
+    from ..confidence import ConfidenceMethod, Predictions
     from .models import Model
 
 REPORT_FILE = "diagnosis.json"
@@ -95,6 +96,8 @@ class Diagnosis:
     critical_accuracy_is_known : bool
         False where it is the lower estimate, the best accuracy seen on new questions.
     confidence_level : float
+    skipped_rows : mapping of str to int
+        How many rows could not be read and were left out, of each dataset with any.
     """
 
     regime: Regime
@@ -106,6 +109,7 @@ class Diagnosis:
     critical_accuracy: float
     critical_accuracy_is_known: bool
     confidence_level: float
+    skipped_rows: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def reasons(self) -> str:
@@ -156,11 +160,13 @@ class Diagnosis:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers and strings that JSON can hold."""
-        return {**asdict(self), "method": self.method, "reasons": self.reasons, "advice": self.advice}
+        plain = {**asdict(self), "method": self.method, "reasons": self.reasons, "advice": self.advice}
+        skipped = plain.pop("skipped_rows")
+        return {**plain, "skipped_rows": skipped} if skipped else plain
 
     def values(self) -> dict[str, float]:
         """Return the numbers by name: gap, training.accuracy, new.ece, ..."""
-        return flattened(asdict(self))
+        return flattened(self.to_dict())
 
     @staticmethod
     def value_names() -> list[str]:
@@ -262,9 +268,12 @@ def diagnose(
         raise ValueError(f"best_new_accuracy must be in [0, 1], got {best_new_accuracy}")
     if not 0.0 <= margin < 1.0:
         raise ValueError(f"margin must be in [0, 1), got {margin}")
+    skipped: dict[str, int] = {}
     if model is not None:
-        progress = None if out is None else Path(out) / PROGRESS
-        training, new = _ask(model, training, new, method=method, seed=seed, progress_in=progress, **options)
+        progress = progress_folder(out)
+        (training, new), skipped = _ask(
+            model, training, new, method=method, seed=seed, progress_in=progress, **options
+        )
     elif set(options) - {"progress"}:
         raise ValueError(
             f"{', '.join(sorted(options))}: these say how a model is asked; give model, or leave them out"
@@ -278,21 +287,22 @@ def diagnose(
         (on_trained.low - critical, on_trained.high - critical, 0.0) if known else (gap_low, gap_high, margin)
     )
     regime: Regime = "non-calibratable" if low > 0 else "calibratable" if high < ends else "undetermined"
-    diagnosis = Diagnosis(regime, on_trained, on_new, gap, gap_low, gap_high, critical, known, confidence_level)
+    diagnosis = Diagnosis(
+        regime, on_trained, on_new, gap, gap_low, gap_high, critical, known, confidence_level, skipped
+    )
     save_result(diagnosis, out, options.get("device"))
     return diagnosis
 
 
-def _ask(model: Model, training: Any, new: Any, **how: Any) -> tuple[Any, Any]:
-    """Ask a model both sets, and return its predictions."""
+def _ask(model: Model, training: Any, new: Any, **how: Any) -> tuple[list[Predictions], dict[str, int]]:
+    """Ask a model both sets; return its predictions, and how many rows were skipped."""
     sets = {"training": training, "new": new}
     if all(isinstance(source, str | os.PathLike) for source in sets.values()):
         if str(training) == str(new):
             raise ValueError(f"training and new are the same questions, {training}; new ones show what was memorized")
         sets = {str(training): training, str(new): new}
     measurement = ask(model, sets, **how)
-    on_trained, on_new = (recorded.predictions for recorded in measurement.datasets.values())
-    return on_trained, on_new
+    return [recorded.predictions for recorded in measurement.datasets.values()], measurement.skipped_rows
 
 
 def accuracy_difference(first: SetSummary, second: SetSummary) -> tuple[float, float, float]:

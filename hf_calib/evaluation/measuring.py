@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from ..reports import Measurement
-from .asking import PROGRESS, AskOptions, AskSettings, Datasets, ask, save_result
+from .asking import AskOptions, AskSettings, Datasets, ask, progress_folder, save_result
 from .models import ModelSource, model_source, this_process
 
 if TYPE_CHECKING:
@@ -72,6 +72,8 @@ def measure(
         - free_form: "exact", "contains" or "numeric": the questions have no options, and an answer is right if it
           matches so.
         - n_orders, n_samples, temperature, top_k: settings of the methods that have them.
+        - columns, answer_base, on_bad_row: how the rows of all datasets are read, as `hf_calib.load_questions` takes
+          it.
         - limit: only the first questions of each dataset.
 
         How they are gone through:
@@ -110,7 +112,7 @@ def measure(
         dataset,
         method=method,
         seed=seed,
-        progress_in=None if out is None else Path(out) / PROGRESS,
+        progress_in=progress_folder(out),
         hidden_states=fitted is not None and fitted.needs_features,
         **options,
     )

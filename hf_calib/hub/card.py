@@ -221,6 +221,8 @@ def _dataset_link(dataset: DatasetReference) -> Markdown:
         extra.append(Markdown(f"revision {escape_markdown(dataset.revision)}"))
     if dataset.size is not None:
         extra.append(Markdown(f"{dataset.size:,} rows"))
+    if dataset.skipped:
+        extra.append(Markdown(f"{dataset.skipped:,} unreadable rows left out"))
     return Markdown(f"{link} ({', '.join(extra)})" if extra else link)
 
 

@@ -45,6 +45,8 @@ class DatasetReference:
     task_id : str, optional
         The benchmark's task on the Hub that this set is, where its owner registered one; then the accuracy is also
         written as an evaluation-result file.
+    skipped : int, optional
+        Number of rows that could not be read and were left out.
     """
 
     name: str
@@ -53,6 +55,7 @@ class DatasetReference:
     revision: str | None = None
     size: int | None = None
     task_id: str | None = None
+    skipped: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", public_name(str(self.name)))

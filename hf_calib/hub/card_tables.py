@@ -58,8 +58,9 @@ def _description(evaluation: Evaluation) -> Markdown:
     dataset = evaluation.dataset
     domain = {True: "In domain. ", False: "Out of domain. ", None: ""}[evaluation.in_domain]
     revision = f"Revision {escape_markdown(dataset.revision)}. " if dataset.revision else ""
+    skipped = f"{dataset.skipped:,} unreadable rows left out. " if dataset.skipped else ""
     level = 100 * evaluation.reports[AFTER].confidence_level
-    return Markdown(f"{domain}{revision}In brackets, {level:g}% intervals.")
+    return Markdown(f"{domain}{revision}{skipped}In brackets, {level:g}% intervals.")
 
 
 def _group_rows(data: CalibrationCardData, reports: Mapping[str, CalibrationReport]) -> Iterable[list[str]]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..tasks import QuestionList
 from .card_data import DatasetReference
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -22,12 +24,17 @@ def dataset_reference(source: Any, size: int | None = None) -> DatasetReference:
     Parameters
     ----------
     source : str, path, datasets.Dataset or list
-        As `hf_calib.tasks.as_questions` takes it. A name on the Hub may carry its config and split; its revision is
-        the commit that `datasets` reads. Of a dataset in memory these are known if it came from the Hub and the
-        client's cache still has it; otherwise the name is left out.
+        As `hf_calib.tasks.as_questions` takes it, or as it or `load_questions` returned it. A name on the Hub may
+        carry its config and split; its revision is the commit that `datasets` reads. Of a dataset in memory these are
+        known if it came from the Hub and the client's cache still has it; otherwise the name is left out.
     size : int, optional
         Number of rows used.
     """
+    if isinstance(source, QuestionList):
+        read = DatasetReference(_IN_MEMORY, size=size)
+        if source.source is not None:
+            read = dataset_reference(source.source, size)
+        return replace(read, skipped=len(source.skipped) or None)
     if isinstance(source, str | os.PathLike):
         reference = DatasetReference.parse(source, size=size)
         if Path(source).exists():

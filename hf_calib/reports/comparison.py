@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ class Comparison:
         From (model, task, method) to the differences from the base.
     sharpenings : mapping
         From (model, task, method) to the sharpening, where it is defined.
+    skipped_rows : mapping
+        From the tasks to how many rows could not be read and were left out, where any were.
     """
 
     models: tuple[str, ...]
@@ -33,6 +35,7 @@ class Comparison:
     methods: tuple[str, ...]
     differences: Mapping[tuple[str, str, str], Sequence[Difference]]
     sharpenings: Mapping[tuple[str, str, str], Sharpening]
+    skipped_rows: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, predictions: Mapping[tuple[str, str, str], Predictions], **options: Any) -> Comparison:
@@ -120,6 +123,7 @@ class Comparison:
             "tasks": list(self.tasks),
             "confidence": list(self.methods),
             "comparisons": cells,
+            **({"skipped_rows": dict(self.skipped_rows)} if self.skipped_rows else {}),
         }
 
 

@@ -113,6 +113,11 @@ class Measurement:
             found += doubts(name, recorded.predictions, self.reports[name])
         return tuple(found)
 
+    @property
+    def skipped_rows(self) -> dict[str, int]:
+        """How many rows could not be read and were left out, of each dataset with any."""
+        return {name: own.skipped_rows for name, own in self.datasets.items() if own.skipped_rows}
+
     def values(self) -> dict[str, float]:
         """Return the measures over all questions by name."""
         return {name: measure.value for name, measure in self.report.measures.items()}

@@ -1,5 +1,6 @@
 """What is asked: multiple-choice questions, where they come from, and how they are put to a model."""
 
+from .columns import parse_columns
 from .encoding import EncodedQuestion, EncodedQuestions, encode_questions, maximum_length
 from .few_shot import FewShotFormat
 from .layouts import is_question_layout
@@ -9,6 +10,7 @@ from .permuting import cyclic_orders, permute_options, random_orders
 from .prompt_files import prompt_format_of, wordings_of
 from .prompts import PromptFormat
 from .questions import LETTERS, Question, QuestionError, handle_identical_choices, require_answers
+from .reading import QuestionList
 
 __all__ = [
     "LETTERS",
@@ -20,6 +22,7 @@ __all__ = [
     "QuestionBatch",
     "QuestionCollator",
     "QuestionError",
+    "QuestionList",
     "as_questions",
     "cyclic_orders",
     "encode_questions",
@@ -27,6 +30,7 @@ __all__ = [
     "is_question_layout",
     "load_questions",
     "maximum_length",
+    "parse_columns",
     "permute_options",
     "prompt_format_of",
     "random_orders",

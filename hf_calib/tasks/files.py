@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,9 @@ from .questions import QuestionError
 
 PlacedRow = tuple[str, Mapping[str, Any]]
 """Where a row stands, and the row."""
+
+PlacedRowOrError = tuple[str, Mapping[str, Any] | QuestionError]
+"""Where a row stands, and the row or why it cannot be read."""
 
 
 def file_rows(path: Path) -> Iterator[PlacedRow]:
@@ -21,6 +24,20 @@ def file_rows(path: Path) -> Iterator[PlacedRow]:
     ------
     QuestionError
         If the file is of another kind, or is not what its name says; with the file and the line.
+    """
+    for place, row in file_rows_and_errors(path):
+        if isinstance(row, QuestionError):
+            raise QuestionError(f"{place}: {row}")
+        yield place, row
+
+
+def file_rows_and_errors(path: Path) -> Iterator[PlacedRowOrError]:
+    """Yield a file's rows as `file_rows` does, with an error in the place of each that cannot be read.
+
+    Raises
+    ------
+    QuestionError
+        If the file as a whole cannot be read.
     """
     reader = READERS.get(path.suffix.lower())
     if reader is None:
@@ -33,7 +50,7 @@ def file_rows(path: Path) -> Iterator[PlacedRow]:
         ) from None
 
 
-def _json_lines(path: Path) -> Iterator[PlacedRow]:
+def _json_lines(path: Path) -> Iterator[PlacedRowOrError]:
     with path.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
@@ -42,13 +59,14 @@ def _json_lines(path: Path) -> Iterator[PlacedRow]:
             try:
                 row = json.loads(line.rstrip())
             except json.JSONDecodeError as error:
-                raise QuestionError(f"{place}, column {error.colno}: {error.msg}") from None
+                yield f"{place}, column {error.colno}", QuestionError(error.msg)
             except (ValueError, RecursionError) as error:  # a number of thousands of digits, a thousand brackets
-                raise QuestionError(f"{place}: {error}") from None
-            yield place, _object(row, place)
+                yield place, QuestionError(str(error))
+            else:
+                yield place, _object(row)
 
 
-def _json(path: Path) -> Iterator[PlacedRow]:
+def _json(path: Path) -> Iterator[PlacedRowOrError]:
     text = path.read_text(encoding="utf-8-sig")
     if not text.strip():
         return
@@ -64,18 +82,17 @@ def _json(path: Path) -> Iterator[PlacedRow]:
     if not isinstance(rows, list):
         raise QuestionError(f"{path} holds one {type(rows).__name__}; expected a list of rows, or one object a line")
     for number, row in enumerate(rows):
-        place = f"{path}, row {number}"
-        yield place, _object(row, place)
+        yield f"{path}, row {number}", _object(row)
 
 
-def _object(row: Any, place: str) -> Mapping[str, Any]:
+def _object(row: Any) -> Mapping[str, Any] | QuestionError:
     if not isinstance(row, Mapping):
-        raise QuestionError(f"{place}: expected an object with columns, found {repr(row)[:80]}")
+        return QuestionError(f"expected an object with columns, found {repr(row)[:80]}")
     return row
 
 
-def _table(delimiter: str) -> Callable[[Path], Iterator[PlacedRow]]:
-    def read(path: Path) -> Iterator[PlacedRow]:
+def _table(delimiter: str) -> Callable[[Path], Iterator[PlacedRowOrError]]:
+    def read(path: Path) -> Iterator[PlacedRowOrError]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, delimiter=delimiter, strict=True)
             columns: list[str] = []
@@ -89,10 +106,13 @@ def _table(delimiter: str) -> Callable[[Path], Iterator[PlacedRow]]:
                         columns = _header(fields, place)
                         continue
                     if len(fields) != len(columns):
-                        raise QuestionError(
-                            f"{place}: {len(fields)} fields, but there are the {len(columns)} columns "
-                            f"{', '.join(columns)}"
+                        yield (
+                            place,
+                            QuestionError(
+                                f"{len(fields)} fields, but there are the {len(columns)} columns {', '.join(columns)}"
+                            ),
                         )
+                        continue
                     yield place, dict(zip(columns, fields, strict=True))
             except csv.Error as error:
                 raise QuestionError(f"{path}, line {start}: {error}") from None
@@ -102,12 +122,26 @@ def _table(delimiter: str) -> Callable[[Path], Iterator[PlacedRow]]:
 
 def _header(fields: list[str], place: str) -> list[str]:
     twice = {name for name in fields if fields.count(name) > 1}
+    if twice and looks_like_row(fields):
+        raise QuestionError(
+            f"{place}: {', '.join(map(repr, fields))} look like a row, so the header line is missing; add one, such "
+            "as question,A,B,C,D,answer"
+        )
     if twice:
         raise QuestionError(f"{place}: the column {', '.join(map(repr, sorted(twice)))} is there more than once")
     return fields
 
 
-def _parquet(path: Path) -> Iterator[PlacedRow]:
+def looks_like_row(names: Sequence[str]) -> bool:
+    """Whether the names of columns are the values of a question instead, as in a table without a header."""
+    texts = [str(name).strip() for name in names]
+    if len(texts) < 3 or any(text.lower() in ("question", "choices", "options", "answer", "label") for text in texts):
+        return False
+    is_asked = any(text.endswith(("?", "？", ":", "_")) or len(text.split()) > 4 for text in texts)
+    return is_asked or sum(text.replace(".", "").isdigit() for text in texts) > 1
+
+
+def _parquet(path: Path) -> Iterator[PlacedRowOrError]:
     import pyarrow as arrow
     import pyarrow.parquet as parquet
 
@@ -122,7 +156,7 @@ def _parquet(path: Path) -> Iterator[PlacedRow]:
         raise QuestionError(f"{path}: {error}") from None
 
 
-READERS: dict[str, Callable[[Path], Iterator[PlacedRow]]] = {
+READERS: dict[str, Callable[[Path], Iterator[PlacedRowOrError]]] = {
     ".jsonl": _json_lines,
     ".json": _json,
     ".csv": _table(","),

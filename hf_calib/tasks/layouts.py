@@ -1,19 +1,22 @@
-"""The layouts in which published datasets hold multiple-choice questions, and how a row of each is read."""
+"""The layouts in which published datasets hold multiple-choice questions.
+
+A layout is an entry of `LAYOUTS`; most need nothing but the names of their columns.
+"""
 
 from __future__ import annotations
 
-import difflib
-import json
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .answers import answer_index, is_missing
-from .questions import LETTERS, Question, QuestionError
+from .answers import GivenAnswer, is_missing
+from .choices import without_letters
+from .columns import Columns, as_names, context_columns, listing, near_miss, suggestion
+from .files import looks_like_row
+from .questions import LETTERS, QuestionError
 
 Row = Mapping[str, Any]
-Choices = tuple[list[Any], list[Any] | None]
-"""The choices, and their labels where they have any."""
 
 
 @dataclass(frozen=True)
@@ -23,149 +26,370 @@ class Layout:
     Parameters
     ----------
     question : str
-        The column of the question's text.
+        The column of what is asked.
     choices : tuple of str
-        The columns that hold the choices; those by which the layout is recognised, with `question`.
-    answer : tuple of str
-        Names of the answer's column, the first that is there counts. It may be absent.
-    read_choices : callable
-        From a row to its choices and their labels.
-    subject : str, default "subject"
-        The column of the group; it may be absent.
+        The column that holds all choices; or a column for each, of which those after the second may be absent.
+    answer : tuple of str, default ("answerKey", "answer")
+        Names of the answer's column, the first that is there counts; it may be absent. Where it is one of the
+        choices' columns, that one holds the right choice, and the choices' order is drawn.
+    context : tuple of str, optional
+        Columns of the text that the question is about.
+    other_contexts : bool, default True
+        Whether columns that are called so (`columns.CONTEXTS`) are read as context too.
+    subject : tuple of str, default ("subject",)
+        Names of the group's column, the first that is there counts; it may be absent.
+    ignored : tuple of str, optional
+        Columns that are left out on purpose: explanations, parts of what is used, other ways to give the answer.
+    requires : tuple of str, optional
+        The columns by which the layout is recognized. Those of the question and of the first two choices by default.
+    base : {0, 1}, optional
+        The first choice's number in the answers; without it, the column's values tell.
+    prepare : callable, optional
+        From a row to the rows that the other fields describe.
+    is_first_right : bool, default False
+        Whether the right choice has the same place in each row, so that the choices' order is to be drawn.
     """
 
-    question: str
-    choices: tuple[str, ...]
-    answer: tuple[str, ...]
-    read_choices: Callable[[Row], Choices]
-    subject: str = "subject"
+    question: str = "question"
+    choices: tuple[str, ...] = ("choices",)
+    answer: tuple[str, ...] = ("answerKey", "answer")
+    context: tuple[str, ...] = ()
+    other_contexts: bool = True
+    subject: tuple[str, ...] = ("subject",)
+    ignored: tuple[str, ...] = ()
+    requires: tuple[str, ...] = ()
+    base: int | None = None
+    prepare: Callable[[Row], Iterable[Row]] | None = None
+    is_first_right: bool = False
 
     def fits(self, columns: Iterable[str]) -> bool:
         """Whether a dataset with these columns has this layout."""
-        return {self.question, *self.choices} <= set(columns)
+        return set(self.requires or (self.question, *self.choices[:2])) <= set(columns)
 
     def answer_column(self, columns: Iterable[str]) -> str | None:
         """Return the column that holds the answer, if there is one."""
         return next((name for name in self.answer if name in columns), None)
 
-    def choice_columns(self, row: Row) -> list[str]:
-        """Return the columns that hold this row's choices, for messages."""
-        return [letter for letter in LETTERS if letter in row] if self.choices == ("A", "B") else list(self.choices)
+    def choice_columns(self, columns: Iterable[str]) -> list[str]:
+        """Return the columns that hold the choices."""
+        return [name for name in self.choices if name in columns]
+
+    def context_columns(self, columns: Iterable[str]) -> list[str]:
+        """Return the columns of the context, in the order in which they are shown."""
+        columns = list(columns)
+        taken = {self.question, *self.choices, *self.answer, *self.ignored, *self.context}
+        others = context_columns(columns) if self.other_contexts else []
+        return [name for name in self.context if name in columns] + [name for name in others if name not in taken]
+
+    def used(self, columns: Iterable[str]) -> set[str]:
+        """Return the columns that are read, or known and left out."""
+        return {
+            self.question,
+            *self.choices,
+            *self.answer,
+            *self.context_columns(columns),
+            *self.subject,
+            *self.ignored,
+            *self.requires,
+        }
 
 
-def _one_column(row: Row) -> Choices:
-    """Read a list of texts, or texts with labels as a mapping of two lists or as a list of mappings."""
-    choices = row["choices"]
-    if isinstance(choices, str):
-        try:
-            choices = json.loads(choices)
-        except (ValueError, RecursionError):
-            raise QuestionError(
-                f"{choices[:80]!r} is a text; write the choices as a JSON list, such as "
-                '["yes", "no"], or one a column, A, B, C, ...'
-            ) from None
-    if isinstance(choices, Mapping):
-        if not {"text", "label"} <= set(choices):
-            raise QuestionError(f"found a mapping with {_listing(list(choices))}; expected 'text' and 'label'")
-        texts, labels = _as_list(choices["text"]), _as_list(choices["label"])
-        if len(texts) != len(labels):
-            raise QuestionError(f"{len(texts)} texts have {len(labels)} labels")
-        return texts, labels
-    choices = _as_list(choices)
-    if choices and all(isinstance(choice, Mapping) and {"text", "label"} <= set(choice) for choice in choices):
-        return [choice["text"] for choice in choices], [choice["label"] for choice in choices]
-    return choices, None
+# From rows to rows
 
 
-def _as_list(values: Any) -> list[Any]:
-    if hasattr(values, "tolist"):  # arrays, of datasets that are formatted as such
-        values = values.tolist()
-    if not isinstance(values, list | tuple):
-        raise QuestionError(f"found {values!r}; expected a list of texts")
-    return list(values)
+def _nested(row: Row) -> list[Row]:
+    """Unpack the rows of MMLU's auxiliary_train, which are in a column."""
+    if not isinstance(row["train"], Mapping):
+        raise QuestionError(f"column 'train': found {row['train']!r:.80}; expected a question with its own columns")
+    return [row["train"]]
 
 
-def _lettered_columns(row: Row) -> Choices:
-    columns = [letter for letter in LETTERS if letter in row]
-    if columns != list(LETTERS[: len(columns)]):
-        raise QuestionError("the options' columns are A, B, C, ... without a gap")
-    choices = [row[letter] for letter in columns]
-    while choices and is_missing(choices[-1]):  # a table pads questions with fewer options on the right
-        choices.pop()
-    return choices, None
+def _of_article(row: Row) -> Iterator[Row]:
+    """Unpack QuALITY's articles, each with a list of questions, or with lists of their parts."""
+    questions = row["questions"]
+    if isinstance(questions, Mapping):  # a list of mappings, as datasets stores it
+        questions = [dict(zip(questions, values, strict=True)) for values in zip(*questions.values(), strict=True)]
+    for place, question in enumerate(questions):
+        if isinstance(question, Mapping):
+            yield {"article": row["article"], **question}
+            continue
+        parts = {"question": question, "options": row["options"][place]}
+        labels = row.get("gold_label", row.get("gold_labels"))
+        yield {"article": row["article"], **parts, "gold_label": None if labels is None else labels[place]}
 
 
-_MEDMCQA_OPTIONS = ("opa", "opb", "opc", "opd")
+def _redux(row: Row) -> list[Row]:
+    """Take the answers of MMLU-Redux as its annotators corrected them."""
+    error, corrected = row["error_type"], row.get("correct_answer")
+    if error == "wrong_groundtruth" and not is_missing(corrected):
+        given = GivenAnswer(str(corrected), tuple(map(str, row["choices"])))
+        readings = {index for index in (given.at(0), given.by_text) if index is not None}
+        if len(readings) == 1:
+            return [{**row, "answer": readings.pop()}]
+    if error in ("wrong_groundtruth", "no_correct_answer", "multiple_correct_answers"):
+        raise QuestionError(
+            f"column 'error_type': {error!r}, and 'correct_answer' is {corrected!r}, not one of the choices, so the "
+            "question has no right answer"
+        )
+    return [row]
+
+
+def _activity(row: Row) -> list[Row]:
+    """Begin HellaSwag's texts with what they are about, as its own evaluation does."""
+    return [{**row, "ctx": f"{row['activity_label']}: {row['ctx']}"}]
+
+
+def _two_sentences(row: Row) -> list[Row]:
+    return [{**row, "sent1": " ".join(str(row[name]) for name in ("sent1", "sent2") if not is_missing(row[name]))}]
+
+
+def _yes_no(row: Row) -> list[Row]:
+    plain = dict(row)
+    for name in ("answer", "label"):
+        if name in row and not is_missing(row[name]):
+            words = {"true": 1, "yes": 1, "1": 1, "false": 0, "no": 0, "0": 0, "-1": -1}
+            plain[name] = words.get(str(row[name]).strip().lower())
+            if plain[name] is None:
+                raise QuestionError(
+                    f"column {name!r}: {row[name]!r:.80} is neither true nor false, which a question with a passage "
+                    "and without choices has; name the choices' columns with --columns choices=..."
+                )
+    return [{**plain, "choices": ["no", "yes"]}]
+
+
+def _one_target(row: Row) -> list[Row]:
+    """Read TruthfulQA's targets with a single right one."""
+    targets = row["mc1_targets"]
+    if isinstance(targets, Mapping) and not {"choices", "labels"} <= set(targets):  # from text to label, as at first
+        targets = {"choices": list(targets), "labels": list(targets.values())}
+    return [{**row, "mc1_targets": targets["choices"], "mc1_targets.labels": _only_one(targets["labels"])}]
+
+
+def _scored(row: Row) -> list[Row]:
+    """Read a task of BIG-bench, without the choices that its input may list too."""
+    choices = [str(choice).strip() for choice in row["multiple_choice_targets"]]
+    lines = str(row["inputs"]).splitlines()
+    listed = [line for line in lines if re.match(r"\s*choice:", line)]
+    text = row["inputs"]
+    if sorted(line.split(":", 1)[1].strip() for line in listed) == sorted(choices):
+        text = re.sub(r"\s*\n\s*A:\s*$", "", "\n".join(line for line in lines if line not in listed))
+    answer = _only_one(row["multiple_choice_scores"])
+    return [{**row, "inputs": text, "multiple_choice_scores": answer}]
+
+
+def _only_one(labels: Sequence[Any]) -> int | None:
+    right = [place for place, label in enumerate(labels) if label == 1]
+    if len(right) > 1:
+        raise QuestionError(f"{len(right)} of the choices are marked as right; a question has one right choice")
+    return right[0] if right else None
+
+
+def _unlisted(row: Row) -> list[Row]:
+    """Read AGIEval as it is made ready for evaluation, without the choices that its query lists too."""
+    query, *listed = re.split(r"Answer Choices:|选项：", str(row["query"]), maxsplit=1)
+    if listed and all(str(choice).strip() in listed[0] for choice in without_letters(row["choices"])):
+        return [{**row, "query": query.strip()}]
+    return [row]
+
+
+def _plausible(row: Row) -> list[Row]:
+    """Ask COPA's questions in full."""
+    asked = {"cause": "What was the cause of this?", "effect": "What happened as a result?"}
+    return [{**row, "question": f"{row['premise']} {asked.get(row['question'], row['question'])}"}]
+
+
+def _columns(name: str, marks: Iterable[object]) -> tuple[str, ...]:
+    return tuple(name.format(mark) for mark in marks)
+
+
+_EXPLANATIONS = ("explanation", "rationale", "cot_content", "solution", "lecture")
 
 LAYOUTS = {
+    "cais/mmlu:auxiliary_train": Layout(requires=("train",), base=0, prepare=_nested),
+    "QuALITY": Layout(
+        choices=("options",),
+        answer=("gold_label",),
+        ignored=("questions", "writer_label"),
+        requires=("article", "questions"),
+        base=1,
+        prepare=_of_article,
+    ),
+    "edinburgh-dawg/mmlu-redux": Layout(
+        answer=("answer",),
+        ignored=("correct_answer", "potential_reason"),
+        requires=("question", "choices", "answer", "error_type"),
+        base=0,
+        prepare=_redux,
+    ),
+    "Idavidrein/gpqa": Layout(
+        "Question",
+        ("Correct Answer", *_columns("Incorrect Answer {}", (1, 2, 3))),
+        ("Correct Answer",),
+        subject=("High-level domain",),
+        ignored=("Explanation",),
+    ),
+    "allenai/sciq": Layout(
+        choices=("correct_answer", *_columns("distractor{}", (1, 2, 3))), answer=("correct_answer",)
+    ),
+    "truthfulqa/truthful_qa": Layout(
+        choices=("mc1_targets",),
+        answer=("mc1_targets.labels",),
+        ignored=("mc2_targets", "mc0_targets"),
+        base=0,
+        prepare=_one_target,
+        is_first_right=True,
+    ),
+    "tasksource/bigbench": Layout(
+        "inputs",
+        ("multiple_choice_targets",),
+        ("multiple_choice_scores",),
+        ignored=("targets",),
+        requires=("inputs", "multiple_choice_targets", "multiple_choice_scores"),
+        base=0,
+        prepare=_scored,
+    ),
+    "hails/agieval": Layout("query", ("choices",), ("gold",), base=0, prepare=_unlisted),
+    "lucasmccabe/logiqa": Layout("query", ("options",), ("correct_option",), base=0),
+    "baber/logiqa2": Layout(
+        choices=("options",),
+        answer=("answer",),
+        context=("text",),
+        ignored=("type",),
+        requires=("text", "question", "options", "answer", "type"),
+        base=0,
+    ),
+    "GBaker/MedQA, bigbio/med_qa": Layout(
+        choices=("options",),
+        answer=("answer_idx",),
+        ignored=("answer", "meta_info", "metamap_phrases"),
+        requires=("question", "options", "answer_idx"),
+    ),
+    "m-a-p/SuperGPQA": Layout(
+        choices=("options",),
+        answer=("answer_letter",),
+        subject=("discipline",),
+        ignored=("answer",),
+        requires=("question", "options", "answer_letter"),
+    ),
+    "emozilla/quality": Layout(
+        choices=("options",), answer=("answer",), requires=("article", "question", "options", "answer", "hard"), base=0
+    ),
+    "tasksource/QuALITY": Layout(
+        choices=("options",), answer=("gold_label",), requires=("article", "question", "options", "gold_label"), base=1
+    ),
+    "deepmind/aqua_rat": Layout(
+        choices=("options",), answer=("correct",), requires=("question", "options", "correct"), ignored=_EXPLANATIONS
+    ),
+    "allenai/math_qa": Layout(
+        "Problem",
+        ("options",),
+        ("correct",),
+        subject=("category",),
+        ignored=("Rationale", "annotated_formula", "linear_formula"),
+    ),
+    "AGIEval, EleutherAI/logiqa": Layout(
+        choices=("options",),
+        answer=("label",),
+        ignored=("other", *_EXPLANATIONS),
+        requires=("question", "options", "label"),
+    ),
+    "TIGER-Lab/MMLU-Pro": Layout(
+        choices=("options",),
+        subject=("category",),
+        ignored=("answer_index", "src", *_EXPLANATIONS),
+        requires=("question", "options", "cot_content"),
+    ),
+    "li-lab/MMLU-ProX": Layout(
+        choices=_columns("option_{}", range(10)), subject=("category",), ignored=("answer_index", "src", "cot_content")
+    ),
+    "ehovy/race": Layout(choices=("options",), ignored=("answer_index",)),
     "openlifescienceai/medmcqa": Layout(
-        "question",
-        _MEDMCQA_OPTIONS,
-        ("cop", "answerKey", "answer"),
-        lambda row: ([row[name] for name in _MEDMCQA_OPTIONS], None),
-        "subject_name",
+        choices=_columns("op{}", "abcd"),
+        answer=("cop", "answerKey", "answer"),
+        subject=("subject_name",),
+        ignored=("exp", "topic_name", "choice_type"),
+        base=0,
     ),
-    "allenai/openbookqa": Layout("question_stem", ("choices",), ("answerKey", "answer"), _one_column),
-    "cais/mmlu, allenai/ai2_arc, commonsense_qa": Layout(
-        "question", ("choices",), ("answerKey", "answer"), _one_column
+    "Rowan/hellaswag": Layout(
+        "ctx",
+        ("endings",),
+        ("label",),
+        ignored=("activity_label", "ctx_a", "ctx_b"),
+        requires=("ctx", "endings", "activity_label"),
+        base=0,
+        prepare=_activity,
     ),
-    "question, A, B, ...": Layout("question", ("A", "B"), ("answerKey", "answer"), _lettered_columns),
+    "allenai/swag, GBaker/MedQA-USMLE-4-options-hf": Layout(
+        "sent1",
+        _columns("ending{}", range(5)),
+        ("label",),
+        ignored=("sent2", "startphrase"),
+        requires=("sent1", "sent2", "ending0", "ending1"),
+        base=0,
+        prepare=_two_sentences,
+    ),
+    "allenai/winogrande": Layout("sentence", _columns("option{}", (1, 2)), ("answer",), base=1),
+    "ybisk/piqa": Layout("goal", _columns("sol{}", (1, 2)), ("label",), base=0),
+    "super_glue:copa": Layout(
+        choices=_columns("choice{}", (1, 2)),
+        answer=("label",),
+        ignored=("premise",),
+        requires=("premise", "choice1", "choice2", "question"),
+        base=0,
+        prepare=_plausible,
+    ),
+    "allenai/social_i_qa": Layout(choices=_columns("answer{}", "ABC"), answer=("label",), base=1),
+    "allenai/cosmos_qa": Layout(choices=_columns("answer{}", range(4)), answer=("label",), base=0),
+    "facebook/belebele": Layout(choices=_columns("mc_answer{}", range(1, 5)), answer=("correct_answer_num",), base=1),
+    "textmachinelab/quail": Layout(
+        choices=("answers",),
+        answer=("correct_answer_id",),
+        ignored=("metadata", "question_type"),
+        requires=("question", "answers", "correct_answer_id"),
+        base=0,
+    ),
+    "reclor": Layout(
+        choices=("answers",), answer=("label",), requires=("context", "question", "answers", "label"), base=0
+    ),
+    "head_qa": Layout("qtext", ("answers",), ("ra",), subject=("category",), ignored=("name",)),
+    "dream": Layout(choices=("choice",), answer=("answer",), requires=("dialogue", "question", "choice")),
+    "TAUR-Lab/MuSR": Layout(
+        answer=("answer_index",),
+        ignored=("answer_choice",),
+        requires=("narrative", "question", "choices", "answer_index"),
+        base=0,
+    ),
+    "derek-thomas/ScienceQA": Layout(
+        answer=("answer",),
+        context=("hint",),
+        ignored=(*_EXPLANATIONS, "task", "grade", "skill", "image"),
+        requires=("question", "choices", "hint", "lecture"),
+        base=0,
+    ),
+    "MBZUAI/ArabicMMLU": Layout("Question", _columns("Option {}", range(1, 6)), ("Answer Key",), subject=("Subject",)),
+    "CohereForAI/Global-MMLU, alexandrainst/m_mmlu": Layout(
+        choices=_columns("option_{}", "abcdefghij"), ignored=("required_knowledge", "time_sensitive")
+    ),
+    "alexandrainst/m_mmlu": Layout("instruction", _columns("option_{}", "abcde"), ("answer", "answer_key")),
+    "haonan-li/cmmlu, openai/MMMLU": Layout("Question", tuple(LETTERS), ("Answer",), subject=("Subject",)),
+    "HAERAE-HUB/KMMLU": Layout(
+        choices=tuple(LETTERS),
+        answer=("answer",),
+        subject=("Category",),
+        requires=("question", "A", "B", "Human Accuracy"),
+        base=1,
+    ),
+    "Kaggle LLM Science Exam": Layout("prompt", tuple(LETTERS)),
+    "allenai/openbookqa": Layout("question_stem", context=("fact1",)),
+    "cais/mmlu, allenai/ai2_arc, commonsense_qa, allenai/quartz": Layout(
+        ignored=("question_concept", "input_formatted")
+    ),
+    "question, A, B, ...": Layout(choices=tuple(LETTERS)),
+    # Without choices: after all that have some.
+    "google/boolq": Layout(answer=("answer",), requires=("question", "passage", "answer"), base=0, prepare=_yes_no),
+    "super_glue:boolq": Layout(answer=("label",), requires=("question", "passage", "label"), base=0, prepare=_yes_no),
 }
 """By the datasets that have them; the first that fits is taken."""
-
-# What other datasets call these columns. Without a guess at them a dataset with answers would pass for one without.
-_OTHER_NAMES = {
-    "options": "choices",
-    **dict.fromkeys(
-        (
-            "label",
-            "labels",
-            "gold",
-            "target",
-            "targets",
-            "correct",
-            "correct_answer",
-            "correct_option",
-            "key",
-            "answer_index",
-            "answer_idx",
-            "solution",
-        ),
-        "answer",
-    ),
-}
-
-
-def layout_of(columns: Iterable[str]) -> Layout:
-    """Return the layout that a dataset with these columns has.
-
-    Raises
-    ------
-    QuestionError
-        If none fits, or the answer's or the subject's column seems to be misspelt; the message lists the columns
-        found, those expected, and near misses.
-    """
-    columns = list(columns)
-    layout = next((layout for layout in LAYOUTS.values() if layout.fits(columns)), None)
-    if layout is None:
-        hints = _near_misses(
-            columns, ("question", "choices", "answer", "question_stem", "answerKey", *_MEDMCQA_OPTIONS)
-        )
-        raise QuestionError(
-            f"no layout of multiple-choice questions fits the columns {_listing(columns)}{hints}. "
-            "Expected: question, choices (a list), answer (index counted from 0, or letter; optional), "
-            "subject (optional); or the layout of cais/mmlu, allenai/openbookqa, allenai/ai2_arc, "
-            "openlifescienceai/medmcqa or commonsense_qa; rename the columns accordingly"
-        )
-    for names in (layout.answer, (layout.subject,)):
-        if not set(names) & set(columns):
-            hints = _near_misses(columns, names)
-            if hints:
-                raise QuestionError(
-                    f"there is no column {' or '.join(map(repr, names))} among {_listing(columns)}{hints}; rename the "
-                    "column, or remove it if it is something else"
-                )
-    return layout
 
 
 def is_question_layout(columns: Iterable[str]) -> bool:
@@ -174,58 +398,56 @@ def is_question_layout(columns: Iterable[str]) -> bool:
     return any(layout.fits(columns) for layout in LAYOUTS.values())
 
 
-def question_from_row(row: Row, layout: Layout, *, answer_base: int = 0) -> Question:
-    """Read one row.
+def layout_of(columns: Iterable[str], mapping: Columns | None = None) -> Layout:
+    """Return the layout that a dataset with these columns has.
 
     Parameters
     ----------
-    row : mapping
-    layout : Layout
-    answer_base : {0, 1}, default 0
-        What the first option's number is, where answers are numbers without labels.
+    columns : iterable of str
+    mapping : mapping, optional
+        The columns of some fields, in the place of the layout's; with the question's and the choices', any columns
+        will do.
 
     Raises
     ------
     QuestionError
-        With the column, without the row's place; whoever reads the file adds that.
+        If none fits, or the subject's column seems to be misspelt; the message lists the columns found, and the
+        mapping to pass.
     """
-    answer = layout.answer_column(row)
-    subject = row.get(layout.subject)
-    columns = {"question": [layout.question], "choices": layout.choice_columns(row), "answer": [str(answer)]}
-    part = "choices"
-    try:
-        choices, labels = layout.read_choices(row)
-        question = Question(
-            row[layout.question],
-            tuple(map(_as_text, choices)),
-            subject=None if is_missing(subject) else str(subject),
+    columns = list(columns)
+    mapping = dict(mapping or {})
+    given = {field: as_names(names) for field, names in mapping.items()}
+    if {"question", "choices"} <= set(given):
+        layout: Layout | None = Layout()
+    else:
+        # Under the names that layouts have for what the mapping names otherwise.
+        renamed = {name: field for field, names in given.items() for name in names[:1]}
+        known = [renamed.get(column, column) for column in columns]
+        layout = next((layout for layout in LAYOUTS.values() if layout.fits(known)), None)
+    if layout is None:
+        guess = suggestion(columns)
+        advice = f"pass {guess}" if guess else "name them with --columns question=...,choices=...,answer=..."
+        if looks_like_row(columns):
+            advice = "these look like a row, so the header line is missing; add one, such as question,A,B,C,D,answer"
+        raise QuestionError(
+            f"no layout of multiple-choice questions fits the columns {listing(columns)}; {advice}. "
+            "Expected: question, choices (a list) or A, B, C, ..., answer (index or letter; optional), context and "
+            "subject (optional); or the layout of a known dataset, such as cais/mmlu"
         )
-        if answer is None:
-            return question
-        part = "answer"
-        return replace(question, answer=answer_index(row[answer], len(choices), labels, base=answer_base))
-    except QuestionError as error:
-        names = columns[error.part or part]
-        raise QuestionError(f"column{'s' if len(names) > 1 else ''} {', '.join(map(repr, names))}: {error}") from None
-
-
-def _as_text(choice: Any) -> Any:
-    """Numbers become text ("1990" in a CSV is read as a number elsewhere); what is missing stays, to be refused."""
-    return choice if is_missing(choice) or isinstance(choice, list | tuple | Mapping) else str(choice)
-
-
-def _listing(columns: list[str]) -> str:
-    return ", ".join(repr(column) for column in columns) if columns else "(there are none)"
-
-
-def _near_misses(columns: list[str], expected: Iterable[str]) -> str:
-    """Point at misspelt columns: `Question` for `question`, `answers` for `answer`."""
-    by_lower = {name.lower(): name for name in expected}
-    hints = []
-    for column in columns:
-        plain = str(column).strip().lower()
-        close = difflib.get_close_matches(plain, by_lower, n=1, cutoff=0.75)
-        meant = by_lower[close[0]] if close else _OTHER_NAMES.get(plain)
-        if meant in by_lower.values() and meant not in columns and column not in by_lower.values():
-            hints.append(f"{column!r} for {meant!r}?")
-    return f" ({' '.join(hints)})" if hints else ""
+    if "subject" not in given and not set(layout.subject) & set(columns) and layout.subject:
+        wrong = near_miss([column for column in columns if column not in layout.used(columns)], layout.subject)
+        if wrong is not None:
+            raise QuestionError(
+                f"there is no column {' or '.join(map(repr, layout.subject))} among {listing(columns)} "
+                f"({wrong!r}?); pass --columns subject={wrong}, or --columns subject= if it is something else"
+            )
+    if not given:
+        return layout
+    changes: dict[str, Any] = dict(given)
+    if "question" in given:
+        (changes["question"],) = given["question"]
+    if "context" in given:
+        changes["other_contexts"] = False
+    if {"answer", "choices"} & set(given):
+        changes |= {"base": None, "is_first_right": False}
+    return replace(layout, **changes)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .files import READERS, PlacedRow, file_rows
-from .layouts import Layout, layout_of, question_from_row
+from .columns import Columns
+from .files import READERS, PlacedRow, PlacedRowOrError, file_rows_and_errors
 from .questions import Question, QuestionError
+from .reading import QuestionList, read_questions
 
 
 def load_questions(
@@ -18,9 +19,11 @@ def load_questions(
     config: str | None = None,
     split: str | None = None,
     revision: str | None = None,
-    answer_base: int = 0,
+    columns: Columns | None = None,
+    answer_base: int | None = None,
+    on_bad_row: str = "error",
     limit: int | None = None,
-) -> list[Question]:
+) -> QuestionList:
     """Load multiple-choice questions from a file, a folder of files, or a dataset on the Hub.
 
     Parameters
@@ -34,62 +37,112 @@ def load_questions(
     split : str, optional
         Which split of a Hub dataset or of a folder. Without it, there must be just one. A folder's files belong to
         the split that is a word of their name, as in `test-00000-of-00001.parquet`.
-    answer_base : {0, 1}, default 0
-        The number of the first option, for datasets that give answers as numbers without labels.
+    columns : mapping, optional
+        The columns that hold the "question", "choices", "answer", "context" and "subject", where they are called
+        otherwise than in a known layout: `{"question": "stem", "choices": ("A", "B", "C"), "answer": "gold"}`. The
+        fields left out are found as without it; `None` says that there is no such column. Choices may be one column
+        or several; where the answer's column is one of several, it holds the right choice, and the choices' order is
+        drawn. Several columns of context are shown one after the other.
+    answer_base : {0, 1}, optional
+        The number of the first option, where answers are numbers without labels. By default the dataset's layout, the
+        column's type or all of its values tell.
+    on_bad_row : {"error", "skip"}, default "error"
+        Whether rows that cannot be read stop the load, or are left out and named by the list's `skipped`.
     limit : int, optional
-        Read the first `limit` questions only.
+        Return the first `limit` questions only. All rows are looked at to decide how answers are given, so that a
+        question's answer does not depend on it; rows that are skipped don't count.
 
     Returns
     -------
-    list of Question
-        In the file's order.
+    QuestionList
+        A list of `Question`, in the file's order.
 
     Raises
     ------
     QuestionError
-        If the columns fit no known layout, a row is wrong (the message has the file, the row and the column), there
-        are several splits to choose from, or there is no question.
+        If the columns fit no known layout, a column that is not read looks like the answers, the answers' base is
+        contradictory, rows are wrong (the message has the file, the rows and the columns), there are several splits
+        to choose from, or there is no question.
     FileNotFoundError
         If the name looks like a path and nothing is there.
     ValueError
-        If `answer_base` or `limit` is out of range, or an option does not apply to a file or folder.
+        If an option is out of range, or does not apply to a file or folder.
+
+    Warns
+    -----
+    UserWarning
+        Of columns with text that are not shown, of rows that are skipped, and of answers whose base nothing tells.
     """
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit is the number of questions to read, at least 1; got {limit!r}")
+    check_limit(limit)
     path = Path(name_or_path).expanduser()
-    rows: Iterable[PlacedRow]
+    rows: Iterable[PlacedRowOrError]
+    zero_based: Collection[str] = ()
     if path.exists():
         options = {"config": config, "revision": revision, **({} if path.is_dir() else {"split": split})}
         given = [name for name, value in options.items() if value is not None]
         if given:
             raise ValueError(f"{' and '.join(given)} given, but {str(path)!r} is on disk and has none; leave it out")
-        rows = _folder_rows(path, split) if path.is_dir() else file_rows(path)
+        if path.is_dir() and any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
+            dataset = _saved(path, split)
+            rows, zero_based = _dataset_rows(dataset, str(path)), _class_labels(dataset)
+        else:
+            rows = _folder_rows(path, split) if path.is_dir() else file_rows_and_errors(path)
     elif path.suffix.lower() in READERS or path.is_absolute() or str(name_or_path).startswith((".", "~")):
         raise FileNotFoundError(f"there is no file or folder {str(name_or_path)!r} to read questions from")
     else:
-        rows = _hub_rows(str(name_or_path), config, split, revision)
-    return _read(rows, str(name_or_path), answer_base, limit)
+        dataset = _from_hub(str(name_or_path), config, split, revision)
+        rows = _dataset_rows(dataset, str(name_or_path).split(":", 1)[0])
+        zero_based = _class_labels(dataset)
+    questions = read_questions(
+        rows,
+        str(name_or_path),
+        columns=columns,
+        answer_base=answer_base,
+        on_bad_row=on_bad_row,
+        limit=limit,
+        zero_based=zero_based,
+    )
+    questions.source = str(name_or_path)
+    if config is not None or (split is not None and not path.exists()):
+        questions.source += f":{config or ''}" + (f":{split}" if split is not None else "")
+    return questions
 
 
-def as_questions(source: Any, *, answer_base: int = 0) -> list[Question]:
+def check_limit(limit: int | None) -> None:
+    """Raise a ValueError if a number of questions to read is below 1."""
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit is the number of questions to read, at least 1; got {limit!r}")
+
+
+def as_questions(
+    source: Any,
+    *,
+    columns: Columns | None = None,
+    answer_base: int | None = None,
+    on_bad_row: str = "error",
+    limit: int | None = None,
+) -> QuestionList:
     """Turn whatever holds multiple-choice questions into a list of `Question`.
 
     Parameters
     ----------
     source : list of Question, iterable of mappings, datasets.Dataset, str or Path
         Rows in any of the known layouts; a string or path is given to `load_questions`.
-    answer_base : {0, 1}, default 0
+    columns, answer_base, on_bad_row, limit
         As in `load_questions`.
 
     Raises
     ------
     QuestionError
         If the rows fit no layout, one is wrong, or there is none.
+    ValueError
+        If an option is out of range, or says how to read what are questions already.
     TypeError
         If `source` is none of the above.
     """
     if isinstance(source, str | Path):
-        return load_questions(source, answer_base=answer_base)
+        return load_questions(source, columns=columns, answer_base=answer_base, on_bad_row=on_bad_row, limit=limit)
+    check_limit(limit)
     if isinstance(source, Mapping):
         raise TypeError(
             f"questions were given as a mapping with the keys {sorted(map(str, source))}; choose one of its splits"
@@ -98,31 +151,38 @@ def as_questions(source: Any, *, answer_base: int = 0) -> list[Question]:
         raise TypeError(f"questions must be a dataset, a list of rows or a path, got {type(source).__name__}")
     rows: list[Any] = list(source)
     if rows and all(isinstance(row, Question) for row in rows):
-        return rows
+        if columns is not None or answer_base is not None:
+            raise ValueError("columns and answer_base say how rows are read, but these are questions already")
+        return QuestionList(
+            rows[:limit], source=getattr(source, "source", None), skipped=getattr(source, "skipped", ())
+        )
     for number, row in enumerate(rows):
         if not isinstance(row, Mapping):
             raise TypeError(f"row {number} of the questions is a {type(row).__name__}, expected a mapping of columns")
-    return _read(((f"row {number}", row) for number, row in enumerate(rows)), "the dataset", answer_base, None)
+    return read_questions(
+        [(f"row {number}", row) for number, row in enumerate(rows)],
+        "the dataset",
+        columns=columns,
+        answer_base=answer_base,
+        on_bad_row=on_bad_row,
+        limit=limit,
+        zero_based=_class_labels(source),
+    )
 
 
-def _read(rows: Iterable[PlacedRow], source: str, answer_base: int, limit: int | None) -> list[Question]:
-    if answer_base not in (0, 1):
-        raise ValueError(f"answer_base is the number of the first option, 0 or 1; got {answer_base!r}")
-    questions: list[Question] = []
-    layouts: dict[tuple[str, ...], Layout] = {}
-    for place, row in rows:
-        if limit is not None and len(questions) >= limit:
-            break
-        try:
-            columns = tuple(row)
-            if columns not in layouts:
-                layouts[columns] = layout_of(columns)
-            questions.append(question_from_row(row, layouts[columns], answer_base=answer_base))
-        except QuestionError as error:
-            raise QuestionError(f"{place}: {error}") from None
-    if not questions:
-        raise QuestionError(f"{source} holds no question; give a dataset with at least one row")
-    return questions
+def _class_labels(dataset: Any) -> list[str]:
+    """Return the columns of class labels, which count from 0 whatever their names are."""
+    features = getattr(dataset, "features", None)
+    if not features:
+        return []
+    from datasets import ClassLabel
+
+    return [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
+
+
+def _dataset_rows(dataset: Iterable[Any], name: str) -> Iterator[PlacedRow]:
+    for number, row in enumerate(dataset):
+        yield f"{name}, row {number}", row
 
 
 # Folders
@@ -134,10 +194,7 @@ _SPLITS = {
 }
 
 
-def _folder_rows(folder: Path, split: str | None) -> Iterator[PlacedRow]:
-    if any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
-        yield from _saved_rows(folder, split)
-        return
+def _folder_rows(folder: Path, split: str | None) -> Iterator[PlacedRowOrError]:
     files = sorted(
         path
         for path in folder.iterdir()
@@ -150,7 +207,7 @@ def _folder_rows(folder: Path, split: str | None) -> Iterator[PlacedRow]:
     chosen = _chosen_split(sorted({name for name in splits.values() if name is not None}), split, str(folder))
     for file in files:
         if chosen is None or splits[file] == chosen:
-            yield from file_rows(file)
+            yield from file_rows_and_errors(file)
 
 
 def _split_of(path: Path) -> str | None:
@@ -170,24 +227,22 @@ def _chosen_split(splits: list[str], split: str | None, source: str) -> str | No
     return None
 
 
-def _saved_rows(folder: Path, split: str | None) -> Iterator[PlacedRow]:
+def _saved(folder: Path, split: str | None) -> Any:
     from datasets import Dataset, load_from_disk
 
     dataset = load_from_disk(str(folder))
     if isinstance(dataset, Dataset):
         if split is not None:
             raise QuestionError(f"{str(folder)!r} is one saved dataset and has no split {split!r}; leave it out")
-    else:
-        chosen = _chosen_split(list(dataset), split, str(folder))
-        dataset = dataset[chosen] if chosen is not None else next(iter(dataset.values()))
-    for number, row in enumerate(dataset):
-        yield f"{folder}, row {number}", row
+        return dataset
+    chosen = _chosen_split(list(dataset), split, str(folder))
+    return dataset[chosen] if chosen is not None else next(iter(dataset.values()))
 
 
 # The Hub
 
 
-def _hub_rows(name: str, config: str | None, split: str | None, revision: str | None) -> Iterator[PlacedRow]:
+def _from_hub(name: str, config: str | None, split: str | None, revision: str | None) -> Any:
     from datasets import DatasetDict, load_dataset
 
     name, *parts = name.split(":", 2)  # a split may have a colon of its own, test[:100]
@@ -200,6 +255,5 @@ def _hub_rows(name: str, config: str | None, split: str | None, revision: str | 
                 f"{name} has the splits {', '.join(dataset)}; say which one, such as {name}:{config or ''}:"
                 f"{next(iter(dataset))}"
             )
-        dataset = next(iter(dataset.values()))
-    for number, row in enumerate(dataset):
-        yield f"{name}, row {number}", row
+        return next(iter(dataset.values()))
+    return dataset

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from .few_shot import FewShotFormat
 from .loading import as_questions
 from .prompts import PromptFormat
+from .questions import Question
 
 # Formats that have a name; this one is how MMLU's own evaluation begins.
 NAMED_PROMPTS: dict[str, dict[str, str]] = {
@@ -27,6 +28,7 @@ def prompt_format_of(
     chat_template: bool = False,
     few_shot: int | None = None,
     few_shot_dataset: Any = None,
+    reading: Mapping[str, Any] | None = None,
 ) -> PromptFormat:
     """Return a prompt format, with solved examples where they are asked for.
 
@@ -40,6 +42,8 @@ def prompt_format_of(
         How many solved examples to show before each question.
     few_shot_dataset : anything that `as_questions` takes, optional
         Where the examples come from; each subject gets its own.
+    reading : mapping, optional
+        How the rows of `few_shot_dataset` are read: `columns`, `answer_base` and `on_bad_row` of `load_questions`.
 
     Raises
     ------
@@ -59,7 +63,7 @@ def prompt_format_of(
         parts = _read(prompt, "prompt", f"give a YAML or JSON file, or one of {', '.join(NAMED_PROMPTS)}")
         if not isinstance(parts, dict):
             raise ValueError(f"prompt: {prompt} must hold the parts of a prompt format by name")
-    return _with_examples(parts, chat_template, few_shot, few_shot_dataset)
+    return _with_examples(parts, chat_template, few_shot, few_shot_dataset, reading)
 
 
 def wordings_of(
@@ -68,6 +72,7 @@ def wordings_of(
     chat_template: bool = False,
     few_shot: int | None = None,
     few_shot_dataset: Any = None,
+    reading: Mapping[str, Any] | None = None,
 ) -> tuple[PromptFormat, ...]:
     """Return further prompt formats, each with the same solved examples.
 
@@ -75,7 +80,7 @@ def wordings_of(
     ----------
     wordings : str, path or sequence of PromptFormat, optional
         A YAML or JSON file with a list of formats, each with its parts by name; or the formats.
-    chat_template, few_shot, few_shot_dataset
+    chat_template, few_shot, few_shot_dataset, reading
         As in `prompt_format_of`.
 
     Raises
@@ -94,11 +99,15 @@ def wordings_of(
             raise ValueError(f"wordings: {wordings} must hold a list of prompt formats, each with its parts by name")
     else:
         found = wordings
-    return tuple(_with_examples(own, chat_template, few_shot, few_shot_dataset) for own in found)
+    return tuple(_with_examples(own, chat_template, few_shot, few_shot_dataset, reading) for own in found)
 
 
 def _with_examples(
-    parts: dict[str, Any] | PromptFormat, chat: bool, few_shot: int | None, few_shot_dataset: Any
+    parts: dict[str, Any] | PromptFormat,
+    chat: bool,
+    few_shot: int | None,
+    few_shot_dataset: Any,
+    reading: Mapping[str, Any] | None,
 ) -> PromptFormat:
     if isinstance(parts, PromptFormat):
         prompt_format = replace(parts, chat=parts.chat or chat)
@@ -108,7 +117,9 @@ def _with_examples(
         raise ValueError("few_shot and few_shot_dataset go together: how many examples, and where they come from")
     if few_shot is None:
         return prompt_format
-    return FewShotFormat.choose(as_questions(few_shot_dataset), few_shot, prompt_format=prompt_format)
+    is_read = isinstance(few_shot_dataset, list) and all(isinstance(own, Question) for own in few_shot_dataset)
+    pool = as_questions(few_shot_dataset, **({} if is_read else reading or {}))
+    return FewShotFormat.choose(pool, few_shot, prompt_format=prompt_format)
 
 
 def _read(path: str | os.PathLike[str], argument: str, advice: str) -> Any:

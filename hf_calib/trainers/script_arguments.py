@@ -22,6 +22,15 @@ class QuestionArguments:
         Answered questions that calibration is measured on, before, after, and whenever the trainer evaluates.
     em_dataset : str, optional
         Answered questions for the E-step, instead of a share of the calibration questions.
+    calibration_columns : str, optional
+        The columns of `calibration_dataset`, `em_dataset` and of questions in `dataset_name`, where no known layout
+        fits: `question=stem,choices=A+B+C,answer=gold,context=passage`, as `hf_calib.tasks.parse_columns` reads it.
+    calibration_answer_base : int, optional
+        The number of the first option in their answers, 0 or 1. By default the layout or the whole column tells.
+    calibration_on_bad_row : str, default "error"
+        Whether rows of any question set that cannot be read stop the run, or are skipped and counted: "error", "skip".
+    eval_calibration_columns, eval_calibration_answer_base : optional
+        The same for `eval_calibration_dataset`; those of `calibration_dataset` by default.
     calibration_reference_model : str, optional
         A model's folder or Hub id for the anchor to keep to, instead of the trainer's own reference; or a
         .safetensors file of `hf_calib.reference_distributions`.
@@ -38,6 +47,31 @@ class QuestionArguments:
         metadata={
             "help": f"Answered questions for the E-step, instead of a share of the calibration questions. {_QUESTIONS}"
         },
+    )
+    calibration_columns: str | None = field(
+        default=None,
+        metadata={
+            "help": "Columns of the questions where no known layout fits, such as "
+            "question=stem,choices=A+B+C,answer=gold,context=passage."
+        },
+    )
+    calibration_answer_base: int | None = field(
+        default=None,
+        metadata={"help": "Number of the first option in the answers, 0 or 1. By default the whole column tells."},
+    )
+    calibration_on_bad_row: str = field(
+        default="error",
+        metadata={
+            "help": "Stop at questions that cannot be read, or skip and count them.",
+            "choices": ["error", "skip"],
+        },
+    )
+    eval_calibration_columns: str | None = field(
+        default=None, metadata={"help": "The same as calibration_columns, its default, for eval_calibration_dataset."}
+    )
+    eval_calibration_answer_base: int | None = field(
+        default=None,
+        metadata={"help": "The same as calibration_answer_base, its default, for eval_calibration_dataset."},
     )
     calibration_reference_model: str | None = field(
         default=None,

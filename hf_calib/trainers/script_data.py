@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..tasks import as_questions, is_question_layout
+from ..tasks import as_questions, is_question_layout, load_questions, parse_columns
 from ..tasks.files import READERS, file_rows
 
 _BUILDERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
@@ -153,17 +153,61 @@ def training_questions(script_args: Any, training_args: Any) -> tuple[Any, Any] 
     if name is None or script_args.dataset_streaming:
         return None
     path = Path(name).expanduser()
+    reading = _reading(script_args)
     if path.is_file():
         _, first = next(iter(file_rows(*_data_files(path))), (None, {}))
-        return (name, None) if is_question_layout(first) else None
+        if reading["columns"] is None and not is_question_layout(first):
+            return None
+        return (name if reading == _AS_FOUND else load_questions(path, **reading)), None
     splits = load_splits(name, config=script_args.dataset_config)
     train = _split(splits, script_args.dataset_train_split, name, "dataset_train_split")
-    if not is_question_layout(_columns(train)):
+    if reading["columns"] is None and not is_question_layout(_columns(train)):
         return None
     if not _evaluates(script_args, training_args, splits):
-        return as_questions(train), None
+        return as_questions(train, **reading), None
     held_out = _split(splits, script_args.dataset_test_split, name, "dataset_test_split")
-    return as_questions(train), as_questions(held_out)
+    return as_questions(train, **reading), as_questions(held_out, **reading)
+
+
+def calibration_questions(script_args: Any) -> dict[str, Any]:
+    """Return a script's question sets as the keyword arguments of a calibration-aware trainer.
+
+    They are left for the trainer to read, unless the script says how.
+
+    Parameters
+    ----------
+    script_args : QuestionArguments
+
+    Raises
+    ------
+    ValueError
+        If `calibration_columns` or another of these arguments cannot be one.
+    hf_calib.tasks.QuestionError
+        If a set cannot be read.
+    """
+    own, held_out = _reading(script_args), _reading(script_args, "eval_")
+    sets = {"calibration_dataset": own, "eval_calibration_dataset": held_out, "em_dataset": own}
+    return {
+        name: source if source is None or reading == _AS_FOUND else load_questions(source, **reading)
+        for name, reading in sets.items()
+        for source in [getattr(script_args, name)]
+    }
+
+
+_AS_FOUND = {"columns": None, "answer_base": None, "on_bad_row": "error"}
+
+
+def _reading(script_args: Any, prefix: str = "") -> dict[str, Any]:
+    """Return how `load_questions` is to read a question set, the one with that prefix as the others by default."""
+    columns, base = (
+        getattr(script_args, f"{prefix}{name}" if getattr(script_args, f"{prefix}{name}") is not None else name)
+        for name in ("calibration_columns", "calibration_answer_base")
+    )
+    return {
+        "columns": None if columns is None else parse_columns(columns),
+        "answer_base": base,
+        "on_bad_row": script_args.calibration_on_bad_row,
+    }
 
 
 def check_dataset(dataset: Any, formats: Iterable[tuple[str, ...]], source: str) -> None:

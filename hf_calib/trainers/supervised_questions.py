@@ -72,7 +72,7 @@ class SupervisedQuestions:
         QuestionError
             If a question has no answer, or they are too few to split.
         """
-        questions = as_questions(source)
+        questions: list[Question] = as_questions(source)
         require_answers(questions, "supervised training on questions")
         questions, _ = handle_identical_choices(questions, settings.calibration_identical_choices)
         if getattr(args, "packing", False):

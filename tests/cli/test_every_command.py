@@ -61,6 +61,11 @@ def test_help_json_and_configuration(names, monkeypatch):
     assert "%%" not in parser.format_help()
 
 
+@pytest.mark.parametrize("names", [names for names, own in EVERY.items() if "--dataset" in own._option_string_actions])
+def test_commands_that_read_questions_say_how(names):
+    assert {"--columns", "--answer-base", "--on-bad-row"} <= set(EVERY[names]._option_string_actions)
+
+
 # Arguments from a file
 
 

@@ -223,3 +223,25 @@ def test_unanswered_questions_cannot_be_measured(client, adapter_folder, tmp_pat
     assert main(["card", str(adapter_folder), "--dataset", str(path)]) == 1
     assert "answer" in capsys.readouterr().err
     assert not (adapter_folder / "calibration_report.json").exists()
+
+
+def test_a_card_says_how_many_rows_were_skipped(client, adapter_folder, base, tmp_path):
+    rows = question_rows(12)
+    path = tmp_path / "own.jsonl"
+    own = [{"stem": row["question"], "options": row["choices"], "gold": row["answer"] + 1} for row in rows]
+    own[3]["options"] = ["one"]
+    path.write_text("".join(json.dumps(row) + "\n" for row in own))
+    command = [
+        "card",
+        str(adapter_folder),
+        "--dataset",
+        str(path),
+        "--columns",
+        "question=stem,choices=options,answer=gold",
+    ]
+    assert main(command) == 1
+    with pytest.warns(UserWarning, match="skipped 1 of 12 rows"):
+        assert main([*command, "--on-bad-row", "skip"]) == 0
+    (evaluation,) = CalibrationCardData.load(adapter_folder).evaluations
+    assert (evaluation.dataset.size, evaluation.dataset.skipped) == (11, 1)
+    assert "1 unreadable rows left out" in (adapter_folder / "README.md").read_text()

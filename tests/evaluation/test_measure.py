@@ -3,7 +3,6 @@
 import inspect
 import json
 from dataclasses import fields
-from itertools import islice
 from typing import get_type_hints
 
 import numpy as np
@@ -17,7 +16,7 @@ from hf_calib.evaluation.asking import AskOptions, AskSettings
 from hf_calib.evaluation.measuring import measure_recorded
 from hf_calib.hub import CalibratedModel
 from hf_calib.reports import verdict
-from hf_calib.tasks import FewShotFormat, PromptFormat, permute_options, random_orders
+from hf_calib.tasks import FewShotFormat, PromptFormat, as_questions, permute_options, random_orders
 from hf_calib.tasks.free_form import FreeFormQuestion
 from tests.confidence.test_served import Server
 from tests.support import question_rows, questions, tiny_llama
@@ -119,13 +118,34 @@ def test_several_datasets_together_keep_the_answers_that_were_given(llama, token
     assert apart.report.measures["accuracy"].value == together.report.measures["accuracy"].value
 
 
-def test_a_limit_reads_no_further(llama, tokenizer, expected):
-    def rows():
-        yield from islice(question_rows(30, choices=(4, 3)), 5)
-        raise AssertionError("read beyond the limit")
-
-    measured = hf_calib.measure((llama, tokenizer), rows(), limit=5)
+@pytest.mark.parametrize("given", [ASKED, question_rows(30, choices=(4, 3)), iter(ASKED)])
+def test_a_limit_takes_the_first_questions(llama, tokenizer, expected, given):
+    measured = hf_calib.measure((llama, tokenizer), given, limit=5)
     np.testing.assert_allclose(measured.predictions.probabilities, expected.probabilities[:5], atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*skipped")
+def test_how_rows_are_read(llama, tokenizer, expected, tmp_path):
+    rows = [
+        {"stem": row["question"], "options": row["choices"], "gold": row["answer"] + 1}
+        for row in question_rows(30, choices=(4, 3))
+    ]
+    rows.insert(3, {"stem": "What?", "options": ["one"], "gold": 1})
+    reading = {"columns": {"question": "stem", "choices": "options", "answer": "gold"}, "answer_base": 1}
+    with pytest.raises(ValueError, match="on_bad_row"):
+        hf_calib.measure((llama, tokenizer), {"own": rows}, **reading)
+    reading["on_bad_row"] = "skip"
+    measured = hf_calib.measure((llama, tokenizer), {"own": rows}, **reading)
+    same(measured, expected)
+    assert measured.skipped_rows == {"own": 1}
+    assert measured.run["datasets"]["own"]["skipped_rows"] == 1
+    models = {"a": (llama, tokenizer), "b": (tiny_llama(tokenizer, seed=1), tokenizer)}
+    assert hf_calib.compare(models, {"own": rows}, **reading).to_dict()["skipped_rows"] == {"own": 1}
+    assert hf_calib.calibrate(models["a"], {"own": rows}, **reading).to_dict()["skipped_rows"] == {"own": 1}
+    shots = {"few_shot": 1, "few_shot_dataset": rows, "limit": 3}
+    pool = as_questions(rows, **reading)
+    measured = hf_calib.measure((llama, tokenizer), {"own": rows}, **reading, **shots)
+    same(measured, predict(llama, tokenizer, pool[:3], prompt_format=FewShotFormat.choose(pool, 1)))
 
 
 def test_how_questions_are_put(llama, tokenizer):

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_calib.tasks import LETTERS, Question, QuestionError, as_questions, is_question_layout
+from hf_calib.tasks import LETTERS, Question, QuestionError, as_questions, is_question_layout, parse_columns
+from hf_calib.tasks.columns import suggestion
 
 MMLU = {"question": "Which?", "subject": "anatomy", "choices": ["w", "x", "y", "z"], "answer": 2}
 OPENBOOKQA = {
@@ -121,7 +122,28 @@ def test_other_data_is_not_taken_for_questions(columns):
 
 @pytest.mark.parametrize(
     "answer",
-    [2, "2", "C", "c", " C ", 2.0, "2.0", "+2", np.int64(2), np.int8(2), np.float32(2.0), np.array(2)],
+    [
+        [2],
+        ["C"],
+        "(C)",
+        "(c)",
+        "[C]",
+        "C)",
+        "C.",
+        "( C )",
+        2,
+        "2",
+        "C",
+        "c",
+        " C ",
+        2.0,
+        "2.0",
+        "+2",
+        np.int64(2),
+        np.int8(2),
+        np.float32(2.0),
+        np.array(2),
+    ],
     ids=lambda answer: f"{type(answer).__name__} {answer}",
 )
 def test_the_answer_as_an_index_or_a_letter(answer):
@@ -161,24 +183,24 @@ def test_all_ways_to_give_an_answer_mean_the_same(case):
 @pytest.mark.parametrize(
     ("answer", "base", "message"),
     [
-        (4, 0, r"the answer 4 is outside the 4 choices, which are counted 0 to 3; if .* from 1, say answer_base=1"),
-        (5, 0, r"the answer 5 is outside the 4 choices, which are counted 0 to 3$"),
-        (0, 1, r"the answer 0 is outside the 4 choices, which are counted 1 to 4; if .* from 0, say answer_base=0"),
-        (5, 1, r"the answer 5 is outside the 4 choices, which are counted 1 to 4$"),
+        (4, 0, r"the answer 4 is outside the 4 choices, which are counted 0 to 3; if .* from 1, pass --answer-base 1"),
+        (5, 0, r"the answer 5 is outside the 4 choices, which are counted 0 to 3; correct the data, or leave out"),
+        (0, 1, r"the answer 0 is outside the 4 choices, which are counted 1 to 4; if .* from 0, pass --answer-base 0"),
+        (5, 1, r"the answer 5 is outside the 4 choices, which are counted 1 to 4; correct the data"),
         (-2, 0, r"the answer -2 is outside"),
         (10**30, 0, r"the answer 1000000000000000000000000000000 is outside"),
         ("E", 0, r"the answer 'E' is outside the 4 choices, which are A to D"),
-        ("9" * 5000, 0, r"the answer '999999.*\.\.\. is neither a letter \(A to D\) nor an index"),
+        ("9" * 5000, 0, r"the answer '999999.*\.\.\. is neither a letter \(A to D\), nor an index"),
         ("x", 0, r"the answer 'x' is outside the 4 choices"),
-        ("Bern", 0, r"the answer 'Bern' is neither a letter \(A to D\) nor an index; the text of the right choice"),
+        ("Bern", 0, r"the answer 'Bern' is neither a letter \(A to D\), nor an index, nor the text"),
         ("²", 0, r"the answer '²' is neither"),
         ("--1", 0, r"the answer '--1' is neither"),
         ("1.5", 0, r"the answer '1.5' is neither"),
         (1.5, 0, r"the answer is 1.5; expected an index, a letter, or nothing"),
         (float("inf"), 0, r"the answer is inf"),
         (True, 0, r"the answer is True"),
-        (np.True_, 0, r"the answer is np.True_"),
-        ([1], 0, r"the answer is \[1\]"),
+        (np.True_, 0, r"the answer is True"),
+        ([1, 2], 0, r"found 2 answers, \[1, 2\]; a question has one right choice"),
     ],
 )
 def test_answers_that_cannot_be_one(answer, base, message):
@@ -197,7 +219,7 @@ def test_answers_that_cannot_be_one(answer, base, message):
         ),
         ({**ARC, "choices": {"text": ["w", "x"], "label": ["A"]}}, r"column 'choices': 2 texts have 1 labels"),
         ({**ARC, "choices": {"text": ["w"]}}, r"column 'choices': found a mapping with 'text'; expected 'text' and"),
-        ({**MEDMCQA, "cop": 4}, r"column 'cop': the answer 4 is outside"),
+        ({**MEDMCQA, "cop": 5}, r"column 'cop': the answer 5 is outside"),
         ({**MEDMCQA, "opb": None}, r"columns 'opa', 'opb', 'opc', 'opd': choice B is None"),
         ({**MMLU, "question": ""}, r"column 'question': the question is ''"),
         ({**OPENBOOKQA, "question_stem": None}, r"column 'question_stem': the question is None"),
@@ -248,12 +270,21 @@ def test_a_subject_that_is_a_number():
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        (["Question", "choices"], r"fits the columns 'Question', 'choices' \('Question' for 'question'\?\)"),
-        (["question", "choice", "answer"], r"\('choice' for 'choices'\?\)"),
-        (["question", "options", "answer"], r"\('options' for 'choices'\?\)"),
-        (["prompt", "chosen", "rejected"], r"fits the columns 'prompt', 'chosen', 'rejected'\. Expected: question, "),
+        (
+            ["Question", "choices"],
+            r"fits the columns 'Question', 'choices'; pass --columns question=Question,choices=",
+        ),
+        (["question", "choice", "answer"], r"pass --columns question=question,choices=choice,answer=answer\."),
+        (["stem", "opt1", "opt2", "gold"], r"pass --columns question=stem,choices=opt1\+opt2,answer=gold\."),
+        (["Query", "Candidates", "label", "Story"], r"question=Query,choices=Candidates,answer=label,context=Story\."),
+        (["prompt", "chosen", "rejected"], r"'rejected'; name them with --columns question=...,choices=...,answer="),
         ([], r"fits the columns \(there are none\)"),
-        ([" question", "choices"], r"\(' question' for 'question'\?\)"),
+        ([" question", "choices"], r"""pass --columns '\{"question": " question", "choices": "choices"\}'"""),
+        (
+            ["My question", "a", "b", "Right answer"],
+            r"--columns 'question=My question,choices=a\+b,answer=Right answer'",
+        ),
+        (["What is 2 + 2?", "3", "4", "B"], r"look like a row, so the header line is missing; add one"),
     ],
 )
 def test_columns_that_fit_no_layout(columns, message):
@@ -261,39 +292,76 @@ def test_columns_that_fit_no_layout(columns, message):
         read(dict.fromkeys(columns, "x"))
 
 
+NAMES = ["question", "Question", "stem", "prompt", "text", "answer", "label", "gold_label", "key", "correct_answer",
+         "options", "choice", "answers", "A", "B", "C", "option_a", "option_b", "answer1", "answer2", "correct1",
+         "correct2", "passage", "context", "id", "ending0", "ending1"]  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(NAMES), unique=True, max_size=12))
+def test_a_suggestion_names_no_column_twice(columns):
+    text = suggestion(columns)
+    if text is None:
+        return
+    found = parse_columns(text.removeprefix("--columns "))
+    names = [name for value in found.values() for name in ([value] if isinstance(value, str) else value)]
+    assert len(set(names)) == len(names)
+    assert set(names) <= set(columns)
+
+
 @pytest.mark.parametrize(
-    ("wrong", "right"),
+    "name",
     [
-        ("answers", "answer"),
-        ("Answer", "answer"),
-        ("anwser", "answer"),
-        ("answer ", "answer"),
-        ("answer_key", "answerKey"),
-        ("label", "answer"),
-        ("answer_idx", "answer"),
-        ("labels", "answer"),
-        ("key", "answer"),
-        ("solution", "answer"),
-        ("correct_answer", "answer"),
+        "answers", "Answer", "anwser", "answer ", "answer_key", "label", "answer_idx", "labels", "key", "solution",
+        "correct_answer", "gold_label", "gold_index", "ground_truth", "correct_index", "rightOption", "target",
     ],
-)
-def test_a_misspelt_column_of_answers_is_not_taken_for_their_absence(wrong, right):
+)  # fmt: skip
+def test_a_column_that_looks_like_answers_is_not_taken_for_their_absence(name):
+    row = {"question": "Which?", "choices": ["w", "x"], name: 0}
     with pytest.raises(
-        QuestionError, match=rf"no column .*\('{wrong}' for '{right}'\?\); rename the column, or remove"
+        QuestionError, match=rf"row 0: column '{name}' looks like the answers, but is not read; pass --c"
     ):
-        read({"question": "Which?", "choices": ["w", "x"], wrong: 1})
+        read(row)
+    assert read(row, columns={"answer": name}).answer == 0
+    assert read(row, columns={"answer": None}).answer is None
+    # Withheld answers are none.
+    assert read({**row, name: -1}).answer is None
 
 
-def test_a_misspelt_column_of_answers_beside_other_layouts():
-    with pytest.raises(QuestionError, match=r"'label' for 'answer'\?"):
+def test_a_column_with_letters_or_texts_of_options_looks_like_answers():
+    for values in (["A", "B"], ["w", "y"]):
+        rows = [
+            {"question": "Q", "choices": ["w", "x"], "outcome": values[0]},
+            {"question": "Q", "choices": ["y", "z"], "outcome": values[1]},
+        ]
+        with pytest.raises(QuestionError, match="column 'outcome' looks like the answers"):
+            as_questions(rows)
+    rows[0]["outcome"] = "something else"
+    assert [question.answer for question in as_questions(rows)] == [None, None]
+
+
+def test_answers_that_are_empty_where_another_column_has_them():
+    rows = [{"question": "Q", "choices": ["w", "x"], "answer": None, "gold": gold} for gold in (0, 1)]
+    with pytest.raises(
+        QuestionError, match="column 'gold' looks like the answers, but 'answer', which is read, is empty"
+    ):
+        as_questions(rows)
+    rows[0]["answer"] = 1
+    assert [question.answer for question in as_questions(rows)] == [1, None]
+
+
+def test_a_column_of_answers_under_another_name_in_other_layouts():
+    with pytest.raises(QuestionError, match=r"column 'label' looks like the answers"):
         read({**{key: value for key, value in MEDMCQA.items() if key != "cop"}, "label": 1})
-    with pytest.raises(QuestionError, match=r"'answerkey' for 'answerKey'\?"):
+    with pytest.raises(QuestionError, match=r"column 'answerkey' looks like the answers"):
         read({"question_stem": "Q", "choices": ARC["choices"], "answerkey": "3"})
 
 
 def test_a_misspelt_column_of_subjects():
-    with pytest.raises(QuestionError, match=r"\('Subject' for 'subject'\?\)"):
-        read({"question": "Which?", "choices": ["w", "x"], "answer": 1, "Subject": "law"})
+    row = {"question": "Which?", "choices": ["w", "x"], "answer": 1, "Subject": "law"}
+    with pytest.raises(QuestionError, match=r"\('Subject'\?\); pass --columns subject=Subject, or --columns subject="):
+        read(row)
+    assert read(row, columns={"subject": "Subject"}).subject == "law"
+    assert read(row, columns={"subject": None}).subject is None
 
 
 def test_other_columns_are_left_alone():

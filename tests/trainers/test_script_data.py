@@ -1,13 +1,17 @@
 """The datasets of a script, by name: what is read, and what is said of what cannot be."""
 
+from dataclasses import fields
 from types import SimpleNamespace
 
 import pytest
 from datasets import Dataset, DatasetDict
 
+from hf_calib.hub import dataset_reference
+from hf_calib.trainers.script_arguments import QuestionArguments
 from hf_calib.trainers.script_data import (
     PREFERENCE_COLUMNS,
     DatasetError,
+    calibration_questions,
     check_dataset,
     load_splits,
     published_name,
@@ -28,6 +32,7 @@ def arguments(name, **options):
     script = {
         "dataset_name": None if name is None else str(name), "dataset_config": None, "dataset_streaming": False,
         "dataset_train_split": "train", "dataset_test_split": "test", "eval_calibration_dataset": None,
+        **{field.name: field.default for field in fields(QuestionArguments) if field.name not in options},
     }  # fmt: skip
     trainer = {"eval_strategy": options.pop("eval_strategy", "no")}
     return SimpleNamespace(**{**script, **options}), SimpleNamespace(**trainer)
@@ -163,3 +168,50 @@ def test_a_folder_of_questions_has_splits(tmp_path):
     assert [question.question for question in train] == [row["question"] for row in question_rows(3)]
     assert len(held_out) == 2
     assert training_questions(*arguments(tmp_path))[1] is None
+
+
+OWN = [{"stem": "Which?", "opts": ["w", "x"], "gold": 1}, {"stem": "", "opts": ["w", "x"], "gold": 2}]
+
+
+def test_questions_are_left_for_the_trainer_to_read():
+    asked = QuestionArguments(calibration_dataset="a/b:c:train", eval_calibration_dataset="a/b:c:test")
+    assert calibration_questions(asked) == {
+        "calibration_dataset": "a/b:c:train", "eval_calibration_dataset": "a/b:c:test", "em_dataset": None,
+    }  # fmt: skip
+
+
+def test_questions_are_read_as_the_script_is_told(tmp_path):
+    own = write(tmp_path / "own.jsonl", OWN)
+    held_out = write(tmp_path / "held_out.jsonl", [{"stem": "Which?", "opts": ["w", "x"], "right": 0}])
+    asked = QuestionArguments(
+        calibration_dataset=str(own),
+        em_dataset=str(own),
+        eval_calibration_dataset=str(held_out),
+        calibration_columns="question=stem,choices=opts,answer=gold",
+        calibration_answer_base=1,
+        eval_calibration_columns="question=stem,choices=opts,answer=right",
+        eval_calibration_answer_base=0,
+    )
+    with pytest.raises(ValueError, match=r"own.jsonl, line 2: column 'stem'"):
+        calibration_questions(asked)
+    asked.calibration_on_bad_row = "skip"
+    with pytest.warns(UserWarning, match="skipped 1 of 2"):
+        found = calibration_questions(asked)
+    assert [[question.answer for question in questions] for questions in found.values()] == [[0], [0], [0]]
+    # A card says what was skipped.
+    reference = dataset_reference(found["calibration_dataset"], 1)
+    assert (reference.name, reference.size, reference.skipped) == ("own.jsonl", 1, 1)
+    assert dataset_reference(found["eval_calibration_dataset"], 1).skipped is None
+
+
+def test_questions_to_train_on_are_read_as_the_script_is_told(tmp_path):
+    columns = "question=stem,choices=opts,answer=gold"
+    path = write(tmp_path / "own.jsonl", OWN[:1])
+    found, _ = training_questions(*arguments(path, calibration_columns=columns, calibration_answer_base=1))
+    assert [question.answer for question in found] == [0]
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    write(folder / "train.jsonl", OWN[:1])
+    write(folder / "test.jsonl", OWN[:1])
+    options = {"calibration_columns": columns, "calibration_answer_base": 0, "eval_strategy": "steps"}
+    assert [part[0].answer for part in training_questions(*arguments(folder, **options))] == [1, 1]

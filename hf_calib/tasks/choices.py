@@ -1,0 +1,137 @@
+"""The choices of a row, in the ways in which datasets hold them."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .answers import is_missing
+from .questions import LETTERS, QuestionError
+
+Choices = tuple[list[Any], list[Any] | None]
+"""The choices, and their labels where they have any."""
+
+# What a mapping for each choice calls its text and its label: ARC, bigbio's MedQA and HEAD-QA.
+_TEXT_AND_LABEL = (("text", "label"), ("value", "key"), ("atext", "aid"))
+
+# "(A) x", "A) x" and "A. x", each with its letter and the text.
+_LETTERED = tuple(
+    re.compile(pattern, re.DOTALL)
+    for pattern in (
+        r"\s*[(\[（]\s*([A-Za-z])\s*[)\]）]\s*[.:：]?\s*(\S.*)",
+        r"\s*([A-Za-z])\s*[)）]\s*(\S.*)",
+        r"\s*([A-Z])\s*[.．:：、]\s*(\S.*)",
+        r"\s*([a-z])\s*[.．:：、]\s+(\S.*)",
+    )
+)
+
+# Where a text with all choices begins another: "a ) 38 , b ) 27 , c ) 30".
+_NEXT_CHOICE = re.compile(r"(?:^|\s*[,;\n]\s*)(?=[(\[]?\s*[A-Za-z]\s*[)\].:]\s*\S)")
+
+
+def choices_of(values: Sequence[Any]) -> Choices:
+    """Read the choices from the one column that holds them all, or from a column for each.
+
+    Parameters
+    ----------
+    values : sequence
+        The columns' cells. A single one is a list of texts, a mapping of two lists, a mapping from labels to texts, a
+        list of mappings, or a text with one of these in JSON or with lettered choices. Of several, the blank ones at
+        the end pad a question with fewer choices.
+
+    Raises
+    ------
+    QuestionError
+        If a single cell is something else.
+    """
+    if len(values) == 1:
+        return _in_one_cell(values[0])
+    choices: list[Any] = []
+    for value in values:
+        choices += _as_list(value) if isinstance(value, list | tuple) or hasattr(value, "tolist") else [value]
+    return _without_padding(choices), None
+
+
+def _in_one_cell(cell: Any) -> Choices:
+    if isinstance(cell, str):
+        cell = _parsed(cell)
+    if isinstance(cell, Mapping):
+        if {"text", "label"} <= set(cell):
+            texts, labels = _as_list(cell["text"]), _as_list(cell["label"])
+            if len(texts) != len(labels):
+                raise QuestionError(f"{len(texts)} texts have {len(labels)} labels")
+            return texts, labels
+        if list(cell) != list(LETTERS[: len(cell)]):
+            raise QuestionError(
+                f"found a mapping with {', '.join(map(repr, cell)) or 'nothing'}; expected 'text' and 'label', or the "
+                "letters A, B, C, ..."
+            )
+        texts = _without_padding(list(cell.values()))
+        return texts, list(cell)[: len(texts)]
+    choices = _as_list(cell)
+    for text, label in _TEXT_AND_LABEL:
+        if choices and all(isinstance(choice, Mapping) and {text, label} <= set(choice) for choice in choices):
+            return [choice[text] for choice in choices], [choice[label] for choice in choices]
+    return choices, None
+
+
+def _parsed(text: str) -> Any:
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            return parse(text.strip())
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+    parts = [part.strip() for part in _NEXT_CHOICE.split(text) if part.strip()]
+    if len(parts) > 1 and without_letters(parts) != parts:
+        return parts
+    raise QuestionError(
+        f"{text[:80]!r} is a text; write the choices as a JSON list, such as "
+        '["yes", "no"], or one a column, A, B, C, ...'
+    )
+
+
+def _as_list(values: Any) -> list[Any]:
+    if hasattr(values, "tolist"):  # arrays, of datasets that are formatted as such
+        values = values.tolist()
+    if not isinstance(values, list | tuple):
+        raise QuestionError(f"found {values!r}; expected a list of texts")
+    return list(values)
+
+
+def _without_padding(choices: list[Any]) -> list[Any]:
+    while choices and is_missing(choices[-1]):
+        choices.pop()
+    return choices
+
+
+def as_text(choice: Any) -> Any:
+    """Return a number as text ("1990" in a CSV is a number elsewhere); what is missing stays, to be refused."""
+    return choice if is_missing(choice) or isinstance(choice, list | tuple | Mapping) else str(choice)
+
+
+def without_letters(choices: Sequence[Any]) -> list[Any]:
+    """Return choices without letters of their own, where each has the one of its place in the same style.
+
+    The prompt names the options by letters; a second one would contradict it once the options are permuted.
+    """
+    for pattern in _LETTERED:
+        found = [pattern.fullmatch(choice) if isinstance(choice, str) else None for choice in choices]
+        matches = [match for match in found if match is not None]
+        if not matches or len(matches) < len(choices):
+            continue
+        if "".join(match[1] for match in matches) in (LETTERS[: len(choices)], LETTERS[: len(choices)].lower()):
+            return [match[2] for match in matches]
+    return list(choices)
+
+
+def drawn_order(question: str, choices: Sequence[str]) -> list[int]:
+    """Return an order of the choices that depends on the texts alone: not on the row's place, nor on other rows."""
+
+    def key(place: int) -> bytes:
+        return hashlib.sha256(f"{question}\0{choices[place]}".encode("utf-8", "surrogatepass")).digest()
+
+    return sorted(range(len(choices)), key=key)
