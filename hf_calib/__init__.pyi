@@ -1,0 +1,62 @@
+from . import (
+    confidence as confidence,
+    hub as hub,
+    measures as measures,
+    regimes as regimes,
+    reports as reports,
+    tasks as tasks,
+    trainers as trainers,
+)
+from ._version import (
+    __version__ as __version__,
+)
+from .confidence import (
+    Predictions as Predictions,
+    predict as predict,
+)
+from .hub import (
+    ensemble as ensemble,
+    load as load,
+)
+from .measures import (
+    BinStatistics as BinStatistics,
+    CalibrationReport as CalibrationReport,
+    expected_calibration_error as expected_calibration_error,
+)
+from .regimes import (
+    Diagnosis as Diagnosis,
+    diagnose as diagnose,
+)
+from .reports import (
+    ReliabilityDisplay as ReliabilityDisplay,
+)
+from .tasks import (
+    PromptFormat as PromptFormat,
+    Question as Question,
+    load_questions as load_questions,
+)
+from .trainers import (
+    CalibrationAwareConfig as CalibrationAwareConfig,
+    CalibrationAwareGRPOConfig as CalibrationAwareGRPOConfig,
+    CalibrationAwareGRPOTrainer as CalibrationAwareGRPOTrainer,
+    CalibrationAwareKTOConfig as CalibrationAwareKTOConfig,
+    CalibrationAwareKTOTrainer as CalibrationAwareKTOTrainer,
+    CalibrationAwarePPOConfig as CalibrationAwarePPOConfig,
+    CalibrationAwarePPOTrainer as CalibrationAwarePPOTrainer,
+    CalibrationAwareRewardConfig as CalibrationAwareRewardConfig,
+    CalibrationAwareRewardTrainer as CalibrationAwareRewardTrainer,
+    CalibrationAwareRLOOConfig as CalibrationAwareRLOOConfig,
+    CalibrationAwareRLOOTrainer as CalibrationAwareRLOOTrainer,
+    CalibrationAwareSFTConfig as CalibrationAwareSFTConfig,
+    CalibrationAwareSFTTrainer as CalibrationAwareSFTTrainer,
+    CalibrationAwareTrainer as CalibrationAwareTrainer,
+    CalibrationCallback as CalibrationCallback,
+    CalibrationMixin as CalibrationMixin,
+    RecalibrationConfig as RecalibrationConfig,
+    RecalibrationTrainer as RecalibrationTrainer,
+    ReferenceDistributions as ReferenceDistributions,
+    calibration_aware as calibration_aware,
+    calibration_aware_config as calibration_aware_config,
+    recalibrate as recalibrate,
+    reference_distributions as reference_distributions,
+)
