@@ -37,6 +37,8 @@ from .tasks import (
 )
 from .trainers import (
     CalibrationAwareConfig as CalibrationAwareConfig,
+    CalibrationAwareDPOConfig as CalibrationAwareDPOConfig,
+    CalibrationAwareDPOTrainer as CalibrationAwareDPOTrainer,
     CalibrationAwareGRPOConfig as CalibrationAwareGRPOConfig,
     CalibrationAwareGRPOTrainer as CalibrationAwareGRPOTrainer,
     CalibrationAwareKTOConfig as CalibrationAwareKTOConfig,
@@ -52,6 +54,7 @@ from .trainers import (
     CalibrationAwareTrainer as CalibrationAwareTrainer,
     CalibrationCallback as CalibrationCallback,
     CalibrationMixin as CalibrationMixin,
+    CalibrationRun as CalibrationRun,
     RecalibrationConfig as RecalibrationConfig,
     RecalibrationTrainer as RecalibrationTrainer,
     ReferenceDistributions as ReferenceDistributions,

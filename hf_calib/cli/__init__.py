@@ -19,6 +19,7 @@ from .lab import add_lab_parser
 from .lm_eval_task import add_lm_eval_task_parser
 from .measure import add_measure_parser
 from .publish import add_publish_parser
+from .train import TRAINING, add_training_parsers, train
 
 # Errors that a user can act on are told in a line; a traceback would bury the message.
 USER_ERRORS = (
@@ -42,6 +43,7 @@ _ADDERS = (
     add_card_parser,
     add_publish_parser,
     add_lm_eval_task_parser,
+    add_training_parsers,
     add_completion_parser,
 )
 
@@ -69,6 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = make_parser()
     command = arguments[0] if arguments else ""
     try:
+        if command in TRAINING:
+            train(command, arguments[1:])
+            return 0
         options = parser.parse_args(with_configuration(arguments, parser))
         return options.run(options) or 0
     except BrokenPipeError:  # whoever reads the output has read enough

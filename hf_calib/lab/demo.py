@@ -216,7 +216,7 @@ def _write_model(
         )
         for domain, title in DOMAINS.items()
     )
-    data = card_data(trainer, name, license="apache-2.0", language="en")
+    data = card_data(trainer.calibration_run, trainer, name, license="apache-2.0", language="en")
     labels = {"base": "Pre-trained", "before": "Plain DPO"}
     card = replace(
         data,

@@ -33,7 +33,7 @@ _TERMS = (
     "trainers/calibration_term.py",
     "trainers/recalibration.py",
     "trainers/question_stream.py",
-    "trainers/supervised_questions.py",
+    "trainers/questions.py",
     "trainers/weight_averaging.py",
 )
 

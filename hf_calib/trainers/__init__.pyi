@@ -8,22 +8,18 @@ from .calibration_aware import (
 from .calibration_callback import (
     CalibrationCallback as CalibrationCallback,
 )
-from .dpo_config import (
+from .dpo import (
     CalibrationAwareConfig as CalibrationAwareConfig,
-)
-from .dpo_trainer import (
+    CalibrationAwareDPOConfig as CalibrationAwareDPOConfig,
+    CalibrationAwareDPOTrainer as CalibrationAwareDPOTrainer,
     CalibrationAwareTrainer as CalibrationAwareTrainer,
 )
-from .grpo_config import (
+from .grpo import (
     CalibrationAwareGRPOConfig as CalibrationAwareGRPOConfig,
-)
-from .grpo_trainer import (
     CalibrationAwareGRPOTrainer as CalibrationAwareGRPOTrainer,
 )
-from .kto_config import (
+from .kto import (
     CalibrationAwareKTOConfig as CalibrationAwareKTOConfig,
-)
-from .kto_trainer import (
     CalibrationAwareKTOTrainer as CalibrationAwareKTOTrainer,
 )
 from .mixin import (
@@ -33,10 +29,8 @@ from .option_head import (
     OptionHeadModel as OptionHeadModel,
     train_option_head as train_option_head,
 )
-from .ppo_config import (
+from .ppo import (
     CalibrationAwarePPOConfig as CalibrationAwarePPOConfig,
-)
-from .ppo_trainer import (
     CalibrationAwarePPOTrainer as CalibrationAwarePPOTrainer,
 )
 from .preference_arguments import (
@@ -46,34 +40,29 @@ from .preference_mixin import (
     PreferenceMixin as PreferenceMixin,
 )
 from .recalibration import (
+    RecalibrationConfig as RecalibrationConfig,
     RecalibrationTrainer as RecalibrationTrainer,
     recalibrate as recalibrate,
-)
-from .recalibration_config import (
-    RecalibrationConfig as RecalibrationConfig,
 )
 from .reference_distributions import (
     ReferenceDistributions as ReferenceDistributions,
     reference_distributions as reference_distributions,
 )
-from .reward_config import (
+from .reward import (
     CalibrationAwareRewardConfig as CalibrationAwareRewardConfig,
-)
-from .reward_trainer import (
     CalibrationAwareRewardTrainer as CalibrationAwareRewardTrainer,
 )
-from .rloo_config import (
+from .rloo import (
     CalibrationAwareRLOOConfig as CalibrationAwareRLOOConfig,
-)
-from .rloo_trainer import (
     CalibrationAwareRLOOTrainer as CalibrationAwareRLOOTrainer,
+)
+from .run import (
+    CalibrationRun as CalibrationRun,
 )
 from .script_arguments import (
     CalibrationScriptArguments as CalibrationScriptArguments,
 )
-from .sft_config import (
+from .sft import (
     CalibrationAwareSFTConfig as CalibrationAwareSFTConfig,
-)
-from .sft_trainer import (
     CalibrationAwareSFTTrainer as CalibrationAwareSFTTrainer,
 )

@@ -100,6 +100,7 @@ class CalibrationTerm:
         # With method="auto" the EM term acts from when the model begins to memorise.
         self.watch = RegimeWatch(arguments.em_momentum) if getattr(arguments, "method", None) == "auto" else None
         self.running = RunningValues()
+        self._accumulation = (-1, 0)
         processes = accelerator.num_processes
         self.stream = QuestionStream(
             len(questions), arguments.calibration_batch_size * processes, arguments.calibration_seed
@@ -112,6 +113,16 @@ class CalibrationTerm:
             self.trained_stream = QuestionStream(
                 len(questions), arguments.em_batch_size * processes, arguments.calibration_seed + 2
             )
+
+    def begin_step(self) -> None:
+        """Start counting the parts of gradient accumulation."""
+        self._accumulation = (-1, 0)
+
+    def next_loss(self, model: nn.Module, step: int, num_parts: int) -> torch.Tensor | None:
+        """Return `loss` for the part of the step that follows the one of the last call."""
+        part = self._accumulation[1] + 1 if self._accumulation[0] == step else 0
+        self._accumulation = (step, part)
+        return self.loss(model, step, part, num_parts)
 
     def loss(self, model: nn.Module, step: int, part: int, num_parts: int) -> torch.Tensor | None:
         """Return this process's share of the weighted terms for one part of an optimizer step.

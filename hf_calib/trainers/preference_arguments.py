@@ -1,4 +1,4 @@
-"""The arguments of preference calibration, beside those of a trainer on preference pairs."""
+"""The arguments of preference calibration."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ from dataclasses import dataclass, field
 @dataclass
 class PreferenceArguments:
     """
-    Arguments of preference calibration, to be mixed into the config of a trainer on preference pairs.
+    Arguments of preference calibration, a mixin for the config of a trainer on preference pairs.
 
-    The model's probability that the chosen answer is preferred is σ(m), with m the margin: β times the difference of
-    the log-ratios in DPO, the difference of the scores in reward modelling. Its confidence is max(σ(m), 1 - σ(m)),
-    right where m > 0. Against the label alone, which is always "chosen", being calibrated would mean to be as
-    confident as can be.
+    The model's probability that the chosen answer is preferred is σ(m), where the margin m is β times the difference
+    of the log-ratios in DPO, and the difference of the scores in reward modeling. Its confidence is
+    max(σ(m), 1 - σ(m)), and correct if m > 0. (The label alone is always "chosen"; measured against it, the best
+    calibrated model would be the most confident one.)
 
     Parameters
     ----------
     preference_calibration : bool, default False
         Report `calibration/preference_ece`, `/preference_accuracy` and `/preference_confidence`.
     preference_weight : float, default 0.0
-        Weight of the ECE regulariser on the preference's confidence; implies reporting.
+        Weight of the ECE regularizer on the preference's confidence; implies reporting.
     preference_bins : int, default 10
         Number of equal-width confidence bins.
     preference_momentum : float, default 0.99
-        Weight that each optimizer step leaves to the bins' earlier counts.
+        Factor by which each optimizer step multiplies the bins' earlier counts.
     """
 
     preference_calibration: bool = field(
         default=False, metadata={"help": "Report how calibrated the preference's probability is."}
     )
     preference_weight: float = field(
-        default=0.0, metadata={"help": "Weight of the ECE regulariser on the preference's confidence."}
+        default=0.0, metadata={"help": "Weight of the ECE regularizer on the preference's confidence."}
     )
     preference_bins: int = field(default=10, metadata={"help": "Number of equal-width bins of that confidence."})
     preference_momentum: float = field(
-        default=0.99, metadata={"help": "Weight that an optimizer step leaves to those bins' earlier counts."}
+        default=0.99, metadata={"help": "Factor by which an optimizer step multiplies those bins' earlier counts."}
     )
 
     def __post_init__(self) -> None:

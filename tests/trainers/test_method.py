@@ -71,7 +71,7 @@ def test_auto_tunes_plainly_until_the_model_memorises(tokenizer, tmp_path, caplo
 
 def kept(trainer, asked):
     texts = {question.question + str(question.choices): i for i, question in enumerate(asked)}
-    return [texts[q.question + str(q.choices)] for q in trainer._prepared_questions.questions]
+    return [texts[q.question + str(q.choices)] for q in trainer.calibration_run.trained_on]
 
 
 def test_auto_keeps_the_best_step_by_the_held_out_log_loss(tokenizer, tmp_path):

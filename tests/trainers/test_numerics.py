@@ -9,8 +9,8 @@ import torch
 from peft import get_peft_model
 
 from hf_calib.trainers import RecalibrationConfig, RecalibrationTrainer, mixin
-from hf_calib.trainers.backward import check_checkpointing
 from hf_calib.trainers.calibration_term import CalibrationTerm
+from hf_calib.trainers.distributed import check_checkpointing
 from tests.support import on_disk, pairs, questions, tiny_gpt2, tiny_llama, training_arguments
 from tests.trainers.runs import dpo, lora, sft
 

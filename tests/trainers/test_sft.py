@@ -229,7 +229,7 @@ LONG = Question("word " * 200 + "?", ("a", "b"), 0)
             QuestionError,
             "identical",
         ),
-        ({"train_dataset": questions(1), "em_weight": 1.0}, ValueError, "cannot be split"),
+        ({"train_dataset": questions(1), "em_weight": 1.0}, QuestionError, "1 of 1 have one; pass more questions"),
         ({"calibration_dataset": questions(4)}, ValueError, "prompts for the anchor, but anchor_weight is 0"),
         ({"packing": True}, ValueError, "packing=False"),
         ({"calibration_prompt": "chat"}, ValueError, "no chat template"),

@@ -84,7 +84,7 @@ def test_the_differentiable_ece_is_the_measure_on_the_answered_questions(tokeniz
     assert all(torch.isfinite(gradient).all() for gradient in gradients)
     assert any(gradient.abs().max() > 0 for gradient in gradients)
     assert trainer._calibration_term.pop_logs()["calibration/dece"] == pytest.approx(expected, rel=1e-4)
-    assert "with the differentiable ECE" in card_data(trainer, "m", None, None).method
+    assert "with the differentiable ECE" in card_data(trainer.calibration_run, trainer, "m", None, None).method
     with pytest.raises(ValueError, match="dece_weight must be"):
         CalibrationAwareConfig(str(tmp_path), **training_arguments(dece_weight=-1.0))
 

@@ -242,7 +242,7 @@ def _split(splits: Mapping[str, Any], name: str, source: str, argument: str) -> 
 def _evaluates(script_args: Any, training_args: Any, splits: Mapping[str, Any]) -> bool:
     if training_args.eval_strategy == "no":
         return False
-    return script_args.dataset_test_split in splits or script_args.eval_calibration_dataset is None
+    return script_args.dataset_test_split in splits or getattr(script_args, "eval_calibration_dataset", None) is None
 
 
 def _is_saved(folder: Path) -> bool:

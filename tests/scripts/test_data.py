@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from datasets import Dataset, DatasetDict
 
-from hf_calib.trainers.script_data import (
+from hf_calib.scripts.data import (
     PREFERENCE_COLUMNS,
     DatasetError,
     check_dataset,

@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-from .script_data import DatasetError
+from .data import DatasetError
 
 
 def reward_functions(script_args: Any) -> list[str | Callable]:

@@ -52,7 +52,7 @@ class QuestionArguments:
 class CalibrationScriptArguments(QuestionArguments, ScriptArguments):
     """`trl.ScriptArguments` with the questions of a calibration-aware trainer, `QuestionArguments`.
 
-    `dataset_name` may be a local file or folder too (see `hf_calib.trainers.script_data.load_splits`).
+    `dataset_name` may be a local file or folder too (see `hf_calib.scripts.data.load_splits`).
     """
 
 
