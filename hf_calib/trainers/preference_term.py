@@ -29,7 +29,7 @@ class PreferenceTerm:
         self.accelerator = accelerator
         self.targets = BinTargets(arguments.preference_bins, arguments.preference_momentum)
         self.statistics = {"train": BinStatistics(), "eval": BinStatistics()}
-        self._step = -1
+        self._scored_step = -1
         self._scored: list[tuple[np.ndarray, np.ndarray]] = []
 
     def loss(self, margins: torch.Tensor, step: int, first_pass: bool) -> torch.Tensor | None:
@@ -48,9 +48,9 @@ class PreferenceTerm:
         -------
         torch.Tensor of float32, shape (), or None if the term has no weight.
         """
-        if step != self._step:
+        if step != self._scored_step:
             self._expectation_step()
-            self._step = step
+            self._scored_step = step
         confidences, correct = self._record(margins, "train")
         if self.arguments.preference_weight == 0:
             return None
@@ -110,12 +110,12 @@ class PreferenceTerm:
         """Return what a resumed run needs: the bins, and the last step's scores."""
         return {
             "targets": self.targets.state_dict(),
-            "step": self._step,
+            "step": self._scored_step,
             "scored": [[values.tolist() for values in pair] for pair in self._scored],
         }
 
     def load_state_dict(self, state: dict) -> None:
         """Restore what `state_dict` returned."""
         self.targets.load_state_dict(state["targets"])
-        self._step = state["step"]
+        self._scored_step = state["step"]
         self._scored = [(np.array(confidences), np.array(correct)) for confidences, correct in state["scored"]]

@@ -86,7 +86,7 @@ def test_the_first_pass_is_refused_where_it_would_leak_or_has_nothing(tokenizer,
         sft(tokenizer, tmp_path, em_weight=1.0, em_source="first_pass")
     with pytest.raises(ValueError, match="leave the em_dataset out"):
         run(tokenizer, tmp_path, em_source="first_pass", em_dataset=questions(4))
-    with pytest.raises(QuestionError, match="none has one"):
+    with pytest.raises(QuestionError, match="needs questions with answers"):
         run(
             tokenizer, tmp_path, em_source="first_pass", anchor_weight=1.0,
             calibration_dataset=questions(9, answered=False),

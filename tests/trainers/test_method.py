@@ -100,8 +100,8 @@ def test_rcft_has_the_papers_weight_unless_one_is_given(tmp_path):
     ("options", "message"),
     [
         ({"method": "em"}, "cft, rcft, auto; got 'em'"),
-        ({"method": "cft", "em_weight": 1.0}, "no regulariser"),
-        ({"method": "auto", "em_source": "first_pass"}, "leave em_source"),
+        ({"method": "cft", "em_weight": 1.0}, "no regularizer"),
+        ({"method": "auto", "em_source": "first_pass"}, "em_source: "),
     ],
 )
 def test_what_contradicts_itself_is_refused(options, message, tmp_path):

@@ -203,7 +203,7 @@ def test_a_program_s_own_handler_is_left_alone(tokenizer, tmp_path):
 
 
 def test_a_checkpoint_cut_off_while_it_was_written_is_passed_over(tmp_path):
-    with pytest.raises(ValueError, match="no whole checkpoint"):
+    with pytest.raises(ValueError, match="no complete checkpoint"):
         last_complete_checkpoint(tmp_path)
     for step, state in ((9, "{}"), (10, "{}"), (11, '{"global_step": 1'), (12, None)):
         (tmp_path / f"checkpoint-{step}").mkdir()
