@@ -19,6 +19,8 @@ from ..tasks import (
     require_answers,
 )
 from ..tasks.collator import QuestionCollator
+from .best_metric import EVALUATION_PREFIX, correct_direction
+from .calibration_arguments import CalibrationArguments
 from .evaluator import CalibrationEvaluator
 from .sharding import register_output_layer
 
@@ -32,7 +34,7 @@ class CalibrationCallback(TrainerCallback):
     """Asks the model a set of multiple-choice questions whenever its trainer evaluates.
 
     All measures are logged as `{prefix}/{measure}`, beside the evaluation's own metrics, among which they can be named
-    as `metric_for_best_model`; the reliability diagram goes to TensorBoard, Weights & Biases and trackio, where the
+    as `metric_for_best_model`, whose `greater_is_better` is then set to the measure's direction; the reliability diagram goes to TensorBoard, Weights & Biases and trackio, where the
     run reports to them. Training itself is left as it is.
 
     Parameters
@@ -76,7 +78,7 @@ class CalibrationCallback(TrainerCallback):
         *,
         tokenizer: Any = None,
         prompt_format: PromptFormat | None = None,
-        prefix: str = "eval_calibration",
+        prefix: str = EVALUATION_PREFIX,
         batch_size: int | None = None,
     ) -> None:
         self.trainer = cast(Any, trainer)
@@ -90,6 +92,9 @@ class CalibrationCallback(TrainerCallback):
         encoded = encode_questions(
             asked, tokenizer, prompt_format, max_length=maximum_length(self.trainer.model.config, tokenizer)
         )
+        # The config of a calibration-aware trainer has set the direction of its own measures.
+        if prefix != EVALUATION_PREFIX or not isinstance(trainer.args, CalibrationArguments):
+            correct_direction(trainer.args, prefix)
         self.prefix = prefix
         self.reports: dict[str, CalibrationReport] = {}
         self.history: list[dict[str, float]] = []

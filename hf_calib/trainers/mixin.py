@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from ..tasks import (
 from ..tasks.collator import QuestionCollator
 from ..tasks.encoding import EncodedQuestions
 from .backward import check_checkpointing, check_separate_backward
+from .best_metric import correct_direction
 from .calibration_arguments import CalibrationArguments
 from .calibration_term import CalibrationTerm
 from .callbacks import CalibrationRunCallback, CalibrationStateCallback, evaluation_allowed
@@ -38,6 +40,8 @@ from .weight_averaging import WeightAveragingCallback, check_averaging, resumed_
 if TYPE_CHECKING:
     from ..hub import DatasetReference
     from ..measures import CalibrationReport
+
+logger = logging.getLogger(__name__)
 
 
 class CalibrationMixin(PublishingMixin, InterruptionMixin):
@@ -99,6 +103,8 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin):
         self.calibration_history: list[dict[str, float]] = []
         with evaluation_allowed(args, kwargs, eval_calibration_dataset is not None):
             super().__init__(*args, **kwargs)
+        if not isinstance(self.args, CalibrationArguments):
+            correct_direction(self.args)
         settings = self.args if isinstance(self.args, CalibrationArguments) else self.calibration_arguments_class()
         self.calibration_arguments = settings
         self.prompt_format = prompt_format or PromptFormat(chat=settings.calibration_prompt == "chat")
@@ -145,6 +151,7 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin):
         encoded = self._encode(questions)
         trained, held_out = self._split(encoded, em_dataset, settings)
         if max(weights[1:]) > 0:
+            self._report_unanswered(encoded, settings)
             self._trained_on = [questions[item.row] for item in trained if item.answer >= 0]
         distributions = read_distributions(reference_model)
         if distributions is None and settings.anchor_weight > 0:
@@ -166,6 +173,19 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin):
 
     def _check_separate_backward(self) -> None:
         check_separate_backward(self.accelerator, self.calibration_arguments.separate_backward)
+
+    def _report_unanswered(self, encoded: EncodedQuestions, settings: CalibrationArguments) -> None:
+        """Log that the terms that need answers do not act, where no question has one."""
+        if any(item.answer >= 0 for item in encoded) or not self.accelerator.is_main_process:
+            return
+        # supervised_weight has a weight by default, which is no mistake where the questions have no answers.
+        weights = {name: getattr(settings, name) for name in ("em_weight", "dece_weight")}
+        given = [f"{name}={weight:g}" for name, weight in weights.items() if weight > 0]
+        logger.warning(
+            "None of the %d calibration questions has an answer: only the anchor acts%s",
+            len(encoded),
+            f"; {' and '.join(given)} {'has' if len(given) == 1 else 'have'} no effect" if given else "",
+        )
 
     def _split(self, encoded: EncodedQuestions, em_dataset: Any, settings: CalibrationArguments):
         """Return the questions to train on and those for the E-step."""
