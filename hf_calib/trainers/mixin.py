@@ -32,7 +32,7 @@ from .evaluator import CalibrationEvaluator, logged_measures
 from .interruption import InterruptionMixin
 from .publishing import PublishingMixin
 from .question_stream import held_out_split
-from .reference import Reference
+from .reference import Reference, check_base_weights
 from .reference_distributions import matched_distributions, read_distributions
 from .sharding import register_output_layer
 from .weight_averaging import WeightAveragingCallback, check_averaging, resumed_folder
@@ -157,15 +157,18 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin):
         if distributions is None and settings.anchor_weight > 0:
             distributions = matched_distributions(self, reference_model, questions)
         reference = None
+        collator = QuestionCollator(padding_token(self._question_tokenizer))
         if distributions is not None:
+            check_base_weights(self, False)
             distributions.require([*trained])
         elif settings.anchor_weight > 0:
             reference = Reference(self, reference_model)
+            reference.check_start(collator(trained[:8]).to(self.accelerator.device))
         self._calibration_term = CalibrationTerm(
             trained,
             held_out,
             settings,
-            QuestionCollator(padding_token(self._question_tokenizer)),
+            collator,
             self.accelerator,
             reference.answer_logits if reference is not None else None,
             distributions,

@@ -97,13 +97,15 @@ def test_early_stopping_waits_for_the_error_to_fall(tokenizer, tmp_path):
 
 
 def test_plain_arguments_are_corrected_and_that_is_logged(tokenizer, tmp_path, caplog):
+    def trainer_of(metric):
+        return dpo(tokenizer, tmp_path, peft_config=lora(), args=made(DPOConfig, tmp_path, metric))
+
     with caplog.at_level(logging.WARNING, logger="hf_calib"):
-        trainer = dpo(tokenizer, tmp_path, args=made(DPOConfig, tmp_path, "eval_calibration/ece"))
-    assert trainer.args.greater_is_better is False
+        assert trainer_of("eval_calibration/ece").args.greater_is_better is False
     assert "metric_for_best_model='eval_calibration/ece': lower values are better" in caplog.text
-    assert dpo(tokenizer, tmp_path, args=made(DPOConfig, tmp_path, "eval_calibration/accuracy")).args.greater_is_better
+    assert trainer_of("eval_calibration/accuracy").args.greater_is_better is True
     with pytest.raises(ValueError, match="neither higher nor lower values of confidence"):
-        dpo(tokenizer, tmp_path, args=made(DPOConfig, tmp_path, "eval_calibration/confidence"))
+        trainer_of("eval_calibration/confidence")
 
 
 @pytest.mark.parametrize("prefix", ["eval_calibration", "eval_science"])
@@ -122,7 +124,7 @@ def test_the_callback_corrects_the_arguments_of_any_trainer(prefix, tokenizer, t
 
 def test_the_callback_leaves_what_was_set_for_a_calibration_aware_trainer(tokenizer, tmp_path):
     trainer = dpo(
-        tokenizer, tmp_path, metric_for_best_model="eval_calibration/ece", greater_is_better=True,
-    )  # fmt: skip
+        tokenizer, tmp_path, peft_config=lora(), metric_for_best_model="eval_calibration/ece", greater_is_better=True
+    )
     CalibrationCallback(trainer, HELD_OUT)
     assert trainer.args.greater_is_better is True
