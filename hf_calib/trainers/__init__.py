@@ -3,6 +3,7 @@
 from .calibration_arguments import CalibrationArguments
 from .calibration_aware import calibration_aware, calibration_aware_config
 from .calibration_callback import CalibrationCallback
+from .dataset_layouts import as_trl_dataset
 from .dpo_config import CalibrationAwareConfig
 from .dpo_trainer import CalibrationAwareTrainer
 from .grpo_config import CalibrationAwareGRPOConfig
@@ -51,6 +52,7 @@ __all__ = [
     "RecalibrationConfig",
     "RecalibrationTrainer",
     "ReferenceDistributions",
+    "as_trl_dataset",
     "calibration_aware",
     "calibration_aware_config",
     "recalibrate",

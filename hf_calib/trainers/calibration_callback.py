@@ -34,8 +34,9 @@ class CalibrationCallback(TrainerCallback):
     """Asks the model a set of multiple-choice questions whenever its trainer evaluates.
 
     All measures are logged as `{prefix}/{measure}`, beside the evaluation's own metrics, among which they can be named
-    as `metric_for_best_model`, whose `greater_is_better` is then set to the measure's direction; the reliability diagram goes to TensorBoard, Weights & Biases and trackio, where the
-    run reports to them. Training itself is left as it is.
+    as `metric_for_best_model`: of a measure whose lower values are better, the callback turns transformers' default
+    `greater_is_better=True` into False, and logs that. The reliability diagram goes to TensorBoard, Weights & Biases
+    and trackio, where the run reports to them. Training itself is left as it is.
 
     Parameters
     ----------

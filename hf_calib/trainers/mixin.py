@@ -28,6 +28,7 @@ from .best_metric import correct_direction
 from .calibration_arguments import CalibrationArguments
 from .calibration_term import CalibrationTerm
 from .callbacks import CalibrationRunCallback, CalibrationStateCallback, evaluation_allowed
+from .dataset_layouts import check_layouts
 from .evaluator import CalibrationEvaluator, logged_measures
 from .interruption import InterruptionMixin
 from .publishing import PublishingMixin
@@ -35,6 +36,7 @@ from .question_stream import held_out_split
 from .reference import Reference, check_base_weights
 from .reference_distributions import matched_distributions, read_distributions
 from .sharding import register_output_layer
+from .trl_compatibility import dataset_kind
 from .weight_averaging import WeightAveragingCallback, check_averaging, resumed_folder
 
 if TYPE_CHECKING:
@@ -101,6 +103,7 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin):
         self._averaging: WeightAveragingCallback | None = None
         self.calibration_reports: dict[str, CalibrationReport] = {}
         self.calibration_history: list[dict[str, float]] = []
+        check_layouts(dataset_kind(self), args, kwargs)
         with evaluation_allowed(args, kwargs, eval_calibration_dataset is not None):
             super().__init__(*args, **kwargs)
         if not isinstance(self.args, CalibrationArguments):
@@ -349,6 +352,8 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin):
             `/smooth_ece`, `/nll`, `/brier` and `/option_mass` where an `eval_calibration_dataset` was given; with an
             `eval_calibrator` also `{prefix}_calibration/calibrated_ece` and so on.
         """
+        kind = dataset_kind(self)
+        check_layouts(None if kind == "text" else kind, (), {"eval_dataset": eval_dataset})
         own = self.eval_dataset if eval_dataset is None else eval_dataset
         # Of several evaluation sets, each comes through here again, under a prefix of its own.
         outermost = self._evaluator is not None and self._evaluation_prefix is None

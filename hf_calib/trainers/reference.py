@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from typing import Any
 
 import torch
@@ -14,8 +13,7 @@ from ..confidence.forward import ForwardArguments, answer_logits
 from ..confidence.option_logits import evaluating
 from ..regularizers import anchor_divergence
 from ..tasks.collator import QuestionBatch
-from .trl_compatibility import initial_adapter_weights, prepared_for_inference
-
+from .trl_compatibility import initial_adapter_weights, prepared_for_inference, takes_reference_model
 
 # The values of `init_lora_weights`, or their beginnings, with which PEFT takes a part of the base weights into the
 # adapter, so that they are no model by themselves.
@@ -175,7 +173,7 @@ def check_base_weights(trainer: Any, disables_adapter: bool) -> None:
     if not changing or not (own or disables_adapter):
         return
     remedy = "calibration_reference_model= the model that training starts from"
-    if any("ref_model" in inspect.signature(kind.__init__).parameters for kind in type(trainer).__mro__):
+    if takes_reference_model(trainer):
         remedy = "ref_model= a copy of the model that training starts from"
     elif own:
         remedy += " and set beta=0, since the trainer's own reference is affected too"

@@ -45,6 +45,24 @@ def tag_names(trainer_class: type) -> list[str]:
     return [*getattr(trainer_class, "_tag_names", ()), "hf_calib", "calibration"]
 
 
+def takes_reference_model(trainer: Any) -> bool:
+    """Whether a trainer has the argument `ref_model`."""
+    return isinstance(trainer, trl.DPOTrainer | trl.KTOTrainer)
+
+
+def dataset_kind(trainer: Any) -> str | None:
+    """Return the kind of dataset that a trainer of TRL reads, as `as_trl_dataset` calls it, or None for others."""
+    kinds = {
+        "DPOTrainer": "preference",
+        "RewardTrainer": "preference",
+        "KTOTrainer": "unpaired_preference",
+        "SFTTrainer": "text",
+        "GRPOTrainer": "prompt_only",
+        "RLOOTrainer": "prompt_only",
+    }
+    return next((kind for name, kind in kinds.items() if isinstance(trainer, getattr(trl, name))), None)
+
+
 def trainer_name(trainer_class: type) -> str:
     """Return what TRL calls a trainer's method in model cards; of a foreign trainer the name of its class."""
     return getattr(trainer_class, "_name", None) or trainer_class.__name__.removesuffix("Trainer") or "Trainer"

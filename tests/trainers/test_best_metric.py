@@ -1,6 +1,7 @@
 """The best checkpoint is the one with the better value of a calibration measure, whichever direction that is."""
 
 import logging
+from itertools import pairwise
 
 import pytest
 from transformers import EarlyStoppingCallback
@@ -93,7 +94,7 @@ def test_early_stopping_waits_for_the_error_to_fall(tokenizer, tmp_path):
     trainer.train()
     curve = [entry["eval_calibration/nll"] for entry in trainer.calibration_history]
     assert curve[-1] >= min(curve[:-1])
-    assert all(later < earlier for earlier, later in zip(curve[:-2], curve[1:-1], strict=True))
+    assert all(later < earlier for earlier, later in pairwise(curve[:-1]))
 
 
 def test_plain_arguments_are_corrected_and_that_is_logged(tokenizer, tmp_path, caplog):

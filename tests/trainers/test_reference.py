@@ -80,9 +80,7 @@ ADAPTERS = {
     "rslora": lora(use_rslora=True),
     "token indices": lora(trainable_token_indices=[5, 6]),
     "whole modules": lora(modules_to_save=["lm_head", "embed_tokens"]),
-    "ia3": IA3Config(
-        task_type="CAUSAL_LM", target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"]
-    ),
+    "ia3": IA3Config(task_type="CAUSAL_LM", target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"]),
     "loha": LoHaConfig(task_type="CAUSAL_LM", target_modules=["q_proj", "v_proj"], r=4),
     "vera": VeraConfig(task_type="CAUSAL_LM", target_modules=["q_proj", "v_proj"], r=4),
 }
