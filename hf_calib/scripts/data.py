@@ -10,21 +10,18 @@ from typing import Any
 
 from ..tasks import as_questions, is_question_layout
 from ..tasks.files import READERS, file_rows
+from ..trainers.dataset_layouts import DatasetError, as_trl_dataset, column_names
 
 _BUILDERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
 
 PREFERENCE_COLUMNS = (("prompt", "chosen", "rejected"), ("chosen", "rejected"))
 """What a dataset of preference pairs has; without a prompt it is read off what the two answers share."""
 
-UNPAIRED_COLUMNS = (("prompt", "completion", "label"), ("completion", "label"), *PREFERENCE_COLUMNS)
+UNPAIRED_COLUMNS = (("prompt", "completion", "label"), *PREFERENCE_COLUMNS)
 """What a dataset for KTO has; preference pairs are taken apart into completions that are wanted or not."""
 
 PROMPT_COLUMNS = (("prompt",),)
 """What a dataset for a trainer that generates its own answers has."""
-
-
-class DatasetError(ValueError):
-    """A training dataset that cannot be used as it is; the message says which, why and what to do."""
 
 
 def text_columns(text_field: str = "text") -> tuple[tuple[str, ...], ...]:
@@ -95,7 +92,7 @@ def published_name(name: str | None) -> str | None:
 def training_datasets(
     script_args: Any, training_args: Any, dataset_args: Any, formats: Iterable[tuple[str, ...]]
 ) -> tuple[Any, Any]:
-    """Load a script's training and evaluation datasets, as TRL's scripts do, and check them.
+    """Load a script's training and evaluation datasets, as TRL's scripts do, convert them where needed and check them.
 
     Parameters
     ----------
@@ -126,12 +123,11 @@ def training_datasets(
     else:
         raise DatasetError("no training data; give --dataset_name, or `datasets` in a --config file")
     train = _split(splits, script_args.dataset_train_split, source, "dataset_train_split")
-    check_dataset(train, formats, source)
+    train = _readable(train, formats, source)
     if not _evaluates(script_args, training_args, splits):
         return train, None
     held_out = _split(splits, script_args.dataset_test_split, source, "dataset_test_split")
-    check_dataset(held_out, formats, f"{source}, split {script_args.dataset_test_split}")
-    return train, held_out
+    return train, _readable(held_out, formats, f"{source}, split {script_args.dataset_test_split}")
 
 
 def training_questions(script_args: Any, training_args: Any) -> tuple[Any, Any] | None:
@@ -158,7 +154,7 @@ def training_questions(script_args: Any, training_args: Any) -> tuple[Any, Any] 
         return (name, None) if is_question_layout(first) else None
     splits = load_splits(name, config=script_args.dataset_config)
     train = _split(splits, script_args.dataset_train_split, name, "dataset_train_split")
-    if not is_question_layout(_columns(train)):
+    if not is_question_layout(column_names(train)):
         return None
     if not _evaluates(script_args, training_args, splits):
         return as_questions(train), None
@@ -185,7 +181,7 @@ def check_dataset(dataset: Any, formats: Iterable[tuple[str, ...]], source: str)
     from datasets import Dataset
 
     formats = tuple(formats)
-    columns = _columns(dataset)
+    columns = column_names(dataset)
     if isinstance(dataset, Dataset) and len(dataset) == 0:
         raise DatasetError(f"{source} holds no row; give a dataset with at least one")
     expected = list(dict.fromkeys(name for names in formats for name in names))
@@ -204,6 +200,15 @@ def check_dataset(dataset: Any, formats: Iterable[tuple[str, ...]], source: str)
             _require_fields(dataset, name, source)
 
 
+def _readable(dataset: Any, formats: tuple[tuple[str, ...], ...], source: str) -> Any:
+    """Return a dataset in the columns of one of the formats."""
+    names = {name for columns in formats for name in columns}
+    kinds = {"label": "unpaired_preference", "chosen": "preference", "completion": "text", "prompt": "prompt_only"}
+    dataset = as_trl_dataset(dataset, next(kind for name, kind in kinds.items() if name in names), source=source)
+    check_dataset(dataset, formats, source)
+    return dataset
+
+
 def _require_fields(dataset: Any, column: str, source: str) -> None:
     values = dataset.data.column(column) if dataset._indices is None else None
     if values is not None and values.null_count == 0:
@@ -214,12 +219,6 @@ def _require_fields(dataset: Any, column: str, source: str) -> None:
             f"{source}, row {missing[0]}, counted from 0: there is no {column!r}"
             f"{f', nor in {len(missing) - 1} more rows' if len(missing) > 1 else ''}; complete or remove the row"
         )
-
-
-def _columns(dataset: Any) -> list[str]:
-    if dataset.column_names is not None:
-        return list(dataset.column_names)
-    return list(next(iter(dataset), {}))
 
 
 def _near_misses(columns: Iterable[str], expected: Iterable[str]) -> Iterator[tuple[str, str]]:

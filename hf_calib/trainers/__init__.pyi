@@ -8,6 +8,9 @@ from .calibration_aware import (
 from .calibration_callback import (
     CalibrationCallback as CalibrationCallback,
 )
+from .dataset_layouts import (
+    as_trl_dataset as as_trl_dataset,
+)
 from .dpo import (
     CalibrationAwareConfig as CalibrationAwareConfig,
     CalibrationAwareDPOConfig as CalibrationAwareDPOConfig,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..regularizers.targets import SHARING_RULES
+from .best_metric import set_direction
 
 
 @dataclass
@@ -210,6 +211,7 @@ class CalibrationArguments:
     )
 
     def __post_init__(self) -> None:
+        set_direction(self)
         # The TRL config that this is mixed into has a __post_init__ of its own.
         parent = getattr(super(), "__post_init__", None)
         if parent is not None:

@@ -12,6 +12,7 @@ from transformers import Trainer, TrainerCallback
 from ..confidence.option_logits import evaluating
 from ..reports import ReliabilityDisplay
 from ..tasks import PromptFormat
+from .best_metric import EVALUATION_PREFIX, correct_direction
 from .calibration_arguments import CalibrationArguments
 from .evaluator import CalibrationEvaluator, model_to_ask
 from .questions import QuestionPreparation
@@ -26,7 +27,8 @@ class CalibrationCallback(TrainerCallback):
     """Asks the model a set of multiple-choice questions whenever its trainer evaluates.
 
     All measures are logged as `{prefix}/{measure}` together with the evaluation's own metrics, and can be used as
-    `metric_for_best_model`. The reliability diagram is logged to TensorBoard, Weights & Biases and trackio, if the run
+    `metric_for_best_model`. For a measure whose lower values are better, the callback changes transformers' default
+    `greater_is_better=True` to False, and logs this. The reliability diagram is logged to TensorBoard, Weights & Biases and trackio, if the run
     reports to them. Training itself is unchanged.
 
     Parameters
@@ -70,7 +72,7 @@ class CalibrationCallback(TrainerCallback):
         *,
         tokenizer: Any = None,
         prompt_format: PromptFormat | None = None,
-        prefix: str = "eval_calibration",
+        prefix: str = EVALUATION_PREFIX,
         batch_size: int | None = None,
     ) -> None:
         self.trainer = cast(Any, trainer)
@@ -80,6 +82,9 @@ class CalibrationCallback(TrainerCallback):
         preparation = QuestionPreparation(
             tokenizer, self.trainer.model.config, CalibrationArguments(), prompt_format=prompt_format
         )
+        # The config of a calibration-aware trainer has set the direction of its own measures.
+        if prefix != EVALUATION_PREFIX or not isinstance(trainer.args, CalibrationArguments):
+            correct_direction(trainer.args, prefix)
         self.prefix = prefix
         self.reports: dict[str, CalibrationReport] = {}
         self.history: list[dict[str, float]] = []

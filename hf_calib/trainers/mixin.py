@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,22 +17,26 @@ from transformers.trainer_utils import IntervalStrategy
 from ..confidence.option_logits import evaluating
 from ..hub import dataset_reference
 from ..tasks import PromptFormat, as_questions
+from .best_metric import correct_direction
 from .calibration_arguments import CalibrationArguments
 from .calibration_term import CalibrationTerm
 from .callbacks import CalibrationRunCallback, CalibrationStateCallback
+from .dataset_layouts import check_layouts
 from .distributed import check_checkpointing, check_separate_backward
 from .evaluator import CalibrationEvaluator, logged_measures, model_to_ask
 from .interruption import InterruptionMixin
 from .publishing import PublishingMixin
 from .questions import PreparedQuestions, QuestionPreparation
-from .reference import Reference
+from .reference import Reference, check_base_weights
 from .reference_distributions import matched_distributions, read_distributions
 from .run import CalibrationRun
-from .trl_compatibility import TaggedTrainer, trainer_name
+from .trl_compatibility import TaggedTrainer, dataset_kind, trainer_name
 from .weight_averaging import WeightAveragingCallback, check_averaging, resumed_folder
 
 if TYPE_CHECKING:
     from ..measures import CalibrationReport
+
+logger = logging.getLogger(__name__)
 
 
 class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
@@ -86,8 +91,11 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
         self._evaluator: CalibrationEvaluator | None = None
         self._evaluation_prefix: str | None = None
         self._averaging: WeightAveragingCallback | None = None
+        check_layouts(dataset_kind(self), args, kwargs)
         with _evaluation_allowed(args, kwargs, eval_calibration_dataset is not None):
             super().__init__(*args, **kwargs)
+        if not isinstance(self.args, CalibrationArguments):
+            correct_direction(self.args)
         settings = self.args if isinstance(self.args, CalibrationArguments) else self.calibration_arguments_class()
         self.calibration_arguments = settings
         self.prompt_format = prompt_format or PromptFormat(chat=settings.calibration_prompt == "chat")
@@ -197,21 +205,26 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
         run.settings["calibration_batch_size"] = settings.calibration_batch_size
         if max(weights["supervised"], weights["em"], weights["dece"]) > 0:
             run.trained_on = prepared.of(prepared.answered)
+            if not prepared.answered and self.accelerator.is_main_process:
+                _report_unanswered(len(prepared.trained), settings)
         distributions = read_distributions(reference_model)
         if distributions is None and settings.anchor_weight > 0:
             distributions = matched_distributions(
                 self, reference_model, prepared.of(prepared.trained), self._questions.tokenizer
             )
         reference = None
+        collator = self._questions.collator
         if distributions is not None:
+            check_base_weights(self, False)
             distributions.require(prepared.trained)
         elif settings.anchor_weight > 0:
             reference = Reference(self, reference_model)
+            reference.check_start(collator(prepared.trained[:8]).to(self.accelerator.device))
         self._calibration_term = CalibrationTerm(
             prepared.trained,
             prepared.held_out,
             settings,
-            self._questions.collator,
+            collator,
             self.accelerator,
             reference.answer_logits if reference is not None else None,
             distributions,
@@ -301,6 +314,8 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
             `/confidence`, `/ece`, `/cw_ece`, `/smooth_ece`, `/nll`, `/brier` and `/option_mass`; with an
             `eval_calibrator` also `{prefix}_calibration/calibrated_ece` and so on.
         """
+        kind = dataset_kind(self)
+        check_layouts(None if kind == "text" else kind, (), {"eval_dataset": eval_dataset})
         own = self.eval_dataset if eval_dataset is None else eval_dataset
         # With several evaluation sets, each comes through here again, under its own prefix.
         outermost = self._evaluator is not None and self._evaluation_prefix is None
@@ -354,6 +369,18 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
                 run.reports["calibrated"] = calibrated
         run.history.append({"step": self.state.global_step, **metrics})
         return metrics
+
+
+def _report_unanswered(n_questions: int, settings: CalibrationArguments) -> None:
+    """Log that the terms that need answers do not act."""
+    # supervised_weight has a weight by default, which is no mistake if the questions have no answers.
+    weights = {name: getattr(settings, name) for name in ("em_weight", "dece_weight")}
+    given = [f"{name}={weight:g}" for name, weight in weights.items() if weight > 0]
+    logger.warning(
+        "None of the %d calibration questions has an answer: only the anchor acts%s",
+        n_questions,
+        f"; {' and '.join(given)} {'has' if len(given) == 1 else 'have'} no effect" if given else "",
+    )
 
 
 @contextmanager

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from .best_metric import set_direction
+
 
 @dataclass
 class PreferenceArguments:
@@ -39,6 +41,7 @@ class PreferenceArguments:
     )
 
     def __post_init__(self) -> None:
+        set_direction(self)
         parent = getattr(super(), "__post_init__", None)
         if parent is not None:
             parent()

@@ -60,6 +60,24 @@ def tag_names(trainer_class: type) -> list[str]:
     return list(dict.fromkeys([*foreign, *_OWN_TAGS]))
 
 
+def takes_reference_model(trainer: Any) -> bool:
+    """Whether a trainer has the argument `ref_model`."""
+    return isinstance(trainer, trl.DPOTrainer | trl.KTOTrainer)
+
+
+def dataset_kind(trainer: Any) -> str | None:
+    """Return the kind of dataset that a trainer of TRL reads, as `as_trl_dataset` calls it, or None for others."""
+    kinds = {
+        "DPOTrainer": "preference",
+        "RewardTrainer": "preference",
+        "KTOTrainer": "unpaired_preference",
+        "SFTTrainer": "text",
+        "GRPOTrainer": "prompt_only",
+        "RLOOTrainer": "prompt_only",
+    }
+    return next((kind for name, kind in kinds.items() if isinstance(trainer, getattr(trl, name))), None)
+
+
 def trainer_name(trainer_class: type) -> str:
     """Return the name of a trainer's method in TRL's model cards; of other trainers, the name of the class."""
     return getattr(trainer_class, "_name", None) or trainer_class.__name__.removesuffix("Trainer") or "Trainer"

@@ -33,8 +33,12 @@ def arguments(name, **options):
     return SimpleNamespace(**{**script, **options}), SimpleNamespace(**trainer)
 
 
+def read_training(name, formats, **options):
+    return training_datasets(*arguments(name, **options), SimpleNamespace(datasets=[]), formats)
+
+
 def read_pairs(name, **options):
-    return training_datasets(*arguments(name, **options), SimpleNamespace(datasets=[]), PREFERENCE_COLUMNS)
+    return read_training(name, PREFERENCE_COLUMNS, **options)
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".tsv", ".parquet"])

@@ -1,5 +1,7 @@
 """What the terms add to the loss, against a computation by hand."""
 
+import logging
+
 import numpy as np
 import pytest
 import torch
@@ -307,3 +309,34 @@ def test_logits_that_are_not_finite_stop_the_run_and_leave_the_checkpoint(tokeni
 
     saved = load_file(tmp_path / "checkpoint-2" / "adapter_model.safetensors")
     assert all(torch.isfinite(tensor).all() for tensor in saved.values())
+
+
+@pytest.mark.parametrize(
+    ("options", "rest"),
+    [
+        ({}, ""),
+        ({"dece_weight": 0.5}, "; dece_weight=0.5 has no effect"),
+        (
+            {"dece_weight": 1.0, "em_weight": 2.0, "em_dataset": questions(4)},
+            "; em_weight=2 and dece_weight=1 have no effect",
+        ),
+    ],
+)
+def test_terms_that_get_no_answers_are_said_once(options, rest, tokenizer, tmp_path, caplog):
+    with caplog.at_level(logging.INFO, logger="hf_calib"):
+        make(tokenizer, tmp_path, data=questions(9, answered=False), **options).train()
+    said = [record.getMessage() for record in caplog.records if "has an answer" in record.getMessage()]
+    assert said == [f"None of the 9 calibration questions has an answer: only the anchor acts{rest}"]
+
+
+@pytest.mark.parametrize(
+    ("data", "options"),
+    [
+        (questions(9, answered=False), {"supervised_weight": 0.0}),
+        (questions(8, answered=False) + questions(1), {}),
+    ],
+)
+def test_nothing_is_said_where_every_term_acts(data, options, tokenizer, tmp_path, caplog):
+    with caplog.at_level(logging.INFO, logger="hf_calib"):
+        make(tokenizer, tmp_path, data=data, **options)
+    assert "has an answer" not in caplog.text
