@@ -50,8 +50,9 @@ def cases():
 
 def prepare(seed: int, folder: Path):
     """Return one seed's bench of the lab, pre-trained, and the folder of its aligned model."""
-    from hf_calib.lab import PRESETS, pretrained_folder
     from hf_calib.lab.methods import make_bench, plain_dpo
+
+    from hf_calib.lab import PRESETS, pretrained_folder
 
     preset = replace(PRESETS["mini"], n_test_questions=4000)
     bench = make_bench(preset, seed, pretrained_folder(preset, seed, progress=False), folder, progress=False)

@@ -9,13 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from hf_calib.lab.methods import Bench, long_fine_tuning, make_bench, plain_dpo
 from over_seeds import measured, over_seeds, write_figures
 
 import hf_calib
 from hf_calib.calibrators import by_name
 from hf_calib.hub import save_calibration_metadata
 from hf_calib.lab import PRESETS, pretrained_folder
-from hf_calib.lab.methods import Bench, long_fine_tuning, make_bench, plain_dpo
 from hf_calib.lab.presets import FineTuningSettings
 from hf_calib.reports import render_table
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from hf_calib.lab.methods import make_bench
 from over_seeds import measured, over_seeds, write_figures
 from peft import get_peft_model
 from transformers import TrainingArguments
@@ -17,7 +18,6 @@ from hf_calib.calibrators import by_name
 from hf_calib.confidence import predict
 from hf_calib.lab import PRESETS, pretrained_folder
 from hf_calib.lab.arguments import adapter_config
-from hf_calib.lab.methods import make_bench
 from hf_calib.reports import render_table
 from hf_calib.trainers import train_option_head
 

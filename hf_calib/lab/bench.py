@@ -42,7 +42,7 @@ class Bench:
     preset : LabPreset
     data : LabData
     pretrained_folder : Path
-        Of the pre-trained model, saved by `save_pretrained`.
+        Folder of the pre-trained model, as saved by `save_pretrained`.
     tokenizer : PreTrainedTokenizerBase
     work_dir : Path
         Where the trainers may write.
@@ -50,9 +50,9 @@ class Bench:
     progress : bool
         Whether to show progress bars.
     callbacks : tuple of TrainerCallback
-        Of the trainers that fine-tune an aligned model on answers.
+        Callbacks for the trainers that fine-tune an aligned model on answers.
     prompts : tuple of Question, optional
-        Prompts without answers, in place of the data's.
+        Prompts without answers that replace those of `data`.
     """
 
     preset: LabPreset
@@ -66,19 +66,27 @@ class Bench:
     prompts: tuple[Question, ...] = ()
 
     def pretrained(self) -> Any:
-        """Return the pre-trained model, loaded anew."""
+        """Return a fresh copy of the pre-trained model."""
         return AutoModelForCausalLM.from_pretrained(self.pretrained_folder)
 
     def unanswered(self) -> list[Question]:
         """Return the prompts without answers."""
         return list(self.prompts) or self.data.prompts.to_questions(answers=False)
 
-    def _alignment(self, name: str) -> dict[str, Any]:
-        # LoRA's initial weights are drawn from torch's generator by PEFT, inside the trainer.
+    def alignment_arguments(self, name: str) -> dict[str, Any]:
+        """Return the arguments of an alignment's config, and seed the initial weights of its adapters.
+
+        Parameters
+        ----------
+        name : str
+            The folder inside `work_dir` that the trainer may write to.
+        """
+        # PEFT draws LoRA's initial weights from torch's generator, inside the trainer.
         torch.manual_seed(self.seed)
         return alignment_arguments(self.preset.alignment, self.work_dir / name, self.seed, progress=self.progress)
 
-    def _fine_tuning(self, name: str, settings: FineTuningSettings) -> dict[str, Any]:
+    def fine_tuning_arguments(self, name: str, settings: FineTuningSettings) -> dict[str, Any]:
+        """Return the arguments of a fine-tuning's config, and seed the initial weights of its adapters."""
         torch.manual_seed(self.seed)
         return {
             "output_dir": str(self.work_dir / name),
@@ -89,12 +97,14 @@ class Bench:
             "use_cpu": True,
             "bf16": False,
             "gradient_checkpointing": False,
+            "save_strategy": "no",
             "logging_steps": settings.eval_steps,
             "report_to": "none",
             "disable_tqdm": not self.progress,
         }
 
-    def _policy_and_reference(self) -> dict[str, Any]:
+    def policy_and_reference(self) -> dict[str, Any]:
+        """Return the arguments of a DPO trainer that say what is aligned and what it is compared with."""
         rank = self.preset.alignment.lora_rank
         return {
             "model": self.pretrained(),
@@ -107,25 +117,25 @@ class Bench:
 def make_bench(
     preset: LabPreset, seed: int, pretrained_folder: Path, work_dir: Path, *, progress: bool = True
 ) -> Bench:
-    """Draw one seed's data, and put it beside its pre-trained model; the parameters are those of `Bench`."""
+    """Return a `Bench` with freshly drawn data; the parameters are those of `Bench`."""
     tokenizer, world = make_tokenizer(), make_world(preset, seed)
     data = sample_data(preset, world, AutoModelForCausalLM.from_pretrained(pretrained_folder), tokenizer, seed)
     return Bench(preset, data, pretrained_folder, tokenizer, work_dir, seed, progress)
 
 
 def plain_dpo(bench: Bench, name: str = "dpo", **loss: Any) -> DPOTrainer:
-    """Align the pre-trained model with TRL's `DPOTrainer`, as it is.
+    """Align the pre-trained model with TRL's unchanged `DPOTrainer`.
 
     Parameters
     ----------
     bench : Bench
     name : str, default "dpo"
-        Of the folder that the trainer may write to.
+        The folder that the trainer may write to.
     **loss
-        Go to `trl.DPOConfig`, for another loss than DPO's.
+        Arguments of `trl.DPOConfig` that choose another loss.
     """
-    args = DPOConfig(**bench._alignment(name), **loss)
-    trainer = DPOTrainer(args=args, train_dataset=bench.data.pairs, **bench._policy_and_reference())
+    args = DPOConfig(**bench.alignment_arguments(name), **loss)
+    trainer = DPOTrainer(args=args, train_dataset=bench.data.pairs, **bench.policy_and_reference())
     trainer.train()
     return trainer
 
@@ -144,17 +154,17 @@ def calibration_aware_dpo(
     ----------
     bench : Bench
     labelled : sequence of Question, optional
-        Calibration questions whose answers are used; the bench's prompts without answers always are.
+        Calibration questions with answers, added to the bench's prompts without answers.
     evaluated_on : sequence of Question, optional
-        What the trainer's own reports, before and after, are about. They change nothing in the training.
+        Questions for the trainer's reports before and after. They do not affect the training.
     teacher : PreTrainedModel, optional
-        What the anchor keeps to; by default the model that the alignment starts from.
+        The anchor's reference; by default the model that the alignment starts from.
     **terms
-        Arguments of the calibration terms, in place of the preset's.
+        Arguments of the calibration terms that replace the preset's.
     """
     name = f"calibration-aware-dpo-{'labelled' if labelled else 'unlabelled'}"
     args = CalibrationAwareConfig(
-        **bench._alignment(name),
+        **bench.alignment_arguments(name),
         calibration_batch_size=bench.preset.calibration_batch_size * (1 + bool(labelled)),
         **{**(asdict(bench.preset.labelled) if labelled else {}), **terms},
     )
@@ -164,7 +174,7 @@ def calibration_aware_dpo(
         calibration_dataset=[*bench.unanswered(), *labelled],
         eval_calibration_dataset=evaluated_on,
         calibration_reference_model=teacher,
-        **bench._policy_and_reference(),
+        **bench.policy_and_reference(),
     )
     trainer.train()
     return trainer
@@ -175,57 +185,62 @@ def calibration_aware_fine_tuning(
 ) -> CalibrationAwareSFTTrainer:
     """Repair an aligned model with CFT, at the step that does best on held-out questions.
 
-    Parameters
-    ----------
-    bench : Bench
-    aligned : PreTrainedModel or PeftModel
-        Its adapter, if it has one, is merged first; the model given is used up.
-    settings : FineTuningSettings
+    The parameters are those of `fine_tuned`.
     """
-    args = CalibrationAwareSFTConfig(
-        **bench._fine_tuning("cft", settings),
-        # The error falls and rises again with the steps, so the best step is found on held-out questions, by a
-        # proper score.
-        eval_strategy="steps",
-        eval_steps=settings.eval_steps,
-        save_strategy="steps",
-        save_steps=settings.eval_steps,
-        save_total_limit=2,
-        load_best_model_at_end=True,
-        metric_for_best_model="eval_calibration/nll",
-        greater_is_better=False,
-        per_device_eval_batch_size=512,
-    )
-    trainer = CalibrationAwareSFTTrainer(
-        model=merged(aligned),
-        args=args,
-        train_dataset=bench.data.calibration.to_dataset(),
-        processing_class=bench.tokenizer,
-        peft_config=adapter_config(settings.lora_rank),
+    # The error falls and then rises again, so the best step is found on held-out questions, by a proper score.
+    best_step = {
+        "eval_strategy": "steps",
+        "eval_steps": settings.eval_steps,
+        "save_strategy": "steps",
+        "save_steps": settings.eval_steps,
+        "save_total_limit": 2,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "eval_calibration/nll",
+        "greater_is_better": False,
+        "per_device_eval_batch_size": 512,
+    }
+    return fine_tuned(
+        bench,
+        "cft",
+        aligned,
+        bench.data.calibration.to_questions(),
+        settings,
+        arguments=best_step,
         eval_calibration_dataset=bench.data.held_out.to_questions(),
-        callbacks=list(bench.callbacks),
     )
-    trainer.train()
-    return trainer
 
 
-def _fine_tuned(
+def fine_tuned(
     bench: Bench,
     name: str,
     aligned: Any,
     questions: Sequence[Question],
+    settings: FineTuningSettings,
     *,
-    settings: FineTuningSettings | None = None,
-    terms: dict[str, Any] | None = None,
+    arguments: dict[str, Any] | None = None,
     trainer_class: type[CalibrationAwareSFTTrainer] = CalibrationAwareSFTTrainer,
     **options: Any,
 ) -> CalibrationAwareSFTTrainer:
-    settings = settings or bench.preset.long
-    arguments = {**bench._fine_tuning(name, settings), "save_strategy": "no", **(terms or {})}
-    args = CalibrationAwareSFTConfig(**arguments)
+    """Fine-tune an aligned model on answered questions with new adapters, and return the trainer.
+
+    Parameters
+    ----------
+    bench : Bench
+    name : str
+        The folder that the trainer may write to.
+    aligned : PreTrainedModel or PeftModel
+        Its adapter, if it has one, is merged first; the model given is used up.
+    questions : sequence of Question
+    settings : FineTuningSettings
+    arguments : dict, optional
+        Further arguments of the `CalibrationAwareSFTConfig`.
+    trainer_class : type, default CalibrationAwareSFTTrainer
+    **options
+        Further arguments of the trainer.
+    """
     trainer = trainer_class(
         model=merged(aligned),
-        args=args,
+        args=CalibrationAwareSFTConfig(**{**bench.fine_tuning_arguments(name, settings), **(arguments or {})}),
         train_dataset=list(questions),
         processing_class=bench.tokenizer,
         peft_config=adapter_config(settings.lora_rank),
@@ -243,4 +258,5 @@ def merged(model: Any) -> Any:
 
 def fitted_temperature(bench: Bench, model: Any) -> Calibrator:
     """Fit temperature scaling on the held-out questions."""
-    return fitted_calibrator(bench, model, "temperature", bench.data.held_out.to_questions())
+    predictions = predict(model, bench.tokenizer, bench.data.held_out.to_questions(), batch_size=512)
+    return by_name("temperature").fit(predictions.option_log_probabilities, predictions.answers)

@@ -18,7 +18,7 @@ from ..hub import DatasetReference, Evaluation, write_card
 from ..measures import CalibrationReport
 from ..regimes import diagnose
 from ..reports import ReliabilityDisplay, render_table
-from .methods import (
+from .bench import (
     calibration_aware_dpo,
     calibration_aware_fine_tuning,
     fitted_temperature,

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from ..measures import Measure
-from ..measures.sampling import t_quantile
-from ..reports import render_table
-from ..reports.table import Cell
+from hf_calib.measures import Measure
+from hf_calib.measures.sampling import t_quantile
+from hf_calib.reports import render_table
+from hf_calib.reports.table import Cell
 
 # From a method, a row's key and a domain to its value, of one seed or in the mean over seeds.
 Lookup = Callable[[str, str, str], float]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from .presets import LabPreset
+from hf_calib.lab import LabPreset
 
 # The seeds that the presets' settings were chosen on; results are reported on others.
 SETTINGS_SEEDS = (0, 1, 2)
@@ -20,7 +20,7 @@ class Method:
     Attributes
     ----------
     model
-        A key of `hf_calib.lab.experiment.MODELS`, or None for the pre-trained model.
+        A key of `experiments.experiment.MODELS`, or None for the pre-trained model.
     trained_on
         Which labelled questions its training uses, to train on or to choose by.
     calibrator
@@ -72,10 +72,10 @@ train, or are fitted, on both.
 VARIANTS: dict[str, Method] = {
     "rcft-pairs": Method("rcft-pairs", "all"),
     "rcft-mutated": Method("rcft-mutated", "all"),
-    "rcft-synthesised": Method("rcft-synthesised", "all"),
+    "rcft-synthesized": Method("rcft-synthesized", "all"),
     "rcft-half-way": Method("rcft-half-way", "all"),
     "calibration-aware-dpo-pairs": Method("calibration-aware-dpo-pairs"),
-    "calibration-aware-dpo-synthesised": Method("calibration-aware-dpo-synthesised"),
+    "calibration-aware-dpo-synthesized": Method("calibration-aware-dpo-synthesized"),
     "supervised": Method("supervised", "all"),
     "supervised-dpo": Method("supervised-dpo", "all"),
     "supervised-calibration-aware-dpo": Method("supervised-calibration-aware-dpo", "all"),
@@ -84,7 +84,7 @@ VARIANTS: dict[str, Method] = {
 """Variants of these methods, which sweeps compare.
 
 ``rcft`` and ``calibration-aware-dpo-unlabelled`` with the anchor on other prompts: those of the preference pairs, the
-data's with options of other questions (mutated), or such as the pre-trained model writes itself (synthesised);
+data's with options of other questions (mutated), or such as the pre-trained model writes itself (synthesized);
 ``rcft`` half-way back to the pre-trained weights; and alignment of a model that was first tuned on the answers until
 it was overconfident: plainly, keeping to this model, and keeping to the pre-trained one (base).
 """

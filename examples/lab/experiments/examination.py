@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..confidence import Predictions
-from ..confidence.option_logits import assemble, evaluating, padding_token, score
-from ..tasks import Question, encode_questions
-from ..tasks.collator import QuestionCollator
+from hf_calib.confidence import Predictions
+from hf_calib.confidence.option_logits import assemble, evaluating, padding_token, score
+from hf_calib.lab.bench import Bench
+from hf_calib.lab.names import Domain
+from hf_calib.lab.win_rate import PreferenceTest
+from hf_calib.tasks import Question, encode_questions
+from hf_calib.tasks.collator import QuestionCollator
+
 from .experiment import trained
-from .methods import Bench
-from .names import Domain
-from .win_rate import PreferenceTest
 
 BATCH_SIZE = 512
 
@@ -102,7 +103,7 @@ class Examination:
         self._asked: dict[str | None, Asked] = {}
 
     def of(self, name: str | None) -> Asked:
-        """Ask a model, by its name in `hf_calib.lab.experiment.MODELS`; train it first if it isn't there."""
+        """Ask a model, by its name in `experiments.experiment.MODELS`; train it first if it isn't there."""
         if name not in self._asked:
             result = trained(name, self.bench, self.models)
             self._asked[name] = self.about(result.model, result.seconds)

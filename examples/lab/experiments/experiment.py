@@ -11,11 +11,13 @@ from typing import Any
 
 from transformers import AutoModelForCausalLM
 
+from hf_calib.lab import bench as lab
+from hf_calib.lab.bench import Bench
+from hf_calib.lab.cache import PACKAGE, cache_key, cached_folder, library_versions, source_digest
+
 from . import methods, variants
-from .cache import PACKAGE, cache_key, cached_folder, library_versions, source_digest
 from .compared import COMPARED
-from .methods import Bench
-from .presets import LabPreset
+from .presets import ExperimentPreset
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "numpy")
 
@@ -24,8 +26,9 @@ _DATA = ("preferences", "n_calibration_questions", "n_held_out_questions", "n_pr
 
 # What decides a calibration term's training, beside the settings.
 _TERMS = (
-    "lab/methods.py",
-    "lab/published_rcft.py",
+    "experiments/methods.py",
+    "experiments/published_rcft.py",
+    "lab/bench.py",
     "regularizers/anchor.py",
     "regularizers/em.py",
     "regularizers/supervised.py",
@@ -38,6 +41,12 @@ _TERMS = (
 )
 
 
+def code_digest(paths: Iterable[str]) -> str:
+    """Hash source files of the package and, where their names begin with ``experiments/``, of this folder."""
+    own = {path for path in paths if path.startswith("experiments/")}
+    return source_digest(set(paths) - own) + source_digest(own, Path(__file__).resolve().parents[1])
+
+
 @dataclass(frozen=True)
 class TrainedModel:
     """How a model comes about.
@@ -47,7 +56,7 @@ class TrainedModel:
     train
         From the bench and the model that it starts from to the trained one.
     settings
-        The fields of `LabPreset` that it depends on, beside those that all do.
+        The fields of `ExperimentPreset` that it depends on, beside those that all do.
     start
         The model that it starts from, by name; None for the pre-trained one.
     sources
@@ -65,12 +74,12 @@ def _on_aligned(train: Callable[[Bench, Any], Any], *settings: str) -> TrainedMo
 
 
 def _variants() -> dict[str, TrainedModel]:
-    """Return the models of `hf_calib.lab.compared.VARIANTS`."""
-    sources = (*_TERMS, "lab/variants.py")
+    """Return the models of `experiments.compared.VARIANTS`."""
+    sources = (*_TERMS, "experiments/variants.py")
     prompts = {
         "pairs": variants.pairs_prompts,
         "mutated": variants.mutated_prompts,
-        "synthesised": variants.synthesised_prompts,
+        "synthesized": variants.synthesized_prompts,
     }
 
     def fine_tuned(source: str) -> TrainedModel:
@@ -83,7 +92,7 @@ def _variants() -> dict[str, TrainedModel]:
     def aligned(source: str) -> TrainedModel:
         def train(bench: Bench, _: Any) -> Any:
             there = variants.with_prompts(bench, prompts[source](bench))
-            return methods.calibration_aware_dpo(there).model
+            return lab.calibration_aware_dpo(there).model
 
         return TrainedModel(train, ("alignment", "calibration_batch_size"), None, sources)
 
@@ -94,29 +103,29 @@ def _variants() -> dict[str, TrainedModel]:
 
         return TrainedModel(train, ("alignment", *settings), "supervised", sources)
 
-    aware = methods.calibration_aware_dpo
+    aware = lab.calibration_aware_dpo
     return {
         **{f"rcft-{source}": fine_tuned(source) for source in prompts},
-        **{f"calibration-aware-dpo-{source}": aligned(source) for source in ("pairs", "synthesised")},
+        **{f"calibration-aware-dpo-{source}": aligned(source) for source in ("pairs", "synthesized")},
         "rcft-half-way": TrainedModel(variants.half_way, (), "rcft", sources),
         "supervised": TrainedModel(lambda bench, _: variants.supervised(bench), ("long",), None, sources),
-        "supervised-dpo": tuned_first(methods.plain_dpo),
+        "supervised-dpo": tuned_first(lab.plain_dpo),
         "supervised-calibration-aware-dpo": tuned_first(aware, "calibration_batch_size"),
         "supervised-calibration-aware-dpo-base": tuned_first(aware, "calibration_batch_size", base=True),
     }
 
 
 MODELS: dict[str, TrainedModel] = {
-    "dpo": TrainedModel(lambda bench, _: methods.plain_dpo(bench).model),
+    "dpo": TrainedModel(lambda bench, _: lab.plain_dpo(bench).model),
     "dpo-label-smoothing": TrainedModel(
         lambda bench, _: (
-            methods.plain_dpo(bench, "smoothed", **methods.smoothed_dpo_loss(bench.preset.label_smoothing)).model
+            lab.plain_dpo(bench, "smoothed", **methods.smoothed_dpo_loss(bench.preset.label_smoothing)).model
         ),
         ("alignment", "label_smoothing"),
     ),
-    "ipo": TrainedModel(lambda bench, _: methods.plain_dpo(bench, "ipo", loss_type="ipo").model),
+    "ipo": TrainedModel(lambda bench, _: lab.plain_dpo(bench, "ipo", loss_type="ipo").model),
     "cft": _on_aligned(
-        lambda bench, aligned: methods.calibration_aware_fine_tuning(bench, aligned, bench.preset.fine_tuning),
+        lambda bench, aligned: lab.calibration_aware_fine_tuning(bench, aligned, bench.preset.fine_tuning),
         "fine_tuning",
     ),
     "long": _on_aligned(
@@ -137,12 +146,12 @@ MODELS: dict[str, TrainedModel] = {
     "auto": _on_aligned(methods.automatic_fine_tuning, "anchored", "anchored_training"),
     "repair-unlabelled": _on_aligned(methods.unlabelled_repair, "repair"),
     "calibration-aware-dpo": TrainedModel(
-        lambda bench, _: methods.calibration_aware_dpo(bench, bench.data.labelled()).model,
+        lambda bench, _: lab.calibration_aware_dpo(bench, bench.data.labelled()).model,
         ("alignment", "calibration_batch_size", "labelled"),
         sources=_TERMS,
     ),
     "calibration-aware-dpo-unlabelled": TrainedModel(
-        lambda bench, _: methods.calibration_aware_dpo(bench).model,
+        lambda bench, _: lab.calibration_aware_dpo(bench).model,
         ("alignment", "calibration_batch_size"),
         sources=_TERMS,
     ),
@@ -151,7 +160,7 @@ MODELS: dict[str, TrainedModel] = {
 """The models that are trained, by name."""
 
 
-def model_is_made_of(name: str | None, preset: LabPreset, pretrained_folder: Path, seed: int) -> dict[str, Any]:
+def model_is_made_of(name: str | None, preset: ExperimentPreset, pretrained_folder: Path, seed: int) -> dict[str, Any]:
     """Return all that decides a trained model, as data that JSON can hold."""
     # The folder's name is a hash of what the pre-trained model is made of.
     made_of: dict[str, Any] = {"model": name, "pretrained": pretrained_folder.name, "seed": seed}
@@ -160,11 +169,11 @@ def model_is_made_of(name: str | None, preset: LabPreset, pretrained_folder: Pat
     model = MODELS[name]
     settings = _settings(preset, (*_DATA, *model.settings))
     start = None if model.start is None else cache_key(model_is_made_of(model.start, preset, pretrained_folder, seed))
-    libraries, code = library_versions(LIBRARIES), source_digest(model.sources)
+    libraries, code = library_versions(LIBRARIES), code_digest(model.sources)
     return {**made_of, "settings": settings, "start": start, "libraries": libraries, "code": code}
 
 
-def method_is_made_of(name: str, preset: LabPreset, pretrained_folder: Path, seed: int) -> dict[str, Any]:
+def method_is_made_of(name: str, preset: ExperimentPreset, pretrained_folder: Path, seed: int) -> dict[str, Any]:
     """Return all that decides a method's results, as data that JSON can hold."""
     method = COMPARED[name]
     sources = (path.relative_to(PACKAGE).as_posix() for path in (PACKAGE / "calibrators").glob("*.py"))
@@ -176,7 +185,7 @@ def method_is_made_of(name: str, preset: LabPreset, pretrained_folder: Path, see
     }
 
 
-def _settings(preset: LabPreset, names: Iterable[str]) -> dict[str, Any]:
+def _settings(preset: ExperimentPreset, names: Iterable[str]) -> dict[str, Any]:
     values = asdict(preset)
     known = [field.name for field in fields(preset)]
     return {name: values[name] for name in known if name in set(names)}
@@ -208,7 +217,7 @@ def trained(name: str | None, bench: Bench, models: Path) -> Trained:
     def make(folder: Path) -> None:
         start = trained(recipe.start, bench, models) if recipe.start else Trained(None, 0.0)
         begun = time.process_time()
-        model = methods.merged(recipe.train(bench, start.model))
+        model = lab.merged(recipe.train(bench, start.model))
         seconds = start.seconds + time.process_time() - begun
         model.save_pretrained(folder)
         (folder / "seconds.json").write_text(json.dumps(seconds), encoding="utf-8")

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..measures import BinStatistics
-from ..reports import ReliabilityDisplay
-from ..reports.reliability import COLOURS
+from hf_calib.lab.names import DOMAINS
+from hf_calib.measures import BinStatistics
+from hf_calib.reports import ReliabilityDisplay
+from hf_calib.reports.reliability import COLOURS
+
 from .log_odds import draw_collapse
-from .names import DOMAINS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from ..confidence import Predictions
+    from hf_calib.confidence import Predictions
 
 # Of a cell, in nats.
 WIDTH = 0.25

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..regularizers import BinTargets, em_loss
-from ..tasks import LETTERS
-from ..trainers import CalibrationAwareSFTTrainer
-from .world import N_OPTIONS
+from hf_calib.lab.world import N_OPTIONS
+from hf_calib.regularizers import BinTargets, em_loss
+from hf_calib.tasks import LETTERS
+from hf_calib.trainers import CalibrationAwareSFTTrainer
 
 if TYPE_CHECKING:
-    from ..confidence import Predictions
+    from hf_calib.confidence import Predictions
 
 N_BINS = 10
 

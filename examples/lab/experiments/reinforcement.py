@@ -14,18 +14,18 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification
 from trl import GRPOConfig, GRPOTrainer
 
-from ..tasks import LETTERS
-from ..trainers import (
+from hf_calib.lab.bench import Bench
+from hf_calib.lab.documents import multiple_choice_prompts, open_prompts
+from hf_calib.lab.tokenizer import EOS
+from hf_calib.lab.world import LabQuestions
+from hf_calib.tasks import LETTERS
+from hf_calib.trainers import (
     CalibrationAwareGRPOConfig,
     CalibrationAwareGRPOTrainer,
     CalibrationAwarePPOConfig,
     CalibrationAwarePPOTrainer,
 )
-from ..trainers.trl_compatibility import ppo_classes
-from .documents import multiple_choice_prompts, open_prompts
-from .methods import Bench
-from .tokenizer import EOS
-from .world import LabQuestions
+from hf_calib.trainers.trl_compatibility import ppo_classes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -190,7 +190,7 @@ def reinforced(name: str, bench: Bench, settings: ReinforcementSettings) -> Any:
     Parameters
     ----------
     name : str
-        One of `hf_calib.lab.sweeps.REINFORCED`.
+        One of `experiments.sweeps.REINFORCED`.
     bench : Bench
     settings : ReinforcementSettings
 

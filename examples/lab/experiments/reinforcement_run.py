@@ -13,17 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from ..reports import render_table
-from ..reports.table import Cell
-from .cache import cache_key, library_versions, source_digest
+from hf_calib.lab.bench import make_bench
+from hf_calib.lab.cache import cache_key, library_versions
+from hf_calib.lab.names import DOMAINS
+from hf_calib.lab.preferences import MULTIPLE_CHOICE, OPEN
+from hf_calib.lab.pretraining import pretrained_folder
+from hf_calib.reports import render_table
+from hf_calib.reports.table import Cell
+
 from .compared import SETTINGS_SEEDS
 from .examination import Examination
-from .experiment import LIBRARIES
-from .methods import make_bench
-from .names import DOMAINS
-from .preferences import MULTIPLE_CHOICE, OPEN
+from .experiment import LIBRARIES, code_digest
 from .presets import EXPERIMENTS
-from .pretraining import pretrained_folder
 from .reinforcement import check_available, mean_open_reward, reinforced, reinforcement_settings
 from .results import Results, load_rows
 from .run import MEASURES, check_names, check_seeds_and_jobs, quietly_on_one_thread, run_all
@@ -31,7 +32,7 @@ from .sweep_report import mean_over_seeds
 from .sweeps import REINFORCE_KEYS, REINFORCED, WORLD, sweep_preset
 
 FILES: dict[str, Any] = {"file": "reinforce.json", "runs": "reinforce_runs", "row_keys": REINFORCE_KEYS}
-_SOURCES = ("lab/reinforcement.py", "regularizers/anchor.py", "trainers/calibration_term.py")
+_SOURCES = ("experiments/reinforcement.py", "regularizers/anchor.py", "trainers/calibration_term.py")
 
 
 @dataclass(frozen=True)
@@ -61,14 +62,14 @@ def run_reinforcement(
     Parameters
     ----------
     out : str or Path
-        Gets ``reinforce.json``, a list of rows with the keys `hf_calib.lab.sweeps.REINFORCE_KEYS`, and the folder
+        Gets ``reinforce.json``, a list of rows with the keys `experiments.sweeps.REINFORCE_KEYS`, and the folder
         ``reinforce_runs`` that it is made from. The pre-trained model's rows are there too.
     seeds : sequence of int
         Of the world, the model and the data.
     preset : str, default "full"
-        Key of `hf_calib.lab.EXPERIMENTS`.
+        Key of `experiments.presets.EXPERIMENTS`.
     methods : sequence of str, default ("grpo", "calibration-aware-grpo")
-        Of `hf_calib.lab.sweeps.REINFORCED`.
+        Of `experiments.sweeps.REINFORCED`.
     jobs : int, default 1
         How many processes run at a time, each on a seed of its own and on one thread.
     cache_dir : str or Path, optional
@@ -111,7 +112,7 @@ def run_reinforcement_task(task: ReinforcementTask) -> None:
             "preset": asdict(preset),
             "settings": asdict(settings),
             "pretrained": folder.name,
-            "code": source_digest(_SOURCES),
+            "code": code_digest(_SOURCES),
             "libraries": library_versions(LIBRARIES),
         }
         # What ran under another TRL stays: PPO and the newest GRPO can't be had from one.

@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from ..measures import Measure
-from ..measures.sampling import t_quantile
-from ..reports import render_table
-from ..reports.table import Cell
+from hf_calib.lab.names import DOMAINS
+from hf_calib.measures import Measure
+from hf_calib.measures.sampling import t_quantile
+from hf_calib.reports import render_table
+from hf_calib.reports.table import Cell
+
 from .claims import claims_table
 from .compared import SETTINGS_SEEDS
 from .figures import write_figures
-from .names import DOMAINS
 from .results import RESULTS_FILE, load_rows, load_runs
 
 REPORT_FILE = "report.md"

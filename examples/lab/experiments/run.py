@@ -59,9 +59,9 @@ def run_experiment(
     worlds : sequence of str, default ("fixed", "shuffled")
         Whether options stand in a fixed order, or in a random one.
     preset : str, default "full"
-        Key of `hf_calib.lab.EXPERIMENTS`.
+        Key of `experiments.presets.EXPERIMENTS`.
     methods : sequence of str, optional
-        Keys of `hf_calib.lab.METHODS`; all of them by default.
+        Keys of `experiments.compared.METHODS`; all of them by default.
     jobs : int, default 1
         How many processes run at a time, each on a seed of its own and on one thread.
     cache_dir : str or Path, optional
@@ -162,11 +162,12 @@ def _environment(**values: str) -> Iterator[None]:
 
 def run_task(task: Task) -> None:
     """Run what is missing of a task."""
-    from .cache import cache_key
+    from hf_calib.lab.bench import make_bench
+    from hf_calib.lab.cache import cache_key
+    from hf_calib.lab.pretraining import pretrained_folder
+
     from .examination import Examination
     from .experiment import method_is_made_of
-    from .methods import make_bench
-    from .pretraining import pretrained_folder
 
     preset = EXPERIMENTS[task.preset][task.world]
     results = Results(task.out)
@@ -238,10 +239,11 @@ def measured(task: Task, name: str, examination: Examination) -> dict[str, Any]:
         options' log-odds compare to the pre-trained model's: ``sharpening`` (None with a calibrator) and ``log_odds``
         (left out with one; see `log_odds_histogram`).
     """
-    from ..reports.paired import sharpening
+    from hf_calib.lab.preferences import MULTIPLE_CHOICE, OPEN
+    from hf_calib.reports.paired import sharpening
+
     from .log_odds import log_odds_histogram
     from .methods import fitted_calibrator
-    from .preferences import MULTIPLE_CHOICE, OPEN
 
     method, bench = METHODS[name], examination.bench
     before, own = examination.of(None), examination.of(method.model)

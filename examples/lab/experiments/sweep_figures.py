@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..measures.sampling import t_quantile
-from ..reports.reliability import COLOURS
-from .names import DOMAINS
+from hf_calib.lab.names import DOMAINS
+from hf_calib.measures.sampling import t_quantile
+from hf_calib.reports.reliability import COLOURS
+
 from .sweeps import BASELINES, SWEEPS, compared_methods
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def write_sweep_figure(name: str, rows: Sequence[dict[str, Any]], path: Path) ->
     Parameters
     ----------
     name : str
-        Key of `hf_calib.lab.SWEEPS`.
+        Key of `experiments.sweeps.SWEEPS`.
     rows : sequence of dict
         Of its results, those to report.
     path : Path

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from ..measures import Measure
-from ..reports import render_table
-from ..reports.table import Cell
+from hf_calib.lab.names import DOMAINS
+from hf_calib.measures import Measure
+from hf_calib.reports import render_table
+from hf_calib.reports.table import Cell
+
 from .compared import SETTINGS_SEEDS
-from .names import DOMAINS
 from .report import paired_difference
 from .results import load_rows
 from .sweep_figures import DOMAIN_TITLES, write_sweep_figure
@@ -67,7 +68,7 @@ def write_sweep_report(folder: str | Path, *, all_seeds: bool = False) -> str:
     """
     folder = Path(folder)
     if not has_sweeps(folder):
-        raise FileNotFoundError(f"{folder} has no sweep_*.json; `hf-calib lab sweep` writes them")
+        raise FileNotFoundError(f"{folder} has no sweep_*.json; examples/lab/sweep.py writes them")
     lines = ["# The sweeps", ""]
     for name, sweep in SWEEPS.items():
         path = _file(folder, name)

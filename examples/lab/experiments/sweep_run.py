@@ -13,21 +13,22 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from ..confidence import Predictions, predict
-from . import methods as lab_methods
-from .cache import cache_key, source_digest
+from hf_calib.confidence import Predictions, predict
+from hf_calib.lab.bench import Bench, calibration_aware_dpo, make_bench, merged
+from hf_calib.lab.cache import cache_key
+from hf_calib.lab.data import LabData, sample_training_questions
+from hf_calib.lab.preferences import MULTIPLE_CHOICE, OPEN
+from hf_calib.lab.pretraining import pretrained_folder
+from hf_calib.lab.world import LabQuestions
+
 from .compared import COMPARED, SETTINGS_SEEDS
-from .data import with_questions_of
 from .examination import Asked, Examination
-from .experiment import MODELS, method_is_made_of, trained
-from .methods import Bench, fitted_calibrator, make_bench, merged
-from .preferences import MULTIPLE_CHOICE, OPEN
-from .presets import EXPERIMENTS, LabPreset
-from .pretraining import pretrained_folder
+from .experiment import MODELS, code_digest, method_is_made_of, trained
+from .methods import fitted_calibrator
+from .presets import EXPERIMENTS, ExperimentPreset
 from .results import Results
 from .run import MEASURES, check_names, check_seeds_and_jobs, quietly_on_one_thread, run_all
 from .sweeps import BASELINES, SWEEPS, WORLD, Change, measured_steps, results_files, sweep_preset
-from .world import LabQuestions
 
 
 @dataclass(frozen=True)
@@ -59,14 +60,14 @@ def run_sweep(
     Parameters
     ----------
     out : str or Path
-        Gets ``sweep_<name>.json``, a list of rows with the keys `hf_calib.lab.sweeps.SWEEP_KEYS`, the folder
+        Gets ``sweep_<name>.json``, a list of rows with the keys `experiments.sweeps.SWEEP_KEYS`, the folder
         ``sweep_<name>_runs`` that it is made from, and ``models/``.
     sweep : str
-        Key of `hf_calib.lab.SWEEPS`.
+        Key of `experiments.sweeps.SWEEPS`.
     seeds : sequence of int
         Of the world, the model and the data.
     preset : str, default "full"
-        Key of `hf_calib.lab.EXPERIMENTS`.
+        Key of `experiments.presets.EXPERIMENTS`.
     methods : sequence of str, optional
         Of the sweep's methods; all of them by default.
     jobs : int, default 1
@@ -150,17 +151,17 @@ def _name(task: SweepTask, method: str, x: float) -> str:
     return method if x == 0 else f"{method}-{x:g}"
 
 
-def _change(task: SweepTask, method: str, x: float, preset: LabPreset) -> Change:
+def _change(task: SweepTask, method: str, x: float, preset: ExperimentPreset) -> Change:
     change = SWEEPS[task.sweep].change
     return Change(preset, {}) if x == 0 or change is None else change(method, preset, x)
 
 
-def _key(task: SweepTask, method: str, x: float, preset: LabPreset, folder: Path) -> str:
+def _key(task: SweepTask, method: str, x: float, preset: ExperimentPreset, folder: Path) -> str:
     change = _change(task, method, x, preset)
     made_of = {
         "preset": task.preset,
         "terms": dict(change.terms),
-        "code": source_digest(["lab/sweeps.py"]),
+        "code": code_digest(["experiments/sweeps.py"]),
         **method_is_made_of(method, change.preset, folder, task.seed),
     }
     return cache_key(made_of)
@@ -207,6 +208,11 @@ def _rows(task: SweepTask, method: str, x: float, examination: Examination) -> l
     ]
 
 
+def with_questions_of(data: LabData, preset: ExperimentPreset, seed: int = 0) -> LabData:
+    """Redraw the questions to calibrate on in another preset's numbers; pairs and test questions stay the same."""
+    return replace(data, **sample_training_questions(preset, data.world, seed))
+
+
 def _trained_there(name: str, there: Bench, examination: Examination, change: Change) -> Asked:
     """Train a model with the settings of one point, from the model that the whole sweep starts from."""
     recipe = MODELS[name]
@@ -214,7 +220,7 @@ def _trained_there(name: str, there: Bench, examination: Examination, change: Ch
     begun = time.process_time()
     if change.terms:
         labelled = there.data.labelled() if COMPARED[name].labels(there.preset) else ()
-        model = lab_methods.calibration_aware_dpo(there, labelled, **change.terms).model
+        model = calibration_aware_dpo(there, labelled, **change.terms).model
     else:
         model = recipe.train(there, start and start.model)
     seconds = time.process_time() - begun + (start.seconds if start else 0.0)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .compared import COMPARED
-from .presets import EXPERIMENTS, LabPreset
+from .presets import EXPERIMENTS, ExperimentPreset
 from .results import MEASURES
 
 SWEEP_KEYS = (
@@ -37,7 +37,7 @@ a sweep doesn't measure is null.
 """
 
 REINFORCED = ("grpo", "calibration-aware-grpo", "ppo", "calibration-aware-ppo")
-"""The methods of `hf-calib lab reinforce`. TRL has PPO up to 1.12."""
+"""The methods of ``reinforce.py``. TRL has PPO up to 1.12."""
 
 REINFORCE_KEYS = (
     "seed",
@@ -70,13 +70,13 @@ class Change:
 
     Attributes
     ----------
-    preset : LabPreset
+    preset : ExperimentPreset
         The settings there.
     terms : mapping
         Weights of calibration-aware DPO, in place of the preset's.
     """
 
-    preset: LabPreset
+    preset: ExperimentPreset
     terms: Mapping[str, Any]
 
 
@@ -89,7 +89,7 @@ class Sweep:
     title, label : str
         Of the figure and its x axis.
     methods : tuple of str
-        Keys of `hf_calib.lab.compared.COMPARED`.
+        Keys of `experiments.compared.COMPARED`.
     values, mini_values : tuple of float
         Of the setting, in order; those of the preset "mini". Empty where x is the training's step, or there is none.
     change : callable, optional
@@ -101,14 +101,14 @@ class Sweep:
     methods: tuple[str, ...]
     values: tuple[float, ...] = ()
     mini_values: tuple[float, ...] = ()
-    change: Callable[[str, LabPreset, float], Change] | None = None
+    change: Callable[[str, ExperimentPreset, float], Change] | None = None
 
     def points(self, preset: str) -> tuple[float, ...]:
         """Return the values for a preset, by name."""
         return self.mini_values if preset == "mini" else self.values
 
 
-def _questions(method: str, preset: LabPreset, n: float) -> Change:
+def _questions(method: str, preset: ExperimentPreset, n: float) -> Change:
     """Give a method so many questions, a quarter of those with answers held out, as in the main experiment."""
     total = int(n)
     if COMPARED[method].labels(preset):
@@ -117,7 +117,7 @@ def _questions(method: str, preset: LabPreset, n: float) -> Change:
     return Change(replace(preset, n_prompts=total), {})
 
 
-def _weight(method: str, preset: LabPreset, weight: float) -> Change:
+def _weight(method: str, preset: ExperimentPreset, weight: float) -> Change:
     if method == "rcft":
         return Change(replace(preset, anchored=replace(preset.anchored, anchor_weight=weight)), {})
     if method == "rcft-bins":
@@ -164,11 +164,11 @@ SWEEPS: dict[str, Sweep] = {
             "rcft",
             "rcft-pairs",
             "rcft-mutated",
-            "rcft-synthesised",
+            "rcft-synthesized",
             "rcft-half-way",
             "calibration-aware-dpo-unlabelled",
             "calibration-aware-dpo-pairs",
-            "calibration-aware-dpo-synthesised",
+            "calibration-aware-dpo-synthesized",
         ),
     ),
     "reference": Sweep(
@@ -188,7 +188,7 @@ SWEEPS: dict[str, Sweep] = {
 calibration-aware DPO has all its prompts without answers besides.) ``weight`` varies λ. ``training`` measures four
 ways of fine-tuning on answers again and again while they go on; x is the step, and the weights are that step's own,
 where ``rcft`` averages those of many at its end. ``prompts`` and ``reference`` vary no number: they compare the
-variants of methods that `hf_calib.lab.compared.VARIANTS` has.
+variants of methods that `experiments.compared.VARIANTS` has.
 """
 
 
@@ -198,7 +198,7 @@ def compared_methods(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [name for name in (*BASELINES, *SWEEPS[rows[0]["sweep"]].methods) if name in present]
 
 
-def sweep_preset(preset: str) -> LabPreset:
+def sweep_preset(preset: str) -> ExperimentPreset:
     """Return the fixed world's preset, with fewer test questions and pairs than the main experiment has.
 
     Four thousand questions tell the errors of the sweeps' methods apart, and a sweep measures some hundred times.
@@ -217,5 +217,5 @@ def measured_steps(steps: int) -> list[int]:
 
 
 def results_files(name: str) -> dict[str, Any]:
-    """Return how `hf_calib.lab.results.Results` keeps a sweep's rows."""
+    """Return how `experiments.results.Results` keeps a sweep's rows."""
     return {"file": f"sweep_{name}.json", "runs": f"sweep_{name}_runs", "row_keys": SWEEP_KEYS}

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..tasks import LETTERS, Question
-from .methods import Bench, long_fine_tuning, merged, plain_dpo
-from .preferences import MULTIPLE_CHOICE
-from .tokenizer import BOS, MAX_LENGTH
+from hf_calib.lab.bench import Bench, merged, plain_dpo
+from hf_calib.lab.preferences import MULTIPLE_CHOICE
+from hf_calib.lab.tokenizer import BOS, MAX_LENGTH
+from hf_calib.tasks import LETTERS, Question
+
+from .methods import long_fine_tuning
 
 
 def with_prompts(bench: Bench, questions: Sequence[Question]) -> Bench:
@@ -35,7 +37,7 @@ def mutated_prompts(bench: Bench) -> list[Question]:
     ]
 
 
-def synthesised_prompts(bench: Bench, *, batch_size: int = 512) -> list[Question]:
+def synthesized_prompts(bench: Bench, *, batch_size: int = 512) -> list[Question]:
     """Let the pre-trained model write multiple-choice prompts, as many as the bench has of its own.
 
     It is given no word of any prompt: documents are sampled from the beginning, and those that are multiple-choice

@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
+from experiments.claims import CLAIMS, claims_table
+from experiments.compared import METHODS
 from scipy import stats
-
-from hf_calib.lab.claims import CLAIMS, claims_table
-from hf_calib.lab.compared import METHODS
 
 from .test_results import run
 

@@ -1,8 +1,10 @@
-"""`hf-calib lab`."""
+"""The scripts of the lab's experiments, and the commands that the documentation names."""
 
 import argparse
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -10,10 +12,20 @@ import time
 from pathlib import Path
 
 import pytest
+from experiments.command_line import run_script, seeds
+from experiments.compared import METHODS
 
-from hf_calib.cli import main, make_parser
-from hf_calib.cli.lab import seeds
-from hf_calib.lab import METHODS
+from tests.examples.scripts import script
+
+ROOT = Path(__file__).resolve().parents[3]
+LAB = ROOT / "examples" / "lab"
+WORK = {"run": "compare", "sweep": "sweep", "reinforce": "reinforce", "report": "report"}
+
+
+def main(name, *arguments):
+    """Do what running a script does, without importing the libraries again."""
+    module = script(f"lab/{name}")
+    return run_script(module.parser(), getattr(module, WORK[name]), [str(part) for part in arguments])
 
 
 def test_seeds_are_numbers_and_ranges():
@@ -24,43 +36,53 @@ def test_seeds_are_numbers_and_ranges():
             seeds(wrong)
 
 
-@pytest.mark.parametrize("action", ["run", "sweep", "reinforce", "report"])
-def test_help_fits_and_has_an_example(action, monkeypatch, capsys):
+@pytest.mark.parametrize("name", WORK)
+def test_help_fits_and_has_an_example(name, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit):
-        main(["lab", action, "--help"])
-    lines = capsys.readouterr().out.splitlines()
-    assert max(map(len, lines)) <= 80
-    assert f"example: hf-calib lab {action}" in lines[-1]
+        main(name, "--help")
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 80
+    assert f"example: python examples/lab/{name}.py " in printed
 
 
 def test_wrong_usage_is_told(tmp_path, capsys):
     for arguments in (["--method", "ppo"], ["--world", "flat"], ["--seeds", "x"]):
         with pytest.raises(SystemExit) as ended:
-            main(["lab", "run", "--seeds", "3", "--out", str(tmp_path), *arguments])
+            main("run", "--seeds", "3", "--out", tmp_path, *arguments)
         assert ended.value.code == 2
-    assert main(["lab", "report", str(tmp_path)]) == 1
+    assert main("report", tmp_path) == 1
     assert "results.json" in capsys.readouterr().err
 
 
 def test_a_run_of_one_method_reports(tmp_path, capsys):
-    run = ["lab", "run", "--preset", "mini", "--world", "fixed", "--method", "pretrained", "--out", str(tmp_path)]
-    assert main([*run, "--seeds", "0"]) == 0
+    run = ["--preset", "mini", "--world", "fixed", "--method", "pretrained", "--out", tmp_path]
+    assert main("run", *run, "--seeds", "0") == 0
     said = capsys.readouterr()
     assert "no report yet" in said.err
     assert "fixed, seed 0: pretrained" in said.out
-    assert main(["lab", "report", str(tmp_path), "--all-seeds", "--baseline", "pretrained"]) == 0
+    assert main("report", tmp_path, "--all-seeds", "--baseline", "pretrained") == 0
     assert "were chosen on 0 of them" in capsys.readouterr().out
     assert (tmp_path / "reliability_fixed.png").is_file()
+    assert main("report", tmp_path, "--all-seeds", "--baseline", "pretrained", "--json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert [row["method"] for row in printed["rows"]] == ["pretrained"] * 3
+    assert printed["report"] == (tmp_path / "report.md").read_text()
 
 
-def test_the_commands_of_the_story_are_commands():
-    story = (Path(__file__).resolve().parents[2] / "examples" / "lab" / "README.md").read_text()
-    found = [line.split("#")[0].split()[1:] for line in story.splitlines() if line.startswith("hf-calib lab ")]
-    assert len(found) >= 4
-    for arguments in found:
-        make_parser().parse_args(arguments)
-    # Every method is explained.
+def test_the_commands_of_the_documentation_are_commands():
+    found = []
+    for path in ("README.md", "examples/lab/README.md", "examples/lab/tutorial.ipynb", "CHANGELOG.md"):
+        text = (ROOT / path).read_text(encoding="utf-8")
+        found += re.findall(r"python examples/lab/(run|sweep|reinforce|report)\.py([^#`\n]*)", text)
+    assert {name for name, _ in found} == set(WORK)
+    for name, arguments in found:
+        if arguments.strip():
+            script(f"lab/{name}").parser().parse_args(shlex.split(arguments))
+
+
+def test_the_story_explains_every_method():
+    story = (LAB / "README.md").read_text(encoding="utf-8")
     table = story[story.index("## What is compared") : story.index("## Run it")]
     for name in METHODS:
         assert f"`{name}`" in table or f"`{name.removeprefix('dpo')}`" in table
@@ -77,13 +99,13 @@ def _group_is_alive(group):
 @pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_like_one_that_was_not(tmp_path):
     """Two seeds in two processes, killed on the way; then every method on one; then some of them without."""
-    environment = {**os.environ, "HF_CALIB_CACHE": str(tmp_path / "cache")}
+    environment = {**os.environ, "HF_CALIB_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
     some = ("dpo", "dpo+temperature", "rcft", "repair-unlabelled")
 
     def command(out, seeds, methods):
-        run = ["lab", "run", "--preset", "mini", "--world", "fixed", "--seeds", seeds, "--jobs", "2"]
+        run = ["--preset", "mini", "--world", "fixed", "--seeds", seeds, "--jobs", "2"]
         named = [part for name in methods for part in ("--method", name)]
-        return [sys.executable, "-m", "hf_calib.cli", *run, *named, "--out", str(out)]
+        return [sys.executable, str(LAB / "run.py"), *run, *named, "--out", str(out)]
 
     def complete(*arguments):
         subprocess.run(command(*arguments), env=environment, check=True, capture_output=True)

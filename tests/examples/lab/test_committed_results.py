@@ -8,15 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from experiments.claims import CLAIMS, claims_table
+from experiments.compared import METHODS, SETTINGS_SEEDS
+from experiments.presets import WORLDS
+from experiments.report import write_report
+from experiments.results import load_rows
+from experiments.sweep_report import write_sweep_report
+from experiments.sweeps import SWEEPS
 from scipy import stats
 
-from hf_calib.lab import DOMAINS, SWEEPS, write_report, write_sweep_report
-from hf_calib.lab.claims import CLAIMS, claims_table
-from hf_calib.lab.compared import METHODS, SETTINGS_SEEDS
-from hf_calib.lab.presets import WORLDS
-from hf_calib.lab.results import load_rows
+from hf_calib.lab import DOMAINS
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 LAB = ROOT / "examples" / "lab"
 QUOTED = {
     "pre-trained": "pretrained",

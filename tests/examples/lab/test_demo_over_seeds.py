@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "lab" / "demo_over_seeds.py"
+SCRIPT = Path(__file__).resolve().parents[3] / "examples" / "lab" / "demo_over_seeds.py"
 
 
 def domain(ece, accuracy):

@@ -2,11 +2,10 @@
 
 import numpy as np
 import pytest
+from experiments.examination import Examination, QuestionTest
 
 from hf_calib.confidence import predict
-from hf_calib.lab import PreferenceTest, pretrained_folder
-from hf_calib.lab.examination import Examination, QuestionTest
-from hf_calib.lab.methods import make_bench
+from hf_calib.lab import PreferenceTest, make_bench, pretrained_folder
 
 
 def test_predictions_are_those_of_asking_each_question(world, pretrained, tokenizer):

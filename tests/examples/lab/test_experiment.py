@@ -5,15 +5,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from experiments import run as running
+from experiments.compared import COMPARED, METHODS
+from experiments.experiment import MODELS, method_is_made_of
+from experiments.methods import smoothed_dpo_loss
+from experiments.presets import EXPERIMENTS, ExperimentPreset
+from experiments.results import load_rows
+from experiments.run import run_experiment
 from trl import DPOConfig, DPOTrainer
 
-from hf_calib.lab import EXPERIMENTS, METHODS, evaluate, make_model, pretrained_folder, run_experiment, sample_pairs
-from hf_calib.lab import run as running
-from hf_calib.lab.compared import COMPARED
-from hf_calib.lab.experiment import MODELS, method_is_made_of
-from hf_calib.lab.methods import make_bench, smoothed_dpo_loss
-from hf_calib.lab.presets import LabPreset, PreferenceSettings
-from hf_calib.lab.results import load_rows
+from hf_calib.confidence import predict
+from hf_calib.lab import PreferenceSettings, make_bench, make_model, pretrained_folder, sample_pairs
 from hf_calib.lab.win_rate import TokenizedCompletions
 
 from .test_results import run as finished
@@ -27,7 +29,7 @@ def test_each_preset_has_both_worlds_and_measures_enough():
 
 
 def test_the_methods_that_use_answers_use_equally_many():
-    preset = LabPreset(n_calibration_questions=30, n_held_out_questions=12)
+    preset = ExperimentPreset(n_calibration_questions=30, n_held_out_questions=12)
     assert {name: method.labels(preset) for name, method in METHODS.items()} == {
         **dict.fromkeys(METHODS, 42),
         **dict.fromkeys(("pretrained", "dpo", "dpo-label-smoothing", "ipo", "daca"), 0),
@@ -61,7 +63,7 @@ def test_smoothed_dpo_has_its_loss_in_trl(preset, world, tokenizer, tmp_path):
 
 
 def test_a_setting_changes_the_keys_of_what_depends_on_it(tmp_path):
-    preset = LabPreset()
+    preset = ExperimentPreset()
 
     def changed(**settings):
         other = replace(preset, **settings)
@@ -165,7 +167,9 @@ def test_what_is_written_is_what_the_models_do(preset, lab_cache, pretrained, to
     folder = pretrained_folder(preset, cache_dir=lab_cache, progress=False)
     bench = make_bench(preset, 0, folder, tmp_path, progress=False)
     for domain in ("in", "out", "unseen"):
-        report = evaluate(pretrained, tokenizer, bench.data.test[domain], n_resamples=0)
+        questions = bench.data.test[domain]
+        predictions = predict(pretrained, tokenizer, questions.to_questions())
+        report = predictions.report(true_probabilities=questions.true_probabilities, n_resamples=0)
         row = rows["pretrained", domain]
         for name in ("accuracy", "ece", "tce", "ece_true", "nll", "option_mass"):
             assert row[name] == pytest.approx(report.measures[name].value, abs=1e-6)

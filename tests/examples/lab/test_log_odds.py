@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from experiments.log_odds import draw_collapse, log_odds_histogram
 
 from hf_calib.confidence import Predictions
-from hf_calib.lab.log_odds import draw_collapse, log_odds_histogram
 
 
 def predictions(scores):

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from experiments.published_rcft import frozen_targets, published_em_loss
 
 from hf_calib.confidence import Predictions
-from hf_calib.lab.published_rcft import frozen_targets, published_em_loss
 from hf_calib.regularizers import target_distribution
 
 

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from experiments import reinforcement_run as running
+from experiments.reinforcement import MAX_REPLY, NO_ANSWER, Annotator, AnnotatorModel, prompts_of
+from experiments.reinforcement_run import FILES, run_reinforcement
+from experiments.results import load_rows, write_json
+from experiments.sweeps import REINFORCE_KEYS, REINFORCED
 
 from hf_calib.cli import main
-from hf_calib.lab import reinforcement_run as running
 from hf_calib.lab.documents import multiple_choice_answers, multiple_choice_prompts, open_prompts, open_replies
-from hf_calib.lab.reinforcement import MAX_REPLY, NO_ANSWER, Annotator, AnnotatorModel, prompts_of
-from hf_calib.lab.reinforcement_run import FILES, run_reinforcement
-from hf_calib.lab.results import load_rows, write_json
-from hf_calib.lab.sweeps import REINFORCE_KEYS, REINFORCED
 from hf_calib.trainers.trl_compatibility import TrainerUnavailableError, has_ppo
 
 STYLE = 2.0

@@ -4,11 +4,10 @@ import json
 
 import numpy as np
 import pytest
+from experiments.report import paired_difference, write_report
+from experiments.results import Results, write_json
 from scipy import stats
 
-from hf_calib.lab import write_report
-from hf_calib.lab.report import paired_difference
-from hf_calib.lab.results import Results, write_json
 from hf_calib.measures import BinStatistics
 
 from .test_results import run

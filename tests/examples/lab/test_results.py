@@ -5,8 +5,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
 import pytest
-
-from hf_calib.lab.results import ROW_KEYS, Results, load_rows, write_json
+from experiments.results import ROW_KEYS, Results, load_rows, write_json
 
 
 def run(seed=3, method="dpo", key="k", world="fixed", **values):

@@ -5,15 +5,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from experiments import sweep_run as running
+from experiments.compared import METHODS
+from experiments.experiment import MODELS
+from experiments.presets import EXPERIMENTS, ExperimentPreset
+from experiments.results import load_rows, write_json
+from experiments.sweep_report import mean_over_seeds, write_sweep_report
+from experiments.sweep_run import run_sweep, with_questions_of
+from experiments.sweeps import BASELINES, SWEEP_KEYS, SWEEPS, Change, measured_steps, sweep_preset
 from scipy import stats
 
-from hf_calib.lab import EXPERIMENTS, METHODS, SWEEPS, LabPreset, run_sweep, write_sweep_report
-from hf_calib.lab import sweep_run as running
-from hf_calib.lab.data import sample_data, with_questions_of
-from hf_calib.lab.experiment import MODELS
-from hf_calib.lab.results import load_rows, write_json
-from hf_calib.lab.sweep_report import mean_over_seeds
-from hf_calib.lab.sweeps import BASELINES, SWEEP_KEYS, Change, measured_steps, sweep_preset
+from hf_calib.lab import sample_data
 
 
 def row(seed, method, x, domain, sweep="questions", **values):
@@ -29,7 +31,7 @@ def rows_of(sweep, seed, method, x, **values):
 
 
 def test_each_method_gets_as_many_questions_as_the_point_says():
-    sweep, preset = SWEEPS["questions"], LabPreset()
+    sweep, preset = SWEEPS["questions"], ExperimentPreset()
     for method in sweep.methods:
         for n in sweep.values:
             there = sweep.change(method, preset, n)
@@ -43,7 +45,7 @@ def test_each_method_gets_as_many_questions_as_the_point_says():
 
 
 def test_the_weights_are_those_of_the_anchor_and_of_the_regulariser():
-    change, preset = SWEEPS["weight"].change, LabPreset()
+    change, preset = SWEEPS["weight"].change, ExperimentPreset()
     anchored = replace(preset, anchored=replace(preset.anchored, anchor_weight=3))
     in_bins = replace(preset, regularized=replace(preset.regularized, em_weight=3))
     for method, there in (("rcft", anchored), ("rcft-bins", in_bins)):
@@ -51,7 +53,7 @@ def test_the_weights_are_those_of_the_anchor_and_of_the_regulariser():
 
 
 def test_a_weight_decides_what_its_method_is_trained_with():
-    change, preset = SWEEPS["weight"].change, LabPreset()
+    change, preset = SWEEPS["weight"].change, ExperimentPreset()
     for method in SWEEPS["weight"].methods:
         there = change(method, preset, 3)
         if not there.terms:
@@ -60,7 +62,7 @@ def test_a_weight_decides_what_its_method_is_trained_with():
 
 
 def test_the_weight_of_calibration_aware_dpo_is_a_term_of_its_own():
-    change, preset = SWEEPS["weight"].change, LabPreset()
+    change, preset = SWEEPS["weight"].change, ExperimentPreset()
     for method in ("calibration-aware-dpo", "calibration-aware-dpo-unlabelled"):
         there = change(method, preset, 3)
         assert there.preset == preset
@@ -198,7 +200,7 @@ def test_tables_and_figures_are_made_of_the_reported_seeds(tmp_path):
 
 
 def test_what_cannot_be_reported_is_said(tmp_path):
-    with pytest.raises(FileNotFoundError, match="hf-calib lab sweep"):
+    with pytest.raises(FileNotFoundError, match=r"sweep\.py"):
         write_sweep_report(tmp_path)
     write_json(tmp_path / "sweep_weight.json", rows_of("weight", 0, "dpo", 0))
     with pytest.raises(ValueError, match="only seeds that settings were chosen on"):

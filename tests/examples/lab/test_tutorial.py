@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-TUTORIAL = Path(__file__).resolve().parents[2] / "examples" / "lab" / "tutorial.ipynb"
+TUTORIAL = Path(__file__).resolve().parents[3] / "examples" / "lab" / "tutorial.ipynb"
 
 
 def test_the_committed_notebook_was_run_in_order_and_names_nothing_of_the_machine():
@@ -30,7 +30,7 @@ def test_every_cell_runs(tmp_path):
 
     notebook = nbformat.read(TUTORIAL, as_version=4)
     # The kernel starts in the test's folder, where hf_calib must still be this checkout's.
-    path = os.pathsep.join([str(TUTORIAL.parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
+    path = os.pathsep.join([str(TUTORIAL.parents[3]), *filter(None, [os.environ.get("PYTHONPATH")])])
     client = NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(tmp_path)}})
     client.execute(env={**os.environ, "PYTHONPATH": path})  # raises CellExecutionError where a cell fails
     printed = ["".join(output.get("text", "") for output in cell.get("outputs", ())) for cell in notebook.cells]

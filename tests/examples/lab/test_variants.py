@@ -4,23 +4,23 @@ from dataclasses import replace
 
 import pytest
 import torch
-
-from hf_calib.lab import METHODS, pretrained_folder, run_sweep
-from hf_calib.lab.compared import VARIANTS
-from hf_calib.lab.documents import multiple_choice_prompts
-from hf_calib.lab.experiment import MODELS
-from hf_calib.lab.methods import make_bench
-from hf_calib.lab.results import load_rows
-from hf_calib.lab.sweeps import SWEEP_KEYS, SWEEPS
-from hf_calib.lab.variants import (
+from experiments.compared import METHODS, VARIANTS
+from experiments.experiment import MODELS
+from experiments.results import load_rows
+from experiments.sweep_run import run_sweep
+from experiments.sweeps import SWEEP_KEYS, SWEEPS
+from experiments.variants import (
     aligned_from,
     half_way,
     mutated_prompts,
     pairs_prompts,
     read_question,
-    synthesised_prompts,
+    synthesized_prompts,
     with_prompts,
 )
+
+from hf_calib.lab import make_bench, pretrained_folder
+from hf_calib.lab.documents import multiple_choice_prompts
 from hf_calib.tasks import PromptFormat
 
 
@@ -76,19 +76,19 @@ def test_mutated_prompts_have_options_of_others(bench):
     assert sum(one.choices != other.choices for one, other in zip(own, mutated, strict=True)) > len(own) / 2
 
 
-def test_synthesised_prompts_are_the_models_own_and_those_of_a_model_that_writes_none_are_an_error(bench, tmp_path):
+def test_synthesized_prompts_are_the_models_own_and_those_of_a_model_that_writes_none_are_an_error(bench, tmp_path):
     few = replace(bench, data=replace(bench.data, prompts=bench.data.prompts[:100]))
-    written = synthesised_prompts(few, batch_size=64)
+    written = synthesized_prompts(few, batch_size=64)
     assert len(written) == 100
     assert len(set(written)) > 50
     assert all(question.answer is None for question in written)
-    assert synthesised_prompts(few, batch_size=64) == written
+    assert synthesized_prompts(few, batch_size=64) == written
     model = bench.pretrained()
     with torch.no_grad():
         model.lm_head.weight.zero_()
     model.save_pretrained(tmp_path / "mute")
     with pytest.raises(RuntimeError, match="0 of 64 documents"):
-        synthesised_prompts(replace(few, pretrained_folder=tmp_path / "mute"), batch_size=64)
+        synthesized_prompts(replace(few, pretrained_folder=tmp_path / "mute"), batch_size=64)
 
 
 def test_a_bench_has_other_prompts_where_they_are_given(bench):
@@ -134,8 +134,8 @@ def test_a_teacher_gives_back_the_calibration_that_the_start_has_lost(lab_cache,
     # In domain the miniature's pre-trained model isn't calibrated well enough itself to be told from its pupil.
     assert ece["supervised-calibration-aware-dpo-base", "out"] < ece["supervised-calibration-aware-dpo", "out"] / 2
     path = run_sweep(
-        tmp_path, "prompts", [3], preset="mini", methods=["rcft-synthesised", "rcft-half-way"], cache_dir=lab_cache
+        tmp_path, "prompts", [3], preset="mini", methods=["rcft-synthesized", "rcft-half-way"], cache_dir=lab_cache
     )
     assert {entry["method"] for entry in load_rows(path, SWEEP_KEYS)} == {
-        "pretrained", "dpo", "rcft-synthesised", "rcft-half-way"
+        "pretrained", "dpo", "rcft-synthesized", "rcft-half-way"
     }  # fmt: skip
