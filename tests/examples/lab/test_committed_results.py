@@ -106,7 +106,7 @@ def test_the_story_counts_the_claims(rows):
         "shuffled": ["auto: accuracy in domain less that of long"],
     }
     story = " ".join((LAB / "README.md").read_text("utf-8").split())
-    assert "Of the thirty-seven things that the experiment was to show in each world, thirty-six come out" in story
+    assert "Of the thirty-seven claims that the experiment tests in each world, thirty-six hold in each" in story
 
 
 def test_the_sweeps_report_is_that_of_their_rows(tmp_path):

@@ -9,9 +9,10 @@ from experiments.reinforcement_run import FILES, run_reinforcement
 from experiments.results import load_rows, write_json
 from experiments.sweeps import REINFORCE_KEYS, REINFORCED
 
-from hf_calib.cli import main
 from hf_calib.lab.documents import multiple_choice_answers, multiple_choice_prompts, open_prompts, open_replies
 from hf_calib.trainers.trl_compatibility import TrainerUnavailableError, has_ppo
+
+from .test_commands import main
 
 STYLE = 2.0
 
@@ -74,8 +75,8 @@ def test_without_ppo_the_message_says_what_to_do(tmp_path, capsys):
     with pytest.raises(TrainerUnavailableError, match=r"hf-calib\[ppo\]"):
         run_reinforcement(tmp_path / "out", [3], preset="mini", methods=["grpo", "ppo"])
     assert not (tmp_path / "out").exists()
-    command = ["lab", "reinforce", "--seeds", "3", "--preset", "mini", "--method", "ppo", "--out", str(tmp_path)]
-    assert main(command) == 1
+    command = ["--seeds", "3", "--preset", "mini", "--method", "ppo", "--out", tmp_path]
+    assert main("reinforce", *command) == 1
     assert "hf-calib[ppo]" in capsys.readouterr().err
 
 
