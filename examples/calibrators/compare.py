@@ -244,10 +244,8 @@ def lab_predictions(preset: str, seed: int, n: int) -> tuple[Predictions, Predic
     """Align the lab's model with plain DPO, and ask it and the pre-trained one n questions of either domain."""
     import tempfile
 
-    from hf_calib.lab.methods import Bench, plain_dpo
-
     from hf_calib.confidence import predict
-    from hf_calib.lab import PRESETS, make_tokenizer, make_world, pretrained_folder, sample_data
+    from hf_calib.lab import PRESETS, Bench, make_tokenizer, make_world, plain_dpo, pretrained_folder, sample_data
 
     settings, tokenizer = PRESETS[preset], make_tokenizer()
     world, folder = make_world(settings, seed), pretrained_folder(settings, seed)

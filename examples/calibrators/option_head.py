@@ -9,17 +9,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from hf_calib.lab.methods import make_bench
 from over_seeds import measured, over_seeds, write_figures
 from peft import get_peft_model
 from transformers import TrainingArguments
 
 from hf_calib.calibrators import by_name
 from hf_calib.confidence import predict
-from hf_calib.lab import PRESETS, pretrained_folder
-from hf_calib.lab.arguments import adapter_config
+from hf_calib.lab import PRESETS, adapter_config, make_bench, pretrained_folder
+from hf_calib.lab.presets import FineTuningSettings
 from hf_calib.reports import render_table
 from hf_calib.trainers import train_option_head
+
+# For the miniature; the larger worlds have ten times as many steps.
+LONG = FineTuningSettings(steps=240, learning_rate=2e-3, lora_rank=16)
 
 
 def effect(preset: str, world: int) -> dict[str, dict[str, float]]:
@@ -32,10 +34,11 @@ def effect(preset: str, world: int) -> dict[str, dict[str, float]]:
         held_out, test = questions[: len(questions) // 2], questions[len(questions) // 2 :]
         before = predict(bench.pretrained(), bench.tokenizer, test, batch_size=512)
         torch.manual_seed(world)
-        model = get_peft_model(bench.pretrained(), adapter_config(settings.long.lora_rank))
+        steps = LONG.steps if preset == "mini" else 10 * LONG.steps
+        model = get_peft_model(bench.pretrained(), adapter_config(LONG.lora_rank))
         arguments = TrainingArguments(
-            work, max_steps=4 * settings.long.steps, learning_rate=settings.long.learning_rate, use_cpu=True,
-            per_device_train_batch_size=settings.long.batch_size, per_device_eval_batch_size=512, seed=world,
+            work, max_steps=steps, learning_rate=LONG.learning_rate, use_cpu=True,
+            per_device_train_batch_size=LONG.batch_size, per_device_eval_batch_size=512, seed=world,
             save_strategy="no", report_to="none", disable_tqdm=True, logging_strategy="no",
         )  # fmt: skip
         labelled = bench.data.calibration.to_questions()
