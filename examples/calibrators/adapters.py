@@ -20,7 +20,7 @@ from hf_calib.lab.presets import FineTuningSettings
 from hf_calib.reports import render_table
 
 N_LABELS = 500
-# Long enough for a member to be sure of what it learnt by heart.
+# Long enough for a member to be sure of what it learned by heart.
 LONG = FineTuningSettings(steps=150, learning_rate=2e-3, lora_rank=16)
 
 

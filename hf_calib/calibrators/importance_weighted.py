@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from .adaptive_temperature import relative_entropy, standardisation, standardised
+from .adaptive_temperature import relative_entropy, standardization, standardized
 from .confidence_maps import log_odds_of
 from .inputs import UNLABELLED, Inputs, Sample
 from .logistic import fit_logistic
@@ -123,15 +123,15 @@ def density_ratio(
     target : ndarray of bool, shape (n,)
         Whether each row is of the target; both kinds must be there.
     prior_precision : float, default 1.0
-        Of a normal prior around 0 on the coefficients of standardised covariates.
+        Of a normal prior around 0 on the coefficients of standardized covariates.
 
     Returns
     -------
     ndarray of float64, shape (n,)
         In [exp(-50), exp(50)] times the ratio of the two kinds' numbers.
     """
-    mean, scale = standardisation(covariates)
-    design = np.column_stack([standardised(covariates, mean, scale), np.ones(len(covariates))])
+    mean, scale = standardization(covariates)
+    design = np.column_stack([standardized(covariates, mean, scale), np.ones(len(covariates))])
     precision = np.append(np.full(len(mean), prior_precision), 0.0)
     beta = fit_logistic(design, target.astype(np.float64), np.ones(len(target)), precision=precision)
     return np.exp(np.clip(design @ beta, -50, 50)) * (~target).sum() / target.sum()

@@ -154,7 +154,7 @@ class BaseCalibrator(StoredCalibrator):
             that say so.
         kind : {"logits", "probabilities"}, default "logits"
         features : array_like or tensor, shape (n, d), optional
-            What else is known of each question, within ±1e150; used by calibrators that say so, standardised. What is
+            What else is known of each question, within ±1e150; used by calibrators that say so, standardized. What is
             further than 10 standard deviations from the mean counts as 10.
         groups : array_like, shape (n,), optional
             Each question's group. A part of the protocol for calibrators of your own: those of this package check it

@@ -126,7 +126,7 @@ class LabelledSettings:
     """The terms of calibration-aware DPO where some of its questions come with answers.
 
     The anchor alone would keep the confidence at the reference's while the answers raise the accuracy, so the ECE
-    regulariser lets the confidence follow. Chosen on seeds 0 to 2.
+    regularizer lets the confidence follow. Chosen on seeds 0 to 2.
     """
 
     anchor_weight: float = 3.0

@@ -19,9 +19,9 @@ def measure_after(trainer: Any) -> None:
     """
     asked = trainer._asked()
     trainer.calibration_reports["after"] = asked.report()
-    trained_on, limit = trainer._trained_on, trainer.calibration_arguments.regime_questions
-    if not trained_on or limit == 0:
+    trained_on = trainer._trained_on
+    if not trained_on:
         return
-    chosen = [trained_on[i] for i in regime_sample(len(trained_on), limit)]
+    chosen = [trained_on[i] for i in regime_sample(len(trained_on))]
     diagnosis = diagnose(trainer._asked(trainer._evaluator_of(chosen)), asked)
-    trainer._regime = regime_text(diagnosis, len(trained_on), trainer._evaluation_source, limit)
+    trainer._regime = regime_text(diagnosis, len(trained_on), trainer._evaluation_source)

@@ -126,7 +126,7 @@ def _method(trainer: Any) -> str | None:
     names = {
         "anchor": "anchored to its reference",
         "supervised": "supervised by the right answers",
-        "em": "with the ECE regulariser found by EM",
+        "em": "with the ECE regularizer found by EM",
         "dece": "with the differentiable ECE",
     }
     active = _active_terms(term)

@@ -16,10 +16,10 @@ from .trl_compatibility import tag_names
 class CalibrationAwareTrainer(PreferenceMixin, CalibrationMixin, DPOTrainer):  # type: ignore[misc]  # TRL's is untyped
     """`trl.DPOTrainer` with the calibration terms of `CalibrationMixin`.
 
-    Direct preference optimisation makes models overconfident on multiple-choice questions. With a
+    Direct preference optimization makes models overconfident on multiple-choice questions. With a
     `calibration_dataset` the aligned model stays as calibrated as its reference; the questions need no answers. `args`
     may be a `CalibrationAwareConfig` or a plain `DPOConfig`, which gets the calibration arguments' defaults. Without
-    questions, the implicit preference's own probability can be reported and regularised, see `PreferenceArguments`.
+    questions, the implicit preference's own probability can be reported and regularized, see `PreferenceArguments`.
     """
 
     _tag_names = tag_names(DPOTrainer)

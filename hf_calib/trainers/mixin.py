@@ -134,8 +134,6 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin):
             return
         check_checkpointing(self.accelerator, self.args, beside_own_forward=self._takes_own_forward)
         self._check_separate_backward()
-        if settings.calibration_seed is None:
-            settings.calibration_seed = self.args.seed
         if settings.calibration_batch_size is None:
             own = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
             settings.calibration_batch_size = max(1, own // 2)
@@ -158,6 +156,7 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin):
             trained,
             held_out,
             settings,
+            self.args.seed,
             QuestionCollator(padding_token(self._question_tokenizer)),
             self.accelerator,
             reference.answer_logits if reference is not None else None,
@@ -177,20 +176,6 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin):
             )
         if settings.em_weight == 0:
             return list(encoded), []
-        if settings.em_source == "first_pass":
-            if em_dataset is not None or self._supervised_by_trainer:
-                raise ValueError(
-                    'em_source="first_pass" scores the calibration questions before they are trained on; '
-                    + (
-                        "leave the em_dataset out"
-                        if em_dataset is not None
-                        else "this trainer's own loss trains on "
-                        'the same questions in an order of its own, so hold some out (em_source="held_out")'
-                    )
-                )
-            if not answered:
-                raise QuestionError("the EM term needs questions with answers, and none has one; set em_weight=0")
-            return list(encoded), []
         if em_dataset is not None:
             held_out = as_questions(em_dataset)
             require_answers(held_out, "the E-step")
@@ -200,7 +185,7 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin):
                 f"the EM term sets aside part of the answered questions for its E-step, but {len(answered)} of "
                 f"{len(encoded)} have an answer; give more, or an em_dataset, or set em_weight=0"
             )
-        _, aside = held_out_split(len(answered), settings.em_fraction, settings.calibration_seed or 0)
+        _, aside = held_out_split(len(answered), settings.em_fraction, self.args.seed)
         chosen = {answered[i] for i in aside}
         trained = [item for i, item in enumerate(encoded) if i not in chosen]
         return trained, [encoded[i] for i in sorted(chosen)]

@@ -1,4 +1,4 @@
-"""The mixin that reports and regularises the calibration of a preference's probability."""
+"""The mixin that reports and regularizes the calibration of a preference's probability."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class PreferenceMixin(Base):
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Return the extended trainer's loss, plus the regulariser of the preference while training."""
+        """Return the extended trainer's loss, plus the regularizer of the preference while training."""
         options = {"return_outputs": return_outputs, "num_items_in_batch": num_items_in_batch}
         if self._preference_term is None:
             return super().compute_loss(model, inputs, **options)

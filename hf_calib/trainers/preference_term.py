@@ -1,4 +1,4 @@
-"""The calibration of a preference's probability: what it was, and the term that regularises it."""
+"""The calibration of a preference's probability: what it was, and the term that regularizes it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from ..measures import BinStatistics
 from ..regularizers import BinTargets, em_loss
 from .preference_arguments import PreferenceArguments
 
+# A step has few pairs, so the bins remember a hundred of them.
+MOMENTUM = 0.99
+
 
 class PreferenceTerm:
-    """The ECE regulariser on max(σ(m), 1 - σ(m)), and the statistics of that confidence.
+    """The ECE regularizer on max(σ(m), 1 - σ(m)), and the statistics of that confidence.
 
     The E-step needs pairs that the weights are not trained on. Each pair is scored in the first pass, before the step
     that it is trained in: those scores make the bins, one step behind, and later passes leave them as they are.
@@ -27,7 +30,7 @@ class PreferenceTerm:
     def __init__(self, arguments: PreferenceArguments, accelerator: Accelerator) -> None:
         self.arguments = arguments
         self.accelerator = accelerator
-        self.targets = BinTargets(arguments.preference_bins, arguments.preference_momentum)
+        self.targets = BinTargets(momentum=MOMENTUM)
         self.statistics = {"train": BinStatistics(), "eval": BinStatistics()}
         self._step = -1
         self._scored: list[tuple[np.ndarray, np.ndarray]] = []

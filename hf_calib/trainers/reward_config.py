@@ -16,9 +16,9 @@ class CalibrationAwareRewardConfig(PreferenceArguments, RewardConfig):
     Parameters
     ----------
     preference_weight : float, default 1.0
-        Other than in DPO, the preference's probability is what the trainer makes: it is regularised.
+        Other than in DPO, the preference's probability is what the trainer makes: it is regularized.
     """
 
     preference_weight: float = field(
-        default=1.0, metadata={"help": "Weight of the ECE regulariser on the preference's confidence."}
+        default=1.0, metadata={"help": "Weight of the ECE regularizer on the preference's confidence."}
     )

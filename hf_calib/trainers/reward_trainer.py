@@ -14,7 +14,7 @@ from .trl_compatibility import tag_names
 
 
 class CalibrationAwareRewardTrainer(PreferenceMixin, InterruptionMixin, RewardTrainer):  # type: ignore[misc]  # TRL's is untyped
-    """`trl.RewardTrainer` that reports and regularises how calibrated σ(score difference) is.
+    """`trl.RewardTrainer` that reports and regularizes how calibrated σ(score difference) is.
 
     Its confidence is max(σ, 1 - σ) of the margin, right when the margin is positive; see `PreferenceArguments`. A
     plain `RewardConfig` as `args` trains as the extended trainer.

@@ -1,4 +1,4 @@
-"""Calibration-aware fine-tuning (CFT) and its regularised form (RCFT)."""
+"""Calibration-aware fine-tuning (CFT) and its regularized form (RCFT)."""
 
 from __future__ import annotations
 
@@ -53,8 +53,7 @@ class CalibrationAwareSFTTrainer(CalibrationMixin, AnswerLossMixin, SFTTrainer):
         if are_questions(train_dataset):
             settings = args if isinstance(args, CalibrationArguments) else self.calibration_arguments_class()
             prompts = _prompts(kwargs.get("calibration_dataset"), settings)
-            held_out = settings.em_source == "held_out"
-            split = settings.em_weight > 0 and kwargs.get("em_dataset") is None and held_out
+            split = settings.em_weight > 0 and kwargs.get("em_dataset") is None
             prepared = SupervisedQuestions.prepare(
                 train_dataset, model, args, settings, processing_class, kwargs.get("prompt_format"), split
             )
@@ -72,8 +71,13 @@ class CalibrationAwareSFTTrainer(CalibrationMixin, AnswerLossMixin, SFTTrainer):
                     kwargs["eval_calibration_dataset"] = held_out_questions
             self._prepared_questions = prepared
             self._supervised_by_trainer = True
-            self._answers_only = settings.supervised_on == "answer"
+            self._answers_only = prepared.answers_only
             self._plain_method = "Calibration-aware fine-tuning (CFT)"
+        elif getattr(args, "supervised_on", "answer") != "answer":
+            raise ValueError(
+                f"supervised_on={args.supervised_on!r} needs questions as train_dataset; on other data leave it at "
+                '"answer"'
+            )
         super().__init__(
             model=model,
             args=args,

@@ -82,9 +82,7 @@ class SupervisedQuestions:
             )
         held_out = None
         if split:
-            seed = settings.calibration_seed
-            if seed is None:
-                seed = args.seed if args is not None else SFTConfig.seed
+            seed = args.seed if args is not None else SFTConfig.seed
             kept, aside = held_out_split(len(questions), settings.em_fraction, seed)
             questions, held_out = [questions[i] for i in kept], [questions[i] for i in aside]
         options = _loading_options(model, args)
@@ -109,6 +107,11 @@ class SupervisedQuestions:
             settings,
         )
 
+    @property
+    def answers_only(self) -> bool:
+        """Whether the supervised loss is on the answer alone."""
+        return getattr(self.settings, "supervised_on", "answer") == "answer"
+
     def dataset(self, questions: Sequence[Question] | None = None) -> Dataset:
         """Return token ids, with labels on the right option's token, or on every token.
 
@@ -125,9 +128,8 @@ class SupervisedQuestions:
             on_too_long=self.settings.calibration_on_too_long,
         )
         input_ids = [[*item.input_ids, item.option_ids[item.answer]] for item in encoded]
-        if self.settings.supervised_on == "question_and_answer":
-            labels = input_ids
-        else:
+        labels = input_ids
+        if self.answers_only:
             labels = [[-100] * (len(ids) - 1) + ids[-1:] for ids in input_ids]
         return Dataset.from_dict({"input_ids": input_ids, "labels": labels})
 

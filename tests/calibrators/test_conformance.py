@@ -153,7 +153,7 @@ def test_a_weight_of_two_is_the_question_given_twice(name):
     weights = np.where(np.arange(300) < 100, 2.0, 1.0)
     options = {"prior_precision": 1e-6} if hasattr(by_name(name), "prior_precision") else {}
     if name == "localized":
-        # Left out one at a time, a question given twice is its own neighbour.
+        # Left out one at a time, a question given twice is its own neighbor.
         options = {"gamma": 0.5}
     features = data.features if uses_features(name) else None
     weighted = by_name(name, **options).fit(data.logits, data.labels, features=features, weights=weights)

@@ -139,7 +139,7 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
     "Honest alignment makes overconfident": tuple(_overconfidence()),
     "Calibration-aware fine-tuning repairs it": tuple(_fine_tuning()),
     "Calibration-aware DPO prevents it, and label-free repair undoes it": tuple(_prevention()),
-    "Regularised fine-tuning is as accurate as long fine-tuning, and calibrated": tuple(_regularized()),
+    "Regularized fine-tuning is as accurate as long fine-tuning, and calibrated": tuple(_regularized()),
     "It carries to domains of which no prompt was seen": tuple(_unseen()),
 }
 """All claims, by what they show together."""

@@ -88,9 +88,9 @@ def accuracy_and_ece(rows: Sequence[dict[str, Any]], runs: Sequence[dict[str, An
         for place, method in enumerate(methods):
             own = [row for row in rows if row["method"] == method and row["domain"] == domain]
             points = np.array([(row["accuracy"], row["ece"]) for row in own])
-            colour, marker = COLOURS[place % len(COLOURS)], _MARKERS[place % len(_MARKERS)]
-            ax.plot(*points.T, linestyle="none", marker=marker, markersize=3, color=colour, alpha=0.35)
-            ax.plot(*points.mean(axis=0), linestyle="none", marker=marker, markersize=8, color=colour, label=method)
+            color, marker = COLOURS[place % len(COLOURS)], _MARKERS[place % len(_MARKERS)]
+            ax.plot(*points.T, linestyle="none", marker=marker, markersize=3, color=color, alpha=0.35)
+            ax.plot(*points.mean(axis=0), linestyle="none", marker=marker, markersize=8, color=color, label=method)
         bayes = [run["bayes_accuracy"][domain] for run in runs]
         if bayes:
             ax.axvline(float(np.mean(bayes)), color="0.45", linestyle=(0, (4, 3)), linewidth=0.9, label="E[max p*]")

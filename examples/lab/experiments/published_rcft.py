@@ -36,7 +36,7 @@ def frozen_targets(before: Predictions) -> BinTargets:
 
 
 def published_em_loss(probabilities: torch.Tensor, targets: BinTargets, *, all_bins: bool = False) -> torch.Tensor:
-    """Return the published regulariser, a value a question.
+    """Return the published regularizer, a value a question.
 
     The published code walks through ten left edges, 0 to 0.9, in pairs, and so never comes to the last bin: an answer
     with a confidence of 0.9 or more, as most of an aligned model's have, gets no loss. A question belongs to the bin
@@ -92,7 +92,7 @@ class PublishedRCFTTrainer(CalibrationAwareSFTTrainer):
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Return the supervised loss plus the published regulariser."""
+        """Return the supervised loss plus the published regularizer."""
         # The one label of a row is the answer's; the logits before it are those of the options.
         positions = (inputs["labels"] != -100).int().argmax(dim=1) - 1
         forward = {name: inputs[name] for name in ("input_ids", "attention_mask") if name in inputs}

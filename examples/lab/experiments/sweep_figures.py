@@ -87,16 +87,16 @@ def _training(rows: Sequence[dict[str, Any]]) -> Figure:
     for ax, key in zip(panels, ("train_accuracy", "accuracy"), strict=True):
         for place, method in enumerate(methods):
             own = [row for row in inside if row["method"] == method]
-            colour = COLOURS[place % len(COLOURS)]
+            color = COLOURS[place % len(COLOURS)]
             for seed in dict.fromkeys(row["seed"] for row in own):
                 points = np.array([(row[key], row["ece"]) for row in own if row["seed"] == seed])
-                ax.plot(*points.T, color=colour, linewidth=0.6, alpha=0.35)
+                ax.plot(*points.T, color=color, linewidth=0.6, alpha=0.35)
             steps = sorted({row["x"] for row in own})
             mean = np.array(
                 [np.mean([(row[key], row["ece"]) for row in own if row["x"] == step], axis=0) for step in steps]
             )
             marker = _MARKERS[place % len(_MARKERS)]
-            ax.plot(*mean.T, color=colour, marker=marker, markersize=3.5, linewidth=1.4, label=method)
+            ax.plot(*mean.T, color=color, marker=marker, markersize=3.5, linewidth=1.4, label=method)
             ax.annotate(f"{steps[-1]:g} steps", mean[-1], xytext=(5, 4), textcoords="offset points", fontsize=7)
         for name, marker in zip(BASELINES, "*X", strict=True):
             own = [row for row in inside if row["method"] == name]

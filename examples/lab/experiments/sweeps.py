@@ -146,7 +146,7 @@ SWEEPS: dict[str, Sweep] = {
     ),
     "weight": Sweep(
         "ECE and accuracy against the weight of the calibration term",
-        "λ: weight of the anchor, of the ECE regulariser (rcft-bins)",
+        "λ: weight of the anchor, of the ECE regularizer (rcft-bins)",
         ("rcft", "rcft-bins", "calibration-aware-dpo", "calibration-aware-dpo-unlabelled"),
         (0.1, 0.3, 1, 3, 10, 30),
         (0.3, 5),

@@ -1,4 +1,4 @@
-"""Reinforcement learning in the lab: the annotator's reward, and what comes of optimising it."""
+"""Reinforcement learning in the lab: the annotator's reward, and what comes of optimizing it."""
 
 import numpy as np
 import pytest

@@ -44,7 +44,7 @@ def test_each_method_gets_as_many_questions_as_the_point_says():
                 assert there.preset == replace(preset, n_prompts=n)
 
 
-def test_the_weights_are_those_of_the_anchor_and_of_the_regulariser():
+def test_the_weights_are_those_of_the_anchor_and_of_the_regularizer():
     change, preset = SWEEPS["weight"].change, ExperimentPreset()
     anchored = replace(preset, anchored=replace(preset.anchored, anchor_weight=3))
     in_bins = replace(preset, regularized=replace(preset.regularized, em_weight=3))
