@@ -74,10 +74,9 @@ class AutoCalibration(BaseCalibrator):
         *,
         kind: str = "logits",
         features: ArrayLike | None = None,
-        groups: ArrayLike | None = None,
         weights: ArrayLike | None = None,
     ) -> Self:
-        """Choose a calibrator and fit it; see `BaseCalibrator.fit`. Features and groups are not used."""
+        """Choose a calibrator and fit it; see `BaseCalibrator.fit`. Features are not used."""
         name, self.reason = choose(predictions, labels)
         self.base = by_name(name).fit(predictions, labels, kind=kind, weights=weights)
         if name == "adaptive_ensemble" and self.base.target_accuracy >= self.base.source_accuracy:
@@ -96,7 +95,6 @@ class AutoCalibration(BaseCalibrator):
         *,
         kind: str = "logits",
         features: ArrayLike | None = None,
-        groups: ArrayLike | None = None,
     ) -> Any:
         """Return calibrated probabilities; see `BaseCalibrator.transform`."""
         self.parameters()

@@ -37,7 +37,6 @@ def cross_validate(
     *,
     kind: str = "logits",
     features: ArrayLike | None = None,
-    groups: ArrayLike | None = None,
     unlabelled: ArrayLike | None = None,
     n_folds: int = 5,
     seed: int = 0,
@@ -48,7 +47,7 @@ def cross_validate(
     ----------
     make : callable
         Returns a new calibrator.
-    predictions, labels, kind, features, groups
+    predictions, labels, kind, features
         As in `Calibrator.fit`; labels may be a reference's predictions, where the calibrator takes these, and features
         go to those that need them.
     unlabelled : array_like, shape (m, K), optional
@@ -70,7 +69,6 @@ def cross_validate(
         )
     if not 2 <= n_folds <= n:
         raise ValueError(f"{n} questions make 2 to {n} folds, {n_folds} were asked for")
-    names = None if groups is None else np.asarray(groups)
     phi = None if features is None else np.asarray(features)
     target = np.zeros((0, values.shape[1])) if unlabelled is None else np.asarray(unlabelled)
     folds = np.random.default_rng(seed).permutation(n) % n_folds
@@ -85,13 +83,11 @@ def cross_validate(
             if len(target):
                 fit_with_target(calibrator, values[~held_out], answers[~held_out], target, kind=kind)
             else:
-                given = None if names is None else names[~held_out]
                 calibrator.fit(
                     values[~held_out],
                     answers[~held_out],
                     kind=kind,
                     features=None if used is None else used[~held_out],
-                    groups=given,
                 )
         probabilities[held_out] = calibrator.transform(
             values[held_out], kind=kind, features=None if used is None else used[held_out]

@@ -27,14 +27,12 @@ class Inputs:
     logits : ndarray of float64, shape (n, K)
         The largest of each row is 0; -inf stands for options that a question doesn't have, all others are finite.
     features : ndarray of float64, shape (n, d), or None
-    groups : ndarray, shape (n,), or None
     event : bool
         Whether the predictions were one-dimensional: the score of an event, whose options are "no" and "yes".
     """
 
     logits: NDArray[np.float64]
     features: NDArray[np.float64] | None = None
-    groups: NDArray[Any] | None = None
     event: bool = False
 
     def __len__(self) -> int:
@@ -73,7 +71,6 @@ class Sample(Inputs):
             self,
             logits=self.logits[rows],
             features=None if self.features is None else self.features[rows],
-            groups=None if self.groups is None else self.groups[rows],
             labels=self.labels[rows],
             weights=weights / total if total > 0 else weights,
         )
@@ -229,16 +226,6 @@ def check_features(features: ArrayLike | None, n: int) -> NDArray[np.float64] | 
     if values.shape[1] == 0:
         raise ValueError("features must have one column or more; give None where there are none")
     _refuse_rows(~(np.abs(values) <= LARGEST_FEATURE), f"a feature that is not within ±{LARGEST_FEATURE:g}")
-    return values
-
-
-def check_groups(groups: ArrayLike | None, n: int) -> NDArray[Any] | None:
-    """Return groups as an array, shape (n,), or raise a ValueError that names what is wrong."""
-    if groups is None:
-        return None
-    values = np.asarray(to_numpy(groups))
-    if values.shape != (n,):
-        raise ValueError(f"{n} predictions were given, and groups of the shape {values.shape}")
     return values
 
 

@@ -16,7 +16,6 @@ from .inputs import (
     Inputs,
     Sample,
     check_features,
-    check_groups,
     check_labels,
     check_predictions,
     check_weights,
@@ -138,7 +137,6 @@ class BaseCalibrator(StoredCalibrator):
         *,
         kind: str = "logits",
         features: ArrayLike | None = None,
-        groups: ArrayLike | None = None,
         weights: ArrayLike | None = None,
     ) -> Self:
         """Fit on predictions that the model was not trained on.
@@ -156,9 +154,6 @@ class BaseCalibrator(StoredCalibrator):
         features : array_like or tensor, shape (n, d), optional
             What else is known of each question, within ±1e150; used by calibrators that say so, standardized. What is
             further than 10 standard deviations from the mean counts as 10.
-        groups : array_like, shape (n,), optional
-            Each question's group. A part of the protocol for calibrators of your own: those of this package check it
-            and do not use it.
         weights : array_like or tensor, shape (n,), optional
             Weight of each question, at least 0, not all 0.
 
@@ -180,13 +175,12 @@ class BaseCalibrator(StoredCalibrator):
         *,
         kind: str = "logits",
         features: ArrayLike | None = None,
-        groups: ArrayLike | None = None,
     ) -> Any:
         """Return calibrated probabilities.
 
         Parameters
         ----------
-        predictions, kind, features, groups
+        predictions, kind, features
             As in `fit`.
 
         Returns
@@ -220,7 +214,6 @@ class Calibrator(BaseCalibrator):
         *,
         kind: str = "logits",
         features: ArrayLike | None = None,
-        groups: ArrayLike | None = None,
         weights: ArrayLike | None = None,
     ) -> Self:
         """Fit on predictions that the model was not trained on; see `BaseCalibrator.fit`."""
@@ -233,7 +226,6 @@ class Calibrator(BaseCalibrator):
         sample = Sample(
             logits,
             check_features(features, len(logits)),
-            check_groups(groups, len(logits)),
             event,
             rows,
             check_weights(weights, rows != UNLABELLED),
@@ -252,13 +244,11 @@ class Calibrator(BaseCalibrator):
         *,
         kind: str = "logits",
         features: ArrayLike | None = None,
-        groups: ArrayLike | None = None,
     ) -> Any:
         """Return calibrated probabilities; see `BaseCalibrator.transform`."""
         self.parameters()
         logits, event = check_predictions(predictions, kind)
-        n = len(logits)
-        inputs = Inputs(logits, check_features(features, n), check_groups(groups, n), event)
+        inputs = Inputs(logits, check_features(features, len(logits)), event)
         self._check_features_given(inputs)
         probabilities = self._apply(inputs)
         if self.keeps_argmax and not event:

@@ -17,8 +17,8 @@ class CalibrationArguments:
     $$ L_{trainer} + w_{anchor} KL(p_{ref} \| p_\theta) + w_{sup} (-\log p_\theta(y)) + w_{em} \| p_\theta - t \|^2
     + w_{dece} DECE $$
 
-    where all terms but the first are means over a batch of multiple-choice questions, at the answer position. Questions
-    without an answer only have the anchor.
+    where all terms but the first are means over a batch of multiple-choice questions, at the answer position.
+    Questions without an answer only have the anchor.
 
     Parameters
     ----------
@@ -54,8 +54,8 @@ class CalibrationArguments:
     **E-step:** how the ECE regularizer finds its targets
 
     em_fraction : float, default 0.2
-        Share of the answered questions that is held out for the E-step if no `em_dataset` is given; the weights are not
-        trained on them.
+        Share of the answered questions that is held out for the E-step if no `em_dataset` is given. The weights are
+        not trained on them.
     em_steps : int, default 5
         Optimizer steps between two E-steps.
     em_batch_size : int, optional
@@ -80,9 +80,9 @@ class CalibrationArguments:
         questions and of the trainer's samples are never held at the same time. The update is the same up to rounding.
         Not available with DeepSpeed and FSDP, where a step has one backward.
     average_weights : float, default 0.0
-        Share of the optimizer steps, at the end of training, over which the trained weights are averaged. It raises the
-        accuracy and calibration of long fine-tuning on few answers. Cannot be combined with `load_best_model_at_end` or
-        with sharded weights (ZeRO-3, FSDP).
+        Share of the optimizer steps, at the end of training, over which the trained weights are averaged. It raises
+        the accuracy and calibration of long fine-tuning on few answers. Cannot be combined with
+        `load_best_model_at_end` or with sharded weights (ZeRO-3, FSDP).
 
     Notes
     -----
@@ -90,8 +90,8 @@ class CalibrationArguments:
 
     `examples/benchmarks/README.md` compares other values of the E-step's options with the defaults (reproduce with
     `em_options.py` there), and reports the E-steps' time and the memory that `separate_backward` saves.
-    `examples/lab/sweep.py weight` varies the weights of the anchor and of the ECE regularizer; `average_weights` is part
-    of `rcft` in `examples/lab/report.md`.
+    `examples/lab/sweep.py weight` varies the weights of the anchor and of the ECE regularizer; `average_weights` is
+    part of `rcft` in `examples/lab/report.md`.
     """
 
     # Terms

@@ -22,8 +22,8 @@ class SFTCalibrationArguments(CalibrationArguments):
     method : {"cft", "rcft", "auto"}, optional
         How to fine-tune on questions. "cft": without the ECE regularizer. "rcft": with it, and an `em_weight` of 1, as
         in the paper, unless another is given. "auto": without it at first; as soon as the interval of the
-        generalization gap, which every E-step measures, is above zero, the log says so and the regularizer is turned on
-        with that weight. With `load_best_model_at_end`, "auto" keeps the step with the lowest log-loss on held-out
+        generalization gap, which every E-step measures, is above zero, the log says so and the regularizer is turned
+        on with that weight. With `load_best_model_at_end`, "auto" keeps the step with the lowest log-loss on held-out
         questions unless `metric_for_best_model` is given. By default `em_weight` alone decides.
     """
 
