@@ -127,7 +127,7 @@ def sample_consistency(seed: int) -> Results:
 
 
 def adaptive_ensemble(seed: int) -> Results:
-    """A target that is harder than the labelled questions: the same noise on a weaker signal."""
+    """A target that is harder than the labeled questions: the same noise on a weaker signal."""
     rng = np.random.default_rng(seed)
 
     def sample(n, strength):

@@ -25,7 +25,7 @@ LONG = FineTuningSettings(steps=240, learning_rate=2e-3, lora_rank=16)
 
 
 def effect(preset: str, world: int) -> dict[str, dict[str, float]]:
-    """Train adapter and head on a world's labelled questions until they are known by heart, and ask new ones."""
+    """Train adapter and head on a world's labeled questions until they are known by heart, and ask new ones."""
     settings = PRESETS[preset]
     with tempfile.TemporaryDirectory() as work:
         bench = make_bench(settings, world, pretrained_folder(settings, world), Path(work), progress=False)
@@ -41,8 +41,8 @@ def effect(preset: str, world: int) -> dict[str, dict[str, float]]:
             per_device_train_batch_size=LONG.batch_size, per_device_eval_batch_size=512, seed=world,
             save_strategy="no", report_to="none", disable_tqdm=True, logging_strategy="no",
         )  # fmt: skip
-        labelled = bench.data.calibration.to_questions()
-        whole = train_option_head(model, bench.tokenizer, labelled, held_out, args=arguments, balance_steps=40)
+        labeled = bench.data.calibration.to_questions()
+        whole = train_option_head(model, bench.tokenizer, labeled, held_out, args=arguments, balance_steps=40)
     logits, answers = {}, {}
     for part, asked in (("held out", held_out), ("test", test)):
         hidden, mask, right = whole.hidden_states(whole._encode(asked).items, 512)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .inputs import (
-    UNLABELLED,
+    UNLABELED,
     Inputs,
     Sample,
     check_features,
@@ -76,7 +76,7 @@ class EnsembleCalibration(BaseCalibrator):
         logits = _member_logits(predictions, kind)
         rows = check_labels(labels, logits[0])
         given = check_features(features, len(rows))
-        share = check_weights(weights, rows != UNLABELLED)
+        share = check_weights(weights, rows != UNLABELED)
         stacks = [_pooled(logits)] if self.order == ORDERS[0] else logits
         self.members = [by_name(self._base, **self._base_options) for _ in stacks]
         for member, stack in zip(self.members, stacks, strict=True):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from .adaptive_temperature import relative_entropy, standardization, standardized
 from .confidence_maps import log_odds_of
-from .inputs import UNLABELLED, Inputs, Sample
+from .inputs import UNLABELED, Inputs, Sample
 from .logistic import fit_logistic
 from .protocol import Calibrator
 from .registry import base_of, by_name, from_nested, nested
@@ -36,11 +36,11 @@ class WrappingCalibrator(Calibrator):
 
 
 class ImportanceWeightedCalibration(WrappingCalibrator):
-    """Fit a calibrator on labelled questions weighted to look like the unlabelled ones.
+    """Fit a calibrator on labeled questions weighted to look like the unlabeled ones.
 
     Questions with the label -1 are a sample of the target. A logistic regression tells target from source by the
     features, the confidence's log-odds (to ±20) and its entropy; its odds are the density ratio, which weights the
-    labelled questions. It helps where the target asks the same kinds of questions in other shares (covariate shift);
+    labeled questions. It helps where the target asks the same kinds of questions in other shares (covariate shift);
     where the same question has another answer, or the target is of a kind that the source lacks, no weight can.
 
     Parameters
@@ -57,7 +57,7 @@ class ImportanceWeightedCalibration(WrappingCalibrator):
     Attributes
     ----------
     effective_sample_size : float
-        (Σw)² / Σw² over the labelled questions: how many even ones they are worth. Few, and the fit is uncertain.
+        (Σw)² / Σw² over the labeled questions: how many even ones they are worth. Few, and the fit is uncertain.
 
     Notes
     -----
@@ -71,7 +71,7 @@ class ImportanceWeightedCalibration(WrappingCalibrator):
     name: ClassVar[str] = "importance_weighted"
     keeps_argmax: bool = True
     monotonic: bool = True
-    takes_unlabelled: ClassVar[bool] = True
+    takes_unlabeled: ClassVar[bool] = True
     wrappable: ClassVar[bool] = False
 
     def __init__(
@@ -90,7 +90,7 @@ class ImportanceWeightedCalibration(WrappingCalibrator):
         return self.parameters()["effective_sample_size"]
 
     def _estimate(self, sample: Sample) -> dict[str, Any]:
-        target = sample.labels == UNLABELLED
+        target = sample.labels == UNLABELED
         if not target.any():
             raise ValueError("'importance_weighted' needs questions of the target: give some with the label -1")
         ratio = density_ratio(_covariates(sample), target, self.prior_precision)[~target]

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 KINDS = ("logits", "probabilities")
 # exp(-745) is the least positive number of double precision; a log-probability further down says no more than this.
 LOWEST_LOG_PROBABILITY = -1000.0
-UNLABELLED = -1
+UNLABELED = -1
 # The squares of features are summed.
 LARGEST_FEATURE = 1e150
 
@@ -53,7 +53,7 @@ class Sample(Inputs):
     labels : ndarray of intp, shape (n,)
         Index of each right option, -1 where it is not known.
     weights : ndarray of float64, shape (n,)
-        At least 0; they sum to one over the labelled questions.
+        At least 0; they sum to one over the labeled questions.
     """
 
     labels: NDArray[np.intp] = None  # type: ignore[assignment]
@@ -177,7 +177,7 @@ def check_labels(
     logits: NDArray[np.float64],
     *,
     event: bool = False,
-    unlabelled: bool = False,
+    unlabeled: bool = False,
     absent: bool = False,
 ) -> NDArray[np.intp]:
     """Return labels as indices, or raise a ValueError that names the row that is wrong."""
@@ -189,7 +189,7 @@ def check_labels(
     if values.dtype.kind not in ("biu" if event else "iu"):
         raise ValueError(f"labels must be integers, the indices of the right options; got the dtype {values.dtype}")
     values = values.astype(np.intp)
-    known = values != UNLABELLED if unlabelled else np.ones(len(values), dtype=bool)
+    known = values != UNLABELED if unlabeled else np.ones(len(values), dtype=bool)
     _refuse_rows(known & ((values < 0) | (values >= logits.shape[1])), f"a label outside 0 to {logits.shape[1] - 1}")
     if not known.any():
         raise ValueError("no question has a label; give at least one that is not -1")

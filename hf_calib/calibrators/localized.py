@@ -21,9 +21,9 @@ _CHUNK = 1024
 
 
 class LocalizedCalibration(ConfidenceMap):
-    """The accuracy of the labelled questions of like confidence and like features, weighted by their nearness.
+    """The accuracy of the labeled questions of like confidence and like features, weighted by their nearness.
 
-    p(x) = (Σ_j k(x, x_j) correct_j + s · platt(x)) / (Σ_j k(x, x_j) + s), over the labelled questions j in the bin of
+    p(x) = (Σ_j k(x, x_j) correct_j + s · platt(x)) / (Σ_j k(x, x_j) + s), over the labeled questions j in the bin of
     its confidence, with k = exp(-‖φ(x) - φ(x_j)‖ / γ) on standardized features. Where there are no neighbors it is
     Platt scaling. It helps where subsets that the features tell apart are off in different directions, which no map of
     the confidence alone can mend; with features that say nothing it only adds noise.
@@ -38,7 +38,7 @@ class LocalizedCalibration(ConfidenceMap):
     prior_count : float, default 1.0
         How many neighbors the Platt-scaled confidence counts for, s.
     max_samples : int, default 4000
-        Of more labelled questions than this a random subset is kept.
+        Of more labeled questions than this a random subset is kept.
     seed : int, default 0
         Of that subset.
 

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from . import storage
 from .inputs import (
-    UNLABELLED,
+    UNLABELED,
     Inputs,
     Sample,
     check_features,
@@ -105,8 +105,8 @@ class BaseCalibrator(StoredCalibrator):
         predictions with two options.
     needs_features : bool
         Whether `fit` and `transform` need features.
-    takes_unlabelled : bool
-        Whether questions with the label -1 are taken as an unlabelled sample of the questions to come.
+    takes_unlabeled : bool
+        Whether questions with the label -1 are taken as an unlabeled sample of the questions to come.
     takes_events : bool
         Whether one-dimensional predictions are taken.
     labels_may_be_absent : bool
@@ -122,7 +122,7 @@ class BaseCalibrator(StoredCalibrator):
     keeps_argmax: bool = False
     monotonic: bool = False
     needs_features: bool = False
-    takes_unlabelled: ClassVar[bool] = False
+    takes_unlabeled: ClassVar[bool] = False
     takes_events: bool = True
     labels_may_be_absent: ClassVar[bool] = False
     wrappable: ClassVar[bool] = True
@@ -221,14 +221,14 @@ class Calibrator(BaseCalibrator):
         if event and not self.takes_events:
             raise ValueError(f"the calibrator {self.name!r} takes predictions of the shape (questions, options)")
         rows = check_labels(
-            labels, logits, event=event, unlabelled=self.takes_unlabelled, absent=self.labels_may_be_absent
+            labels, logits, event=event, unlabeled=self.takes_unlabeled, absent=self.labels_may_be_absent
         )
         sample = Sample(
             logits,
             check_features(features, len(logits)),
             event,
             rows,
-            check_weights(weights, rows != UNLABELLED),
+            check_weights(weights, rows != UNLABELED),
         )
         return self._fit_sample(sample)
 

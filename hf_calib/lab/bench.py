@@ -142,7 +142,7 @@ def plain_dpo(bench: Bench, name: str = "dpo", **loss: Any) -> DPOTrainer:
 
 def calibration_aware_dpo(
     bench: Bench,
-    labelled: Sequence[Question] = (),
+    labeled: Sequence[Question] = (),
     *,
     evaluated_on: Sequence[Question] | None = None,
     teacher: Any = None,
@@ -153,7 +153,7 @@ def calibration_aware_dpo(
     Parameters
     ----------
     bench : Bench
-    labelled : sequence of Question, optional
+    labeled : sequence of Question, optional
         Calibration questions with answers, added to the bench's prompts without answers.
     evaluated_on : sequence of Question, optional
         Questions for the trainer's reports before and after. They do not affect the training.
@@ -162,16 +162,16 @@ def calibration_aware_dpo(
     **terms
         Arguments of the calibration terms that replace the preset's.
     """
-    name = f"calibration-aware-dpo-{'labelled' if labelled else 'unlabelled'}"
+    name = f"calibration-aware-dpo-{'labeled' if labeled else 'unlabeled'}"
     args = CalibrationAwareConfig(
         **bench.alignment_arguments(name),
-        calibration_batch_size=bench.preset.calibration_batch_size * (1 + bool(labelled)),
-        **{**(asdict(bench.preset.labelled) if labelled else {}), **terms},
+        calibration_batch_size=bench.preset.calibration_batch_size * (1 + bool(labeled)),
+        **{**(asdict(bench.preset.labeled) if labeled else {}), **terms},
     )
     trainer = CalibrationAwareTrainer(
         args=args,
         train_dataset=bench.data.pairs,
-        calibration_dataset=[*bench.unanswered(), *labelled],
+        calibration_dataset=[*bench.unanswered(), *labeled],
         eval_calibration_dataset=evaluated_on,
         calibration_reference_model=teacher,
         **bench.policy_and_reference(),

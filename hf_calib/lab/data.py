@@ -32,7 +32,7 @@ class LabData:
     pairs
         The preference pairs to align on, about the domains ``"in"`` and ``"out"`` and the entities for training.
     calibration
-        Labelled questions of the domain ``"in"``, about entities for training: to train on.
+        Labeled questions of the domain ``"in"``, about entities for training: to train on.
     held_out
         More of them, for what is chosen or fitted on held-out answers. They count as labels too.
     prompts
@@ -51,7 +51,7 @@ class LabData:
     test: dict[Domain, LabQuestions]
     test_pairs: Dataset
 
-    def labelled(self) -> list[Question]:
+    def labeled(self) -> list[Question]:
         """Write all questions whose answers a method may use: those to train on, then those held out."""
         return self.calibration.to_questions() + self.held_out.to_questions()
 

@@ -104,7 +104,7 @@ class AlignmentSettings:
 
 @dataclass(frozen=True)
 class FineTuningSettings:
-    """How an aligned model is fine-tuned on labelled questions (CFT), with adapters.
+    """How an aligned model is fine-tuned on labeled questions (CFT), with adapters.
 
     Parameters
     ----------
@@ -122,7 +122,7 @@ class FineTuningSettings:
 
 
 @dataclass(frozen=True)
-class LabelledSettings:
+class LabeledSettings:
     """The terms of calibration-aware DPO where some of its questions come with answers.
 
     The anchor alone would keep the confidence at the reference's while the answers raise the accuracy, so the ECE
@@ -151,7 +151,7 @@ class LabPreset:
         Held-out questions of each domain, and held-out pairs of each kind.
     calibration_batch_size
         Questions in a step of calibration-aware DPO, of each kind (without answers, with them) that it is given.
-    labelled
+    labeled
         The terms of calibration-aware DPO where some of its questions have answers.
     fine_tuning
         CFT, which stops at its best step.
@@ -171,7 +171,7 @@ class LabPreset:
     n_test_questions: int = 4000
     n_test_pairs: int = 2000
     calibration_batch_size: int = 32
-    labelled: LabelledSettings = field(default_factory=LabelledSettings)
+    labeled: LabeledSettings = field(default_factory=LabeledSettings)
     fine_tuning: FineTuningSettings = field(default_factory=FineTuningSettings)
 
 

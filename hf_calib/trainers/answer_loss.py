@@ -19,7 +19,7 @@ else:
 class AnswerLossMixin(Base):
     """Computes an SFT trainer's loss on questions from the logits of one position a question.
 
-    TRL's own loss spares the logits of unlabelled positions on GPUs, and not on processors. The loss is the same to
+    TRL's own loss spares the logits of unlabeled positions on GPUs, and not on processors. The loss is the same to
     rounding, and so is what is logged with it. Whatever else the trainer is asked for, it computes itself.
     """
 
@@ -72,15 +72,15 @@ class AnswerLossMixin(Base):
 
 
 def _batch_of(inputs: dict[str, torch.Tensor]) -> QuestionBatch | None:
-    """Return the prompts, padded on the left, with the labelled token as the one option, or None for other samples."""
+    """Return the prompts, padded on the left, with the labeled token as the one option, or None for other samples."""
     mask, labels = inputs.get("attention_mask"), inputs.get("labels")
     if mask is None or labels is None or labels.shape != mask.shape:
         return None
     ids, length = inputs["input_ids"], mask.shape[1]
     sizes, start = mask.sum(dim=1), mask.argmax(dim=1)
     last = start + sizes - 1
-    labelled = labels != -100
-    if not bool(((labelled.sum(dim=1) == 1) & labelled.gather(1, last[:, None])[:, 0]).all()):
+    labeled = labels != -100
+    if not bool(((labeled.sum(dim=1) == 1) & labeled.gather(1, last[:, None])[:, 0]).all()):
         return None
     # The last token is the answer, which nothing is predicted from.
     columns = torch.arange(length - 1, device=ids.device)

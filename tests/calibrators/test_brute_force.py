@@ -52,7 +52,7 @@ def test_the_adaptive_ensemble_by_its_definition():
     calibrator = by_name("adaptive_ensemble").fit(everything, np.concatenate([data.labels, np.full(300, -1)]))
     correct = data.logits.argmax(axis=1) == data.labels
     a = correct.mean()
-    # As many labelled questions lie at or above the threshold of certainty as were answered rightly.
+    # As many labeled questions lie at or above the threshold of certainty as were answered rightly.
     threshold = np.sort(relative_entropy(data.logits))[correct.sum() - 1]
     estimated = (relative_entropy(target.logits) <= threshold).mean()
     easy, hard = (1 + a) / 2, a / 2

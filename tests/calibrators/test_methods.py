@@ -217,7 +217,7 @@ def test_noisy_labels_are_smoothed_more_than_clean_ones():
 def test_a_unit_that_a_class_is_taken_for_gets_more_of_its_label():
     rng = np.random.default_rng(14)
     y = rng.integers(3, size=600)
-    # A class-0 question in three is labelled 1, and none is labelled 2.
+    # A class-0 question in three is labeled 1, and none is labeled 2.
     noisy = np.where((y == 0) & (rng.random(600) < 1 / 3), 1, y)
     x = np.hstack([4 * np.eye(3)[y] + rng.normal(0, 0.3, (600, 3)), rng.normal(size=(600, 60))])
     learned = learn_smoothing(x, noisy, per="unit", steps=40)

@@ -17,7 +17,7 @@ from hf_calib.reports.table import Cell
 Lookup = Callable[[str, str, str], float]
 
 DPO, PRETRAINED, CFT = "dpo", "pretrained", "cft"
-UNLABELLED, LABELLED = "calibration-aware-dpo-unlabelled", "calibration-aware-dpo"
+UNLABELED, LABELED = "calibration-aware-dpo-unlabelled", "calibration-aware-dpo"
 REPAIR, LONG, SCALED = "repair-unlabelled", "long", "long+temperature"
 WINS = {"win_rate": "win rate", "win_rate_open": "open win rate"}
 
@@ -95,11 +95,11 @@ def _prevention() -> Iterator[Claim]:
     for domain in ("in", "out"):
         yield from _kept(domain)
     for key, name in WINS.items():
-        yield _difference(f"{UNLABELLED}: {name}", UNLABELLED, DPO, key, "in", -0.005)
-    yield _difference(f"{LABELLED}: accuracy in domain", LABELLED, DPO, "accuracy", "in", 0.05)
+        yield _difference(f"{UNLABELED}: {name}", UNLABELED, DPO, key, "in", -0.005)
+    yield _difference(f"{LABELED}: accuracy in domain", LABELED, DPO, "accuracy", "in", 0.05)
     for domain, bar in (("in", 0.04), ("out", 0.03)):
-        yield _at_most(f"{LABELLED}: ECE, {domain}", LABELLED, "ece", domain, bar)
-    for method in (UNLABELLED, LABELLED):
+        yield _at_most(f"{LABELED}: ECE, {domain}", LABELED, "ece", domain, bar)
+    for method in (UNLABELED, LABELED):
         yield _share(f"{method}: seconds", method, DPO, "seconds", "in", 1.2)
     for domain, bar in (("in", 0.05), ("out", 0.03)):
         yield _at_most(f"{REPAIR}: ECE, {domain}", REPAIR, "ece", domain, bar)
@@ -109,16 +109,16 @@ def _prevention() -> Iterator[Claim]:
 
 def _kept(domain: str) -> Iterator[Claim]:
     def more_error(value: Lookup) -> float:
-        return value(UNLABELLED, "ece", domain) - value(PRETRAINED, "ece", domain)
+        return value(UNLABELED, "ece", domain) - value(PRETRAINED, "ece", domain)
 
     yield Claim(
-        f"{UNLABELLED}: ECE, {domain}, less that of {PRETRAINED}, at most 0.015",
-        (UNLABELLED, PRETRAINED),
+        f"{UNLABELED}: ECE, {domain}, less that of {PRETRAINED}, at most 0.015",
+        (UNLABELED, PRETRAINED),
         more_error,
         lambda value: 0.015 - more_error(value),
     )
     for other in (PRETRAINED, DPO):
-        yield _difference(f"{UNLABELLED}: accuracy, {domain},", UNLABELLED, other, "accuracy", domain, -0.005)
+        yield _difference(f"{UNLABELED}: accuracy, {domain},", UNLABELED, other, "accuracy", domain, -0.005)
 
 
 def _regularized() -> Iterator[Claim]:
@@ -130,7 +130,7 @@ def _regularized() -> Iterator[Claim]:
 
 
 def _unseen() -> Iterator[Claim]:
-    for method in (UNLABELLED, LABELLED, REPAIR):
+    for method in (UNLABELED, LABELED, REPAIR):
         yield _share(f"{method}: ECE, unseen domain", method, "dpo+temperature", "ece", "unseen", 0.5)
         yield _difference(f"{method}: accuracy, unseen domain", method, DPO, "accuracy", "unseen", 0.0)
 

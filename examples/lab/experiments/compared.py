@@ -22,11 +22,11 @@ class Method:
     model
         A key of `experiments.experiment.MODELS`, or None for the pre-trained model.
     trained_on
-        Which labelled questions its training uses, to train on or to choose by.
+        Which labeled questions its training uses, to train on or to choose by.
     calibrator
         What `hf_calib.calibrators.by_name` knows it by, or None.
     fitted_on
-        Which labelled questions the calibrator is fitted on; with "none", it is fitted on the prompts without answers.
+        Which labeled questions the calibrator is fitted on; with "none", it is fitted on the prompts without answers.
     """
 
     model: str | None
@@ -35,7 +35,7 @@ class Method:
     fitted_on: Questions = "none"
 
     def labels(self, preset: LabPreset) -> int:
-        """Count the labelled questions that the method uses, for training, fitting and choosing."""
+        """Count the labeled questions that the method uses, for training, fitting and choosing."""
         training, held_out = preset.n_calibration_questions, preset.n_held_out_questions
         counts = {"none": 0, "training": training, "held_out": held_out, "all": training + held_out}
         return counts[self.trained_on] + counts[self.fitted_on]

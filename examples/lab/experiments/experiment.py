@@ -128,9 +128,7 @@ MODELS: dict[str, TrainedModel] = {
         lambda bench, aligned: lab.calibration_aware_fine_tuning(bench, aligned, bench.preset.fine_tuning),
         "fine_tuning",
     ),
-    "long": _on_aligned(
-        lambda bench, aligned: methods.long_fine_tuning(bench, aligned, bench.data.labelled()), "long"
-    ),
+    "long": _on_aligned(lambda bench, aligned: methods.long_fine_tuning(bench, aligned, bench.data.labeled()), "long"),
     "long-on-training": _on_aligned(
         lambda bench, aligned: methods.long_fine_tuning(bench, aligned, bench.data.calibration.to_questions()),
         "long",
@@ -144,10 +142,10 @@ MODELS: dict[str, TrainedModel] = {
     "rcft-bins": _on_aligned(methods.bin_regularized_fine_tuning, "long", "regularized"),
     "rcft": _on_aligned(methods.regularized_fine_tuning, "anchored", "anchored_training"),
     "auto": _on_aligned(methods.automatic_fine_tuning, "anchored", "anchored_training"),
-    "repair-unlabelled": _on_aligned(methods.unlabelled_repair, "repair"),
+    "repair-unlabelled": _on_aligned(methods.unlabeled_repair, "repair"),
     "calibration-aware-dpo": TrainedModel(
-        lambda bench, _: lab.calibration_aware_dpo(bench, bench.data.labelled()).model,
-        ("alignment", "calibration_batch_size", "labelled"),
+        lambda bench, _: lab.calibration_aware_dpo(bench, bench.data.labeled()).model,
+        ("alignment", "calibration_batch_size", "labeled"),
         sources=_TERMS,
     ),
     "calibration-aware-dpo-unlabelled": TrainedModel(

@@ -70,7 +70,7 @@ def regularized_fine_tuning(bench: Bench, aligned: Any) -> CalibrationAwareSFTTr
     Each question's target is the pre-trained model's own answer distribution rather than the accuracy of its bin, so
     no answers need to be held out to find the targets.
     """
-    return _anchored_fine_tuning(bench, "rcft", aligned, bench.data.labelled(), asdict(bench.preset.anchored))
+    return _anchored_fine_tuning(bench, "rcft", aligned, bench.data.labeled(), asdict(bench.preset.anchored))
 
 
 def automatic_fine_tuning(bench: Bench, aligned: Any) -> CalibrationAwareSFTTrainer:
@@ -78,11 +78,11 @@ def automatic_fine_tuning(bench: Bench, aligned: Any) -> CalibrationAwareSFTTrai
 
     A tenth of the answers is held out to detect when the model starts to memorize.
     """
-    labelled = bench.data.labelled()
+    labeled = bench.data.labeled()
     fraction = 0.1
-    held_out = round(fraction * len(labelled))
+    held_out = round(fraction * len(labeled))
     terms = {"method": "auto", "em_fraction": fraction, "em_batch_size": held_out, **asdict(bench.preset.anchored)}
-    return _anchored_fine_tuning(bench, "auto", aligned, labelled, terms)
+    return _anchored_fine_tuning(bench, "auto", aligned, labeled, terms)
 
 
 def _anchored_fine_tuning(
@@ -104,7 +104,7 @@ def published_regularized_fine_tuning(
     bench: Bench, aligned: Any, *, all_bins: bool = False
 ) -> CalibrationAwareSFTTrainer:
     """Fine-tune an aligned model with RCFT as published; see `published_rcft`."""
-    questions = bench.data.labelled()
+    questions = bench.data.labeled()
     model = merged(aligned)
     return fine_tuned(
         bench,
@@ -119,7 +119,7 @@ def published_regularized_fine_tuning(
     )
 
 
-def unlabelled_repair(bench: Bench, aligned: Any) -> RecalibrationTrainer:
+def unlabeled_repair(bench: Bench, aligned: Any) -> RecalibrationTrainer:
     """Repair an aligned model with the anchor alone, on the prompts without answers.
 
     Parameters

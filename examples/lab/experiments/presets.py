@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from hf_calib.lab import PRESETS
-from hf_calib.lab.presets import FineTuningSettings, LabelledSettings, LabPreset
+from hf_calib.lab.presets import FineTuningSettings, LabeledSettings, LabPreset
 
 
 @dataclass(frozen=True)
@@ -99,12 +99,12 @@ EXPERIMENTS: dict[str, dict[str, ExperimentPreset]] = {
     "full": {
         "fixed": _headline(
             _FIXED,
-            labelled=LabelledSettings(anchor_weight=1.5, supervised_weight=2.0, em_weight=12.0, em_momentum=0.8),
+            labeled=LabeledSettings(anchor_weight=1.5, supervised_weight=2.0, em_weight=12.0, em_momentum=0.8),
             **_FULL,
         ),
         "shuffled": _headline(
             _SHUFFLED,
-            labelled=LabelledSettings(anchor_weight=3.0, supervised_weight=3.0, em_weight=5.0, em_momentum=0.95),
+            labeled=LabeledSettings(anchor_weight=3.0, supervised_weight=3.0, em_weight=5.0, em_momentum=0.95),
             **_FULL,
         ),
     },

@@ -54,7 +54,7 @@ LEGEND = (
     "ECE: expected calibration error of the confidence, 10 bins; with p*: with the true probability of the answer in\n"
     "place of whether it was right. TCE: mean distance of the confidence from that probability. Win rate: share of\n"
     "held-out preference pairs, multiple-choice and open ones of the domains in and off, in which the chosen answer\n"
-    "gets the higher probability. Accuracy in training: on the labelled questions that methods train on. Seconds: of\n"
+    "gets the higher probability. Accuracy in training: on the labeled questions that methods train on. Seconds: of\n"
     "processor time, from the pre-trained model on."
 )
 

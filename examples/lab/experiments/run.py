@@ -253,7 +253,7 @@ def measured(task: Task, name: str, examination: Examination) -> dict[str, Any]:
         fitted_on = {
             "none": lambda: bench.data.prompts.to_questions(answers=False),
             "held_out": bench.data.held_out.to_questions,
-            "all": bench.data.labelled,
+            "all": bench.data.labeled,
         }[method.fitted_on]()
         calibrator = fitted_calibrator(bench, own.model, method.calibrator, fitted_on)
         seconds += time.process_time() - begun

@@ -182,7 +182,7 @@ def _rows(task: SweepTask, method: str, x: float, examination: Examination) -> l
     if recipe.calibrator is not None:
         begun = time.process_time()
         data = there.data
-        questions = data.labelled() if recipe.fitted_on == "all" else data.prompts.to_questions(answers=False)
+        questions = data.labeled() if recipe.fitted_on == "all" else data.prompts.to_questions(answers=False)
         calibrator = fitted_calibrator(there, own.model, recipe.calibrator, questions)
         seconds += time.process_time() - begun
     training = predict(own.model, bench.tokenizer, there.data.calibration.to_questions(), batch_size=512)
@@ -219,8 +219,8 @@ def _trained_there(name: str, there: Bench, examination: Examination, change: Ch
     start = trained(recipe.start, examination.bench, examination.models) if recipe.start else None
     begun = time.process_time()
     if change.terms:
-        labelled = there.data.labelled() if COMPARED[name].labels(there.preset) else ()
-        model = calibration_aware_dpo(there, labelled, **change.terms).model
+        labeled = there.data.labeled() if COMPARED[name].labels(there.preset) else ()
+        model = calibration_aware_dpo(there, labeled, **change.terms).model
     else:
         model = recipe.train(there, start and start.model)
     seconds = time.process_time() - begun + (start.seconds if start else 0.0)

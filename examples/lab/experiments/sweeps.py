@@ -184,7 +184,7 @@ SWEEPS: dict[str, Sweep] = {
 }
 """The sweeps by name.
 
-``questions`` gives each method so many questions: with answers where it uses answers, else prompts without. (Labelled
+``questions`` gives each method so many questions: with answers where it uses answers, else prompts without. (Labeled
 calibration-aware DPO has all its prompts without answers besides.) ``weight`` varies λ. ``training`` measures four
 ways of fine-tuning on answers again and again while they go on; x is the step, and the weights are that step's own,
 where ``rcft`` averages those of many at its end. ``prompts`` and ``reference`` vary no number: they compare the

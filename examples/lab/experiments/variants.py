@@ -107,7 +107,7 @@ def half_way(bench: Bench, model: Any) -> Any:
 
 def supervised(bench: Bench) -> Any:
     """Tune the pre-trained model on the answered questions for so long that it knows them by heart."""
-    return merged(long_fine_tuning(bench, bench.pretrained(), bench.data.labelled()).model)
+    return merged(long_fine_tuning(bench, bench.pretrained(), bench.data.labeled()).model)
 
 
 def aligned_from(bench: Bench, start: Any, align: Any = plain_dpo, **options: Any) -> Any:

@@ -89,9 +89,9 @@ def test_only_the_questions_to_calibrate_on_change(preset, world, pretrained, to
     assert changed.test is data.test
     assert [len(changed.calibration), len(changed.held_out), len(changed.prompts)] == [9, 3, 5]
     again = sample_data(fewer, world, pretrained, tokenizer, 3)
-    assert changed.labelled() == again.labelled()
+    assert changed.labeled() == again.labeled()
     assert changed.prompts.to_questions() == again.prompts.to_questions()
-    assert changed.labelled() != with_questions_of(data, fewer, 4).labelled()
+    assert changed.labeled() != with_questions_of(data, fewer, 4).labeled()
 
 
 @pytest.mark.parametrize(
