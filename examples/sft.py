@@ -19,7 +19,7 @@ python examples/sft.py \
     --lora_dropout 0.05
 ```
 
-# RCFT: the same with the calibration error as a regulariser
+# RCFT: the same with the calibration error as a regularizer
 ```bash
 python examples/sft.py ... --em_weight 1
 ```

@@ -15,7 +15,6 @@ from .completion import add_completion_parser
 from .configuration import with_configuration
 from .demo import add_demo_parser
 from .diagnose import add_diagnose_parser
-from .lab import add_lab_parser
 from .lm_eval_task import add_lm_eval_task_parser
 from .measure import add_measure_parser
 from .publish import add_publish_parser
@@ -35,7 +34,6 @@ USER_ERRORS = (
 
 _ADDERS = (
     add_demo_parser,
-    add_lab_parser,
     add_measure_parser,
     add_compare_parser,
     add_calibrate_parser,

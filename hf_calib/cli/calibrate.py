@@ -202,7 +202,7 @@ def _cross_validated(
         predictions.option_log_probabilities,
         given.labels,
         features=given.features,
-        unlabelled=given.target,
+        unlabeled=given.target,
         n_folds=options.folds,
         seed=options.seed,
     )

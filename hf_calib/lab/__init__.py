@@ -1,4 +1,4 @@
-"""The embedded default: a small world whose true probabilities are known, and models that learn it on a laptop."""
+"""A small world whose true probabilities are known, and models that learn it on a laptop."""
 
 import lazy_loader
 

@@ -2,9 +2,10 @@ from .arguments import (
     adapter_config as adapter_config,
     alignment_arguments as alignment_arguments,
 )
-from .compared import (
-    METHODS as METHODS,
-    Method as Method,
+from .bench import (
+    Bench as Bench,
+    make_bench as make_bench,
+    plain_dpo as plain_dpo,
 )
 from .corpus import (
     Corpus as Corpus,
@@ -13,9 +14,6 @@ from .corpus import (
 from .data import (
     LabData as LabData,
     sample_data as sample_data,
-)
-from .evaluation import (
-    evaluate as evaluate,
 )
 from .model import (
     make_model as make_model,
@@ -28,12 +26,11 @@ from .preferences import (
     sample_pairs as sample_pairs,
 )
 from .presets import (
-    EXPERIMENTS as EXPERIMENTS,
-    PRESETS as PRESETS,
     AlignmentSettings as AlignmentSettings,
     CorpusSettings as CorpusSettings,
     LabPreset as LabPreset,
     ModelSettings as ModelSettings,
+    PRESETS as PRESETS,
     PreferenceSettings as PreferenceSettings,
     PretrainingSettings as PretrainingSettings,
 )
@@ -42,22 +39,6 @@ from .pretraining import (
     make_world as make_world,
     pretrain as pretrain,
     pretrained_folder as pretrained_folder,
-)
-from .report import (
-    write_report as write_report,
-)
-from .run import (
-    run_experiment as run_experiment,
-)
-from .sweep_report import (
-    write_sweep_report as write_sweep_report,
-)
-from .sweep_run import (
-    run_sweep as run_sweep,
-)
-from .sweeps import (
-    SWEEPS as SWEEPS,
-    Sweep as Sweep,
 )
 from .tokenizer import (
     make_tokenizer as make_tokenizer,

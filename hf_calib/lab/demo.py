@@ -18,7 +18,7 @@ from ..hub import DatasetReference, Evaluation, write_card
 from ..measures import CalibrationReport
 from ..regimes import diagnose
 from ..reports import ReliabilityDisplay, render_table
-from .methods import (
+from .bench import (
     calibration_aware_dpo,
     calibration_aware_fine_tuning,
     fitted_temperature,
@@ -33,8 +33,8 @@ from .win_rate import PreferenceTest
 PRETRAINED = "pre-trained"
 DPO = "DPO"
 DPO_TEMPERATURE = "DPO + temperature"
-UNLABELLED = "CA-DPO, no labels"
-LABELLED = "CA-DPO, labels"
+UNLABELED = "CA-DPO, no labels"
+LABELED = "CA-DPO, labels"
 CFT = "DPO, then CFT"
 LEGEND = (
     "CA-DPO: calibration-aware DPO. CFT: calibration-aware fine-tuning. conf-ECE: expected calibration error of the\n"
@@ -122,16 +122,16 @@ def run_demo(
     aligned = step("2/5  Aligning it with plain DPO (TRL's DPOTrainer)", lambda: plain_dpo(bench)).model
     measure(DPO, aligned)
     measure(DPO_TEMPERATURE, aligned, fitted_temperature(bench, aligned))
-    unlabelled = step(
+    unlabeled = step(
         "3/5  Aligning it with calibration-aware DPO, on prompts without answers",
         lambda: calibration_aware_dpo(bench, evaluated_on=held_out),
     )
-    measure(UNLABELLED, unlabelled.model)
-    labelled = step(
+    measure(UNLABELED, unlabeled.model)
+    labeled = step(
         "4/5  The same with answers for some of the questions",
         lambda: calibration_aware_dpo(bench, bench.data.calibration.to_questions(), evaluated_on=held_out),
     )
-    measure(LABELLED, labelled.model)
+    measure(LABELED, labeled.model)
     repaired = step(
         "5/5  Repairing the overconfident DPO model by calibration-aware fine-tuning (CFT)",
         lambda: calibration_aware_fine_tuning(bench, aligned, settings.fine_tuning),
@@ -141,11 +141,11 @@ def run_demo(
     text = _write_results(out, results, wins, settings.n_test_pairs)
     trained_on, new = (questions.to_questions() for questions in (bench.data.prompts, bench.data.test["in"]))
     diagnosis = diagnose(
-        *(predict(unlabelled.model, bench.tokenizer, asked, batch_size=512) for asked in (trained_on, new)),
+        *(predict(unlabeled.model, bench.tokenizer, asked, batch_size=512) for asked in (trained_on, new)),
         critical_accuracy=bench.data.test["in"].bayes_accuracy,
     )
-    saved = out / ("adapter" if is_peft_model(unlabelled.model) else "model")
-    _write_model(saved, f"hf-calib-{preset}", unlabelled, results, f"{diagnosis.regime}. {diagnosis.reasons}")
+    saved = out / ("adapter" if is_peft_model(unlabeled.model) else "model")
+    _write_model(saved, f"hf-calib-{preset}", unlabeled, results, f"{diagnosis.regime}. {diagnosis.reasons}")
     shutil.rmtree(out / "runs", ignore_errors=True)
     console.print()
     print(text)
@@ -186,7 +186,7 @@ def _write_results(
         for name, reports in results.items()
     }
     (out / "results.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    display = ReliabilityDisplay.compare({name: results[name]["in"] for name in (PRETRAINED, DPO, UNLABELLED)})
+    display = ReliabilityDisplay.compare({name: results[name]["in"] for name in (PRETRAINED, DPO, UNLABELED)})
     for suffix in ("png", "svg"):
         display.save(out / f"reliability_diagram.{suffix}")
     return text
@@ -210,7 +210,7 @@ def _write_model(
                 "base": results[PRETRAINED][domain],
                 "before": results[DPO][domain],
                 "temperature_scaled": results[DPO_TEMPERATURE][domain],
-                "after": results[UNLABELLED][domain],
+                "after": results[UNLABELED][domain],
             },
             in_domain=domain == "in",
         )

@@ -75,8 +75,8 @@ def _batch_of(inputs: dict[str, torch.Tensor]) -> QuestionBatch | None:
     ids, length = inputs["input_ids"], mask.shape[1]
     sizes, start = mask.sum(dim=1), mask.argmax(dim=1)
     last = start + sizes - 1
-    labelled = labels != -100
-    if not bool(((labelled.sum(dim=1) == 1) & labelled.gather(1, last[:, None])[:, 0]).all()):
+    labeled = labels != -100
+    if not bool(((labeled.sum(dim=1) == 1) & labeled.gather(1, last[:, None])[:, 0]).all()):
         return None
     # The last token is the answer; nothing is predicted from it.
     columns = torch.arange(length - 1, device=ids.device)

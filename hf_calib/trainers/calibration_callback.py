@@ -28,8 +28,8 @@ class CalibrationCallback(TrainerCallback):
 
     All measures are logged as `{prefix}/{measure}` together with the evaluation's own metrics, and can be used as
     `metric_for_best_model`. For a measure whose lower values are better, the callback changes transformers' default
-    `greater_is_better=True` to False, and logs this. The reliability diagram is logged to TensorBoard, Weights & Biases and trackio, if the run
-    reports to them. Training itself is unchanged.
+    `greater_is_better=True` to False, and logs this. The reliability diagram is logged to TensorBoard, Weights &
+    Biases and trackio, if the run reports to them. Training itself is unchanged.
 
     Parameters
     ----------

@@ -53,8 +53,6 @@ class CalibrationRunCallback(TrainerCallback):
         Filled in.
     evaluator : CalibrationEvaluator or None
     term : CalibrationTerm or None
-    regime_questions : int
-        How many of the questions that were trained on are asked after training; 0 for none.
     callbacks : callable
         Returns the trainer's callbacks, a `CalibrationStateCallback` among them if the trainer can be resumed.
     """
@@ -64,11 +62,9 @@ class CalibrationRunCallback(TrainerCallback):
         run: CalibrationRun,
         evaluator: CalibrationEvaluator | None,
         term: CalibrationTerm | None,
-        regime_questions: int,
         callbacks: Callable[[], Iterable[TrainerCallback]],
     ) -> None:
         self.run, self.evaluator, self.term = run, evaluator, term
-        self.regime_questions = regime_questions
         self.callbacks = callbacks
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -91,12 +87,12 @@ class CalibrationRunCallback(TrainerCallback):
             return
         run, asked = self.run, self.evaluator.predictions()
         run.reports["after"] = asked.report()
-        n, limit = len(run.trained_on), self.regime_questions
-        if n == 0 or limit == 0:
+        n = len(run.trained_on)
+        if n == 0:
             return
         assert run.evaluation_source is not None
-        known = self.evaluator.predictions([run.trained_on[i] for i in regime_sample(n, limit)])
-        run.regime = regime_text(diagnose(known, asked), n, run.evaluation_source, limit)
+        known = self.evaluator.predictions([run.trained_on[i] for i in regime_sample(n)])
+        run.regime = regime_text(diagnose(known, asked), n, run.evaluation_source)
 
     def _state(self) -> dict[str, Any]:
         before = self.run.reports.get("before")

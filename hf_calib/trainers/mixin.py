@@ -152,7 +152,6 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
                 self.calibration_run,
                 self._evaluator,
                 self._calibration_term,
-                self.calibration_arguments.regime_questions,
                 lambda: self.callback_handler.callbacks,
             )
         )
@@ -187,8 +186,6 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
             return
         check_checkpointing(self.accelerator, self.args, beside_own_forward=self._takes_own_forward)
         self._check_separate_backward()
-        if settings.calibration_seed is None:
-            settings.calibration_seed = self.args.seed
         if settings.calibration_batch_size is None:
             own = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
             settings.calibration_batch_size = max(1, own // 2)
@@ -209,9 +206,8 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
                 _report_unanswered(len(prepared.trained), settings)
         distributions = read_distributions(reference_model)
         if distributions is None and settings.anchor_weight > 0:
-            distributions = matched_distributions(
-                self, reference_model, prepared.of(prepared.trained), self._questions.tokenizer
-            )
+            questions = prepared.of(prepared.trained)
+            distributions = matched_distributions(self, reference_model, questions, self._questions.tokenizer)
         reference = None
         collator = self._questions.collator
         if distributions is not None:
@@ -224,6 +220,7 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
             prepared.trained,
             prepared.held_out,
             settings,
+            self.args.seed,
             collator,
             self.accelerator,
             reference.answer_logits if reference is not None else None,

@@ -11,6 +11,9 @@ from ..measures import BinStatistics
 from ..regularizers import BinTargets, em_loss
 from .preference_arguments import PreferenceArguments
 
+# A step has few pairs, so the bins remember a hundred of them.
+MOMENTUM = 0.99
+
 
 class PreferenceTerm:
     """The ECE regularizer on max(σ(m), 1 - σ(m)), and the statistics of that confidence.
@@ -27,7 +30,7 @@ class PreferenceTerm:
     def __init__(self, arguments: PreferenceArguments, accelerator: Accelerator) -> None:
         self.arguments = arguments
         self.accelerator = accelerator
-        self.targets = BinTargets(arguments.preference_bins, arguments.preference_momentum)
+        self.targets = BinTargets(momentum=MOMENTUM)
         self.statistics = {"train": BinStatistics(), "eval": BinStatistics()}
         self._scored_step = -1
         self._scored: list[tuple[np.ndarray, np.ndarray]] = []

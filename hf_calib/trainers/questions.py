@@ -63,8 +63,8 @@ class QuestionPreparation:
     tokenizer : transformers.PreTrainedTokenizerBase or transformers.ProcessorMixin
     model_config : transformers.PretrainedConfig
     settings : CalibrationArguments
-    seed : int
-        Seed of the held-out split, unless the settings have a `calibration_seed`.
+    seed : int, default 0
+        Seed of the held-out split.
     prompt_format : PromptFormat, optional
         By default the one that `calibration_prompt` selects.
     max_length : int, optional
@@ -83,7 +83,7 @@ class QuestionPreparation:
     ) -> None:
         self.tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
         self.settings = settings
-        self.seed = settings.calibration_seed if settings.calibration_seed is not None else seed
+        self.seed = seed
         self.prompt_format = prompt_format or PromptFormat(chat=settings.calibration_prompt == "chat")
         limits = settings.calibration_max_length, max_length, maximum_length(model_config, self.tokenizer)
         self.max_length = min((limit for limit in limits if limit is not None), default=None)
@@ -139,8 +139,6 @@ class QuestionPreparation:
         ------
         QuestionError
             If the questions lack the answers that the terms need.
-        ValueError
-            If the settings contradict each other.
         """
         settings = self.settings
         kept, _ = handle_identical_choices(questions, settings.calibration_identical_choices)
@@ -153,15 +151,6 @@ class QuestionPreparation:
                 "is 0; raise anchor_weight, or pass questions with answers"
             )
         if settings.em_weight == 0:
-            return PreparedQuestions(kept, encoded, [])
-        if settings.em_source == "first_pass":
-            if em_dataset is not None:
-                raise ValueError(
-                    'em_dataset: em_source="first_pass" scores the calibration questions before they are trained on; '
-                    "leave the em_dataset out"
-                )
-            if not answered:
-                raise QuestionError("em_weight: the EM term needs questions with answers; set em_weight=0")
             return PreparedQuestions(kept, encoded, [])
         if em_dataset is not None:
             held_out = as_questions(em_dataset)
@@ -177,11 +166,15 @@ class QuestionPreparation:
         trained = [item for i, item in enumerate(encoded) if i not in chosen]
         return PreparedQuestions(kept, trained, [encoded[i] for i in sorted(chosen)])
 
+    @property
+    def answers_only(self) -> bool:
+        """Whether the supervised loss is on the answer alone."""
+        return getattr(self.settings, "supervised_on", "answer") == "answer"
+
     def supervised_rows(self, items: Sequence[EncodedQuestion]) -> Dataset:
         """Return answered questions as an SFT dataset, labeled on the answer's token or on every token."""
         input_ids = [[*item.input_ids, item.option_ids[item.answer]] for item in items]
-        whole = self.settings.supervised_on == "question_and_answer"
-        labels = input_ids if whole else [[-100] * (len(ids) - 1) + ids[-1:] for ids in input_ids]
+        labels = [[-100] * (len(ids) - 1) + ids[-1:] for ids in input_ids] if self.answers_only else input_ids
         return Dataset.from_dict({"input_ids": input_ids, "labels": labels})
 
     def supervised_evaluation(self, source: Any) -> Any:

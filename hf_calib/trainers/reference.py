@@ -54,7 +54,7 @@ class Reference:
             self.model: nn.Module | None = prepared_for_inference(self._loaded(model), trainer)
         elif getattr(trainer.args, "sync_ref_model", False):
             raise ReferenceUnavailableError(
-                "sync_ref_model moves the trainer's reference towards the policy, and the anchor would follow it away "
+                "sync_ref_model moves the trainer's reference toward the policy, and the anchor would follow it away "
                 "from where the model was calibrated; pass `calibration_reference_model=`, or set anchor_weight=0"
             )
         else:

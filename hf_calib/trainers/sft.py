@@ -23,22 +23,28 @@ class SFTCalibrationArguments(CalibrationArguments):
     Parameters
     ----------
     anchor_weight : float, default 0.0
-        Unlike alignment, fine-tuning starts from a miscalibrated model, so there is no anchor by default.
+        Off: unlike alignment, fine-tuning starts from a miscalibrated model.
+    supervised_on : {"answer", "question_and_answer"}, default "answer"
+        Tokens of the supervised loss where `train_dataset` holds questions.
     method : {"cft", "rcft", "auto"}, optional
-        The way of fine-tuning on questions. "cft": plainly, with `em_weight` 0. "rcft": with the ECE regularizer,
-        whose `em_weight` is 1, as in the paper, unless it is given. "auto": plainly at first; every E-step measures
-        the generalization gap, and once its interval is above zero, this is logged and the regularizer is turned on
-        with that weight. With `load_best_model_at_end`, "auto" keeps the step with the lowest log-loss on held-out
-        questions unless `metric_for_best_model` says otherwise. By default `em_weight` alone decides.
+        How to fine-tune on questions. "cft": without the ECE regularizer. "rcft": with it, and an `em_weight` of 1, as
+        in the paper, unless another is given. "auto": without it at first; as soon as the interval of the
+        generalization gap, which every E-step measures, is above zero, the log says so and the regularizer is turned
+        on with that weight. With `load_best_model_at_end`, "auto" keeps the step with the lowest log-loss on held-out
+        questions unless `metric_for_best_model` is given. By default `em_weight` alone decides.
     """
 
     method: str | None = field(
         default=None,
         metadata={
-            "help": "cft: plain fine-tuning on questions; rcft: with the ECE regularizer; auto: cft until the "
-            "generalization gap opens, then rcft. By default em_weight decides.",
+            "help": "cft: plain fine-tuning on questions; rcft: with the ECE regularizer; auto: the former until the "
+            "generalization gap opens, then the latter. By default em_weight decides.",
             "choices": ["cft", "rcft", "auto"],
         },
+    )
+    supervised_on: str = field(
+        default="answer",
+        metadata={"help": "Tokens of the supervised loss on questions.", "choices": ["answer", "question_and_answer"]},
     )
     anchor_weight: float = field(
         default=0.0,
@@ -48,15 +54,13 @@ class SFTCalibrationArguments(CalibrationArguments):
     def __post_init__(self) -> None:
         if self.method not in (None, "cft", "rcft", "auto"):
             raise ValueError(f"method must be one of cft, rcft, auto; got {self.method!r}")
+        if self.supervised_on not in ("answer", "question_and_answer"):
+            raise ValueError(f"supervised_on must be one of answer, question_and_answer; got {self.supervised_on!r}")
         if self.method == "cft":
             if self.em_weight > 0:
-                raise ValueError(
-                    f'method: "cft" has no regularizer, but em_weight is {self.em_weight}; use method="rcft"'
-                )
+                raise ValueError(f'method="cft" has no regularizer, but em_weight is {self.em_weight}; use "rcft"')
         elif self.method is not None and self.em_weight == 0:
             self.em_weight = 1.0
-        if self.method == "auto" and self.em_source != "held_out":
-            raise ValueError('em_source: method="auto" compares with held-out questions; leave it at "held_out"')
         super().__post_init__()
 
 
@@ -106,7 +110,7 @@ class CalibrationAwareSFTTrainer(CalibrationMixin, AnswerLossMixin, SFTTrainer):
         if self._asked:
             settings = args if isinstance(args, CalibrationArguments) else self.calibration_arguments_class()
             prompts = _prompts(kwargs.get("calibration_dataset"), settings)
-            _check(args, settings)
+            _check_packing(args)
             questions = as_questions(train_dataset)
             require_answers(questions, "supervised training on questions")
             source = dataset_reference(train_dataset, len(questions))
@@ -122,8 +126,13 @@ class CalibrationAwareSFTTrainer(CalibrationMixin, AnswerLossMixin, SFTTrainer):
                 own = prepared.of(prepared.held_out) if kwargs.get("em_dataset") is None else kwargs["em_dataset"]
                 kwargs["eval_calibration_dataset"] = own
             self._supervised_by_trainer = True
-            self._answers_only = settings.supervised_on == "answer"
+            self._answers_only = self._questions.answers_only
             self._method_without_terms = "Calibration-aware fine-tuning (CFT)"
+        elif getattr(args, "supervised_on", "answer") != "answer":
+            raise ValueError(
+                f"supervised_on={args.supervised_on!r} needs questions as train_dataset; on other data leave it at "
+                '"answer"'
+            )
         super().__init__(
             model=model,
             args=args,
@@ -158,17 +167,12 @@ def _prompts(source: Any, settings: CalibrationArguments) -> list[Question]:
     return [replace(question, answer=None) for question in as_questions(source)]
 
 
-def _check(args: Any, settings: CalibrationArguments) -> None:
-    """Raise a ValueError for settings that do not fit training on questions."""
+def _check_packing(args: Any) -> None:
+    """Raise a ValueError if questions would be packed."""
     if getattr(args, "packing", False):
         raise ValueError(
             "packing: it would put several questions into one sequence, where each sees the ones before it; set "
             "packing=False, which costs little since questions are padded to the longest of their batch"
-        )
-    if settings.em_weight > 0 and settings.em_source == "first_pass":
-        raise ValueError(
-            'em_source: "first_pass" scores questions before they are trained on, but this trainer\'s own loss trains '
-            'on the same questions in its own order; use em_source="held_out"'
         )
 
 

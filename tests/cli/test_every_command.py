@@ -48,7 +48,7 @@ EVERY = {names: parser for names, parser in commands() if names[0] not in TRAINI
 
 
 def test_there_are_as_many_as_are_known():
-    assert len(EVERY) >= 14
+    assert len(EVERY) >= 10
     assert ("publish", "adapter") in EVERY
 
 
@@ -173,13 +173,6 @@ def test_a_task_and_completion_as_json(folder, tmp_path, capsys):
     }
     assert run("completion", "bash", "--json") == 0
     assert "complete" in json.loads(capsys.readouterr().out)["script"]
-
-
-def test_a_report_of_the_lab_as_json(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("hf_calib.lab.report.write_report", lambda *arguments, **options: "a table")
-    monkeypatch.setattr("hf_calib.lab.results.load_rows", lambda path: [{"ece": 0.1}])
-    assert run("lab", "report", tmp_path, "--json") == 0
-    assert json.loads(capsys.readouterr().out) == {"rows": [{"ece": 0.1}], "report": "a table"}
 
 
 def test_a_demo_tells_its_steps_beside_the_json(tmp_path, capsys, monkeypatch):

@@ -10,9 +10,9 @@ from hf_calib import as_trl_dataset, calibration_aware
 from hf_calib.scripts.data import PREFERENCE_COLUMNS, PROMPT_COLUMNS, UNPAIRED_COLUMNS, text_columns
 from hf_calib.trainers.dataset_layouts import DatasetError
 from tests.examples.scripts import run_here, write
+from tests.scripts.test_data import read_training
 from tests.support import byte_level_tokenizer, pairs, question_rows, tiny_llama
 from tests.trainers.runs import dpo, grpo, kto, reward, sft, unpaired
-from tests.trainers.test_script_data import read_training
 
 
 def user(text):

@@ -36,12 +36,12 @@ def test_fine_tuned_model_is_diagnosed_on_what_its_weights_were_trained_on(token
     assert f"\nRegime: {told.split('.')[0]}. The " in (tmp_path / "README.md").read_text()
 
 
-def test_a_part_of_the_fine_tuning_set_may_be_asked_or_none(tokenizer, tmp_path):
-    trainer = sft(tokenizer, tmp_path, eval_calibration_dataset=NEW, regime_questions=10)
+def test_a_part_of_a_large_fine_tuning_set_is_asked(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_calib.hub.regime_text.REGIME_QUESTIONS", 10)
+    trainer = sft(tokenizer, tmp_path, eval_calibration_dataset=NEW)
     trainer.train()
     assert "fine-tuned on, 10 of 40, drawn at random, and from 60 new ones" in described(trainer).regime
-    assert "regime_questions" not in described(trainer).settings
-    without = sft(tokenizer, tmp_path, eval_calibration_dataset=NEW, regime_questions=0)
+    without = sft(tokenizer, tmp_path)
     without.train()
     assert described(without).regime is None
     weights = (model.model.state_dict() for model in (trainer, without))
@@ -59,8 +59,3 @@ def test_aligned_model_is_diagnosed_where_answers_were_trained_on(tokenizer, tmp
     anchored = dpo(tokenizer, tmp_path, supervised_weight=0.0, **given)
     anchored.train()
     assert described(anchored).regime is None  # no answer was used
-
-
-def test_number_of_questions_is_checked(tokenizer, tmp_path):
-    with pytest.raises(ValueError, match="regime_questions must be"):
-        sft(tokenizer, tmp_path, regime_questions=-1)

@@ -264,6 +264,12 @@ def test_long_questions_are_dropped_and_counted_if_asked_for(tokenizer, tmp_path
     assert len(trainer._calibration_term.questions) == 5
 
 
+def test_the_bins_are_as_asked_for(tokenizer, tmp_path):
+    trainer = make(tokenizer, tmp_path, em_weight=1.0, em_bins=4, em_momentum=0.7)
+    targets = trainer._calibration_term.targets
+    assert (targets.n_bins, targets.momentum) == (4, 0.7)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -272,9 +278,9 @@ def test_long_questions_are_dropped_and_counted_if_asked_for(tokenizer, tmp_path
         ("em_fraction", 1.0),
         ("em_momentum", 1.0),
         ("em_steps", 0),
+        ("em_bins", 0),
         ("calibration_batch_size", 0),
         ("em_sharing", "fair"),
-        ("supervised_on", "question"),
         ("calibration_prompt", "poem"),
     ],
 )
