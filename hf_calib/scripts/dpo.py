@@ -21,8 +21,9 @@ def main(script_args: Any, training_args: Any, model_args: Any, dataset_args: An
         import torch
 
         # DistributedDataParallel cannot broadcast these.
-        trainer.model._ddp_params_and_buffers_to_ignore = [
-            name for name, buffer in trainer.model.named_buffers() if buffer.dtype == torch.bool
+        model: Any = trainer.model
+        model._ddp_params_and_buffers_to_ignore = [
+            name for name, buffer in model.named_buffers() if buffer.dtype == torch.bool
         ]
     train_and_save(trainer, script_args.dataset_name)
 

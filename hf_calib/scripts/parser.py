@@ -34,7 +34,7 @@ class ScriptParser(TrlParser):
     prog : str, optional
     """
 
-    def __init__(self, *dataclass_types: type, description: str | None, prog: str | None = None) -> None:
+    def __init__(self, *dataclass_types: Any, description: str | None, prog: str | None = None) -> None:
         super().__init__(
             dataclass_types,
             prog=prog,

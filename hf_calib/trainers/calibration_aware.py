@@ -49,7 +49,7 @@ def calibration_aware(trainer_class: type[Trainer]) -> type[CalibrationMixin]:
         raise TypeError(f"trainer_class: expected a subclass of transformers.Trainer, got {trainer_class!r}")
     if issubclass(trainer_class, CalibrationMixin):
         return trainer_class
-    return _shipped(trainer_class) or _derived_trainer(trainer_class)
+    return _shipped(trainer_class) or _derived_trainer(trainer_class)  # type: ignore[arg-type]  # a class is hashable
 
 
 def calibration_aware_config(config_class: type[TrainingArguments]) -> type[CalibrationArguments]:
@@ -68,7 +68,7 @@ def calibration_aware_config(config_class: type[TrainingArguments]) -> type[Cali
         raise TypeError(f"config_class: expected a subclass of transformers.TrainingArguments, got {config_class!r}")
     if issubclass(config_class, CalibrationArguments):
         return config_class
-    return _shipped(config_class) or _derived_config(config_class)
+    return _shipped(config_class) or _derived_config(config_class)  # type: ignore[arg-type]  # a class is hashable
 
 
 def _shipped(extended: type) -> type | None:

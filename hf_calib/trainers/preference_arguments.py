@@ -12,10 +12,10 @@ class PreferenceArguments:
     """
     Arguments of preference calibration, a mixin for the config of a trainer on preference pairs.
 
-    The model's probability that the chosen answer is preferred is σ(m), where the margin m is β times the difference of
-    the log-ratios in DPO, and the difference of the scores in reward modeling. Its confidence is max(σ(m), 1 - σ(m)),
-    correct if m > 0. (Compared with the label alone, which is always "chosen", the most confident model would count
-    as calibrated.)
+    The model's probability that the chosen answer is preferred is σ(m), where the margin m is β times the difference
+    of the log-ratios in DPO, and the difference of the scores in reward modeling. Its confidence is
+    max(σ(m), 1 - σ(m)), and correct if m > 0. (Compared with the label alone, which is always "chosen", the most
+    confident model would count as calibrated.)
 
     Parameters
     ----------
