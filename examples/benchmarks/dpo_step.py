@@ -46,7 +46,7 @@ def word_tokenizer(n_words):
 
 
 def save_model(folder, options):
-    """Save a randomly initialised Llama with its tokenizer, and return its number of parameters."""
+    """Save a randomly initialized Llama with its tokenizer, and return its number of parameters."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 

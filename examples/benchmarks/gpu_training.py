@@ -5,7 +5,7 @@ Measure training on a GPU, of a model that needs no download: SFT, RCFT, DPO and
 python examples/benchmarks/gpu_training.py
 ```
 
-The model is a randomly initialised Llama-3.1-8B in bfloat16 with a LoRA adapter of rank 128 on all linear layers; the
+The model is a randomly initialized Llama-3.1-8B in bfloat16 with a LoRA adapter of rank 128 on all linear layers; the
 questions are as long as MMLU's. Each method runs in a process of its own. SFT and RCFT train on the same questions and
 answers, in the same batches; both kinds of DPO on the same pairs.
 
@@ -50,7 +50,7 @@ def peak_of(name: str) -> float | None:
 
 
 def make_model(size: str, device: str):
-    """Return a randomly initialised model: "8b" as Llama-3.1-8B, or "tiny"."""
+    """Return a randomly initialized model: "8b" as Llama-3.1-8B, or "tiny"."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 

@@ -2,7 +2,7 @@
 
     python examples/benchmarks/lm_eval_throughput.py --dataset arc_challenge_test.jsonl --limit 48
 
-The model is randomly initialised, of 50 million parameters or more, with a vocabulary of 128,256 tokens. Needs the
+The model is randomly initialized, of 50 million parameters or more, with a vocabulary of 128,256 tokens. Needs the
 extra `lm_eval`. A line a setting: seconds of each, their ratio, and the largest difference of the options'
 probabilities. On a CPU, seconds are those that the process computed, so that others on the machine don't count.
 

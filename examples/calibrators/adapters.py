@@ -14,13 +14,13 @@ from over_seeds import measured, over_seeds, write_figures
 import hf_calib
 from hf_calib.calibrators import by_name
 from hf_calib.hub import save_calibration_metadata
-from hf_calib.lab import PRESETS, pretrained_folder
-from hf_calib.lab.methods import Bench, long_fine_tuning, make_bench, plain_dpo
+from hf_calib.lab import PRESETS, Bench, make_bench, plain_dpo, pretrained_folder
+from hf_calib.lab.bench import fine_tuned
 from hf_calib.lab.presets import FineTuningSettings
 from hf_calib.reports import render_table
 
 N_LABELS = 500
-# Long enough for a member to be sure of what it learnt by heart.
+# Long enough for a member to be sure of what it learned by heart.
 LONG = FineTuningSettings(steps=150, learning_rate=2e-3, lora_rank=16)
 
 
@@ -29,15 +29,15 @@ def aligned(bench: Bench, member: int):
     return plain_dpo(replace(bench, seed=1000 * (member + 1) + bench.seed), f"member-{member}").model
 
 
-def fine_tuned(bench: Bench, member: int):
+def memorized(bench: Bench, member: int):
     """Fine-tune on 300 questions, drawn for each member, until they are known by heart."""
-    questions = bench.data.labelled()
+    questions = bench.data.labeled()
     chosen = np.random.default_rng((bench.seed, member)).permutation(len(questions))[:300]
-    bench = replace(bench, seed=1000 * (member + 1) + bench.seed, preset=replace(bench.preset, long=LONG))
-    return long_fine_tuning(bench, bench.pretrained(), [questions[row] for row in chosen]).model
+    bench = replace(bench, seed=1000 * (member + 1) + bench.seed)
+    return fine_tuned(bench, "long", bench.pretrained(), [questions[row] for row in chosen], LONG).model
 
 
-TRAININGS = {"dpo": aligned, "fine-tuning": fine_tuned}
+TRAININGS = {"dpo": aligned, "fine-tuning": memorized}
 # What comes before each one's figures on the page.
 TITLES = {"dpo": "Aligned with DPO instead:", "fine-tuning": "Fine-tuned:"}
 

@@ -12,8 +12,7 @@ import numpy as np
 from over_seeds import measure_over_runs, write_figures
 
 from hf_calib.confidence import Asking, LocalModel, OptionLetters, OptionTexts, SampleConsistency
-from hf_calib.lab import PRESETS, pretrained_folder
-from hf_calib.lab.methods import make_bench, plain_dpo
+from hf_calib.lab import PRESETS, make_bench, plain_dpo, pretrained_folder
 from hf_calib.reports import Comparison, render_table
 from hf_calib.tasks import PromptFormat
 

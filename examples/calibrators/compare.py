@@ -31,7 +31,7 @@ UNCALIBRATED = "none"
 MEASURES = ("ECE", "smooth ECE", "NLL", "Brier", "accuracy")
 TIMES = ("fit ms", "transform ms")
 PAIRED_WITH, PAIRED = "temperature", ("NLL", "ECE")
-SETTINGS = ("in domain", "shifted", "unlabelled target")
+SETTINGS = ("in domain", "shifted", "unlabeled target")
 # On one model's predictions the ensemble is its base, and votes are what sampled answers give.
 SAID_APART = ("ensemble", "sample_consistency")
 
@@ -77,18 +77,18 @@ def fitted(name: str, source: Predictions, target: Predictions | None) -> tuple[
     """Fit a calibrator, with the target's questions but not their answers where it takes them."""
     calibrator = by_name(name)
     logits, labels, features = source.logits, source.labels, source.features
-    uses_features = calibrator.needs_features or (calibrator.takes_unlabelled and features is not None)
+    uses_features = calibrator.needs_features or (calibrator.takes_unlabeled and features is not None)
     if name == "reference_agreement":
         labels = source.reference
         if target is not None:
             logits = np.concatenate([logits, target.logits])
             labels = np.concatenate([labels, target.reference])
-    elif calibrator.takes_unlabelled and not (name == "auto" and target is None):
-        unlabelled = source if target is None else target
-        logits = np.concatenate([logits, unlabelled.logits])
-        labels = np.concatenate([labels, np.full(len(unlabelled), -1)])
+    elif calibrator.takes_unlabeled and not (name == "auto" and target is None):
+        unlabeled = source if target is None else target
+        logits = np.concatenate([logits, unlabeled.logits])
+        labels = np.concatenate([labels, np.full(len(unlabeled), -1)])
         if features is not None:
-            features = np.concatenate([features, unlabelled.features])
+            features = np.concatenate([features, unlabeled.features])
     calibrator.fit(logits, labels, features=features if uses_features else None)
     return calibrator, {"features": True} if calibrator.needs_features else {}
 
@@ -97,8 +97,8 @@ def compare(source: Predictions, target: Predictions, sizes, seeds: int, chosen)
     """Return a row for each calibrator, number of labels, seed and setting.
 
     The source's questions are shuffled by each seed and split into those to fit on and those to test on; of the
-    target's, half are the unlabelled sample and half are tested on. Settings: "in domain", "shifted" (tested on the
-    target, nothing known of it) and "unlabelled target" (its questions given without answers).
+    target's, half are the unlabeled sample and half are tested on. Settings: "in domain", "shifted" (tested on the
+    target, nothing known of it) and "unlabeled target" (its questions given without answers).
     """
     rows = []
     most = max(size for size in sizes if size < len(source))
@@ -115,12 +115,12 @@ def compare(source: Predictions, target: Predictions, sizes, seeds: int, chosen)
             for name in chosen:
                 # What is fitted without the target is tested on both domains.
                 fits = [(None, {"in domain": test, "shifted": new})]
-                if calibrator_class(name).takes_unlabelled or name == "reference_agreement":
-                    fits.append((seen, {"unlabelled target": new}))
-                for unlabelled, tested in fits:
+                if calibrator_class(name).takes_unlabeled or name == "reference_agreement":
+                    fits.append((seen, {"unlabeled target": new}))
+                for unlabeled, tested in fits:
                     try:
                         start = time.process_time()
-                        calibrator, uses = fitted(name, pool[:size], unlabelled)
+                        calibrator, uses = fitted(name, pool[:size], unlabeled)
                         spent = time.process_time() - start
                     except ValueError:
                         # It says that so few questions are not enough.
@@ -152,7 +152,7 @@ def table(rows: list[dict]) -> list[dict]:
     for key, runs in groups.items():
         title, setting, labels, _ = key
         line: dict = dict(zip(keys, key, strict=True)) | {"runs": len(runs), "tested on": runs[0]["tested on"]}
-        without = "shifted" if setting == "unlabelled target" else setting
+        without = "shifted" if setting == "unlabeled target" else setting
         base = groups.get((title, without, labels, PAIRED_WITH), [])
         paired = {(run["world"], run["seed"]): run for run in base}
         for measure in MEASURES:
@@ -245,8 +245,7 @@ def lab_predictions(preset: str, seed: int, n: int) -> tuple[Predictions, Predic
     import tempfile
 
     from hf_calib.confidence import predict
-    from hf_calib.lab import PRESETS, make_tokenizer, make_world, pretrained_folder, sample_data
-    from hf_calib.lab.methods import Bench, plain_dpo
+    from hf_calib.lab import PRESETS, Bench, make_tokenizer, make_world, plain_dpo, pretrained_folder, sample_data
 
     settings, tokenizer = PRESETS[preset], make_tokenizer()
     world, folder = make_world(settings, seed), pretrained_folder(settings, seed)

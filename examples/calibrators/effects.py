@@ -127,7 +127,7 @@ def sample_consistency(seed: int) -> Results:
 
 
 def adaptive_ensemble(seed: int) -> Results:
-    """A target that is harder than the labelled questions: the same noise on a weaker signal."""
+    """A target that is harder than the labeled questions: the same noise on a weaker signal."""
     rng = np.random.default_rng(seed)
 
     def sample(n, strength):
@@ -254,7 +254,7 @@ def meta_calibration(seed: int, *, by_unit: bool = True) -> Results:
         "log-loss": head(*given, np.zeros(4)),
         "log-loss + DECE on the training set": head(*given, np.zeros(4), 1.0),
         "smoothing 0.05": head(*given, np.full(4, 0.05)),
-        "smoothing learnt on held-out halves": head(*given, learn_smoothing(*given[0], seed=seed)),
+        "smoothing learned on held-out halves": head(*given, learn_smoothing(*given[0], seed=seed)),
     }
     if not by_unit:
         return result
@@ -265,8 +265,8 @@ def meta_calibration(seed: int, *, by_unit: bool = True) -> Results:
     given = sample(200, centres), sample(5000, centres)
     result["two alike: smoothing 0.05"] = head(*given, np.full(4, 0.05))
     for per in ("class", "unit"):
-        learnt = learn_smoothing(*given[0], seed=seed, per=per)
-        result[f"two alike: learnt for each {per}"] = head(*given, learnt)
+        learned = learn_smoothing(*given[0], seed=seed, per=per)
+        result[f"two alike: learned for each {per}"] = head(*given, learned)
     return result
 
 

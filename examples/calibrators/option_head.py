@@ -15,15 +15,17 @@ from transformers import TrainingArguments
 
 from hf_calib.calibrators import by_name
 from hf_calib.confidence import predict
-from hf_calib.lab import PRESETS, pretrained_folder
-from hf_calib.lab.arguments import adapter_config
-from hf_calib.lab.methods import make_bench
+from hf_calib.lab import PRESETS, adapter_config, make_bench, pretrained_folder
+from hf_calib.lab.presets import FineTuningSettings
 from hf_calib.reports import render_table
 from hf_calib.trainers import train_option_head
 
+# For the miniature; the larger worlds have ten times as many steps.
+LONG = FineTuningSettings(steps=240, learning_rate=2e-3, lora_rank=16)
+
 
 def effect(preset: str, world: int) -> dict[str, dict[str, float]]:
-    """Train adapter and head on a world's labelled questions until they are known by heart, and ask new ones."""
+    """Train adapter and head on a world's labeled questions until they are known by heart, and ask new ones."""
     settings = PRESETS[preset]
     with tempfile.TemporaryDirectory() as work:
         bench = make_bench(settings, world, pretrained_folder(settings, world), Path(work), progress=False)
@@ -32,14 +34,15 @@ def effect(preset: str, world: int) -> dict[str, dict[str, float]]:
         held_out, test = questions[: len(questions) // 2], questions[len(questions) // 2 :]
         before = predict(bench.pretrained(), bench.tokenizer, test, batch_size=512)
         torch.manual_seed(world)
-        model = get_peft_model(bench.pretrained(), adapter_config(settings.long.lora_rank))
+        steps = LONG.steps if preset == "mini" else 10 * LONG.steps
+        model = get_peft_model(bench.pretrained(), adapter_config(LONG.lora_rank))
         arguments = TrainingArguments(
-            work, max_steps=4 * settings.long.steps, learning_rate=settings.long.learning_rate, use_cpu=True,
-            per_device_train_batch_size=settings.long.batch_size, per_device_eval_batch_size=512, seed=world,
+            work, max_steps=steps, learning_rate=LONG.learning_rate, use_cpu=True,
+            per_device_train_batch_size=LONG.batch_size, per_device_eval_batch_size=512, seed=world,
             save_strategy="no", report_to="none", disable_tqdm=True, logging_strategy="no",
         )  # fmt: skip
-        labelled = bench.data.calibration.to_questions()
-        whole = train_option_head(model, bench.tokenizer, labelled, held_out, args=arguments, balance_steps=40)
+        labeled = bench.data.calibration.to_questions()
+        whole = train_option_head(model, bench.tokenizer, labeled, held_out, args=arguments, balance_steps=40)
     logits, answers = {}, {}
     for part, asked in (("held out", held_out), ("test", test)):
         hidden, mask, right = whole.hidden_states(whole._encode(asked).items, 512)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .importance_weighted import WrappingCalibrator
-from .inputs import UNLABELLED, Inputs, Sample
+from .inputs import UNLABELED, Inputs, Sample
 from .registry import by_name, from_nested, nested
 from .storage import ParameterReader
 
@@ -17,13 +17,13 @@ from .storage import ParameterReader
 class AdaptiveCalibratorEnsemble(WrappingCalibrator):
     """Mix a calibrator for easy questions with one for hard ones, α · easy + (1 - α) · hard.
 
-    The labelled questions are weighted twice, so that their accuracy a becomes (1 + a)/2 and a/2, and a calibrator is
+    The labeled questions are weighted twice, so that their accuracy a becomes (1 + a)/2 and a/2, and a calibrator is
     fitted to each. α is where the target's accuracy, estimated without labels, lies between the two, and 0 or 1 where
     it lies beyond. The estimate is the share of target questions whose confidence is above a threshold, which is set
-    so that the share of labelled questions above it is their accuracy (average thresholded confidence). Without
-    questions of the label -1 the labelled ones are the target.
+    so that the share of labeled questions above it is their accuracy (average thresholded confidence). Without
+    questions of the label -1 the labeled ones are the target.
 
-    It helps where the target is harder or easier than what is labelled, and says nothing about which question is.
+    It helps where the target is harder or easier than what is labeled, and says nothing about which question is.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ class AdaptiveCalibratorEnsemble(WrappingCalibrator):
     target_accuracy : float
         Estimated, in [0, 1].
     source_accuracy : float or None
-        Of the labelled questions, in (0, 1); `None` before `fit` and after loading.
+        Of the labeled questions, in (0, 1); `None` before `fit` and after loading.
     alpha : float
         Weight of the calibrator for easy questions, in [0, 1].
 
@@ -55,7 +55,7 @@ class AdaptiveCalibratorEnsemble(WrappingCalibrator):
     name: ClassVar[str] = "adaptive_ensemble"
     keeps_argmax: bool = True
     monotonic: bool = True
-    takes_unlabelled: ClassVar[bool] = True
+    takes_unlabeled: ClassVar[bool] = True
     wrappable: ClassVar[bool] = False
 
     def __init__(self, base: str = "temperature", **base_options: Any) -> None:
@@ -74,7 +74,7 @@ class AdaptiveCalibratorEnsemble(WrappingCalibrator):
         return self.parameters()["target_accuracy"]
 
     def _estimate(self, sample: Sample) -> dict[str, Any]:
-        target = sample.labels == UNLABELLED
+        target = sample.labels == UNLABELED
         source = sample[~target]
         accuracy = float(source.weights @ source.correct)
         if not 0 < accuracy < 1:

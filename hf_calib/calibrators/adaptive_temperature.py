@@ -32,7 +32,7 @@ class AdaptiveTemperatureScaling(Calibrator):
     Notes
     -----
     No library among scikit-learn, probmetrics, netcal and MAPIE has it.
-    The tests compare with a general minimiser.
+    The tests compare with a general minimizer.
 
     References
     ----------
@@ -61,7 +61,7 @@ class AdaptiveTemperatureScaling(Calibrator):
 
     def _estimate(self, sample: Sample) -> dict[str, Any]:
         features = np.zeros((len(sample), 0)) if sample.features is None else sample.features
-        mean, scale = standardisation(features)
+        mean, scale = standardization(features)
         design = _design(sample, mean, scale)
         rows, n = np.arange(len(sample)), len(sample)
         finite = np.where(np.isneginf(sample.logits), 0.0, sample.logits)
@@ -100,14 +100,14 @@ class AdaptiveTemperatureScaling(Calibrator):
             "coefficients": coefficients,
             "lowest": lowest,
             "highest": reader.number("highest", lowest, 0.0),
-            **read_standardisation(reader, len(coefficients) - 2),
+            **read_standardization(reader, len(coefficients) - 2),
         }
 
 
 def _design(inputs: Inputs, mean: NDArray[np.float64], scale: NDArray[np.float64]) -> NDArray[np.float64]:
     columns = [np.ones((len(inputs), 1)), np.log(np.maximum(relative_entropy(inputs), LEAST_ENTROPY))[:, None]]
     if inputs.features is not None:
-        columns.append(standardised(inputs.features, mean, scale))
+        columns.append(standardized(inputs.features, mean, scale))
     return np.hstack(columns)
 
 
@@ -119,20 +119,20 @@ def relative_entropy(inputs: Inputs) -> NDArray[np.float64]:
     return np.clip(entropy / np.log(options), 0.0, 1.0)
 
 
-def standardisation(features: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def standardization(features: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return mean and standard deviation of each feature, shape (d,); 1 in place of a deviation of 0."""
     scale = features.std(axis=0)
     return features.mean(axis=0), np.where(scale > 1e-12, scale, 1.0)
 
 
-def standardised(
+def standardized(
     features: NDArray[np.float64], mean: NDArray[np.float64], scale: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Return features in standard deviations from the mean, no further than 10: none of a new kind decides."""
     return np.clip((features - mean) / scale, -10.0, 10.0)
 
 
-def read_standardisation(reader: ParameterReader, d: int) -> dict[str, Any]:
+def read_standardization(reader: ParameterReader, d: int) -> dict[str, Any]:
     """Take the means and deviations of d features."""
     return {
         "feature_mean": reader.array("feature_mean", (d,)),

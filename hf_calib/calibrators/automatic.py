@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .inputs import UNLABELLED, to_numpy
+from .inputs import UNLABELED, to_numpy
 from .protocol import BaseCalibrator
 from .registry import by_name, from_nested, nested
 from .storage import ParameterReader
@@ -25,7 +25,7 @@ class AutoCalibration(BaseCalibrator):
     ===================================================  ======================  =====================================
     a reference's predictions, shape (n, K)              reference_agreement     the temperature of hundreds of labels
     some are -1: questions of the target, which looks    adaptive_ensemble       of those that need no target labels,
-    harder than the labelled questions                                           the one that helped on real data
+    harder than the labeled questions                                           the one that helped on real data
     of events, shape (n,) of one-dimensional predictions platt                   a wrong offset is likely there, and
                                                                                  two numbers are soon found
     fewer than 1,000                                     temperature             nothing else that keeps the argmax was
@@ -53,7 +53,7 @@ class AutoCalibration(BaseCalibrator):
 
     name: ClassVar[str] = "auto"
     keeps_argmax: bool = True
-    takes_unlabelled: ClassVar[bool] = True
+    takes_unlabeled: ClassVar[bool] = True
     wrappable: ClassVar[bool] = False
 
     def __init__(self) -> None:
@@ -74,19 +74,18 @@ class AutoCalibration(BaseCalibrator):
         *,
         kind: str = "logits",
         features: ArrayLike | None = None,
-        groups: ArrayLike | None = None,
         weights: ArrayLike | None = None,
     ) -> Self:
-        """Choose a calibrator and fit it; see `BaseCalibrator.fit`. Features and groups are not used."""
+        """Choose a calibrator and fit it; see `BaseCalibrator.fit`. Features are not used."""
         name, self.reason = choose(predictions, labels)
         self.base = by_name(name).fit(predictions, labels, kind=kind, weights=weights)
         if name == "adaptive_ensemble" and self.base.target_accuracy >= self.base.source_accuracy:
-            known = np.asarray(to_numpy(labels)) != UNLABELLED
-            labelled, answers = np.asarray(to_numpy(predictions))[known], np.asarray(to_numpy(labels))[known]
-            name, why = choose(labelled, answers)
-            self.reason = f"the target looks no harder than the labelled questions, and {why}"
+            known = np.asarray(to_numpy(labels)) != UNLABELED
+            labeled, answers = np.asarray(to_numpy(predictions))[known], np.asarray(to_numpy(labels))[known]
+            name, why = choose(labeled, answers)
+            self.reason = f"the target looks no harder than the labeled questions, and {why}"
             share = None if weights is None else np.asarray(to_numpy(weights))[known]
-            self.base = by_name(name).fit(labelled, answers, kind=kind, weights=share)
+            self.base = by_name(name).fit(labeled, answers, kind=kind, weights=share)
         self._parameters = {"base": nested(self.base)}
         return self
 
@@ -96,7 +95,6 @@ class AutoCalibration(BaseCalibrator):
         *,
         kind: str = "logits",
         features: ArrayLike | None = None,
-        groups: ArrayLike | None = None,
     ) -> Any:
         """Return calibrated probabilities; see `BaseCalibrator.transform`."""
         self.parameters()
@@ -115,8 +113,8 @@ def choose(predictions: ArrayLike, labels: ArrayLike) -> tuple[str, str]:
     answers = np.asarray(to_numpy(labels))
     if answers.ndim == 2:
         return "reference_agreement", "there are a reference's predictions and no labels"
-    if (answers == UNLABELLED).any():
-        return "adaptive_ensemble", "there are unlabelled questions of the target"
+    if (answers == UNLABELED).any():
+        return "adaptive_ensemble", "there are unlabeled questions of the target"
     if np.ndim(to_numpy(predictions)) == 1:
         return "platt", "the predictions are of events"
     if len(answers) < ENOUGH_FOR_ADAPTIVE:

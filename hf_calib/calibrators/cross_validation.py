@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .inputs import UNLABELLED
+from .inputs import UNLABELED
 from .protocol import BaseCalibrator
 from .registry import by_name
 
@@ -37,8 +37,7 @@ def cross_validate(
     *,
     kind: str = "logits",
     features: ArrayLike | None = None,
-    groups: ArrayLike | None = None,
-    unlabelled: ArrayLike | None = None,
+    unlabeled: ArrayLike | None = None,
     n_folds: int = 5,
     seed: int = 0,
 ) -> CrossValidation:
@@ -48,10 +47,10 @@ def cross_validate(
     ----------
     make : callable
         Returns a new calibrator.
-    predictions, labels, kind, features, groups
+    predictions, labels, kind, features
         As in `Calibrator.fit`; labels may be a reference's predictions, where the calibrator takes these, and features
         go to those that need them.
-    unlabelled : array_like, shape (m, K), optional
+    unlabeled : array_like, shape (m, K), optional
         Predictions of a target's questions, which every fit gets with the label -1.
     n_folds : int, default 5
     seed : int, default 0
@@ -70,9 +69,8 @@ def cross_validate(
         )
     if not 2 <= n_folds <= n:
         raise ValueError(f"{n} questions make 2 to {n} folds, {n_folds} were asked for")
-    names = None if groups is None else np.asarray(groups)
     phi = None if features is None else np.asarray(features)
-    target = np.zeros((0, values.shape[1])) if unlabelled is None else np.asarray(unlabelled)
+    target = np.zeros((0, values.shape[1])) if unlabeled is None else np.asarray(unlabeled)
     folds = np.random.default_rng(seed).permutation(n) % n_folds
     probabilities = np.zeros(values.shape)
     for fold in range(n_folds):
@@ -85,13 +83,11 @@ def cross_validate(
             if len(target):
                 fit_with_target(calibrator, values[~held_out], answers[~held_out], target, kind=kind)
             else:
-                given = None if names is None else names[~held_out]
                 calibrator.fit(
                     values[~held_out],
                     answers[~held_out],
                     kind=kind,
                     features=None if used is None else used[~held_out],
-                    groups=given,
                 )
         probabilities[held_out] = calibrator.transform(
             values[held_out], kind=kind, features=None if used is None else used[held_out]
@@ -110,7 +106,7 @@ def check_fits_on_answers(name: str) -> None:
 def fit_with_target(
     calibrator: Any, predictions: ArrayLike, labels: ArrayLike, target: ArrayLike, **options: Any
 ) -> Any:
-    """Fit a calibrator that takes unlabelled questions on labelled ones and on a target's, and return it.
+    """Fit a calibrator that takes unlabeled questions on labeled ones and on a target's, and return it.
 
     Parameters
     ----------
@@ -125,15 +121,15 @@ def fit_with_target(
     Raises
     ------
     ValueError
-        If the calibrator takes no unlabelled questions.
+        If the calibrator takes no unlabeled questions.
     """
-    if not calibrator.takes_unlabelled:
+    if not calibrator.takes_unlabeled:
         raise ValueError(f"the calibrator {calibrator.name!r} has no use for a target's questions without answers")
-    source, unlabelled = np.asarray(predictions, dtype=np.float64), np.asarray(target, dtype=np.float64)
+    source, unlabeled = np.asarray(predictions, dtype=np.float64), np.asarray(target, dtype=np.float64)
     absent = 0.0 if options.get("kind") == "probabilities" else -np.inf
-    width = max(source.shape[1], unlabelled.shape[1])
+    width = max(source.shape[1], unlabeled.shape[1])
     padded = [
-        np.pad(part, ((0, 0), (0, width - part.shape[1])), constant_values=absent) for part in (source, unlabelled)
+        np.pad(part, ((0, 0), (0, width - part.shape[1])), constant_values=absent) for part in (source, unlabeled)
     ]
-    known = np.concatenate([np.asarray(labels), np.full(len(unlabelled), UNLABELLED)])
+    known = np.concatenate([np.asarray(labels), np.full(len(unlabeled), UNLABELED)])
     return calibrator.fit(np.concatenate(padded), known, **options)

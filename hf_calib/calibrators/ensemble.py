@@ -9,11 +9,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..measures.validation import floor_zeros
 from .inputs import (
-    UNLABELLED,
+    UNLABELED,
     Inputs,
     Sample,
     check_features,
-    check_groups,
     check_labels,
     check_predictions,
     check_weights,
@@ -72,7 +71,6 @@ class EnsembleCalibration(BaseCalibrator):
         *,
         kind: str = "logits",
         features: ArrayLike | None = None,
-        groups: ArrayLike | None = None,
         weights: ArrayLike | None = None,
     ) -> Self:
         """Fit on the members' predictions, shape (M, n, K) or (n, K); else as in `BaseCalibrator.fit`."""
@@ -80,13 +78,12 @@ class EnsembleCalibration(BaseCalibrator):
         rows = check_labels(labels, logits[0], absent=kind == "probabilities")
         if kind == "probabilities":
             logits = [floor_zeros(member, rows + 1) for member in logits]
-        n = len(rows)
-        given = check_features(features, n), check_groups(groups, n)
-        share = check_weights(weights, rows != UNLABELLED)
+        given = check_features(features, len(rows))
+        share = check_weights(weights, rows != UNLABELED)
         stacks = [_pooled(logits)] if self.order == ORDERS[0] else logits
         self.members = [by_name(self._base, **self._base_options) for _ in stacks]
         for member, stack in zip(self.members, stacks, strict=True):
-            member._fit_sample(Sample(stack, *given, False, rows, share))
+            member._fit_sample(Sample(stack, given, False, rows, share))
         self._parameters = {
             "order": self.order,
             "n_members": len(logits),
@@ -100,19 +97,17 @@ class EnsembleCalibration(BaseCalibrator):
         *,
         kind: str = "logits",
         features: ArrayLike | None = None,
-        groups: ArrayLike | None = None,
     ) -> Any:
         """Return the ensemble's calibrated probabilities, shape (n, K), of predictions (M, n, K) or (n, K)."""
         parameters = self.parameters()
         logits = _member_logits(predictions, kind)
         if len(logits) != parameters["n_members"]:
             raise ValueError(f"'ensemble' was fitted with {parameters['n_members']} member(s), got {len(logits)}")
-        n = len(logits[0])
-        given = check_features(features, n), check_groups(groups, n)
+        given = check_features(features, len(logits[0]))
         stacks = [_pooled(logits)] if parameters["order"] == ORDERS[0] else logits
         total = np.zeros_like(stacks[0])
         for member, stack in zip(self.members, stacks, strict=True):
-            inputs = Inputs(stack, *given)
+            inputs = Inputs(stack, given)
             member._check_features_given(inputs)
             total += member._apply(inputs)
         return like(total / len(stacks), predictions)

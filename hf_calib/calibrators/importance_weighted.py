@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from .adaptive_temperature import relative_entropy, standardisation, standardised
+from .adaptive_temperature import relative_entropy, standardization, standardized
 from .confidence_maps import log_odds_of
-from .inputs import UNLABELLED, Inputs, Sample
+from .inputs import UNLABELED, Inputs, Sample
 from .logistic import fit_logistic
 from .protocol import Calibrator
 from .registry import base_of, by_name, from_nested, nested
@@ -36,11 +36,11 @@ class WrappingCalibrator(Calibrator):
 
 
 class ImportanceWeightedCalibration(WrappingCalibrator):
-    """Fit a calibrator on labelled questions weighted to look like the unlabelled ones.
+    """Fit a calibrator on labeled questions weighted to look like the unlabeled ones.
 
     Questions with the label -1 are a sample of the target. A logistic regression tells target from source by the
     features, the confidence's log-odds (to ±20) and its entropy; its odds are the density ratio, which weights the
-    labelled questions. It helps where the target asks the same kinds of questions in other shares (covariate shift);
+    labeled questions. It helps where the target asks the same kinds of questions in other shares (covariate shift);
     where the same question has another answer, or the target is of a kind that the source lacks, no weight can.
 
     Parameters
@@ -57,7 +57,7 @@ class ImportanceWeightedCalibration(WrappingCalibrator):
     Attributes
     ----------
     effective_sample_size : float
-        (Σw)² / Σw² over the labelled questions: how many even ones they are worth. Few, and the fit is uncertain.
+        (Σw)² / Σw² over the labeled questions: how many even ones they are worth. Few, and the fit is uncertain.
 
     Notes
     -----
@@ -71,7 +71,7 @@ class ImportanceWeightedCalibration(WrappingCalibrator):
     name: ClassVar[str] = "importance_weighted"
     keeps_argmax: bool = True
     monotonic: bool = True
-    takes_unlabelled: ClassVar[bool] = True
+    takes_unlabeled: ClassVar[bool] = True
     wrappable: ClassVar[bool] = False
 
     def __init__(
@@ -90,7 +90,7 @@ class ImportanceWeightedCalibration(WrappingCalibrator):
         return self.parameters()["effective_sample_size"]
 
     def _estimate(self, sample: Sample) -> dict[str, Any]:
-        target = sample.labels == UNLABELLED
+        target = sample.labels == UNLABELED
         if not target.any():
             raise ValueError("'importance_weighted' needs questions of the target: give some with the label -1")
         ratio = density_ratio(_covariates(sample), target, self.prior_precision)[~target]
@@ -123,15 +123,15 @@ def density_ratio(
     target : ndarray of bool, shape (n,)
         Whether each row is of the target; both kinds must be there.
     prior_precision : float, default 1.0
-        Of a normal prior around 0 on the coefficients of standardised covariates.
+        Of a normal prior around 0 on the coefficients of standardized covariates.
 
     Returns
     -------
     ndarray of float64, shape (n,)
         In [exp(-50), exp(50)] times the ratio of the two kinds' numbers.
     """
-    mean, scale = standardisation(covariates)
-    design = np.column_stack([standardised(covariates, mean, scale), np.ones(len(covariates))])
+    mean, scale = standardization(covariates)
+    design = np.column_stack([standardized(covariates, mean, scale), np.ones(len(covariates))])
     precision = np.append(np.full(len(mean), prior_precision), 0.0)
     beta = fit_logistic(design, target.astype(np.float64), np.ones(len(target)), precision=precision)
     return np.exp(np.clip(design @ beta, -50, 50)) * (~target).sum() / target.sum()

@@ -15,7 +15,7 @@ from ..measures.validation import ROUNDING, floor_zeros, sum_tolerance
 KINDS = ("logits", "probabilities")
 # exp(-745) is the least positive number of double precision; a log-probability further down says no more than this.
 LOWEST_LOG_PROBABILITY = -1000.0
-UNLABELLED = -1
+UNLABELED = -1
 # The squares of features are summed.
 LARGEST_FEATURE = 1e150
 
@@ -29,14 +29,12 @@ class Inputs:
     logits : ndarray of float64, shape (n, K)
         The largest of each row is 0; -inf stands for options that a question doesn't have, all others are finite.
     features : ndarray of float64, shape (n, d), or None
-    groups : ndarray, shape (n,), or None
     event : bool
         Whether the predictions were one-dimensional: the score of an event, whose options are "no" and "yes".
     """
 
     logits: NDArray[np.float64]
     features: NDArray[np.float64] | None = None
-    groups: NDArray[Any] | None = None
     event: bool = False
 
     def __len__(self) -> int:
@@ -57,7 +55,7 @@ class Sample(Inputs):
     labels : ndarray of intp, shape (n,)
         Index of each right option, -1 where it is not known.
     weights : ndarray of float64, shape (n,)
-        At least 0; they sum to one over the labelled questions.
+        At least 0; they sum to one over the labeled questions.
     """
 
     labels: NDArray[np.intp] = None  # type: ignore[assignment]
@@ -75,7 +73,6 @@ class Sample(Inputs):
             self,
             logits=self.logits[rows],
             features=None if self.features is None else self.features[rows],
-            groups=None if self.groups is None else self.groups[rows],
             labels=self.labels[rows],
             weights=weights / total if total > 0 else weights,
         )
@@ -212,7 +209,7 @@ def check_labels(
     logits: NDArray[np.float64],
     *,
     event: bool = False,
-    unlabelled: bool = False,
+    unlabeled: bool = False,
     absent: bool = False,
 ) -> NDArray[np.intp]:
     """Return labels as indices, or raise a ValueError that names the row that is wrong."""
@@ -224,7 +221,7 @@ def check_labels(
     if values.dtype.kind not in ("biu" if event else "iu"):
         raise ValueError(f"labels must be integers, the indices of the right options; got the dtype {values.dtype}")
     values = values.astype(np.intp)
-    known = values != UNLABELLED if unlabelled else np.ones(len(values), dtype=bool)
+    known = values != UNLABELED if unlabeled else np.ones(len(values), dtype=bool)
     _refuse_rows(known & ((values < 0) | (values >= logits.shape[1])), f"a label outside 0 to {logits.shape[1] - 1}")
     if not known.any():
         raise ValueError("no question has a label; give at least one that is not -1")
@@ -261,16 +258,6 @@ def check_features(features: ArrayLike | None, n: int) -> NDArray[np.float64] | 
     if values.shape[1] == 0:
         raise ValueError("features must have one column or more; give None where there are none")
     _refuse_rows(~(np.abs(values) <= LARGEST_FEATURE), f"a feature that is not within ±{LARGEST_FEATURE:g}")
-    return values
-
-
-def check_groups(groups: ArrayLike | None, n: int) -> NDArray[Any] | None:
-    """Return groups as an array, shape (n,), or raise a ValueError that names what is wrong."""
-    if groups is None:
-        return None
-    values = np.asarray(to_numpy(groups))
-    if values.shape != (n,):
-        raise ValueError(f"{n} predictions were given, and groups of the shape {values.shape}")
     return values
 
 

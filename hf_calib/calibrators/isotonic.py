@@ -69,9 +69,9 @@ class IsotonicCalibration(FittedConfidenceMap):
 
 
 class ClasswiseIsotonicCalibration(Calibrator):
-    """An isotonic regression of each option's probability against "this option is right", rows then normalised.
+    """An isotonic regression of each option's probability against "this option is right", rows then normalized.
 
-    The multi-class extension that scikit-learn uses, with values in [1/(n+2), (n+1)/(n+2)] before they are normalised.
+    The multi-class extension that scikit-learn uses, with values in [1/(n+2), (n+1)/(n+2)] before they are normalized.
     The options' positions matter: it can mend a preference for one letter, and does not keep every argmax.
 
     Notes

@@ -17,7 +17,7 @@ from .storage import ParameterReader
 class LinearScaling(Calibrator):
     """Base: softmax(W x + b) of the logits or log-probabilities x.
 
-    The options' positions matter: a bias towards one letter can be mended, and the argmax may change.
+    The options' positions matter: a bias toward one letter can be mended, and the argmax may change.
 
     Parameters
     ----------
@@ -140,7 +140,7 @@ class VectorScaling(LinearScaling):
 
     Notes
     -----
-    Not wrapped, as `MatrixScaling`; the tests compare with probmetrics, and with a general minimiser.
+    Not wrapped, as `MatrixScaling`; the tests compare with probmetrics, and with a general minimizer.
 
     References
     ----------

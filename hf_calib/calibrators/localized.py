@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 from scipy.special import expit
 
-from .adaptive_temperature import read_standardisation, standardisation, standardised
+from .adaptive_temperature import read_standardization, standardization, standardized
 from .binned import inner_edges
 from .confidence_maps import SCOPES, ConfidenceMap, log_odds_of
 from .inputs import Inputs, Sample
@@ -21,10 +21,10 @@ _CHUNK = 1024
 
 
 class LocalizedCalibration(ConfidenceMap):
-    """The accuracy of the labelled questions of like confidence and like features, weighted by their nearness.
+    """The accuracy of the labeled questions of like confidence and like features, weighted by their nearness.
 
-    p(x) = (Σ_j k(x, x_j) correct_j + s · platt(x)) / (Σ_j k(x, x_j) + s), over the labelled questions j in the bin of
-    its confidence, with k = exp(-‖φ(x) - φ(x_j)‖ / γ) on standardised features. Where there are no neighbours it is
+    p(x) = (Σ_j k(x, x_j) correct_j + s · platt(x)) / (Σ_j k(x, x_j) + s), over the labeled questions j in the bin of
+    its confidence, with k = exp(-‖φ(x) - φ(x_j)‖ / γ) on standardized features. Where there are no neighbors it is
     Platt scaling. It helps where subsets that the features tell apart are off in different directions, which no map of
     the confidence alone can mend; with features that say nothing it only adds noise.
 
@@ -36,9 +36,9 @@ class LocalizedCalibration(ConfidenceMap):
     n_bins : int, default 15
         Bins of confidence of equal mass.
     prior_count : float, default 1.0
-        How many neighbours the Platt-scaled confidence counts for, s.
+        How many neighbors the Platt-scaled confidence counts for, s.
     max_samples : int, default 4000
-        Of more labelled questions than this a random subset is kept.
+        Of more labeled questions than this a random subset is kept.
     seed : int, default 0
         Of that subset.
 
@@ -83,8 +83,8 @@ class LocalizedCalibration(ConfidenceMap):
         if len(used) > self.max_samples:
             used = np.sort(np.random.default_rng(self.seed).choice(used, self.max_samples, replace=False))
         counts = sample.weights[used] * len(used) / sample.weights[used].sum()
-        mean, scale = standardisation(sample.features[used])
-        phi = standardised(sample.features[used], mean, scale)
+        mean, scale = standardization(sample.features[used])
+        phi = standardized(sample.features[used], mean, scale)
         c, y = expit(log_odds[used]), outcomes[used]
         edges = inner_edges(c, counts, self.n_bins, "equal_mass")
         index = np.searchsorted(edges, c, side="right")
@@ -123,16 +123,16 @@ class LocalizedCalibration(ConfidenceMap):
         parameters = self.parameters()
         self._check_feature_count(inputs, len(parameters["feature_mean"]))
         assert inputs.features is not None
-        phi = standardised(inputs.features, parameters["feature_mean"], parameters["feature_scale"])
+        phi = standardized(inputs.features, parameters["feature_mean"], parameters["feature_scale"])
         index = np.searchsorted(parameters["edges"], expit(log_odds), side="right")
         result = expit(parameters["slope"] * log_odds + parameters["intercept"])
         strength = parameters["prior_count"]
         for b in np.unique(index):
-            neighbours = parameters["bins"] == b
+            neighbors = parameters["bins"] == b
             for rows in np.array_split(np.flatnonzero(index == b), max(1, (index == b).sum() // _CHUNK)):
-                kernel = np.exp(-cdist(phi[rows], parameters["features"][neighbours]) / parameters["gamma"])
-                kernel *= parameters["counts"][neighbours]
-                right = (kernel * parameters["outcomes"][neighbours]).sum(axis=1)
+                kernel = np.exp(-cdist(phi[rows], parameters["features"][neighbors]) / parameters["gamma"])
+                kernel *= parameters["counts"][neighbors]
+                right = (kernel * parameters["outcomes"][neighbors]).sum(axis=1)
                 result[rows] = (right + strength * result[rows]) / (kernel.sum(axis=1) + strength)
         return np.clip(result, 0.0, 1.0)
 
@@ -150,7 +150,7 @@ class LocalizedCalibration(ConfidenceMap):
             "outcomes": outcomes,
             "counts": reader.array("counts", (len(outcomes),), 0.0, 1e15),
             "edges": reader.increasing("edges", 0.0, 1.0, may_be_empty=True),
-            **read_standardisation(reader, features.shape[1]),
+            **read_standardization(reader, features.shape[1]),
         }
 
 

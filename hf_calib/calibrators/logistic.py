@@ -17,7 +17,7 @@ def fit_logistic(
     mean: NDArray[np.float64] | float = 0.0,
     nonnegative: tuple[int, ...] = (),
 ) -> NDArray[np.float64]:
-    """Return the coefficients that minimise the log-loss plus precision/2 · (coefficient - mean)².
+    """Return the coefficients that minimize the log-loss plus precision/2 · (coefficient - mean)².
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Label smoothing that is learnt so that what is trained with it is calibrated on other questions."""
+"""Label smoothing that is learned so that what is trained with it is calibrated on other questions."""
 
 from __future__ import annotations
 
@@ -115,11 +115,11 @@ def learn_smoothing(
         z = logits(head, held_out)
         loss = log_loss(z, torch.nn.functional.one_hot(y[held_out], k).double(), held_out)
         loss = loss + error_weight * differentiable_ece(z, y[held_out], weights=share[held_out])
-        towards = torch.cat([part.ravel() for part in torch.autograd.grad(loss, head)])
+        toward = torch.cat([part.ravel() for part in torch.autograd.grad(loss, head)])
         gradients = torch.autograd.grad(inner_loss(_smoothing(raw)), head, create_graph=True)
         flat = torch.cat([part.ravel() for part in gradients])
         # The trained head moves with the smoothing by -H⁻¹ ∂²L/∂W∂s, H being the inner loss's curvature.
-        adjoint = _solve(partial(_product, flat, head), towards)
+        adjoint = _solve(partial(_product, flat, head), toward)
         raw.grad = -torch.autograd.grad(flat, raw, grad_outputs=adjoint)[0]
         outer.step()
     return _smoothing(raw).detach().numpy()
@@ -199,16 +199,16 @@ def smoothed_labels(labels: Any, there: Any, smoothing: Any) -> Any:
 
 
 class MetaCalibration(VectorScaling):
-    """Vector scaling on labels whose smoothing is learnt so that held-out questions are calibrated.
+    """Vector scaling on labels whose smoothing is learned so that held-out questions are calibrated.
 
     Parameters
     ----------
     prior_precision : float, default 1.0
         As of vector scaling.
     error_weight : float, default 0.5
-        Of the differentiable ECE beside the log-loss when the smoothing is learnt.
+        Of the differentiable ECE beside the log-loss when the smoothing is learned.
     steps : int, default 60
-        In which it is learnt.
+        In which it is learned.
     seed : int, default 0
     per : {"class", "unit"}, default "class"
         As of `learn_smoothing`.
@@ -225,7 +225,7 @@ class MetaCalibration(VectorScaling):
     References
     ----------
     Bohdal, Yang and Hospedales, Meta-Calibration, TMLR 2023. For the head of a network, and not after it, use
-    `learn_smoothing`, and `differentiable_ece` as a regulariser.
+    `learn_smoothing`, and `differentiable_ece` as a regularizer.
     """
 
     name: ClassVar[str] = "meta_calibration"
@@ -250,7 +250,7 @@ class MetaCalibration(VectorScaling):
 
     @property
     def smoothing(self) -> NDArray[np.float64]:
-        """What was learnt, for each class, or for each class and output unit."""
+        """What was learned, for each class, or for each class and output unit."""
         return self.parameters()["smoothing"]
 
     def _estimate(self, sample: Sample) -> dict[str, Any]:

@@ -84,7 +84,6 @@ class ModularConformal(StoredCalibrator):
         *,
         kind: str | None = None,
         features: ArrayLike | None = None,
-        groups: ArrayLike | None = None,
         weights: ArrayLike | None = None,
     ) -> Self:
         """Rank the scores of held-out outcomes.
@@ -97,7 +96,7 @@ class ModularConformal(StoredCalibrator):
             The outcomes.
         kind : str, optional
             If given, it must be the predictor.
-        features, groups
+        features
             Not used.
         weights : array_like, shape (n,), optional
             Weight of each outcome, such as a density ratio under covariate shift.
@@ -138,13 +137,12 @@ class ModularConformal(StoredCalibrator):
         *,
         kind: str | None = None,
         features: ArrayLike | None = None,
-        groups: ArrayLike | None = None,
     ) -> Any:
         """Return calibrated quantiles at `levels`, shape (n, number of levels); increasing in each row.
 
         Parameters
         ----------
-        predictions, kind, features, groups
+        predictions, kind, features
             As in `fit`.
 
         Returns

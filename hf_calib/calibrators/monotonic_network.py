@@ -16,7 +16,7 @@ N_NODES = 65
 WIDTH = 16
 # Of the integrand, so that the map increases everywhere.
 LEAST_SLOPE = 1e-4
-# Of a stretch of neighbours, of which all together weigh one.
+# Of a stretch of neighbors, of which all together weigh one.
 LEAST_MASS = 1e-9
 
 
@@ -28,8 +28,8 @@ class MonotonicNetwork(FittedConfidenceMap):
     trained is what is applied, and it increases everywhere, between nodes and beyond them. What is kept of the network
     is its values at the nodes. Probabilities stay within what n outcomes can show, [1/(n+2), (n+1)/(n+2)].
 
-    Beside the log-loss it minimises a smooth calibration loss: with the questions sorted by confidence, the mean over
-    all stretches of neighbours of (mean probability - mean outcome)². The order never changes, since the map
+    Beside the log-loss it minimizes a smooth calibration loss: with the questions sorted by confidence, the mean over
+    all stretches of neighbors of (mean probability - mean outcome)². The order never changes, since the map
     increases.
 
     Parameters
@@ -153,14 +153,14 @@ class MonotonicNetwork(FittedConfidenceMap):
 
 
 def smooth_calibration_loss(probabilities: Any, outcomes: Any, weights: Any, stretch: int) -> Any:
-    """Return the mean over stretches of neighbours of (mean probability - mean outcome)².
+    """Return the mean over stretches of neighbors of (mean probability - mean outcome)².
 
     Parameters
     ----------
     probabilities, outcomes, weights : tensor of float, shape (n,)
         Sorted by confidence; the weights sum to one. A stretch that weighs less than 1e-9 counts for less.
     stretch : int
-        Neighbours in each, at most n.
+        Neighbors in each, at most n.
 
     Returns
     -------

@@ -13,11 +13,10 @@ from numpy.typing import ArrayLike, NDArray
 from ..measures.validation import floor_zeros
 from . import storage
 from .inputs import (
-    UNLABELLED,
+    UNLABELED,
     Inputs,
     Sample,
     check_features,
-    check_groups,
     check_labels,
     check_predictions,
     check_weights,
@@ -107,8 +106,8 @@ class BaseCalibrator(StoredCalibrator):
         predictions with two options.
     needs_features : bool
         Whether `fit` and `transform` need features.
-    takes_unlabelled : bool
-        Whether questions with the label -1 are taken as an unlabelled sample of the questions to come.
+    takes_unlabeled : bool
+        Whether questions with the label -1 are taken as an unlabeled sample of the questions to come.
     takes_events : bool
         Whether one-dimensional predictions are taken.
     labels_may_be_absent : bool
@@ -124,7 +123,7 @@ class BaseCalibrator(StoredCalibrator):
     keeps_argmax: bool = False
     monotonic: bool = False
     needs_features: bool = False
-    takes_unlabelled: ClassVar[bool] = False
+    takes_unlabeled: ClassVar[bool] = False
     takes_events: bool = True
     labels_may_be_absent: ClassVar[bool] = False
     wrappable: ClassVar[bool] = True
@@ -139,7 +138,6 @@ class BaseCalibrator(StoredCalibrator):
         *,
         kind: str = "logits",
         features: ArrayLike | None = None,
-        groups: ArrayLike | None = None,
         weights: ArrayLike | None = None,
     ) -> Self:
         """Fit on predictions that the model was not trained on.
@@ -161,11 +159,8 @@ class BaseCalibrator(StoredCalibrator):
             that say so.
         kind : {"logits", "probabilities"}, default "logits"
         features : array_like or tensor, shape (n, d), optional
-            What else is known of each question, within ±1e150; used by calibrators that say so, standardised. What is
+            What else is known of each question, within ±1e150; used by calibrators that say so, standardized. What is
             further than 10 standard deviations from the mean counts as 10.
-        groups : array_like, shape (n,), optional
-            Each question's group. A part of the protocol for calibrators of your own: those of this package check it
-            and do not use it.
         weights : array_like or tensor, shape (n,), optional
             Weight of each question, at least 0, not all 0.
 
@@ -187,13 +182,12 @@ class BaseCalibrator(StoredCalibrator):
         *,
         kind: str = "logits",
         features: ArrayLike | None = None,
-        groups: ArrayLike | None = None,
     ) -> Any:
         """Return calibrated probabilities.
 
         Parameters
         ----------
-        predictions, kind, features, groups
+        predictions, kind, features
             As in `fit`.
 
         Returns
@@ -227,7 +221,6 @@ class Calibrator(BaseCalibrator):
         *,
         kind: str = "logits",
         features: ArrayLike | None = None,
-        groups: ArrayLike | None = None,
         weights: ArrayLike | None = None,
     ) -> Self:
         """Fit on predictions that the model was not trained on; see `BaseCalibrator.fit`."""
@@ -236,16 +229,15 @@ class Calibrator(BaseCalibrator):
         if event and not self.takes_events:
             raise ValueError(f"the calibrator {self.name!r} takes predictions of the shape (questions, options)")
         absent = shares or kind == "probabilities"
-        rows = check_labels(labels, logits, event=event, unlabelled=self.takes_unlabelled, absent=absent)
+        rows = check_labels(labels, logits, event=event, unlabeled=self.takes_unlabeled, absent=absent)
         if kind == "probabilities" and not shares:
             logits = floor_zeros(logits, rows + 1)
         sample = Sample(
             logits,
             check_features(features, len(logits)),
-            check_groups(groups, len(logits)),
             event,
             rows,
-            check_weights(weights, rows != UNLABELLED),
+            check_weights(weights, rows != UNLABELED),
         )
         return self._fit_sample(sample)
 
@@ -261,13 +253,11 @@ class Calibrator(BaseCalibrator):
         *,
         kind: str = "logits",
         features: ArrayLike | None = None,
-        groups: ArrayLike | None = None,
     ) -> Any:
         """Return calibrated probabilities; see `BaseCalibrator.transform`."""
         self.parameters()
         logits, event = check_predictions(predictions, kind, zeros_exist=not self.labels_may_be_absent)
-        n = len(logits)
-        inputs = Inputs(logits, check_features(features, n), check_groups(groups, n), event)
+        inputs = Inputs(logits, check_features(features, len(logits)), event)
         self._check_features_given(inputs)
         probabilities = self._apply(inputs)
         if self.keeps_argmax and not event:

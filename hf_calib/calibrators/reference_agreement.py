@@ -48,7 +48,6 @@ class ReferenceAgreementScaling(TemperatureScaling):
         *,
         kind: str = "logits",
         features: ArrayLike | None = None,
-        groups: ArrayLike | None = None,
         weights: ArrayLike | None = None,
     ) -> Self:
         """Fit without answers.
@@ -60,7 +59,7 @@ class ReferenceAgreementScaling(TemperatureScaling):
         labels : array_like or tensor, shape (n, K)
             Predictions of the reference on the same questions, of the same kind.
         kind, weights
-            As in `Calibrator.fit`; features and groups are not used.
+            As in `Calibrator.fit`; features are not used.
 
         Raises
         ------

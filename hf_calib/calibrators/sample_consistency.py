@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 
 from ..measures.validation import ROUNDING
-from .adaptive_temperature import read_standardisation, standardisation, standardised
+from .adaptive_temperature import read_standardization, standardization, standardized
 from .confidence_maps import ConfidenceCalibrator, with_confidence
 from .inputs import Inputs, Sample, softmax
 from .logistic import fit_logistic
@@ -121,8 +121,8 @@ class SampleConsistency(ConfidenceCalibrator):
     def _estimate(self, sample: Sample) -> dict[str, Any]:
         design = self._measures(sample, self.measures)
         used = sample.weights > 0
-        mean, scale = standardisation(design[used])
-        design = np.column_stack([standardised(design, mean, scale), np.ones(len(design))])
+        mean, scale = standardization(design[used])
+        design = np.column_stack([standardized(design, mean, scale), np.ones(len(design))])
         precision = np.append(np.full(len(mean), self.prior_precision), 0.0)
         # One more right and one more wrong answer keep the intercept finite where all are alike.
         outcomes = np.concatenate([sample.correct.astype(np.float64), [1.0, 0.0]])
@@ -142,7 +142,7 @@ class SampleConsistency(ConfidenceCalibrator):
         self._check_scope(inputs)
         parameters = self.parameters()
         design = self._measures(inputs, parameters["measures"].split(","))
-        design = standardised(design, parameters["feature_mean"], parameters["feature_scale"])
+        design = standardized(design, parameters["feature_mean"], parameters["feature_scale"])
         mapped = expit(design @ parameters["coefficients"][:-1] + parameters["coefficients"][-1])
         result = with_confidence(inputs.logits, mapped)
         unanimous = np.flatnonzero(np.isfinite(inputs.logits).sum(axis=1) == 1)
@@ -167,7 +167,7 @@ class SampleConsistency(ConfidenceCalibrator):
         return {
             "measures": measures,
             "coefficients": reader.array("coefficients", (count + 1,), -1e100, 1e100),
-            **read_standardisation(reader, count),
+            **read_standardization(reader, count),
         }
 
 

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .adaptive_temperature import (
-    read_standardisation,
+    read_standardization,
     relative_entropy,
-    standardisation,
-    standardised,
+    standardization,
+    standardized,
 )
 from .confidence_maps import log_odds_of
 from .inputs import Inputs, Sample, softmax
@@ -74,15 +74,15 @@ class SelectiveScaling(Calibrator):
 
     @staticmethod
     def _scores(columns: NDArray[np.float64], parameters: dict[str, Any]) -> NDArray[np.float64]:
-        design = standardised(columns, parameters["feature_mean"], parameters["feature_scale"])
+        design = standardized(columns, parameters["feature_mean"], parameters["feature_scale"])
         # One product and sum for each row, whatever the number of rows.
         return (design * parameters["coefficients"]).sum(axis=1)
 
     def _estimate(self, sample: Sample) -> dict[str, Any]:
         columns = _columns(sample)
         used = sample.weights > 0
-        mean, scale = standardisation(columns[used])
-        design = np.column_stack([standardised(columns, mean, scale), np.ones(len(columns))])
+        mean, scale = standardization(columns[used])
+        design = np.column_stack([standardized(columns, mean, scale), np.ones(len(columns))])
         wrong = ~sample.correct
         precision = np.append(np.full(len(mean), self.prior_precision), 1e-3)
         beta = fit_logistic(design, wrong.astype(np.float64), sample.weights * used.sum(), precision=precision)
@@ -109,7 +109,7 @@ class SelectiveScaling(Calibrator):
             "threshold": reader.number("threshold"),
             "temperature": reader.number("temperature", LOWEST, HIGHEST),
             "mistake_temperature": reader.number("mistake_temperature", LOWEST, HIGHEST),
-            **read_standardisation(reader, len(coefficients)),
+            **read_standardization(reader, len(coefficients)),
         }
 
 

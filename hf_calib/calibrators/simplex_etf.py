@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq, minimize_scalar
 
-from .adaptive_temperature import read_standardisation, standardisation, standardised
+from .adaptive_temperature import read_standardization, standardization, standardized
 from .inputs import Inputs, Sample, shifted, softmax
 from .protocol import Calibrator
 from .storage import ParameterReader
@@ -174,8 +174,8 @@ class SimplexETFCalibration(Calibrator):
         import torch
 
         assert sample.features is not None
-        mean, scale = standardisation(sample.features)
-        x = standardised(sample.features, mean, scale)
+        mean, scale = standardization(sample.features)
+        x = standardized(sample.features, mean, scale)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             head = simplex_etf_head(x.shape[1], sample.n_options, scale=self.scale).double()
@@ -214,13 +214,13 @@ class SimplexETFCalibration(Calibrator):
             "bias": reader.array("bias", (k,), -1e100, 1e100),
             "scale": reader.number("scale", 1e-6, 1e6),
             "share": reader.number("share", 0.0, 1.0),
-            **read_standardisation(reader, d),
+            **read_standardization(reader, d),
         }
 
 
 def _simplex_probabilities(inputs: Inputs, parameters: dict[str, Any]) -> NDArray[np.float64]:
     assert inputs.features is not None
-    x = standardised(inputs.features, parameters["feature_mean"], parameters["feature_scale"])
+    x = standardized(inputs.features, parameters["feature_mean"], parameters["feature_scale"])
     h = np.einsum("nd,kd->nk", x, parameters["projection"]) + parameters["bias"]
     h /= np.sqrt(1 + (h**2).sum(axis=1, keepdims=True))
     vertices = simplex_etf(len(parameters["bias"]))[: inputs.n_options]

@@ -18,7 +18,7 @@ LOWEST, HIGHEST = 1e-3, 1e3
 
 
 class TemperatureScaling(Calibrator):
-    """Divide all logits by one number, the temperature, chosen to minimise the log-loss.
+    """Divide all logits by one number, the temperature, chosen to minimize the log-loss.
 
     It keeps every argmax, so accuracy, and moves every question alike: the baseline that each other method has to
     beat.
@@ -71,7 +71,7 @@ def scaled(logits: NDArray[np.float64], temperature: float | NDArray[np.float64]
 
 
 def best_temperature(logits: NDArray[np.float64], target: float, weights: NDArray[np.float64]) -> float:
-    """Return the temperature that minimises a cross-entropy, in [0.001, 1000].
+    """Return the temperature that minimizes a cross-entropy, in [0.001, 1000].
 
     Parameters
     ----------

@@ -15,10 +15,10 @@ from .completion import add_completion_parser
 from .configuration import with_configuration
 from .demo import add_demo_parser
 from .diagnose import add_diagnose_parser
-from .lab import add_lab_parser
 from .lm_eval_task import add_lm_eval_task_parser
 from .measure import add_measure_parser
 from .publish import add_publish_parser
+from .train import TRAINING, add_training_parsers, train
 
 # Errors that a user can act on are told in a line; a traceback would bury the message.
 USER_ERRORS = (
@@ -34,7 +34,6 @@ USER_ERRORS = (
 
 _ADDERS = (
     add_demo_parser,
-    add_lab_parser,
     add_measure_parser,
     add_compare_parser,
     add_calibrate_parser,
@@ -42,6 +41,7 @@ _ADDERS = (
     add_card_parser,
     add_publish_parser,
     add_lm_eval_task_parser,
+    add_training_parsers,
     add_completion_parser,
 )
 
@@ -69,6 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = make_parser()
     command = arguments[0] if arguments else ""
     try:
+        if command in TRAINING:
+            train(command, arguments[1:])
+            return 0
         options = parser.parse_args(with_configuration(arguments, parser))
         return options.run(options) or 0
     except BrokenPipeError:  # whoever reads the output has read enough

@@ -152,18 +152,6 @@ def _forward(
     return model(**inputs).logits, rows, columns
 
 
-def all_logits(model: nn.Module, batch: QuestionBatch, arguments: ForwardArguments | None = None) -> torch.Tensor:
-    """Return the logits at every position, shape (B, L, V), for losses that need the question's own tokens."""
-    arguments = arguments or ForwardArguments.of(model)
-    length = batch.input_ids.shape[1]
-    if not arguments.virtual_tokens:
-        return model(**arguments.inputs(batch)).logits.float()
-    logits = model(**arguments.inputs(batch.padded_right())).logits[:, -length:]
-    columns = torch.arange(length, device=logits.device)
-    back = (columns - batch.left_padding[:, None]) % length
-    return logits[torch.arange(len(batch), device=logits.device)[:, None], back].float()
-
-
 def option_log_probabilities(logits: torch.Tensor, batch: QuestionBatch) -> torch.Tensor:
     """Return the full softmax's log-probability of each option's token.
 

@@ -210,7 +210,7 @@ class _Given:
             self.predictions.logits,
             self.labels,
             features=self.predictions.hidden_states,
-            unlabelled=self.target,
+            unlabeled=self.target,
             n_folds=folds,
             seed=seed,
         )

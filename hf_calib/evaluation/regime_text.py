@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 REGIME_QUESTIONS = 1000
 
 
-def regime_sample(n: int, limit: int = REGIME_QUESTIONS) -> list[int]:
-    """Draw at most `limit` of `n` questions, the same ones wherever a set of this size is asked."""
-    if n <= limit:
+def regime_sample(n: int) -> list[int]:
+    """Draw at most `REGIME_QUESTIONS` of n questions, the same ones for every set of this size."""
+    if n <= REGIME_QUESTIONS:
         return list(range(n))
-    return sorted(np.random.default_rng(0).choice(n, limit, replace=False).tolist())
+    return sorted(np.random.default_rng(0).choice(n, REGIME_QUESTIONS, replace=False).tolist())
 
 
-def regime_text(diagnosis: Diagnosis, n_trained: int, new: DatasetReference, limit: int = REGIME_QUESTIONS) -> str:
+def regime_text(diagnosis: Diagnosis, n_trained: int, new: DatasetReference) -> str:
     """Say a diagnosis in sentences.
 
     Parameters
@@ -32,12 +32,10 @@ def regime_text(diagnosis: Diagnosis, n_trained: int, new: DatasetReference, lim
         Size of the fine-tuning set, of which the diagnosis may have seen a part.
     new : DatasetReference
         What the new questions are.
-    limit : int
-        As `regime_sample` was given it.
     """
     asked = diagnosis.training.n
     part = f"all {n_trained:,}," if asked == n_trained else f"{asked:,} of {n_trained:,},"
-    part += " drawn at random," if n_trained > limit else ""
+    part += " drawn at random," if n_trained > REGIME_QUESTIONS else ""
     return (
         f"{diagnosis.regime}. {diagnosis.reasons} Told from the questions that it was fine-tuned on, {part} and from "
         f"{diagnosis.new.n:,} new ones ({new})."

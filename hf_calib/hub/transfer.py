@@ -13,8 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
-from .collections import add_to_collection
-from .errors import InterruptedPublicationError, RepositoryExistsError, VerificationError
+from .errors import (
+    HubError,
+    InterruptedPublicationError,
+    NotYourRepositoryError,
+    RepositoryExistsError,
+    VerificationError,
+)
 from .namespaces import check_namespace, check_write_access
 from .translation import hub_errors
 
@@ -257,7 +262,7 @@ def publish(
                 repo_type=destination.repo_type,
                 token=destination.token,
             )
-    add_to_collection(api, destination)
+    _add_to_collection(api, destination)
     return describe(destination, state, files, deleted, commit=commit, url=url, changed=changed)
 
 
@@ -311,6 +316,38 @@ def verify(
             f"After the publication, {destination.repo_id} does not hold what it should in: {', '.join(wrong)}.",
             f"Publish again: {destination.again}",
         )
+
+
+def _add_to_collection(api: HfApi, destination: Destination) -> None:
+    """Add a published repository to the collection that its destination names, if it names one.
+
+    Raises
+    ------
+    HubError
+        One of its kinds, saying that the repository itself was published.
+    """
+    slug = destination.collection
+    if slug is None:
+        return
+    try:
+        with hub_errors(f"the collection {slug}", destination.again):
+            api.add_collection_item(
+                slug,
+                item_id=destination.repo_id,
+                item_type=destination.repo_type,  # type: ignore[arg-type]
+                exists_ok=True,
+                token=destination.token,
+            )
+    except HubError as error:
+        hint = error.hint
+        if isinstance(error, NotYourRepositoryError):
+            hint = (
+                "Give a collection that the token may write to by its slug, the end of its address "
+                f"(--collection NAMESPACE/TITLE-ID), and run again: {destination.again}"
+            )
+        raise type(error)(
+            f"{destination.repo_id} was published, but not added to the collection {slug}. {error.message}", hint
+        ) from error
 
 
 def _prefix(destination: Destination) -> str:

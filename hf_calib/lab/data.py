@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..tasks import Question
 from .names import DOMAINS, Domain
@@ -32,7 +32,7 @@ class LabData:
     pairs
         The preference pairs to align on, about the domains ``"in"`` and ``"out"`` and the entities for training.
     calibration
-        Labelled questions of the domain ``"in"``, about entities for training: to train on.
+        Labeled questions of the domain ``"in"``, about entities for training: to train on.
     held_out
         More of them, for what is chosen or fitted on held-out answers. They count as labels too.
     prompts
@@ -51,7 +51,7 @@ class LabData:
     test: dict[Domain, LabQuestions]
     test_pairs: Dataset
 
-    def labelled(self) -> list[Question]:
+    def labeled(self) -> list[Question]:
         """Write all questions whose answers a method may use: those to train on, then those held out."""
         return self.calibration.to_questions() + self.held_out.to_questions()
 
@@ -80,7 +80,7 @@ def sample_data(
     return LabData(
         world=world,
         pairs=sample_pairs(world, model, tokenizer, preset.preferences, seed=(seed, TRAIN_PAIRS)),
-        **_questions_for_training(preset, world, seed),
+        **sample_training_questions(preset, world, seed),
         test={
             domain: world.sample_questions(preset.n_test_questions, domain, "test", (seed, TEST, index))
             for index, domain in enumerate(DOMAINS)
@@ -89,12 +89,8 @@ def sample_data(
     )
 
 
-def with_questions_of(data: LabData, preset: LabPreset, seed: int = 0) -> LabData:
-    """Draw the questions that methods calibrate on in another preset's numbers; pairs and tests stay as they are."""
-    return replace(data, **_questions_for_training(preset, data.world, seed))
-
-
-def _questions_for_training(preset: LabPreset, world: World, seed: int) -> dict[str, Any]:
+def sample_training_questions(preset: LabPreset, world: World, seed: int = 0) -> dict[str, LabQuestions]:
+    """Draw what `LabData` has of `calibration`, `held_out` and `prompts`, in the preset's numbers."""
     return {
         "calibration": world.sample_questions(preset.n_calibration_questions, "in", "train", (seed, CALIBRATION)),
         "held_out": world.sample_questions(preset.n_held_out_questions, "in", "train", (seed, HELD_OUT)),

@@ -18,7 +18,7 @@ from ..evaluation import diagnose
 from ..hub import DatasetReference, Evaluation, write_card
 from ..measures import CATALOG, CalibrationReport
 from ..reports import ReliabilityDisplay, render_table
-from .methods import (
+from .bench import (
     calibration_aware_dpo,
     calibration_aware_fine_tuning,
     fitted_temperature,
@@ -33,8 +33,8 @@ from .win_rate import PreferenceTest
 PRETRAINED = "pre-trained"
 DPO = "DPO"
 DPO_TEMPERATURE = "DPO + temperature"
-UNLABELLED = "CA-DPO, no labels"
-LABELLED = "CA-DPO, labels"
+UNLABELED = "CA-DPO, no labels"
+LABELED = "CA-DPO, labels"
 CFT = "DPO, then CFT"
 LEGEND = (
     "CA-DPO: calibration-aware DPO. CFT: calibration-aware fine-tuning. ECE: expected calibration error of the\n"
@@ -116,16 +116,16 @@ def run_demo(
     aligned = step("2/5  Aligning it with plain DPO (TRL's DPOTrainer)", lambda: plain_dpo(bench)).model
     measure(DPO, aligned)
     measure(DPO_TEMPERATURE, aligned, fitted_temperature(bench, aligned))
-    unlabelled = step(
+    unlabeled = step(
         "3/5  Aligning it with calibration-aware DPO, on prompts without answers",
         lambda: calibration_aware_dpo(bench, evaluated_on=held_out),
     )
-    measure(UNLABELLED, unlabelled.model)
-    labelled = step(
+    measure(UNLABELED, unlabeled.model)
+    labeled = step(
         "4/5  The same with answers for some of the questions",
         lambda: calibration_aware_dpo(bench, bench.data.calibration.to_questions(), evaluated_on=held_out),
     )
-    measure(LABELLED, labelled.model)
+    measure(LABELED, labeled.model)
     repaired = step(
         "5/5  Repairing the overconfident DPO model by calibration-aware fine-tuning (CFT)",
         lambda: calibration_aware_fine_tuning(bench, aligned, settings.fine_tuning),
@@ -135,11 +135,11 @@ def run_demo(
     text = _write_results(out, results, wins, settings.n_test_pairs)
     trained_on, new = (questions.to_questions() for questions in (bench.data.prompts, bench.data.test["in"]))
     diagnosis = diagnose(
-        *(predict(unlabelled.model, bench.tokenizer, asked, batch_size=512) for asked in (trained_on, new)),
+        *(predict(unlabeled.model, bench.tokenizer, asked, batch_size=512) for asked in (trained_on, new)),
         critical_accuracy=bench.data.test["in"].bayes_accuracy,
     )
-    saved = out / ("adapter" if is_peft_model(unlabelled.model) else "model")
-    _write_model(saved, f"hf-calib-{preset}", unlabelled, results, f"{diagnosis.regime}. {diagnosis.reasons}")
+    saved = out / ("adapter" if is_peft_model(unlabeled.model) else "model")
+    _write_model(saved, f"hf-calib-{preset}", unlabeled, results, f"{diagnosis.regime}. {diagnosis.reasons}")
     shutil.rmtree(out / "runs", ignore_errors=True)
     console.print()
     print(text)
@@ -180,7 +180,7 @@ def _write_results(
         for name, reports in results.items()
     }
     (out / "results.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    display = ReliabilityDisplay.compare({name: results[name]["in"] for name in (PRETRAINED, DPO, UNLABELLED)})
+    display = ReliabilityDisplay.compare({name: results[name]["in"] for name in (PRETRAINED, DPO, UNLABELED)})
     for suffix in ("png", "svg"):
         display.save(out / f"reliability_diagram.{suffix}")
     return text
@@ -204,13 +204,13 @@ def _write_model(
                 "base": results[PRETRAINED][domain],
                 "before": results[DPO][domain],
                 "temperature_scaled": results[DPO_TEMPERATURE][domain],
-                "after": results[UNLABELLED][domain],
+                "after": results[UNLABELED][domain],
             },
             in_domain=domain == "in",
         )
         for domain, title in DOMAINS.items()
     )
-    data = card_data(trainer, name, license="apache-2.0", language="en")
+    data = card_data(trainer.calibration_run, trainer, name, license="apache-2.0", language="en")
     labels = {"base": "Pre-trained", "before": "Plain DPO"}
     card = replace(
         data,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def make_model(settings: ModelSettings | None = None, seed: int = 0) -> LlamaForCausalLM:
     """Make a lab model with random weights: a small Llama.
 
-    Llama rather than GPT-2: of two equally large models trained for equally long it learnt the rare domain far
+    Llama rather than GPT-2: of two equally large models trained for equally long it learned the rare domain far
     better (accuracy .53 against .42 on seed 0), padding on the left moves none of its positions relative to one
     another, and its linear layers are those that adapters are usually put on.
 

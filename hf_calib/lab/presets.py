@@ -104,7 +104,7 @@ class AlignmentSettings:
 
 @dataclass(frozen=True)
 class FineTuningSettings:
-    """How an aligned model is fine-tuned on labelled questions (CFT), with adapters.
+    """How an aligned model is fine-tuned on labeled questions (CFT), with adapters.
 
     Parameters
     ----------
@@ -122,44 +122,17 @@ class FineTuningSettings:
 
 
 @dataclass(frozen=True)
-class LabelledSettings:
+class LabeledSettings:
     """The terms of calibration-aware DPO where some of its questions come with answers.
 
     The anchor alone would keep the confidence at the reference's while the answers raise the accuracy, so the ECE
-    regulariser lets the confidence follow. Chosen on seeds 0 to 2.
+    regularizer lets the confidence follow. Chosen on seeds 0 to 2.
     """
 
     anchor_weight: float = 3.0
     supervised_weight: float = 2.0
     em_weight: float = 5.0
     em_momentum: float = 0.95
-
-
-@dataclass(frozen=True)
-class RegularizedSettings:
-    """RCFT with bins: the terms that long fine-tuning on answers gets, its bins from the held-out ones.
-
-    Parameters
-    ----------
-    em_weight, em_steps, em_momentum, em_sharing
-        As in `hf_calib.trainers.CalibrationArguments`. Each E-step sees as many questions as are held out.
-    """
-
-    em_weight: float = 5.0
-    em_steps: int = 10
-    em_momentum: float = 0.7
-    em_sharing: str = "uniform"
-
-
-@dataclass(frozen=True)
-class AnchoredSettings:
-    """Long fine-tuning on answers that keeps to the pre-trained model: its terms, and the averaging of its weights.
-
-    Chosen on seeds 0 and 1; see `hf_calib.trainers.CalibrationArguments`.
-    """
-
-    anchor_weight: float = 0.5
-    average_weights: float = 0.6
 
 
 @dataclass(frozen=True)
@@ -178,16 +151,10 @@ class LabPreset:
         Held-out questions of each domain, and held-out pairs of each kind.
     calibration_batch_size
         Questions in a step of calibration-aware DPO, of each kind (without answers, with them) that it is given.
-    fine_tuning, long
-        CFT, which stops at its best step, and fine-tuning that goes on until the questions are known by heart.
-    anchored, anchored_training
-        Fine-tuning that goes on for as long, but keeps to the pre-trained model.
-    repair
-        Repair with the anchor alone.
-    published_em_weight
-        λ of RCFT as published.
-    label_smoothing
-        The probability with which DPO with label smoothing takes a preference to be the wrong way round.
+    labeled
+        The terms of calibration-aware DPO where some of its questions have answers.
+    fine_tuning
+        CFT, which stops at its best step.
     """
 
     shuffled: bool = False
@@ -204,15 +171,8 @@ class LabPreset:
     n_test_questions: int = 4000
     n_test_pairs: int = 2000
     calibration_batch_size: int = 32
-    labelled: LabelledSettings = field(default_factory=LabelledSettings)
+    labeled: LabeledSettings = field(default_factory=LabeledSettings)
     fine_tuning: FineTuningSettings = field(default_factory=FineTuningSettings)
-    long: FineTuningSettings = FineTuningSettings(steps=600, learning_rate=2e-3, lora_rank=16)
-    regularized: RegularizedSettings = field(default_factory=RegularizedSettings)
-    anchored: AnchoredSettings = field(default_factory=AnchoredSettings)
-    anchored_training: FineTuningSettings = FineTuningSettings(steps=600, eval_steps=50, lora_rank=16)
-    repair: FineTuningSettings = FineTuningSettings(steps=300, batch_size=32)
-    published_em_weight: float = 1.0
-    label_smoothing: float = 0.1
 
 
 FIXED = LabPreset()
@@ -249,45 +209,6 @@ PRESETS: dict[str, LabPreset] = {
         n_prompts=400,
         n_test_questions=1000,
         n_test_pairs=200,
-        long=FineTuningSettings(steps=60, learning_rate=2e-3, lora_rank=16),
-        anchored_training=FineTuningSettings(steps=60, eval_steps=20, lora_rank=16),
-        repair=FineTuningSettings(steps=60, batch_size=32),
     ),
 }
 """The presets by name."""
-
-
-def _headline(preset: LabPreset) -> LabPreset:
-    """Measure on enough that half a point is more than noise."""
-    return replace(preset, n_test_questions=20_000, n_test_pairs=10_000)
-
-
-WORLDS = ("fixed", "shuffled")
-"""The kinds of world: options in a fixed order, or in a random one."""
-
-_DEMO, _SHUFFLED = PRESETS["demo"], PRESETS["shuffled"]
-
-
-def _full(preset: LabPreset, labelled: LabelledSettings) -> LabPreset:
-    """Align with full weights; half as many questions a step as the demo's do, so that a step costs a sixth more."""
-    return replace(_headline(preset), calibration_batch_size=16, labelled=labelled)
-
-
-EXPERIMENTS: dict[str, dict[str, LabPreset]] = {
-    # The main comparison.
-    "full": {
-        "fixed": _full(
-            FIXED, LabelledSettings(anchor_weight=1.5, supervised_weight=2.0, em_weight=12.0, em_momentum=0.8)
-        ),
-        "shuffled": _full(
-            _SHUFFLED, LabelledSettings(anchor_weight=3.0, supervised_weight=3.0, em_weight=5.0, em_momentum=0.95)
-        ),
-    },
-    # Aligned with adapters, where the rare domain is known well enough before for the model to be calibrated on it.
-    "adapters": {
-        "fixed": _headline(_DEMO),
-        "shuffled": _headline(replace(_SHUFFLED, corpus=_DEMO.corpus, alignment=_DEMO.alignment)),
-    },
-    "mini": {"fixed": PRESETS["mini"], "shuffled": replace(PRESETS["mini"], shuffled=True)},
-}
-"""What `hf-calib lab run` runs: by preset and by kind of world, fixed option order or shuffled."""

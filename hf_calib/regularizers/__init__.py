@@ -1,18 +1,16 @@
 """The calibration terms of a loss."""
 
 from .anchor import anchor_divergence, coarse_anchor_divergence
-from .em import BinTargets, EqualMassTargets, em_loss
-from .supervised import answer_loss, question_and_answer_loss
+from .em import BinTargets, em_loss
+from .supervised import answer_loss
 from .targets import SHARING_RULES, target_distribution
 
 __all__ = [
     "SHARING_RULES",
     "BinTargets",
-    "EqualMassTargets",
     "anchor_divergence",
     "answer_loss",
     "coarse_anchor_divergence",
     "em_loss",
-    "question_and_answer_loss",
     "target_distribution",
 ]

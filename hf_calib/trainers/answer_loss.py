@@ -1,4 +1,4 @@
-"""The supervised loss on the answers of questions, without the logits of any other position."""
+"""The supervised loss on the answers of questions, without logits at other positions."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ import torch
 from ..confidence.forward import answer_logits
 from ..regularizers import answer_loss
 from ..tasks.collator import QuestionBatch
+from .trl_compatibility import log_supervised_metrics
 
 if TYPE_CHECKING:
-    Base: Any  # trl.SFTTrainer, which the mixin is put before
+    Base: Any  # trl.SFTTrainer, which the mixin extends
 else:
     Base = object
 
 
 class AnswerLossMixin(Base):
-    """Computes an SFT trainer's loss on questions from the logits of one position a question.
+    """Computes an SFT trainer's loss on questions from the logits at one position per question.
 
-    TRL's own loss spares the logits of unlabelled positions on GPUs, and not on processors. The loss is the same to
-    rounding, and so is what is logged with it. Whatever else the trainer is asked for, it computes itself.
+    TRL's own loss skips the logits of unlabeled positions on GPUs but not on CPUs. The loss and the logged metrics
+    are the same to rounding. For any other loss or data, the trainer's own computation is used.
     """
 
-    _answers_only = False  # whether the training data are questions with labels on the answer's token alone
+    _answers_only = False  # whether the training data are questions with labels on the answer's token only
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -40,11 +41,11 @@ class AnswerLossMixin(Base):
         if num_items_in_batch is None:
             return losses.mean()
         loss = losses.sum() / torch.as_tensor(num_items_in_batch)
-        # Those of all processes are counted, and distributed training averages the gradients.
+        # The count is over all processes, and distributed training averages the gradients.
         return loss * self.accelerator.num_processes if self.args.average_tokens_across_devices else loss
 
     def _is_plain(self) -> bool:
-        """Whether the loss asked for is the log-loss and nothing beside."""
+        """Return whether the configured loss is the plain log-loss."""
         args = self.args
         return (
             getattr(args, "loss_type", None) in (None, "nll", "chunked_nll")
@@ -58,31 +59,26 @@ class AnswerLossMixin(Base):
 
     def _log_answers(self, logits: torch.Tensor, batch: QuestionBatch, attention_mask: torch.Tensor) -> None:
         """Add the metrics that TRL logs with its loss."""
-        mode = "train" if self.model.training else "eval"
         log_probabilities = logits.log_softmax(dim=-1)
         entropy = -(log_probabilities.exp() * log_probabilities).sum(dim=-1)
         right = logits.argmax(dim=-1) == batch.option_ids[:, 0]
         sums = torch.stack([entropy.sum(), right.sum(), attention_mask.new_tensor(len(batch))]).double()
         entropy_sum, n_right, n = self.accelerator.gather_for_metrics(sums[None]).sum(dim=0).tolist()
-        self._metrics[mode]["entropy"].append(entropy_sum / n)
-        self._metrics[mode]["mean_token_accuracy"].append(n_right / n)
-        if mode == "train":
-            self._total_train_tokens += self.accelerator.gather_for_metrics(attention_mask.sum()).sum().item()
-        self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
+        log_supervised_metrics(self, entropy_sum / n, n_right / n, attention_mask)
 
 
 def _batch_of(inputs: dict[str, torch.Tensor]) -> QuestionBatch | None:
-    """Return the prompts, padded on the left, with the labelled token as the one option, or None for other samples."""
+    """Return the prompts, padded on the left, with the labeled token as the only option; None for other samples."""
     mask, labels = inputs.get("attention_mask"), inputs.get("labels")
     if mask is None or labels is None or labels.shape != mask.shape:
         return None
     ids, length = inputs["input_ids"], mask.shape[1]
     sizes, start = mask.sum(dim=1), mask.argmax(dim=1)
     last = start + sizes - 1
-    labelled = labels != -100
-    if not bool(((labelled.sum(dim=1) == 1) & labelled.gather(1, last[:, None])[:, 0]).all()):
+    labeled = labels != -100
+    if not bool(((labeled.sum(dim=1) == 1) & labeled.gather(1, last[:, None])[:, 0]).all()):
         return None
-    # The last token is the answer, which nothing is predicted from.
+    # The last token is the answer; nothing is predicted from it.
     columns = torch.arange(length - 1, device=ids.device)
     columns = (columns + (start + sizes - length)[:, None]) % length
     attention_mask = mask.gather(1, columns)

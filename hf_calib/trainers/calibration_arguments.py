@@ -1,10 +1,11 @@
-"""The arguments that every calibration-aware trainer has beside those of the TRL trainer that it extends."""
+"""The arguments of the calibration terms, added to those of the TRL trainer that is extended."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 from ..regularizers.targets import SHARING_RULES
+from .best_metric import set_direction
 
 
 @dataclass
@@ -17,84 +18,81 @@ class CalibrationArguments:
     $$ L_{trainer} + w_{anchor} KL(p_{ref} \| p_\theta) + w_{sup} (-\log p_\theta(y)) + w_{em} \| p_\theta - t \|^2
     + w_{dece} DECE $$
 
-    where all but the first are means over a batch of multiple-choice questions, at the answer position. Questions
-    without an answer have the anchor alone.
+    where all terms but the first are means over a batch of multiple-choice questions, at the answer position.
+    Questions without an answer only have the anchor.
 
     Parameters
     ----------
+    **Terms:** what is added to the loss
+
     anchor_weight : float, default 5.0
-        Weight of the anchor, the divergence from the reference model's next-token distribution. Needs no answers.
-        Above 0 it is what keeps a model calibrated through alignment, in all domains of the prompts and beyond them
+        Weight of the anchor, the divergence from the reference model's next-token distribution. Needs no answers. This
+        term keeps a model calibrated through alignment, in all domains of the prompts and beyond
         (`examples/lab/report.md`: calibration-aware-dpo-unlabelled).
     supervised_weight : float, default 1.0
-        Weight of the supervised term (CFT).
+        Weight of the supervised term, the right answer's log-loss (CFT).
     em_weight : float, default 0.0
-        Weight of the ECE regulariser (RCFT; 1 in the paper).
+        Weight of the ECE regularizer (RCFT; 1 in the paper).
     dece_weight : float, default 0.0
-        Weight of the differentiable ECE (Meta-Calibration) of the answered questions that a device has in a forward;
-        so it changes a little with the number of devices and the accumulation steps. It sees the questions that are
-        trained on, and comes to nothing where these are known by heart.
-    supervised_on : {"answer", "question_and_answer"}, default "answer"
-        The tokens that the supervised term is taken over.
+        Weight of the differentiable ECE (Meta-Calibration) of the answered questions in one forward per device, so it
+        changes slightly with the number of devices and accumulation steps. It is computed on the training questions
+        and has no effect once these are memorized.
+
+    **Questions:** how they are asked and batched
+
     calibration_batch_size : int, optional
-        Questions a device for each optimizer step, spread over the steps of gradient accumulation. By default half
-        as many as the trainer's own samples a device and step.
+        Questions per device and optimizer step, spread over the steps of gradient accumulation. By default half the
+        trainer's own samples per device and step.
     calibration_prompt : {"plain", "chat"}, default "plain"
-        How questions are put; "chat" uses the tokenizer's chat template. A trainer's `prompt_format` goes before.
+        Prompt format; "chat" uses the tokenizer's chat template. A trainer's `prompt_format` takes precedence.
     calibration_max_length : int, optional
         Longest prompt, in tokens. By default the trainer's `max_length`, and never more than the model allows.
     calibration_on_too_long : {"error", "drop"}, default "error"
-        What to do with longer ones; they are never truncated.
+        What to do with longer prompts; they are never truncated.
     calibration_identical_choices : {"warn", "skip", "error"}, default "warn"
-        What to do in training with questions that have two options of the same text.
-    eval_calibrator : str, optional
-        Name of a calibrator, such as "temperature" or "auto", that `evaluate` also reports with, as
-        `calibrated_{measure}`: cross-validated on the evaluation questions, each from a fit without it. Where it does
-        as well as the training, it is the cheaper way.
-    regime_questions : int, default 1000
-        After training, where there are questions to evaluate on and answers were trained on, so many of the latter
-        are asked too, drawn at random, for the regime on the model card (see `hf_calib.diagnose`). 0 leaves it out.
-    calibration_seed : int, optional
-        Seed of the questions' order and of the held-out split; by default the trainer's `seed`.
+        What to do with training questions that have two options with the same text.
+
+    **E-step:** how the ECE regularizer finds its targets
+
     em_fraction : float, default 0.2
-        Share of the answered questions that is set aside for the E-step where no `em_dataset` is given; the weights
-        are not trained on them.
+        Share of the answered questions that is held out for the E-step if no `em_dataset` is given. The weights are
+        not trained on them.
     em_steps : int, default 5
-        Optimizer steps from one E-step to the next.
+        Optimizer steps between two E-steps.
     em_batch_size : int, optional
-        Questions a device for each E-step; by default twice `calibration_batch_size`.
+        Questions per device and E-step; by default twice `calibration_batch_size`.
     em_momentum : float, default 0.9
-        Weight that an E-step leaves to the bins' earlier counts.
+        Factor that an E-step applies to the bins' older counts.
     em_bins : int, default 10
-        Number of confidence bins.
-    em_binning : {"width", "mass"}, default "width"
-        Bins of equal width, or that hold equally many of the recent questions each.
-    em_min_count : float, default 0.0
-        A bin that was seen less often than this (in the exponential average) pulls nowhere. A bin pulls little while
-        it was seen seldom in any case.
-    em_warmup_steps : int, default 0
-        Optimizer steps over which the EM term's weight grows linearly from 0; the bins fill meanwhile.
-    em_source : {"held_out", "first_pass"}, default "held_out"
-        Where the E-step's questions come from: a held-out split or the `em_dataset`; or the questions that are
-        trained on themselves, each scored in the first pass before it is trained on, after which the bins stay. The
-        latter sets no question aside.
+        Number of equal-width confidence bins.
     em_sharing : {"proportional", "tanh", "uniform"}, default "proportional"
-        How the options below the top one share the mass that the target leaves them.
+        How the options below the top one share the mass that the target leaves them; "tanh" is the paper's rule.
+
+    **Evaluation:** what is reported
+
+    eval_calibrator : str, optional
+        Name of a calibrator, such as "temperature" or "auto". `evaluate` then also reports `calibrated_{measure}`,
+        cross-validated on the evaluation questions. If that does as well as the training, it is the cheaper way.
+
+    **Memory and weights**
+
     separate_backward : bool, default False
-        Take the terms' backward by itself, before the extended trainer's forward, so that the activations of the
-        questions and those of the trainer's own samples are never held at once. The update is the same to rounding.
-        Not under DeepSpeed and FSDP, where a step has one backward.
+        Run the backward of the terms separately, before the trainer's own forward, so that the activations of the
+        questions and of the trainer's samples are never held at the same time. The update is the same up to rounding.
+        Not available with DeepSpeed and FSDP, where a step has one backward.
     average_weights : float, default 0.0
-        Share of the optimizer steps, at the end of training, whose mean the trained weights become. Against noise in
-        the last weights: it raises accuracy and calibration of long fine-tuning on few answers. Not with
-        `load_best_model_at_end`, and not where weights are sharded (ZeRO-3, FSDP).
+        Share of the optimizer steps, at the end of training, over which the trained weights are averaged. It raises
+        the accuracy and calibration of long fine-tuning on few answers. Cannot be combined with
+        `load_best_model_at_end` or with sharded weights (ZeRO-3, FSDP).
 
     Notes
     -----
-    `examples/benchmarks/README.md` has the options of the E-step compared with other values than their defaults
-    (`em_options.py` there compares them again), the E-steps' time, and the memory that `separate_backward` saves. The
-    weights of the anchor and of the ECE regulariser are swept over by `hf-calib lab sweep weight`; `average_weights`
-    is part of `rcft` in `examples/lab/report.md`.
+    The questions' order and the held-out split follow from the trainer's `seed`.
+
+    `examples/benchmarks/README.md` compares other values of the E-step's options with the defaults (reproduce with
+    `em_options.py` there), and reports the E-steps' time and the memory that `separate_backward` saves.
+    `examples/lab/sweep.py weight` varies the weights of the anchor and of the ECE regularizer; `average_weights` is
+    part of `rcft` in `examples/lab/report.md`.
     """
 
     # Terms
@@ -104,37 +102,30 @@ class CalibrationArguments:
     )
     supervised_weight: float = field(default=1.0, metadata={"help": "Weight of the right answer's log-loss (CFT)."})
     em_weight: float = field(
-        default=0.0, metadata={"help": "Weight of the ECE regulariser found by EM (RCFT; 1 in the paper)."}
+        default=0.0, metadata={"help": "Weight of the ECE regularizer found by EM (RCFT; 1 in the paper)."}
     )
     dece_weight: float = field(
         default=0.0,
         metadata={"help": "Weight of the differentiable ECE of a forward's answered questions (Meta-Calibration)."},
-    )
-    supervised_on: str = field(
-        default="answer",
-        metadata={
-            "help": "Tokens the supervised term is taken over.",
-            "choices": ["answer", "question_and_answer"],
-        },
     )
 
     # Questions
     calibration_batch_size: int | None = field(
         default=None,
         metadata={
-            "help": "Questions a device for each optimizer step, spread over gradient accumulation. Half of the "
-            "trainer's own samples by default."
+            "help": "Questions per device and optimizer step, spread over gradient accumulation. Default: half the "
+            "trainer's own samples."
         },
     )
     calibration_prompt: str = field(
         default="plain",
         metadata={
-            "help": "How questions are put: plainly, or through the tokenizer's chat template.",
+            "help": "Prompt format of the questions: plain, or the tokenizer's chat template.",
             "choices": ["plain", "chat"],
         },
     )
     calibration_max_length: int | None = field(
-        default=None, metadata={"help": "Longest prompt in tokens. The trainer's max_length by default."}
+        default=None, metadata={"help": "Longest prompt in tokens. Default: the trainer's max_length."}
     )
     calibration_on_too_long: str = field(
         default="error",
@@ -143,54 +134,25 @@ class CalibrationArguments:
     calibration_identical_choices: str = field(
         default="warn",
         metadata={
-            "help": "What to do in training with questions that have two identical choices.",
+            "help": "What to do with training questions that have two identical options.",
             "choices": ["warn", "skip", "error"],
         },
-    )
-    eval_calibrator: str | None = field(
-        default=None,
-        metadata={
-            "help": "Name of a calibrator that evaluation reports with too, cross-validated (temperature, auto)."
-        },
-    )
-    regime_questions: int = field(
-        default=1000,
-        metadata={"help": "Questions trained on that are asked after training, for the regime on the card; 0: none."},
-    )
-    calibration_seed: int | None = field(
-        default=None, metadata={"help": "Seed of the questions' order and split. The trainer's seed by default."}
     )
 
     # E-step
     em_fraction: float = field(
         default=0.2,
-        metadata={"help": "Share of the answered questions set aside for the E-step where no em_dataset is given."},
+        metadata={"help": "Share of the answered questions held out for the E-step if no em_dataset is given."},
     )
-    em_steps: int = field(default=5, metadata={"help": "Optimizer steps from one E-step to the next."})
+    em_steps: int = field(default=5, metadata={"help": "Optimizer steps between two E-steps."})
     em_batch_size: int | None = field(
         default=None,
-        metadata={"help": "Questions a device for each E-step. Twice calibration_batch_size by default."},
+        metadata={"help": "Questions per device and E-step. Default: twice calibration_batch_size."},
     )
     em_momentum: float = field(
-        default=0.9, metadata={"help": "Weight that an E-step leaves to the bins' earlier counts."}
+        default=0.9, metadata={"help": "Factor that an E-step applies to the bins' older counts."}
     )
-    em_bins: int = field(default=10, metadata={"help": "Number of confidence bins."})
-    em_binning: str = field(
-        default="width",
-        metadata={"help": "Bins of equal width, or of equal mass.", "choices": ["width", "mass"]},
-    )
-    em_min_count: float = field(default=0.0, metadata={"help": "A bin seen less often than this pulls nowhere."})
-    em_warmup_steps: int = field(
-        default=0, metadata={"help": "Optimizer steps over which the EM term's weight grows linearly from 0."}
-    )
-    em_source: str = field(
-        default="held_out",
-        metadata={
-            "help": "The E-step's questions: held-out ones, or those trained on, each scored in the first pass before "
-            "it is trained on.",
-            "choices": ["held_out", "first_pass"],
-        },
-    )
+    em_bins: int = field(default=10, metadata={"help": "Number of equal-width confidence bins."})
     em_sharing: str = field(
         default="proportional",
         metadata={
@@ -199,17 +161,26 @@ class CalibrationArguments:
         },
     )
 
+    # Evaluation
+    eval_calibrator: str | None = field(
+        default=None,
+        metadata={
+            "help": "Name of a calibrator (temperature, auto) whose cross-validated results evaluation also reports."
+        },
+    )
+
     # Memory and weights
     separate_backward: bool = field(
         default=False,
-        metadata={"help": "Take the terms' backward before the trainer's own forward, which needs less memory."},
+        metadata={"help": "Run the backward of the terms before the trainer's own forward, which saves memory."},
     )
     average_weights: float = field(
         default=0.0,
-        metadata={"help": "Share of the steps, at the end, whose mean the trained weights become."},
+        metadata={"help": "Share of the steps, at the end of training, over which the weights are averaged."},
     )
 
     def __post_init__(self) -> None:
+        set_direction(self)
         # The TRL config that this is mixed into has a __post_init__ of its own.
         parent = getattr(super(), "__post_init__", None)
         if parent is not None:
@@ -217,17 +188,14 @@ class CalibrationArguments:
         self.check_calibration_arguments()
 
     def check_calibration_arguments(self) -> None:
-        """Raise a ValueError that names the first argument out of its range."""
+        """Raise a ValueError that names the first argument with an invalid value."""
         for name in ("anchor_weight", "supervised_weight", "em_weight", "dece_weight"):
             if not 0.0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} must be a finite number that is not negative, got {getattr(self, name)}")
+                raise ValueError(f"{name} must be a finite, nonnegative number, got {getattr(self, name)}")
         for name in ("calibration_batch_size", "calibration_max_length", "em_batch_size", "em_steps", "em_bins"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        for name in ("em_min_count", "em_warmup_steps", "regime_questions"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} must be a finite number that is not negative, got {getattr(self, name)}")
         if not 0.0 < self.em_fraction < 1.0:
             raise ValueError(f"em_fraction must lie between 0 and 1, got {self.em_fraction}")
         if not 0.0 <= self.average_weights <= 1.0:
@@ -235,13 +203,10 @@ class CalibrationArguments:
         if not 0.0 <= self.em_momentum < 1.0:
             raise ValueError(f"em_momentum must be in [0, 1), got {self.em_momentum}")
         for name, choices in (
-            ("supervised_on", ("answer", "question_and_answer")),
             ("calibration_prompt", ("plain", "chat")),
             ("calibration_on_too_long", ("error", "drop")),
             ("calibration_identical_choices", ("warn", "skip", "error")),
             ("em_sharing", SHARING_RULES),
-            ("em_binning", ("width", "mass")),
-            ("em_source", ("held_out", "first_pass")),
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}; got {getattr(self, name)!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -10,11 +11,10 @@ from transformers import Trainer, TrainingArguments
 
 from .calibration_arguments import CalibrationArguments
 from .mixin import CalibrationMixin
-from .trl_compatibility import has_ppo, ppo_classes, tag_names, trainer_name
+from .trl_compatibility import has_ppo, ppo_classes, trainer_name
 
 
-@cache
-def calibration_aware(trainer_class: type[Trainer]) -> Any:
+def calibration_aware(trainer_class: type[Trainer]) -> type[CalibrationMixin]:
     """Return a trainer with the calibration terms of `CalibrationMixin` added to its loss.
 
     Parameters
@@ -25,46 +25,34 @@ def calibration_aware(trainer_class: type[Trainer]) -> Any:
     Returns
     -------
     type
-        A subclass of `CalibrationMixin` and `trainer_class`, the same one every time; `trainer_class` itself where it
-        is calibration-aware already. Its `args` may be those of `trainer_class`, with the calibration arguments'
-        defaults, or of `calibration_aware_config(...)`.
+        For a trainer that this package extends, such as `trl.DPOTrainer`, its own subclass; for one that is already
+        calibration-aware, `trainer_class` itself; otherwise a new subclass of `CalibrationMixin` and `trainer_class`,
+        the same one every time. Its `args` may be those of `trainer_class`, with the defaults of the calibration
+        arguments, or those of `calibration_aware_config(...)`.
 
     Raises
     ------
     TypeError
-        If it is no such trainer.
+        If `trainer_class` is not a trainer, or never calls `compute_loss`.
 
     Examples
     --------
     >>> from trl import DPOTrainer
+    >>> calibration_aware(DPOTrainer).__name__
+    'CalibrationAwareTrainer'
     >>> class MyTrainer(DPOTrainer):
     ...     pass
     >>> calibration_aware(MyTrainer).__name__
     'CalibrationAwareMyTrainer'
     """
     if not (isinstance(trainer_class, type) and issubclass(trainer_class, Trainer)):
-        raise TypeError(f"calibration_aware takes a subclass of transformers.Trainer, got {trainer_class!r}")
+        raise TypeError(f"trainer_class: expected a subclass of transformers.Trainer, got {trainer_class!r}")
     if issubclass(trainer_class, CalibrationMixin):
         return trainer_class
-    if has_ppo() and issubclass(trainer_class, ppo_classes()[0]):
-        raise TypeError(
-            f"{trainer_class.__name__} runs a loop of its own that never calls compute_loss; use "
-            "hf_calib.CalibrationAwarePPOTrainer"
-        )
-    name = trainer_name(trainer_class)
-    namespace = {
-        "__doc__": f"`{trainer_class.__module__}.{trainer_class.__qualname__}` with the terms of `CalibrationMixin`.",
-        "__module__": trainer_class.__module__,
-        "_tag_names": tag_names(trainer_class),
-        "_alignment": name,
-        "_plain_method": f"{name} without calibration terms",
-        "_starting_stage": "base",
-    }
-    return type(f"CalibrationAware{trainer_class.__name__}", (CalibrationMixin, trainer_class), namespace)
+    return _shipped(trainer_class) or _derived_trainer(trainer_class)  # type: ignore[arg-type]  # a class is hashable
 
 
-@cache
-def calibration_aware_config(config_class: type[TrainingArguments]) -> Any:
+def calibration_aware_config(config_class: type[TrainingArguments]) -> type[CalibrationArguments]:
     """Return a config with the arguments of `CalibrationArguments` added, for a trainer of `calibration_aware`.
 
     Parameters
@@ -74,14 +62,40 @@ def calibration_aware_config(config_class: type[TrainingArguments]) -> Any:
     Raises
     ------
     TypeError
-        If it is no such class.
+        If `config_class` is not a config.
     """
     if not (isinstance(config_class, type) and issubclass(config_class, TrainingArguments)):
-        raise TypeError(
-            f"calibration_aware_config takes a subclass of transformers.TrainingArguments, got {config_class!r}"
-        )
+        raise TypeError(f"config_class: expected a subclass of transformers.TrainingArguments, got {config_class!r}")
     if issubclass(config_class, CalibrationArguments):
         return config_class
+    return _shipped(config_class) or _derived_config(config_class)  # type: ignore[arg-type]  # a class is hashable
+
+
+def _shipped(extended: type) -> type | None:
+    """Return this package's subclass of a class of TRL, which has the same name with a prefix."""
+    package = importlib.import_module(__package__ or "")
+    found = getattr(package, f"CalibrationAware{extended.__name__}", None)
+    # A class of that name elsewhere is another one.
+    return found if isinstance(found, type) and extended in found.__bases__ else None
+
+
+@cache
+def _derived_trainer(trainer_class: Any) -> type[CalibrationMixin]:
+    if has_ppo() and issubclass(trainer_class, ppo_classes()[0]):
+        raise TypeError(
+            f"trainer_class: {trainer_class.__name__} runs a loop of its own that never calls compute_loss; derive "
+            "it from hf_calib.CalibrationAwarePPOTrainer"
+        )
+    namespace = {
+        "__doc__": f"`{trainer_class.__module__}.{trainer_class.__qualname__}` with the terms of `CalibrationMixin`.",
+        "__module__": trainer_class.__module__,
+        "_method_name": trainer_name(trainer_class),
+    }
+    return type(f"CalibrationAware{trainer_class.__name__}", (CalibrationMixin, trainer_class), namespace)
+
+
+@cache
+def _derived_config(config_class: Any) -> type[CalibrationArguments]:
     namespace = {
         "__doc__": f"`{config_class.__qualname__}` with the arguments of `CalibrationArguments`.",
         "__module__": config_class.__module__,

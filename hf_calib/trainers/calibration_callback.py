@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from transformers import Trainer, TrainerCallback
 
-from ..confidence.option_logits import evaluating, padding_token
+from ..confidence.option_logits import evaluating
 from ..reports import ReliabilityDisplay
-from ..tasks import (
-    PromptFormat,
-    as_questions,
-    encode_questions,
-    handle_identical_choices,
-    maximum_length,
-    require_answers,
-)
-from ..tasks.collator import QuestionCollator
-from .evaluator import CalibrationEvaluator
-from .sharding import register_output_layer
+from ..tasks import PromptFormat
+from .best_metric import EVALUATION_PREFIX, correct_direction
+from .calibration_arguments import CalibrationArguments
+from .evaluator import CalibrationEvaluator, model_to_ask
+from .questions import QuestionPreparation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,36 +26,37 @@ if TYPE_CHECKING:
 class CalibrationCallback(TrainerCallback):
     """Asks the model a set of multiple-choice questions whenever its trainer evaluates.
 
-    All measures are logged as `{prefix}/{measure}`, beside the evaluation's own metrics, among which they can be named
-    as `metric_for_best_model`; the reliability diagram goes to TensorBoard, Weights & Biases and trackio, where the
-    run reports to them. Training itself is left as it is.
+    All measures are logged as `{prefix}/{measure}` together with the evaluation's own metrics, and can be used as
+    `metric_for_best_model`. For a measure whose lower values are better, the callback changes transformers' default
+    `greater_is_better=True` to False, and logs this. The reliability diagram is logged to TensorBoard, Weights &
+    Biases and trackio, if the run reports to them. Training itself is unchanged.
 
     Parameters
     ----------
     trainer : transformers.Trainer
-        Any that trains a causal language model.
+        Any trainer of a causal language model.
     questions : dataset, list of rows, str or Path
         Answered questions, in any layout of `hf_calib.tasks.as_questions`.
     tokenizer : transformers.PreTrainedTokenizerBase, optional
         By default the trainer's.
     prompt_format : PromptFormat, optional
-        How the questions are put.
+        How the questions are formatted.
     prefix : str, default "eval_calibration"
-        Begins the names that are logged; another one for each of several callbacks.
+        Prefix of the logged names; use a different one for each of several callbacks.
     batch_size : int, optional
-        Questions a device; by default the trainer's `per_device_eval_batch_size`.
+        Questions per device; by default the trainer's `per_device_eval_batch_size`.
 
     Attributes
     ----------
     reports : dict from str to CalibrationReport
-        "before", of the model before a run's first step, and "after", the latest one.
+        "before", of the model before a run's first step, and "after", the latest report.
     history : list of dict
         All measures of every evaluation, with its `step`.
 
     Raises
     ------
     QuestionError
-        If a question has no answer or cannot be put.
+        If a question has no answer or cannot be formatted.
     ValueError
         If there is no tokenizer.
 
@@ -76,38 +72,33 @@ class CalibrationCallback(TrainerCallback):
         *,
         tokenizer: Any = None,
         prompt_format: PromptFormat | None = None,
-        prefix: str = "eval_calibration",
+        prefix: str = EVALUATION_PREFIX,
         batch_size: int | None = None,
     ) -> None:
         self.trainer = cast(Any, trainer)
         tokenizer = tokenizer if tokenizer is not None else trainer.processing_class
-        tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
         if tokenizer is None:
-            raise ValueError("the trainer has no processing_class; pass `tokenizer=` to the callback")
-        asked = as_questions(questions)
-        require_answers(asked, "evaluating calibration")
-        handle_identical_choices(asked, "warn")
-        encoded = encode_questions(
-            asked, tokenizer, prompt_format, max_length=maximum_length(self.trainer.model.config, tokenizer)
+            raise ValueError("tokenizer: the trainer has no processing_class; pass `tokenizer=` to the callback")
+        preparation = QuestionPreparation(
+            tokenizer, self.trainer.model.config, CalibrationArguments(), prompt_format=prompt_format
         )
+        # The config of a calibration-aware trainer has set the direction of its own measures.
+        if prefix != EVALUATION_PREFIX or not isinstance(trainer.args, CalibrationArguments):
+            correct_direction(trainer.args, prefix)
         self.prefix = prefix
         self.reports: dict[str, CalibrationReport] = {}
         self.history: list[dict[str, float]] = []
         self._evaluator = CalibrationEvaluator(
-            asked,
-            encoded.items,
-            QuestionCollator(padding_token(tokenizer)),
+            preparation.for_evaluation(questions),
+            preparation,
+            partial(model_to_ask, trainer),
             trainer.accelerator,
             batch_size or trainer.args.per_device_eval_batch_size,
         )
 
     def measure(self) -> CalibrationReport:
         """Ask the model the questions now, on every process, and return all measures."""
-        trainer = self.trainer
-        if trainer.model_wrapped is trainer.model:
-            trainer.model.to(trainer.accelerator.device)
-        register_output_layer(trainer.model, trainer.accelerator)
-        return self._evaluator.report(trainer.model_wrapped)
+        return self._evaluator.predictions().report()
 
     def on_train_begin(self, args, state, control, **kwargs):
         """Measure the model before the first step."""
@@ -117,7 +108,7 @@ class CalibrationCallback(TrainerCallback):
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
         """Measure the model, log all measures and the diagram, and add the measures to the evaluation's metrics."""
         if metrics is not None and any(name.startswith(f"{self.prefix}/") for name in metrics):
-            return  # of several evaluation sets, or logged by the trainer under the same names
+            return  # for another evaluation set, or by the trainer under the same names
         report = self.measure()
         self.reports["after"] = report
         found = {f"{self.prefix}/{name}": float(measure.value) for name, measure in report.measures.items()}
@@ -126,13 +117,13 @@ class CalibrationCallback(TrainerCallback):
         if self.history and self.history[-1]["step"] == state.global_step:
             return  # the same weights again, for another evaluation set
         self.history.append({"step": state.global_step, **found})
-        with evaluating(self.trainer.model):  # a trainer's own training metrics are not to be logged with these
+        with evaluating(self.trainer.model):  # keeps a trainer's own training metrics out of these
             self.trainer.log(dict(found))
         if state.is_world_process_zero:
             self._log_diagram(report, state.global_step)
 
     def on_train_end(self, args, state, control, **kwargs):
-        """Measure the model that training leaves."""
+        """Measure the final model."""
         self.reports["after"] = self.measure()
 
     def _log_diagram(self, report: CalibrationReport, step: int) -> None:
@@ -171,7 +162,7 @@ def _to_trackio(callback: Any, name: str, figure: Figure, step: int) -> None:
     callback._trackio.log({name: callback._trackio.Image(_pixels(figure)), "train/global_step": step})
 
 
-# By transformers' callbacks for what a run reports to.
+# By the name of transformers' reporting callback.
 _DIAGRAM_WRITERS: dict[str, Callable[..., None]] = {
     "TensorBoardCallback": _to_tensorboard,
     "WandbCallback": _to_wandb,

@@ -14,9 +14,7 @@ from torch import nn
 
 from ..calibrators.differentiable_ece import differentiable_ece
 from ..confidence.forward import (
-    ForwardArguments,
     NonFiniteLogitsError,
-    all_logits,
     answer_logits,
     option_log_probabilities,
 )
@@ -24,11 +22,9 @@ from ..confidence.option_logits import evaluating
 from ..measures import BinStatistics
 from ..regularizers import (
     BinTargets,
-    EqualMassTargets,
     anchor_divergence,
     answer_loss,
     em_loss,
-    question_and_answer_loss,
 )
 from ..tasks.collator import QuestionBatch, QuestionCollator
 from ..tasks.encoding import EncodedQuestion
@@ -63,7 +59,9 @@ class CalibrationTerm:
     held_out : sequence of EncodedQuestion
         Answered questions for the E-step; may be empty where the EM term has no weight.
     arguments : CalibrationArguments
-        Its `calibration_batch_size`, `em_batch_size` and `calibration_seed` are set.
+        Its `calibration_batch_size` and `em_batch_size` are set.
+    seed : int
+        Seed of the questions' order.
     collator : QuestionCollator
     accelerator : accelerate.Accelerator
     reference_logits : callable or None
@@ -77,6 +75,7 @@ class CalibrationTerm:
         questions: Sequence[EncodedQuestion],
         held_out: Sequence[EncodedQuestion],
         arguments: CalibrationArguments,
+        seed: int,
         collator: QuestionCollator,
         accelerator: Accelerator,
         reference_logits: Callable[[QuestionBatch], torch.Tensor] | None,
@@ -84,7 +83,6 @@ class CalibrationTerm:
     ) -> None:
         assert arguments.calibration_batch_size is not None
         assert arguments.em_batch_size is not None
-        assert arguments.calibration_seed is not None
         self.questions = questions
         self.held_out = held_out
         self.arguments = arguments
@@ -92,26 +90,27 @@ class CalibrationTerm:
         self.accelerator = accelerator
         self.reference_logits = reference_logits
         self.reference_distributions = reference_distributions
-        bins = EqualMassTargets if arguments.em_binning == "mass" else BinTargets
-        self.targets: BinTargets = bins(arguments.em_bins, arguments.em_momentum, min_count=arguments.em_min_count)
-        # With em_source="first_pass": what this process scored since the last E-step, and whether it still counts.
-        self.scored: list[tuple[np.ndarray, np.ndarray]] = []
-        self.scoring = False
-        # With method="auto" the EM term acts from when the model begins to memorise.
+        self.targets = BinTargets(arguments.em_bins, arguments.em_momentum)
+        # With method="auto" the EM term acts from when the model begins to memorize.
         self.watch = RegimeWatch(arguments.em_momentum) if getattr(arguments, "method", None) == "auto" else None
         self.running = RunningValues()
+        self._accumulation = (-1, 0)
         processes = accelerator.num_processes
-        self.stream = QuestionStream(
-            len(questions), arguments.calibration_batch_size * processes, arguments.calibration_seed
-        )
+        self.stream = QuestionStream(len(questions), arguments.calibration_batch_size * processes, seed)
         if held_out:
-            self.held_out_stream = QuestionStream(
-                len(held_out), arguments.em_batch_size * processes, arguments.calibration_seed + 1
-            )
+            self.held_out_stream = QuestionStream(len(held_out), arguments.em_batch_size * processes, seed + 1)
         if self.watch is not None:
-            self.trained_stream = QuestionStream(
-                len(questions), arguments.em_batch_size * processes, arguments.calibration_seed + 2
-            )
+            self.trained_stream = QuestionStream(len(questions), arguments.em_batch_size * processes, seed + 2)
+
+    def begin_step(self) -> None:
+        """Start counting the parts of gradient accumulation."""
+        self._accumulation = (-1, 0)
+
+    def next_loss(self, model: nn.Module, step: int, num_parts: int) -> torch.Tensor | None:
+        """Return `loss` for the part of the step that follows the one of the last call."""
+        part = self._accumulation[1] + 1 if self._accumulation[0] == step else 0
+        self._accumulation = (step, part)
+        return self.loss(model, step, part, num_parts)
 
     def loss(self, model: nn.Module, step: int, part: int, num_parts: int) -> torch.Tensor | None:
         """Return this process's share of the weighted terms for one part of an optimizer step.
@@ -158,29 +157,20 @@ class CalibrationTerm:
         total = torch.zeros((), device=self.accelerator.device)
         for name, values in per_question.items():
             term = values.sum() / max(divisors[name], 1e-12)
-            total = total + self._weight(name, step) * term
+            total = total + self._weight(name) * term
             self.running.add(name, float(term.detach()))
         self.running.add("loss", float(total.detach()))
         return total
 
-    def _weight(self, name: str, step: int) -> float:
-        weight = getattr(self.arguments, f"{name}_weight")
-        if name == "em" and self.watch is not None and not self.watch.memorising:
+    def _weight(self, name: str) -> float:
+        if name == "em" and self.watch is not None and not self.watch.memorizing:
             return 0.0
-        if name == "em" and self.arguments.em_warmup_steps > 0:
-            return weight * min(1.0, step / self.arguments.em_warmup_steps)
-        return weight
+        return getattr(self.arguments, f"{name}_weight")
 
     def _refresh(self, model: nn.Module, step: int) -> None:
         """Run the E-step where one is due."""
         number, between = divmod(step, self.arguments.em_steps)
-        if self.arguments.em_source == "first_pass" and self.arguments.em_weight > 0:
-            # A step that reaches into the second pass has questions that were trained on.
-            self.scoring = (step + 1) * self.stream.batch_size <= len(self.questions)
-            if between == 0:
-                scored, self.scored = self.scored, []
-                self._update_targets(scored)
-        elif self.held_out and between == 0:
+        if self.held_out and between == 0:
             self.expectation_step(model, number)
 
     def _terms(
@@ -189,13 +179,7 @@ class CalibrationTerm:
         """Return the terms that have a weight, a value a question each."""
         arguments = self.arguments
         answered = batch.answers >= 0
-        whole = arguments.supervised_weight > 0 and arguments.supervised_on == "question_and_answer"
-        forward = ForwardArguments.of(model)
-        if whole:
-            every = all_logits(model, batch, forward)
-            logits = every[torch.arange(len(batch), device=every.device), batch.answer_positions]
-        else:
-            logits = answer_logits(model, batch, forward)
+        logits = answer_logits(model, batch)
         rows = [item.row for item in items]
         self._check_finite(logits, "the model", step, rows)
         terms: dict[str, torch.Tensor] = {}
@@ -207,7 +191,7 @@ class CalibrationTerm:
             self._check_finite(reference, "the reference model", step, rows)
             terms["anchor"] = anchor_divergence(logits, reference)
         if arguments.supervised_weight > 0:
-            terms["supervised"] = question_and_answer_loss(every, batch) if whole else answer_loss(logits, batch)
+            terms["supervised"] = answer_loss(logits, batch)
         option_logits = logits.gather(-1, batch.option_ids).masked_fill(~batch.option_mask, -torch.inf)
         probabilities = torch.softmax(option_logits, dim=-1)
         if arguments.em_weight > 0:
@@ -224,10 +208,9 @@ class CalibrationTerm:
         confidences, predicted = probabilities.max(dim=-1)
         if bool(answered.any()):
             correct = (predicted == batch.answers)[answered]
-            pair = confidences[answered].double().cpu().numpy(), correct.cpu().numpy().astype(float)
-            self.running.statistics.update(*pair)
-            if self.scoring:
-                self.scored.append(pair)
+            self.running.statistics.update(
+                confidences[answered].double().cpu().numpy(), correct.cpu().numpy().astype(float)
+            )
 
     @torch.no_grad()
     def expectation_step(self, model: nn.Module, number: int) -> None:
@@ -247,7 +230,7 @@ class CalibrationTerm:
             gap, low, high = self.watch.gap()
             logger.warning(
                 "step %d: the model does better on the questions it is trained on than on held-out ones, by %.3f "
-                "[%.3f, %.3f]; it has begun to memorise (the non-calibratable regime), and the ECE regulariser is "
+                "[%.3f, %.3f]; it has begun to memorize (the non-calibratable regime), and the ECE regularizer is "
                 "turned on with the weight %g",
                 step, gap, low, high, self.arguments.em_weight,
             )  # fmt: skip
@@ -295,8 +278,8 @@ class CalibrationTerm:
             return {}
         logs = {f"calibration/{name}": value / running.steps for name, value in sums.items()}
         if self.watch is not None:
-            logs["calibration/generalisation_gap"] = self.watch.gap()[0]
-            logs["calibration/memorising"] = float(self.watch.memorising)
+            logs["calibration/generalization_gap"] = self.watch.gap()[0]
+            logs["calibration/memorizing"] = float(self.watch.memorizing)
         if statistics.n > 0:
             logs["calibration/accuracy"] = float(statistics.correct_sums.sum()) / statistics.n
             logs["calibration/confidence"] = float(statistics.confidence_sums.sum()) / statistics.n
@@ -308,14 +291,11 @@ class CalibrationTerm:
         state: dict = {"targets": self.targets.state_dict()}
         if self.watch is not None:
             state["watch"] = self.watch.state_dict()
-        if self.scored:
-            state["scored"] = [[values.tolist() for values in pair] for pair in self.scored]
         return state
 
     def load_state_dict(self, state: dict) -> None:
         """Restore what `state_dict` returned."""
         self.targets.load_state_dict(state["targets"])
-        self.scored = [(np.array(confidences), np.array(right)) for confidences, right in state.get("scored", ())]
         if self.watch is not None and "watch" in state:
             self.watch.load_state_dict(state["watch"])
 

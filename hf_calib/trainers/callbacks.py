@@ -1,100 +1,110 @@
-"""What a calibration-aware trainer does at the points of a run that transformers calls back at."""
+"""What a calibration-aware trainer does at the points where transformers calls back during a run."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import Any
 
-from transformers import TrainerCallback, TrainingArguments
+from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
-from transformers.trainer_utils import IntervalStrategy
 
+from ..evaluation import diagnose
+from ..evaluation.regime_text import regime_sample, regime_text
 from ..measures import CalibrationReport
-from .after_training import measure_after
+from .calibration_term import CalibrationTerm
+from .evaluator import CalibrationEvaluator
+from .run import CalibrationRun
 
-if TYPE_CHECKING:
-    from .mixin import CalibrationMixin
 
-
-class CalibrationStateCallback(TrainerCallback, ExportableState):
-    """Puts what a resumed run needs into the checkpoint's `trainer_state.json`."""
+class StateCallback(TrainerCallback, ExportableState):
+    """Puts what a resumed run needs into a checkpoint's `trainer_state.json`, under the name of its class."""
 
     def __init__(self) -> None:
-        self.trainer: CalibrationMixin | None = None
+        self.source: Callable[[], dict[str, Any]] | None = None
 
     def state(self) -> dict[str, Any]:
         """Return the state, in the form that transformers writes."""
-        return {"args": {}, "attributes": {"saved": _state_of(self.trainer) if self.trainer is not None else None}}
+        return {"args": {}, "attributes": {"saved": self.source() if self.source is not None else None}}
+
+    @classmethod
+    def begin(
+        cls, callbacks: Iterable[TrainerCallback], state: Any, source: Callable[[], dict[str, Any]]
+    ) -> dict[str, Any] | None:
+        """Connect the callback of this class among `callbacks` to its source, and return what a checkpoint holds."""
+        # transformers may have replaced the callback by a copy made from the checkpoint, so it is looked up.
+        for callback in callbacks:
+            if isinstance(callback, cls):
+                callback.source = source
+        # A checkpoint of the extended trainer has no entry, and saving expects one.
+        entry = state.stateful_callbacks.setdefault(cls.__name__, {})
+        return entry.get("attributes", {}).get("saved") if isinstance(entry, dict) and state.global_step > 0 else None
+
+
+class CalibrationStateCallback(StateCallback):
+    """Keeps the calibration term, the report before training and the history of evaluations."""
 
 
 class CalibrationRunCallback(TrainerCallback):
-    """Restores the state of a resumed run, and measures the model before a run's first step and after its last."""
+    """Measures the model before a run's first step and after its last, and restores a resumed run.
 
-    def __init__(self, trainer: CalibrationMixin) -> None:
-        self.trainer = trainer
+    Parameters
+    ----------
+    run : CalibrationRun
+        Filled in.
+    evaluator : CalibrationEvaluator or None
+    term : CalibrationTerm or None
+    callbacks : callable
+        Returns the trainer's callbacks, a `CalibrationStateCallback` among them if the trainer can be resumed.
+    """
+
+    def __init__(
+        self,
+        run: CalibrationRun,
+        evaluator: CalibrationEvaluator | None,
+        term: CalibrationTerm | None,
+        callbacks: Callable[[], Iterable[TrainerCallback]],
+    ) -> None:
+        self.run, self.evaluator, self.term = run, evaluator, term
+        self.callbacks = callbacks
 
     def on_train_begin(self, args, state, control, **kwargs):
         """Restore what the checkpoint holds, or measure the model as it is."""
-        trainer = self.trainer
-        name = CalibrationStateCallback.__name__
-        # transformers may have replaced the callback by a copy made from the checkpoint, so it is looked up.
-        for callback in trainer.callback_handler.callbacks:
-            if isinstance(callback, CalibrationStateCallback):
-                callback.trainer = trainer
-        entry = state.stateful_callbacks.get(name)
-        # A checkpoint of the extended trainer has no entry, and saving expects one.
-        state.stateful_callbacks.setdefault(name, {})
-        saved = entry["attributes"].get("saved") if isinstance(entry, dict) and "attributes" in entry else None
-        if state.global_step > 0:
-            if saved is not None:
-                _restore(trainer, saved)
-        elif trainer._evaluator is not None:
-            trainer.calibration_reports["before"] = trainer.evaluate_calibration()
+        saved = CalibrationStateCallback.begin(self.callbacks(), state, self._state)
+        if saved is not None:
+            self._restore(saved)
+        elif state.global_step == 0 and self.evaluator is not None:
+            self.run.reports["before"] = self.evaluator.predictions().report()
 
     def on_step_begin(self, args, state, control, **kwargs):
-        """Count the parts of gradient accumulation anew."""
-        # A step may be begun twice, where transformers starts over with a smaller batch.
-        self.trainer._accumulation = (-1, 0)
+        """Start counting the parts of gradient accumulation."""
+        # transformers may begin a step twice, when it starts over with a smaller batch.
+        if self.term is not None:
+            self.term.begin_step()
 
     def on_train_end(self, args, state, control, **kwargs):
-        """Measure the model that training leaves, the best one where that was loaded."""
-        if self.trainer._evaluator is not None:
-            measure_after(self.trainer)
+        """Measure the final model, and diagnose its regime if answers were trained on."""
+        if self.evaluator is None:
+            return
+        run, asked = self.run, self.evaluator.predictions()
+        run.reports["after"] = asked.report()
+        n = len(run.trained_on)
+        if n == 0:
+            return
+        assert run.evaluation_source is not None
+        known = self.evaluator.predictions([run.trained_on[i] for i in regime_sample(n)])
+        run.regime = regime_text(diagnose(known, asked), n, run.evaluation_source)
 
+    def _state(self) -> dict[str, Any]:
+        before = self.run.reports.get("before")
+        return {
+            "term": self.term.state_dict() if self.term is not None else None,
+            "before": before.to_dict() if before is not None else None,
+            "history": self.run.history,
+        }
 
-def _state_of(trainer: CalibrationMixin) -> dict[str, Any]:
-    before = trainer.calibration_reports.get("before")
-    term = trainer._calibration_term
-    return {
-        "term": term.state_dict() if term is not None else None,
-        "before": before.to_dict() if before is not None else None,
-        "history": trainer.calibration_history,
-    }
-
-
-def _restore(trainer: CalibrationMixin, saved: dict[str, Any]) -> None:
-    if trainer._calibration_term is not None and saved["term"] is not None:
-        trainer._calibration_term.load_state_dict(saved["term"])
-    if saved["before"] is not None:
-        trainer.calibration_reports["before"] = CalibrationReport.from_dict(saved["before"])
-    trainer.calibration_history[:] = saved["history"]
-
-
-@contextmanager
-def evaluation_allowed(args: tuple, kwargs: dict[str, Any], has_questions: bool) -> Iterator[None]:
-    """Let a trainer be made that evaluates at intervals on calibration questions and on no dataset of its own.
-
-    transformers refuses an evaluation strategy without an `eval_dataset` when the trainer is made, and only then; so
-    for that time the strategy is "no".
-    """
-    arguments = next((value for value in (*args, *kwargs.values()) if isinstance(value, TrainingArguments)), None)
-    if arguments is None or not has_questions or kwargs.get("eval_dataset") is not None:
-        yield
-        return
-    strategy = arguments.eval_strategy
-    arguments.eval_strategy = IntervalStrategy.NO
-    try:
-        yield
-    finally:
-        arguments.eval_strategy = strategy
+    def _restore(self, saved: dict[str, Any]) -> None:
+        if self.term is not None and saved["term"] is not None:
+            self.term.load_state_dict(saved["term"])
+        if saved["before"] is not None:
+            self.run.reports["before"] = CalibrationReport.from_dict(saved["before"])
+        self.run.history[:] = saved["history"]

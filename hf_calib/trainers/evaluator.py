@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,8 +19,8 @@ from ..confidence.option_logits import assemble, evaluating, score
 from ..measures import shown_in
 from ..reports.table import Cell, render_table
 from ..tasks import Question
-from ..tasks.collator import QuestionCollator
-from ..tasks.encoding import EncodedQuestion
+from .distributed import register_output_layer
+from .questions import QuestionPreparation
 
 if TYPE_CHECKING:
     from ..measures import CalibrationReport
@@ -30,31 +30,31 @@ LOGGED_MEASURES = tuple(info.key for info in shown_in("log"))
 
 
 class CalibrationEvaluator:
-    """Asks a model a fixed set of answered questions, sharing them among processes.
+    """Asks a model a fixed set of answered questions, distributed over the processes.
 
     Parameters
     ----------
     questions : sequence of Question
-    items : sequence of EncodedQuestion
-        The same questions as token ids; those that were dropped for their length are absent.
-    collator : QuestionCollator
+    preparation : QuestionPreparation
+    model : callable
+        Returns the model to ask, as its forward must be called.
     accelerator : accelerate.Accelerator
     batch_size : int
-        Questions a device and forward.
+        Questions per device and forward pass.
     calibrator : str, optional
         Name of a calibrator that `calibrated_report` fits.
 
     Raises
     ------
     ValueError
-        If there is none of that name, or it needs more than predictions and answers.
+        If there is no calibrator of that name, or it needs more than predictions and answers.
     """
 
     def __init__(
         self,
         questions: Sequence[Question],
-        items: Sequence[EncodedQuestion],
-        collator: QuestionCollator,
+        preparation: QuestionPreparation,
+        model: Callable[[], nn.Module],
         accelerator: Accelerator,
         batch_size: int,
         calibrator: str | None = None,
@@ -62,18 +62,15 @@ class CalibrationEvaluator:
         if calibrator is not None:
             check_fits_on_answers(calibrator)
         self.calibrator = calibrator
-        self.subjects = [question.subject for question in questions]
-        self.items = items
-        self.collator = collator
+        self.questions = questions
+        self.items = preparation.encode(questions).items
+        self.preparation = preparation
+        self.model = model
         self.accelerator = accelerator
         self.batch_size = batch_size
 
-    def report(self, model: nn.Module) -> CalibrationReport:
-        """Return all measures of the model, the same on every process."""
-        return self.predictions(model).report()
-
     def calibrated_report(self, predictions: Predictions) -> CalibrationReport:
-        """Return all measures of predictions with the calibrator, each question's fitted without it, in five folds."""
+        """Return all measures after calibration, cross-validated in five folds."""
         assert self.calibrator is not None
         held_out = cross_validate(
             partial(by_name, self.calibrator),
@@ -83,14 +80,23 @@ class CalibrationEvaluator:
         return predictions.with_probabilities(held_out.probabilities).report()
 
     @torch.no_grad()
-    def predictions(self, model: nn.Module) -> Predictions:
-        """Return the model's answers to all questions, the same on every process."""
+    def predictions(self, questions: Sequence[Question] | None = None) -> Predictions:
+        """Return the model's answers, the same on every process.
+
+        Parameters
+        ----------
+        questions : sequence of Question, optional
+            Other questions than the evaluator's own.
+        """
+        items = self.items if questions is None else self.preparation.encode(questions).items
+        asked = self.questions if questions is None else questions
         accelerator = self.accelerator
+        model = self.model()
         with evaluating(model), accelerator.autocast():
             share = score(
                 model,
-                self.items,
-                self.collator,
+                items,
+                self.preparation.collator,
                 self.batch_size,
                 device=accelerator.device,
                 process_index=accelerator.process_index,
@@ -98,11 +104,19 @@ class CalibrationEvaluator:
             )
         shares = gather_object([share]) if accelerator.num_processes > 1 else [share]
         return assemble(
-            self.items,
+            items,
             np.concatenate([positions for positions, _ in shares]),
             np.concatenate([scores for _, scores in shares]),
-            self.subjects,
+            [question.subject for question in asked],
         )
+
+
+def model_to_ask(trainer: Any) -> nn.Module:
+    """Return a trainer's model as its forward must be called, on the trainer's device."""
+    if trainer.model_wrapped is trainer.model:
+        trainer.model.to(trainer.accelerator.device)
+    register_output_layer(trainer.model, trainer.accelerator)
+    return trainer.model_wrapped
 
 
 def logged_measures(report: CalibrationReport, prefix: str, of: str = "") -> dict[str, float]:
@@ -115,12 +129,12 @@ def logged_measures(report: CalibrationReport, prefix: str, of: str = "") -> dic
 
 
 def calibration_table(reports: Mapping[str, CalibrationReport], digits: int = 4) -> str:
-    """Return what `evaluate()` reports as a table, a line for each report, with the intervals of accuracy and ECE.
+    """Return what `evaluate()` reports as a table, one line per report, with intervals for accuracy and ECE.
 
     Parameters
     ----------
-    reports : mapping from name to CalibrationReport
-        Such as a trainer's `calibration_reports`.
+    reports : mapping from str to CalibrationReport
+        For example a trainer's `calibration_reports`.
     digits : int, default 4
         Decimals.
     """

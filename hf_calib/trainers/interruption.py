@@ -1,4 +1,4 @@
-"""Runs that are cut off: Ctrl-C saves first, and a checkpoint that was being written is passed over."""
+"""Interrupted runs: Ctrl-C saves first, and an incomplete checkpoint is skipped."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
 if TYPE_CHECKING:
-    Base: Any  # whichever trainer the mixin is put before
+    Base: Any  # the trainer that the mixin extends
 else:
     Base = object
 
@@ -26,17 +26,17 @@ STATE_FILE = "trainer_state.json"  # which is written last
 
 
 class InterruptionMixin(Base):
-    """Makes a trainer save at the end of the step when it is stopped by Ctrl-C, and say where.
+    """Saves a checkpoint at the end of the step when a run is stopped by Ctrl-C, and reports where.
 
-    A second Ctrl-C stops at once, without saving. Outside the main thread, and where the program handles the signal
-    itself, it is left alone.
+    A second Ctrl-C stops at once, without saving. Outside the main thread, and if the program handles the signal
+    itself, nothing is changed.
     """
 
-    # What can be done with the checkpoint, where it cannot be resumed from.
+    # What the checkpoint is good for, if the run cannot be resumed from it.
     _not_resumed: str | None = None
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Train as the extended trainer does; of checkpoints, `True` stands for the last one that is whole.
+        """Train as the extended trainer does; `resume_from_checkpoint=True` means the last complete checkpoint.
 
         Raises
         ------
@@ -48,13 +48,13 @@ class InterruptionMixin(Base):
             **kwargs,
         }
         if given.get("resume_from_checkpoint") is True:
-            given["resume_from_checkpoint"] = last_whole_checkpoint(self.args.output_dir)
-        with _saving_when_interrupted(self):
+            given["resume_from_checkpoint"] = last_complete_checkpoint(self.args.output_dir)
+        with _saving_when_interrupted(self, self._not_resumed):
             return super().train(**given)
 
 
-def last_whole_checkpoint(folder: str | Path) -> str:
-    """Return the last checkpoint of a folder that was written to its end.
+def last_complete_checkpoint(folder: str | Path) -> str:
+    """Return the last checkpoint of a folder that was written completely.
 
     Raises
     ------
@@ -66,17 +66,19 @@ def last_whole_checkpoint(folder: str | Path) -> str:
         try:
             json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
         except (FileNotFoundError, json.JSONDecodeError):
-            logger.warning("%s was cut off while it was written and is passed over; it may be deleted", path)
+            logger.warning("skipping %s, which is incomplete; it may be deleted", path)
             continue
         return str(path)
-    raise ValueError(f"there is no whole checkpoint to resume from in {folder}; give a folder, or start anew")
+    raise ValueError(
+        f"resume_from_checkpoint: {folder} has no complete checkpoint; pass a checkpoint's folder, or start a new run"
+    )
 
 
 class _SaveAndStop(TrainerCallback):
-    """Saves at the end of the step in which a signal came, and raises when that is done."""
+    """Saves at the end of the step in which a signal arrives, and raises when that is done."""
 
-    def __init__(self, trainer: Any) -> None:
-        self.trainer = trainer
+    def __init__(self, accelerator: Any, not_resumed: str | None) -> None:
+        self.accelerator, self.not_resumed = accelerator, not_resumed
         self.asked = self.saving = False
 
     def handle(self, number: int, frame: Any) -> None:
@@ -84,36 +86,36 @@ class _SaveAndStop(TrainerCallback):
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
-        logger.warning("interrupted: saving at the end of this step; once more stops at once, without saving")
+        logger.warning("interrupted: saving at the end of this step; press Ctrl-C again to stop without saving")
 
     def on_step_end(self, args, state, control, **kwargs):
-        """Ask for a checkpoint, on every process alike."""
-        accelerator = self.trainer.accelerator
+        """Request a checkpoint, on every process."""
+        accelerator = self.accelerator
         asked = self.asked
         if accelerator.num_processes > 1:
-            # The signal reaches the processes at different moments, between which they may have ended a step.
+            # The signal may reach the processes in different steps.
             asked = bool(accelerator.reduce(torch.tensor(float(asked), device=accelerator.device)) > 0)
         if asked:
             self.saving = control.should_save = True
 
     def on_save(self, args, state, control, **kwargs):
-        """Stop, now that the checkpoint is whole."""
+        """Stop, now that the checkpoint is complete."""
         if not self.saving:
             return
         folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
-        then = self.trainer._not_resumed or f'go on with resume_from_checkpoint="{folder}"'
+        then = self.not_resumed or f'resume with resume_from_checkpoint="{folder}"'
         message = f"interrupted after step {state.global_step} and saved to {folder}; {then}"
         logger.warning(message)
         raise KeyboardInterrupt(message)
 
 
 @contextmanager
-def _saving_when_interrupted(trainer: Any) -> Iterator[None]:
+def _saving_when_interrupted(trainer: Any, not_resumed: str | None) -> Iterator[None]:
     in_main_thread = threading.current_thread() is threading.main_thread()
     if not in_main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
         return
-    callback = _SaveAndStop(trainer)
+    callback = _SaveAndStop(trainer.accelerator, not_resumed)
     trainer.add_callback(callback)
     signal.signal(signal.SIGINT, callback.handle)
     try:

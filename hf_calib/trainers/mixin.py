@@ -3,76 +3,79 @@
 from __future__ import annotations
 
 import copy
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from ..confidence import Predictions
-from ..confidence.option_logits import evaluating, padding_token
+from torch import nn
+from transformers import TrainingArguments
+from transformers.trainer_utils import IntervalStrategy
+
+from ..confidence.option_logits import evaluating
 from ..hub import dataset_reference
-from ..tasks import (
-    PromptFormat,
-    Question,
-    QuestionError,
-    as_questions,
-    encode_questions,
-    handle_identical_choices,
-    maximum_length,
-    require_answers,
-)
-from ..tasks.collator import QuestionCollator
-from ..tasks.encoding import EncodedQuestions
-from .backward import check_checkpointing, check_separate_backward
+from ..tasks import PromptFormat, as_questions
+from .best_metric import correct_direction
 from .calibration_arguments import CalibrationArguments
 from .calibration_term import CalibrationTerm
-from .callbacks import CalibrationRunCallback, CalibrationStateCallback, evaluation_allowed
-from .evaluator import CalibrationEvaluator, logged_measures
+from .callbacks import CalibrationRunCallback, CalibrationStateCallback
+from .dataset_layouts import check_layouts
+from .distributed import check_checkpointing, check_separate_backward
+from .evaluator import CalibrationEvaluator, logged_measures, model_to_ask
 from .interruption import InterruptionMixin
 from .publishing import PublishingMixin
-from .question_stream import held_out_split
-from .reference import Reference
+from .questions import PreparedQuestions, QuestionPreparation
+from .reference import Reference, check_base_weights
 from .reference_distributions import matched_distributions, read_distributions
-from .sharding import register_output_layer
+from .run import CalibrationRun
+from .trl_compatibility import TaggedTrainer, dataset_kind, trainer_name
 from .weight_averaging import WeightAveragingCallback, check_averaging, resumed_folder
 
 if TYPE_CHECKING:
-    from ..hub import DatasetReference
     from ..measures import CalibrationReport
 
+logger = logging.getLogger(__name__)
 
-class CalibrationMixin(PublishingMixin, InterruptionMixin):
+
+class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
     """Adds the calibration terms to any trainer that computes its loss in `compute_loss`.
 
-    Put before the trainer's class: `class MyTrainer(CalibrationMixin, DPOTrainer)`. Without a `calibration_dataset`,
-    or with all weights at zero, training is the extended trainer's to the last bit.
+    Place it before the trainer's class: `class MyTrainer(CalibrationMixin, DPOTrainer)`. Without a
+    `calibration_dataset`, or with all weights at zero, training is bit-identical to the extended trainer's.
 
     Parameters
     ----------
     calibration_dataset : dataset, list of rows, str or Path, optional
         Multiple-choice questions in any layout of `hf_calib.tasks.as_questions`. Questions without answers are
-        anchored to the reference model; those with answers get the supervised and the EM term too.
-    eval_calibration_dataset : the same, optional
+        anchored to the reference model; those with answers also get the supervised and the EM term.
+    eval_calibration_dataset : dataset, list of rows, str or Path, optional
         Answered questions on which `evaluate()` reports accuracy, calibration error and more.
-    em_dataset : the same, optional
-        Answered questions for the E-step. Where it is not given and the EM term has a weight, a share of the
-        answered calibration questions is set aside.
+    em_dataset : dataset, list of rows, str or Path, optional
+        Answered questions for the E-step. By default, if the EM term has a weight, a share of the answered
+        calibration questions is held out for it.
     calibration_reference_model : PreTrainedModel, str, Path or ReferenceDistributions, optional
-        The model to keep to, instead of the trainer's own reference; or what it was asked beforehand, from
-        `reference_distributions` or its file.
+        The anchor's reference model, instead of the trainer's own; or its answers, computed beforehand by
+        `reference_distributions`, or the file they were saved to.
     prompt_format : PromptFormat, optional
-        How the questions are put.
+        How the questions are formatted.
+
+    Attributes
+    ----------
+    calibration_run : CalibrationRun
+        What the run was given and what it produced.
     """
 
     calibration_arguments_class: type[CalibrationArguments] = CalibrationArguments
-    # Set by a trainer whose own loss is the supervised one on the same questions.
+    # Whether the trainer's own loss is the supervised one on the same questions.
     _supervised_by_trainer = False
     # Whether the extended trainer's loss takes a forward with gradient.
     _takes_own_forward = True
-    # For the model card: what the trainer aligns with, how its method is called without terms, and what the model is
-    # before training, the base model or one that was aligned before.
-    _alignment: str | None = None
-    _plain_method: str | None = None
-    _starting_stage = "before"
+    # For the model card: whether the trainer aligns a base model, and how its method is called with and without terms.
+    _aligns = True
+    _method_name: str | None = None
+    _method_without_terms: str | None = None
 
     def __init__(
         self,
@@ -86,32 +89,39 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin):
     ) -> None:
         self._calibration_term: CalibrationTerm | None = None
         self._evaluator: CalibrationEvaluator | None = None
-        self._accumulation = (-1, 0)
         self._evaluation_prefix: str | None = None
-        self._calibration_source: DatasetReference | None = None
-        self._evaluation_source: DatasetReference | None = None
-        self._calibration_questions: Sequence[Question] = ()
-        self._trained_on: Sequence[Question] = ()  # whose answers a term or the trainer's own loss uses
-        self._regime: str | None = None
-        self._seconds: float | None = None
         self._averaging: WeightAveragingCallback | None = None
-        self.calibration_reports: dict[str, CalibrationReport] = {}
-        self.calibration_history: list[dict[str, float]] = []
-        with evaluation_allowed(args, kwargs, eval_calibration_dataset is not None):
+        check_layouts(dataset_kind(self), args, kwargs)
+        with _evaluation_allowed(args, kwargs, eval_calibration_dataset is not None):
             super().__init__(*args, **kwargs)
+        if not isinstance(self.args, CalibrationArguments):
+            correct_direction(self.args)
         settings = self.args if isinstance(self.args, CalibrationArguments) else self.calibration_arguments_class()
         self.calibration_arguments = settings
         self.prompt_format = prompt_format or PromptFormat(chat=settings.calibration_prompt == "chat")
+        name = self._method_name or trainer_name(type(self))
+        self.calibration_run = run = CalibrationRun(
+            trainer=name,
+            method_without_terms=self._method_without_terms or f"{name} without calibration terms",
+            alignment=name if self._aligns else None,
+            starting_stage="base" if self._aligns else "before",
+            prompt_format=self.prompt_format,
+            calibrator=settings.eval_calibrator,
+        )
         if calibration_dataset is not None:
-            questions = as_questions(calibration_dataset)
-            self._calibration_source = dataset_reference(calibration_dataset, len(questions))
-            self._calibration_questions = questions
-            self._set_up_term(questions, em_dataset, calibration_reference_model)
+            self._set_up_term(calibration_dataset, em_dataset, calibration_reference_model)
         if eval_calibration_dataset is not None:
-            questions = as_questions(eval_calibration_dataset)
-            self._evaluation_source = dataset_reference(eval_calibration_dataset, len(questions))
-            self._evaluator = self._make_evaluator(questions)
-        # Before the callback that measures what training leaves.
+            questions = self._questions.for_evaluation(eval_calibration_dataset)
+            run.evaluation_source = dataset_reference(eval_calibration_dataset, len(questions))
+            self._evaluator = CalibrationEvaluator(
+                questions,
+                self._questions,
+                self._model_to_ask,
+                self.accelerator,
+                self.args.per_device_eval_batch_size,
+                settings.eval_calibrator,
+            )
+        # Before the callback that measures the final model.
         if settings.average_weights > 0:
             check_averaging(self.accelerator, self.args)
             self._averaging = WeightAveragingCallback(settings.average_weights)
@@ -119,46 +129,99 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin):
         if self._calibration_term is not None or self._evaluator is not None:
             self._add_calibration_callbacks()
 
+    @property
+    def calibration_reports(self) -> dict[str, CalibrationReport]:
+        """The reports "before" and "after" training, and "calibrated" with an `eval_calibrator`."""
+        return self.calibration_run.reports
+
+    @property
+    def calibration_history(self) -> list[dict[str, float]]:
+        """The logged measures of each evaluation, with its "step"."""
+        return self.calibration_run.history
+
+    @property
+    def calibrated_model(self) -> Any:
+        """The language model that is trained and calibrated, unwrapped."""
+        return self.model
+
     # Set-up
 
     def _add_calibration_callbacks(self) -> None:
-        self.add_callback(CalibrationRunCallback(self))
+        self.add_callback(
+            CalibrationRunCallback(
+                self.calibration_run,
+                self._evaluator,
+                self._calibration_term,
+                lambda: self.callback_handler.callbacks,
+            )
+        )
         self.add_callback(CalibrationStateCallback())
 
-    def _set_up_term(self, questions: Sequence[Question], em_dataset: Any, reference_model: Any) -> None:
-        settings = copy.copy(self.calibration_arguments)
+    @cached_property
+    def _questions(self) -> QuestionPreparation:
+        if self.processing_class is None:
+            raise ValueError("processing_class: questions need a tokenizer; pass one to the trainer")
+        return QuestionPreparation(
+            self.processing_class,
+            self.calibrated_model.config,
+            self.calibration_arguments,
+            seed=self.args.seed,
+            prompt_format=self.prompt_format,
+            max_length=getattr(self.args, "max_length", None),
+        )
+
+    def _set_up_term(self, source: Any, em_dataset: Any, reference_model: Any) -> None:
+        run, settings = self.calibration_run, copy.copy(self.calibration_arguments)
+        if isinstance(source, PreparedQuestions):
+            run.questions = source.questions
+        else:
+            run.questions = as_questions(source)
+            run.calibration_source = dataset_reference(source, len(run.questions))
         if self._supervised_by_trainer:
             settings.supervised_weight = 0.0
-        weights = settings.anchor_weight, settings.supervised_weight, settings.em_weight, settings.dece_weight
-        if max(weights) == 0:
+            run.terms = ("supervised",)
+        weights = {name: getattr(settings, f"{name}_weight") for name in ("anchor", "supervised", "em", "dece")}
+        if max(weights.values()) == 0:
+            run.terms = ()
             return
         check_checkpointing(self.accelerator, self.args, beside_own_forward=self._takes_own_forward)
         self._check_separate_backward()
-        if settings.calibration_seed is None:
-            settings.calibration_seed = self.args.seed
         if settings.calibration_batch_size is None:
             own = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
             settings.calibration_batch_size = max(1, own // 2)
         if settings.em_batch_size is None:
             settings.em_batch_size = 2 * settings.calibration_batch_size
-        questions, _ = handle_identical_choices(questions, settings.calibration_identical_choices)
-        encoded = self._encode(questions)
-        trained, held_out = self._split(encoded, em_dataset, settings)
-        if max(weights[1:]) > 0:
-            self._trained_on = [questions[item.row] for item in trained if item.answer >= 0]
+        prepared = (
+            source
+            if isinstance(source, PreparedQuestions)
+            else self._questions.for_training(run.questions, em_dataset)
+        )
+        active = [name for name, weight in weights.items() if weight > 0 and (name == "anchor" or prepared.answered)]
+        run.terms = (*run.terms, *active)
+        run.settings = {f"{name}_weight": weights[name] for name in active}
+        run.settings["calibration_batch_size"] = settings.calibration_batch_size
+        if max(weights["supervised"], weights["em"], weights["dece"]) > 0:
+            run.trained_on = prepared.of(prepared.answered)
+            if not prepared.answered and self.accelerator.is_main_process:
+                _report_unanswered(len(prepared.trained), settings)
         distributions = read_distributions(reference_model)
         if distributions is None and settings.anchor_weight > 0:
-            distributions = matched_distributions(self, reference_model, questions)
+            questions = prepared.of(prepared.trained)
+            distributions = matched_distributions(self, reference_model, questions, self._questions.tokenizer)
         reference = None
+        collator = self._questions.collator
         if distributions is not None:
-            distributions.require([*trained])
+            check_base_weights(self, False)
+            distributions.require(prepared.trained)
         elif settings.anchor_weight > 0:
             reference = Reference(self, reference_model)
+            reference.check_start(collator(prepared.trained[:8]).to(self.accelerator.device))
         self._calibration_term = CalibrationTerm(
-            trained,
-            held_out,
+            prepared.trained,
+            prepared.held_out,
             settings,
-            QuestionCollator(padding_token(self._question_tokenizer)),
+            self.args.seed,
+            collator,
             self.accelerator,
             reference.answer_logits if reference is not None else None,
             distributions,
@@ -166,85 +229,6 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin):
 
     def _check_separate_backward(self) -> None:
         check_separate_backward(self.accelerator, self.calibration_arguments.separate_backward)
-
-    def _split(self, encoded: EncodedQuestions, em_dataset: Any, settings: CalibrationArguments):
-        """Return the questions to train on and those for the E-step."""
-        answered = [i for i, item in enumerate(encoded) if item.answer >= 0]
-        if settings.anchor_weight == 0 and not answered:
-            raise QuestionError(
-                "none of the calibration questions has an answer, so only the anchor can use them, and anchor_weight "
-                "is 0; raise it, or give questions with answers"
-            )
-        if settings.em_weight == 0:
-            return list(encoded), []
-        if settings.em_source == "first_pass":
-            if em_dataset is not None or self._supervised_by_trainer:
-                raise ValueError(
-                    'em_source="first_pass" scores the calibration questions before they are trained on; '
-                    + (
-                        "leave the em_dataset out"
-                        if em_dataset is not None
-                        else "this trainer's own loss trains on "
-                        'the same questions in an order of its own, so hold some out (em_source="held_out")'
-                    )
-                )
-            if not answered:
-                raise QuestionError("the EM term needs questions with answers, and none has one; set em_weight=0")
-            return list(encoded), []
-        if em_dataset is not None:
-            held_out = as_questions(em_dataset)
-            require_answers(held_out, "the E-step")
-            return list(encoded), list(self._encode(held_out))
-        if len(answered) < 2:
-            raise QuestionError(
-                f"the EM term sets aside part of the answered questions for its E-step, but {len(answered)} of "
-                f"{len(encoded)} have an answer; give more, or an em_dataset, or set em_weight=0"
-            )
-        _, aside = held_out_split(len(answered), settings.em_fraction, settings.calibration_seed or 0)
-        chosen = {answered[i] for i in aside}
-        trained = [item for i, item in enumerate(encoded) if i not in chosen]
-        return trained, [encoded[i] for i in sorted(chosen)]
-
-    def _make_evaluator(self, questions: list[Question]) -> CalibrationEvaluator:
-        require_answers(questions, "evaluating calibration")
-        handle_identical_choices(questions, "warn")
-        return self._evaluator_of(questions)
-
-    def _evaluator_of(self, questions: Sequence[Question]) -> CalibrationEvaluator:
-        return CalibrationEvaluator(
-            questions,
-            self._encode(questions).items,
-            QuestionCollator(padding_token(self._question_tokenizer)),
-            self.accelerator,
-            self.args.per_device_eval_batch_size,
-            self.calibration_arguments.eval_calibrator,
-        )
-
-    @property
-    def calibrated_model(self) -> Any:
-        """The language model that is trained and calibrated, unwrapped."""
-        return self.model
-
-    @property
-    def _question_tokenizer(self):
-        if self.processing_class is None:
-            raise ValueError("questions need a tokenizer; pass `processing_class=` to the trainer")
-        return getattr(self.processing_class, "tokenizer", self.processing_class)
-
-    def _encode(self, questions: Sequence[Question]) -> EncodedQuestions:
-        limits = [
-            self.calibration_arguments.calibration_max_length,
-            getattr(self.args, "max_length", None),
-            maximum_length(self.calibrated_model.config, self._question_tokenizer),
-        ]
-        known = [limit for limit in limits if limit is not None]
-        return encode_questions(
-            questions,
-            self._question_tokenizer,
-            self.prompt_format,
-            max_length=min(known, default=None),
-            on_too_long=self.calibration_arguments.calibration_on_too_long,
-        )
 
     # Training
 
@@ -255,7 +239,7 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin):
             self._averaging.resumed_from = resumed_folder(resume, self.args.output_dir)
         start = time.perf_counter()
         output = super().train(*args, **kwargs)
-        self._seconds = time.perf_counter() - start
+        self.calibration_run.seconds = time.perf_counter() - start
         return output
 
     def compute_loss(
@@ -263,7 +247,7 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin):
     ) -> Any:
         """Return the extended trainer's loss, plus the calibration terms while training."""
         training = self._calibration_term is not None and self.model.training
-        term = self._term_taken_back(model) if training and self.calibration_arguments.separate_backward else None
+        term = self._backward_of_term(model) if training and self.calibration_arguments.separate_backward else None
         result = super().compute_loss(
             model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
         )
@@ -272,15 +256,15 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin):
         if term is None:
             return result
         # Trainer divides by the number of accumulation steps unless the loss is scaled already; the term's shares sum
-        # to its mean over the step, so the division is undone where it will happen.
+        # to its mean over the step, so the division is undone in advance.
         if not self._loss_is_scaled(num_items_in_batch):
             term = term * self.current_gradient_accumulation_steps
         if return_outputs:
             return result[0] + term, result[1]
         return result + term
 
-    def _term_taken_back(self, model: Any) -> Any:
-        """Return the next share of the terms' value, its gradient added to the weights' already."""
+    def _backward_of_term(self, model: Any) -> Any:
+        """Add the gradient of the next share of the terms to the weights, and return its value."""
         # The processes' gradients are averaged by the trainer's own backward, which comes after.
         with self.accelerator.no_sync(model):
             term = self._next_term(model)
@@ -291,14 +275,12 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin):
 
     def _next_term(self, model: Any) -> Any:
         assert self._calibration_term is not None
-        step, part = self.state.global_step, 0
-        if self._accumulation[0] == step:
-            part = self._accumulation[1] + 1
-        self._accumulation = (step, part)
-        return self._calibration_term.loss(model, step, part, self.current_gradient_accumulation_steps)
+        return self._calibration_term.next_loss(
+            model, self.state.global_step, self.current_gradient_accumulation_steps
+        )
 
     def _loss_is_scaled(self, num_items_in_batch: Any) -> bool:
-        """Whether `training_step` will leave the loss undivided by the accumulation steps."""
+        """Return whether `training_step` leaves the loss undivided by the accumulation steps."""
         scaled = getattr(self, "loss_is_scaled_for_ga", None)
         if scaled is not None:
             return scaled
@@ -314,6 +296,9 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin):
 
     # Evaluation
 
+    def _model_to_ask(self) -> nn.Module:
+        return model_to_ask(self)
+
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
@@ -322,12 +307,14 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin):
         Returns
         -------
         dict
-            The extended trainer's metrics, and `{prefix}_calibration/accuracy`, `/confidence`, `/ece`, `/cw_ece`,
-            `/smooth_ece`, `/nll`, `/brier` and `/option_mass` where an `eval_calibration_dataset` was given; with an
+            The extended trainer's metrics. With an `eval_calibration_dataset` also `{prefix}_calibration/accuracy`,
+            `/confidence`, `/ece`, `/cw_ece`, `/smooth_ece`, `/nll`, `/brier` and `/option_mass`; with an
             `eval_calibrator` also `{prefix}_calibration/calibrated_ece` and so on.
         """
+        kind = dataset_kind(self)
+        check_layouts(None if kind == "text" else kind, (), {"eval_dataset": eval_dataset})
         own = self.eval_dataset if eval_dataset is None else eval_dataset
-        # Of several evaluation sets, each comes through here again, under a prefix of its own.
+        # With several evaluation sets, each comes through here again, under its own prefix.
         outermost = self._evaluator is not None and self._evaluation_prefix is None
         if not outermost:
             return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
@@ -336,7 +323,7 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin):
             metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix) if own is not None else {}
             if f"{metric_key_prefix}_calibration/ece" not in metrics:
                 calibration = self._evaluate_calibration(metric_key_prefix)
-                # A trainer's own training metrics since its last log are not to be logged with these.
+                # Keeps a trainer's own training metrics since its last log out of these.
                 with evaluating(self.model):
                     self.log(dict(calibration))
                 self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, calibration)
@@ -348,42 +335,65 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin):
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
         """Run the extended trainer's loop, and add the calibration metrics to those of `evaluate`."""
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        # Here rather than after `evaluate`, so that callbacks (early stopping, say) and the log see them as one.
+        # Here rather than after `evaluate`, so that callbacks such as early stopping and the log see them together.
         if self._evaluator is not None and metric_key_prefix == self._evaluation_prefix:
             output.metrics.update(self._evaluate_calibration(metric_key_prefix))
         return output
 
     def evaluate_calibration(self) -> CalibrationReport:
-        """Ask the model the evaluation questions and report all measures, on every process.
+        """Ask the model the evaluation questions and return all measures, the same on every process.
 
         Raises
         ------
         ValueError
             If there is no `eval_calibration_dataset`.
         """
+        if self._evaluator is None:
+            raise ValueError("eval_calibration_dataset: there are no questions to evaluate on; pass it to the trainer")
         # Not with the run's seed: the same answers have the same intervals wherever they are measured.
-        return self._asked().report()
-
-    def _asked(self, evaluator: CalibrationEvaluator | None = None) -> Predictions:
-        """Return the answers to the evaluation questions, or to others."""
-        evaluator = evaluator if evaluator is not None else self._evaluator
-        if evaluator is None:
-            raise ValueError("there are no questions to evaluate on; pass `eval_calibration_dataset=` to the trainer")
-        if self.model_wrapped is self.model:
-            self.model.to(self.accelerator.device)
-        register_output_layer(self.model, self.accelerator)
-        return evaluator.predictions(self.model_wrapped)
+        return self._evaluator.predictions().report()
 
     def _evaluate_calibration(self, prefix: str) -> dict[str, float]:
-        predictions = self._asked()
-        report = predictions.report()
-        self.calibration_reports["after" if self.state.global_step else "before"] = report
-        metrics = logged_measures(report, prefix)
         assert self._evaluator is not None
+        run, predictions = self.calibration_run, self._evaluator.predictions()
+        report = predictions.report()
+        run.reports["after" if self.state.global_step else "before"] = report
+        metrics = logged_measures(report, prefix)
         if self._evaluator.calibrator is not None:
             calibrated = self._evaluator.calibrated_report(predictions)
             metrics.update(logged_measures(calibrated, prefix, "calibrated_"))
             if self.state.global_step:
-                self.calibration_reports["calibrated"] = calibrated
-        self.calibration_history.append({"step": self.state.global_step, **metrics})
+                run.reports["calibrated"] = calibrated
+        run.history.append({"step": self.state.global_step, **metrics})
         return metrics
+
+
+def _report_unanswered(n_questions: int, settings: CalibrationArguments) -> None:
+    """Log that the terms that need answers do not act."""
+    # supervised_weight has a weight by default, which is no mistake if the questions have no answers.
+    weights = {name: getattr(settings, name) for name in ("em_weight", "dece_weight")}
+    given = [f"{name}={weight:g}" for name, weight in weights.items() if weight > 0]
+    logger.warning(
+        "None of the %d calibration questions has an answer: only the anchor acts%s",
+        n_questions,
+        f"; {' and '.join(given)} {'has' if len(given) == 1 else 'have'} no effect" if given else "",
+    )
+
+
+@contextmanager
+def _evaluation_allowed(args: Sequence[Any], kwargs: dict[str, Any], has_questions: bool) -> Iterator[None]:
+    """Let a trainer evaluate at intervals on calibration questions and on no dataset of its own.
+
+    transformers refuses an evaluation strategy without an `eval_dataset`, but only while a trainer is constructed, so
+    the strategy is "no" during that time.
+    """
+    arguments = next((value for value in (*args, *kwargs.values()) if isinstance(value, TrainingArguments)), None)
+    if arguments is None or not has_questions or kwargs.get("eval_dataset") is not None:
+        yield
+        return
+    strategy = arguments.eval_strategy
+    arguments.eval_strategy = IntervalStrategy.NO
+    try:
+        yield
+    finally:
+        arguments.eval_strategy = strategy

@@ -1,29 +1,32 @@
-"""The mixin that reports and regularises the calibration of a preference's probability."""
+"""The mixin that reports and regularizes the calibration of a preference's probability."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 from transformers import TrainerCallback
-from transformers.trainer_callback import ExportableState
 
+from .callbacks import StateCallback
 from .preference_arguments import PreferenceArguments
-from .preference_margins import recorded_outputs
 from .preference_term import PreferenceTerm
+from .trl_compatibility import TaggedTrainer
 
 if TYPE_CHECKING:
-    Base: Any  # whichever trainer the mixin is put before
+    Base: Any  # the trainer that the mixin extends
 else:
     Base = object
 
 
-class PreferenceMixin(Base):
-    """Adds preference calibration, as `PreferenceArguments` describe it, to a trainer on pairs.
+class PreferenceMixin(TaggedTrainer, Base):
+    """Adds preference calibration, as `PreferenceArguments` describes it, to a trainer on pairs.
 
-    It takes no forward of its own: the margins are read off those of the trainer. Without it being asked for,
-    training is the extended trainer's to the last bit.
+    It takes no forward of its own: the margins are read off the trainer's. If it is not requested, training is
+    bit-identical to the extended trainer's.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -35,11 +38,11 @@ class PreferenceMixin(Base):
         if settings.preference_calibration or settings.preference_weight > 0:
             if getattr(settings, "use_liger_kernel", False) and getattr(self, "use_liger_kernel", False):
                 raise ValueError(
-                    "preference calibration reads the margins off the model's outputs, which this TRL's Liger loss "
-                    "does not return; set use_liger_kernel=False, or preference_calibration=False"
+                    "use_liger_kernel: preference calibration reads the margins off the model's outputs, which TRL's "
+                    "Liger loss does not return; set use_liger_kernel=False, or preference_calibration=False"
                 )
             self._preference_term = PreferenceTerm(settings, self.accelerator)
-            self.add_callback(PreferenceRunCallback(self))
+            self.add_callback(PreferenceRunCallback(self._preference_term, lambda: self.callback_handler.callbacks))
             self.add_callback(PreferenceStateCallback())
 
     @abstractmethod
@@ -49,7 +52,7 @@ class PreferenceMixin(Base):
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Return the extended trainer's loss, plus the regulariser of the preference while training."""
+        """Return the extended trainer's loss, plus the regularizer of the preference while training."""
         options = {"return_outputs": return_outputs, "num_items_in_batch": num_items_in_batch}
         if self._preference_term is None:
             return super().compute_loss(model, inputs, **options)
@@ -81,35 +84,84 @@ class PreferenceMixin(Base):
         return output
 
 
-class PreferenceStateCallback(TrainerCallback, ExportableState):
-    """Puts the preference's bins into the checkpoint's `trainer_state.json`."""
-
-    def __init__(self) -> None:
-        self.trainer: PreferenceMixin | None = None
-
-    def state(self) -> dict[str, Any]:
-        """Return the state, in the form that transformers writes."""
-        term = self.trainer._preference_term if self.trainer is not None else None
-        return {"args": {}, "attributes": {"saved": term.state_dict() if term is not None else None}}
+class PreferenceStateCallback(StateCallback):
+    """Keeps the preference's bins."""
 
 
 class PreferenceRunCallback(TrainerCallback):
     """Restores the preference's bins in a resumed run."""
 
-    def __init__(self, trainer: PreferenceMixin) -> None:
-        self.trainer = trainer
+    def __init__(self, term: PreferenceTerm, callbacks: Callable[[], Iterable[TrainerCallback]]) -> None:
+        self.term, self.callbacks = term, callbacks
 
     def on_train_begin(self, args, state, control, **kwargs):
         """Restore what the checkpoint holds."""
-        name = PreferenceStateCallback.__name__
-        # transformers may have replaced the callback by a copy made from the checkpoint, so it is looked up.
-        for callback in self.trainer.callback_handler.callbacks:
-            if isinstance(callback, PreferenceStateCallback):
-                callback.trainer = self.trainer
-        entry = state.stateful_callbacks.get(name)
-        # A checkpoint of the extended trainer has no entry, and saving expects one.
-        state.stateful_callbacks.setdefault(name, {})
-        saved = entry["attributes"].get("saved") if isinstance(entry, dict) and "attributes" in entry else None
-        if state.global_step > 0 and saved is not None:
-            assert self.trainer._preference_term is not None
-            self.trainer._preference_term.load_state_dict(saved)
+        saved = PreferenceStateCallback.begin(self.callbacks(), state, self.term.state_dict)
+        if saved is not None:
+            self.term.load_state_dict(saved)
+
+
+@contextmanager
+def recorded_outputs(*models: nn.Module | None) -> Iterator[list[Any]]:
+    """Collect what the models' forward passes return, in order.
+
+    Parameters
+    ----------
+    *models : torch.nn.Module or None
+        The same model may be given more than once.
+    """
+    outputs: list[Any] = []
+    distinct = {id(model): model for model in models if model is not None}
+    hooks = [
+        model.register_forward_hook(lambda module, args, output: outputs.append(output)) for model in distinct.values()
+    ]
+    try:
+        yield outputs
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def reward_margins(outputs: list[Any], inputs: dict[str, Any]) -> torch.Tensor:
+    """Return the differences of the chosen and the rejected answers' scores, shape (B,).
+
+    Parameters
+    ----------
+    outputs : list
+        The output of one forward of a sequence classifier; the chosen answers are the first half.
+    inputs : dict
+        Not used.
+    """
+    chosen, rejected = outputs[0].logits.float().squeeze(-1).chunk(2)
+    return chosen - rejected
+
+
+def log_ratio_margins(outputs: list[Any], inputs: dict[str, Any]) -> torch.Tensor:
+    """Return the differences of log p_θ - log p_ref between the chosen and the rejected answers, shape (B,).
+
+    Parameters
+    ----------
+    outputs : list
+        The output of the policy's forward, and of the reference's unless its log-probabilities are among the inputs.
+        Each has the tokens' log-probabilities or the logits.
+    inputs : dict
+        The batch: `input_ids` and `completion_mask`, of shape (2 B, L), the chosen answers in the first half.
+    """
+    policy = _sequence_log_probabilities(outputs[0], inputs)
+    if "ref_chosen_logps" in inputs:
+        reference = torch.cat([inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]]).to(policy.device)
+    else:
+        reference = _sequence_log_probabilities(outputs[1], inputs).detach()
+    chosen, rejected = (policy - reference).chunk(2)
+    return chosen - rejected
+
+
+def _sequence_log_probabilities(output: Any, inputs: dict[str, Any]) -> torch.Tensor:
+    mask = inputs["completion_mask"][:, 1:]
+    log_probabilities = getattr(output, "log_probs", None)
+    if log_probabilities is None:
+        logits = output.logits[:, -inputs["input_ids"].shape[1] : -1].float()
+        targets = inputs["input_ids"][:, 1:, None]
+        log_probabilities = logits.gather(-1, targets)[..., 0] - logits.logsumexp(dim=-1)
+    # An adapter's virtual tokens precede the input's own.
+    return (log_probabilities[:, -mask.shape[1] :].float() * mask).sum(dim=-1)

@@ -1,4 +1,4 @@
-"""The calibration of a preference's probability: what it was, and the term that regularises it."""
+"""The calibration of a preference's probability: its statistics, and the term that regularizes it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from ..measures import BinStatistics
 from ..regularizers import BinTargets, em_loss
 from .preference_arguments import PreferenceArguments
 
+# A step has few pairs, so the bins remember a hundred of them.
+MOMENTUM = 0.99
+
 
 class PreferenceTerm:
-    """The ECE regulariser on max(σ(m), 1 - σ(m)), and the statistics of that confidence.
+    """The ECE regularizer on max(σ(m), 1 - σ(m)), and the statistics of that confidence.
 
     The E-step needs pairs that the weights are not trained on. Each pair is scored in the first pass, before the step
-    that it is trained in: those scores make the bins, one step behind, and later passes leave them as they are.
+    that trains on it. These scores fill the bins, one step behind; later passes leave the bins unchanged.
 
     Parameters
     ----------
@@ -27,9 +30,9 @@ class PreferenceTerm:
     def __init__(self, arguments: PreferenceArguments, accelerator: Accelerator) -> None:
         self.arguments = arguments
         self.accelerator = accelerator
-        self.targets = BinTargets(arguments.preference_bins, arguments.preference_momentum)
+        self.targets = BinTargets(momentum=MOMENTUM)
         self.statistics = {"train": BinStatistics(), "eval": BinStatistics()}
-        self._step = -1
+        self._scored_step = -1
         self._scored: list[tuple[np.ndarray, np.ndarray]] = []
 
     def loss(self, margins: torch.Tensor, step: int, first_pass: bool) -> torch.Tensor | None:
@@ -46,11 +49,11 @@ class PreferenceTerm:
 
         Returns
         -------
-        torch.Tensor of float32, shape (), or None where the term has no weight.
+        torch.Tensor of float32, shape (), or None if the term has no weight.
         """
-        if step != self._step:
+        if step != self._scored_step:
             self._expectation_step()
-            self._step = step
+            self._scored_step = step
         confidences, correct = self._record(margins, "train")
         if self.arguments.preference_weight == 0:
             return None
@@ -62,7 +65,7 @@ class PreferenceTerm:
         return self.arguments.preference_weight * terms.mean()
 
     def evaluate(self, margins: torch.Tensor) -> None:
-        """Record an evaluation batch's margins, of all processes, without the duplicates of an uneven last batch."""
+        """Record an evaluation batch's margins of all processes, without the duplicates of an uneven last batch."""
         self._record(self.accelerator.gather_for_metrics(margins.detach()), "eval")
 
     def _record(self, margins: torch.Tensor, mode: str) -> tuple[np.ndarray, np.ndarray]:
@@ -85,12 +88,12 @@ class PreferenceTerm:
             )
 
     def pop_logs(self, mode: str) -> dict[str, float]:
-        """Return accuracy, confidence and ECE since the last call, and start anew.
+        """Return accuracy, confidence and ECE since the last call, and reset them.
 
         Parameters
         ----------
         mode : {"train", "eval"}
-            Every process has its own pairs of the former, and all pairs of the latter.
+            In training every process has its own pairs, in evaluation all pairs.
         """
         statistics, self.statistics[mode] = self.statistics[mode], BinStatistics()
         if mode == "train" and self.accelerator.num_processes > 1:
@@ -107,15 +110,15 @@ class PreferenceTerm:
         }
 
     def state_dict(self) -> dict:
-        """Return what a resumed run needs: the bins, and what the last step scored."""
+        """Return what a resumed run needs: the bins, and the last step's scores."""
         return {
             "targets": self.targets.state_dict(),
-            "step": self._step,
+            "step": self._scored_step,
             "scored": [[values.tolist() for values in pair] for pair in self._scored],
         }
 
     def load_state_dict(self, state: dict) -> None:
         """Restore what `state_dict` returned."""
         self.targets.load_state_dict(state["targets"])
-        self._step = state["step"]
+        self._scored_step = state["step"]
         self._scored = [(np.array(confidences), np.array(correct)) for confidences, correct in state["scored"]]

@@ -28,28 +28,29 @@ from ..hub.calibration_metadata import CALIBRATOR_FILE
 from ..hub.card import CARD_FILE
 from ..hub.translation import hub_errors
 from .card import card_data
+from .run import CalibrationRun
 
 if TYPE_CHECKING:
-    Base: Any  # whichever trainer the mixin is put before
+    Base: Any  # the trainer that the mixin extends
 else:
     Base = object
 
 logger = logging.getLogger(__name__)
 
-# What of a checkpoint belongs to the model: its weights and configuration and the tokenizer, none of them a pickle.
+# The files of a checkpoint that belong to the model: weights, configuration and tokenizer, none of them a pickle.
 _MODEL_SUFFIXES = {".safetensors", ".json", ".jinja", ".model", ".txt"}
 
 
 class PublishingMixin(Base):
     """The part of `CalibrationMixin` that writes the model card and publishes.
 
-    Where a trainer has neither calibration terms nor questions to evaluate on, it describes and publishes as the
-    trainer that it extends.
+    A trainer with neither calibration terms nor questions to evaluate on behaves like the trainer it extends.
     """
 
     _calibration_term: Any
     _evaluator: Any
     calibrated_model: Any
+    calibration_run: CalibrationRun
 
     @property
     def _is_calibration_aware(self) -> bool:
@@ -64,17 +65,17 @@ class PublishingMixin(Base):
         license: str | None = None,
         language: str | None = None,
     ) -> None:
-        """Write the model card of what was measured into the output folder, with what `hf_calib.load` needs.
+        """Write the model card into the output folder, with what `hf_calib.load` needs.
 
-        What a person wrote into a card that is there already stays. During training, where the card is written at
-        every checkpoint, a card that cannot be written is warned of and does not end the run.
+        Text that a person wrote into an existing card is kept. During training, when the card is written at every
+        checkpoint, a failure to write it is a warning and does not end the run.
 
         Parameters
         ----------
         model_name : str, optional
             The card's title; otherwise the repository's or the output folder's name.
         dataset_name : str, optional
-            The data of the extended trainer's own loss.
+            The dataset of the extended trainer's own loss.
         tags : str or list of str, optional
             More tags for the Hub.
         license, language : str, optional
@@ -83,29 +84,29 @@ class PublishingMixin(Base):
         Raises
         ------
         CardConflictError, PrivateInformationError
-            If the card that is there is damaged, or something private would get into it.
+            If the existing card is damaged, or the new one would contain something private.
 
         Warns
         -----
         CalibrationWarning
-            If the folder holds a fitted calibrator, which is removed: it was fitted to the model before this run.
+            If the folder holds a fitted calibrator, which is removed because it was fitted to another model.
         """
         if not self._is_calibration_aware:
             super().create_model_card(model_name, dataset_name, tags)
             return
         if not self.is_world_process_zero():
             return
-        data = card_data(self, model_name, dataset_name, tags, license, language)
+        data = card_data(self.calibration_run, self, model_name, dataset_name, tags, license, language)
         folder = Path(self.args.output_dir)
         if (folder / CALIBRATOR_FILE).exists():
             warnings.warn(
-                f"{folder / CALIBRATOR_FILE} was fitted to the model that was in this folder before, and is removed. "
-                f"Fit one to the new model with `hf-calib calibrate`, and put it beside it with: hf-calib card "
-                f"{folder} --dataset D --calibrator DIR",
+                f"{folder / CALIBRATOR_FILE} was fitted to the model previously in this folder, and is removed. Fit "
+                f"one to the new model with `hf-calib calibrate`, and add it with: hf-calib card {folder} "
+                "--dataset D --calibrator DIR",
                 CalibrationWarning,
                 stacklevel=2,
             )
-        # Before the card, which speaks of a calibrator where one is there.
+        # Before the card, which mentions a calibrator if there is one.
         save_calibration_metadata(
             folder,
             prompt_format=self.prompt_format,
@@ -118,12 +119,12 @@ class PublishingMixin(Base):
         except HubError as error:
             if not self.is_in_train:
                 raise
-            warnings.warn(f"the model card was not written; training goes on. {error}", stacklevel=2)
+            warnings.warn(f"the model card was not written; training continues. {error}", stacklevel=2)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """Save as the extended trainer does, but leave a card that is there as it is.
+        """Save as the extended trainer does, but leave an existing card unchanged.
 
-        Overridden because PEFT, saving an adapter, replaces its card's tags, those of people included.
+        Overridden because PEFT replaces the tags of an existing card when it saves an adapter.
         """
         card = Path(output_dir or self.args.output_dir) / CARD_FILE
         written = card.read_bytes() if self._is_calibration_aware and card.is_file() else None
@@ -132,12 +133,12 @@ class PublishingMixin(Base):
             card.write_bytes(written)
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Make the repository as the extended trainer does, before training where `push_to_hub` is set.
+        """Create the repository as the extended trainer does, before training if `push_to_hub` is set.
 
         Raises
         ------
         HubError
-            One of its kinds, if it cannot be made or written to; the message says why and what to do.
+            One of its subclasses, if the repository cannot be created or written to.
         """
         name = self.args.hub_model_id or Path(self.args.output_dir).absolute().name
         with hub_errors(name, "trainer.push_to_hub()"):
@@ -157,32 +158,32 @@ class PublishingMixin(Base):
     ) -> Publication | Future[Publication] | Any:
         """Save the model, write its card, and publish both with `hf_calib.hub.publish_adapter`, in one commit.
 
-        Checkpoints, logs and pickles, `training_args.bin` among them, do not go up.
+        Checkpoints, logs and pickles (such as `training_args.bin`) are not uploaded.
 
         Parameters
         ----------
         commit_message, blocking, token, revision, private
-            As transformers has them.
+            As in transformers.
         base_model, base_revision : str, optional
-            The base model's id on the Hub and its commit, for an adapter that was trained on a local copy of it.
+            The base model's id on the Hub and its commit, for an adapter trained on a local copy.
         **kwargs
             For `create_model_card`.
 
         Returns
         -------
-        Publication, or a future of it where `blocking` is false; None on all processes but the first.
+        Publication, or a future of it if `blocking` is false; None on all processes but the first.
 
         Raises
         ------
         HubError
-            One of its kinds, as `hf_calib.hub.publish_adapter`.
+            One of its subclasses, as `hf_calib.hub.publish_adapter`.
         """
         if not self._is_calibration_aware:
             return super().push_to_hub(commit_message, blocking, token, revision, private, **kwargs)
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         token = token if token is not None else self.args.hub_token
-        self._finish_current_push()  # which reads the files that are replaced below
-        # First, so that nothing is lost where the repository cannot be written to.
+        self._finish_current_push()  # it reads the files that are replaced below
+        # First, so that nothing is lost if the repository cannot be written to.
         self.save_model(_internal_call=True)
         if self.hub_model_id is None:
             self.init_hf_repo(token=token, private=private)
@@ -207,9 +208,9 @@ class PublishingMixin(Base):
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Publish a checkpoint's model in the background, for the hub strategies that ask for it.
 
-        Overridden because the extended trainer's uploads its whole output folder, pickled arguments included. The
-        folders of the strategies "checkpoint" and "all_checkpoints", which are there to resume from, go up with their
-        optimizer's state after the same checks as the model (see `publish_checkpoint`).
+        Overridden because the extended trainer uploads its whole output folder, including pickled arguments. With the
+        strategies "checkpoint" and "all_checkpoints", the checkpoints are uploaded with their optimizer's state after
+        the same checks as the model (see `publish_checkpoint`).
         """
         if not self._is_calibration_aware:
             super()._push_from_checkpoint(checkpoint_folder)
@@ -219,7 +220,7 @@ class PublishingMixin(Base):
         if self.push_in_progress is not None and not self.push_in_progress.is_done():
             if not self.args.hub_always_push:
                 return
-            self._finish_current_push()  # which reads the files that are replaced below
+            self._finish_current_push()  # it reads the files that are replaced below
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         for path in Path(checkpoint_folder).iterdir():
             if path.suffix in _MODEL_SUFFIXES and path.name != TRAINER_STATE_NAME:
@@ -250,11 +251,11 @@ class PublishingMixin(Base):
                 )
             )
         for job in jobs:
-            job.add_done_callback(_tell_failure)
+            job.add_done_callback(_warn_of_failure)
         self.push_in_progress: PushInProgress | None = PushInProgress(jobs)  # type: ignore[arg-type]  # its default is what is typed
 
 
-def _tell_failure(job: Future) -> None:
+def _warn_of_failure(job: Future) -> None:
     error = None if job.cancelled() else job.exception()
     if error is not None:
-        logger.warning("a checkpoint was not published; training goes on. %s", error)
+        logger.warning("a checkpoint was not published; training continues. %s", error)

@@ -2,54 +2,80 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer
+from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
 
 from ..hub import dataset_reference
 from ..tasks import as_questions
+from .calibration_arguments import CalibrationArguments
 from .mixin import CalibrationMixin
-from .recalibration_config import RecalibrationConfig
-from .supervised_questions import use_chat_template
-from .trl_compatibility import tag_names
+from .questions import use_chat_template
+
+
+@dataclass
+class RecalibrationConfig(CalibrationArguments, TrainingArguments):
+    """`transformers.TrainingArguments` with `CalibrationArguments`, and the defaults of a label-free repair.
+
+    `per_device_train_batch_size` is the number of questions.
+
+    Parameters
+    ----------
+    supervised_weight : float, default 0.0
+        Answers are not used, even if the prompts have them; above 0 they are.
+    learning_rate : float, default 1e-4
+        Higher than transformers' default, since a repair usually trains an adapter.
+    trust_remote_code : bool, default False
+        Whether a script may run code from the model's repository when it loads the model.
+    chat_template_path : str, optional
+        A .jinja file with the chat template, for a tokenizer without one; read by `RecalibrationTrainer`.
+    """
+
+    supervised_weight: float = field(default=0.0, metadata={"help": "Weight of the right answer's log-loss."})
+    learning_rate: float = field(default=1e-4, metadata={"help": "The initial learning rate."})
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Whether code from the model's repository may be run."}
+    )
+    chat_template_path: str | None = field(
+        default=None, metadata={"help": "A .jinja file with the chat template, for a tokenizer without one."}
+    )
 
 
 class _TermsOnlyTrainer(Trainer):
     """A trainer without a loss of its own."""
 
     loss_is_scaled_for_ga = False
-    _name = "recalibration"
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         return torch.zeros((), device=self.accelerator.device)
 
 
 class RecalibrationTrainer(CalibrationMixin, _TermsOnlyTrainer):  # type: ignore[misc]  # the mixin has TRL's signatures
-    """Draws a model's answers to multiple-choice questions back to those of a calibrated reference.
+    """Pulls a model's answers to multiple-choice questions back to those of a calibrated reference.
 
-    Its only loss is that of the calibration terms, by default the anchor alone, which needs no answers.
+    Its only loss is the calibration terms, by default just the anchor, which needs no answers.
 
     Parameters
     ----------
     model : PreTrainedModel or PeftModel
-        The model to repair, whose trainable weights are trained.
+        The model to repair; its trainable weights are trained.
     args : RecalibrationConfig
     prompts : dataset, list of rows, str or Path
         Multiple-choice questions, with answers or without.
     reference : PreTrainedModel, str, Path or ReferenceDistributions
-        The calibrated model, usually the pre-trained one; or what it was asked beforehand.
+        The calibrated model, usually the pre-trained one; or its answers, computed beforehand.
     processing_class : transformers.PreTrainedTokenizerBase
     **kwargs
-        For `CalibrationMixin` and `transformers.Trainer`, such as `eval_calibration_dataset`.
+        Passed to `CalibrationMixin` and `transformers.Trainer`, such as `eval_calibration_dataset`.
     """
 
-    _tag_names = tag_names(_TermsOnlyTrainer)
-    _plain_method = "recalibration"
+    _method_name = _method_without_terms = "recalibration"
     _takes_own_forward = False
-    _starting_stage = "before"
+    _aligns = False
 
     def __init__(
         self, model: Any, args: RecalibrationConfig, prompts: Any, reference: Any, processing_class: Any, **kwargs: Any
@@ -57,12 +83,12 @@ class RecalibrationTrainer(CalibrationMixin, _TermsOnlyTrainer):  # type: ignore
         questions = as_questions(prompts)
         args.remove_unused_columns = False
         use_chat_template(processing_class, args.chat_template_path)
-        # Every part of an optimizer step then has a question, so that every backward has something to go through.
+        # Every part of an optimizer step then has a question, so that every backward has a graph.
         args.calibration_batch_size = args.per_device_train_batch_size * args.gradient_accumulation_steps
         super().__init__(
             model=model,
             args=args,
-            # The questions come from the term's own stream; these rows only count the steps of an epoch.
+            # The questions come from the term's own stream; these rows only determine the number of steps.
             train_dataset=Dataset.from_dict({"row": range(len(questions))}),
             data_collator=lambda rows: {"row": torch.tensor([row["row"] for row in rows])},
             processing_class=processing_class,
@@ -70,7 +96,7 @@ class RecalibrationTrainer(CalibrationMixin, _TermsOnlyTrainer):  # type: ignore
             calibration_reference_model=reference,
             **kwargs,
         )
-        self._calibration_source = dataset_reference(prompts, len(questions))
+        self.calibration_run.calibration_source = dataset_reference(prompts, len(questions))
 
 
 def recalibrate(
@@ -83,37 +109,37 @@ def recalibrate(
     peft_config: PeftConfig | None = None,
     **kwargs: Any,
 ) -> RecalibrationTrainer:
-    """Repair the calibration of an aligned model without labels, by keeping to a reference on prompts.
+    """Repair the calibration of an aligned model without labels, by anchoring it to a reference on prompts.
 
     Parameters
     ----------
     model : PreTrainedModel, PeftModel or str
         The aligned model; a string is loaded with the default options.
     reference : PreTrainedModel, str, Path or ReferenceDistributions
-        The calibrated model, usually the pre-trained one, of the same vocabulary.
+        The calibrated model, usually the pre-trained one, with the same vocabulary.
     prompts : dataset, list of rows, str or Path
         Multiple-choice questions; answers are not needed.
     tokenizer : transformers.PreTrainedTokenizerBase, optional
         By default the model's own.
     args : RecalibrationConfig, optional
-        By default three epochs at its defaults, into the folder "recalibrated".
+        By default three epochs, into the folder "recalibrated".
     peft_config : peft.PeftConfig, optional
-        By default LoRA of rank 16 on all linear layers; a model that has an adapter goes on training it.
+        By default LoRA of rank 16 on all linear layers. A model that already has an adapter keeps training it.
     **kwargs
-        For `RecalibrationTrainer`, such as `eval_calibration_dataset`.
+        Passed to `RecalibrationTrainer`, such as `eval_calibration_dataset`.
 
     Returns
     -------
     RecalibrationTrainer
-        After training: its `model` is the repaired one, its `calibration_reports` say what it was before and after.
-        The model is not saved yet.
+        After training. Its `model` is the repaired one, and its `calibration_reports` has "before" and "after". The
+        model is not saved yet.
 
     Raises
     ------
     ReferenceUnavailableError, ReferenceMismatchError
-        If the reference's vocabulary is another, or its distributions are of other questions.
+        If the reference has a different vocabulary, or its distributions belong to other questions.
     QuestionError
-        If the prompts are no questions.
+        If the prompts are not questions.
 
     Examples
     --------
@@ -130,9 +156,9 @@ def recalibrate(
         default = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
         model = get_peft_model(model, peft_config if peft_config is not None else default)
     elif peft_config is not None:
-        raise ValueError("the model has an adapter already, which goes on being trained; merge it or drop peft_config")
+        raise ValueError("peft_config: the model already has an adapter; merge that, or leave peft_config out")
     elif not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ValueError("no weight of the model is trainable; load its adapter with is_trainable=True, or merge it")
+        raise ValueError("model: no weight is trainable; load its adapter with is_trainable=True, or merge it")
     trainer = RecalibrationTrainer(model, args, prompts, reference, tokenizer, **kwargs)
     trainer.train()
     return trainer

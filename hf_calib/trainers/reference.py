@@ -11,8 +11,13 @@ from torch import nn
 
 from ..confidence.forward import ForwardArguments, answer_logits
 from ..confidence.option_logits import evaluating
+from ..regularizers import anchor_divergence
 from ..tasks.collator import QuestionBatch
-from .trl_compatibility import initial_adapter_weights, prepared_for_inference
+from .trl_compatibility import initial_adapter_weights, prepared_for_inference, takes_reference_model
+
+# The values of `init_lora_weights`, or their beginnings, with which PEFT takes a part of the base weights into the
+# adapter, so that they are no model by themselves.
+_CHANGE_BASE_WEIGHTS = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 class ReferenceUnavailableError(ValueError):
@@ -38,7 +43,8 @@ class Reference:
     Raises
     ------
     ReferenceUnavailableError
-        If there is none, it would move with the policy, or its vocabulary is another.
+        If there is none, it would move with the policy, its vocabulary is another, or the initialization of the
+        adapter changes the base weights.
     """
 
     def __init__(self, trainer: Any, model: Any = None) -> None:
@@ -48,13 +54,15 @@ class Reference:
             self.model: nn.Module | None = prepared_for_inference(self._loaded(model), trainer)
         elif getattr(trainer.args, "sync_ref_model", False):
             raise ReferenceUnavailableError(
-                "sync_ref_model moves the trainer's reference towards the policy, and the anchor would follow it away "
+                "sync_ref_model moves the trainer's reference toward the policy, and the anchor would follow it away "
                 "from where the model was calibrated; pass `calibration_reference_model=`, or set anchor_weight=0"
             )
         else:
             self.model = getattr(trainer, "ref_model", None)
             if self.model is None and not is_peft_model(trainer.calibrated_model):
                 self.model = self._starting_weights()
+        self._start_checked = False
+        check_base_weights(trainer, self.model is None)
         if self.model is not None:
             self._arguments = ForwardArguments.of(self.model)
 
@@ -70,6 +78,43 @@ class Reference:
                     'template\'s: calibration_prompt="plain"'
                 )
             return _of_width(answer_logits(self.model, batch, self._arguments), self._width)
+        if not self._start_checked:
+            self.check_start(batch)
+        return self._initial_logits(batch)
+
+    def check_start(self, batch: QuestionBatch) -> None:
+        """Check that a model with its adapter disabled is the one that training starts from.
+
+        Where weights are sharded this waits for the first step, and a resumed run is past it.
+
+        Raises
+        ------
+        ReferenceUnavailableError
+            If it is another one, as with an adapter that was trained before or starts from random values.
+        """
+        trainer, model = self.trainer, self.trainer.calibrated_model
+        if self.model is not None or (
+            # These prepare the weights when training begins.
+            (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled) and trainer.model_wrapped is trainer.model
+        ):
+            return
+        self._start_checked = True
+        if trainer.state.global_step > 0:
+            return
+        with torch.no_grad(), evaluating(model), trainer.accelerator.autocast():
+            divergence = float(anchor_divergence(answer_logits(model, batch), self._initial_logits(batch)).max())
+        exact = model.dtype in (torch.float32, torch.float64) and trainer.accelerator.mixed_precision == "no"
+        # Rounding alone is far below, and an adapter that acts from the start far above.
+        if divergence > (1e-4 if exact else 1e-2):
+            raise ReferenceUnavailableError(
+                f"the anchor would keep to the model with its adapter disabled, which differs from the model that "
+                f"training starts from (KL divergence {divergence:.2g}), because the adapter was trained before or "
+                "does not start at zero. Choose what to keep to: pass calibration_reference_model= the base model, or "
+                "hf_calib.reference_distributions(model, tokenizer, questions) of the model with its adapter; or use "
+                "an adapter that starts at zero, such as a new LoRA with init_lora_weights=True"
+            )
+
+    def _initial_logits(self, batch: QuestionBatch) -> torch.Tensor:
         model = self.trainer.calibrated_model
         # Dropout would make the reference a random one; TRL disables it for DPO, other trainers keep it.
         with evaluating(model), initial_adapter_weights(self.trainer.accelerator.unwrap_model(model)):
@@ -102,6 +147,40 @@ class Reference:
                 "same family, or give its name, whose tokenizer tells whether the tokens are the same"
             )
         return model.requires_grad_(False).eval()
+
+
+def check_base_weights(trainer: Any, disables_adapter: bool) -> None:
+    """Check that an adapter can be disabled, where the anchor's or the trainer's own reference does so.
+
+    Parameters
+    ----------
+    trainer : transformers.Trainer
+    disables_adapter : bool
+        Whether the anchor's reference is the model without its adapter.
+
+    Raises
+    ------
+    ReferenceUnavailableError
+        If the initialization of the adapter has changed the base weights.
+    """
+    model = trainer.calibrated_model
+    if not is_peft_model(model) or getattr(trainer, "ref_model", None) is not None:
+        return
+    used = {str(getattr(config, "init_lora_weights", True)) for config in model.peft_config.values()}
+    changing = sorted(name for name in used if name.lower().startswith(_CHANGE_BASE_WEIGHTS))
+    # Trainers with a penalty of their own keep `ref_model`, which is None where they disable the adapter.
+    own = hasattr(trainer, "ref_model") and getattr(trainer.args, "beta", 1.0) != 0
+    if not changing or not (own or disables_adapter):
+        return
+    remedy = "calibration_reference_model= the model that training starts from"
+    if takes_reference_model(trainer):
+        remedy = "ref_model= a copy of the model that training starts from"
+    elif own:
+        remedy += " and set beta=0, since the trainer's own reference is affected too"
+    raise ReferenceUnavailableError(
+        f"init_lora_weights={changing[0]!r} moves a part of the base weights into the adapter, so the model without "
+        f"its adapter is not the one that training starts from; pass {remedy}, or use init_lora_weights=True"
+    )
 
 
 def load_reference(trainer: Any, name: str) -> Any:

@@ -216,7 +216,9 @@ def read_distributions(reference: Any) -> ReferenceDistributions | None:
     return None
 
 
-def matched_distributions(trainer: Any, name: Any, questions: Sequence[Question]) -> ReferenceDistributions | None:
+def matched_distributions(
+    trainer: Any, name: Any, questions: Sequence[Question], tokenizer: Any
+) -> ReferenceDistributions | None:
     """Ask a reference that is given by name and has another tokenizer, matching the tokens that name the options.
 
     Returns None where it is no name, or its tokens are those of the model that is trained.
@@ -226,7 +228,7 @@ def matched_distributions(trainer: Any, name: Any, questions: Sequence[Question]
     ReferenceMismatchError
         If the options cannot be matched, or weights are sharded.
     """
-    theirs, ours = reference_tokenizer(trainer, name), trainer._question_tokenizer
+    theirs, ours = reference_tokenizer(trainer, name), tokenizer
     if theirs is None or vocabularies_agree(ours, theirs):
         return None
     if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:

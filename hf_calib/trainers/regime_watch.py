@@ -1,4 +1,4 @@
-"""Watch during training whether a model has begun to memorise."""
+"""Watch during training whether a model has begun to memorize."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _NORMAL = NormalDist()
 
 
 class RegimeWatch:
-    """The generalisation gap with its interval, and whether it has been above zero.
+    """The generalization gap with its interval, and whether it has been above zero.
 
     Both accuracies are exponential averages over the E-steps; the interval is Newcombe's, with the averages'
-    effective numbers of questions. Once the whole interval has been above zero the watch stays on: the regulariser
+    effective numbers of questions. Once the whole interval has been above zero the watch stays on: the regularizer
     that it turns on is what closes the gap.
 
     Parameters
@@ -30,7 +30,7 @@ class RegimeWatch:
     def __init__(self, momentum: float, confidence_level: float = 0.95) -> None:
         self.momentum = momentum
         self.critical = _NORMAL.inv_cdf((1 + confidence_level) / 2)
-        self.memorising = False
+        self.memorizing = False
         # Weight, squared weight and weighted number of right answers; on questions trained on, and on held-out ones.
         self._sums = [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
 
@@ -47,9 +47,9 @@ class RegimeWatch:
             sums[0] = self.momentum * sums[0] + n
             sums[1] = self.momentum**2 * sums[1] + n
             sums[2] = self.momentum * sums[2] + float(right.double().sum())
-        if self.memorising or self.gap()[1] <= 0:
+        if self.memorizing or self.gap()[1] <= 0:
             return False
-        self.memorising = True
+        self.memorizing = True
         return True
 
     def gap(self) -> tuple[float, float, float]:
@@ -68,9 +68,9 @@ class RegimeWatch:
 
     def state_dict(self) -> dict:
         """Return plain numbers."""
-        return {"memorising": self.memorising, "sums": [list(sums) for sums in self._sums]}
+        return {"memorizing": self.memorizing, "sums": [list(sums) for sums in self._sums]}
 
     def load_state_dict(self, state: dict) -> None:
         """Restore what `state_dict` returned."""
-        self.memorising = state["memorising"]
+        self.memorizing = state["memorizing"]
         self._sums = [list(sums) for sums in state["sums"]]

@@ -1,6 +1,6 @@
-"""All that is used of TRL beside its documented interface, so that a new version is checked in one place.
+"""Everything that is used of TRL outside its documented interface, so that a new version is checked in one place.
 
-Found in TRL 1.8.0, 1.12.0 and 1.16.0; PPO only up to 1.12.0.
+Present in TRL 1.8.0, 1.12.0 and 1.16.0; PPO only up to 1.12.0.
 """
 
 from __future__ import annotations
@@ -9,18 +9,21 @@ from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from typing import Any
 
+import torch
 import trl
 from accelerate.utils import is_peft_model
 
+_OWN_TAGS = ["hf_calib", "calibration"]
+
 
 class TrainerUnavailableError(ImportError):
-    """The installed TRL does not have a trainer; the message says which does."""
+    """The installed TRL lacks a trainer; the message names the versions that have it."""
 
 
 def initial_adapter_weights(model: Any) -> AbstractContextManager:
-    """Return a context in which an adapter's model is as it was before training.
+    """Return a context in which a model with an adapter is as it was before training.
 
-    A new adapter is disabled; one that was trained before is replaced by the copy that TRL keeps of it.
+    A new adapter is disabled; one that was already trained is replaced by TRL's copy of its initial weights.
     """
     from trl.trainer.utils import use_adapter
 
@@ -30,7 +33,7 @@ def initial_adapter_weights(model: Any) -> AbstractContextManager:
 
 
 def prepared_for_inference(model: Any, trainer: Any) -> Any:
-    """Place a frozen model as TRL places its reference models: sharded where the trained one is."""
+    """Place a frozen model as TRL places its reference models: sharded if the trained model is."""
     from trl.models.utils import prepare_deepspeed, prepare_fsdp
 
     if trainer.is_deepspeed_enabled:
@@ -40,18 +43,67 @@ def prepared_for_inference(model: Any, trainer: Any) -> Any:
     return trainer.accelerator.prepare_model(model, evaluation_mode=True)
 
 
+class TaggedTrainer:
+    """Gives every trainer that inherits it the tags of the trainer that it extends, and this package's."""
+
+    _tag_names: list[str]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls._tag_names = tag_names(cls)
+
+
 def tag_names(trainer_class: type) -> list[str]:
-    """Return a trainer's tags for the Hub with this package's."""
-    return [*getattr(trainer_class, "_tag_names", ()), "hf_calib", "calibration"]
+    """Return a trainer's tags for the Hub: those of the trainer that it extends, and this package's."""
+    declared = (vars(base)["_tag_names"] for base in trainer_class.__mro__ if "_tag_names" in vars(base))
+    foreign = next((tags for tags in declared if tags != _OWN_TAGS), ())
+    return list(dict.fromkeys([*foreign, *_OWN_TAGS]))
+
+
+def takes_reference_model(trainer: Any) -> bool:
+    """Whether a trainer has the argument `ref_model`."""
+    return isinstance(trainer, trl.DPOTrainer | trl.KTOTrainer)
+
+
+def dataset_kind(trainer: Any) -> str | None:
+    """Return the kind of dataset that a trainer of TRL reads, as `as_trl_dataset` calls it, or None for others."""
+    kinds = {
+        "DPOTrainer": "preference",
+        "RewardTrainer": "preference",
+        "KTOTrainer": "unpaired_preference",
+        "SFTTrainer": "text",
+        "GRPOTrainer": "prompt_only",
+        "RLOOTrainer": "prompt_only",
+    }
+    return next((kind for name, kind in kinds.items() if isinstance(trainer, getattr(trl, name))), None)
 
 
 def trainer_name(trainer_class: type) -> str:
-    """Return what TRL calls a trainer's method in model cards; of a foreign trainer the name of its class."""
+    """Return the name of a trainer's method in TRL's model cards; of other trainers, the name of the class."""
     return getattr(trainer_class, "_name", None) or trainer_class.__name__.removesuffix("Trainer") or "Trainer"
 
 
+def log_supervised_metrics(trainer: Any, entropy: float, accuracy: float, attention_mask: torch.Tensor) -> None:
+    """Record what TRL's SFT trainer records with its own loss, for one batch.
+
+    Parameters
+    ----------
+    trainer : trl.SFTTrainer
+    entropy, accuracy : float
+        Means over the labeled tokens of all processes.
+    attention_mask : torch.Tensor, shape (B, L)
+        Of this process's batch.
+    """
+    mode = "train" if trainer.model.training else "eval"
+    trainer._metrics[mode]["entropy"].append(entropy)
+    trainer._metrics[mode]["mean_token_accuracy"].append(accuracy)
+    if mode == "train":
+        trainer._total_train_tokens += trainer.accelerator.gather_for_metrics(attention_mask.sum()).sum().item()
+    trainer._metrics[mode]["num_tokens"] = [trainer._total_train_tokens]
+
+
 def has_ppo() -> bool:
-    """Whether the installed TRL has PPO."""
+    """Return whether the installed TRL has PPO."""
     return find_spec("trl.experimental.ppo") is not None
 
 
@@ -61,13 +113,13 @@ def ppo_classes() -> tuple[type, type]:
     Raises
     ------
     TrainerUnavailableError
-        If the installed TRL has none.
+        If the installed TRL has no PPO.
     """
     if not has_ppo():
         raise TrainerUnavailableError(
-            f"TRL {trl.__version__} has no PPO: 1.13.0 removed it. Either install the last version that has it, "
+            f"TRL {trl.__version__} has no PPO, which was removed in 1.13.0; install a version that has it, "
             "`pip install 'hf-calib[ppo]'` (trl<1.13), or use CalibrationAwareRLOOTrainer or "
-            "CalibrationAwareGRPOTrainer, the policy-gradient trainers that TRL keeps"
+            "CalibrationAwareGRPOTrainer, the policy-gradient trainers that TRL still has"
         )
     from trl.experimental.ppo import PPOConfig, PPOTrainer
 
@@ -75,7 +127,7 @@ def ppo_classes() -> tuple[type, type]:
 
 
 class UnavailablePPO:
-    """Stands where TRL's PPO classes would, and says what to do when it is made."""
+    """Replaces TRL's PPO classes if they are missing, and says what to do when one is constructed."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """Raise the `TrainerUnavailableError` of `ppo_classes`."""

@@ -1,4 +1,4 @@
-"""The mean of a run's last weights, in the place of its very last ones."""
+"""The mean of a run's last weights as the final model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
-from .interruption import last_whole_checkpoint
+from .interruption import last_complete_checkpoint
 
 logger = logging.get_logger(__name__)
 
@@ -29,7 +29,7 @@ class WeightAveragingCallback(TrainerCallback):
     Parameters
     ----------
     share : float
-        Of the run's optimizer steps, those at the end that are averaged over, in (0, 1].
+        Share of the run's optimizer steps, at its end, that are averaged over, in (0, 1].
 
     References
     ----------
@@ -44,14 +44,14 @@ class WeightAveragingCallback(TrainerCallback):
         self._count = 0
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
-        """Find the weights that are trained, and take up the mean of a resumed run."""
+        """Find the trained weights, and restore the mean of a resumed run."""
         self._weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         self._means, self._count = {}, 0
         if state.global_step >= self._first(state):
             self._load(state.global_step)
 
     def _first(self, state: Any) -> int:
-        # A run of one step averages over that one.
+        # A run of one step averages over that step.
         return min(state.max_steps, math.floor(state.max_steps * (1 - self.share)) + 1)
 
     def on_step_end(self, args, state, control, **kwargs):
@@ -77,7 +77,7 @@ class WeightAveragingCallback(TrainerCallback):
         path = None if self.resumed_from is None else self.resumed_from / FILE
         if path is None or not path.is_file():
             raise FileNotFoundError(
-                f"the run averages its weights and was already doing so at step {step}, but the checkpoint has no "
+                f"average_weights: the run was averaging its weights at step {step}, but the checkpoint has no "
                 f"{FILE}; resume from an earlier checkpoint"
             )
         with safe_open(path, framework="pt") as file:
@@ -87,14 +87,14 @@ class WeightAveragingCallback(TrainerCallback):
     def on_train_end(self, args, state, control, **kwargs):
         """Put the mean into the model."""
         if not self._count:
-            logger.warning("training ended before the steps that were to be averaged; the weights are the last ones")
+            logger.warning("training ended before the steps to average over; the model has the last step's weights")
         with torch.no_grad():
             for name, mean in self._means.items():
                 self._weights[name].copy_(mean)
 
 
 def check_averaging(accelerator: Accelerator, args: Any) -> None:
-    """Refuse to average where the weights are not whole on a process, or where the best step is taken instead.
+    """Raise if the weights are sharded, or if the best step is loaded instead.
 
     Raises
     ------
@@ -104,17 +104,18 @@ def check_averaging(accelerator: Accelerator, args: Any) -> None:
     plugin = getattr(accelerator.state, "deepspeed_plugin", None)
     if (plugin is not None and plugin.zero_stage == 3) or getattr(accelerator.state, "fsdp_plugin", None) is not None:
         raise ValueError(
-            "average_weights needs weights that are whole on every process; use DeepSpeed ZeRO-2 or plain data "
+            "average_weights: it needs the full weights on every process; use DeepSpeed ZeRO-2 or plain data "
             "parallelism, or set average_weights=0"
         )
     if args.load_best_model_at_end:
         raise ValueError(
-            "load_best_model_at_end takes one step's weights and average_weights the mean of many; set one of them"
+            "average_weights: load_best_model_at_end keeps one step's weights, average_weights the mean of many; "
+            "set only one of them"
         )
 
 
 def resumed_folder(resume: Any, output_dir: str) -> Path | None:
-    """Find the checkpoint that `Trainer.train` resumes from, given its argument; None where it doesn't resume."""
+    """Return the checkpoint that `Trainer.train` resumes from, given its argument; None if it does not resume."""
     if resume is None or resume is False:
         return None
-    return Path(last_whole_checkpoint(output_dir) if resume is True else resume)
+    return Path(last_complete_checkpoint(output_dir) if resume is True else resume)

@@ -49,7 +49,7 @@ def fitted(name, data, *, labels=None, seed=0, **options):
     if name == "reference_agreement":
         # A reference that is right about as often as it is sure.
         answers = data.logits / 3 + np.random.default_rng(seed).normal(0, 0.1, data.logits.shape)
-    if calibrator_class(name).takes_unlabelled and len(answers) > 1:
+    if calibrator_class(name).takes_unlabeled and len(answers) > 1:
         answers = np.asarray(answers).copy()
         answers[-len(answers) // 4 :] = -1
     with warnings.catch_warnings():

@@ -55,7 +55,7 @@ def fitted_or_refused(name, data):
     labels = data.labels
     if name == "reference_agreement":
         labels = data.logits[::-1] if np.isfinite(data.logits).all() else data.logits
-    elif calibrator_class(name).takes_unlabelled:
+    elif calibrator_class(name).takes_unlabeled:
         labels = np.where(np.arange(len(labels)) % 3 == 1, -1, labels)
     features = data.features if uses_features(name) else None
     calibrator = by_name(name, **FEWEST_STEPS.get(name, {}))

@@ -24,7 +24,7 @@ def relative_entropy(logits):
     return -(p * np.log(p)).sum(axis=1) / np.log(logits.shape[1])
 
 
-def standardised(columns, like):
+def standardized(columns, like):
     return (columns - like.mean(axis=0)) / like.std(axis=0)
 
 
@@ -52,7 +52,7 @@ def test_the_adaptive_ensemble_by_its_definition():
     calibrator = by_name("adaptive_ensemble").fit(everything, np.concatenate([data.labels, np.full(300, -1)]))
     correct = data.logits.argmax(axis=1) == data.labels
     a = correct.mean()
-    # As many labelled questions lie at or above the threshold of certainty as were answered rightly.
+    # As many labeled questions lie at or above the threshold of certainty as were answered rightly.
     threshold = np.sort(relative_entropy(data.logits))[correct.sum() - 1]
     estimated = (relative_entropy(target.logits) <= threshold).mean()
     easy, hard = (1 + a) / 2, a / 2
@@ -77,7 +77,7 @@ def test_importance_weighting_is_a_classifiers_odds_and_a_weighted_fit(max_weigh
     assert np.abs(columns[:, 0]).max() < 20  # where it is cut off
     is_target = np.arange(1100) >= 700
     classifier = LogisticRegression(C=1.0, tol=1e-12, solver="newton-cholesky", max_iter=1000)
-    odds = classifier.fit(standardised(columns, columns), is_target).predict_proba(standardised(columns, columns))
+    odds = classifier.fit(standardized(columns, columns), is_target).predict_proba(standardized(columns, columns))
     ratio = (odds[:700, 1] / odds[:700, 0]) * 700 / 400
     capped = np.minimum(ratio, max_weight * ratio.mean())
     assert (capped < ratio).any() == (max_weight == 2.0)
@@ -94,7 +94,7 @@ def test_selective_scaling_is_two_temperatures_about_a_selectors_threshold():
     columns = np.column_stack(
         [logit(softmax(data.logits, axis=1).max(axis=1)), relative_entropy(data.logits), data.features]
     )
-    x = np.column_stack([standardised(columns, columns), np.ones(800)])
+    x = np.column_stack([standardized(columns, columns), np.ones(800)])
     precision = np.array([2.0] * 5 + [1e-3])
 
     def loss(beta):
@@ -120,7 +120,7 @@ def test_sample_consistency_is_a_logistic_regression_on_three_measures():
     distinct = np.maximum((votes > 0).sum(axis=1), 2)
     entropy = 1 + (votes * logs).sum(axis=1) / np.log(distinct)
     columns = np.column_stack([ordered[:, -1], entropy, ordered[:, -1] - ordered[:, -2]])
-    x = standardised(columns, columns)
+    x = standardized(columns, columns)
     correct = votes.argmax(axis=1) == labels
     # Half a right and half a wrong answer more, at the average.
     classifier = LogisticRegression(C=1.0, tol=1e-12, solver="newton-cholesky", max_iter=1000).fit(

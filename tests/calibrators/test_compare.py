@@ -66,7 +66,7 @@ def test_every_row_is_what_its_calibrator_gives(compare, monkeypatch, tmp_path, 
         "--out", tmp_path / "rows.json", "--table", tmp_path / "table.csv")  # fmt: skip
     rows = json.loads((tmp_path / "rows.json").read_text())
     assert {row["calibrator"] for row in rows} == {"none", "temperature", "localized", "importance_weighted"}
-    assert {row["setting"] for row in rows} == {"in domain", "shifted", "unlabelled target"}
+    assert {row["setting"] for row in rows} == {"in domain", "shifted", "unlabeled target"}
     assert {row["labels"] for row in rows} == {0, 50, 200}
     (row,) = [row for row in rows if row["calibrator"] == "temperature" and row["setting"] == "in domain"
               and row["labels"] == 50 and row["seed"] == 1]  # fmt: skip
@@ -85,14 +85,14 @@ def test_every_row_is_what_its_calibrator_gives(compare, monkeypatch, tmp_path, 
     assert float(line["NLL"]) == pytest.approx(np.mean(losses), abs=1e-4)
     assert float(line["NLL ±"]) == pytest.approx(half_width(losses), abs=1e-4)
     assert (line["runs"], line["tested on"]) == ("2", "300")
-    gaps = differences(rows, "importance_weighted", "unlabelled target", "shifted")
+    gaps = differences(rows, "importance_weighted", "unlabeled target", "shifted")
     (line,) = [line for line in lines if line["calibrator"] == "importance_weighted" and line["labels"] == "50"
-               and line["setting"] == "unlabelled target"]  # fmt: skip
+               and line["setting"] == "unlabeled target"]  # fmt: skip
     assert float(line["NLL - temperature"]) == pytest.approx(np.mean(gaps), abs=1e-4)
     assert float(line["NLL - temperature ±"]) == pytest.approx(half_width(gaps), abs=1e-4)
     printed = capsys.readouterr().out
     assert f"{np.mean(gaps):+.4f} ± {half_width(gaps):.4f}" in printed
-    assert "unlabelled target: log-loss / ECE by the number of labels" in printed
+    assert "unlabeled target: log-loss / ECE by the number of labels" in printed
     assert f"| temperature | {np.mean(losses):.3f} / " in printed
     with pytest.raises(SystemExit, match="has no other_logits"):
         run(compare, monkeypatch, "--predictions", tmp_path / "given.npz", "--source", "other")

@@ -109,7 +109,7 @@ def test_tensors_in_tensors_out(name):
         options = QUICK.get(name, {})
         features = tensors.features if uses_features(name) else None
         labels = tensors.labels.clone()
-        if calibrator_class(name).takes_unlabelled:
+        if calibrator_class(name).takes_unlabeled:
             labels[-25:] = -1
         by_tensors = by_name(name, **options).fit(tensors.logits, labels, features=features)
         assert np.array_equal(transformed(name, by_tensors, data), transformed(name, fitted(name, data), data))
@@ -146,14 +146,14 @@ def test_degenerate_data_end_in_a_sensible_fit_or_a_clear_error(name, case):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_weight_of_two_is_the_question_given_twice(name):
-    if name == "reference_agreement" or calibrator_class(name).approximate or calibrator_class(name).takes_unlabelled:
+    if name == "reference_agreement" or calibrator_class(name).approximate or calibrator_class(name).takes_unlabeled:
         pytest.skip("tested apart, or random in how it is fitted")
     data = drawn(300, seed=10)
     twice = np.repeat(np.arange(300), np.where(np.arange(300) < 100, 2, 1))
     weights = np.where(np.arange(300) < 100, 2.0, 1.0)
     options = {"prior_precision": 1e-6} if hasattr(by_name(name), "prior_precision") else {}
     if name == "localized":
-        # Left out one at a time, a question given twice is its own neighbour.
+        # Left out one at a time, a question given twice is its own neighbor.
         options = {"gamma": 0.5}
     features = data.features if uses_features(name) else None
     weighted = by_name(name, **options).fit(data.logits, data.labels, features=features, weights=weights)
@@ -166,7 +166,7 @@ def test_a_weight_of_two_is_the_question_given_twice(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_question_of_weight_zero_does_not_matter_for_the_fit(name):
-    if calibrator_class(name).approximate or calibrator_class(name).takes_unlabelled:
+    if calibrator_class(name).approximate or calibrator_class(name).takes_unlabeled:
         pytest.skip("tested apart, or random in how it is fitted")
     data = drawn(300, seed=11)
     if name == "reference_agreement":
@@ -262,7 +262,7 @@ def test_features_that_are_needed_are_asked_for(name):
 def test_events_in_events_out(name):
     if name == "reference_agreement" or not calibrator_class(name).takes_events:
         pytest.skip("not for events")
-    rows = slice(300) if calibrator_class(name).takes_unlabelled else slice(0)
+    rows = slice(300) if calibrator_class(name).takes_unlabeled else slice(0)
     logits, labels = sharpened(1500, 3.0, k=2, seed=15)
     scores = logits[:, 1] - logits[:, 0]
     features = np.random.default_rng(0).normal(size=(1500, 3)) if uses_features(name) else None

@@ -25,7 +25,7 @@ CLAIMS = [
     ("localized", "LCE", "localized", "temperature", 0.05),
     ("localized", "NLL", "localized", "temperature", 0.005),
     ("meta_calibration", "ECE", "log-loss + DECE on the training set", "log-loss", 0.02),
-    ("meta_calibration", "ECE", "smoothing learnt on held-out halves", "log-loss", 0.1),
+    ("meta_calibration", "ECE", "smoothing learned on held-out halves", "log-loss", 0.1),
     ("modular_conformal", "mean |level - share|", "gaussian, linear", "as it is", 0.08),
     ("modular_conformal", "width", "gaussian, step", "point, step", 0.08),
     ("monotonic_network", "NLL", "monotonic_network", "temperature", 0.1),

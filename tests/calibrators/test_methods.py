@@ -217,14 +217,14 @@ def test_noisy_labels_are_smoothed_more_than_clean_ones():
 def test_a_unit_that_a_class_is_taken_for_gets_more_of_its_label():
     rng = np.random.default_rng(14)
     y = rng.integers(3, size=600)
-    # A class-0 question in three is labelled 1, and none is labelled 2.
+    # A class-0 question in three is labeled 1, and none is labeled 2.
     noisy = np.where((y == 0) & (rng.random(600) < 1 / 3), 1, y)
     x = np.hstack([4 * np.eye(3)[y] + rng.normal(0, 0.3, (600, 3)), rng.normal(size=(600, 60))])
-    learnt = learn_smoothing(x, noisy, per="unit", steps=40)
-    assert learnt.shape == (3, 3)
-    assert (np.diag(learnt) == 0).all()
-    assert (learnt.sum(axis=1) <= 0.5).all()
-    assert learnt[0, 1] > 2 * learnt[0, 2]
+    learned = learn_smoothing(x, noisy, per="unit", steps=40)
+    assert learned.shape == (3, 3)
+    assert (np.diag(learned) == 0).all()
+    assert (learned.sum(axis=1) <= 0.5).all()
+    assert learned[0, 1] > 2 * learned[0, 2]
     there = torch.tensor([[True, True, True], [True, False, True]])
     targets = smoothed_labels(torch.tensor([0, 0]), there, torch.tensor([[0, 0.2, 0.1], [0, 0, 0], [0, 0, 0.0]]))
     assert targets.numpy() == pytest.approx(np.array([[0.7, 0.2, 0.1], [0.9, 0.0, 0.1]]))

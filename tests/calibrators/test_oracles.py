@@ -74,7 +74,7 @@ def test_temperature_and_beta_are_netcals_maps():
     c, right = p.max(axis=1), p.argmax(axis=1) == labels
     theirs, ours = scaling.TemperatureScaling(), by_name("temperature").fit(logits, labels)
     theirs.fit(p, labels)
-    # Theirs is minimised to about five digits; what is fitted agrees as far, and at our number the maps are one.
+    # Theirs is minimized to about five digits; what is fitted agrees as far, and at our number the maps are one.
     assert ours.temperature == pytest.approx(1 / theirs.temperature[0], rel=1e-5)
     assert log_loss(ours.transform(logits), labels) <= log_loss(theirs.transform(p), labels) + 1e-12
     theirs._sites["weights"]["values"] = np.array([1 / ours.temperature])
@@ -137,8 +137,8 @@ def test_vector_and_matrix_scaling_are_probmetrics_as_far_as_it_goes(name):
     import torch
 
     logits, labels = sharpened(600, 2.5, seed=20)
-    centred = logits - logits.mean(axis=1, keepdims=True)
-    given = distributions.CategoricalLogits(torch.from_numpy(centred))
+    centered = logits - logits.mean(axis=1, keepdims=True)
+    given = distributions.CategoricalLogits(torch.from_numpy(centered))
     theirs = {"vector": calibrators.VectorScalingCalibrator, "matrix": calibrators.MatrixScalingCalibrator}[name]()
     theirs.fit_torch(given, torch.from_numpy(labels))
     expected = theirs.predict_proba_torch(given).get_probs().numpy()

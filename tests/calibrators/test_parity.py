@@ -111,19 +111,19 @@ def test_matrix_and_dirichlet_are_multinomial_logistic_regressions(name, weights
 
 @pytest.mark.parametrize("name", ["vector", "matrix"])
 def test_the_prior_is_in_the_units_of_the_log_likelihood(name):
-    centred = LOGITS - LOGITS.mean(axis=1, keepdims=True)
+    centered = LOGITS - LOGITS.mean(axis=1, keepdims=True)
     start = np.ones(4) if name == "vector" else np.eye(4)
     calibrator = by_name(name, prior_precision=30.0).fit(LOGITS, LABELS)
 
     def loss(theta):
         w, b = theta[: start.size].reshape(start.shape), theta[start.size :]
-        z = (centred * w if name == "vector" else centred @ w.T) + b
+        z = (centered * w if name == "vector" else centered @ w.T) + b
         nll = -log_softmax(z, axis=1)[np.arange(600), LABELS].sum()
         return nll + 15 * (((w - start) ** 2).sum() + (b**2).sum())
 
     oracle = minimize(loss, np.concatenate([start.ravel(), np.zeros(4)]), method="BFGS", options={"gtol": 1e-5})
     w, b = oracle.x[: start.size].reshape(start.shape), oracle.x[start.size :]
-    expected = softmax((centred * w if name == "vector" else centred @ w.T) + b, axis=1)
+    expected = softmax((centered * w if name == "vector" else centered @ w.T) + b, axis=1)
     assert calibrator.transform(LOGITS) == pytest.approx(expected, abs=1e-6)
 
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from hf_calib.calibrators import by_name
 from hf_calib.confidence import ForwardArguments, answer_logits, option_log_probabilities, predict
-from hf_calib.confidence.forward import all_logits, answer_logits_and_states, output_layer
+from hf_calib.confidence.forward import answer_logits_and_states, output_layer
 from hf_calib.tasks import QuestionCollator, encode_questions
 from tests.support import questions, tiny_gpt2, tiny_llama
 
@@ -67,10 +67,10 @@ def test_arguments_that_a_model_lacks():
 def test_answer_logits_are_those_of_all_positions(tokenizer, make, side):
     model, batch = make(tokenizer).eval(), batch_of(tokenizer, side)
     with torch.no_grad():
-        logits, everywhere = answer_logits(model, batch), all_logits(model, batch)
+        logits = answer_logits(model, batch)
+        everywhere = model(**ForwardArguments.of(model).inputs(batch)).logits
     assert logits.shape == (6, len(tokenizer))
-    assert everywhere.shape == (*batch.input_ids.shape, len(tokenizer))
-    assert logits.dtype == everywhere.dtype == torch.float32
+    assert logits.dtype == torch.float32
     torch.testing.assert_close(logits, everywhere[torch.arange(6), batch.answer_positions])
 
 
@@ -82,12 +82,10 @@ def test_adapters_with_virtual_tokens_do_not_shift_the_answer(tokenizer, make, a
     model = adapted(make(tokenizer), adapter)
     batch = batch_of(tokenizer, side)
     with torch.no_grad():
-        logits, everywhere = answer_logits(model, batch), all_logits(model, batch)
+        logits = answer_logits(model, batch)
         for row, item in enumerate(encode_questions(ASKED[:3], tokenizer)):
-            alone = model(input_ids=torch.tensor([item.input_ids])).logits[0, -len(item.input_ids) :]
-            torch.testing.assert_close(logits[row], alone[-1], atol=5e-5, rtol=1e-4)
-            real = batch.attention_mask[row].bool()
-            torch.testing.assert_close(everywhere[row, real], alone, atol=5e-5, rtol=1e-4)
+            alone = model(input_ids=torch.tensor([item.input_ids])).logits[0, -1]
+            torch.testing.assert_close(logits[row], alone, atol=5e-5, rtol=1e-4)
 
 
 def test_gradients_are_those_of_the_whole_logits(model, tokenizer):

@@ -6,7 +6,7 @@ import pytest
 from trl.rewards import think_format_reward
 
 from hf_calib import load_questions, reference_distributions
-from hf_calib.trainers.script_rewards import reward_functions, tokenized_prompts
+from hf_calib.scripts.rewards import reward_functions, tokenized_prompts
 from hf_calib.trainers.trl_compatibility import has_ppo
 from tests.examples.scripts import run_here, script, write
 from tests.examples.test_scripts import adapter_moved, assert_printed_is_right
@@ -59,9 +59,8 @@ def test_ppo_takes_a_reward_model_from_a_folder(saved_model, data, tmp_path, cap
 
 @pytest.mark.skipif(has_ppo(), reason="the installed TRL has PPO")
 def test_without_ppo_its_script_says_what_to_do():
-    parser = script("ppo").make_parser()
     with pytest.raises(ImportError, match=r"hf-calib\[ppo\]"):
-        parser.parse_args_and_config(["--output_dir", "x"])
+        script("ppo").make_parser()
 
 
 @pytest.mark.parametrize("asked_beforehand", [False, True])

@@ -18,7 +18,7 @@ from tests.hub.test_spaces import use
 from tests.support import question_rows
 
 ROOT = Path(__file__).resolve().parents[2]
-PARTS = ("hf_calib", "metrics", "model_cards", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
+PARTS = ("hf_calib", "metrics", "model_cards", "examples", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
 
 
 def test_every_room_is_packaged():
@@ -75,6 +75,9 @@ def test_wheel_publishes_everything_and_makes_cards(client, checkout, tmp_path, 
     assert where.is_relative_to(target)
     loaded = "import evaluate, hf_calib; print(evaluate.load(hf_calib.metric_path('ece')).name)"
     assert run(sys.executable, "-c", loaded, env={**os.environ, **environment}, cwd=tmp_path) == "ece\n"
+    assert (target / "hf_calib" / "trainers" / "__init__.pyi").is_file()
+    assert (target / "hf_calib" / "accelerate_configs" / "zero3.yaml").is_file()
+    assert (target / "hf_calib" / "accelerate_configs" / "zero3_cpu.json").is_file()
     environment = {**os.environ, **client.environment(tmp_path / "elsewhere", USER_TOKEN), **environment}
     environment |= {"HF_HUB_OFFLINE": "0", "PYTHONSAFEPATH": "1"}
     command = (sys.executable, "-m", "hf_calib.cli")

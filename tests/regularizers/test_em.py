@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hf_calib.measures import BinStatistics
-from hf_calib.regularizers import SHARING_RULES, BinTargets, EqualMassTargets, em_loss
+from hf_calib.regularizers import SHARING_RULES, BinTargets, em_loss
 
 UNIT = st.floats(0, 1)
 
@@ -217,75 +217,3 @@ def test_a_calibrated_model_has_no_loss():
     p = torch.tensor([[0.75, 0.2, 0.05], [0.2, 0.35, 0.45]])
     targets = targets_of([0.05, 0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.95])
     assert em_loss(p, torch.ones(2, 3, dtype=torch.bool), targets).tolist() == pytest.approx([0, 0], abs=1e-10)
-
-
-# What else an E-step may be
-
-
-def test_a_bin_that_was_seen_too_seldom_pulls_nowhere():
-    targets = BinTargets(2, momentum=0.5, min_count=2.0)
-    targets.update(torch.tensor([0.6, 0.7, 0.2]), torch.tensor([0, 0, 0]))
-    found = targets.target_confidence(torch.tensor([0.9, 0.3]))
-    assert found[0] == pytest.approx((0 + 2 * 0.9) / (2 + 2))
-    assert found[1] == pytest.approx(0.3)  # seen once
-    targets.update(torch.tensor([]), torch.tensor([]))
-    assert targets.target_confidence(torch.tensor([0.9]))[0] == pytest.approx(0.9)  # a count of one is left
-    with pytest.raises(ValueError, match="min_count"):
-        BinTargets(min_count=-1.0)
-
-
-@given(st.lists(st.floats(0, 1), min_size=12, max_size=60, unique=True), st.integers(1, 6))
-def test_bins_of_equal_mass_hold_the_same_share(confidences, n_bins):
-    targets = EqualMassTargets(n_bins)
-    targets.update(torch.tensor(confidences, dtype=torch.float64), torch.zeros(len(confidences)))
-    share = len(confidences) / n_bins
-    assert targets.counts.sum() == len(confidences)
-    assert all(share - 1 <= count <= share + 1 for count in targets.counts.tolist())
-
-
-def test_bins_of_equal_mass_pull_to_the_accuracy_of_their_neighbours():
-    """All confidences in what would be one bin of ten: the surer half is right, the other wrong."""
-    targets = EqualMassTargets(2, prior_count=0.0)
-    confidences = torch.linspace(0.91, 0.99, 20, dtype=torch.float64)
-    targets.update(confidences, (torch.arange(20) >= 10).double())
-    assert targets.target_confidence(torch.tensor([0.92, 0.98])).tolist() == [0.0, 1.0]
-    wide = BinTargets(10, prior_count=0.0)
-    wide.update(confidences, (torch.arange(20) >= 10).double())
-    assert wide.target_confidence(torch.tensor([0.92, 0.98])).tolist() == [0.5, 0.5]
-
-
-def test_bins_of_equal_mass_forget_by_the_momentum():
-    targets = EqualMassTargets(1, momentum=0.7, prior_count=0.0)
-    refreshes = [([0.6, 0.7, 0.2], [1, 0, 1]), ([0.9], [1]), ([0.1, 0.8, 0.8], [0, 0, 1])]
-    counts = correct = 0.0
-    for confidences, right in refreshes:
-        targets.update(torch.tensor(confidences), torch.tensor(right))
-        counts, correct = 0.7 * counts + len(right), 0.7 * correct + sum(right)
-    assert targets.counts.tolist() == pytest.approx([counts])
-    assert targets.correct.tolist() == pytest.approx([correct])
-    for _ in range(40):
-        targets.update(torch.tensor([0.5]), torch.tensor([1]))
-    assert len(targets.weights) < 25  # those that hardly count are dropped
-
-
-def test_the_state_of_bins_of_equal_mass_is_restored_exactly():
-    targets, restored = EqualMassTargets(4), EqualMassTargets(4)
-    rng = np.random.default_rng(0)
-    for _ in range(3):
-        targets.update(torch.from_numpy(rng.random(20)), torch.from_numpy(rng.random(20) < 0.5))
-    restored.load_state_dict(json.loads(json.dumps(targets.state_dict())))
-    asked = torch.from_numpy(rng.random(50))
-    assert torch.equal(restored.target_confidence(asked), targets.target_confidence(asked))
-    assert torch.equal(restored.counts, targets.counts)
-    with pytest.raises(ValueError, match="equally wide bins"):
-        EqualMassTargets(4).load_state_dict(BinTargets(4).state_dict())
-    with pytest.raises(ValueError, match="equal mass"):
-        BinTargets(4).load_state_dict(targets.state_dict())
-    EqualMassTargets(4).load_state_dict(EqualMassTargets(4).state_dict())  # of a run that had no E-step yet
-
-
-def test_equal_confidences_share_a_bin():
-    targets = EqualMassTargets(3, prior_count=0.0)
-    targets.update(torch.tensor([0.9, 0.9, 0.9, 0.9]), torch.tensor([1, 0, 1, 0]))
-    assert sorted(targets.counts.tolist()) == [0, 0, 4]
-    assert targets.target_confidence(torch.tensor([0.9])).tolist() == [0.5]

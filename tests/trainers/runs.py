@@ -119,7 +119,7 @@ def rloo(tokenizer, folder, *, model=None, peft_config=None, args=None, **option
 
 
 def classifier(tokenizer, seed=0):
-    """Return a randomly initialised Llama that scores sequences."""
+    """Return a randomly initialized Llama that scores sequences."""
     config = tiny_llama(tokenizer).config
     config.num_labels = 1
     torch.manual_seed(seed)

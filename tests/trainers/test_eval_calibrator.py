@@ -17,7 +17,7 @@ ASKED = questions(60, seed=3, choices=(3, 4))
 def test_evaluation_reports_what_cross_validation_gives(tokenizer, tmp_path, name):
     trainer = make(tokenizer, tmp_path, eval_calibration_dataset=ASKED, eval_calibrator=name, max_steps=1)
     metrics = trainer.evaluate()
-    asked = trainer._asked()
+    asked = trainer._evaluator.predictions()
     held_out = cross_validate(lambda: by_name(name), asked.option_log_probabilities, asked.answers)
     expected = CalibrationReport.from_predictions(held_out.probabilities, asked.answers)
     # Steps of a fit may lie on the edge of a bin, from which the last digit moves them.
@@ -30,7 +30,7 @@ def test_evaluation_reports_what_cross_validation_gives(tokenizer, tmp_path, nam
         assert "calibrated" not in trainer.calibration_reports
         trainer.train()
         trainer.evaluate()
-        (evaluation,) = card_data(trainer, "m", None, None).evaluations
+        (evaluation,) = card_data(trainer.calibration_run, trainer, "m", None, None).evaluations
         assert evaluation.stages[-2:] == ("after", "calibrated")
         trainer.create_model_card()
         assert "with the calibrator temperature" in (tmp_path / "README.md").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""method="cft", "rcft" and "auto": plain tuning, the regulariser, and the one until the other is needed."""
+"""method="cft", "rcft" and "auto": plain tuning, the regularizer, and the one until the other is needed."""
 
 import logging
 
@@ -30,35 +30,35 @@ def test_the_watch_turns_on_when_the_interval_is_above_zero_and_stays():
     for _ in range(60):
         watch.update(half, half)
     assert watch.gap()[0] < 0.01
-    assert watch.memorising
+    assert watch.memorizing
     restored = RegimeWatch(0.9)
     restored.load_state_dict(watch.state_dict())
     assert restored.gap() == watch.gap()
-    assert restored.memorising
+    assert restored.memorizing
 
 
 def test_few_questions_do_not_turn_it_on():
     watch = RegimeWatch(0.0)
     watch.update(torch.tensor([1, 1, 1, 0]), torch.tensor([1, 0, 1, 0]))
     assert watch.gap()[0] == 0.25
-    assert not watch.memorising
+    assert not watch.memorizing
 
 
-def test_auto_tunes_plainly_until_the_model_memorises(tokenizer, tmp_path, caplog):
-    """Answers at random: all that is learnt of them is memory."""
+def test_auto_tunes_plainly_until_the_model_memorizes(tokenizer, tmp_path, caplog):
+    """Answers at random: all that is learned of them is memory."""
     asked = questions(60)
     with caplog.at_level(logging.WARNING, logger="hf_calib"):
         auto = sft(tokenizer, tmp_path / "auto", train_dataset=asked, method="auto", em_weight=2.0, **RUN)
         auto.train()
-    logs = [entry for entry in auto.state.log_history if "calibration/memorising" in entry]
-    on = [entry["calibration/memorising"] for entry in logs]
+    logs = [entry for entry in auto.state.log_history if "calibration/memorizing" in entry]
+    on = [entry["calibration/memorizing"] for entry in logs]
     assert on[0] == 0.0
     assert on[-1] == 1.0
     assert on == sorted(on)
     first = on.index(1.0)
     assert all(entry["calibration/loss"] == 0.0 for entry in logs[:first])
     assert logs[first]["calibration/loss"] == pytest.approx(2.0 * logs[first]["calibration/em"])
-    assert "begun to memorise" in caplog.text
+    assert "begun to memorize" in caplog.text
     assert caplog.text.count("turned on with the weight 2") == 1
     # Until then it is plain fine-tuning on the same questions.
     plain = sft(
@@ -71,7 +71,7 @@ def test_auto_tunes_plainly_until_the_model_memorises(tokenizer, tmp_path, caplo
 
 def kept(trainer, asked):
     texts = {question.question + str(question.choices): i for i, question in enumerate(asked)}
-    return [texts[q.question + str(q.choices)] for q in trainer._prepared_questions.questions]
+    return [texts[q.question + str(q.choices)] for q in trainer.calibration_run.trained_on]
 
 
 def test_auto_keeps_the_best_step_by_the_held_out_log_loss(tokenizer, tmp_path):
@@ -100,8 +100,7 @@ def test_rcft_has_the_papers_weight_unless_one_is_given(tmp_path):
     ("options", "message"),
     [
         ({"method": "em"}, "cft, rcft, auto; got 'em'"),
-        ({"method": "cft", "em_weight": 1.0}, "no regulariser"),
-        ({"method": "auto", "em_source": "first_pass"}, "leave em_source"),
+        ({"method": "cft", "em_weight": 1.0}, "no regularizer"),
     ],
 )
 def test_what_contradicts_itself_is_refused(options, message, tmp_path):

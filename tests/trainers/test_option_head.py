@@ -18,7 +18,7 @@ from tests.support import questions, tiny_llama
 
 
 def learnable(n, *, seed=0, noise=0.25):
-    """Questions whose answer is the option of the colour that they name, but for a share of them."""
+    """Questions whose answer is the option of the color that they name, but for a share of them."""
     rng = np.random.default_rng(seed)
     asked = []
     for question in questions(n, seed=seed, choices=(4, 3)):

@@ -19,7 +19,7 @@ with_ppo = pytest.mark.skipif(not has_ppo(), reason="the installed TRL has no PP
 @pytest.mark.skipif(has_ppo(), reason="the installed TRL has PPO")
 @pytest.mark.parametrize("made", [CalibrationAwarePPOConfig, CalibrationAwarePPOTrainer])
 def test_without_ppo_the_message_says_what_to_do(made):
-    with pytest.raises(TrainerUnavailableError, match=r"no PPO: 1\.13\.0 removed it.*hf-calib\[ppo\].*RLOO"):
+    with pytest.raises(TrainerUnavailableError, match=r"no PPO, which was removed in 1\.13\.0.*hf-calib\[ppo\].*RLOO"):
         made("out")
 
 

@@ -1,6 +1,6 @@
 """A whole PPO run on small models: what it does to calibration, and what is left of that with the terms.
 
-Nouns have colours with known probabilities. The policy is pre-trained on answers drawn from them, and on open replies;
+Nouns have colors with known probabilities. The policy is pre-trained on answers drawn from them, and on open replies;
 the reward model is a network too, taught the logarithm of an answer's probability and that politeness is worth more.
 """
 
@@ -38,7 +38,7 @@ def word_tokenizer():
 
 
 def question(noun, answer=None):
-    return Question(f"What colour is the {NOUNS[noun]} ?", CHOICES, answer)
+    return Question(f"What color is the {NOUNS[noun]} ?", CHOICES, answer)
 
 
 def asked(noun):
@@ -51,7 +51,7 @@ def open_prompt(noun):
 
 @pytest.fixture(scope="module")
 def world():
-    """Return the tokenizer, p* of each noun's colours, and the pre-trained policy and reward model."""
+    """Return the tokenizer, p* of each noun's colors, and the pre-trained policy and reward model."""
     tokenizer = word_tokenizer()
     rng = np.random.default_rng(0)
     truth = np.stack([rng.permutation([0.55, 0.25, 0.15, 0.05]) for _ in NOUNS])

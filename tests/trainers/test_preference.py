@@ -95,8 +95,8 @@ def random_labels(n, seed):
 
 
 @pytest.mark.parametrize("make", [dpo, reward])
-def test_the_regulariser_holds_the_confidence_to_the_accuracy(make, tokenizer, tmp_path):
-    """Labels at random: nothing can be learnt, and without the regulariser the confidence grows all the same."""
+def test_the_regularizer_holds_the_confidence_to_the_accuracy(make, tokenizer, tmp_path):
+    """Labels at random: nothing can be learned, and without the regularizer the confidence grows all the same."""
     data, held_out = random_labels(256, 1), random_labels(200, 9)
     found = {}
     for weight in (0.0, 20.0):
@@ -179,9 +179,6 @@ def test_a_plain_config_trains_as_the_extended_trainer(tokenizer, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("preference_weight", -1.0), ("preference_bins", 0), ("preference_momentum", 1.0)]
-)
-def test_arguments_out_of_range_are_named(tmp_path, name, value):
-    with pytest.raises(ValueError, match=name):
-        CalibrationAwareConfig(str(tmp_path), **training_arguments(), **{name: value})
+def test_a_negative_weight_is_named(tmp_path):
+    with pytest.raises(ValueError, match="preference_weight must be a finite, nonnegative number, got -1"):
+        CalibrationAwareConfig(str(tmp_path), **training_arguments(), preference_weight=-1.0)

@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+from peft import IA3Config, LoHaConfig, PromptTuningConfig, VeraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from tests.support import tiny_llama
+from hf_calib import reference_distributions
+from hf_calib.trainers.reference import ReferenceUnavailableError
+from tests.support import questions, tiny_llama
 from tests.trainers.runs import dpo, grpo, kto, lora, rloo, sft
 
 
@@ -69,3 +72,91 @@ def test_without_a_reference_the_starting_weights_are_kept(tokenizer, tmp_path):
     assert torch.equal(term.reference_logits(batch), before)
     trainer.model.train()
     assert float(term.loss(trainer.model, 0, 0, 1)) > 1e-4  # the model has moved, its reference has not
+
+
+ADAPTERS = {
+    **{str(start): lora(init_lora_weights=start) for start in (True, "gaussian", "orthogonal", "eva")},
+    "dora": lora(use_dora=True),
+    "rslora": lora(use_rslora=True),
+    "token indices": lora(trainable_token_indices=[5, 6]),
+    "whole modules": lora(modules_to_save=["lm_head", "embed_tokens"]),
+    "ia3": IA3Config(task_type="CAUSAL_LM", target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"]),
+    "loha": LoHaConfig(task_type="CAUSAL_LM", target_modules=["q_proj", "v_proj"], r=4),
+    "vera": VeraConfig(task_type="CAUSAL_LM", target_modules=["q_proj", "v_proj"], r=4),
+}
+
+
+def divergence_at_start(trainer):
+    """Train one step at the rate 0, and return the anchor's divergence."""
+    trainer.train()
+    return next(entry["calibration/anchor"] for entry in trainer.state.log_history if "calibration/anchor" in entry)
+
+
+STILL = {"learning_rate": 0.0, "max_steps": 1, "logging_steps": 1, "supervised_weight": 0.0}
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_the_anchor_is_zero_where_an_adapter_starts_at_zero(name, tokenizer, tmp_path):
+    trainer = dpo(tokenizer, tmp_path, peft_config=ADAPTERS[name], **STILL)
+    assert abs(divergence_at_start(trainer)) < 1e-5
+
+
+CHANGING = ["pissa", "pissa_niter_4", "olora"]
+
+
+@pytest.mark.parametrize("start", CHANGING)
+@pytest.mark.parametrize("make", [dpo, kto])
+def test_an_adapter_that_takes_base_weights_needs_a_reference_model(make, start, tokenizer, tmp_path):
+    with pytest.raises(ReferenceUnavailableError, match=rf"init_lora_weights='{start}' moves .* pass ref_model="):
+        make(tokenizer, tmp_path, peft_config=lora(init_lora_weights=start))
+    # The trainer's own loss would still disable the adapter.
+    with pytest.raises(ReferenceUnavailableError, match="pass ref_model="):
+        make(
+            tokenizer, tmp_path, peft_config=lora(init_lora_weights=start),
+            calibration_reference_model=tiny_llama(tokenizer),
+        )  # fmt: skip
+    # TRL's copy of such an adapter takes the base weights a second time.
+    with pytest.raises(ReferenceUnavailableError, match="pass ref_model="):
+        make(tokenizer, tmp_path, model=get_peft_model(tiny_llama(tokenizer), lora(init_lora_weights=start)))
+    trainer = make(
+        tokenizer, tmp_path, peft_config=lora(init_lora_weights=start), ref_model=tiny_llama(tokenizer), **STILL
+    )
+    assert abs(divergence_at_start(trainer)) < 1e-5
+
+
+@pytest.mark.parametrize("start", CHANGING)
+def test_without_a_loss_of_its_own_the_anchors_reference_is_enough(start, tokenizer, tmp_path):
+    options = {"anchor_weight": 1.0, "peft_config": lora(init_lora_weights=start)}
+    with pytest.raises(ReferenceUnavailableError, match="pass calibration_reference_model= the model that training"):
+        sft(tokenizer, tmp_path, **options)
+    trainer = sft(tokenizer, tmp_path, calibration_reference_model=tiny_llama(tokenizer), **options, **STILL)
+    assert abs(divergence_at_start(trainer)) < 1e-5
+    options = {"peft_config": lora(init_lora_weights=start), "calibration_reference_model": tiny_llama(tokenizer)}
+    with pytest.raises(ReferenceUnavailableError, match="set beta=0, since the trainer's own reference"):
+        grpo(tokenizer, tmp_path, beta=0.1, **options)
+    assert abs(divergence_at_start(grpo(tokenizer, tmp_path, beta=0.0, **options, **STILL))) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "config",
+    [lora(init_lora_weights=False), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)],
+)
+def test_an_adapter_that_acts_from_the_start_needs_a_reference(config, tokenizer, tmp_path):
+    with pytest.raises(ReferenceUnavailableError, match=r"differs from the model that training starts from \(KL"):
+        dpo(tokenizer, tmp_path, peft_config=config)
+    dpo(tokenizer, tmp_path, peft_config=config, calibration_reference_model=tiny_llama(tokenizer))
+
+
+def test_an_adapter_that_was_trained_needs_a_choice_where_trl_keeps_no_copy(tokenizer, tmp_path):
+    def trained():
+        torch.manual_seed(3)
+        return get_peft_model(tiny_llama(tokenizer), lora(init_lora_weights=False))
+
+    with pytest.raises(ReferenceUnavailableError, match=r"hf_calib\.reference_distributions\(model, tokenizer, quest"):
+        sft(tokenizer, tmp_path, model=trained(), anchor_weight=1.0)
+    asked = reference_distributions(trained(), tokenizer, questions(40))
+    trainer = sft(
+        tokenizer, tmp_path, model=trained(), anchor_weight=1.0, calibration_reference_model=asked, **STILL
+    )  # fmt: skip
+    assert abs(divergence_at_start(trainer)) < 1e-5
+    assert abs(divergence_at_start(dpo(tokenizer, tmp_path, model=trained(), **STILL))) < 1e-5  # TRL keeps a copy

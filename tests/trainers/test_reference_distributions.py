@@ -166,7 +166,7 @@ def test_with_sharded_weights_another_tokenizer_is_refused_with_a_way_that_works
         ReferenceMismatchError,
         match=r"beforehand.*student_tokenizer=.*match_options=True.*calibration_reference_model",
     ):
-        matched_distributions(trainer, str(tmp_path / "teacher"), ASKED)
+        matched_distributions(trainer, str(tmp_path / "teacher"), ASKED, trainer.processing_class)
     # A file has no tokenizer of its own, so that it is never refused for one.
     file = tmp_path / "reference.safetensors"
     reference_distributions(teacher, other, ASKED, student_tokenizer=tokenizer, match_options=True).save(file)

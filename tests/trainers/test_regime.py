@@ -13,6 +13,10 @@ from .runs import dpo, lora, sft
 NEW = questions(60, seed=9)
 
 
+def described(trainer):
+    return card_data(trainer.calibration_run, trainer)
+
+
 def expected(trainer, known):
     answers = [predict(trainer.model, trainer.processing_class, asked) for asked in (known, NEW)]
     diagnosis = diagnose(*answers)
@@ -22,24 +26,24 @@ def expected(trainer, known):
 @pytest.mark.parametrize("em_weight", [0.0, 1.0])
 def test_fine_tuned_model_is_diagnosed_on_what_its_weights_were_trained_on(tokenizer, tmp_path, em_weight):
     trainer = sft(tokenizer, tmp_path, eval_calibration_dataset=NEW, em_weight=em_weight, max_steps=12)
-    assert card_data(trainer).regime is None
+    assert described(trainer).regime is None
     trainer.train()
-    known = trainer._prepared_questions.questions  # without those set aside for the E-step
+    known = trainer.calibration_run.trained_on  # without those set aside for the E-step
     assert len(known) == (40 if em_weight == 0 else 32)
-    told = card_data(trainer).regime
+    told = described(trainer).regime
     assert told == expected(trainer, known) + f"all {len(known)}, and from 60 new ones (a set given in memory)."
     trainer.create_model_card()
     assert f"\nRegime: {told.split('.')[0]}. The " in (tmp_path / "README.md").read_text()
 
 
-def test_a_part_of_the_fine_tuning_set_may_be_asked_or_none(tokenizer, tmp_path):
-    trainer = sft(tokenizer, tmp_path, eval_calibration_dataset=NEW, regime_questions=10)
+def test_a_part_of_a_large_fine_tuning_set_is_asked(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_calib.hub.regime_text.REGIME_QUESTIONS", 10)
+    trainer = sft(tokenizer, tmp_path, eval_calibration_dataset=NEW)
     trainer.train()
-    assert "fine-tuned on, 10 of 40, drawn at random, and from 60 new ones" in card_data(trainer).regime
-    assert "regime_questions" not in card_data(trainer).settings
-    without = sft(tokenizer, tmp_path, eval_calibration_dataset=NEW, regime_questions=0)
+    assert "fine-tuned on, 10 of 40, drawn at random, and from 60 new ones" in described(trainer).regime
+    without = sft(tokenizer, tmp_path)
     without.train()
-    assert card_data(without).regime is None
+    assert described(without).regime is None
     weights = (model.model.state_dict() for model in (trainer, without))
     assert all(one.equal(other) for one, other in zip(*(state.values() for state in weights), strict=True))
 
@@ -51,12 +55,7 @@ def test_aligned_model_is_diagnosed_where_answers_were_trained_on(tokenizer, tmp
     given = {"calibration_dataset": rows, "eval_calibration_dataset": NEW, "peft_config": lora()}
     trainer = dpo(tokenizer, tmp_path, **given)
     trainer.train()
-    assert card_data(trainer).regime.startswith(expected(trainer, as_questions(rows[10:])) + "all 30,")
+    assert described(trainer).regime.startswith(expected(trainer, as_questions(rows[10:])) + "all 30,")
     anchored = dpo(tokenizer, tmp_path, supervised_weight=0.0, **given)
     anchored.train()
-    assert card_data(anchored).regime is None  # no answer was used
-
-
-def test_number_of_questions_is_checked(tokenizer, tmp_path):
-    with pytest.raises(ValueError, match="regime_questions must be"):
-        sft(tokenizer, tmp_path, regime_questions=-1)
+    assert described(anchored).regime is None  # no answer was used

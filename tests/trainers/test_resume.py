@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
 from hf_calib.trainers.calibration_term import CalibrationTerm
-from hf_calib.trainers.interruption import last_whole_checkpoint
+from hf_calib.trainers.interruption import last_complete_checkpoint
 from tests.support import pairs, questions, tiny_llama, training_arguments
 from tests.trainers.runs import dpo, grpo, kto, lora, reward, rloo, sft
 
@@ -203,14 +203,14 @@ def test_a_program_s_own_handler_is_left_alone(tokenizer, tmp_path):
 
 
 def test_a_checkpoint_cut_off_while_it_was_written_is_passed_over(tmp_path):
-    with pytest.raises(ValueError, match="no whole checkpoint"):
-        last_whole_checkpoint(tmp_path)
+    with pytest.raises(ValueError, match="no complete checkpoint"):
+        last_complete_checkpoint(tmp_path)
     for step, state in ((9, "{}"), (10, "{}"), (11, '{"global_step": 1'), (12, None)):
         (tmp_path / f"checkpoint-{step}").mkdir()
         if state is not None:
             (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
     (tmp_path / "checkpoint-best").mkdir()
-    assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+    assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
 
 
 SCRIPT = """
@@ -259,7 +259,7 @@ def test_kill_at_any_moment(name, tokenizer, tmp_path):
     assert process.poll() is None
     process.send_signal(signal.SIGKILL)
     process.wait()
-    last = int(last_whole_checkpoint(folder).split("-")[-1])
+    last = int(last_complete_checkpoint(folder).split("-")[-1])
     resumed, whole = (killed(name, tokenizer, where, max_steps=last + 3) for where in (folder, tmp_path / "whole"))
     # Making a trainer seeds its dropout, and the other's training draws from that.
     seeded = torch.get_rng_state()

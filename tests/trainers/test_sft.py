@@ -68,6 +68,16 @@ def test_labels_on_question_and_answer(tokenizer, tmp_path):
     assert all(row["labels"] == row["input_ids"] for row in trainer.train_dataset)
 
 
+def test_the_tokens_of_the_loss_are_chosen_for_questions_alone(tokenizer, tmp_path):
+    with pytest.raises(ValueError, match="supervised_on must be one of"):
+        sft(tokenizer, tmp_path, supervised_on="question")
+    with pytest.raises(ValueError, match="needs questions as train_dataset"):
+        sft(
+            tokenizer, tmp_path, train_dataset=Dataset.from_dict({"text": ["red"]}), calibration_dataset=questions(4),
+            supervised_on="question_and_answer",
+        )  # fmt: skip
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("supervised_on", ["answer", "question_and_answer"])
 def test_the_loss_is_the_cross_entropy(supervised_on, side, tokenizer, tmp_path):
@@ -229,7 +239,7 @@ LONG = Question("word " * 200 + "?", ("a", "b"), 0)
             QuestionError,
             "identical",
         ),
-        ({"train_dataset": questions(1), "em_weight": 1.0}, ValueError, "cannot be split"),
+        ({"train_dataset": questions(1), "em_weight": 1.0}, QuestionError, "1 of 1 have one; pass more questions"),
         ({"calibration_dataset": questions(4)}, ValueError, "prompts for the anchor, but anchor_weight is 0"),
         ({"packing": True}, ValueError, "packing=False"),
         ({"calibration_prompt": "chat"}, ValueError, "no chat template"),

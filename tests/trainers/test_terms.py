@@ -1,5 +1,7 @@
 """What the terms add to the loss, against a computation by hand."""
 
+import logging
+
 import numpy as np
 import pytest
 import torch
@@ -84,7 +86,7 @@ def test_the_differentiable_ece_is_the_measure_on_the_answered_questions(tokeniz
     assert all(torch.isfinite(gradient).all() for gradient in gradients)
     assert any(gradient.abs().max() > 0 for gradient in gradients)
     assert trainer._calibration_term.pop_logs()["calibration/dece"] == pytest.approx(expected, rel=1e-4)
-    assert "with the differentiable ECE" in card_data(trainer, "m", None, None).method
+    assert "with the differentiable ECE" in card_data(trainer.calibration_run, trainer, "m", None, None).method
     with pytest.raises(ValueError, match="dece_weight must be"):
         CalibrationAwareConfig(str(tmp_path), **training_arguments(dece_weight=-1.0))
 
@@ -262,6 +264,12 @@ def test_long_questions_are_dropped_and_counted_if_asked_for(tokenizer, tmp_path
     assert len(trainer._calibration_term.questions) == 5
 
 
+def test_the_bins_are_as_asked_for(tokenizer, tmp_path):
+    trainer = make(tokenizer, tmp_path, em_weight=1.0, em_bins=4, em_momentum=0.7)
+    targets = trainer._calibration_term.targets
+    assert (targets.n_bins, targets.momentum) == (4, 0.7)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -270,9 +278,9 @@ def test_long_questions_are_dropped_and_counted_if_asked_for(tokenizer, tmp_path
         ("em_fraction", 1.0),
         ("em_momentum", 1.0),
         ("em_steps", 0),
+        ("em_bins", 0),
         ("calibration_batch_size", 0),
         ("em_sharing", "fair"),
-        ("supervised_on", "question"),
         ("calibration_prompt", "poem"),
     ],
 )
@@ -307,3 +315,34 @@ def test_logits_that_are_not_finite_stop_the_run_and_leave_the_checkpoint(tokeni
 
     saved = load_file(tmp_path / "checkpoint-2" / "adapter_model.safetensors")
     assert all(torch.isfinite(tensor).all() for tensor in saved.values())
+
+
+@pytest.mark.parametrize(
+    ("options", "rest"),
+    [
+        ({}, ""),
+        ({"dece_weight": 0.5}, "; dece_weight=0.5 has no effect"),
+        (
+            {"dece_weight": 1.0, "em_weight": 2.0, "em_dataset": questions(4)},
+            "; em_weight=2 and dece_weight=1 have no effect",
+        ),
+    ],
+)
+def test_terms_that_get_no_answers_are_said_once(options, rest, tokenizer, tmp_path, caplog):
+    with caplog.at_level(logging.INFO, logger="hf_calib"):
+        make(tokenizer, tmp_path, data=questions(9, answered=False), **options).train()
+    said = [record.getMessage() for record in caplog.records if "has an answer" in record.getMessage()]
+    assert said == [f"None of the 9 calibration questions has an answer: only the anchor acts{rest}"]
+
+
+@pytest.mark.parametrize(
+    ("data", "options"),
+    [
+        (questions(9, answered=False), {"supervised_weight": 0.0}),
+        (questions(8, answered=False) + questions(1), {}),
+    ],
+)
+def test_nothing_is_said_where_every_term_acts(data, options, tokenizer, tmp_path, caplog):
+    with caplog.at_level(logging.INFO, logger="hf_calib"):
+        make(tokenizer, tmp_path, data=data, **options)
+    assert "has an answer" not in caplog.text

@@ -1,0 +1,93 @@
+"""The methods that the experiment compares, by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from hf_calib.lab import LabPreset
+
+# The seeds that the presets' settings were chosen on; results are reported on others.
+SETTINGS_SEEDS = (0, 1, 2)
+
+Questions = Literal["none", "training", "held_out", "all"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A model, and what is done to its probabilities afterwards.
+
+    Attributes
+    ----------
+    model
+        A key of `experiments.experiment.MODELS`, or None for the pre-trained model.
+    trained_on
+        Which labeled questions its training uses, to train on or to choose by.
+    calibrator
+        What `hf_calib.calibrators.by_name` knows it by, or None.
+    fitted_on
+        Which labeled questions the calibrator is fitted on; with "none", it is fitted on the prompts without answers.
+    """
+
+    model: str | None
+    trained_on: Questions = "none"
+    calibrator: str | None = None
+    fitted_on: Questions = "none"
+
+    def labels(self, preset: LabPreset) -> int:
+        """Count the labeled questions that the method uses, for training, fitting and choosing."""
+        training, held_out = preset.n_calibration_questions, preset.n_held_out_questions
+        counts = {"none": 0, "training": training, "held_out": held_out, "all": training + held_out}
+        return counts[self.trained_on] + counts[self.fitted_on]
+
+
+METHODS: dict[str, Method] = {
+    "pretrained": Method(None),
+    "dpo": Method("dpo"),
+    "dpo+temperature": Method("dpo", "none", "temperature", "all"),
+    "dpo+vector": Method("dpo", "none", "vector", "all"),
+    "dpo+isotonic": Method("dpo", "none", "isotonic", "all"),
+    "daca": Method("dpo", "none", "reference_agreement"),
+    "dpo-label-smoothing": Method("dpo-label-smoothing"),
+    "ipo": Method("ipo"),
+    "cft": Method("cft", "all"),
+    "long": Method("long", "all"),
+    "long+temperature": Method("long-on-training", "training", "temperature", "held_out"),
+    "rcft-published": Method("rcft-published", "all"),
+    "rcft-published-all-bins": Method("rcft-published-all-bins", "all"),
+    "rcft-bins": Method("rcft-bins", "all"),
+    "rcft": Method("rcft", "all"),
+    "auto": Method("auto", "all"),
+    "repair-unlabelled": Method("repair-unlabelled"),
+    "calibration-aware-dpo": Method("calibration-aware-dpo", "all"),
+    "calibration-aware-dpo-unlabelled": Method("calibration-aware-dpo-unlabelled"),
+}
+"""The methods by name, in the order of the tables.
+
+All that use answers have as many: those of the training questions and of the held-out ones, which CFT chooses its step
+on, RCFT finds its bins' targets on and ``long+temperature`` fits its temperature on; methods that need none held out
+train, or are fitted, on both.
+"""
+
+VARIANTS: dict[str, Method] = {
+    "rcft-pairs": Method("rcft-pairs", "all"),
+    "rcft-mutated": Method("rcft-mutated", "all"),
+    "rcft-synthesized": Method("rcft-synthesized", "all"),
+    "rcft-half-way": Method("rcft-half-way", "all"),
+    "calibration-aware-dpo-pairs": Method("calibration-aware-dpo-pairs"),
+    "calibration-aware-dpo-synthesized": Method("calibration-aware-dpo-synthesized"),
+    "supervised": Method("supervised", "all"),
+    "supervised-dpo": Method("supervised-dpo", "all"),
+    "supervised-calibration-aware-dpo": Method("supervised-calibration-aware-dpo", "all"),
+    "supervised-calibration-aware-dpo-base": Method("supervised-calibration-aware-dpo-base", "all"),
+}
+"""Variants of these methods, which sweeps compare.
+
+``rcft`` and ``calibration-aware-dpo-unlabelled`` with the anchor on other prompts: those of the preference pairs, the
+data's with options of other questions (mutated), or such as the pre-trained model writes itself (synthesized);
+``rcft`` half-way back to the pre-trained weights; and alignment of a model that was first tuned on the answers until
+it was overconfident: plainly, keeping to this model, and keeping to the pre-trained one (base).
+"""
+
+COMPARED = {**METHODS, **VARIANTS}
+"""All of them, by name."""

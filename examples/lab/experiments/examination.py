@@ -1,0 +1,120 @@
+"""Everything that each trained model of a bench is asked, tokenized once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hf_calib.confidence import Predictions
+from hf_calib.confidence.option_logits import assemble, evaluating, padding_token, score
+from hf_calib.lab.bench import Bench
+from hf_calib.lab.names import Domain
+from hf_calib.lab.win_rate import PreferenceTest
+from hf_calib.tasks import Question, encode_questions
+from hf_calib.tasks.collator import QuestionCollator
+
+from .experiment import trained
+
+BATCH_SIZE = 512
+
+
+class QuestionTest:
+    """Questions to put to several models: encoded once, and each prompt asked once however often it was drawn.
+
+    Where options stand in a fixed order, a tenth of twenty thousand drawn prompts differ.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerBase
+        The models'.
+    questions : sequence of Question
+    """
+
+    def __init__(self, tokenizer: Any, questions: list[Question]) -> None:
+        places: dict[tuple[str, tuple[str, ...]], int] = {}
+        index = [places.setdefault((asked.question, asked.choices), len(places)) for asked in questions]
+        self.index = np.array(index)
+        self.items = encode_questions([Question(*prompt) for prompt in places], tokenizer).items
+        self.collator = QuestionCollator(padding_token(tokenizer))
+        self.answers = np.array([-1 if asked.answer is None else asked.answer for asked in questions])
+        self.subjects = tuple(asked.subject for asked in questions)
+
+    @torch.no_grad()
+    def predictions(self, model: Any) -> Predictions:
+        """Return what `hf_calib.confidence.predict` would of all the questions."""
+        device = next(model.parameters()).device
+        with evaluating(model):
+            positions, scores = score(model, self.items, self.collator, BATCH_SIZE, device=device)
+        once = assemble(self.items, positions, scores, [None] * len(self.items))
+        return Predictions(
+            option_log_probabilities=once.option_log_probabilities[self.index],
+            answers=self.answers,
+            subjects=self.subjects,
+            rows=np.arange(len(self.answers)),
+        )
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A trained model and what it said, of which several methods may make something.
+
+    Attributes
+    ----------
+    model
+        The model.
+    seconds
+        Processor time of its training.
+    test
+        Its predictions of the test questions, by domain.
+    training
+        Its predictions of the questions that methods train on.
+    wins
+        Its win rate, by kind of pair.
+    """
+
+    model: Any
+    seconds: float
+    test: dict[Domain, Predictions]
+    training: Predictions
+    wins: dict[str, float]
+
+
+class Examination:
+    """Asks models everything, and remembers what those said that several methods start from.
+
+    Parameters
+    ----------
+    bench : Bench
+        Whose test questions, training questions and held-out pairs they are asked.
+    models : Path
+        Where trained models are kept.
+    """
+
+    def __init__(self, bench: Bench, models: Path) -> None:
+        data, tokenizer = bench.data, bench.tokenizer
+        self.bench, self.models = bench, models
+        self.test = {domain: QuestionTest(tokenizer, asked.to_questions()) for domain, asked in data.test.items()}
+        self.training = QuestionTest(tokenizer, data.calibration.to_questions())
+        self.pairs = PreferenceTest(tokenizer, data.test_pairs)
+        self._asked: dict[str | None, Asked] = {}
+
+    def of(self, name: str | None) -> Asked:
+        """Ask a model, by its name in `experiments.experiment.MODELS`; train it first if it isn't there."""
+        if name not in self._asked:
+            result = trained(name, self.bench, self.models)
+            self._asked[name] = self.about(result.model, result.seconds)
+        return self._asked[name]
+
+    def about(self, model: Any, seconds: float) -> Asked:
+        """Ask a model whose training took so many seconds."""
+        return Asked(
+            model,
+            seconds,
+            {domain: test.predictions(model) for domain, test in self.test.items()},
+            self.training.predictions(model),
+            self.pairs.win_rate(model, batch_size=BATCH_SIZE),
+        )

@@ -1,0 +1,226 @@
+"""How each model that the experiment compares is trained, and what decides a result."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoModelForCausalLM
+
+from hf_calib.lab import bench as lab
+from hf_calib.lab.bench import Bench
+from hf_calib.lab.cache import PACKAGE, cache_key, cached_folder, library_versions, source_digest
+
+from . import methods, variants
+from .compared import COMPARED
+from .presets import ExperimentPreset
+
+LIBRARIES = ("torch", "transformers", "trl", "peft", "numpy")
+
+# Of the preset, what every model's data depends on.
+_DATA = ("preferences", "n_calibration_questions", "n_held_out_questions", "n_prompts", "n_test_pairs")
+
+# What decides a calibration term's training, beside the settings.
+_TERMS = (
+    "experiments/methods.py",
+    "experiments/published_rcft.py",
+    "lab/bench.py",
+    "regularizers/anchor.py",
+    "regularizers/em.py",
+    "regularizers/supervised.py",
+    "regularizers/targets.py",
+    "trainers/calibration_term.py",
+    "trainers/recalibration.py",
+    "trainers/question_stream.py",
+    "trainers/questions.py",
+    "trainers/weight_averaging.py",
+)
+
+
+def code_digest(paths: Iterable[str]) -> str:
+    """Hash source files of the package and, where their names begin with ``experiments/``, of this folder."""
+    own = {path for path in paths if path.startswith("experiments/")}
+    return source_digest(set(paths) - own) + source_digest(own, Path(__file__).resolve().parents[1])
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """How a model comes about.
+
+    Attributes
+    ----------
+    train
+        From the bench and the model that it starts from to the trained one.
+    settings
+        The fields of `ExperimentPreset` that it depends on, beside those that all do.
+    start
+        The model that it starts from, by name; None for the pre-trained one.
+    sources
+        The files whose code decides it too.
+    """
+
+    train: Callable[[Bench, Any], Any]
+    settings: tuple[str, ...] = ("alignment",)
+    start: str | None = None
+    sources: tuple[str, ...] = ()
+
+
+def _on_aligned(train: Callable[[Bench, Any], Any], *settings: str) -> TrainedModel:
+    return TrainedModel(lambda bench, aligned: train(bench, aligned).model, ("alignment", *settings), "dpo", _TERMS)
+
+
+def _variants() -> dict[str, TrainedModel]:
+    """Return the models of `experiments.compared.VARIANTS`."""
+    sources = (*_TERMS, "experiments/variants.py")
+    prompts = {
+        "pairs": variants.pairs_prompts,
+        "mutated": variants.mutated_prompts,
+        "synthesized": variants.synthesized_prompts,
+    }
+
+    def fine_tuned(source: str) -> TrainedModel:
+        def train(bench: Bench, aligned: Any) -> Any:
+            there = variants.with_prompts(bench, prompts[source](bench))
+            return methods.regularized_fine_tuning(there, aligned).model
+
+        return TrainedModel(train, ("alignment", "anchored", "anchored_training"), "dpo", sources)
+
+    def aligned(source: str) -> TrainedModel:
+        def train(bench: Bench, _: Any) -> Any:
+            there = variants.with_prompts(bench, prompts[source](bench))
+            return lab.calibration_aware_dpo(there).model
+
+        return TrainedModel(train, ("alignment", "calibration_batch_size"), None, sources)
+
+    def tuned_first(align: Callable[..., Any], *settings: str, base: bool = False) -> TrainedModel:
+        def train(bench: Bench, start: Any) -> Any:
+            options = {"teacher": bench.pretrained()} if base else {}
+            return variants.aligned_from(bench, start, align, **options)
+
+        return TrainedModel(train, ("alignment", *settings), "supervised", sources)
+
+    aware = lab.calibration_aware_dpo
+    return {
+        **{f"rcft-{source}": fine_tuned(source) for source in prompts},
+        **{f"calibration-aware-dpo-{source}": aligned(source) for source in ("pairs", "synthesized")},
+        "rcft-half-way": TrainedModel(variants.half_way, (), "rcft", sources),
+        "supervised": TrainedModel(lambda bench, _: variants.supervised(bench), ("long",), None, sources),
+        "supervised-dpo": tuned_first(lab.plain_dpo),
+        "supervised-calibration-aware-dpo": tuned_first(aware, "calibration_batch_size"),
+        "supervised-calibration-aware-dpo-base": tuned_first(aware, "calibration_batch_size", base=True),
+    }
+
+
+MODELS: dict[str, TrainedModel] = {
+    "dpo": TrainedModel(lambda bench, _: lab.plain_dpo(bench).model),
+    "dpo-label-smoothing": TrainedModel(
+        lambda bench, _: (
+            lab.plain_dpo(bench, "smoothed", **methods.smoothed_dpo_loss(bench.preset.label_smoothing)).model
+        ),
+        ("alignment", "label_smoothing"),
+    ),
+    "ipo": TrainedModel(lambda bench, _: lab.plain_dpo(bench, "ipo", loss_type="ipo").model),
+    "cft": _on_aligned(
+        lambda bench, aligned: lab.calibration_aware_fine_tuning(bench, aligned, bench.preset.fine_tuning),
+        "fine_tuning",
+    ),
+    "long": _on_aligned(lambda bench, aligned: methods.long_fine_tuning(bench, aligned, bench.data.labeled()), "long"),
+    "long-on-training": _on_aligned(
+        lambda bench, aligned: methods.long_fine_tuning(bench, aligned, bench.data.calibration.to_questions()),
+        "long",
+    ),
+    "rcft-published": _on_aligned(methods.published_regularized_fine_tuning, "long", "published_em_weight"),
+    "rcft-published-all-bins": _on_aligned(
+        lambda bench, aligned: methods.published_regularized_fine_tuning(bench, aligned, all_bins=True),
+        "long",
+        "published_em_weight",
+    ),
+    "rcft-bins": _on_aligned(methods.bin_regularized_fine_tuning, "long", "regularized"),
+    "rcft": _on_aligned(methods.regularized_fine_tuning, "anchored", "anchored_training"),
+    "auto": _on_aligned(methods.automatic_fine_tuning, "anchored", "anchored_training"),
+    "repair-unlabelled": _on_aligned(methods.unlabeled_repair, "repair"),
+    "calibration-aware-dpo": TrainedModel(
+        lambda bench, _: lab.calibration_aware_dpo(bench, bench.data.labeled()).model,
+        ("alignment", "calibration_batch_size", "labeled"),
+        sources=_TERMS,
+    ),
+    "calibration-aware-dpo-unlabelled": TrainedModel(
+        lambda bench, _: lab.calibration_aware_dpo(bench).model,
+        ("alignment", "calibration_batch_size"),
+        sources=_TERMS,
+    ),
+    **_variants(),
+}
+"""The models that are trained, by name."""
+
+
+def model_is_made_of(name: str | None, preset: ExperimentPreset, pretrained_folder: Path, seed: int) -> dict[str, Any]:
+    """Return all that decides a trained model, as data that JSON can hold."""
+    # The folder's name is a hash of what the pre-trained model is made of.
+    made_of: dict[str, Any] = {"model": name, "pretrained": pretrained_folder.name, "seed": seed}
+    if name is None:
+        return made_of
+    model = MODELS[name]
+    settings = _settings(preset, (*_DATA, *model.settings))
+    start = None if model.start is None else cache_key(model_is_made_of(model.start, preset, pretrained_folder, seed))
+    libraries, code = library_versions(LIBRARIES), code_digest(model.sources)
+    return {**made_of, "settings": settings, "start": start, "libraries": libraries, "code": code}
+
+
+def method_is_made_of(name: str, preset: ExperimentPreset, pretrained_folder: Path, seed: int) -> dict[str, Any]:
+    """Return all that decides a method's results, as data that JSON can hold."""
+    method = COMPARED[name]
+    sources = (path.relative_to(PACKAGE).as_posix() for path in (PACKAGE / "calibrators").glob("*.py"))
+    return {
+        "method": asdict(method),
+        "model": model_is_made_of(method.model, preset, pretrained_folder, seed),
+        "settings": _settings(preset, (*_DATA, "n_test_questions")),
+        "code": source_digest(sources) if method.calibrator else None,
+    }
+
+
+def _settings(preset: ExperimentPreset, names: Iterable[str]) -> dict[str, Any]:
+    values = asdict(preset)
+    known = [field.name for field in fields(preset)]
+    return {name: values[name] for name in known if name in set(names)}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model, and the processor time that it took, that of the models it starts from included."""
+
+    model: Any
+    seconds: float
+
+
+def trained(name: str | None, bench: Bench, models: Path) -> Trained:
+    """Return a model, trained unless the folder has it already.
+
+    Parameters
+    ----------
+    name : str or None
+        A key of `MODELS`, or None for the pre-trained model, which takes no time.
+    bench : Bench
+    models : Path
+        Where trained models are kept, with their adapters merged.
+    """
+    if name is None:
+        return Trained(bench.pretrained(), 0.0)
+    recipe = MODELS[name]
+
+    def make(folder: Path) -> None:
+        start = trained(recipe.start, bench, models) if recipe.start else Trained(None, 0.0)
+        begun = time.process_time()
+        model = lab.merged(recipe.train(bench, start.model))
+        seconds = start.seconds + time.process_time() - begun
+        model.save_pretrained(folder)
+        (folder / "seconds.json").write_text(json.dumps(seconds), encoding="utf-8")
+
+    made_of = model_is_made_of(name, bench.preset, bench.pretrained_folder, bench.seed)
+    folder = cached_folder(f"{name}-{cache_key(made_of)}", made_of, make, models)
+    seconds = json.loads((folder / "seconds.json").read_text(encoding="utf-8"))
+    return Trained(AutoModelForCausalLM.from_pretrained(folder), seconds)

@@ -1,0 +1,73 @@
+from . import (
+    confidence as confidence,
+    evaluation as evaluation,
+    hub as hub,
+    measures as measures,
+    reports as reports,
+    tasks as tasks,
+    trainers as trainers,
+)
+from ._version import (
+    __version__ as __version__,
+)
+from .confidence import (
+    Predictions as Predictions,
+    predict as predict,
+)
+from .evaluation import (
+    Calibration as Calibration,
+    Diagnosis as Diagnosis,
+    calibrate as calibrate,
+    compare as compare,
+    diagnose as diagnose,
+    measure as measure,
+)
+from .hub import (
+    ensemble as ensemble,
+    load as load,
+    metric_path as metric_path,
+)
+from .measures import (
+    BinStatistics as BinStatistics,
+    CalibrationReport as CalibrationReport,
+    expected_calibration_error as expected_calibration_error,
+)
+from .reports import (
+    Comparison as Comparison,
+    Measurement as Measurement,
+    ReliabilityDisplay as ReliabilityDisplay,
+)
+from .tasks import (
+    PromptFormat as PromptFormat,
+    Question as Question,
+    load_questions as load_questions,
+)
+from .trainers import (
+    CalibrationAwareConfig as CalibrationAwareConfig,
+    CalibrationAwareDPOConfig as CalibrationAwareDPOConfig,
+    CalibrationAwareDPOTrainer as CalibrationAwareDPOTrainer,
+    CalibrationAwareGRPOConfig as CalibrationAwareGRPOConfig,
+    CalibrationAwareGRPOTrainer as CalibrationAwareGRPOTrainer,
+    CalibrationAwareKTOConfig as CalibrationAwareKTOConfig,
+    CalibrationAwareKTOTrainer as CalibrationAwareKTOTrainer,
+    CalibrationAwarePPOConfig as CalibrationAwarePPOConfig,
+    CalibrationAwarePPOTrainer as CalibrationAwarePPOTrainer,
+    CalibrationAwareRewardConfig as CalibrationAwareRewardConfig,
+    CalibrationAwareRewardTrainer as CalibrationAwareRewardTrainer,
+    CalibrationAwareRLOOConfig as CalibrationAwareRLOOConfig,
+    CalibrationAwareRLOOTrainer as CalibrationAwareRLOOTrainer,
+    CalibrationAwareSFTConfig as CalibrationAwareSFTConfig,
+    CalibrationAwareSFTTrainer as CalibrationAwareSFTTrainer,
+    CalibrationAwareTrainer as CalibrationAwareTrainer,
+    CalibrationCallback as CalibrationCallback,
+    CalibrationMixin as CalibrationMixin,
+    CalibrationRun as CalibrationRun,
+    RecalibrationConfig as RecalibrationConfig,
+    RecalibrationTrainer as RecalibrationTrainer,
+    ReferenceDistributions as ReferenceDistributions,
+    as_trl_dataset as as_trl_dataset,
+    calibration_aware as calibration_aware,
+    calibration_aware_config as calibration_aware_config,
+    recalibrate as recalibrate,
+    reference_distributions as reference_distributions,
+)

@@ -1,0 +1,27 @@
+from .asking import (
+    AskOptions as AskOptions,
+)
+from .calibrating import (
+    Calibration as Calibration,
+    calibrate as calibrate,
+)
+from .cards import (
+    measure_and_write_card as measure_and_write_card,
+)
+from .comparing import (
+    compare as compare,
+)
+from .diagnosing import (
+    Diagnosis as Diagnosis,
+    diagnose as diagnose,
+)
+from .measuring import (
+    measure as measure,
+    measure_recorded as measure_recorded,
+)
+from .models import (
+    this_process as this_process,
+)
+from .thresholds import (
+    Threshold as Threshold,
+)

@@ -1,0 +1,46 @@
+"""Align a model with RLOO and keep it calibrated: TRL's `rloo.py` with calibration questions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def main(script_args: Any, training_args: Any, model_args: Any, dataset_args: Any) -> None:
+    """Train, save, report the calibration before and after, and push if requested."""
+    from ..trainers import CalibrationAwareRLOOTrainer
+    from .data import PROMPT_COLUMNS, training_datasets
+    from .rewards import reward_functions
+    from .training import train_and_save, trainer_options
+
+    train_dataset, eval_dataset = training_datasets(script_args, training_args, dataset_args, PROMPT_COLUMNS)
+    trainer = CalibrationAwareRLOOTrainer(
+        train_dataset=train_dataset,
+        eval_dataset=eval_dataset,
+        reward_funcs=reward_functions(script_args),
+        **trainer_options(script_args, training_args, model_args),
+    )
+    train_and_save(trainer, script_args.dataset_name)
+
+
+def make_parser(prog: str | None = None):
+    """Return the parser of TRL's script, with the calibration options."""
+    from trl import DatasetMixtureConfig, ModelConfig
+
+    from ..trainers import CalibrationAwareRLOOConfig
+    from .arguments import RewardedScriptArguments
+    from .parser import ScriptParser
+
+    return ScriptParser(
+        RewardedScriptArguments,
+        CalibrationAwareRLOOConfig,
+        ModelConfig,
+        DatasetMixtureConfig,
+        description=__doc__,
+        prog=prog,
+    )
+
+
+if __name__ == "__main__":
+    from hf_calib.scripts.launch import run
+
+    run(main, make_parser())

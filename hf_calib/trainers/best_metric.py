@@ -1,0 +1,82 @@
+"""Which direction of a calibration measure makes a checkpoint the best one."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from ..measures import CATALOG
+
+logger = logging.getLogger(__name__)
+
+EVALUATION_PREFIX = "eval_calibration"
+"""Begins the names under which the calibration-aware trainers log what they evaluate."""
+
+
+def set_direction(args: Any) -> None:
+    """Set `greater_is_better`, where it is left open, to the direction of the measure that `args` choose a model by.
+
+    Parameters
+    ----------
+    args : transformers.TrainingArguments
+        Before its own `__post_init__`, which makes it true of every name that does not end in "loss".
+
+    Raises
+    ------
+    ValueError
+        If neither direction of that measure is better.
+    """
+    measure = _measure(args, EVALUATION_PREFIX)
+    if measure is not None and args.greater_is_better is None:
+        args.greater_is_better = _direction(args, measure)
+
+
+def correct_direction(args: Any, prefix: str = EVALUATION_PREFIX) -> None:
+    """Correct the `greater_is_better` that transformers has set for a measure of which lower values are better.
+
+    The finished arguments do not show whether the user or transformers set it, so the correction is logged.
+
+    Parameters
+    ----------
+    args : transformers.TrainingArguments
+    prefix : str, default "eval_calibration"
+        Begins the names under which the measures are logged.
+
+    Raises
+    ------
+    ValueError
+        If neither direction of the measure is better, and `greater_is_better` is transformers' default.
+    """
+    measure = _measure(args, prefix)
+    if measure is None or not args.greater_is_better or _direction(args, measure):
+        return
+    args.greater_is_better = False
+    if args.process_index == 0:
+        logger.warning(
+            "metric_for_best_model=%r: lower values are better, so greater_is_better is set to False",
+            args.metric_for_best_model,
+        )
+
+
+def _measure(args: Any, prefix: str) -> str | None:
+    """Return the measure that the best model is chosen by, or None where it is not one that is logged there."""
+    # Absent from calibration arguments that are not part of a config.
+    metric = getattr(args, "metric_for_best_model", None)
+    if metric is None:
+        return None
+    # transformers looks for it with this prefix.
+    name = metric if metric.startswith("eval_") else f"eval_{metric}"
+    if not name.startswith(f"{prefix}/"):
+        return None
+    name = name.removeprefix(f"{prefix}/").removeprefix("calibrated_").removeprefix("preference_")
+    return name if name in CATALOG else None
+
+
+def _direction(args: Any, measure: str) -> bool:
+    direction = CATALOG[measure].direction
+    if direction is None:
+        raise ValueError(
+            f"metric_for_best_model={args.metric_for_best_model!r}: neither higher nor lower values of {measure} are "
+            "better; choose a measure that has a best value, such as eval_calibration/ece or eval_calibration/nll"
+        )
+    return direction == "higher"

@@ -1,0 +1,41 @@
+"""DPO that keeps the model calibrated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from trl import DPOConfig, DPOTrainer
+
+from .calibration_arguments import CalibrationArguments
+from .mixin import CalibrationMixin
+from .preference_arguments import PreferenceArguments
+from .preference_mixin import PreferenceMixin, log_ratio_margins
+
+
+@dataclass
+class CalibrationAwareConfig(PreferenceArguments, CalibrationArguments, DPOConfig):
+    """`trl.DPOConfig` with the arguments of the calibration terms and of preference calibration.
+
+    See `CalibrationArguments` and `PreferenceArguments`.
+    """
+
+
+class CalibrationAwareTrainer(PreferenceMixin, CalibrationMixin, DPOTrainer):  # type: ignore[misc]  # TRL's is untyped
+    """`trl.DPOTrainer` with the calibration terms of `CalibrationMixin`.
+
+    Direct preference optimization makes models overconfident on multiple-choice questions. With a
+    `calibration_dataset` the aligned model stays as calibrated as its reference; the questions need no answers. `args`
+    may be a `CalibrationAwareConfig` or a plain `DPOConfig`, which gets the calibration arguments' defaults. The
+    probability of the implicit preference can be reported and regularized too, also without questions, see
+    `PreferenceArguments`.
+    """
+
+    def _preference_margins(self, outputs: list[Any], inputs: dict[str, Any]) -> torch.Tensor:
+        return self.beta * log_ratio_margins(outputs, inputs)
+
+
+# By the names of the other trainers' pattern.
+CalibrationAwareDPOConfig = CalibrationAwareConfig
+CalibrationAwareDPOTrainer = CalibrationAwareTrainer

@@ -1,0 +1,223 @@
+"""Multiple-choice questions made ready for a trainer: read, checked, split and encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, IterableDataset
+
+from ..confidence.option_logits import padding_token
+from ..tasks import (
+    PromptFormat,
+    Question,
+    QuestionError,
+    as_questions,
+    encode_questions,
+    handle_identical_choices,
+    is_question_layout,
+    maximum_length,
+    require_answers,
+)
+from ..tasks.collator import QuestionCollator
+from ..tasks.encoding import EncodedQuestion, EncodedQuestions
+from .calibration_arguments import CalibrationArguments
+from .question_stream import held_out_split
+
+
+@dataclass(frozen=True)
+class PreparedQuestions:
+    """Questions that are ready to train on.
+
+    Parameters
+    ----------
+    questions : list of Question
+        All of them; an item's `row` is an index into this list.
+    trained : list of EncodedQuestion
+        Those that the weights are trained on.
+    held_out : list of EncodedQuestion
+        Those of the E-step, from this list or from an `em_dataset`.
+    """
+
+    questions: list[Question]
+    trained: list[EncodedQuestion]
+    held_out: list[EncodedQuestion]
+
+    @property
+    def answered(self) -> list[EncodedQuestion]:
+        """The questions with answers that the weights are trained on."""
+        return [item for item in self.trained if item.answer >= 0]
+
+    def of(self, items: Sequence[EncodedQuestion]) -> list[Question]:
+        """Return the questions of items."""
+        return [self.questions[item.row] for item in items]
+
+
+class QuestionPreparation:
+    """Reads, checks, splits and encodes the questions of one trainer.
+
+    Parameters
+    ----------
+    tokenizer : transformers.PreTrainedTokenizerBase or transformers.ProcessorMixin
+    model_config : transformers.PretrainedConfig
+    settings : CalibrationArguments
+    seed : int, default 0
+        Seed of the held-out split.
+    prompt_format : PromptFormat, optional
+        By default the one that `calibration_prompt` selects.
+    max_length : int, optional
+        The trainer's limit on prompts, in tokens.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        model_config: Any,
+        settings: CalibrationArguments,
+        *,
+        seed: int = 0,
+        prompt_format: PromptFormat | None = None,
+        max_length: int | None = None,
+    ) -> None:
+        self.tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
+        self.settings = settings
+        self.seed = seed
+        self.prompt_format = prompt_format or PromptFormat(chat=settings.calibration_prompt == "chat")
+        limits = settings.calibration_max_length, max_length, maximum_length(model_config, self.tokenizer)
+        self.max_length = min((limit for limit in limits if limit is not None), default=None)
+
+    @property
+    def collator(self) -> QuestionCollator:
+        """What turns encoded questions into a batch."""
+        return QuestionCollator(padding_token(self.tokenizer))
+
+    def encode(self, questions: Sequence[Question]) -> EncodedQuestions:
+        """Return the questions as token ids.
+
+        Raises
+        ------
+        QuestionError
+            If a prompt is too long or an option is not a single token.
+        """
+        return encode_questions(
+            questions,
+            self.tokenizer,
+            self.prompt_format,
+            max_length=self.max_length,
+            on_too_long=self.settings.calibration_on_too_long,
+        )
+
+    def for_evaluation(self, source: Any) -> list[Question]:
+        """Read questions to measure calibration on.
+
+        Raises
+        ------
+        QuestionError
+            If a question has no answer.
+        """
+        questions = as_questions(source)
+        require_answers(questions, "evaluating calibration")
+        handle_identical_choices(questions, "warn")
+        return questions
+
+    def for_training(
+        self, questions: Sequence[Question], em_dataset: Any = None, *, prompts: Sequence[Question] = ()
+    ) -> PreparedQuestions:
+        """Check, encode and split questions to train on.
+
+        Parameters
+        ----------
+        questions : sequence of Question
+        em_dataset : dataset, list of rows, str or Path, optional
+            Answered questions for the E-step; otherwise some of the questions are held out for it if it needs any.
+        prompts : sequence of Question
+            More questions, without answers, for the anchor.
+
+        Raises
+        ------
+        QuestionError
+            If the questions lack the answers that the terms need.
+        """
+        settings = self.settings
+        kept, _ = handle_identical_choices(questions, settings.calibration_identical_choices)
+        kept = [*kept, *prompts]
+        encoded = list(self.encode(kept))
+        answered = [i for i, item in enumerate(encoded) if item.answer >= 0]
+        if settings.anchor_weight == 0 and not answered:
+            raise QuestionError(
+                "calibration_dataset: no question has an answer, so only the anchor could use them, but anchor_weight "
+                "is 0; raise anchor_weight, or pass questions with answers"
+            )
+        if settings.em_weight == 0:
+            return PreparedQuestions(kept, encoded, [])
+        if em_dataset is not None:
+            held_out = as_questions(em_dataset)
+            require_answers(held_out, "the E-step")
+            return PreparedQuestions(kept, encoded, list(self.encode(held_out)))
+        if len(answered) < 2:
+            raise QuestionError(
+                f"em_weight: the E-step holds out some of the questions with answers, but {len(answered)} of "
+                f"{len(encoded)} have one; pass more questions or an em_dataset, or set em_weight=0"
+            )
+        _, aside = held_out_split(len(answered), settings.em_fraction, self.seed)
+        chosen = {answered[i] for i in aside}
+        trained = [item for i, item in enumerate(encoded) if i not in chosen]
+        return PreparedQuestions(kept, trained, [encoded[i] for i in sorted(chosen)])
+
+    @property
+    def answers_only(self) -> bool:
+        """Whether the supervised loss is on the answer alone."""
+        return getattr(self.settings, "supervised_on", "answer") == "answer"
+
+    def supervised_rows(self, items: Sequence[EncodedQuestion]) -> Dataset:
+        """Return answered questions as an SFT dataset, labeled on the answer's token or on every token."""
+        input_ids = [[*item.input_ids, item.option_ids[item.answer]] for item in items]
+        labels = [[-100] * (len(ids) - 1) + ids[-1:] for ids in input_ids] if self.answers_only else input_ids
+        return Dataset.from_dict({"input_ids": input_ids, "labels": labels})
+
+    def supervised_evaluation(self, source: Any) -> Any:
+        """Return an `eval_dataset`, or each of a dict of them, with questions as SFT rows and all else unchanged.
+
+        Raises
+        ------
+        QuestionError
+            If a question has no answer.
+        """
+        if isinstance(source, Mapping):
+            return {name: self.supervised_evaluation(part) for name, part in source.items()}
+        if not are_questions(source):
+            return source
+        questions = as_questions(source)
+        require_answers(questions, "evaluating the supervised loss")
+        return self.supervised_rows(list(self.encode(questions)))
+
+
+def are_questions(dataset: Any) -> bool:
+    """Return whether a dataset holds multiple-choice questions rather than text."""
+    if dataset is None:
+        return False
+    if isinstance(dataset, Dataset | IterableDataset):
+        # A stream may not know its columns before it is read; it is then taken as text.
+        return is_question_layout(dataset.column_names or ())
+    return True
+
+
+def use_chat_template(tokenizer: Any, path: str | None) -> None:
+    """Give a tokenizer the chat template of a .jinja file, as the SFT trainer will, before questions are formatted.
+
+    Raises
+    ------
+    ValueError
+        If the path is not that of a template file.
+    """
+    if path is None:
+        return
+    file = Path(path)
+    if file.suffix not in (".jinja", ".j2") or not file.is_file():
+        raise ValueError(
+            f"chat_template_path: {path!r} is not a .jinja or .j2 file; questions are formatted before a template "
+            "could be cloned from another model's tokenizer, so save the template to a file and pass that"
+        )
+    tokenizer.chat_template = file.read_text(encoding="utf-8")

@@ -1,0 +1,200 @@
+"""Calibration-aware fine-tuning (CFT) and its regularized form (RCFT)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from transformers import AutoConfig, AutoTokenizer
+from trl import SFTConfig, SFTTrainer
+
+from ..hub import dataset_reference
+from ..tasks import Question, as_questions, require_answers
+from .answer_loss import AnswerLossMixin
+from .calibration_arguments import CalibrationArguments
+from .mixin import CalibrationMixin
+from .questions import QuestionPreparation, are_questions, use_chat_template
+
+
+@dataclass
+class SFTCalibrationArguments(CalibrationArguments):
+    """`CalibrationArguments` with the defaults of plain CFT: the supervised term alone.
+
+    Parameters
+    ----------
+    anchor_weight : float, default 0.0
+        Off: unlike alignment, fine-tuning starts from a miscalibrated model.
+    supervised_on : {"answer", "question_and_answer"}, default "answer"
+        Tokens of the supervised loss where `train_dataset` holds questions.
+    method : {"cft", "rcft", "auto"}, optional
+        How to fine-tune on questions. "cft": without the ECE regularizer. "rcft": with it, and an `em_weight` of 1, as
+        in the paper, unless another is given. "auto": without it at first; as soon as the interval of the
+        generalization gap, which every E-step measures, is above zero, the log says so and the regularizer is turned
+        on with that weight. With `load_best_model_at_end`, "auto" keeps the step with the lowest log-loss on held-out
+        questions unless `metric_for_best_model` is given. By default `em_weight` alone decides.
+    """
+
+    method: str | None = field(
+        default=None,
+        metadata={
+            "help": "cft: plain fine-tuning on questions; rcft: with the ECE regularizer; auto: the former until the "
+            "generalization gap opens, then the latter. By default em_weight decides.",
+            "choices": ["cft", "rcft", "auto"],
+        },
+    )
+    supervised_on: str = field(
+        default="answer",
+        metadata={"help": "Tokens of the supervised loss on questions.", "choices": ["answer", "question_and_answer"]},
+    )
+    anchor_weight: float = field(
+        default=0.0,
+        metadata={"help": "Weight of the anchor: KL to the reference's next-token distribution. Needs no answers."},
+    )
+
+    def __post_init__(self) -> None:
+        if self.method not in (None, "cft", "rcft", "auto"):
+            raise ValueError(f"method must be one of cft, rcft, auto; got {self.method!r}")
+        if self.supervised_on not in ("answer", "question_and_answer"):
+            raise ValueError(f"supervised_on must be one of answer, question_and_answer; got {self.supervised_on!r}")
+        if self.method == "cft":
+            if self.em_weight > 0:
+                raise ValueError(f'method="cft" has no regularizer, but em_weight is {self.em_weight}; use "rcft"')
+        elif self.method is not None and self.em_weight == 0:
+            self.em_weight = 1.0
+        super().__post_init__()
+
+
+@dataclass
+class CalibrationAwareSFTConfig(SFTCalibrationArguments, SFTConfig):
+    """`trl.SFTConfig` with the arguments of the calibration terms, `SFTCalibrationArguments`."""
+
+    def __post_init__(self) -> None:
+        if self.method == "auto" and self.load_best_model_at_end and self.metric_for_best_model is None:
+            self.metric_for_best_model, self.greater_is_better = "eval_calibration/nll", False
+        super().__post_init__()
+
+
+class CalibrationAwareSFTTrainer(CalibrationMixin, AnswerLossMixin, SFTTrainer):  # type: ignore[misc]  # TRL's is untyped
+    """`trl.SFTTrainer` with the calibration terms of `CalibrationMixin`.
+
+    Its `train_dataset` may be multiple-choice questions with answers, in any layout of `hf_calib.tasks.as_questions`.
+    Then the trainer's own loss is the supervised one on the right option's token (CFT), and the other terms that have
+    a weight use the same questions (RCFT, with `em_weight`). A `calibration_dataset` adds prompts for the anchor,
+    whose answers, if any, are not used. Otherwise `train_dataset` is any SFT dataset, and the terms use the
+    `calibration_dataset`.
+
+    If the pre-trained model is available, `anchor_weight=0.5` with it as `calibration_reference_model`, prompts as
+    `calibration_dataset` and `average_weights=0.6` gave the best results: accuracy 2.4 points above equally long plain
+    fine-tuning, at an eighth of its ECE (`examples/lab/report.md`: rcft, five seeds, 20,000 questions).
+
+    References
+    ----------
+    Xiao et al., Restoring Calibration for Aligned Large Language Models, ICML 2025.
+    """
+
+    calibration_arguments_class = SFTCalibrationArguments
+    _aligns = False
+    _method_without_terms = "Supervised fine-tuning"
+
+    def __init__(
+        self,
+        model: Any,
+        args: Any = None,
+        data_collator: Any = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        self._asked = are_questions(train_dataset)
+        if self._asked:
+            settings = args if isinstance(args, CalibrationArguments) else self.calibration_arguments_class()
+            prompts = _prompts(kwargs.get("calibration_dataset"), settings)
+            _check_packing(args)
+            questions = as_questions(train_dataset)
+            require_answers(questions, "supervised training on questions")
+            source = dataset_reference(train_dataset, len(questions))
+            self._questions = _preparation(model, args, settings, processing_class, kwargs.get("prompt_format"))
+            prepared = self._questions.for_training(questions, kwargs.get("em_dataset"), prompts=prompts)
+            train_dataset = self._questions.supervised_rows(prepared.answered)
+            eval_dataset = self._questions.supervised_evaluation(eval_dataset)
+            processing_class = processing_class or self._questions.tokenizer
+            kwargs["calibration_dataset"] = prepared
+            # The best step is selected on questions that the weights are not trained on.
+            auto = getattr(settings, "method", None) == "auto" and getattr(args, "eval_strategy", "no") != "no"
+            if auto and kwargs.get("eval_calibration_dataset") is None:
+                own = prepared.of(prepared.held_out) if kwargs.get("em_dataset") is None else kwargs["em_dataset"]
+                kwargs["eval_calibration_dataset"] = own
+            self._supervised_by_trainer = True
+            self._answers_only = self._questions.answers_only
+            self._method_without_terms = "Calibration-aware fine-tuning (CFT)"
+        elif getattr(args, "supervised_on", "answer") != "answer":
+            raise ValueError(
+                f"supervised_on={args.supervised_on!r} needs questions as train_dataset; on other data leave it at "
+                '"answer"'
+            )
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=data_collator,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            **kwargs,
+        )
+        if self._asked:
+            self.calibration_run.calibration_source = source
+            self.calibration_run.trained_on = prepared.of(prepared.answered)
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Evaluate; if the trainer trains on questions, `eval_dataset` may be questions too."""
+        if self._asked and not isinstance(eval_dataset, str):
+            eval_dataset = self._questions.supervised_evaluation(eval_dataset)
+        return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+
+
+def _prompts(source: Any, settings: CalibrationArguments) -> list[Question]:
+    """Return the anchor's prompts that are given in addition to answered questions."""
+    if source is None:
+        return []
+    if settings.anchor_weight == 0:
+        raise ValueError(
+            "calibration_dataset: in addition to questions as train_dataset it holds prompts for the anchor, but "
+            "anchor_weight is 0; raise it, or pass all questions with answers as train_dataset"
+        )
+    return [replace(question, answer=None) for question in as_questions(source)]
+
+
+def _check_packing(args: Any) -> None:
+    """Raise a ValueError if questions would be packed."""
+    if getattr(args, "packing", False):
+        raise ValueError(
+            "packing: it would put several questions into one sequence, where each sees the ones before it; set "
+            "packing=False, which costs little since questions are padded to the longest of their batch"
+        )
+
+
+def _preparation(
+    model: Any, args: Any, settings: CalibrationArguments, processing_class: Any, prompt_format: Any
+) -> QuestionPreparation:
+    """Prepare questions as the trainer that does not exist yet would: with its tokenizer and its limits."""
+    options = {"trust_remote_code": getattr(args, "trust_remote_code", False)}
+    revision = (getattr(args, "model_init_kwargs", None) or {}).get("revision")
+    if revision is not None and isinstance(model, str):
+        options["revision"] = revision
+    if processing_class is None:
+        name = model if isinstance(model, str) else model.config.name_or_path
+        processing_class = AutoTokenizer.from_pretrained(name, **options)
+    use_chat_template(
+        getattr(processing_class, "tokenizer", processing_class), getattr(args, "chat_template_path", None)
+    )
+    return QuestionPreparation(
+        processing_class,
+        AutoConfig.from_pretrained(model, **options) if isinstance(model, str) else model.config,
+        settings,
+        seed=args.seed if args is not None else SFTConfig.seed,
+        prompt_format=prompt_format,
+        max_length=getattr(args, "max_length", SFTConfig.max_length),  # plain TrainingArguments have none
+    )

@@ -1,0 +1,139 @@
+"""The lab's committed results, and what the documentation quotes of them."""
+
+import json
+import re
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from experiments.claims import CLAIMS, claims_table
+from experiments.compared import METHODS, SETTINGS_SEEDS
+from experiments.presets import WORLDS
+from experiments.report import write_report
+from experiments.results import load_rows
+from experiments.sweep_report import write_sweep_report
+from experiments.sweeps import SWEEPS
+from scipy import stats
+
+from hf_calib.lab import DOMAINS
+
+ROOT = Path(__file__).resolve().parents[3]
+LAB = ROOT / "examples" / "lab"
+QUOTED = {
+    "pre-trained": "pretrained",
+    "plain DPO": "dpo",
+    "plain DPO, temperature scaling": "dpo+temperature",
+    "calibration-aware DPO, no labels": "calibration-aware-dpo-unlabelled",
+    "calibration-aware DPO, labels in domain": "calibration-aware-dpo",
+    "plain DPO, then repaired without labels": "repair-unlabelled",
+    "plain DPO, then CFT in domain": "cft",
+    "plain DPO, then long fine-tuning": "long",
+    "the same, temperature scaling": "long+temperature",
+    "plain DPO, then long fine-tuning with the anchor": "rcft",
+}
+COLUMNS = (("in", "ece"), ("out", "ece"), ("unseen", "ece"), ("in", "accuracy"), ("in", "win_rate_open"))
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return load_rows(LAB / "results.json")
+
+
+def test_the_rows_are_of_enough_seeds_questions_and_methods(rows):
+    assert {row["method"] for row in rows} == set(METHODS)
+    assert {row["n"] for row in rows} == {20_000}
+    assert all(row["reported"] == (row["seed"] not in SETTINGS_SEEDS) for row in rows)
+    for world in WORLDS:
+        found = [(row["seed"], row["method"], row["domain"]) for row in rows if row["world"] == world]
+        seeds = {seed for seed, _, _ in found} - set(SETTINGS_SEEDS)
+        assert len(set(found)) == len(found) == 3 * len(METHODS) * len({seed for seed, _, _ in found})
+        assert len(seeds) >= 5
+
+
+def test_the_report_is_that_of_the_rows(tmp_path):
+    shutil.copy(LAB / "results.json", tmp_path)
+    again = write_report(tmp_path)
+    committed = (LAB / "report.md").read_text(encoding="utf-8")
+    # Of the figures, some need the runs' bins, which are not committed.
+    assert again.split("![")[0] == committed.split("![")[0]
+    for name in re.findall(r"\((\w+\.png)\)", committed):
+        assert (LAB / name).is_file()
+
+
+def quoted(path):
+    """Yield the lines of a page's tables of these results, each with the world that it is about."""
+    world = "shuffled"
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith("#"):
+            world = "fixed" if "fixed order" in line else "shuffled"
+        cells = [cell.strip(" *") for cell in line.strip("|").split("|")]
+        if "±" in line and cells[0] in QUOTED:
+            yield world, cells
+
+
+@pytest.mark.parametrize(
+    ("path", "tables"),
+    [(ROOT / "README.md", {"shuffled": 7}), (LAB / "README.md", {"shuffled": 10, "fixed": 10})],
+    ids=["README", "the lab's"],
+)
+def test_the_tables_quote_the_rows(path, tables, rows):
+    found = Counter()
+    for world, cells in quoted(path):
+        found[world] += 1
+        for (domain, key), cell in zip(COLUMNS, cells[1:], strict=True):
+            own = [
+                row[key]
+                for row in rows
+                if row["reported"]
+                and (row["world"], row["method"], row["domain"]) == (world, QUOTED[cells[0]], domain)
+            ]
+            half = stats.t.ppf(0.975, len(own) - 1) * np.std(own, ddof=1) / len(own) ** 0.5
+            assert cell.replace("*", "") == f"{np.mean(own):.3f} ± {half:.3f}"
+    assert found == tables
+
+
+def test_the_story_counts_the_claims(rows):
+    missed = {}
+    for world in WORLDS:
+        table = claims_table([row for row in rows if row["reported"] and row["world"] == world])
+        lines = table.splitlines()[2:]
+        assert len(lines) == sum(len(claims) for claims in CLAIMS.values()) == 37
+        missed[world] = [line.split(",")[0] for line in lines if line.endswith("NO")]
+    assert missed == {
+        "fixed": ["calibration-aware-dpo: ECE"],
+        "shuffled": ["auto: accuracy in domain less that of long"],
+    }
+    story = " ".join((LAB / "README.md").read_text("utf-8").split())
+    assert "Of the thirty-seven claims that the experiment tests in each world, thirty-six hold in each" in story
+
+
+def test_the_sweeps_report_is_that_of_their_rows(tmp_path):
+    for name in SWEEPS:
+        shutil.copy(LAB / f"sweep_{name}.json", tmp_path)
+    assert write_sweep_report(tmp_path) == (LAB / "sweeps.md").read_text(encoding="utf-8")
+    for name in SWEEPS:
+        assert (LAB / f"sweep_{name}.png").is_file()
+
+
+def test_the_story_quotes_the_sweeps_and_reinforcement_learning():
+    """Each line of these tables starts with a method and gives means over reported seeds, to three places."""
+    story = (LAB / "README.md").read_text(encoding="utf-8")
+    errors = [(domain, "ece") for domain in DOMAINS]
+    tables = {
+        "sweep_prompts.json": [*errors, *((domain, "accuracy") for domain in DOMAINS)],
+        "sweep_reference.json": [*errors, ("in", "accuracy")],
+        "reinforce.json": [*errors, ("in", "accuracy"), ("in", "reward"), ("in", "reward_open")],
+    }
+    for name, columns in tables.items():
+        rows = [row for row in json.loads((LAB / name).read_text("utf-8")) if row["reported"]]
+        table = story.split(f"<!-- {name} -->")[1].split("\n\n")[0].strip().splitlines()[2:]
+        assert len(table) >= 3
+        for line in table:
+            method, *cells = [cell.strip(" `*") for cell in line.strip("|").split("|")]
+            own = {
+                domain: [row for row in rows if (row["method"], row["domain"]) == (method, domain)]
+                for domain in DOMAINS
+            }
+            assert [f"{np.mean([row[key] for row in own[domain]]):.3f}" for domain, key in columns] == cells, method

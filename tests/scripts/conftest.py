@@ -1,0 +1,1 @@
+from tests.examples.conftest import data, saved_model  # noqa: F401
