@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from typing import TYPE_CHECKING
 
 # torch is slow to import, and reading predictions that exist already does not need it.
 _HOME = {
@@ -56,6 +57,19 @@ __all__ = [
     "predict",
     "ways",
 ]
+
+if TYPE_CHECKING:
+    from .asking import Asking
+    from .backend import Generation, OptionScores, ServerError
+    from .elicited import PTrue, SampleConsistency, StatedConfidence
+    from .forward import ForwardArguments, NonFiniteLogitsError, answer_logits, option_log_probabilities
+    from .journal import Journal
+    from .local import LocalModel
+    from .methods import ConfidenceMethod, Marginalized, OptionLetters, OptionTexts
+    from .option_logits import predict
+    from .predictions import Predictions
+    from .registry import Way, confidence_method, ways
+    from .served import ServedModel
 
 
 def __getattr__(name: str):

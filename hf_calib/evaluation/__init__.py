@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 # Where each public name lives; imported when it is first used.
 _MODULES = {
-    "asking": ("AskOptions",),
     "calibrating": ("Calibration", "calibrate"),
     "cards": ("measure_and_write_card",),
     "comparing": ("compare",),
     "diagnosing": ("Diagnosis", "diagnose"),
     "models": ("this_process",),
     "measuring": ("measure", "measure_recorded"),
+    "settings": ("AskOptions",),
     "thresholds": ("Threshold",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
@@ -35,13 +35,13 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from .asking import AskOptions
     from .calibrating import Calibration, calibrate
     from .cards import measure_and_write_card
     from .comparing import compare
     from .diagnosing import Diagnosis, diagnose
     from .measuring import measure, measure_recorded
     from .models import this_process
+    from .settings import AskOptions
     from .thresholds import Threshold
 
 
