@@ -172,7 +172,7 @@ def ask_options(options: argparse.Namespace) -> AskOptions:
     """Return what says how a model is asked, as the functions of `hf_calib.evaluation` take it; without defaults."""
     from dataclasses import fields
 
-    from ..evaluation.asking import AskSettings
+    from ..evaluation.settings import AskSettings
 
     given = {field.name: getattr(options, field.name, field.default) for field in fields(AskSettings)}
     given["progress"] = not options.json

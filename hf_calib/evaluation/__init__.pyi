@@ -1,6 +1,3 @@
-from .asking import (
-    AskOptions as AskOptions,
-)
 from .calibrating import (
     Calibration as Calibration,
     calibrate as calibrate,
@@ -21,6 +18,9 @@ from .measuring import (
 )
 from .models import (
     this_process as this_process,
+)
+from .settings import (
+    AskOptions as AskOptions,
 )
 from .thresholds import (
     Threshold as Threshold,

@@ -7,10 +7,10 @@ import importlib.metadata
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from ..confidence import Asking, ConfidenceMethod, Journal, confidence_method
 from ..confidence.recorded import Recorded
@@ -19,108 +19,21 @@ from ..reports import Measurement
 from ..tasks import (
     PromptFormat,
     Question,
-    as_questions,
-    handle_identical_choices,
-    load_questions,
     permute_options,
     prompt_format_of,
     random_orders,
-    require_answers,
     wordings_of,
 )
-from ..tasks.columns import Columns
-from ..tasks.free_form import MATCHERS, FreeFormQuestion, load_free_form_questions
-from ..tasks.loading import check_limit
+from ..tasks.free_form import MATCHERS, FreeFormQuestion
+from .datasets import Datasets, ReadDatasets, read_datasets
 from .models import ModelSource, Processes, model_source, this_process
+from .settings import AskOptions, AskSettings
 
 if TYPE_CHECKING:
-    from datasets import Dataset
-
     from ..confidence.backend import Backend
     from .models import Model
 
-Questions: TypeAlias = "str | os.PathLike[str] | Dataset | Iterable[Question] | Iterable[Mapping[str, Any]]"
-"""What `hf_calib.tasks.as_questions` takes."""
-
-Datasets: TypeAlias = "Questions | Sequence[str | os.PathLike[str]] | Mapping[str, Questions]"
-"""One set of questions, several by their names or paths, or several by names of your own."""
-
 _VERSIONS_OF = ("hf-calib", "transformers", "peft", "datasets", "torch", "numpy")
-
-
-class AskOptions(TypedDict, total=False):
-    """How a model is loaded and asked; the options that `measure`, `compare`, `calibrate` and `diagnose` share.
-
-    `hf_calib.measure` documents each of them, `AskSettings` has their defaults.
-    """
-
-    tokenizer: Any
-    adapter: str | os.PathLike[str] | None
-    model_name: str | None
-    concurrency: int
-    dtype: str
-    trust_remote_code: bool
-    device: str | None
-    batch_size: int | str
-    max_length: int | None
-    drop_too_long: bool
-    prompt: str | os.PathLike[str] | PromptFormat | None
-    chat_template: bool
-    few_shot: int | None
-    few_shot_dataset: Any
-    wordings: str | os.PathLike[str] | Sequence[PromptFormat] | None
-    permute_options: bool
-    free_form: str | None
-    n_orders: int | None
-    n_samples: int | None
-    temperature: float | None
-    top_k: int | None
-    columns: Columns | None
-    answer_base: int | None
-    on_bad_row: str
-    limit: int | None
-    progress: bool
-
-
-@dataclass(frozen=True)
-class AskSettings:
-    """The values of `AskOptions`, with their defaults."""
-
-    tokenizer: Any = None
-    adapter: str | os.PathLike[str] | None = None
-    model_name: str | None = None
-    concurrency: int = 8
-    dtype: str = "auto"
-    trust_remote_code: bool = False
-    device: str | None = None
-    batch_size: int | str = 16
-    max_length: int | None = None
-    drop_too_long: bool = False
-    prompt: str | os.PathLike[str] | PromptFormat | None = None
-    chat_template: bool = False
-    few_shot: int | None = None
-    few_shot_dataset: Any = None
-    wordings: str | os.PathLike[str] | Sequence[PromptFormat] | None = None
-    permute_options: bool = False
-    free_form: str | None = None
-    n_orders: int | None = None
-    n_samples: int | None = None
-    temperature: float | None = None
-    top_k: int | None = None
-    columns: Columns | None = None
-    answer_base: int | None = None
-    on_bad_row: str = "error"
-    limit: int | None = None
-    progress: bool = False
-
-    @property
-    def reading(self) -> dict[str, Any]:
-        """How the rows of all datasets are read, as `hf_calib.load_questions` takes it."""
-        return {"columns": self.columns, "answer_base": self.answer_base, "on_bad_row": self.on_bad_row}
-
-    def of_method(self, seed: int) -> dict[str, Any]:
-        """Return the settings of a way to read confidence."""
-        return {**{name: getattr(self, name) for name in SETTINGS}, "seed": seed}
 
 
 def ask(
@@ -297,83 +210,8 @@ def _free_form(
     return _Plan(read_datasets(dataset, settings), {"name": method, "matcher": matcher, **arguments}, ask_one)
 
 
-def named(dataset: Datasets) -> dict[str, Any]:
-    """Return sets of questions by name.
-
-    Raises
-    ------
-    ValueError
-        If there is none, or one is given twice.
-    """
-    if isinstance(dataset, str | os.PathLike):
-        return {str(dataset): dataset}
-    if isinstance(dataset, Mapping):
-        sets = {str(name): source for name, source in dataset.items()}
-    elif isinstance(dataset, Sequence) and all(isinstance(source, str | os.PathLike) for source in dataset):
-        sets = {}
-        for source in dataset:
-            if str(source) in sets:
-                raise ValueError(f"the dataset {str(source)!r} is given twice")
-            sets[str(source)] = source
-    else:
-        return {"questions": dataset}
-    if not sets:
-        raise ValueError("dataset: there is none; give at least one")
-    return sets
-
-
-def read_datasets(dataset: Datasets | ReadDatasets, settings: AskSettings) -> ReadDatasets:
-    """Read each set of questions, with every answer known.
-
-    Returns
-    -------
-    ReadDatasets
-        Lists of `Question` or, with `free_form`, of `FreeFormQuestion`.
-
-    Raises
-    ------
-    QuestionError
-        If questions cannot be read, or an answer is not known.
-    ValueError
-        If there is no dataset, one is given twice, or the limit is below 1.
-    """
-    if isinstance(dataset, ReadDatasets):
-        return dataset
-    read = _read if settings.free_form is None else _read_free_form
-    return ReadDatasets((name, read(name, source, settings)) for name, source in named(dataset).items())
-
-
-class ReadDatasets(dict[str, list[Any]]):
-    """Sets of questions that `read_datasets` has read and checked already."""
-
-
-def _read(name: str, source: Any, settings: AskSettings) -> list[Question]:
-    if isinstance(source, str | os.PathLike):
-        path = source if isinstance(source, str) else Path(source)
-        questions = load_questions(path, limit=settings.limit, **settings.reading)
-    else:
-        questions = as_questions(source, limit=settings.limit, **settings.reading)
-    require_answers(questions, f"measuring calibration on {name}")
-    handle_identical_choices(questions, "warn")
-    return questions
-
-
 def _skipped(questions: Sequence[Any]) -> int:
     return len(getattr(questions, "skipped", ()))
-
-
-def _read_free_form(name: str, source: Any, settings: AskSettings) -> list[FreeFormQuestion]:
-    if isinstance(source, str | os.PathLike):
-        questions = load_free_form_questions(Path(source), limit=settings.limit)
-    else:
-        check_limit(settings.limit)
-        questions = list(source)[: settings.limit]
-        if not questions or not all(isinstance(question, FreeFormQuestion) for question in questions):
-            raise TypeError(f"{name}: questions without options are a file, or a list of FreeFormQuestion")
-    unanswered = [row for row, question in enumerate(questions) if not question.answers]
-    if unanswered:
-        raise ValueError(f"{name}: {len(unanswered)} questions have no answer (the first is row {unanswered[0]})")
-    return questions
 
 
 def _digest(questions: Sequence[Question | FreeFormQuestion]) -> str:
@@ -423,6 +261,8 @@ def _ask_for_hidden_states(
     """Ask a local model all datasets' questions, and keep the hidden states at the answers' positions."""
     from ..confidence import predict
 
+    batch_size = settings.batch_size
+    assert isinstance(batch_size, int)  # checked before
     answered = {}
     for name, questions in datasets.items():
         predictions = predict(
@@ -430,7 +270,7 @@ def _ask_for_hidden_states(
             backend.tokenizer,
             questions,
             prompt_format=prompt_format,
-            batch_size=settings.batch_size,
+            batch_size=batch_size,
             max_length=backend.encoder.max_length,
             on_too_long=backend.encoder.on_too_long,
             progress=settings.progress,

@@ -19,7 +19,9 @@ from ..calibrators.storage import described
 from ..measures import CalibrationReport
 from ..reports import Measurement
 from ..reports.measurement import predictions_of
-from .asking import AskOptions, Datasets, ask, progress_folder, save_result
+from .asking import ask, progress_folder, save_result
+from .datasets import Datasets
+from .settings import AskOptions
 
 if TYPE_CHECKING:
     from ..confidence import ConfidenceMethod

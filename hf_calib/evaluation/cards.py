@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
     from ..measures import CalibrationReport
-    from .asking import AskOptions
+    from .settings import AskOptions
 
 # Far below what a card shows.
 _ROUNDING = 1e-5

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Unpack, cast
 from ..confidence import ConfidenceMethod
 from ..confidence.registry import SETTINGS, way_named
 from ..reports import Comparison, Measurement
-from .asking import AskOptions, AskSettings, Datasets, ask, read_datasets, save_result
+from .asking import ask, progress_folder, save_result
+from .datasets import Datasets, read_datasets
 from .models import model_source, this_process
+from .settings import AskOptions, AskSettings
 
 if TYPE_CHECKING:
     from ..confidence.predictions import Predictions

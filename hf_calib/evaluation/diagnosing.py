@@ -29,7 +29,9 @@ from ..measures import expected_calibration_error
 from ..measures.sampling import wilson_interval
 from ..reports import Measurement
 from ..reports.measurement import predictions_of
-from .asking import AskOptions, Questions, ask, save_result
+from .asking import ask, progress_folder, save_result
+from .datasets import Questions
+from .settings import AskOptions
 from .thresholds import flattened
 
 if TYPE_CHECKING:

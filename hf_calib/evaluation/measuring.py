@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from ..reports import Measurement
-from .asking import AskOptions, AskSettings, Datasets, ask, progress_folder, save_result
+from .asking import ask, progress_folder, save_result
+from .datasets import Datasets
 from .models import ModelSource, model_source, this_process
+from .settings import AskOptions, AskSettings
 
 if TYPE_CHECKING:
     from ..calibrators.protocol import BaseCalibrator

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..confidence.backend import Backend
     from ..hub import CalibratedModel
     from ..tasks import PromptFormat
-    from .asking import AskSettings
+    from .settings import AskSettings
 
 Model: TypeAlias = (
     "str | os.PathLike[str] | nn.Module | tuple[nn.Module, PreTrainedTokenizerBase] | CalibratedModel | Backend"
@@ -123,7 +123,7 @@ def model_source(model: Model, settings: AskSettings, where: Processes) -> Model
         return _loaded(model.model, model.tokenizer, settings, **own)
     if hasattr(model, "score_letters"):
         refuse(settings, "a model that can be asked already", "tokenizer", *_LOADING, "max_length", "drop_too_long")
-        return _asked_already(cast("Backend", model))
+        return _asked_already(model)
     refuse(settings, "a loaded model", *_LOADING)
     if isinstance(model, tuple) and len(model) == 2:
         refuse(settings, "a pair of model and tokenizer", "tokenizer")
@@ -200,11 +200,10 @@ def _loaded(model: Any, tokenizer: Any, settings: AskSettings, **own: Any) -> Mo
 
         return LocalModel(model, tokenizer, **_lengths(settings))
 
-    name = getattr(getattr(model, "config", None), "name_or_path", "") or type(model).__name__
-    return ModelSource(Path(name).name, _identity(name, weights=_weights_digest(model)), open_it, **own)
+    return _with_weights(model, open_it, **own)
 
 
-def _asked_already(backend: Backend) -> ModelSource:
+def _asked_already(backend: Any) -> ModelSource:
     model = getattr(backend, "model", None)
     if isinstance(model, str):  # a served model's name on its server
         address = SERVED + str(getattr(backend, "base_url", ""))
@@ -212,8 +211,12 @@ def _asked_already(backend: Backend) -> ModelSource:
     if model is None:
         name = type(backend).__name__
         return ModelSource(name, _identity(name), lambda: backend, is_local=False)
+    return _with_weights(model, lambda: backend)
+
+
+def _with_weights(model: Any, open_it: Callable[[], Backend], **own: Any) -> ModelSource:
     name = getattr(getattr(model, "config", None), "name_or_path", "") or type(model).__name__
-    return ModelSource(Path(name).name, _identity(name, weights=_weights_digest(model)), lambda: backend)
+    return ModelSource(Path(name).name, _identity(name, weights=_weights_digest(model)), open_it, **own)
 
 
 def _identity(

@@ -12,8 +12,8 @@ from datasets import Dataset, DatasetDict
 import hf_calib
 from hf_calib.calibrators import TemperatureScaling, by_name
 from hf_calib.confidence import Journal, LocalModel, Marginalized, OptionTexts, ServedModel, predict
-from hf_calib.evaluation.asking import AskOptions, AskSettings
 from hf_calib.evaluation.measuring import measure_recorded
+from hf_calib.evaluation.settings import AskOptions, AskSettings
 from hf_calib.hub import CalibratedModel
 from hf_calib.reports import verdict
 from hf_calib.tasks import FewShotFormat, PromptFormat, as_questions, permute_options, random_orders

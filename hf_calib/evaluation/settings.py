@@ -1,0 +1,87 @@
+"""How a model is loaded and asked: the options that measuring, comparing, calibrating and diagnosing share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+from ..confidence.registry import SETTINGS
+from ..tasks import PromptFormat
+from ..tasks.columns import Columns
+
+
+class AskOptions(TypedDict, total=False):
+    """How a model is loaded and asked; the options that `measure`, `compare`, `calibrate` and `diagnose` share.
+
+    `hf_calib.measure` documents each of them, `AskSettings` has their defaults.
+    """
+
+    tokenizer: Any
+    adapter: str | os.PathLike[str] | None
+    model_name: str | None
+    concurrency: int
+    dtype: str
+    trust_remote_code: bool
+    device: str | None
+    batch_size: int | str
+    max_length: int | None
+    drop_too_long: bool
+    prompt: str | os.PathLike[str] | PromptFormat | None
+    chat_template: bool
+    few_shot: int | None
+    few_shot_dataset: Any
+    wordings: str | os.PathLike[str] | Sequence[PromptFormat] | None
+    permute_options: bool
+    free_form: str | None
+    n_orders: int | None
+    n_samples: int | None
+    temperature: float | None
+    top_k: int | None
+    columns: Columns | None
+    answer_base: int | None
+    on_bad_row: str
+    limit: int | None
+    progress: bool
+
+
+@dataclass(frozen=True)
+class AskSettings:
+    """The values of `AskOptions`, with their defaults."""
+
+    tokenizer: Any = None
+    adapter: str | os.PathLike[str] | None = None
+    model_name: str | None = None
+    concurrency: int = 8
+    dtype: str = "auto"
+    trust_remote_code: bool = False
+    device: str | None = None
+    batch_size: int | str = 16
+    max_length: int | None = None
+    drop_too_long: bool = False
+    prompt: str | os.PathLike[str] | PromptFormat | None = None
+    chat_template: bool = False
+    few_shot: int | None = None
+    few_shot_dataset: Any = None
+    wordings: str | os.PathLike[str] | Sequence[PromptFormat] | None = None
+    permute_options: bool = False
+    free_form: str | None = None
+    n_orders: int | None = None
+    n_samples: int | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    columns: Columns | None = None
+    answer_base: int | None = None
+    on_bad_row: str = "error"
+    limit: int | None = None
+    progress: bool = False
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How the rows of all datasets are read, as `hf_calib.load_questions` takes it."""
+        return {"columns": self.columns, "answer_base": self.answer_base, "on_bad_row": self.on_bad_row}
+
+    def of_method(self, seed: int) -> dict[str, Any]:
+        """Return the settings of a way to read confidence."""
+        return {**{name: getattr(self, name) for name in SETTINGS}, "seed": seed}
