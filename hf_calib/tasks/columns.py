@@ -48,6 +48,9 @@ _ABOUT_ANSWERS = {
     "explanation", "rationale", "reason", "human", "accuracy", "type", "text", "source", "count", "length", "id",
 }  # fmt: skip
 
+# Words in the names of columns of wrong choices, beside which the right one has a column of its own.
+_WRONG = {"distractor", "distractors", "incorrect", "wrong", "false"}
+
 # Words in the names of columns that are about a question and no part of it.
 _ABOUT_QUESTIONS = {
     "id", "ids", "idx", "uuid", "url", "link", "uri", "source", "src", "explanation", "explanations", "exp",
@@ -148,6 +151,8 @@ def suggestion(columns: Sequence[str]) -> str | None:
     choices = _option_columns(left)
     if not choices:
         choices = _called(left, _OTHER_NAMES["choices"])
+    if any(_words(column) & _WRONG for column in choices):
+        return None
     left = [column for column in left if column not in choices]
     found = {"question": _called(left, _OTHER_NAMES["question"]), "choices": choices}
     left = [column for column in left if column not in found["question"]]
