@@ -25,17 +25,7 @@ CONTEXTS = (
 # What other datasets call these columns, for suggestions.
 _OTHER_NAMES = {
     "choices": ("choices", "options", "choice", "option", "candidates", "alternatives", "endings", "answers"),
-    "question": (
-        "question",
-        "stem",
-        "question_stem",
-        "query",
-        "prompt",
-        "problem",
-        "input",
-        "instruction",
-        "sentence",
-    ),
+    "question": ("question", "stem", "question_stem", "query", "prompt", "problem", "instruction", "input"),
     "context": CONTEXTS,
 }
 
@@ -54,10 +44,10 @@ _WRONG = {"distractor", "distractors", "incorrect", "wrong", "false"}
 # Words in the names of columns that are about a question and no part of it.
 _ABOUT_QUESTIONS = {
     "id", "ids", "idx", "uuid", "url", "link", "uri", "source", "src", "explanation", "explanations", "exp",
-    "rationale", "reasoning", "reason", "cot", "solution", "solutions", "lecture", "metadata", "meta", "info",
+    "rationale", "reasoning", "reason", "cot", "solution", "solutions", "lecture", "metadata", "meta",
     "license", "author", "authors", "date", "year", "difficulty", "category", "categories", "topic", "topics",
-    "domain", "subject", "subdomain", "field", "subfield", "tag", "tags", "language", "split", "type", "concept",
-    "evaluation", "comment", "comments", "feedback", "dataset", "reference", "formula", "name",
+    "domain", "subject", "subdomain", "tag", "tags", "language", "split", "type", "comment", "comments", "feedback",
+    "formula",
 }  # fmt: skip
 
 _MANY_WORDS = 3
