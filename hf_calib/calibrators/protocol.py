@@ -91,8 +91,8 @@ class StoredCalibrator(ABC):
 class BaseCalibrator(StoredCalibrator):
     """A map from predictions to better calibrated probabilities.
 
-    A calibrator takes NumPy arrays (or lists) and torch tensors, and returns the same type. A subclass defines how to fit
-    and transform, and how to check the parameters of an untrusted file, `_read`; most subclass `Calibrator`.
+    A calibrator takes NumPy arrays (or lists) and torch tensors, and returns the same type. A subclass defines how to
+    fit and transform, and how to check the parameters of an untrusted file, `_read`; most subclass `Calibrator`.
 
     Attributes
     ----------

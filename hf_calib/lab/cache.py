@@ -51,8 +51,8 @@ def cached_folder(
 ) -> Path:
     """Return a folder of the cache, made if it does not exist.
 
-    It appears under its name only once it is complete: `make` fills a temporary folder next to it, which is then renamed.
-    If two processes make the same folder at the same time, the first to finish wins.
+    It appears under its name only once it is complete: `make` fills a temporary folder next to it, which is then
+    renamed. If two processes make the same folder at the same time, the first to finish wins.
 
     Parameters
     ----------
