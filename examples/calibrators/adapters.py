@@ -30,7 +30,7 @@ def aligned(bench: Bench, member: int):
 
 
 def memorized(bench: Bench, member: int):
-    """Fine-tune on 300 questions, drawn for each member, until they are known by heart."""
+    """Fine-tune on 300 questions, drawn for each member, until they are memorized."""
     questions = bench.data.labeled()
     chosen = np.random.default_rng((bench.seed, member)).permutation(len(questions))[:300]
     bench = replace(bench, seed=1000 * (member + 1) + bench.seed)

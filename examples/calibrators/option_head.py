@@ -25,7 +25,7 @@ LONG = FineTuningSettings(steps=240, learning_rate=2e-3, lora_rank=16)
 
 
 def effect(preset: str, world: int) -> dict[str, dict[str, float]]:
-    """Train adapter and head on a world's labeled questions until they are known by heart, and ask new ones."""
+    """Train adapter and head on a world's labeled questions until they are memorized, and ask new ones."""
     settings = PRESETS[preset]
     with tempfile.TemporaryDirectory() as work:
         bench = make_bench(settings, world, pretrained_folder(settings, world), Path(work), progress=False)

@@ -21,7 +21,7 @@ class AdaptiveTemperatureScaling(Calibrator):
     """Divide a question's logits by a temperature of its own, exp(a + b · log(H/log K) + w · features).
 
     H is the entropy of the prediction over its K options. With b = w = 0 it is temperature scaling; it helps where
-    sure answers are over-confident to another degree than unsure ones. It keeps every argmax. Beyond the entropies
+    sure answers are overconfident to another degree than unsure ones. It keeps every argmax. Beyond the entropies
     that were seen the temperature stays as it is at their end.
 
     Parameters

@@ -1,4 +1,4 @@
-"""The calibrator to take when none is asked for, and why."""
+"""Choose a calibrator for the data given, with the reason."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class AutoCalibration(BaseCalibrator):
             known = np.asarray(to_numpy(labels)) != UNLABELED
             labeled, answers = np.asarray(to_numpy(predictions))[known], np.asarray(to_numpy(labels))[known]
             name, why = choose(labeled, answers)
-            self.reason = f"the target looks no harder than the labeled questions, and {why}"
+            self.reason = f"the target does not look harder than the labeled questions, and {why}"
             share = None if weights is None else np.asarray(to_numpy(weights))[known]
             self.base = by_name(name).fit(labeled, answers, kind=kind, weights=share)
         self._parameters = {"base": nested(self.base)}
@@ -103,7 +103,7 @@ class AutoCalibration(BaseCalibrator):
     def _read(self, reader: ParameterReader) -> dict[str, Any]:
         content = reader.mapping("base")
         if content.get("method") not in CHOICES:
-            raise ValueError(f"'auto' chooses among {', '.join(CHOICES)}, not {content.get('method')!r:.100}")
+            raise ValueError(f"'auto' chooses one of {', '.join(CHOICES)}, not {content.get('method')!r:.100}")
         self.base, self.reason = from_nested(content), ""
         return {"base": nested(self.base)}
 
@@ -112,9 +112,9 @@ def choose(predictions: ArrayLike, labels: ArrayLike) -> tuple[str, str]:
     """Return the name of the calibrator for what there is to fit on, and the reason in a sentence."""
     answers = np.asarray(to_numpy(labels))
     if answers.ndim == 2:
-        return "reference_agreement", "there are a reference's predictions and no labels"
+        return "reference_agreement", "a reference's predictions were given instead of labels"
     if (answers == UNLABELED).any():
-        return "adaptive_ensemble", "there are unlabeled questions of the target"
+        return "adaptive_ensemble", "unlabeled questions of the target were given"
     if np.ndim(to_numpy(predictions)) == 1:
         return "platt", "the predictions are of events"
     if len(answers) < ENOUGH_FOR_ADAPTIVE:

@@ -20,7 +20,7 @@ class ConfidenceCalibrator(Calibrator):
     """Base of the calibrators that map the confidence c of a question's answer to the probability that it is right.
 
     Where confidence is taken away, the other options share what is left as they would at the temperature at which the
-    answer has that probability, so an over-confident model's second and third options are corrected with its first;
+    answer has that probability, so an overconfident model's second and third options are corrected with its first;
     where it is added, they keep their proportions. The answer stays the answer: no map takes it under an even share. A
     row whose options but one have probability 0 stays as it is, since nothing says which others there are.
 

@@ -1,4 +1,4 @@
-"""What a calibrator does to questions that it was not fitted on."""
+"""Cross-validation: a calibrator's results on questions that it was not fitted on."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def fit_with_target(
         If the calibrator takes no unlabeled questions.
     """
     if not calibrator.takes_unlabeled:
-        raise ValueError(f"the calibrator {calibrator.name!r} has no use for a target's questions without answers")
+        raise ValueError(f"the calibrator {calibrator.name!r} does not use a target's questions without answers")
     source, unlabeled = np.asarray(predictions, dtype=np.float64), np.asarray(target, dtype=np.float64)
     absent = 0.0 if options.get("kind") == "probabilities" else -np.inf
     width = max(source.shape[1], unlabeled.shape[1])

@@ -1,4 +1,4 @@
-"""What goes into a calibrator and comes out of it: checked, brought to one form, and given back as it came."""
+"""Check the input of calibrators, bring it to one form, and return results in the form of the input."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def like(result: NDArray[np.float64], given: Any) -> Any:
 
 
 def is_tensor(values: Any) -> bool:
-    """Tell whether something is a torch tensor, without importing torch."""
+    """Return whether something is a torch tensor, without importing torch."""
     return type(values).__module__.partition(".")[0] == "torch" and hasattr(values, "detach")
 
 
@@ -276,7 +276,7 @@ def keep_first_maximum(probabilities: NDArray[np.float64], logits: NDArray[np.fl
 
 
 def warn(message: str) -> None:
-    """Warn whoever called this package, however deep in a fit it is seen."""
+    """Warn the caller of this package, from any depth inside a fit."""
     frame, level = sys._getframe(), 1
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(str(__package__)):
         frame, level = frame.f_back, level + 1

@@ -68,7 +68,7 @@ class ModularConformal(StoredCalibrator):
             raise ValueError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, got {interpolation!r}")
         if score is not None and score not in SCORES[predictor]:
             raise ValueError(
-                f"of {predictor!r} the score must be one of {', '.join(SCORES[predictor])}, got {score!r}"
+                f"the score of {predictor!r} must be one of {', '.join(SCORES[predictor])}, got {score!r}"
             )
         given = np.asarray(levels, dtype=np.float64)
         if given.ndim != 1 or not len(given) or not ((given > 0) & (given < 1)).all() or (np.diff(given) <= 0).any():
@@ -155,7 +155,7 @@ class ModularConformal(StoredCalibrator):
         NotFittedError
             Before `fit` or `load_calibrator`.
         ValueError
-            If the input is not of the form that `fit` takes.
+            If the input does not have the form that `fit` takes.
         """
         self._check_kind(kind)
         return self.quantile(predictions, self.levels)
@@ -292,7 +292,7 @@ class ModularConformal(StoredCalibrator):
             wrong |= ~(np.diff(values, axis=1) > 0).all(axis=1)
         if wrong.any():
             raise ValueError(
-                f"row {np.flatnonzero(wrong)[0]}, counted from 0, is no prediction of the kind {self.predictor!r}: "
+                f"row {np.flatnonzero(wrong)[0]}, counted from 0, is not a prediction of kind {self.predictor!r}: "
                 "numbers must be finite, standard deviations positive, quantiles must increase"
             )
         return values

@@ -20,7 +20,7 @@ LOWEST_SCALE, HIGHEST_SCALE = 1e-2, 1e3
 class BalancedOptionHead(nn.Module):
     """Two classifiers of one hidden state, whose mean probabilities are the answer.
 
-    The learned one, a linear layer, becomes over-confident when it is trained for long. The fixed one, vertices of a
+    The learned one, a linear layer, becomes overconfident when it is trained for long. The fixed one, vertices of a
     simplex equiangular tight frame behind a learned projection, has a scale β that moves its confidence and not its
     answers. `rebalance` sets β so that the mean confidence of both together is their accuracy, on questions that the
     weights are not trained on; where no β does, the share of the learned one is moved too.

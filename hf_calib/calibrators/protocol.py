@@ -1,4 +1,4 @@
-"""What every calibrator is: fitted on held-out predictions, applied to new ones, saved without pickle."""
+"""The protocol of calibrators: fit on held-out predictions, transform new ones, save without pickle."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class NotFittedError(ValueError):
 
 
 class StoredCalibrator(ABC):
-    """What was fitted, and its files; for calibrators of options and of numbers alike.
+    """Parameters and files of a calibrator, of options or of numbers.
 
     Attributes
     ----------
     name : str
-        What `hf_calib.calibrators.by_name` knows it by.
+        Name for `hf_calib.calibrators.by_name`.
     """
 
     name: ClassVar[str]
@@ -46,7 +46,7 @@ class StoredCalibrator(ABC):
 
     @abstractmethod
     def _read(self, reader: ParameterReader) -> dict[str, Any]:
-        """Take the parameters that `_estimate` returned, checking each: the file may come from a stranger."""
+        """Check the parameters that `_estimate` returned, which may come from an untrusted file."""
 
     def parameters(self) -> dict[str, Any]:
         """Return what was fitted: JSON values, arrays of float64, and dictionaries of these.
@@ -61,12 +61,12 @@ class StoredCalibrator(ABC):
         return self._parameters
 
     def set_parameters(self, parameters: dict[str, Any]) -> Self:
-        """Take what `parameters` returned, checking it.
+        """Restore and check what `parameters` returned.
 
         Raises
         ------
         ValueError
-            Naming the parameter that is missing, unknown or not of its kind.
+            If a parameter is missing, unknown or invalid; the message names it.
         """
         reader = ParameterReader(parameters, self.name)
         checked = self._read(reader)
@@ -77,7 +77,7 @@ class StoredCalibrator(ABC):
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write a JSON file, customarily called `calibrator.json`, and return its path.
 
-        Arrays of more than 4,096 numbers lie beside it, in a safetensors file of the same name.
+        Arrays of more than 4,096 numbers are saved next to it, in a safetensors file of the same name.
 
         Raises
         ------
@@ -92,32 +92,31 @@ class StoredCalibrator(ABC):
 class BaseCalibrator(StoredCalibrator):
     """A map from predictions to better calibrated probabilities.
 
-    A calibrator takes NumPy arrays (or lists) and torch tensors, and gives back what it was given. A subclass says how
-    to fit and transform, and how to check the parameters of a stranger's file, `_read`; most are a `Calibrator`.
+    A calibrator takes NumPy arrays (or lists) and torch tensors, and returns the same type. A subclass defines how to
+    fit and transform, and how to check the parameters of an untrusted file, `_read`; most subclass `Calibrator`.
 
     Attributes
     ----------
     name : str
-        What `hf_calib.calibrators.by_name` knows it by.
+        Name for `hf_calib.calibrators.by_name`.
     keeps_argmax : bool
-        Whether the first of a row's most probable options is the same before and after, so that accuracy stays.
+        Whether the first of a row's most probable options stays the same, and with it the accuracy.
     monotonic : bool
-        Whether, of two questions with the same options, a higher confidence never becomes a lower one: for
-        predictions with two options.
+        Whether a higher confidence never becomes a lower one, for predictions with two options.
     needs_features : bool
         Whether `fit` and `transform` need features.
     takes_unlabeled : bool
-        Whether questions with the label -1 are taken as an unlabeled sample of the questions to come.
+        Whether questions with the label -1 are used as an unlabeled sample of the target.
     takes_events : bool
         Whether one-dimensional predictions are taken.
     labels_may_be_absent : bool
         Whether an option with probability 0 may be the right one.
     wrappable : bool
-        Whether it can be the base of another calibrator: fitted on predictions and labels alone.
+        Whether it can be the base of another calibrator, that is, is fitted on predictions and labels alone.
     approximate : bool
-        Whether it is fitted by random or few steps, so that equal data need not give equal digits.
+        Whether the fit uses randomness or few steps, so that results on the same data may differ slightly.
     positional : bool
-        Whether the options' positions matter: then no question may have more options than the longest in `fit`.
+        Whether the options' positions matter; then no question may have more options than the longest in `fit`.
     """
 
     keeps_argmax: bool = False
@@ -147,20 +146,20 @@ class BaseCalibrator(StoredCalibrator):
         predictions : array_like or tensor, shape (n, K) or (n,)
             Logits (any constant may be added to a row; -inf for options that a question doesn't have), or
             probabilities, which are normalized where rounding to three decimals moved their sum. One-dimensional: the
-            log-odds or the probability of an event, such as that an answer is right or that a reward model's pair is
-            ordered rightly.
+            log-odds or the probability of an event, such as that an answer is right or that a reward model orders a pair
+            correctly.
 
             Zeros at the right end of a row of probabilities stand for options that the question doesn't have, except
             in the first two columns and up to the label. Every other zero is an option: it counts as
             `hf_calib.measures.validation.ROUNDING`, 1e-6, of the row's greatest probability, or as its least positive
             one where that is lower. Give logits where that is not what zeros mean.
         labels : array_like or tensor of int, shape (n,)
-            Index of each right option; of events, whether each happened. -1 where that is not known, for calibrators
-            that say so.
+            Index of each right option; for events, whether each happened. -1 where unknown, for calibrators with
+            `takes_unlabeled`.
         kind : {"logits", "probabilities"}, default "logits"
         features : array_like or tensor, shape (n, d), optional
-            What else is known of each question, within ±1e150; used by calibrators that say so, standardized. What is
-            further than 10 standard deviations from the mean counts as 10.
+            Further numbers for each question, within ±1e150, for calibrators that need them. They are standardized and
+            limited to 10 standard deviations from the mean.
         weights : array_like or tensor, shape (n,), optional
             Weight of each question, at least 0, not all 0.
 
@@ -172,7 +171,7 @@ class BaseCalibrator(StoredCalibrator):
         Raises
         ------
         ValueError
-            If the input is not of this form; the message names the first row that is not.
+            If the input does not have this form; the message names the first invalid row.
         """
 
     @abstractmethod
@@ -193,14 +192,14 @@ class BaseCalibrator(StoredCalibrator):
         Returns
         -------
         ndarray or tensor of float64, shape (n, K) or (n,)
-            Rows sum to one; options that a question doesn't have stay at 0. Of events, the probability of each.
+            Rows sum to one; options that a question doesn't have stay at 0. For events, the probability of each.
 
         Raises
         ------
         NotFittedError
             Before `fit` or `load_calibrator`.
         ValueError
-            If the input is not of the form that `fit` takes.
+            If the input does not have the form that `fit` takes.
         """
 
     def _check_features_given(self, inputs: Inputs) -> None:
@@ -211,7 +210,7 @@ class BaseCalibrator(StoredCalibrator):
 class Calibrator(BaseCalibrator):
     """A calibrator of one model's predictions.
 
-    A subclass says how to find parameters, `_estimate`, and how to use them, `_apply`; the checks are here.
+    A subclass defines how to find parameters, `_estimate`, and how to use them, `_apply`; this class checks the input.
     """
 
     def fit(

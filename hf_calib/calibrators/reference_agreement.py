@@ -78,7 +78,7 @@ class ReferenceAgreementScaling(TemperatureScaling):
         differing = (np.isneginf(logits) != np.isneginf(reference)).any(axis=1) & (kind == "logits")
         if differing.any():
             row = int(np.flatnonzero(differing)[0])
-            raise ValueError(f"row {row}, counted from 0, has other options in the reference's predictions")
+            raise ValueError(f"row {row}, counted from 0, has different options in the reference's predictions")
         agree = logits.argmax(axis=1) == reference.argmax(axis=1)
         share = check_weights(weights, np.ones(len(logits), dtype=bool))
         if not (agree & (share > 0)).any():

@@ -78,7 +78,7 @@ def balance(
     Parameters
     ----------
     first, second : ndarray, shape (n, K)
-        Probabilities, usually of an over-confident and an under-confident classifier.
+        Probabilities, usually of an overconfident and an under-confident classifier.
     labels : ndarray of int, shape (n,)
     weights : ndarray, shape (n,), optional
 
@@ -110,7 +110,7 @@ class SimplexETFCalibration(Calibrator):
 
     Features are hidden states, or anything else that says something about the answer. A linear layer into the
     simplex's space is trained on the questions; the mixture's share is where the mean confidence is the accuracy, each
-    half of the questions answered by a layer trained on the other: the model, trained freely, is over-confident, and
+    half of the questions answered by a layer trained on the other: the model, trained freely, is overconfident, and
     the simplex classifier, bounded by its scale, is not. Where it is too, the share with the least log-loss is taken.
 
     Parameters

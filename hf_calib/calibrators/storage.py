@@ -143,7 +143,7 @@ class ParameterReader:
         """Take an integer of [low, high]."""
         value = self._take(name)
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise self._fail(name, f"must be an integer of [{low}, {high}]", value)
+            raise self._fail(name, f"must be an integer in [{low}, {high}]", value)
         return value
 
     def choice(self, name: str, choices: Sequence[str]) -> str:
@@ -170,7 +170,7 @@ class ParameterReader:
             raise self._fail(name, f"must have the shape {shape}, has {array.shape}", value)
         array = array.astype(np.float64)
         if not ((array >= low) & (array <= high)).all():
-            raise self._fail(name, f"must hold numbers of [{low:g}, {high:g}]", value)
+            raise self._fail(name, f"must hold numbers in [{low:g}, {high:g}]", value)
         return array
 
     def increasing(
@@ -220,7 +220,7 @@ def _put_arrays(value: Any, arrays: dict[str, Any]) -> Any:
         if set(value) == {_TENSOR}:
             name = value[_TENSOR]
             if not isinstance(name, str) or name not in arrays:
-                raise ValueError(f"there is no tensor {name!r:.100} beside the calibrator's file")
+                raise ValueError(f"there is no tensor {name!r:.100} next to the calibrator's file")
             return arrays[name]
         return {key: _put_arrays(child, arrays) for key, child in value.items()}
     if isinstance(value, list):
@@ -239,15 +239,15 @@ def _read_arrays(path: Path) -> dict[str, NDArray[np.float64]]:
     from safetensors.numpy import load_file
 
     if not path.is_file():
-        raise FileNotFoundError(f"the calibrator's large arrays are missing: there is no {path.name} beside its file")
+        raise FileNotFoundError(f"the calibrator's large arrays are missing: there is no {path.name} next to its file")
     _check_size(path, MAX_TENSOR_BYTES)
     try:
         return load_file(path)
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path.name} is no readable safetensors file: {error}") from None
+        raise ValueError(f"{path.name} is not a readable safetensors file: {error}") from None
 
 
 def _check_size(path: Path, most: int) -> None:
     size = path.stat().st_size
     if size > most:
-        raise ValueError(f"{path.name} has {size:,} bytes; no calibrator needs as many")
+        raise ValueError(f"{path.name} has {size:,} bytes, more than any calibrator needs")

@@ -127,4 +127,4 @@ def _increasing_root(function: Callable[[float], tuple[float, float]], low: floa
 
 
 def _warn(temperature: float, why: str) -> None:
-    warn(f"the best temperature is beyond the range, {temperature:g} is taken: {why}")
+    warn(f"the best temperature is outside the allowed range; using {temperature:g}: {why}")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def alignment_arguments(
     settings: AlignmentSettings, output_dir: str | Path, seed: int = 0, *, progress: bool = True
 ) -> dict[str, Any]:
-    """Give the arguments of a `trl.DPOConfig`, or of a config derived from it, that suit a model of the lab's size.
+    """Return the arguments of a `trl.DPOConfig`, or of a config derived from it, that suit a model of the lab's size.
 
     Parameters
     ----------
@@ -23,7 +23,7 @@ def alignment_arguments(
     output_dir
         Where the trainer may write.
     seed
-        Of the order of the pairs. Seed the making of adapters apart from it.
+        Seed of the pairs' order. The initial weights of adapters need a seed of their own.
     progress
         Whether to show a progress bar.
     """
@@ -51,7 +51,7 @@ def alignment_arguments(
 
 
 def adapter_config(rank: int) -> LoraConfig | None:
-    """Give LoRA adapters of a rank on all linear layers, without dropout; None for rank 0, full weights."""
+    """Return LoRA adapters of a rank on all linear layers, without dropout; None for rank 0, full weights."""
     if not rank:
         return None
     from peft import LoraConfig

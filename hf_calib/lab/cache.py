@@ -1,4 +1,4 @@
-"""A cache of folders whose names are hashes of all that made them."""
+"""A cache of folders named by a hash of everything that determines their content."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ def cache_key(made_of: Mapping[str, Any]) -> str:
 def cached_folder(
     name: str, made_of: Mapping[str, Any], make: Callable[[Path], None], cache_dir: str | Path | None = None
 ) -> Path:
-    """Give a folder of the cache, and make it if it isn't there.
+    """Return a folder of the cache, made if it does not exist.
 
-    It appears under its name only once it is whole: `make` fills a temporary folder beside it, which is then renamed.
-    Where two processes make the same one at a time, the first to finish wins.
+    It appears under its name only once it is complete: `make` fills a temporary folder next to it, which is then
+    renamed. If two processes make the same folder at the same time, the first to finish wins.
 
     Parameters
     ----------

@@ -77,7 +77,7 @@ class Corpus:
 
 
 def relation_weights(world: World, settings: CorpusSettings) -> np.ndarray:
-    """Give the share of documents about each relation, ``(n_relations,)``, summing to 1.
+    """Return the share of documents about each relation, ``(n_relations,)``, summing to 1.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The main job on the embedded default: align, measure, recalibrate, and say what came of it."""
+"""The demo: align, measure and recalibrate a small model, and report the results."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ DOMAINS: dict[Domain, str] = {
 def run_demo(
     out: str | Path, *, preset: str = "demo", seed: int = 0, cache_dir: str | Path | None = None
 ) -> dict[str, dict[str, CalibrationReport]]:
-    """Run the main job and write what came of it into a folder.
+    """Run the main job and write the results into a folder.
 
     Parameters
     ----------
@@ -189,7 +189,7 @@ def _write_results(
 def _write_model(
     folder: Path, name: str, trainer: Any, results: dict[str, dict[str, CalibrationReport]], regime: str
 ) -> None:
-    """Save the adapter or the model, with a card that compares it with the pre-trained model and with plain DPO."""
+    """Save the adapter or the model with a card that compares it to the pre-trained model and to plain DPO."""
     from dataclasses import replace
 
     from ..trainers.card import card_data

@@ -53,9 +53,9 @@ def pretrain(world: World, preset: LabPreset, seed: int = 0, *, progress: bool =
     world
         What the corpus is about.
     preset
-        Of which `model`, `corpus` and `pretraining` are used.
+        Settings; `model`, `corpus` and `pretraining` are used.
     seed
-        Of the corpus and the initial weights.
+        Seed of the corpus and the initial weights.
     progress
         Whether to show a progress bar.
 
@@ -139,7 +139,7 @@ def expected_loss(logits: torch.Tensor, corpus: Corpus, rows: slice, prompt_weig
 
 
 def learning_rate_factor(step: int, steps: int, warmup_steps: int) -> float:
-    """Give the share of the peak learning rate at a step: up, level to 30% of the steps, and down to 3%."""
+    """Return the share of the peak learning rate at a step: up, level to 30% of the steps, and down to 3%."""
     warmup = min(1.0, (step + 1) / warmup_steps)
     return warmup * (1 - 0.97 * max(0.0, step / steps - 0.3) / 0.7)
 
@@ -147,7 +147,7 @@ def learning_rate_factor(step: int, steps: int, warmup_steps: int) -> float:
 def pretrained_folder(
     preset: LabPreset, seed: int = 0, *, cache_dir: str | Path | None = None, progress: bool = True
 ) -> Path:
-    """Give the folder of a pre-trained model and its tokenizer, and pre-train it if the cache has none.
+    """Return the folder of a pre-trained model and its tokenizer, and pre-train it if the cache has none.
 
     The cache's key is a hash of the world's, the model's, the corpus's and the training's settings, the seed, the
     source of every file of this package that has a part in it, and the versions of the libraries.
@@ -157,7 +157,7 @@ def pretrained_folder(
     preset
         The settings.
     seed
-        Of the world, the corpus and the initial weights.
+        Seed of the world, the corpus and the initial weights.
     cache_dir
         The cache's folder. By default the environment's ``HF_CALIB_CACHE``, else a folder among
         `huggingface_hub`'s assets.

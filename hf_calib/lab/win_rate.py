@@ -61,14 +61,14 @@ class TokenizedCompletions:
         return cls(input_ids, lengths, np.array([len(prompt) for prompt in prompts]), index)
 
     def log_probabilities(self, model: nn.Module, *, batch_size: int = 512) -> np.ndarray:
-        """Give the log-probability of each completion after its prompt, ``(n,)``, with the end-of-sequence token.
+        """Return the log-probability of each completion after its prompt, ``(n,)``, with the end-of-sequence token.
 
         Parameters
         ----------
         model
-            It is put into evaluation mode for the time.
+            Put into evaluation mode meanwhile.
         batch_size
-            Texts in one forward; those of about the same length go together.
+            Texts per forward; texts of similar length are batched together.
         """
         import torch
 
@@ -121,6 +121,6 @@ class PreferenceTest:
         return chosen > rejected
 
     def win_rate(self, model: nn.Module, *, batch_size: int = 512) -> dict[str, float]:
-        """Give the share of pairs, for each ``kind``, in which a model prefers the chosen completion."""
+        """Return the share of pairs, for each ``kind``, in which a model prefers the chosen completion."""
         wins = self.prefers_chosen(model, batch_size=batch_size)
         return {str(kind): float(wins[self.kinds == kind].mean()) for kind in np.unique(self.kinds)}

@@ -55,7 +55,7 @@ class LabQuestions:
 
     @property
     def bayes_accuracy(self) -> float:
-        """The accuracy of someone who knows the true probabilities, E[max p*] (the paper's critical accuracy)."""
+        """The accuracy of an answerer who knows the true probabilities, E[max p*] (the paper's critical accuracy)."""
         return float(self.true_probabilities.max(axis=1).mean())
 
     def subjects(self) -> list[str]:
@@ -86,7 +86,7 @@ class LabQuestions:
         Parameters
         ----------
         answers
-            Whether to give the answers away; without them ``answer`` is None.
+            Whether to include the answers; otherwise ``answer`` is None.
         """
         columns = zip(self.sentences(), self.choices(), self.answers, self.subjects(), strict=True)
         return [
@@ -174,7 +174,7 @@ class World:
         self.test_entities = np.sort(entities[n_train:])
 
     def settings(self) -> dict[str, Any]:
-        """Give what decides the world: the arguments that it was made with."""
+        """Return what decides the world: the arguments that it was made with."""
         return {
             "seed": self.seed,
             "shuffled": self.shuffled,
@@ -183,7 +183,7 @@ class World:
         }
 
     def relations_in(self, domain: Domain | Sequence[Domain]) -> np.ndarray:
-        """Give the indices of the relations that belong to one or several domains.
+        """Return the indices of the relations that belong to one or several domains.
 
         Raises
         ------
@@ -287,5 +287,5 @@ def draw_categorical(probabilities: np.ndarray, rng: np.random.Generator) -> np.
 
 
 def seed_sequence(seed: int | Sequence[int]) -> list[int]:
-    """Give the numbers of a seed that is one number or several."""
+    """Return the numbers of a seed that is one number or several."""
     return list(seed) if isinstance(seed, Sequence) else [seed]

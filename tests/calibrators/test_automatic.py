@@ -31,7 +31,7 @@ def test_what_is_known_of_the_target_and_the_reference_decides_first():
     assert auto.chosen == "temperature"
     assert (
         auto.reason
-        == "the target looks no harder than the labeled questions, and there are 600 labels, fewer than 1,000"
+        == "the target does not look harder than the labeled questions, and there are 600 labels, fewer than 1,000"
     )
     plain = by_name("temperature").fit(logits[:600], labels[:600], weights=np.arange(600.0))
     assert np.array_equal(auto.transform(logits), plain.transform(logits))

@@ -149,5 +149,5 @@ def test_scores_by_hand():
     ):
         fitted = by_name("modular_conformal", predictor=kind, score=score).fit(given, y)
         assert fitted.parameters()["scores"].tolist() == [expected]
-    with pytest.raises(ValueError, match="of 'point' the score must be one of residual"):
+    with pytest.raises(ValueError, match="the score of 'point' must be one of residual"):
         by_name("modular_conformal", score="scaled")

@@ -214,7 +214,7 @@ def test_auto_takes_what_the_comparison_recommends(recorded, tmp_path, capsys):
     assert run("calibrate", *recorded, *target, "--method", "importance_weighted", "--json") == 0
     assert json.loads(capsys.readouterr().out)["cross_validated"]["importance_weighted"]["n"] == 400
     assert run("calibrate", *recorded, *target, "--method", "temperature") == 1
-    assert "no use for a target's questions" in capsys.readouterr().err
+    assert "does not use a target's questions" in capsys.readouterr().err
     write_predictions(tmp_path / "reference.jsonl", sharpness=1.0)
     reference = ["--reference-predictions", tmp_path / "reference.jsonl"]
     for method in ("auto", "reference_agreement"):

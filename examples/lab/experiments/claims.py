@@ -24,19 +24,19 @@ WINS = {"win_rate": "win rate", "win_rate_open": "open win rate"}
 
 @dataclass(frozen=True)
 class Claim:
-    """Something that the experiment is to show.
+    """A claim that the experiment tests.
 
     Attributes
     ----------
     text
-        What is measured, and the bar.
+        What is measured, and the target.
     methods
         Those that it is about.
     shown
         What is measured, from the means over seeds.
     margin
-        By how much the bar is passed, from one seed's values; the claim holds where the mean over seeds is not
-        negative.
+        By how much the target is exceeded, from one seed's values; the claim holds if the mean over seeds is
+        nonnegative.
     """
 
     text: str

@@ -89,7 +89,7 @@ class Examination:
     Parameters
     ----------
     bench : Bench
-        Whose test questions, training questions and held-out pairs they are asked.
+        Source of the test questions, training questions and held-out pairs.
     models : Path
         Where trained models are kept.
     """

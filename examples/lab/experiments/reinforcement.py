@@ -148,7 +148,7 @@ class _AnnotatorBackbone(nn.Module):
         self.annotator, self.tokenizer = annotator, tokenizer
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **kwargs: Any) -> Any:
-        """Give each text's reward at all of its positions, as the one layer of hidden states."""
+        """Return each text's reward at all of its positions, as the one layer of hidden states."""
         rewards = [
             self.annotator.of_text(str(self.tokenizer.decode(ids[attended.bool()])))
             for ids, attended in zip(input_ids, attention_mask, strict=True)

@@ -57,7 +57,7 @@ def run_reinforcement(
 ) -> Path:
     """Train the pre-trained model on its own replies, plainly and with the anchor, and measure what comes of it.
 
-    A method that the folder has a result of, with the same settings, is not run again.
+    Methods that already have a result with the same settings in the folder are skipped.
 
     Parameters
     ----------
@@ -65,13 +65,13 @@ def run_reinforcement(
         Gets ``reinforce.json``, a list of rows with the keys `experiments.sweeps.REINFORCE_KEYS`, and the folder
         ``reinforce_runs`` that it is made from. The pre-trained model's rows are there too.
     seeds : sequence of int
-        Of the world, the model and the data.
+        Seeds of the world, the model and the data.
     preset : str, default "full"
         Key of `experiments.presets.EXPERIMENTS`.
     methods : sequence of str, default ("grpo", "calibration-aware-grpo")
         Of `experiments.sweeps.REINFORCED`.
     jobs : int, default 1
-        How many processes run at a time, each on a seed of its own and on one thread.
+        Number of processes, each with its own seed on one thread.
     cache_dir : str or Path, optional
         Where pre-trained models are kept; see `hf_calib.lab.pretrained_folder`.
 

@@ -55,7 +55,7 @@ def run_experiment(
     out : str or Path
         Gets ``results.json``, ``runs/`` with what the figures need, and ``models/``.
     seeds : sequence of int
-        Of the world, the model and the data.
+        Seeds of the world, the model and the data.
     worlds : sequence of str, default ("fixed", "shuffled")
         Whether options stand in a fixed order, or in a random one.
     preset : str, default "full"
@@ -63,7 +63,7 @@ def run_experiment(
     methods : sequence of str, optional
         Keys of `experiments.compared.METHODS`; all of them by default.
     jobs : int, default 1
-        How many processes run at a time, each on a seed of its own and on one thread.
+        Number of processes, each with its own seed on one thread.
     cache_dir : str or Path, optional
         Where pre-trained models are kept; see `hf_calib.lab.pretrained_folder`.
 

@@ -55,7 +55,7 @@ def run_sweep(
 ) -> Path:
     """Vary one setting, and write each point's rows as soon as they are there.
 
-    A point that the folder has a result of, with the same settings, is not run again.
+    Points that already have a result with the same settings in the folder are skipped.
 
     Parameters
     ----------
@@ -65,13 +65,13 @@ def run_sweep(
     sweep : str
         Key of `experiments.sweeps.SWEEPS`.
     seeds : sequence of int
-        Of the world, the model and the data.
+        Seeds of the world, the model and the data.
     preset : str, default "full"
         Key of `experiments.presets.EXPERIMENTS`.
     methods : sequence of str, optional
         Of the sweep's methods; all of them by default.
     jobs : int, default 1
-        How many processes run at a time, each on one thread.
+        Number of processes, each on one thread.
     cache_dir : str or Path, optional
         Where pre-trained models are kept; see `hf_calib.lab.pretrained_folder`.
 

@@ -109,7 +109,7 @@ class Sweep:
 
 
 def _questions(method: str, preset: ExperimentPreset, n: float) -> Change:
-    """Give a method so many questions, a quarter of those with answers held out, as in the main experiment."""
+    """Return a method so many questions, a quarter of those with answers held out, as in the main experiment."""
     total = int(n)
     if COMPARED[method].labels(preset):
         held_out = total // 4

@@ -29,7 +29,7 @@ def pairs_prompts(bench: Bench) -> list[Question]:
 
 
 def mutated_prompts(bench: Bench) -> list[Question]:
-    """Give each of the bench's prompts the options of another of them, drawn at random."""
+    """Return each of the bench's prompts the options of another of them, drawn at random."""
     questions = bench.data.prompts.to_questions(answers=False)
     order = np.random.default_rng([bench.seed, 11]).permutation(len(questions))
     return [
@@ -106,7 +106,7 @@ def half_way(bench: Bench, model: Any) -> Any:
 
 
 def supervised(bench: Bench) -> Any:
-    """Tune the pre-trained model on the answered questions for so long that it knows them by heart."""
+    """Tune the pre-trained model on the answered questions until it has memorized them."""
     return merged(long_fine_tuning(bench, bench.pretrained(), bench.data.labeled()).model)
 
 
