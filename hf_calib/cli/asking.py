@@ -122,7 +122,11 @@ def ask_free_form(
             **settings,
         )
         shown = [
-            Question(questions[row].question, (text or "(nothing)", " or ".join(questions[row].answers)))
+            Question(
+                questions[row].question,
+                (text or "(nothing)", " or ".join(questions[row].answers)),
+                context=questions[row].context,
+            )
             for row, text in zip(found.predictions.rows, found.texts, strict=True)
         ]
         answered[name] = Recorded(found.predictions, tuple(shown))
