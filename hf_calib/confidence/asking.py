@@ -129,8 +129,16 @@ def _bar(stage: str, remaining: int, n: int, show: bool) -> Iterator[Callable[[i
         yield bar.update
 
 
-def by_length(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
-    """Yield batches of the positions, the longest first: little padding, and too large a batch fails at once."""
+def by_length(lengths: Sequence[int], batch_size: int, *, padded: bool = True) -> Iterator[list[int]]:
+    """Yield batches of the positions, the longest first: little padding, and too large a batch fails at once.
+
+    Without padding a batch has one length only.
+    """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    for start in range(0, len(order), batch_size):
-        yield order[start : start + batch_size]
+    start = 0
+    while start < len(order):
+        batch = order[start : start + batch_size]
+        if not padded:
+            batch = [i for i in batch if lengths[i] == lengths[batch[0]]]
+        yield batch
+        start += len(batch)
