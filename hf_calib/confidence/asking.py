@@ -111,6 +111,15 @@ class Asking:
         return [outcomes[number] for number in range(n)]
 
 
+def on_every_process(holds: bool, num_processes: int) -> bool:
+    """Whether something holds on all processes, for a decision on which they must agree."""
+    if num_processes == 1:
+        return holds
+    from accelerate.utils import gather_object
+
+    return all(gather_object([holds]))
+
+
 def _out_of_memory(error: Exception) -> bool:
     from accelerate.utils.memory import should_reduce_batch_size
 

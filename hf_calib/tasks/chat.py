@@ -50,7 +50,7 @@ def answer_stem(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str
 
 
 def _checked_stem(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, Any]]) -> str:
-    # A short text, such as an example's answer, may be in the prompt by chance; these are there only if they are shown.
+    # A short text, such as an example's answer, may be in the prompt by chance; these are there if they are shown.
     probes = [f"Text {number} of\nthe conversation, {number}." for number in range(len(messages))]
     stem = _stem(tokenizer, [_with_text(message, text) for message, text in zip(messages, probes, strict=True)])
     _check_shown(stem, messages, probes)

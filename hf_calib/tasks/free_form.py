@@ -86,7 +86,9 @@ MATCHERS: dict[str, Matcher] = {"exact": exact_match, "contains": contains, "num
 
 
 def load_free_form_questions(path: str | Path, *, limit: int | None = None) -> list[FreeFormQuestion]:
-    """Load questions with the columns `question`, `answer` (a text or a list of right ones), and maybe `subject`, `context`.
+    """Load questions from the columns `question`, `answer` (a text or a list of right ones), `subject` and `context`.
+
+    The last two may be absent or empty.
 
     Parameters
     ----------

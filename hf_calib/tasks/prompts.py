@@ -47,8 +47,8 @@ class PromptFormat:
 
     Notes
     -----
-    White space around the context, the question and its choices is not part of the prompt: some sets have stray newlines, after
-    which a letter is another token than after a space.
+    White space around the context, the question and its choices is not part of the prompt: some sets have stray
+    newlines, after which a letter is another token than after a space.
 
     Examples
     --------

@@ -23,8 +23,8 @@ from hf_calib.confidence.free_form import METHODS, predict_free_form
 from hf_calib.confidence.recorded import Recorded, read_predictions, write_predictions
 from hf_calib.confidence.recorded_lm_eval import _question
 from hf_calib.lab.examination import QuestionTest
-from hf_calib.reports.page import confident_mistakes
 from hf_calib.reports import Measurement
+from hf_calib.reports.page import confident_mistakes
 from hf_calib.tasks import FewShotFormat, PromptFormat, Question
 from hf_calib.tasks.free_form import FreeFormQuestion
 from tests.support import questions

@@ -263,7 +263,10 @@ def test_a_template_that_spoils_the_question(template, few_shot):
 )
 def test_a_template_that_leaves_out_a_part_of_the_conversation(shown, message):
     # The example's answer is a letter, and its text one that occurs in the question.
-    template = f"{{% for m in messages %}}{{% if {shown} %}}<{{{{ m.role }}}}> {{{{ m.content }}}}\n{{% endif %}}{{% endfor %}}A:"
+    template = (
+        f"{{% for m in messages %}}{{% if {shown} %}}<{{{{ m.role }}}}> {{{{ m.content }}}}\n{{% endif %}}"
+        "{% endfor %}A:"
+    )
     prompt_format = FewShotFormat.choose(
         [EXAMPLE], 1, prompt_format=PromptFormat(chat=True, system="4" if "system" in message else None)
     )
