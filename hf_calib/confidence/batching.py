@@ -14,8 +14,8 @@ MIN_PREFIX = 32
 # Grouping by what is shared makes smaller batches; it has to spare at least this share of the cost.
 _SPARED = 0.2
 
-# What a forward costs beyond its tokens, counted in tokens: reading a model's weights takes an accelerator about as long
-# as computing with them for this many.
+# What a forward costs beyond its tokens, counted in tokens: an accelerator takes about as long to read the weights
+# as to compute with them for this many.
 _FORWARD = 256
 
 
