@@ -116,13 +116,13 @@ def check(model):
         alone = predict(model, TOKENIZER, ASKED, batch_size=1, padding_side=side).probabilities
         together = predict(model, TOKENIZER, ASKED, batch_size=4, padding_side=side).probabilities
         np.testing.assert_allclose(together, alone, atol=2e-4)
+    local = LocalModel(model, TOKENIZER)
     for method in (OptionLetters(), OptionTexts()):
         for prompt_format in (PromptFormat(), SHOTS):
-            alone = [method.predict(LocalModel(model, TOKENIZER), [q], prompt_format, Asking(1)) for q in ASKED]
-            together = method.predict(LocalModel(model, TOKENIZER), ASKED, prompt_format, Asking(4)).probabilities
-            for row, own in enumerate(alone):
-                expected = own.probabilities[0]
-                np.testing.assert_allclose(together[row, : len(expected)], expected, atol=2e-4)
+            together = method.predict(local, ASKED, prompt_format, Asking(4)).probabilities
+            for row, question in enumerate(ASKED):
+                alone = method.predict(local, [question], prompt_format, Asking(1)).probabilities[0]
+                np.testing.assert_allclose(together[row, : len(alone)], alone, atol=2e-4)
 
 
 @pytest.mark.parametrize("kind", QUICK)
