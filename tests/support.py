@@ -6,7 +6,15 @@ import numpy as np
 import torch
 from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    RwkvConfig,
+    RwkvForCausalLM,
+)
 
 from hf_calib.tasks import LETTERS, Question
 
@@ -114,6 +122,18 @@ def tiny_gpt2(tokenizer, *, seed: int = 0):
             initializer_range=0.3,
         )
     )
+
+
+def tiny_rwkv(tokenizer, *, seed: int = 0):
+    """Return a randomly initialised RWKV, which ignores the attention mask."""
+    torch.manual_seed(seed)
+    model = RwkvForCausalLM(
+        RwkvConfig(vocab_size=len(tokenizer), hidden_size=32, attention_hidden_size=32, num_hidden_layers=2)
+    )
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.3)
+    return model
 
 
 def training_arguments(**options) -> dict:

@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from hf_calib.confidence import Asking, LocalModel, OptionLetters, OptionTexts
-from hf_calib.tasks import FewShotFormat, PromptFormat, Question, load_questions, write_lm_eval_task
+from hf_calib.tasks import FewShotFormat, PromptFormat, load_questions, write_lm_eval_task
 
 VOCABULARY = 128_256
 
@@ -119,7 +120,7 @@ def main() -> None:
     options = parser.parse_args()
 
     every = load_questions(options.dataset, limit=options.limit + options.shots)
-    pool = [Question(q.question, q.choices, q.answer) for q in every[: options.shots]]
+    pool = [replace(question, subject=None) for question in every[: options.shots]]
     asked = every[options.shots :]
     tokenizer = AutoTokenizer.from_pretrained(options.tokenizer) if options.tokenizer else byte_tokenizer()
     model = make_model().to(options.device)

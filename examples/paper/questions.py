@@ -34,6 +34,7 @@ def main(args: argparse.Namespace) -> None:
                 question = questions[next(order)]
                 rows[name].append(
                     {
+                        "context": question.context,
                         "question": question.question,
                         "choices": list(question.choices),
                         "answer": question.answer,

@@ -111,6 +111,15 @@ class Asking:
         return [outcomes[number] for number in range(n)]
 
 
+def on_every_process(holds: bool, num_processes: int) -> bool:
+    """Whether something holds on all processes, for a decision on which they must agree."""
+    if num_processes == 1:
+        return holds
+    from accelerate.utils import gather_object
+
+    return all(gather_object([holds]))
+
+
 def _out_of_memory(error: Exception) -> bool:
     from accelerate.utils.memory import should_reduce_batch_size
 
@@ -129,8 +138,16 @@ def _bar(stage: str, remaining: int, n: int, show: bool) -> Iterator[Callable[[i
         yield bar.update
 
 
-def by_length(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
-    """Yield batches of the positions, the longest first: little padding, and too large a batch fails at once."""
+def by_length(lengths: Sequence[int], batch_size: int, *, padded: bool = True) -> Iterator[list[int]]:
+    """Yield batches of the positions, the longest first: little padding, and too large a batch fails at once.
+
+    Without padding a batch has one length only.
+    """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    for start in range(0, len(order), batch_size):
-        yield order[start : start + batch_size]
+    start = 0
+    while start < len(order):
+        batch = order[start : start + batch_size]
+        if not padded:
+            batch = [i for i in batch if lengths[i] == lengths[batch[0]]]
+        yield batch
+        start += len(batch)

@@ -11,8 +11,12 @@ from .asking import by_length
 # A shared beginning shorter than this is not worth a forward of its own.
 MIN_PREFIX = 32
 
-# Grouping by what is shared makes smaller batches; it has to spare at least this share of the tokens.
+# Grouping by what is shared makes smaller batches; it has to spare at least this share of the cost.
 _SPARED = 0.2
+
+# What a forward costs beyond its tokens, counted in tokens: an accelerator takes about as long to read the weights
+# as to compute with them for this many.
+_FORWARD = 256
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,9 @@ class BatchPlan:
     prefixes: tuple[int, ...]
 
 
-def plan_batches(prompts: Sequence[Sequence[int]], batch_size: int, *, share_prefixes: bool = True) -> BatchPlan:
+def plan_batches(
+    prompts: Sequence[Sequence[int]], batch_size: int, *, share_prefixes: bool = True, padded: bool = True
+) -> BatchPlan:
     """Plan the batches of token sequences.
 
     Parameters
@@ -39,31 +45,42 @@ def plan_batches(prompts: Sequence[Sequence[int]], batch_size: int, *, share_pre
     prompts : sequence of sequences of int
     batch_size : int
     share_prefixes : bool, default True
-        Group prompts that begin alike where that spares tokens: few-shot prompts do, plain ones don't.
+        Group prompts that begin alike where that costs less: few-shot prompts do, plain ones don't.
+    padded : bool, default True
+        Let a batch have prompts of different lengths.
     """
-    plain = tuple(map(tuple, by_length([len(prompt) for prompt in prompts], batch_size)))
-    nothing = (0,) * len(prompts)
-    if not share_prefixes or len(prompts) < 2:
-        return BatchPlan(plain, nothing)
-    groups = _groups(prompts)
-    batches: list[tuple[int, ...]] = []
+    lengths = [len(prompt) for prompt in prompts]
+
+    def batches_of(positions: Sequence[int]) -> list[tuple[int, ...]]:
+        batches = by_length([lengths[i] for i in positions], batch_size, padded=padded)
+        return [tuple(positions[i] for i in batch) for batch in batches]
+
+    def cost(batches: Sequence[tuple[int, ...]], prefix: int = 0) -> int:
+        return sum(len(batch) * (lengths[batch[0]] - prefix) + _FORWARD for batch in batches)
+
+    plain = batches_of(range(len(prompts)))
     prefixes = [0] * len(prompts)
-    cost = 0
-    for prefix, group in groups:
-        cost += prefix
-        for batch in by_length([len(prompts[i]) for i in group], batch_size):
-            positions = tuple(group[i] for i in batch)
-            batches.append(positions)
-            cost += len(positions) * (len(prompts[positions[0]]) - prefix)
-            for position in positions:
+    if not share_prefixes:
+        return BatchPlan(tuple(plain), tuple(prefixes))
+    grouped: list[tuple[int, ...]] = []
+    total = 0
+    for prefix, group in _groups(prompts):
+        batches = batches_of(group)
+        own = prefix + _FORWARD + cost(batches, prefix)
+        # Among all others the group would fill whole batches.
+        if own < sum(lengths[i] for i in group) + _FORWARD * len(group) / batch_size:
+            grouped += batches
+            total += own
+            for position in group:
                 prefixes[position] = prefix
-    if cost > (1 - _SPARED) * sum(len(batch) * len(prompts[batch[0]]) for batch in plain):
-        return BatchPlan(plain, nothing)
-    return BatchPlan(tuple(batches), tuple(prefixes))
+    rest = batches_of([position for position, prefix in enumerate(prefixes) if not prefix])
+    if total + cost(rest) > (1 - _SPARED) * cost(plain):
+        return BatchPlan(tuple(plain), (0,) * len(prompts))
+    return BatchPlan((*grouped, *rest), tuple(prefixes))
 
 
 def _groups(prompts: Sequence[Sequence[int]]) -> list[tuple[int, list[int]]]:
-    """Return groups of positions with the length of the prefix that the group shares."""
+    """Return groups of two positions or more, with the length of the prefix that the group shares."""
     order = sorted(range(len(prompts)), key=lambda i: tuple(prompts[i]))
     groups: list[tuple[int, list[int]]] = []
     for position in order:
@@ -77,7 +94,7 @@ def _groups(prompts: Sequence[Sequence[int]]) -> list[tuple[int, list[int]]]:
                 members.append(position)
                 continue
         groups.append((len(prompt) - 1, [position]))
-    return [(0 if len(members) == 1 else shared, members) for shared, members in groups]
+    return [(shared, members) for shared, members in groups if len(members) > 1]
 
 
 def common_prefix(first: Sequence[Any], second: Sequence[Any], limit: int | None = None) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .forward import ForwardArguments
+from .forward import ForwardArguments, same_to_rounding
 
 # Logits of the whole vocabulary are held for this many numbers at most at once, 256 MiB of float32.
 LOGITS_BUDGET = 2**26
@@ -38,13 +38,21 @@ class CachedForward:
     """Runs a causal language model on prompts that share a prefix, and on continuations of one prompt.
 
     A model whose cache is not one of keys and values at every position (state spaces, sliding windows, virtual
-    tokens of an adapter) computes everything anew; the results are the same.
+    tokens of an adapter) computes everything anew; the results are the same. `check` finds out where a model's results
+    would not be.
 
     Parameters
     ----------
     model : torch.nn.Module
         A causal language model in evaluation mode.
     pad_token_id : int
+
+    Attributes
+    ----------
+    shares : bool
+        Whether prefixes are computed once, and the cache is kept.
+    pads : bool
+        Whether prompts of different lengths may be read together.
     """
 
     def __init__(self, model: nn.Module, pad_token_id: int) -> None:
@@ -52,7 +60,35 @@ class CachedForward:
         self.pad_token_id = pad_token_id
         self.arguments = ForwardArguments.of(model)
         self.shares = self.arguments.use_cache and not self.arguments.virtual_tokens and _keeps_everything(model)
+        self.pads = True
+        self._checked = False
         self._prefix: tuple[tuple[int, ...], Any] | None = None
+
+    def check(self, prompts: Sequence[Sequence[int]]) -> None:
+        """Find out, once, whether what the model says of a prompt depends on padding or on a shared prefix.
+
+        Recurrent models read padding as text, and some models number their positions from the padding on.
+
+        Parameters
+        ----------
+        prompts : sequence of sequence of int
+            Those that are about to be read.
+        """
+        longest = max(prompts, key=len)
+        half = longest[: len(longest) // 2]
+        if self._checked or len(half) < 2:
+            return
+        self._checked = True
+        alone = self.read([half]).logits[0]
+        self.pads = same_to_rounding(self.read([half, longest]).logits[0], alone, self.model)
+        if self.shares:
+            try:
+                shared = self.read([half, longest] if self.pads else [half], prefix=len(half) // 2).logits[0]
+            except Exception:  # a cache of a kind of its own; without one, too, every prompt can be read
+                self.shares = False
+            else:
+                self.shares = same_to_rounding(shared, alone, self.model)
+            self._prefix = None
 
     @property
     def device(self) -> torch.device:

@@ -253,13 +253,13 @@ def about_answer(question: Question, option: int) -> Question:
         f"{letter}. {choice.strip()}" for letter, choice in zip(question.letters, question.choices, strict=True)
     )
     answer = f"{question.letters[option]}. {question.choices[option].strip()}"
-    return true_question(f"{question.question.strip()}\n{options}", answer, question.subject)
+    return true_question(f"{question.question.strip()}\n{options}", answer, question.subject, question.context)
 
 
-def true_question(question: str, answer: str, subject: str | None = None) -> Question:
+def true_question(question: str, answer: str, subject: str | None = None, context: str | None = None) -> Question:
     """Return the question whether an answer is true."""
     text = f"Question: {question}\nProposed answer: {answer}\nIs the proposed answer true?"
-    return Question(text, _TRUE, None, subject)
+    return Question(text, _TRUE, None, subject, context)
 
 
 def probability_of_true(
@@ -274,7 +274,7 @@ def probability_of_true(
     asked : sequence of Question
         Made by `true_question`.
     """
-    names = ("choice", "separator", "answer_prefix", "chat", "system", "cue", "chat_cue")
+    names = ("context", "choice", "separator", "answer_prefix", "chat", "system", "cue", "chat_cue")
     plain = PromptFormat(**{name: getattr(prompt_format, name) for name in names}, question="{question}")
     return OptionLetters().predict(backend, asked, plain, asking.for_part("true_"))
 

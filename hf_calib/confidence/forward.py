@@ -152,6 +152,23 @@ def _forward(
     return model(**inputs).logits, rows, columns
 
 
+def same_to_rounding(logits: torch.Tensor, other: torch.Tensor, model: nn.Module) -> bool:
+    """Whether a model's logits at a position, computed in two ways, differ by rounding alone.
+
+    Rounding grows from layer to layer, but stays well below the root of the number format's precision, relative to
+    the spread of the logits.
+    """
+    device = logits.device.type
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+    else:
+        dtype = next(parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
+    precision = torch.finfo(dtype).eps
+    if device != "cpu":
+        precision = max(precision, 2**-10)  # accelerators may compute float32 as TF32
+    return bool((logits - other).abs().max() <= precision**0.5 * logits.std())
+
+
 def option_log_probabilities(logits: torch.Tensor, batch: QuestionBatch) -> torch.Tensor:
     """Return the full softmax's log-probability of each option's token.
 

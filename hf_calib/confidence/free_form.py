@@ -150,9 +150,10 @@ def _true(
     given = [place for place, text in enumerate(texts) if text]
     if not given:
         return list(texts), [0.0] * len(texts), rows
+    answered = [questions[rows[place]] for place in given]
     asked = [
-        true_question(questions[rows[place]].question.strip(), texts[place], questions[rows[place]].subject)
-        for place in given
+        true_question(question.question.strip(), texts[place], question.subject, question.context)
+        for place, question in zip(given, answered, strict=True)
     ]
     scores = probability_of_true(backend, asked, prompt_format, asking)
     found = {place: 0.0 for place, text in enumerate(texts) if not text}

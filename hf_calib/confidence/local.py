@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..tasks import PromptFormat, Question, maximum_length
-from .asking import Asking
+from .asking import Asking, on_every_process
 from .backend import Generation, OptionScores
 from .batching import plan_batches
 from .cached import LOGITS_BUDGET, CachedForward, Computed
@@ -109,10 +109,15 @@ class LocalModel:
 
     @torch.no_grad()
     def _run(self, stage: str, items: list[EncodedOptions], asking: Asking, work: Any) -> list[Any]:
-        plan = plan_batches(
-            [item.input_ids for item in items], asking.largest_batch, share_prefixes=self.forward.shares
-        )
+        prompts = [item.input_ids for item in items]
         with evaluating(self.model):
+            self.forward.check(prompts)
+            plan = plan_batches(
+                prompts,
+                asking.largest_batch,
+                share_prefixes=on_every_process(self.forward.shares, asking.num_processes),
+                padded=on_every_process(self.forward.pads, asking.num_processes),
+            )
             return asking.run(
                 stage,
                 plan.batches,

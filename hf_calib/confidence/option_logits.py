@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,14 @@ from torch import nn
 from ..tasks import PromptFormat, as_questions, encode_questions, handle_identical_choices, maximum_length
 from ..tasks.collator import QuestionBatch, QuestionCollator
 from ..tasks.encoding import EncodedQuestion
+from .asking import by_length, on_every_process
 from .forward import (
     ForwardArguments,
     NonFiniteLogitsError,
     answer_logits,
     answer_logits_and_states,
     option_log_probabilities,
+    same_to_rounding,
 )
 from .predictions import Predictions
 
@@ -120,8 +123,9 @@ def score(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Score this process's share of the questions, longest first.
 
-    Every process runs the same number of forwards, which sharded models (ZeRO-3, FSDP) need; a process whose share
-    is short repeats its first batch and throws the result away. A list given as `states` gets the hidden states of
+    Where padding changes what the model says, a batch has prompts of one length. Every process runs the same number of
+    forwards, which sharded models (ZeRO-3, FSDP) need; a process whose share is short repeats its first batch and
+    throws the result away. A list given as `states` gets the hidden states of
     each batch, float32 of shape (B, d).
 
     Returns
@@ -132,11 +136,17 @@ def score(
         Their options' log-probabilities, K being the most options of any item.
     """
     width = max(len(item.option_ids) for item in items)
+    if batch_size < 1:
+        raise ValueError(f"the batch size must be at least 1, got {batch_size}")
     arguments = ForwardArguments.of(model)
+    lengths = [len(item.input_ids) for item in items]
+    longest = items[int(np.argmax(lengths))]
+    mixes = batch_size > 1 and padding_is_harmless(model, longest, collator, device, arguments)
+    batches = list(by_length(lengths, batch_size, padded=on_every_process(mixes, num_processes)))
     positions: list[np.ndarray] = []
     scores: list[np.ndarray] = []
     for batch_positions, counts in _progress(
-        list(_batches(items, batch_size, process_index, num_processes)), progress, len(items)
+        list(_shares(batches, process_index, num_processes)), progress, len(items)
     ):
         batch = collator([items[i] for i in batch_positions]).to(device)
         rows = [items[i].row for i in batch_positions]
@@ -150,6 +160,52 @@ def score(
     if not positions:
         return np.empty(0, dtype=np.int64), np.empty((0, width))
     return np.concatenate(positions), np.concatenate(scores)
+
+
+@torch.no_grad()
+def padding_is_harmless(
+    model: nn.Module,
+    item: EncodedQuestion,
+    collator: QuestionCollator,
+    device: torch.device | str,
+    arguments: ForwardArguments | None = None,
+) -> bool:
+    """Whether a model says the same of a prompt with the collator's padding as without.
+
+    Recurrent models read padding as text, and some models number their positions from the padding on.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    item : EncodedQuestion
+        A long prompt, whose first half is asked alone and padded to the whole.
+    collator : QuestionCollator
+    device : torch.device or str
+        The model's.
+    arguments : ForwardArguments, optional
+        Found from the model when not given.
+    """
+    half = replace(item, input_ids=item.input_ids[: len(item.input_ids) // 2])
+    if not half.input_ids:
+        return True
+    with evaluating(model):
+        alone, padded = (
+            answer_logits(model, collator(own).to(device), arguments)[0] for own in ([half], [half, item])
+        )
+    return same_to_rounding(padded, alone, model)
+
+
+def harmless_collator(
+    model: nn.Module, items: Sequence[EncodedQuestion], collator: QuestionCollator, device: torch.device | str
+) -> QuestionCollator:
+    """Return a collator for batches that can't be chosen by length, as in training.
+
+    It pads on the right where padding changes what the model says: a causal model reads it after the answer.
+    """
+    longest = max(items, key=lambda item: len(item.input_ids))
+    if padding_is_harmless(model, longest, collator, device):
+        return collator
+    return replace(collator, padding_side="right")
 
 
 def checked_option_scores(
@@ -211,18 +267,11 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def _batches(
-    items: Sequence[EncodedQuestion], batch_size: int, process_index: int, num_processes: int
-) -> Iterator[tuple[np.ndarray, bool]]:
-    """Yield (positions, counts), the longest prompts first: little padding, and too large a batch fails at once."""
-    if batch_size < 1:
-        raise ValueError(f"the batch size must be at least 1, got {batch_size}")
-    lengths = np.array([len(item.input_ids) for item in items])
-    order = np.argsort(-lengths, kind="stable")
-    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+def _shares(batches: Sequence[list[int]], process_index: int, num_processes: int) -> Iterator[tuple[np.ndarray, bool]]:
+    """Yield (positions, counts) of this process's batches, and of the first one where its share is short."""
     for start in range(0, len(batches), num_processes):
         index = start + process_index
-        yield (batches[index], True) if index < len(batches) else (batches[0], False)
+        yield (np.array(batches[index]), True) if index < len(batches) else (np.array(batches[0]), False)
 
 
 def _progress(batches: list[tuple[np.ndarray, bool]], show: bool, n_questions: int):

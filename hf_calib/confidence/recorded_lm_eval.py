@@ -180,6 +180,7 @@ def _question(doc: Mapping[str, Any], choices: list[str], answer: int) -> Questi
     if isinstance(own, list) and len(own) == len(choices) and all(isinstance(choice, str) for choice in own):
         choices = own
     try:
-        return Question(str(text), tuple(choices), answer) if text else None
+        context = doc.get("context") or None
+        return Question(str(text), tuple(choices), answer, context=context) if text else None
     except QuestionError:  # it is shown in a report only
         return None

@@ -202,7 +202,11 @@ def _free_form(
 
         found = predict_free_form(backend, questions, prompt_format, asking, matcher=MATCHERS[matcher], **arguments)
         shown = [
-            Question(questions[row].question, (text or "(nothing)", " or ".join(questions[row].answers)))
+            Question(
+                questions[row].question,
+                (text or "(nothing)", " or ".join(questions[row].answers)),
+                context=questions[row].context,
+            )
             for row, text in zip(found.predictions.rows, found.texts, strict=True)
         ]
         return Recorded(found.predictions, tuple(shown))

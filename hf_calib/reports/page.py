@@ -32,7 +32,7 @@ class Mistake:
     dataset: str
     row: int
     subject: str | None
-    question: str | None
+    question: str | None  # with the text that it is about before it
     chosen: str
     right: str
     confidence: float
@@ -53,7 +53,7 @@ def confident_mistakes(measurement: Measurement, n: int = N_MISTAKES) -> list[Mi
                     dataset=name,
                     row=int(predictions.rows[place]),
                     subject=predictions.subjects[place],
-                    question=None if question is None else question.question,
+                    question=None if question is None else _asked(question),
                     chosen=_option(question, chosen),
                     right=_option(question, right),
                     confidence=float(predictions.confidences[place]),
@@ -61,6 +61,10 @@ def confident_mistakes(measurement: Measurement, n: int = N_MISTAKES) -> list[Mi
                 )
             )
     return sorted(found, key=lambda mistake: -mistake.confidence)[:n]
+
+
+def _asked(question: Any) -> str:
+    return question.question if question.context is None else f"{question.context}\n{question.question}"
 
 
 def _option(question: Any, index: int) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -17,6 +18,9 @@ def answer_stem(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str
     models let it follow an empty or absent train of thought, where their generation prompt may begin one. So it is
     read off the conversation with an answer; only where the template cannot render one is the generation prompt used.
 
+    Every message has to be in the prompt as it is, apart from white space around it. The templates of many multimodal
+    models read content as a list of parts and show nothing of a text, so they get the messages as parts.
+
     Parameters
     ----------
     tokenizer : transformers.PreTrainedTokenizerBase
@@ -27,23 +31,73 @@ def answer_stem(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str
     Raises
     ------
     ValueError
-        If the template refuses the messages, or leaves out the system message.
+        If the template refuses the messages, leaves one out, changes it, or repeats it.
     """
-    from jinja2 import TemplateError
+    try:
+        return _checked_stem(tokenizer, messages)
+    except ValueError as error:
+        in_parts = [
+            {"role": message["role"], "content": [{"type": "text", "text": message["content"]}]}
+            for message in messages
+        ]
+        try:
+            return _checked_stem(tokenizer, in_parts)
+        except ValueError:
+            advice = "set tokenizer.chat_template to another template, use the plain prompt (chat=False)"
+            if messages[0]["role"] == "system":
+                advice += ", or no system message"
+            raise ValueError(f"the chat template of {tokenizer.name_or_path!r} {error}; {advice}") from None
 
-    advice = "use another template, the plain prompt (chat=False)"
-    system = [message["content"] for message in messages if message["role"] == "system"]
-    if system:
-        advice += ", or no system message"
+
+def _checked_stem(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, Any]]) -> str:
+    # A short text, such as an example's answer, may be in the prompt by chance; these are there if they are shown.
+    probes = [f"Text {number} of\nthe conversation, {number}." for number in range(len(messages))]
+    stem = _stem(tokenizer, [_with_text(message, text) for message, text in zip(messages, probes, strict=True)])
+    _check_shown(stem, messages, probes)
+    for number, text in enumerate(probes):
+        if messages[number]["role"] != "system" and stem.count(text) > 1:
+            raise ValueError(f"shows {_name(messages, number)} {stem.count(text)} times")
+    stem = _stem(tokenizer, messages)
+    _check_shown(stem, messages, [_text(message) for message in messages])
+    return stem
+
+
+def _stem(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, Any]]) -> str:
     try:
-        prompt = cast(str, tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-    except TemplateError as error:
-        raise ValueError(f"the chat template refuses the question: {error}; {advice}") from None
-    if not all(content.strip() in prompt for content in system):
-        raise ValueError(f"the chat template leaves out the system message; {advice}")
-    messages = [*messages, {"role": "assistant", "content": _ANSWER}]
+        prompt = cast(str, tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
+    except Exception as error:  # a template runs code of its own, which may raise anything
+        raise ValueError(f"refuses the question: {error}") from None
+    answered = [*messages, _with_text({**messages[-1], "role": "assistant"}, _ANSWER)]
     try:
-        answered = cast(str, tokenizer.apply_chat_template(messages, tokenize=False, continue_final_message=True))
-    except (TemplateError, ValueError):
+        text = cast(str, tokenizer.apply_chat_template(answered, tokenize=False, continue_final_message=True))
+    except Exception:
         return prompt
-    return answered.removesuffix(_ANSWER) if answered.endswith(_ANSWER) else prompt
+    return text.removesuffix(_ANSWER) if text.endswith(_ANSWER) else prompt
+
+
+def _check_shown(stem: str, messages: Sequence[dict[str, Any]], texts: Sequence[str]) -> None:
+    """Raise a ValueError unless all texts are in the prompt, in order; a system message may be anywhere."""
+    start = 0
+    for number, text in enumerate(map(str.strip, texts)):
+        is_system = messages[number]["role"] == "system"
+        place = stem.find(text, 0 if is_system else start)
+        if place < 0:
+            raise ValueError(f"leaves out or changes {_name(messages, number)}")
+        if not is_system:
+            start = place + len(text)
+
+
+def _name(messages: Sequence[dict[str, Any]], number: int) -> str:
+    if number == len(messages) - 1:
+        return "the question"
+    return {"system": "the system message", "user": "an example"}.get(messages[number]["role"], "an example's answer")
+
+
+def _text(message: dict[str, Any]) -> str:
+    content = message["content"]
+    return content if isinstance(content, str) else content[0]["text"]
+
+
+def _with_text(message: dict[str, Any], text: str) -> dict[str, Any]:
+    content = text if isinstance(message["content"], str) else [{"type": "text", "text": text}]
+    return {**message, "content": content}

@@ -28,16 +28,19 @@ class FreeFormQuestion:
     answers : tuple of str
         Any of which is right; empty where none is known.
     subject : str or None, default None
+    context : str or None, default None
+        The text that the question is about; prompts show it before the question.
 
     Raises
     ------
     QuestionError
-        If the question or an answer is empty.
+        If the question, an answer or the context is empty.
     """
 
     question: str
     answers: tuple[str, ...] = ()
     subject: str | None = None
+    context: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.question, str) or not self.question.strip():
@@ -45,6 +48,10 @@ class FreeFormQuestion:
         for answer in self.answers:
             if not isinstance(answer, str) or not answer.strip():
                 raise QuestionError(f"the answer is {answer!r}; it must be a text that is not empty", "answer")
+        if self.context is not None and (not isinstance(self.context, str) or not self.context.strip()):
+            raise QuestionError(
+                f"the context is {self.context!r}; it must be a text that is not empty, or None", "context"
+            )
 
 
 def normalized(answer: str) -> str:
@@ -79,7 +86,9 @@ MATCHERS: dict[str, Matcher] = {"exact": exact_match, "contains": contains, "num
 
 
 def load_free_form_questions(path: str | Path, *, limit: int | None = None) -> list[FreeFormQuestion]:
-    """Load questions with the columns `question`, `answer` (a text or a list of right ones), and maybe `subject`.
+    """Load questions from the columns `question`, `answer` (a text or a list of right ones), `subject` and `context`.
+
+    The last two may be absent or empty.
 
     Parameters
     ----------
@@ -106,10 +115,13 @@ def load_free_form_questions(path: str | Path, *, limit: int | None = None) -> l
         if missing:
             raise QuestionError(f"{place}: there is no column {missing[0]!r} among {', '.join(map(repr, row))}")
         try:
-            subject = row.get("subject")
+            subject, context = row.get("subject"), row.get("context")
             questions.append(
                 FreeFormQuestion(
-                    row["question"], _answers(row["answer"]), None if is_missing(subject) else str(subject)
+                    row["question"],
+                    _answers(row["answer"]),
+                    None if is_missing(subject) else str(subject),
+                    None if is_missing(context) else context,
                 )
             )
         except QuestionError as error:

@@ -98,6 +98,7 @@ def write_lm_eval_task(
         for question in questions:
             row = {
                 "prompt": prompt_format.render(question, options=not texts),
+                "context": question.context or "",
                 "question": question.question,
                 "options": [choice.strip() for choice in question.choices] if texts else list(question.letters),
                 "answer": question.answer,

@@ -11,6 +11,7 @@ from .questions import Question
 # What each line may name, and must: the header's subject is optional.
 _PLACEHOLDERS = {
     "header": (set(), {"subject"}),
+    "context": ({"context"}, {"context"}),
     "question": ({"question"}, {"question"}),
     "choice": ({"letter", "choice"}, {"letter", "choice"}),
 }
@@ -25,6 +26,8 @@ class PromptFormat:
     header : str, default ""
         Put first; may name `{subject}`, which is "general knowledge" where a question has none. As in the other lines
         with names in braces, a brace of the text's own is written twice.
+    context : str, default "{context}"
+        The text that the question is about, where it has one; a question without context has no such line.
     question : str, default "Question: {question}"
     choice : str, default "{letter}. {choice}"
         One line an option.
@@ -44,8 +47,8 @@ class PromptFormat:
 
     Notes
     -----
-    White space around the question and its choices is not part of the prompt: some sets have stray newlines, after
-    which a letter is another token than after a space.
+    White space around the context, the question and its choices is not part of the prompt: some sets have stray
+    newlines, after which a letter is another token than after a space.
 
     Examples
     --------
@@ -57,6 +60,7 @@ class PromptFormat:
     """
 
     header: str = ""
+    context: str = "{context}"
     question: str = "Question: {question}"
     choice: str = "{letter}. {choice}"
     cue: str = "Answer:"
@@ -90,6 +94,8 @@ class PromptFormat:
             is left out too.
         """
         parts = [self.render_header(question)] if self.header else []
+        if question.context is not None:
+            parts.append(self.context.format(context=question.context.strip()))
         parts.append(self.question.format(question=question.question.strip()))
         if options:
             parts.extend(

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..confidence.forward import answer_logits
+from ..confidence.option_logits import harmless_collator
 from ..regularizers import answer_loss
-from ..tasks.collator import QuestionBatch
+from ..tasks.collator import QuestionBatch, QuestionCollator
+from ..tasks.encoding import EncodedQuestion
 from .trl_compatibility import log_supervised_metrics
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ class AnswerLossMixin(Base):
     are the same to rounding. For any other loss or data, the trainer's own computation is used.
     """
 
+    _padding_side: str | None = None  # of the prompts, once it is known
     _answers_only = False  # whether the training data are questions with labels on the answer's token only
 
     def compute_loss(
@@ -35,6 +38,10 @@ class AnswerLossMixin(Base):
             return super().compute_loss(
                 model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
             )
+        if self._padding_side is None:
+            self._padding_side = _harmless_side(model, batch)
+        if self._padding_side == "right":
+            batch = batch.padded_right()
         logits = answer_logits(model, batch)
         losses = answer_loss(logits, batch)
         self._log_answers(logits.detach(), batch, inputs["attention_mask"])
@@ -65,6 +72,14 @@ class AnswerLossMixin(Base):
         sums = torch.stack([entropy.sum(), right.sum(), attention_mask.new_tensor(len(batch))]).double()
         entropy_sum, n_right, n = self.accelerator.gather_for_metrics(sums[None]).sum(dim=0).tolist()
         log_supervised_metrics(self, entropy_sum / n, n_right / n, attention_mask)
+
+
+def _harmless_side(model: Any, batch: QuestionBatch) -> str:
+    """Return the side on which the prompts are padded without a change to what the model says of them."""
+    row = int(batch.attention_mask.sum(dim=1).argmax())
+    ids = batch.input_ids[row][batch.attention_mask[row].bool()].tolist()
+    item = EncodedQuestion(tuple(ids), tuple(batch.option_ids[row].tolist()), 0, row)
+    return harmless_collator(model, [item], QuestionCollator(ids[0]), batch.input_ids.device).padding_side
 
 
 def _batch_of(inputs: dict[str, torch.Tensor]) -> QuestionBatch | None:

@@ -18,7 +18,7 @@ from ..confidence.forward import (
     answer_logits,
     option_log_probabilities,
 )
-from ..confidence.option_logits import evaluating
+from ..confidence.option_logits import evaluating, harmless_collator
 from ..measures import BinStatistics
 from ..regularizers import (
     BinTargets,
@@ -63,6 +63,7 @@ class CalibrationTerm:
     seed : int
         Seed of the questions' order.
     collator : QuestionCollator
+        Pads on the right instead where padding on the left changes what the model says.
     accelerator : accelerate.Accelerator
     reference_logits : callable or None
         From a batch to the reference's logits at the answer positions; needed where the anchor has a weight.
@@ -87,6 +88,7 @@ class CalibrationTerm:
         self.held_out = held_out
         self.arguments = arguments
         self.collator = collator
+        self._collator_checked = False
         self.accelerator = accelerator
         self.reference_logits = reference_logits
         self.reference_distributions = reference_distributions
@@ -149,7 +151,7 @@ class CalibrationTerm:
             return None
         items = [self.questions[i] for i in share]
         n_answered = sum(self.questions[i].answer >= 0 for i in indices)
-        batch = self.collator(items).to(self.accelerator.device)
+        batch = self._batch(model, items)
         per_question = self._terms(model, batch, step, items)
         # The loss of a process counts 1/processes in the averaged gradient.
         divisors = {"anchor": len(indices) / processes, "supervised": n_answered / processes}
@@ -241,13 +243,20 @@ class CalibrationTerm:
         """Return the confidences of this process's share of the questions, and which of them were right."""
         share = local_slice(indices, self.accelerator.process_index, self.accelerator.num_processes, 0, 1)
         items = [questions[i] for i in share]
-        batch = self.collator(items).to(self.accelerator.device)
+        batch = self._batch(model, items)
         with evaluating(model):
             logits = answer_logits(model, batch)
         self._check_finite(logits, "the model", step, [item.row for item in items])
         probabilities = torch.softmax(option_log_probabilities(logits, batch), dim=-1)
         confidences, predicted = probabilities.max(dim=-1)
         return [(confidences.double().cpu().numpy(), (predicted == batch.answers).cpu().numpy())]
+
+    def _batch(self, model: nn.Module, items: Sequence[EncodedQuestion]) -> QuestionBatch:
+        device = self.accelerator.device
+        if not self._collator_checked:
+            self.collator = harmless_collator(model, self.questions, self.collator, device)
+            self._collator_checked = True
+        return self.collator(items).to(device)
 
     def _update_targets(self, pairs: list[tuple[np.ndarray, np.ndarray]]) -> None:
         """Add the confidences, and whether they were right, of all processes to the bins."""

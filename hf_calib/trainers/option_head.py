@@ -17,7 +17,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from ..calibrators.option_head import BalancedOptionHead
 from ..confidence import Predictions
 from ..confidence.forward import answer_logits_and_states, output_layer
-from ..confidence.option_logits import evaluating, padding_token
+from ..confidence.option_logits import evaluating, harmless_collator, padding_token
 from ..tasks import PromptFormat, as_questions, encode_questions, maximum_length, require_answers
 from ..tasks.collator import QuestionBatch, QuestionCollator
 from ..tasks.encoding import EncodedQuestion, EncodedQuestions
@@ -83,7 +83,7 @@ class OptionHeadModel(nn.Module):
         self, items: Sequence[EncodedQuestion], batch_size: int
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return hidden states (n, d), which options there are (n, K) and the answers (n,), in the items' order."""
-        collator = QuestionCollator(padding_token(self.tokenizer))
+        collator = self.collator(items)
         device = next(self.model.parameters()).device
         width = max(len(item.option_ids) for item in items)
         hidden, masks, answers = [], [], []
@@ -96,6 +96,11 @@ class OptionHeadModel(nn.Module):
                 masks.append(mask)
                 answers.append(batch.answers)
         return torch.cat(hidden), torch.cat(masks), torch.cat(answers)
+
+    def collator(self, items: Sequence[EncodedQuestion]) -> QuestionCollator:
+        """Return what makes batches of these questions."""
+        plain = QuestionCollator(padding_token(self.tokenizer))
+        return harmless_collator(self.model, items, plain, next(self.model.parameters()).device)
 
     def rebalance(self, items: Sequence[EncodedQuestion], batch_size: int = 64) -> None:
         """Balance the head on questions with answers that the weights are not trained on."""
@@ -229,7 +234,7 @@ def train_option_head(
     items, others = whole._encode(asked).items, whole._encode(aside).items
     _start_from_letters(head, layer, items)
     args.remove_unused_columns = False
-    collator = QuestionCollator(padding_token(tokenizer))
+    collator = whole.collator(items)
     trainer = Trainer(
         model=whole,
         args=args,

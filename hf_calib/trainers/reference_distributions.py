@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..confidence.asking import by_length
 from ..confidence.forward import ForwardArguments, NonFiniteLogitsError, answer_logits
-from ..confidence.option_logits import evaluating, padding_token
+from ..confidence.option_logits import evaluating, padding_is_harmless, padding_token
 from ..regularizers import coarse_anchor_divergence
 from ..tasks import PromptFormat, Question, QuestionError, as_questions, encode_questions, maximum_length
 from ..tasks.collator import QuestionCollator
@@ -182,11 +183,10 @@ def reference_distributions(
     token_ids = torch.full((len(ours), width), -1, dtype=torch.int32)
     log_probabilities = torch.full((len(ours), width), -torch.inf)
     rest = torch.zeros(len(ours))
-    # The longest first: too large a batch fails at once.
-    order = sorted(range(len(theirs)), key=lambda i: -len(theirs[i].input_ids))
+    lengths = [len(item.input_ids) for item in theirs]
+    padded = padding_is_harmless(model, theirs[lengths.index(max(lengths))], collator, device, arguments)
     with evaluating(model):
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
+        for rows in by_length(lengths, batch_size, padded=padded):
             logits = answer_logits(model, collator([theirs[i] for i in rows]).to(device), arguments)
             for row, logits_ in zip(rows, logits.double().log_softmax(dim=-1).cpu(), strict=True):
                 if not bool(torch.isfinite(logits_).all()):

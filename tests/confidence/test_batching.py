@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +15,115 @@ prompts = st.lists(
     min_size=1,
     max_size=30,
 )
+
+
+# Prompts' lengths in tokens at every fiftieth of 500 questions, in order: OpenBookQA's test set, and one from MMLU's.
+LENGTHS = {
+    "OpenBookQA": [
+        *(32, 37, 39, 41, 43, 43, 44, 45, 46, 47, 49, 50, 50, 52, 52, 53, 53, 55, 56, 58, 59, 60, 61, 62, 63, 65, 67),
+        *(68, 71, 72, 74, 75, 76, 77, 78, 80, 81, 82, 84, 86, 87, 88, 90, 94, 97, 100, 108, 116, 129, 206),
+    ],
+    "MMLU": [
+        *(
+            45,
+            48,
+            52,
+            56,
+            58,
+            62,
+            64,
+            69,
+            72,
+            73,
+            75,
+            78,
+            82,
+            83,
+            86,
+            89,
+            93,
+            99,
+            102,
+            105,
+            107,
+            111,
+            115,
+            119,
+            121,
+            124,
+        ),
+        *(
+            129,
+            136,
+            143,
+            145,
+            152,
+            158,
+            164,
+            171,
+            175,
+            180,
+            188,
+            194,
+            200,
+            213,
+            238,
+            271,
+            310,
+            354,
+            429,
+            487,
+            564,
+            647,
+        ),
+        *(758, 1193),
+    ],
+}
+
+
+def real_prompts(name, n=500, stem=3):
+    """Return token sequences of a set's lengths that have their first `stem` tokens in common."""
+    rng = np.random.default_rng(0)
+    lengths = np.interp(np.linspace(0, 49, n), range(50), LENGTHS[name]).astype(int)
+    return [(*range(stem), *map(int, rng.integers(1000, 2000, length - 3))) for length in lengths]
+
+
+@pytest.mark.parametrize("name", LENGTHS)
+@pytest.mark.parametrize("batch_size", [4, 16, 64, 128, 500])
+def test_plain_prompts_fill_their_batches(name, batch_size):
+    prompts = real_prompts(name)
+    plan = plan_batches(prompts, batch_size)
+    assert len(plan.batches) == -(-len(prompts) // batch_size)
+    assert set(plan.prefixes) == {0}
+
+
+@pytest.mark.parametrize("name", LENGTHS)
+@pytest.mark.parametrize("batch_size", [4, 16, 64, 128, 500])
+def test_a_few_prompts_that_share_much_leave_the_others_batches_full(name, batch_size):
+    prompts = [*real_prompts(name), *((*range(150), 5000 + i) for i in range(3))]
+    plan = plan_batches(prompts, batch_size)
+    assert len(plan.batches) <= -(-len(prompts) // batch_size) + 1
+
+
+@pytest.mark.parametrize("batch_size", [4, 16, 128])
+def test_examples_before_every_question_are_computed_once_for_each_subject(batch_size):
+    plain = real_prompts("OpenBookQA", stem=0)
+    prompts = [(*[row % 5] * 400, *prompt) for row, prompt in enumerate(plain)]
+    plan = plan_batches(prompts, batch_size)
+    assert all(prefix >= 400 for prefix in plan.prefixes)
+    assert len(plan.batches) == 5 * -(-100 // batch_size)
+
+
+def test_few_prompts_are_not_split_for_the_little_that_is_shared():
+    prompts = [(*[row % 4] * 40, row) for row in range(8)]
+    assert plan_batches(prompts, 8).batches == (tuple(range(8)),)
+
+
+@given(prompts, st.integers(1, 7), st.booleans())
+def test_without_padding_a_batch_has_one_length(prompts, batch_size, share):
+    plan = plan_batches(prompts, batch_size, share_prefixes=share, padded=False)
+    assert sorted(i for batch in plan.batches for i in batch) == list(range(len(prompts)))
+    assert all(len({len(prompts[i]) for i in batch}) == 1 and len(batch) <= batch_size for batch in plan.batches)
 
 
 @given(prompts, st.integers(1, 7), st.booleans())

@@ -242,13 +242,12 @@ def test_samples_are_drawn_from_the_softmax(model, tokenizer):
 
 
 def test_the_prompt_is_read_once_for_all_samples(model, tokenizer):
-    read = []
+    local, read = LocalModel(model, tokenizer), []
+    local.generate("s", ASKED[:2], PromptFormat(), Asking(), max_new_tokens=1)  # whether padding matters is known then
     hook = model.get_input_embeddings().register_forward_pre_hook(
         lambda module, inputs: read.append(inputs[0].numel())
     )
-    LocalModel(model, tokenizer).generate(
-        "s", ASKED[:2], PromptFormat(), Asking(), n_samples=8, temperature=1.0, max_new_tokens=3
-    )
+    local.generate("s", ASKED[:2], PromptFormat(), Asking(), n_samples=8, temperature=1.0, max_new_tokens=3)
     hook.remove()
     assert read[0] == 2 * max(len(tokenizer(PromptFormat().render(q))["input_ids"]) for q in ASKED[:2])
     assert read[1:] == [16, 16]

@@ -109,9 +109,10 @@ def test_a_shared_prefix_is_computed_once(model, tokenizer):
     hook = model.get_input_embeddings().register_forward_pre_hook(
         lambda module, inputs: read.append(inputs[0].numel())
     )
-    ask(OptionLetters(), model, tokenizer, prompt_format=shots, batch_size=4)
+    asked = questions(40, seed=6)
+    ask(OptionLetters(), model, tokenizer, asked, shots, batch_size=4)
     hook.remove()
-    lengths = [len(tokenizer(shots.render(question))["input_ids"]) for question in ASKED]
+    lengths = [len(tokenizer(shots.render(question))["input_ids"]) for question in asked]
     assert sum(read) < 0.4 * sum(lengths)
 
 

@@ -123,6 +123,8 @@ def test_logits_are_computed_at_the_answers_only(any_model, tokenizer, side):
     hook = any_model.lm_head.register_forward_pre_hook(lambda module, inputs: shapes.append(tuple(inputs[0].shape)))
     predict(any_model, tokenizer, ASKED, batch_size=4, padding_side=side)
     hook.remove()
+    assert [shape[0] for shape in shapes[:2]] == [1, 2]  # whether padding matters
+    shapes = shapes[2:]
     assert [shape[0] for shape in shapes] == [4, 4, 4, 1]
     lengths = sorted((len(item.input_ids) for item in encode_questions(ASKED, tokenizer)), reverse=True)
     distinct = [len(set(lengths[start : start + 4])) for start in range(0, 13, 4)]
@@ -135,7 +137,7 @@ def test_the_longest_prompts_come_first(model, tokenizer):
     predict(model, tokenizer, ASKED, batch_size=4)
     hook.remove()
     lengths = sorted((len(item.input_ids) for item in encode_questions(ASKED, tokenizer)), reverse=True)
-    assert shapes == lengths[::4]
+    assert shapes == [lengths[0] // 2, lengths[0], *lengths[::4]]
 
 
 class Plain(torch.nn.Module):
@@ -270,7 +272,7 @@ def test_processes_share_the_questions_and_run_equally_many_forwards(model, toke
             shares.append(score(model, items, collator, 4, device="cpu", process_index=index, num_processes=processes))
         hook.remove()
         forwards.append(len(calls))
-    assert set(forwards) == {-(-4 // processes)}
+    assert set(forwards) == {2 + -(-4 // processes)}  # two tell whether padding matters
     together = assemble(
         items,
         np.concatenate([positions for positions, _ in shares]),

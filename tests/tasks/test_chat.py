@@ -1,8 +1,11 @@
 """Prompts through chat templates: the letter stands where the template puts the assistant's answer."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from hf_calib.tasks import PromptFormat, Question, encode_questions
+from hf_calib.confidence.encoded import PromptEncoder
+from hf_calib.tasks import FewShotFormat, PromptFormat, Question, encode_questions
 from tests.support import byte_level_tokenizer, questions
 from tests.tasks.small_tokenizers import around, sentence_pieces
 
@@ -119,7 +122,10 @@ def test_a_template_that_refuses_system_messages():
 
 
 def test_a_template_that_leaves_out_system_messages():
-    with pytest.raises(ValueError, match=r"leaves out the system message; .*or no system message"):
+    with pytest.raises(
+        ValueError,
+        match=r"of '' leaves out or changes the system message; set tokenizer\.chat_template .*or no system message",
+    ):
         encode_questions([QUESTION], with_template(QUESTIONS_ONLY), PromptFormat(chat=True, system="Be brief."))
 
 
@@ -131,3 +137,159 @@ def test_a_chat_prompt_without_a_template():
 def test_the_plain_prompt_leaves_a_chat_template_alone():
     tokenizer = with_template(CHATML)
     assert encode_questions([QUESTION], tokenizer) == encode_questions([QUESTION], byte_level_tokenizer())
+
+
+# A text is read one character at a time, in which nothing of type "text" is found.
+PARTS_FIRST_ITEM = (
+    "<|im_start|>{% for message in messages %}{{message['role'] | capitalize}}"
+    "{% if message['content'][0]['type'] == 'image' %}{{':'}}{% else %}{{': '}}{% endif %}"
+    "{% for line in message['content'] %}{% if line['type'] == 'text' %}{{line['text']}}"
+    "{% elif line['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}<end_of_utterance>\n{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
+PARTS_ATTRIBUTES = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% for c in m.content %}{% if 'text' in c %}{{ c.text }}"
+    "{% endif %}{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+PARTS_SELECTED = (
+    "{% for m in messages %}{{ m.role | upper }}: {% for c in m.content | selectattr('type', 'equalto', 'text') %}"
+    "{{ c['text'] | trim }}{% endfor %} {% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+)
+PARTS_CONCATENATED = (
+    "{% for m in messages %}[{{ m.role }}] {{ '' + m['content'][0]['text'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}[assistant] {% endif %}"
+)
+# Both forms are taken.
+EITHER = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.content is string %}{{ m.content }}{% else %}"
+    "{% for c in m.content %}{{ c.text }}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+STRIPPED = CHATML.replace("{{ m.content }}", "{{ m.content.strip() }}")
+TEXTS = {"ChatML": CHATML, "trims": GEMMA, "strips": STRIPPED, "either": EITHER, "thinks": THINKS_OR_NOT}
+PARTS = {
+    "first item": PARTS_FIRST_ITEM,
+    "attributes": PARTS_ATTRIBUTES,
+    "selected": PARTS_SELECTED,
+    "concatenated": PARTS_CONCATENATED,
+}
+
+
+def altered(content: str) -> str:
+    return CHATML.replace("{{ m.content }}", content)
+
+
+SPOILT = {
+    "no content": altered(""),
+    "upper case": altered("{{ m.content | upper }}"),
+    "beginning": altered("{{ m.content[:20] }}"),
+    "Python": altered("{{ [m.content] }}"),
+    "JSON": altered("{{ m.content | tojson }}"),
+    "characters": altered("{% for c in m.content %}{{ c }} {% endfor %}"),
+    "one line": altered("{{ m.content.split() | join(' ') }}"),
+    "escapes": altered("{{ m.content | e }}"),
+    "not the last": (
+        "{% set n = messages | selectattr('role', 'equalto', 'user') | list | length %}{% for m in messages %}"
+        "{% if m.role == 'assistant' or loop.index0 < 2 * n - 2 %}{{ m.content }}\n{% endif %}{% endfor %}A:"
+    ),
+    "twice": altered("{{ m.content }} {{ m.content }}"),
+    "nothing": "{{ '' }}Answer:",
+}
+BRACED = Question("Is 4 < 5 & 'so' on?", ("4", "5"), 0, context="4 apples,\n5 pears")
+EXAMPLE = Question("2 + 2 < 5?", ("4", "A"), 0, context="Sums & more")
+
+
+@pytest.mark.parametrize("template", {**TEXTS, **PARTS}.values(), ids={**TEXTS, **PARTS})
+@pytest.mark.parametrize("few_shot", [False, True])
+def test_every_message_is_in_the_prompt_once(template, few_shot):
+    tokenizer = with_template(template)
+    prompt_format = PromptFormat(chat=True, system=None if template is GEMMA else " Be brief. ")
+    if few_shot:
+        prompt_format = FewShotFormat.choose([EXAMPLE], 1, prompt_format=prompt_format)
+    for options in (True, False):
+        encoder = PromptEncoder(tokenizer)
+        (item,) = encoder.texts([BRACED], prompt_format, list_options=options)
+        for text in (text_of(item, tokenizer), *([encoded(BRACED, tokenizer, prompt_format)] if options else [])):
+            for message in prompt_format.messages(BRACED, options=options):
+                if len(message["content"]) > 1:
+                    assert text.count(message["content"].strip()) == 1
+
+
+def encoded(question, tokenizer, prompt_format):
+    (item,) = encode_questions([question], tokenizer, prompt_format)
+    return text_of(item, tokenizer)
+
+
+@given(
+    st.lists(st.text("ab4<&'\"{}\n ", min_size=1).filter(str.strip), min_size=3, max_size=6, unique=True),
+    st.sampled_from([*TEXTS.values(), *PARTS.values()]),
+    st.booleans(),
+)
+def test_whatever_the_texts_are(texts, template, few_shot):
+    question = Question(texts[0], tuple(texts[2:] + texts[:1]), context=texts[1])
+    prompt_format = PromptFormat(chat=True)
+    if few_shot:
+        prompt_format = FewShotFormat.choose([EXAMPLE], 1, prompt_format=prompt_format)
+    text = encoded(question, with_template(template), prompt_format)
+    assert text.count(prompt_format.messages(question)[-1]["content"].strip()) == 1
+
+
+@pytest.mark.parametrize("template", SPOILT.values(), ids=SPOILT)
+@pytest.mark.parametrize("few_shot", [False, True])
+def test_a_template_that_spoils_the_question(template, few_shot):
+    tokenizer = with_template(template)
+    tokenizer.name_or_path = "some/model"
+    prompt_format = PromptFormat(chat=True)
+    if few_shot:
+        prompt_format = FewShotFormat.choose([EXAMPLE], 1, prompt_format=prompt_format)
+    for ask in (
+        lambda: encode_questions([BRACED], tokenizer, prompt_format),
+        lambda: PromptEncoder(tokenizer).texts([BRACED], prompt_format, list_options=False),
+    ):
+        with pytest.raises(
+            ValueError,
+            match=r"chat template of 'some/model' (leaves out or changes|shows) .*; set tokenizer\.chat_tem",
+        ):
+            ask()
+
+
+@pytest.mark.parametrize(
+    ("shown", "message"),
+    [
+        ("m.role == 'user'", "an example's answer"),
+        ("not loop.first", "an example"),
+        ("m.role != 'system'", "the system message"),
+    ],
+)
+def test_a_template_that_leaves_out_a_part_of_the_conversation(shown, message):
+    # The example's answer is a letter, and its text one that occurs in the question.
+    template = (
+        f"{{% for m in messages %}}{{% if {shown} %}}<{{{{ m.role }}}}> {{{{ m.content }}}}\n{{% endif %}}"
+        "{% endfor %}A:"
+    )
+    prompt_format = FewShotFormat.choose(
+        [EXAMPLE], 1, prompt_format=PromptFormat(chat=True, system="4" if "system" in message else None)
+    )
+    with pytest.raises(ValueError, match=f"leaves out or changes {message};"):
+        encode_questions([BRACED], with_template(template), prompt_format)
+
+
+def test_a_question_that_occurs_in_the_template_is_not_taken_for_shown():
+    template = (
+        "{{ 'Today is 4 May.' }}{% for m in messages %}{% if m.role == 'x' %}{{ m.content }}{% endif %}{% endfor %}A:"
+    )
+    with pytest.raises(ValueError, match="leaves out or changes the question"):
+        PromptEncoder(with_template(template)).texts(
+            [Question("4", ("5", "6"))], PromptFormat(chat=True, question="{question}"), list_options=False
+        )
+    shown = template.replace("'x'", "'user'")
+    (item,) = PromptEncoder(with_template(shown)).texts(
+        [Question("4", ("5", "6"))], PromptFormat(chat=True, question="{question}"), list_options=False
+    )
+    assert text_of(item, with_template(shown)) == "Today is 4 May.4A:"
+
+
+def test_a_template_that_takes_neither_texts_nor_parts():
+    tokenizer = with_template("{{ raise_exception('not this one') }}")
+    with pytest.raises(ValueError, match="refuses the question: not this one; set tokenizer"):
+        encode_questions([QUESTION], tokenizer, PromptFormat(chat=True))

@@ -80,7 +80,7 @@ def test_formats_survive_a_file(prompt_format):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"cues": "A:"}, r"has no 'cues'; its parts are header, question, choice, cue"),
+        ({"cues": "A:"}, r"has no 'cues'; its parts are header, context, question, choice, cue"),
         ({"cue": 5}, r"'cue' is 5, of the wrong type"),
         ({"chat": "yes"}, r"'chat' is 'yes'"),
         ({"cue": None}, r"'cue' is None"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +35,10 @@ class QuestionTest:
     """
 
     def __init__(self, tokenizer: Any, questions: list[Question]) -> None:
-        places: dict[tuple[str, tuple[str, ...]], int] = {}
-        index = [places.setdefault((asked.question, asked.choices), len(places)) for asked in questions]
-        self.index = np.array(index)
-        self.items = encode_questions([Question(*prompt) for prompt in places], tokenizer).items
+        places: dict[Question, int] = {}
+        prompts = [replace(asked, answer=None, subject=None) for asked in questions]
+        self.index = np.array([places.setdefault(prompt, len(places)) for prompt in prompts])
+        self.items = encode_questions(list(places), tokenizer).items
         self.collator = QuestionCollator(padding_token(tokenizer))
         self.answers = np.array([-1 if asked.answer is None else asked.answer for asked in questions])
         self.subjects = tuple(asked.subject for asked in questions)
