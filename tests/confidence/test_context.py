@@ -4,8 +4,9 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
-
 from hf_calib.cli.asking import _digest, ask_free_form
+from hf_calib.lab.examination import QuestionTest
+
 from hf_calib.confidence import (
     Asking,
     LocalModel,
@@ -22,7 +23,6 @@ from hf_calib.confidence.backend import Generation, OptionScores
 from hf_calib.confidence.free_form import METHODS, predict_free_form
 from hf_calib.confidence.recorded import Recorded, read_predictions, write_predictions
 from hf_calib.confidence.recorded_lm_eval import _question
-from hf_calib.lab.examination import QuestionTest
 from hf_calib.reports import Measurement
 from hf_calib.reports.page import confident_mistakes
 from hf_calib.tasks import FewShotFormat, PromptFormat, Question
