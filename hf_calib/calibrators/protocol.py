@@ -146,8 +146,8 @@ class BaseCalibrator(StoredCalibrator):
         predictions : array_like or tensor, shape (n, K) or (n,)
             Logits (any constant may be added to a row; -inf for options that a question doesn't have), or
             probabilities, which are normalized where rounding to three decimals moved their sum. One-dimensional:
-            the log-odds or the probability of an event, such as that an answer is right or that a reward model orders a pair
-            correctly.
+            the log-odds or the probability of an event, such as that an answer is right or that a reward model
+            orders a pair correctly.
 
             Zeros at the right end of a row of probabilities stand for options that the question doesn't have, except
             in the first two columns and up to the label. Every other zero is an option: it counts as

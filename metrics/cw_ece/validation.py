@@ -5,19 +5,32 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.floating]
 
-#: How far a row of probabilities may be from a sum of one. Rounding a distribution to float16 moves its sum by at most
-#: 2**-11 of itself, so every distribution that was normalised in float16 or better passes.
-SUM_TOLERANCE = 1e-3
+#: What is taken as rounding, here and wherever probabilities are read. A value this far or less outside [0, 1] counts
+#: as 0 or 1. A zero whose logarithm is needed counts as this part of its row's greatest probability. A softmax in
+#: float32 or better stays well within it.
+ROUNDING = 1e-6
+
+#: How far a log-probability may be above 0 and count as 0. Servers compute them in bfloat16 or float16.
+LOG_ROUNDING = 1e-3
+
+#: How far each probability of a row may be from its exact value, as rounding to three decimals leaves it; this bounds
+#: how far the row's sum may be from one. Rounding to float16 moves a sum less.
+DECIMAL_ROUNDING = 5e-4
+
+
+def sum_tolerance(n_options: int) -> float:
+    """Return how far from one a row of `n_options` probabilities, rounded to three decimals, may sum."""
+    return n_options * DECIMAL_ROUNDING + ROUNDING
 
 
 def check_unit_interval(values: ArrayLike, name: str) -> Floats:
-    """Return `values` as a vector of floats after checking that each is in [0, 1].
+    """Return `values` as a vector of floats in [0, 1] after checking that each is, up to `ROUNDING`.
 
     Parameters
     ----------
     values : array_like of shape (n,)
-        float16, float32, float64, integers or booleans. float32 and float64 arrays are returned as they are, without a
-        copy; the rest becomes float64.
+        float16, float32, float64, integers or booleans. float32 and float64 arrays in [0, 1] are returned as they are,
+        without a copy; the rest becomes float64. Values up to `ROUNDING` outside are returned as 0 or 1.
     name : str
         What to call the values in an error.
 
@@ -26,23 +39,25 @@ def check_unit_interval(values: ArrayLike, name: str) -> Floats:
     TypeError
         The values are not real numbers.
     ValueError
-        The shape is not (n,), n is 0, or a value is NaN, infinite or outside [0, 1].
+        The shape is not (n,), n is 0, or a value is NaN, infinite or further than `ROUNDING` outside [0, 1].
     """
     array = as_floats(values, name)
     if array.ndim != 1:
         raise ValueError(f"{name} must have one dimension, got an array of shape {array.shape}")
     if array.size == 0:
         raise ValueError(f"{name} is empty: a measure needs at least one sample")
-    check_range(array, name)
-    return array
+    return check_range(array, name)
 
 
-def check_range(array: Floats, name: str) -> None:
-    """Raise ValueError if a value of a non-empty array is NaN or outside [0, 1]."""
+def check_range(array: Floats, name: str) -> Floats:
+    """Return a non-empty array with values up to `ROUNDING` outside [0, 1] as 0 or 1; raise ValueError for others."""
     # A comparison with NaN is false, so one pair of reductions finds NaN, the infinities and values out of range.
-    if array.min() >= 0 and array.max() <= 1:
-        return
-    bad = np.flatnonzero(~((array >= 0) & (array <= 1)).ravel())
+    low, high = array.min(), array.max()
+    if low >= 0 and high <= 1:
+        return array
+    if low >= -ROUNDING and high <= 1 + ROUNDING:
+        return array.clip(0, 1)
+    bad = np.flatnonzero(~((array >= -ROUNDING) & (array <= 1 + ROUNDING)).ravel())
     first = np.unravel_index(bad[0], array.shape)
     where = ", ".join(str(int(i)) for i in first)
     value = array[first]
@@ -76,22 +91,22 @@ def check_correct(correct: ArrayLike, n: int, name: str = "correct") -> NDArray:
         return array
     if array.dtype.kind not in "fiu":
         raise TypeError(f"{name} must be booleans or numbers in [0, 1], got dtype {array.dtype}")
-    check_range(array, name)
-    return array.astype(np.float64, copy=False)
+    return check_range(array.astype(np.float64, copy=False), name)
 
 
 def check_probabilities(probabilities: ArrayLike) -> Floats:
     """Return an (n, K) array of distributions as float32 or float64, K >= 2.
 
-    Rows with fewer than K options are padded with exact zeros on the right.
+    Rows with fewer than K options are padded with exact zeros on the right. Values up to `ROUNDING` outside [0, 1] are
+    returned as 0 or 1. Rows are not normalized.
 
     Raises
     ------
     TypeError
         The values are not real numbers.
     ValueError
-        The shape is not (n, K), there is no row or only one column, a value is NaN or outside [0, 1], or a row's sum
-        is further from one than `SUM_TOLERANCE`.
+        The shape is not (n, K), there is no row or only one column, a value is NaN or further than `ROUNDING` outside
+        [0, 1], or a row's sum is further from one than `sum_tolerance(K)`.
     """
     array = as_floats(probabilities, "probabilities")
     if array.ndim != 2:
@@ -100,15 +115,36 @@ def check_probabilities(probabilities: ArrayLike) -> Floats:
         raise ValueError("probabilities is empty: a measure needs at least one sample")
     if array.shape[1] < 2:
         raise ValueError("probabilities has one column: a question needs at least two options")
-    check_range(array, "probabilities")
+    array = check_range(array, "probabilities")
     sums = array.sum(axis=1, dtype=np.float64)
-    off = np.flatnonzero(np.abs(sums - 1) > SUM_TOLERANCE)
+    tolerance = sum_tolerance(array.shape[1])
+    off = np.flatnonzero(np.abs(sums - 1) > tolerance)
     if off.size:
         raise ValueError(
             f"probabilities[{off[0]}] sums to {sums[off[0]]:.6g}, and {off.size} of {len(array)} rows differ from 1 "
-            f"by more than {SUM_TOLERANCE:g}. Normalise each row over its options (softmax in float32 or better)"
+            f"by more than {tolerance:.3g}, as rounding to three decimals can. Normalize each row over its options"
         )
     return array
+
+
+def floor_zeros(logits: NDArray[np.float64], counts: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Return log-probabilities, (n, K) with each row's greatest at 0, without -inf for options that the question has.
+
+    An option with probability zero gets `ROUNDING` of the row's greatest probability, or the row's least positive one
+    where that is lower, so that no order changes.
+
+    Parameters
+    ----------
+    logits : ndarray of float64, shape (n, K)
+    counts : ndarray of int, shape (n,)
+        Number of each question's options, which are the first ones of its row.
+    """
+    zero = np.isneginf(logits)
+    zero_options = zero & (np.arange(logits.shape[1]) < counts[:, None])
+    if not zero_options.any():
+        return logits
+    least = np.where(zero, 0.0, logits).min(axis=1)
+    return np.where(zero_options, np.minimum(least, np.log(ROUNDING))[:, None], logits)
 
 
 def check_labels(labels: ArrayLike, n: int, n_options: int, name: str = "labels") -> NDArray[np.integer]:

@@ -9,6 +9,7 @@ from .binning import BinStatistics
 from .validation import (
     Floats,
     as_floats,
+    check_correct,
     check_labels,
     check_probabilities,
     check_range,
@@ -161,8 +162,8 @@ def brier_decomposition(
     reliability = float(share @ (acc - statistics.mean_confidence[filled]) ** 2)
     resolution = float(share @ (acc - base) ** 2)
     uncertainty = base * (1 - base)
-    c = np.asarray(confidences, dtype=np.float64)
-    y = np.asarray(correct, dtype=np.float64)
+    c = check_unit_interval(confidences, "confidences").astype(np.float64, copy=False)
+    y = check_correct(correct, len(c)).astype(np.float64, copy=False)
     # For y given as a probability, E(c - y)² over the answer itself adds its variance y (1 - y).
     score = weighted_mean((c - y) ** 2 + y * (1 - y), check_weights(weights, len(c)))
     return BrierDecomposition(reliability, resolution, uncertainty, score - reliability + resolution - uncertainty)
@@ -173,8 +174,7 @@ def check_true_probabilities(true_probabilities: ArrayLike, shape: tuple[int, ..
     truth = as_floats(true_probabilities, "true_probabilities")
     if truth.shape != shape:
         raise ValueError(f"true_probabilities has shape {truth.shape}, but probabilities has {shape}")
-    check_range(truth, "true_probabilities")
-    return check_probabilities(truth)
+    return check_probabilities(check_range(truth, "true_probabilities"))
 
 
 def _check(
