@@ -25,17 +25,7 @@ CONTEXTS = (
 # What other datasets call these columns, for suggestions.
 _OTHER_NAMES = {
     "choices": ("choices", "options", "choice", "option", "candidates", "alternatives", "endings", "answers"),
-    "question": (
-        "question",
-        "stem",
-        "question_stem",
-        "query",
-        "prompt",
-        "problem",
-        "input",
-        "instruction",
-        "sentence",
-    ),
+    "question": ("question", "stem", "question_stem", "query", "prompt", "problem", "instruction", "input"),
     "context": CONTEXTS,
 }
 
@@ -48,13 +38,16 @@ _ABOUT_ANSWERS = {
     "explanation", "rationale", "reason", "human", "accuracy", "type", "text", "source", "count", "length", "id",
 }  # fmt: skip
 
+# Words in the names of columns of wrong choices, beside which the right one has a column of its own.
+_WRONG = {"distractor", "distractors", "incorrect", "wrong", "false"}
+
 # Words in the names of columns that are about a question and no part of it.
 _ABOUT_QUESTIONS = {
     "id", "ids", "idx", "uuid", "url", "link", "uri", "source", "src", "explanation", "explanations", "exp",
-    "rationale", "reasoning", "reason", "cot", "solution", "solutions", "lecture", "metadata", "meta", "info",
+    "rationale", "reasoning", "reason", "cot", "solution", "solutions", "lecture", "metadata", "meta",
     "license", "author", "authors", "date", "year", "difficulty", "category", "categories", "topic", "topics",
-    "domain", "subject", "subdomain", "field", "subfield", "tag", "tags", "language", "split", "type", "concept",
-    "evaluation", "comment", "comments", "feedback", "dataset", "reference", "formula", "name",
+    "domain", "subject", "subdomain", "tag", "tags", "language", "split", "type", "comment", "comments", "feedback",
+    "formula",
 }  # fmt: skip
 
 _MANY_WORDS = 3
@@ -148,6 +141,8 @@ def suggestion(columns: Sequence[str]) -> str | None:
     choices = _option_columns(left)
     if not choices:
         choices = _called(left, _OTHER_NAMES["choices"])
+    if any(_words(column) & _WRONG for column in choices):
+        return None
     left = [column for column in left if column not in choices]
     found = {"question": _called(left, _OTHER_NAMES["question"]), "choices": choices}
     left = [column for column in left if column not in found["question"]]

@@ -426,9 +426,15 @@ def layout_of(columns: Iterable[str], mapping: Columns | None = None) -> Layout:
         layout = next((layout for layout in LAYOUTS.values() if layout.fits(known)), None)
     if layout is None:
         guess = suggestion(columns)
-        advice = f"pass {guess}" if guess else "name them with --columns question=...,choices=...,answer=..."
         if looks_like_row(columns):
             advice = "these look like a row, so the header line is missing; add one, such as question,A,B,C,D,answer"
+        elif guess is not None:
+            advice = f"pass {guess}"
+        else:
+            advice = (
+                "name them with --columns question=...,choices=...,answer=... (where the right choice has a column of "
+                "its own, choices=right+wrong,answer=right)"
+            )
         raise QuestionError(
             f"no layout of multiple-choice questions fits the columns {listing(columns)}; {advice}. "
             "Expected: question, choices (a list) or A, B, C, ..., answer (index or letter; optional), context and "

@@ -250,10 +250,10 @@ def _draft(place: str, row: Row, plain: Row, layout: Layout) -> _Draft:
 
 
 def _without_letter(answer: str, texts: Sequence[Any], question: Question) -> tuple[str, list[str] | None]:
-    """Return an answer to a question whose options carry letters, with the letters where it is one of those."""
+    """Return an answer to a question whose options carry letters, with these as labels if it is one or has one."""
     as_it_was = GivenAnswer(answer, tuple(texts)).by_text
     if as_it_was is not None:
-        return question.choices[as_it_was], None
+        return question.letters[as_it_was], list(question.letters)
     letter = GivenAnswer(answer, question.choices).number
     return (letter, list(question.letters)) if isinstance(letter, str) else (answer, None)
 

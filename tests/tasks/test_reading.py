@@ -200,6 +200,8 @@ def test_other_texts_are_left_as_they_are(choices):
 
 
 def test_lettered_options_in_one_text_and_their_answers():
+    short = [{"question": "Q", "choices": ["A. x", "B. y"], "answer": answer} for answer in ("B. y", "B", "A. x")]
+    assert indices(as_questions(short)) == [1, 1, 0]
     for answer in ("B", "(B) two", "two", "(B)"):
         for choices in (["(A) one", "(B) two"], "(A) one, (B) two", "a ) one , b ) two", "A. one\nB. two"):
             row = {"question": "Q", "choices": choices, "answer": answer}

@@ -223,7 +223,11 @@ LONG = Question("word " * 200 + "?", ("a", "b"), 0)
         ({"train_dataset": [*questions(3), LONG], "max_length": 150}, QuestionError, "longer than 150 tokens"),
         ({"train_dataset": [*questions(3), LONG], "calibration_max_length": 99}, QuestionError, "longer than 99"),
         ({"train_dataset": []}, QuestionError, "no question"),
-        ({"train_dataset": [{"question": "a?", "choice": ["b", "c"]}]}, QuestionError, "'choice' for 'choices'"),
+        (
+            {"train_dataset": [{"question": "a?", "choice": ["b", "c"]}]},
+            QuestionError,
+            "pass --columns .*choices=choice",
+        ),
         (
             {"train_dataset": [Question("q?", ("x", "x"), 0)], "calibration_identical_choices": "error"},
             QuestionError,
