@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import yaml
@@ -22,11 +23,13 @@ HUB_URL = "https://huggingface.co"
 # Six digits are far below any interval's width and keep rounding in the last place out of the card's history.
 _DIGITS = 6
 
+_EMPTY_BLOCK = re.compile(r"(\s*---(\r\n|\r|\n))(?=---[ \t]*(?:\r\n|\n|\Z))")
+_UNCLOSED_BLOCK = re.compile(r"\s*---[ \t]*[\r\n]+[ \t]*[\w\"'-]+[ \t]*:")
 _COMMENTS_BEFORE = re.compile(r"(?<=\n)(?:[ \t]*(?:#[^\n]*)?\n)+\Z")
-_ALWAYS_OURS = ("library_name", "base_model")
-_OURS_UNLESS_EDITED = ("pipeline_tag", "license", "language")
+_OURS_UNLESS_EDITED = ("library_name", "base_model", "pipeline_tag", "license", "language")
 _LISTS = ("datasets", "metrics", "tags")
 _MODEL_INDEX = "model-index"
+_CORRECT = "Correct the block between the lines --- at its beginning."
 _ADAPTER_TAG = "base_model:adapter:"
 
 
@@ -149,9 +152,23 @@ class CardParts:
 
     @classmethod
     def split(cls, card: str, where: str) -> CardParts:
-        """Cut a card; `where` names it in messages."""
+        """Cut a card; `where` names it in messages.
+
+        Raises
+        ------
+        CardConflictError
+            If a block of metadata begins and does not end.
+        """
+        empty = _EMPTY_BLOCK.match(card)
+        if empty is not None:
+            return cls(empty[1], "", "", card[empty.end() :], where)
         match = REGEX_YAML_BLOCK.search(card)
         if match is None:
+            if _UNCLOSED_BLOCK.match(card):
+                raise CardConflictError(
+                    f"The metadata of {where} begin with a line --- and have no such line at their end.",
+                    "Add a line --- between the metadata and the text.",
+                )
             return cls("", "", "", card, where)
         return cls(match[1], match[2], match[3], card[match.end() :], where)
 
@@ -162,36 +179,54 @@ class CardParts:
         Raises
         ------
         CardConflictError
-            If they are no YAML mapping, or the client cannot read them.
+            If they are not a YAML mapping, or the client cannot read them.
         """
         try:
             metadata = yaml.safe_load(self.yaml)
         except yaml.YAMLError as error:
-            raise CardConflictError(f"The metadata of {self.where} are no YAML: {error}", "Correct them.") from error
+            raise CardConflictError(f"The metadata of {self.where} are invalid YAML: {error}", _CORRECT) from error
         if metadata is None:
             return {}
+        self._check_keys()
         if not isinstance(metadata, dict):
-            raise CardConflictError(f"The metadata of {self.where} are no mapping.", "Correct them.")
+            raise CardConflictError(
+                f"The metadata of {self.where} are a {type(metadata).__name__}, not a mapping (key: value).", _CORRECT
+            )
         try:
             ModelCardData(**{str(key): value for key, value in metadata.items()})
         except (TypeError, ValueError, AttributeError) as error:
             raise CardConflictError(
-                f"The client cannot read the metadata of {self.where}: {error}", "Correct them."
+                f"huggingface_hub cannot read the metadata of {self.where}: {error}", _CORRECT
             ) from error
         return metadata
 
+    @property
+    def newline(self) -> str:
+        """The card's line ends."""
+        return "\r\n" if "\r\n" in (self.opening or self.body) else "\n"
+
+    def _check_keys(self) -> None:
+        """Refuse a key that is there twice: YAML would drop the first one."""
+        node = yaml.compose(self.yaml, Loader=yaml.SafeLoader)
+        keys = [key.value for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
+        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
+        if twice:
+            raise CardConflictError(f"The metadata of {self.where} have {', '.join(twice)} more than once.", _CORRECT)
+
     def with_content(self, metadata: dict[str, Any], body: str) -> str:
         """Give the card with other metadata and another body; the same card, to the byte, if they are the same."""
+        if self.opening and not self.closing:  # an empty block, whose second fence begins the body
+            return self.opening + _dump(metadata, self.newline) + self.newline + body
         if self.opening:
-            return self.opening + update_yaml(self.yaml, metadata) + self.closing + body
-        newline = "\r\n" if "\r\n" in body else "\n"
+            return self.opening + update_yaml(self.yaml, metadata, self.newline) + self.closing + body
+        newline = self.newline
         gap = "" if body.startswith(newline) else newline
-        return f"---{newline}{update_yaml('', metadata).replace(chr(10), newline)}{newline}---{newline}{gap}{body}"
+        return f"---{newline}{_dump(metadata, newline)}{newline}---{newline}{gap}{body}"
 
 
 def metadata_record(ours: dict[str, Any]) -> dict[str, Any]:
     """Give what a later version must know of this one's metadata to tell them from what people added."""
-    record = {key: ours[key] for key in (*_ALWAYS_OURS, *_OURS_UNLESS_EDITED, *_LISTS) if key in ours}
+    record = {key: ours[key] for key in (*_OURS_UNLESS_EDITED, *_LISTS) if key in ours}
     results = [
         {
             "task": {"type": result["task"]["type"]},
@@ -201,7 +236,8 @@ def metadata_record(ours: dict[str, Any]) -> dict[str, Any]:
         for entry in ours.get(_MODEL_INDEX, ())
         for result in entry["results"]
     ]
-    return {**record, _MODEL_INDEX: [{"results": results}]} if results else record
+    name = ours[_MODEL_INDEX][0]["name"] if results else None
+    return {**record, _MODEL_INDEX: [{"name": name, "results": results}]} if results else record
 
 
 def merge_metadata(ours: dict[str, Any], existing: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
@@ -219,25 +255,23 @@ def merge_metadata(ours: dict[str, Any], existing: dict[str, Any], record: dict[
     Returns
     -------
     dict
-        In the order of `existing`, or of `ours` where nobody added a key. Entries of the lists and results in the
-        model index that our last version wrote and that hold no longer are gone; all others stay, those that the Hub
-        verified as they are.
+        In the order of `existing`, or of `ours` where nobody added a key. Values, entries of the lists and results in
+        the model index that our last version wrote and that hold no longer are replaced or gone; what people wrote
+        stays, and so do results that the Hub verified. A place of this machine, which libraries write as the base
+        model, counts as nobody's.
     """
     result = dict(existing)
-    for key in _ALWAYS_OURS:
-        if key in ours:
-            result[key] = ours[key]
-        elif not isinstance(result.get(key), str) or not is_hub_id(result[key]) or result[key] == record.get(key):
-            result.pop(key, None)
     for key in _OURS_UNLESS_EDITED:
-        edited = key in record and key in existing and existing[key] != record[key]
-        if key in ours and not edited:
-            result[key] = ours[key]
+        value, written = existing.get(key), record.get(key)
+        if key == "base_model" and isinstance(value, list):
+            result[key] = _merge_base_models(value, ours.get(key), written)
+        elif value in (None, written) or (key == "base_model" and isinstance(value, str) and not is_hub_id(value)):
+            result.pop(key, None) if key not in ours else result.update({key: ours[key]})
     for key in _LISTS:
         entries = existing.get(key) or []
         entries = entries if isinstance(entries, list) else [entries]
         outdated = set(map(str, record.get(key) or ())) - set(map(str, ours.get(key) or ()))
-        merged = [entry for entry in entries if str(entry) not in outdated and not _names_other_base(entry, ours)]
+        merged = [entry for entry in entries if str(entry) not in outdated and not _names_place(entry)]
         missing = [entry for entry in ours.get(key) or () if entry not in merged]
         merged = [*ours[key]] if missing and len(merged) + len(missing) == len(ours[key]) else [*merged, *missing]
         if merged != entries:
@@ -252,14 +286,25 @@ def merge_metadata(ours: dict[str, Any], existing: dict[str, Any], record: dict[
     return {key: result[key] for key in ours} if result.keys() == ours.keys() else result
 
 
-def _names_other_base(entry: Any, ours: dict[str, Any]) -> bool:
-    """Whether PEFT wrote another base model, or the base model's place on this machine, into the tags."""
-    return isinstance(entry, str) and entry.startswith(_ADAPTER_TAG) and entry not in ours.get("tags", ())
+def _merge_base_models(models: list[Any], ours: str | None, written: Any) -> list[Any]:
+    """Return a list of base models with ours in place of the one that our last version wrote, or at its end."""
+    if written != ours:
+        models = [model for model in models if model != written]
+    return models if ours is None or ours in models else [*models, ours]
+
+
+def _names_place(entry: Any) -> bool:
+    """Whether PEFT wrote the base model's place on this machine into the tags."""
+    return isinstance(entry, str) and entry.startswith(_ADAPTER_TAG) and not is_hub_id(entry[len(_ADAPTER_TAG) :])
 
 
 def fill_in_metadata(ours: dict[str, Any], existing: dict[str, Any]) -> dict[str, Any]:
     """Give a new card's metadata with what a machine's first draft of it says beyond them, tags above all."""
-    merged = merge_metadata(ours, existing, {})
+    tags = existing.get("tags")
+    drafted: dict[str, Any] = {key: existing[key] for key in _OURS_UNLESS_EDITED if key in existing and key in ours}
+    if isinstance(tags, list):
+        drafted["tags"] = [tag for tag in tags if str(tag).startswith(_ADAPTER_TAG)]
+    merged = merge_metadata(ours, existing, drafted)
     if "tags" in merged:
         merged["tags"] = sorted(merged["tags"], key=str)
     return {key: merged[key] for key in (*ours, *(key for key in merged if key not in ours))}
@@ -278,52 +323,80 @@ def _identity(result: dict[str, Any]) -> tuple[str, ...]:
 def _merge_model_index(ours: Any, existing: Any, record: Any) -> list[dict[str, Any]]:
     if not existing:
         return ours or []
-    our_results = {_identity(result): result for entry in ours or () for result in entry["results"]}
+    new = {_identity(result): result for entry in ours or () for result in entry["results"]}
     written = {
         (_identity(result), metric.get("type"))
-        for entry in (*(ours or ()), *(record or ()))
+        for entry in record or ()
         for result in entry["results"]
         for metric in result["metrics"]
     }
+    own = _own_place(ours, existing, record)
     merged: list[dict[str, Any]] = []
-    for entry in existing:
-        results = []
-        for result in entry.get("results") or ():
-            identity = _identity(result)
-            kept = [
-                metric
-                for metric in result.get("metrics") or ()
-                if metric.get("verified") or (identity, metric.get("type")) not in written
-            ]
-            if identity in our_results:
-                new = our_results.pop(identity)
-                verified = {metric.get("type") for metric in kept if metric.get("verified")}
-                metrics = [metric for metric in new["metrics"] if metric["type"] not in verified]
-                results.append({**new, "metrics": [*metrics, *kept]})
-            elif kept:
-                results.append({**result, "metrics": kept})
-        merged.append({**entry, "results": results})
-    if ours:
-        merged[0] = {"name": ours[0]["name"], "results": [*merged[0]["results"], *our_results.values()]}
-    return [entry for entry in merged if entry["results"]]
+    for place, entry in enumerate(existing):
+        results = entry.get("results") or []
+        if place != own:
+            merged.append(entry)
+            continue
+        kept = [_merge_result(result, new.pop(_identity(result), None), written) for result in results]
+        updated = [*(result for result in kept if result is not None), *new.values()]
+        # An earlier version did not record the name.
+        ours_by_name = not record or entry.get("name") == record[0].get("name", entry.get("name"))
+        name = {"name": ours[0]["name"]} if ours and ours_by_name else {}
+        if updated or not results:
+            merged.append({**entry, **name, "results": updated})
+    return [*merged, *(ours or ())] if own is None else merged
 
 
-def update_yaml(text: str, metadata: dict[str, Any]) -> str:
+def _own_place(ours: Any, existing: Any, record: Any) -> int | None:
+    """Return the place of the entry that is about this model: the one of its name, or with results that we wrote."""
+    names = {entry.get("name") for entry in (*(ours or ()), *(record or ()))} - {None}
+    written = {_identity(result) for entry in record or () for result in entry["results"]}
+    for place, entry in enumerate(existing):
+        if entry.get("name") in names:
+            return place
+    for place, entry in enumerate(existing):
+        if written.intersection(map(_identity, entry.get("results") or ())):
+            return place
+    return None
+
+
+def _merge_result(
+    result: dict[str, Any], new: dict[str, Any] | None, written: set[tuple[tuple[str, ...], Any]]
+) -> dict[str, Any] | None:
+    """Return a result with our new metrics in place of those that we wrote; None if nothing is left."""
+    identity, metrics, fresh = _identity(result), result.get("metrics") or [], new["metrics"] if new else []
+    same = {(metric["type"], metric.get("name")) for metric in fresh}
+    kept = [
+        metric
+        for metric in metrics
+        if metric.get("verified")
+        or ((identity, metric.get("type")) not in written and (metric.get("type"), metric.get("name")) not in same)
+    ]
+    verified = {metric.get("type") for metric in kept if metric.get("verified")}
+    merged = [*(metric for metric in fresh if metric["type"] not in verified), *kept]
+    if metrics and not merged:
+        return None
+    return {**result, **(new or {}), "metrics": merged} if merged else result
+
+
+def update_yaml(text: str, metadata: dict[str, Any], newline: str) -> str:
     """Make a YAML block say `metadata`, rewriting only the top-level entries that change.
 
-    Comments and layout of the other entries stay. The block itself comes back if nothing changes.
+    Comments and layout of the other entries stay, and as far as they can be told apart the comments of those that
+    change. The block itself comes back if nothing changes.
     """
     old = yaml.safe_load(text) or {}
     if old == metadata:
         return text
-    newline = "\r\n" if "\r\n" in text else "\n"
+    if text.strip() and yaml.compose(text, Loader=yaml.SafeLoader) is None:  # comments alone
+        return text + newline + _dump(metadata, newline)
     if is_plain_dump(text, old):
         return _dump(metadata, newline)
     chunks = _top_level_chunks(text)
-    if chunks is not None:
+    if chunks is not None and len(chunks) == len(old):
         pieces = [
-            chunk.rstrip("\r\n") if old.get(key) == metadata[key] else _dump({key: metadata[key]}, newline)
-            for key, chunk in chunks
+            _rewritten(chunk, key, old.get(key), metadata[key], newline)
+            for key, chunk in zip(old, chunks, strict=True)
             if key in metadata
         ]
         pieces += [_dump({key: value}, newline) for key, value in metadata.items() if key not in old]
@@ -336,16 +409,53 @@ def update_yaml(text: str, metadata: dict[str, Any]) -> str:
     return _dump(metadata, newline)
 
 
+def _rewritten(chunk: str, key: Any, old: Any, new: Any, newline: str) -> str:
+    """Return an entry's text with a new value; comments around it stay, and a list's lines that say the same."""
+    chunk = chunk.rstrip("\r\n")
+    if old == new and type(old) is type(new):
+        return chunk
+    try:
+        mapping = yaml.compose(chunk, Loader=yaml.SafeLoader)
+    except yaml.YAMLError:  # an anchor is in another entry
+        return _dump({key: new}, newline)
+    assert mapping is not None
+    ((name, node),) = mapping.value
+    end = _end_of(node)
+    stop = len(chunk) if (found := chunk.find("\n", end)) < 0 else found
+    after = chunk[stop:].rstrip()
+    if isinstance(new, list) and isinstance(old, list) and not node.flow_style:
+        starts = [chunk.rindex("\n", 0, entry.start_mark.index) + 1 for entry in node.value]
+        texts = [chunk[one:two] for one, two in pairwise([*starts, stop])]
+        kept: list[str] = []
+        for text, entry in zip(texts, old, strict=True):
+            if len(kept) < len(new) and new[len(kept)] == entry:
+                kept.append(text.rstrip())
+        indent = " " * node.start_mark.column
+        added = [indent + line for line in _dump(new[len(kept) :], newline).split(newline)] if new[len(kept) :] else []
+        return newline.join([chunk[: starts[0]].rstrip(), *kept, *added]) + after
+    first, *more = _dump({key: new}, newline).split(newline)
+    comment = chunk[end:stop].strip()
+    first += f"  {comment}" if comment.startswith("#") else ""
+    return newline.join([chunk[: name.start_mark.index] + first, *more]) + after
+
+
+def _end_of(node: yaml.Node) -> int:
+    """Return where the last thing of a value ends; a block ends only where the next one begins, after comments."""
+    while isinstance(node.value, list) and node.value and not node.flow_style:  # type: ignore[attr-defined]
+        node = node.value[-1][1] if isinstance(node, yaml.MappingNode) else node.value[-1]
+    return node.end_mark.index
+
+
 def is_plain_dump(text: str, metadata: dict[str, Any]) -> bool:
     """Tell whether a YAML block is as a program writes it, without a person's comments and layout."""
     return text == _dump(metadata, "\r\n" if "\r\n" in text else "\n")
 
 
-def _dump(metadata: dict[str, Any], newline: str) -> str:
+def _dump(metadata: Any, newline: str) -> str:
     return re.sub(r"\r?\n", newline, yaml_dump(metadata, sort_keys=False).strip())
 
 
-def _top_level_chunks(text: str) -> list[tuple[Any, str]] | None:
+def _top_level_chunks(text: str) -> list[str] | None:
     """Cut a block-style mapping into its entries' texts, each with the comments above it."""
     node = yaml.compose(text, Loader=yaml.SafeLoader)
     if not isinstance(node, yaml.MappingNode) or node.flow_style:
@@ -355,5 +465,4 @@ def _top_level_chunks(text: str) -> list[tuple[Any, str]] | None:
         comments = _COMMENTS_BEFORE.search(text, starts[-1], key.start_mark.index)
         starts.append(comments.start() if comments else key.start_mark.index)
     starts.append(len(text))
-    keys = [key.value for key, _ in node.value]
-    return [(key, text[start:end]) for key, start, end in zip(keys, starts, starts[1:], strict=False)]
+    return [text[start:end] for start, end in pairwise(starts)]

@@ -342,7 +342,7 @@ def test_sections_that_were_moved_stay_where_they_are():
         (("<!-- /hf_calib:usage -->\n", ""), "'usage' has not ended"),
         (("<!-- /hf_calib:citation -->\n", ""), "'citation' begins but does not end"),
         (("<!-- /hf_calib:usage -->\n", "<!-- /hf_calib:usage -->\n<!-- /hf_calib:usage -->\n"), "does not begin"),
-        (("license: apache-2.0", "license: ["), "no YAML"),
+        (("license: apache-2.0", "license: ["), "invalid YAML"),
         (("model-index:\n- name:", "model-index:\n- nme:"), "cannot read the metadata"),
     ],
 )
