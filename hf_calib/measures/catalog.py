@@ -308,4 +308,4 @@ CATALOG: Mapping[str, MeasureInfo] = {info.key: info for info in _MEASURES}
 
 def shown_in(place: Place) -> tuple[MeasureInfo, ...]:
     """Return the measures that are shown in a place, in the catalog's order."""
-    return tuple(info for info in _MEASURES if place in info.shown)
+    return tuple(info for info in CATALOG.values() if place in info.shown)

@@ -25,9 +25,6 @@ from ..tasks.encoding import EncodedQuestion
 if TYPE_CHECKING:
     from ..measures import CalibrationReport
 
-# What `evaluate()` logs of a report.
-LOGGED_MEASURES = tuple(info.key for info in shown_in("log"))
-
 
 class CalibrationEvaluator:
     """Asks a model a fixed set of answered questions, sharing them among processes.
@@ -108,9 +105,9 @@ class CalibrationEvaluator:
 def logged_measures(report: CalibrationReport, prefix: str, of: str = "") -> dict[str, float]:
     """Return the measures that `evaluate()` reports, as `{prefix}_calibration/{of}{measure}`."""
     return {
-        f"{prefix}_calibration/{of}{name}": float(report.measures[name].value)
-        for name in LOGGED_MEASURES
-        if name in report.measures
+        f"{prefix}_calibration/{of}{info.key}": float(report.measures[info.key].value)
+        for info in shown_in("log")
+        if info.key in report.measures
     }
 
 
@@ -128,9 +125,9 @@ def calibration_table(reports: Mapping[str, CalibrationReport], digits: int = 4)
     rows = []
     for name, report in reports.items():
         row: dict[str, Cell] = {"calibration": name, "questions": report.n}
-        for measure in LOGGED_MEASURES:
-            if measure in report.measures:
-                found = report.measures[measure]
-                row[measure] = found if measure in with_interval else float(found.value)
+        for info in shown_in("log"):
+            if info.key in report.measures:
+                found = report.measures[info.key]
+                row[info.key] = found if info.key in with_interval else float(found.value)
         rows.append(row)
     return render_table(rows, digits=digits)

@@ -220,7 +220,7 @@ def test_bad_options_are_named(options, message):
 
 
 def test_statistics_that_can_t_be_used_say_so():
-    with pytest.raises(ValueError, match="no sample yet"):
+    with pytest.raises(ValueError, match="hold no samples"):
         BinStatistics().error()
     with pytest.raises(ValueError, match="can't be merged"):
         BinStatistics(5).merge(BinStatistics(6))

@@ -142,7 +142,7 @@ def test_nan_and_infinity_survive_json(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("not json", "is not a calibration report"), ("[]", "holds a list"), ('{"format": 1}', "clustered.* missing")],
+    [("not json", "is not a calibration report"), ("[]", "contains a list"), ('{"format": 1}', "clustered.* missing")],
 )
 def test_other_files_are_refused(tmp_path, text, message):
     (tmp_path / "report.json").write_text(text)

@@ -68,7 +68,7 @@ def test_the_page_is_well_formed_and_needs_nothing_else(n_subjects, n_datasets):
     assert ("<h2>Datasets</h2>" in page) == (n_datasets == 2)
     assert "prefers-color-scheme: dark" in page
     # One row a subject, the worst first.
-    table = page.split("the most miscalibrated first", 1)[1].split("</table>", 1)[0]
+    table = page.split("most miscalibrated first", 1)[1].split("</table>", 1)[0]
     errors = [float(value) for value in re.findall(r"</td><td>([\d.]+)</td><td>[\d.]+ to", table)]
     assert len(errors) == n_subjects * n_datasets
     assert errors == sorted(errors, reverse=True)
@@ -80,8 +80,8 @@ def test_long_questions_and_names_fit():
     recorded = Recorded(replace(own.predictions, subjects=("one_<two>_three",) * 40), long)
     page = render_page(Measurement("m", {"set": recorded}))
     assert "<td>one_<wbr>&lt;two&gt;_<wbr>three</td>" in page
-    mistakes = page.split("The most confident mistakes", 1)[1].split("All measures", 1)[0]
-    assert mistakes.count("<summary>The whole question</summary>") == mistakes.count('<div class="mistake">') > 0
+    mistakes = page.split("Most confident mistakes", 1)[1].split("All measures", 1)[0]
+    assert mistakes.count("<summary>Full question</summary>") == mistakes.count('<div class="mistake">') > 0
     assert "word " * 100 + "…" in mistakes
     checker = Checker()
     checker.feed(page)

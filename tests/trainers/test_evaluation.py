@@ -5,11 +5,11 @@ import torch
 from transformers import EarlyStoppingCallback, TrainerCallback
 
 from hf_calib import predict
-from hf_calib.trainers.evaluator import LOGGED_MEASURES
 from tests.support import pairs, questions
 from tests.trainers.runs import dpo, lora, sft
 
 HELD_OUT = questions(37, seed=4, choices=(4, 2, 3))
+LOGGED_MEASURES = ("accuracy", "confidence", "ece", "cw_ece", "smooth_ece", "nll", "brier", "option_mass")
 
 
 def expected(trainer, tokenizer, prefix="eval"):
