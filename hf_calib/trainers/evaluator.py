@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from ..calibrators import by_name
-from ..calibrators.cross_validation import check_fits_on_answers, cross_validate
+from ..calibrators.cross_validation import check_fits_on_answers, held_out_predictions
 from ..confidence import Asking, ConfidenceMethod, LocalModel, OptionLetters, Predictions
 from ..measures import shown_in
 from ..reports.table import Cell, render_table
@@ -70,12 +70,7 @@ class CalibrationEvaluator:
     def calibrated_report(self, predictions: Predictions) -> CalibrationReport:
         """Return all measures after calibration, cross-validated in five folds."""
         assert self.calibrator is not None
-        held_out = cross_validate(
-            partial(by_name, self.calibrator),
-            predictions.logits,
-            predictions.answers,
-        )
-        return predictions.with_probabilities(held_out.probabilities).report()
+        return held_out_predictions(predictions, partial(by_name, self.calibrator)).report()
 
     def predictions(self, questions: Sequence[Question] | None = None) -> Predictions:
         """Return the model's answers, the same on every process.
