@@ -8,7 +8,7 @@ from datasets import Dataset
 from hf_calib.confidence import ForwardArguments, NonFiniteLogitsError, predict
 from hf_calib.confidence.encoded import padding_token
 from hf_calib.tasks import PromptFormat, Question, QuestionError, encode_questions
-from tests.support import byte_level_tokenizer, question_rows, questions, tiny_gpt2, tiny_llama
+from tests.support import byte_level_tokenizer, question_rows, questions, tiny_gpt2, tiny_llama, tiny_rwkv
 
 ASKED = questions(13, choices=(4, 2, 6, 3))
 MODELS = {"rotary": tiny_llama, "absolute": tiny_gpt2}
@@ -267,3 +267,28 @@ def test_arguments_are_read_once_a_call(model, tokenizer, monkeypatch):
     )
     predict(model, tokenizer, ASKED, batch_size=2)
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("make", [tiny_llama, tiny_rwkv])
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_the_automatic_batch_size_is_what_memory_holds(make, rows, tokenizer):
+    """Of the longest prompt's length, that is; where there is room for one alone, whether padding matters is found
+    on shorter ones."""
+    model, asked = make(tokenizer), questions(9, choices=(4, 2))
+    expected = predict(model, tokenizer, asked, batch_size=1)
+    room = rows * max(len(item.input_ids) for item in encode_questions(asked, tokenizer))
+    sizes = []
+
+    def read(module, inputs):
+        if inputs[0].numel() > room:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        sizes.append(len(inputs[0]))
+
+    model.get_input_embeddings().register_forward_pre_hook(read)
+    np.testing.assert_allclose(
+        scores(predict(model, tokenizer, asked, batch_size="auto")), scores(expected), atol=2e-5
+    )
+    assert max(sizes) >= min(rows, 2)
+    if make is tiny_llama:
+        with pytest.raises(torch.OutOfMemoryError):
+            predict(model, tokenizer, asked, batch_size=9)

@@ -243,6 +243,12 @@ def test_code_in_the_repository_is_not_even_fetched(client, adapter_folder, tmp_
     assert not any("evil.py" in request.path for request in client.log)
 
 
+def test_metadata_keep_the_examples_of_a_few_shot_prompt(tmp_path):
+    shots = FewShotFormat.choose(questions(3, choices=(2, 4)), 1, prompt_format=FORMAT)
+    save_calibration_metadata(tmp_path, prompt_format=shots)
+    assert read_calibration_metadata(tmp_path).prompt_format == shots
+
+
 def test_metadata_round_trip(tmp_path):
     class Calibrator:
         def save(self, path):
