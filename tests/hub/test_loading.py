@@ -24,7 +24,7 @@ from hf_calib.hub import (
     read_calibration_metadata,
     save_calibration_metadata,
 )
-from hf_calib.tasks import PromptFormat
+from hf_calib.tasks import FewShotFormat, PromptFormat
 from tests.support import byte_level_tokenizer, questions
 
 FORMAT = PromptFormat(cue="The answer is")
