@@ -109,7 +109,7 @@ class CalibratedModel:
             If a question has another number of options than those that the model was calibrated on.
         """
         questions = as_questions(questions)
-        predictions = self._calibrated(self.predict(questions, **options))
+        predictions = self.predict(questions, **options).calibrated(self.calibrator)
         answers = []
         for row, values, mass in zip(
             predictions.rows, predictions.probabilities, predictions.option_mass, strict=True
@@ -144,10 +144,7 @@ class CalibratedModel:
         ValueError
             If an answer is not known.
         """
-        return self._calibrated(self.predict(questions, **options)).report(seed=seed)
-
-    def _calibrated(self, predictions: Predictions) -> Predictions:
-        return predictions if self.calibrator is None else predictions.calibrated(self.calibrator)
+        return self.predict(questions, **options).calibrated(self.calibrator).report(seed=seed)
 
     def warn_about_option_counts(self, questions: Sequence[Question]) -> None:
         """Warn if a question has another number of options than those that the model was calibrated on."""
