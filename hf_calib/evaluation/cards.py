@@ -79,6 +79,7 @@ def measure_and_write_card(
         As `hf_calib.tasks.load_questions` takes it; every question needs its answer.
     before : str, optional
         Another model to compare with, e.g. the aligned one before it was calibrated: an id on the Hub or a folder.
+        The card calls it so.
     prompt_format : PromptFormat, optional
         How to put the questions, where the folder's `hf_calib.json` does not say; the plain prompt by default.
     calibrator : path, optional
@@ -118,7 +119,7 @@ def measure_and_write_card(
     hf_calib.tasks.QuestionError
         If the questions cannot be read or lack answers.
     ValueError
-        If `trained_on` is the set that is measured on.
+        If `trained_on` is the set that is measured on, or the card compares with another model on another set.
     """
     if trained_on is not None and DatasetReference.parse(dataset) == DatasetReference.parse(trained_on):
         raise ValueError(
@@ -153,6 +154,9 @@ def measure_and_write_card(
     def measured(own: CalibratedModel) -> CalibrationReport:
         return measure(own, {str(dataset): questions}, seed=seed, **options).report
 
+    facts = dict(facts or {})
+    if before is not None:
+        facts["stage_labels"] = _labels_with_before(folder, dataset_reference(questions), before)
     model.warn_about_option_counts(questions)
     reports = {AFTER: measured(model)}
     plain = replace(model, calibrator=None)
@@ -165,7 +169,6 @@ def measure_and_write_card(
             other = load(before, prompt_format=model.prompt_format, **load_options)
         reports[BEFORE] = measured(other)
     reference = replace(dataset_reference(questions, size=reports[AFTER].n), task_id=task_id)
-    facts = dict(facts or {})
     if trained_on is not None:
         known = load_questions(trained_on, **reading)
         require_answers(known, "telling the regime")
@@ -194,6 +197,31 @@ def _stage_under_adapter(folder: Path) -> str:
         return BASE
     known = [evaluation.reports for evaluation in CalibrationCardData.load(folder).evaluations]
     return BEFORE if any(BEFORE in reports and BASE not in reports for reports in known) else BASE
+
+
+def _labels_with_before(folder: Path, dataset: DatasetReference, before: str) -> dict[str, str]:
+    """Return the card's names of the stages, with that of the model to compare with.
+
+    Raises
+    ------
+    ValueError
+        If the card compares with another model on another set; a card has one name for it.
+    """
+    name = Path(before).name if Path(before).exists() else before
+    if not (folder / REPORT_FILE).exists():
+        return {BEFORE: name}
+    data = CalibrationCardData.load(folder)
+    labels = dict(data.stage_labels)
+    others = [own for own in data.evaluations if BEFORE in own.reports and not own.dataset.is_same_set(dataset)]
+    if not others:
+        return labels | {BEFORE: name}
+    known = labels.get(BEFORE)  # a trainer's card gives none: it compares with the model before calibration
+    if known not in (None, name):
+        raise ValueError(
+            f"before: the card in {folder} compares with {known} on {others[0].dataset}, and this run with {name}; "
+            f"compare with {known} here too, or delete {REPORT_FILE} there and measure all sets again"
+        )
+    return labels
 
 
 def _merged(

@@ -158,18 +158,50 @@ def _interval(measure: Any, digits: int = 3) -> str:
     return f"{measure.low:.{digits}f} to {measure.high:.{digits}f}"
 
 
-def render_comparison(comparison: Comparison, level: str = "95%") -> str:
+def render_comparison(comparison: Comparison) -> str:
     """Return the HTML page of a comparison."""
+    base = comparison.models[0]
     cells = [
         {
-            "model": model,
-            "task": task,
-            "method": method,
+            "model": key[0],
+            "task": key[1],
+            "method": key[2],
+            "n": comparison.n_text(key),
             "differences": own,
-            "summary": summary(model, comparison.models[0], own),
-            "sharpening": comparison.sharpenings.get((model, task, method)),
+            "summary": summary(key[0], base, own),
+            "sharpening": comparison.sharpenings.get(key),
+            "diagrams": [
+                {"name": name, "report": report, "verdict": verdict(report), "svg": reliability_svg(report)}
+                for name, report in zip((base, key[0]), comparison.reports[key], strict=True)
+            ],
         }
-        for (model, task, method), own in comparison.differences.items()
+        for key, own in comparison.differences.items()
     ]
-    template = environment().get_template("comparison.html.jinja")
-    return template.render(models=comparison.models, cells=cells, catalog=CATALOG, level=level)
+    level = next(iter(comparison.reports.values()))[0].confidence_level
+    return environment().get_template("comparison.html.jinja").render(
+        models=comparison.models,
+        cells=cells,
+        catalog=CATALOG,
+        level=f"{100 * level:g}%",
+        notes=[*comparison.notes, *(f"{task}: {n:,} rows could not be read and were left out."
+                                    for task, n in comparison.skipped_rows.items())],
+        several_methods=len(comparison.methods) > 1,
+        **_runs(comparison),
+    )  # fmt: skip
+
+
+# What of a run is in sight; the rest is folded.
+_RUN_IN_SIGHT = ("model", "model_name", "adapter", "confidence.name", "prompt_format.chat", "permute_options", "seed")
+
+
+def _runs(comparison: Comparison) -> dict[str, Any]:
+    """Return the settings of each model's run as rows of a table: those in sight, and all."""
+    runs = {name: dict(_flat(own.run)) for name, own in comparison.measurements.items()}
+    keys = list(dict.fromkeys(key for run in runs.values() for key in run))
+    several = len(comparison.methods) > 1
+    rows = [(key, [run.get(key, "–") for run in runs.values()]) for key in keys]
+    return {
+        "runs": [f"{model} ({method})" if several else model for model, method in runs],
+        "settings": [row for row in rows if row[0] in _RUN_IN_SIGHT and set(row[1]) != {"None"}],
+        "all_settings": rows,
+    }

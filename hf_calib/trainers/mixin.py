@@ -102,7 +102,7 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
         name = self._method_name or trainer_name(type(self))
         self.calibration_run = run = CalibrationRun(
             trainer=name,
-            method_without_terms=self._method_without_terms or f"{name} without calibration terms",
+            method_without_terms=self._method_without_terms,
             alignment=name if self._aligns else None,
             starting_stage="base" if self._aligns else "before",
             prompt_format=self.prompt_format,

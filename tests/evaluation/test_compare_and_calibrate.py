@@ -27,7 +27,14 @@ def test_models_in_memory_with_names_of_ones_own(models, tmp_path):
     for one, expected in zip(found.differences["other", "own", "letters"], differences(base, other), strict=True):
         assert one.difference.value == pytest.approx(expected.difference.value, abs=1e-5)
     assert json.loads((tmp_path / "comparison.json").read_text()) == json.loads(json.dumps(found.to_dict()))
-    assert {path.name for path in tmp_path.iterdir()} == {"comparison.json", "comparison.html"}
+    assert {path.name for path in tmp_path.iterdir()} == {"comparison.json", "comparison.html", "measurements"}
+    # The predictions are kept, to be compared again without asking.
+    kept = [tmp_path / "measurements" / f"{name}-letters" for name in models]
+    again = hf_calib.compare(dict(zip(models, kept, strict=True)))
+    for one, expected in zip(
+        again.differences["other", "own", "letters"], found.differences["other", "own", "letters"], strict=True
+    ):
+        assert one.difference.value == pytest.approx(expected.difference.value, abs=1e-12)
 
 
 def test_measurements_and_their_folders(models, tmp_path):
@@ -41,6 +48,39 @@ def test_measurements_and_their_folders(models, tmp_path):
         hf_calib.compare(measured, ASKED, limit=3)
     with pytest.raises(ValueError, match="either models or measurements"):
         hf_calib.compare({"base": measured["base"], "other": models["other"]}, ASKED)
+
+
+def test_different_question_sets_are_said(models, tmp_path):
+    """The same questions are found wherever they are in the two sets; what only one model answered is counted."""
+    base = hf_calib.measure(models["base"], {"a.jsonl": ASKED[:10] + NEW[:6]})
+    other = hf_calib.measure(models["other"], {"b.jsonl": NEW[3:8] + ASKED[:8]})
+    found = hf_calib.compare({"base": base, "other": other}, out=tmp_path)
+    key = ("other", "a.jsonl", "letters")
+    one, two = found.pairs[key]
+    assert (len(one), found.left_out[key]) == (11, (5, 2))
+    both = [*range(8), 13, 14, 15]
+    np.testing.assert_array_equal(one.rows, both)
+    np.testing.assert_array_equal(one.answers, two.answers)
+    np.testing.assert_allclose(two.probabilities[:8], other.predictions.probabilities[5:])
+    said = "n = 11 questions that both answered; left out: 5 that only base answered, 2 that only other answered"
+    assert found.n_text(key) == said
+    assert said in (tmp_path / "comparison.html").read_text()
+    (cell,) = json.loads((tmp_path / "comparison.json").read_text())["comparisons"]
+    assert (cell["n"], cell["left_out"]) == (11, {"base": 5, "other": 2})
+    assert found.notes == ("base was measured on 'a.jsonl'.", "other was measured on 'b.jsonl'.")
+    with pytest.raises(ValueError, match="no question in common"):
+        hf_calib.compare({"base": base, "other": hf_calib.measure(models["other"], {"c": NEW[10:]})})
+
+
+def test_a_dataset_that_not_all_were_measured_on_is_left_out_and_said(models):
+    base = hf_calib.measure(models["base"], {"own": ASKED, "new": NEW})
+    other = hf_calib.measure(models["other"], {"own": ASKED})
+    found = hf_calib.compare({"base": base, "other": other})
+    assert found.tasks == ("own",)
+    assert found.notes == ("'new' (24 questions of base) was left out: not every model was measured on it.",)
+    elsewhere = hf_calib.measure(models["other"], {"x": ASKED, "y": NEW})
+    with pytest.raises(ValueError, match="measured on different datasets; 'own' "):
+        hf_calib.compare({"base": base, "other": elsewhere})
 
 
 def test_questions_that_can_be_read_once_are_asked_of_all(models):
