@@ -56,7 +56,7 @@ def add_card_parser(commands: argparse._SubParsersAction) -> None:
     add_length_options(parser)
     add_trust(parser)
     add_reading_options(parser)
-    parser.add_argument("--limit", type=int, help="only the first so many questions")
+    parser.add_argument("--limit", type=int, metavar="N", help="ask N questions, drawn at random with --seed")
     parser.add_argument("--seed", type=int, default=0, help="of the intervals' resampling (default: %(default)s)")
     add_json(parser)
     add_threshold(parser)

@@ -93,19 +93,20 @@ class Predictions:
             Index of the option that was answered; -1 where no answer could be read: all options are level then, and
             have no mass.
         confidences : array_like, shape (n,)
-            In [0, 1]; NaN where there is none: the answer is taken without any, at 1/K.
+            In [0, 1]; NaN where none could be read: the answer is taken at 1/K, with half of the mass.
         option_counts, answers, subjects, rows
             As in the class.
         """
         given, c = np.asarray(chosen, dtype=np.int64), np.asarray(confidences, dtype=np.float64)
         counts, n = np.asarray(option_counts, dtype=np.int64), len(given)
+        read = np.where(np.isnan(c), 0.5, 1.0)
         c = np.where(np.isnan(c), 1 / counts, c)
         exists = np.arange(counts.max()) < counts[:, None]
         p = np.where(exists, ((1 - c) / (counts - 1))[:, None], 0.0)
         p[np.arange(n), np.maximum(given, 0)] = c
         p[given < 0] = 0.0
         with np.errstate(divide="ignore"):
-            values = np.log(p)
+            values = np.log(p * read[:, None])
         return cls(values, np.asarray(answers), subjects, np.asarray(rows), counts, chosen=np.maximum(given, 0))
 
     def __len__(self) -> int:

@@ -8,9 +8,11 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
+
+import numpy as np
 
 from ..confidence import Asking, ConfidenceMethod, Journal, confidence_method
 from ..confidence.recorded import Recorded
@@ -84,7 +86,7 @@ def ask(
     run = {
         **source.identity,
         "datasets": {
-            name: {"n": len(own), "sha256": _digest(own), "skipped_rows": _skipped(own)}
+            name: {"n": len(own), "sha256": _digest(own), "skipped_rows": _skipped(own), **_drawn(own)}
             for name, own in plan.questions.items()
         },
         "prompt_format": prompt_format.to_dict(),
@@ -109,7 +111,11 @@ def ask(
     missing = {name: own for name, recorded in answered.items() if (own := _missing(recorded))}
     if missing:
         run["options_not_returned"] = missing
-    return Measurement(source.name, answered, run, {"seed": seed})
+    tokenizer = getattr(source.backend, "tokenizer", None)
+    if tokenizer is not None:
+        run["has_chat_template"] = getattr(tokenizer, "chat_template", None) is not None
+    placed = {name: _placed(recorded, plan.questions[name]) for name, recorded in answered.items()}
+    return Measurement(source.name, placed, run, {"seed": seed})
 
 
 def progress_folder(out: str | os.PathLike[str] | None) -> Path | None:
@@ -156,7 +162,7 @@ def _with_options(
             predictions = way.predict(backend, asked, prompt_format, asking).with_options_back(orders)
         return Recorded(predictions, tuple(questions[row] for row in predictions.rows), _skipped(questions))
 
-    return _Plan(read_datasets(dataset, settings), way.to_dict(), ask_one)
+    return _Plan(read_datasets(dataset, settings, seed), way.to_dict(), ask_one)
 
 
 def _method(
@@ -211,11 +217,26 @@ def _free_form(
         ]
         return Recorded(found.predictions, tuple(shown))
 
-    return _Plan(read_datasets(dataset, settings), {"name": method, "matcher": matcher, **arguments}, ask_one)
+    return _Plan(read_datasets(dataset, settings, seed), {"name": method, "matcher": matcher, **arguments}, ask_one)
 
 
 def _skipped(questions: Sequence[Any]) -> int:
     return len(getattr(questions, "skipped", ()))
+
+
+def _drawn(questions: Sequence[Any]) -> dict[str, Any]:
+    """Return how a sample of a dataset was drawn; nothing for all of its questions."""
+    draw = getattr(questions, "draw", None)
+    return {} if draw is None else {"drawn": {"of": draw.of, "subjects": draw.subjects, "seed": draw.seed}}
+
+
+def _placed(recorded: Recorded, questions: Sequence[Any]) -> Recorded:
+    """Return predictions with the rows that a drawn sample's questions have among all questions."""
+    draw = getattr(questions, "draw", None)
+    if draw is None:
+        return recorded
+    rows = np.asarray(draw.rows)[recorded.predictions.rows]
+    return replace(recorded, predictions=replace(recorded.predictions, rows=rows))
 
 
 def _digest(questions: Sequence[Question | FreeFormQuestion]) -> str:

@@ -97,9 +97,9 @@ def measure_and_write_card(
         How the rows of `dataset` and `trained_on` are read, as `hf_calib.tasks.load_questions` takes it. The card
         says how many rows were skipped.
     limit : int, optional
-        Only the first questions of `dataset`.
+        Ask at most so many questions of `dataset`, drawn at random.
     seed : int, default 0
-        Of the intervals' resampling.
+        Of that draw and of the intervals' resampling.
     facts : dict, optional
         Fields of `CalibrationCardData` that cannot be measured: alignment, method, license, ...
     batch_size, max_length, drop_too_long, progress
@@ -135,7 +135,7 @@ def measure_and_write_card(
             "Leave the prompt format out, or measure another one with: hf-calib measure",
         )
     reading: dict[str, Any] = {"columns": columns, "answer_base": answer_base, "on_bad_row": on_bad_row}
-    questions = load_questions(dataset, limit=limit, **reading)
+    questions = load_questions(dataset, limit=limit, seed=seed, **reading)
     require_answers(questions, "measuring calibration")
     with warnings.catch_warnings():
         # A model that was trained elsewhere says nothing of its calibration; here is where that gets written.

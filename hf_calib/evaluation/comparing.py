@@ -56,7 +56,7 @@ def compare(
         A folder for comparison.json, comparison.html and, in measurements/, what `hf_calib.measure` saves of each
         model. A run that was stopped goes on when it is started again with the same folder.
     seed : int, default 0
-        Of random orders, of samples and of the intervals' resampling.
+        Of the questions drawn for `limit`, of random orders, of samples and of the intervals' resampling.
     **options
         As in `hf_calib.measure`, for all models; a setting goes to the methods that have it.
 
@@ -202,7 +202,7 @@ def _ask(
 ) -> tuple[_Cells, _Measurements]:
     settings = AskSettings(**options)
     by_method = _settings_by_method(methods, settings)
-    questions = read_datasets(dataset, settings)
+    questions = read_datasets(dataset, settings, seed)
     where = this_process(settings.device)
     cells: _Cells = {}
     measurements: _Measurements = {}

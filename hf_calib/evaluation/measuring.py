@@ -49,7 +49,7 @@ def measure(
         A folder for report.json, report.html, predictions.parquet and reliability_diagram.png. A run that was stopped
         goes on when it is started again with the same folder.
     seed : int, default 0
-        Of random orders, of samples and of the intervals' resampling.
+        Of the questions drawn for `limit`, of random orders, of samples and of the intervals' resampling.
     **options
         For a model given by name:
 
@@ -76,7 +76,7 @@ def measure(
         - n_orders, n_samples, temperature, top_k: settings of the methods that have them.
         - columns, answer_base, on_bad_row: how the rows of all datasets are read, as `hf_calib.load_questions` takes
           it.
-        - limit: only the first questions of each dataset.
+        - limit: at most so many questions of each dataset, drawn at random with the seed.
 
         How they are gone through:
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -17,10 +17,9 @@ import numpy as np
 
 from ..confidence.predictions import Predictions
 from ..confidence.recorded import PREDICTIONS_FILE, Recorded, read_predictions, write_predictions
-from ..measures import CalibrationReport
-from .checks import doubts, missing_options
+from ..measures import CATALOG, CalibrationReport, Finding, Measure
+from .checks import Reading, findings, sorted_findings
 from .reliability import ReliabilityDisplay
-from .verdict import verdict
 
 REPORT_FILE = "report.json"
 DIAGRAM_FILE = "reliability_diagram.png"
@@ -102,16 +101,22 @@ class Measurement:
 
     @property
     def verdict(self) -> str:
-        """Whether the confidence can be believed, in a sentence or two."""
-        return verdict(self.report)
+        """Whether the confidence can be believed, in a few sentences."""
+        return self.report.verdict
 
-    @cached_property
-    def checks(self) -> tuple[str, ...]:
-        """What speaks against trusting the reading, a sentence each; empty where nothing does."""
-        found = missing_options(self.run.get("options_not_returned", {}))
-        for name, recorded in self.datasets.items():
-            found += doubts(name, recorded.predictions, self.reports[name])
-        return tuple(found)
+    @property
+    def warnings(self) -> tuple[Finding, ...]:
+        """What speaks against trusting the reading, the most serious first; empty where nothing does."""
+        return self.report.warnings
+
+    def __getattr__(self, name: str) -> Measure:
+        # The measures over all questions, by their keys.
+        if name in CATALOG:
+            return getattr(self.report, name)
+        raise AttributeError(f"{name!r} is not an attribute of a Measurement")
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self.report.measures]
 
     @property
     def skipped_rows(self) -> dict[str, int]:
@@ -129,15 +134,22 @@ class Measurement:
 
     @cached_property
     def report(self) -> CalibrationReport:
-        """The report over all questions."""
-        return self.predictions.report(**self.report_options)
+        """The report over all questions, with the warnings of all datasets."""
+        if len(self.datasets) == 1:
+            return next(iter(self.reports.values()))
+        found = [finding.of(name) for name, own in self.reports.items() for finding in own.warnings]
+        return replace(self.predictions.report(**self.report_options), warnings=sorted_findings(found))
 
     @cached_property
     def reports(self) -> dict[str, CalibrationReport]:
-        """The report of each dataset."""
-        if len(self.datasets) == 1:
-            return dict.fromkeys(self.datasets, self.report)
-        return {name: recorded.predictions.report(**self.report_options) for name, recorded in self.datasets.items()}
+        """The report of each dataset, with its warnings."""
+        return {name: self._checked(name, recorded.predictions) for name, recorded in self.datasets.items()}
+
+    def _checked(self, name: str, predictions: Predictions) -> CalibrationReport:
+        report = predictions.report(**self.report_options)
+        known = {"skipped_rows": self.datasets[name].skipped_rows, **self.run.get("datasets", {}).get(name, {})}
+        missing = self.run.get("options_not_returned", {}).get(name)
+        return replace(report, warnings=findings(Reading(predictions, report, self.run, known, missing)))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain values, with `run` and each dataset's report under `datasets`."""

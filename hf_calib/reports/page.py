@@ -15,7 +15,6 @@ from ..measures import CATALOG, CalibrationReport, shown_in
 from .comparison import Comparison, summary
 from .measurement import Measurement
 from .svg import reliability_svg, risk_coverage_svg
-from .verdict import verdict
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -79,7 +78,7 @@ def render_page(measurement: Measurement) -> str:
     predictions = measurement.predictions
     return environment().get_template("measurement.html.jinja").render(
         title=measurement.name,
-        verdict=verdict(report),
+        verdict=report.verdict,
         report=report,
         n_datasets=len(measurement.datasets),
         key_measures=[
