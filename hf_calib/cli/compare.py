@@ -104,6 +104,9 @@ def _print(comparison: Comparison) -> None:
         if slope is not None:
             factor = f"The log-odds of {model} are {slope.slope.value:.2f} times those of {base}"
             print(textwrap.fill(f"{factor} (R² {slope.r_squared:.2f}).", _WIDTH))
+        for name, report in zip((base, model), comparison.reports[key], strict=True):
+            for finding in report.warnings:
+                print(textwrap.fill(f"{name}: {finding}", _WIDTH))
         one, two = _headings(base, model)
         rows: list[dict[str, Cell]] = [
             {

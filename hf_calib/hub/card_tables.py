@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..measures import CATALOG, shown_in
-from ..reports.verdict import verdict
 from .card_data import AFTER, BASE, BEFORE, CalibrationCardData, Evaluation
 from .escaping import Markdown, escape_markdown
 
@@ -58,6 +57,7 @@ def evaluation_table(data: CalibrationCardData, evaluation: Evaluation) -> dict[
             ["Model", "n", *(_heading(CATALOG[key]) for key in _IN_SIGHT)],
             [[labels[stage], f"{report.n:,}", *_cells_in_sight(report)] for stage, report in reports.items()],
         ),
+        "warnings": [str(finding) for finding in reports[AFTER].warnings],
         "all_measures": markdown_table(["Measure", *labels.values()], _measure_rows(reports)),
         "group_count": len(reports[AFTER].groups or ()),
         "group_table": markdown_table(["Subject", "n", *map(_heading, shown_in("groups"))], groups)
@@ -103,7 +103,7 @@ def headline(data: CalibrationCardData, evaluation: Evaluation) -> dict[str, Any
     return {
         "dataset": str(evaluation.dataset),
         "n": f"{after.n:,}",
-        "verdict": verdict(after),
+        "verdict": after.verdict,
         "compared": None if compared is None else data.stage_label(compared),
         "numbers": {}
         if compared is None

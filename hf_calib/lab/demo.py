@@ -20,6 +20,7 @@ from ..evaluation import diagnose
 from ..hub import DatasetReference, Evaluation, write_card
 from ..measures import CATALOG, CalibrationReport
 from ..reports import ReliabilityDisplay, render_table
+from ..reports.checks import checked
 from .bench import (
     calibration_aware_dpo,
     calibration_aware_fine_tuning,
@@ -136,7 +137,8 @@ def _run(
             predictions: Predictions = predict(model, bench.tokenizer, questions.to_questions(), batch_size=512)
             if calibrator is not None:
                 predictions = predictions.calibrated(calibrator)
-            results[name][domain] = predictions.report(true_probabilities=questions.true_probabilities, seed=seed)
+            report = predictions.report(true_probabilities=questions.true_probabilities, seed=seed)
+            results[name][domain] = checked(predictions, report, {"confidence": {"name": "letters"}})
         wins[name] = pairs.win_rate(model)
 
     with step(1, f"{PRETRAINED}: train a small model on a synthetic world"):

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..confidence.predictions import Predictions
 from ..measures import CATALOG, CalibrationReport, shown_in
+from .checks import checked
 from .measurement import Measurement
 from .paired import Difference, Sharpening, differences, paired, plain, sharpening
 
@@ -111,17 +112,19 @@ class Comparison:
 
     @cached_property
     def reports(self) -> dict[Cell, tuple[CalibrationReport, CalibrationReport]]:
-        """The base's and the model's reports on the questions that both answered."""
+        """The base's and the model's reports on the questions that both answered, with their warnings."""
         known: dict[tuple[Any, ...], CalibrationReport] = {}
 
-        def report(of: tuple[Any, ...], predictions: Predictions) -> CalibrationReport:
+        def report(model: str, key: Cell, predictions: Predictions) -> CalibrationReport:
+            of = (model, *key[1:], predictions.rows.tobytes())  # the base's, if it is asked the same with all models
             if of not in known:
-                known[of] = predictions.report(seed=self.seed)
+                measured = self.measurements.get((model, key[2]))
+                run = {} if measured is None else measured.run
+                known[of] = checked(predictions, predictions.report(seed=self.seed), run)
             return known[of]
 
         return {
-            key: (report((*key[1:], one.rows.tobytes()), one), report(key, two))
-            for key, (one, two) in self.pairs.items()
+            key: (report(self.models[0], key, one), report(key[0], key, two)) for key, (one, two) in self.pairs.items()
         }
 
     def n_text(self, key: Cell) -> str:

@@ -170,7 +170,7 @@ def render_comparison(comparison: Comparison) -> str:
             "summary": summary(key[0], base, own),
             "sharpening": comparison.sharpenings.get(key),
             "diagrams": [
-                {"name": name, "report": report, "verdict": verdict(report), "svg": reliability_svg(report)}
+                {"name": name, "report": report, "svg": reliability_svg(report)}
                 for name, report in zip((base, key[0]), comparison.reports[key], strict=True)
             ],
         }
