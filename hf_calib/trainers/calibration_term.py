@@ -13,12 +13,13 @@ from accelerate.utils import gather_object
 from torch import nn
 
 from ..calibrators.differentiable_ece import differentiable_ece
+from ..confidence.cached import harmless_collator
 from ..confidence.forward import (
     NonFiniteLogitsError,
     answer_logits,
+    evaluating,
     option_log_probabilities,
 )
-from ..confidence.option_logits import evaluating, harmless_collator
 from ..measures import BinStatistics
 from ..regularizers import (
     BinTargets,

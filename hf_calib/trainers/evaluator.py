@@ -6,16 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from torch import nn
 
 from ..calibrators import by_name
 from ..calibrators.cross_validation import check_fits_on_answers, cross_validate
-from ..confidence import Predictions
-from ..confidence.option_logits import assemble, evaluating, score
+from ..confidence import Asking, ConfidenceMethod, LocalModel, OptionLetters, Predictions
 from ..measures import shown_in
 from ..reports.table import Cell, render_table
 from ..tasks import Question
@@ -40,6 +36,8 @@ class CalibrationEvaluator:
         Questions per device and forward pass.
     calibrator : str, optional
         Name of a calibrator that `calibrated_report` fits.
+    method : ConfidenceMethod, optional
+        What the confidence is read off; by default the options' letters.
 
     Raises
     ------
@@ -55,12 +53,15 @@ class CalibrationEvaluator:
         accelerator: Accelerator,
         batch_size: int,
         calibrator: str | None = None,
+        method: ConfidenceMethod | None = None,
     ) -> None:
         if calibrator is not None:
             check_fits_on_answers(calibrator)
         self.calibrator = calibrator
+        self.method = method or OptionLetters()
+        if isinstance(self.method, OptionLetters):
+            preparation.encode(questions)  # refuses what can't be asked before anything is trained
         self.questions = questions
-        self.items = preparation.encode(questions).items
         self.preparation = preparation
         self.model = model
         self.accelerator = accelerator
@@ -76,7 +77,6 @@ class CalibrationEvaluator:
         )
         return predictions.with_probabilities(held_out.probabilities).report()
 
-    @torch.no_grad()
     def predictions(self, questions: Sequence[Question] | None = None) -> Predictions:
         """Return the model's answers, the same on every process.
 
@@ -85,27 +85,22 @@ class CalibrationEvaluator:
         questions : sequence of Question, optional
             Other questions than the evaluator's own.
         """
-        items = self.items if questions is None else self.preparation.encode(questions).items
-        asked = self.questions if questions is None else questions
-        accelerator = self.accelerator
-        model = self.model()
-        with evaluating(model), accelerator.autocast():
-            share = score(
-                model,
-                items,
-                self.preparation.collator,
-                self.batch_size,
-                device=accelerator.device,
-                process_index=accelerator.process_index,
-                num_processes=accelerator.num_processes,
-            )
-        shares = gather_object([share]) if accelerator.num_processes > 1 else [share]
-        return assemble(
-            items,
-            np.concatenate([positions for positions, _ in shares]),
-            np.concatenate([scores for _, scores in shares]),
-            [question.subject for question in asked],
+        accelerator, preparation = self.accelerator, self.preparation
+        source = LocalModel(
+            self.model(),
+            preparation.tokenizer,
+            max_length=preparation.max_length,
+            on_too_long=preparation.settings.calibration_on_too_long,
+            device=accelerator.device,
+            in_step=accelerator.num_processes > 1,
         )
+        asking = Asking(
+            self.batch_size, process_index=accelerator.process_index, num_processes=accelerator.num_processes
+        )
+        with accelerator.autocast():
+            return self.method.predict(
+                source, self.questions if questions is None else questions, preparation.prompt_format, asking
+            )
 
 
 def model_to_ask(trainer: Any) -> nn.Module:

@@ -9,7 +9,7 @@ from typing import Any
 
 from datasets import Dataset, IterableDataset
 
-from ..confidence.option_logits import padding_token
+from ..confidence.encoded import padding_token
 from ..tasks import (
     PromptFormat,
     Question,

@@ -9,8 +9,7 @@ import torch
 from accelerate.utils import is_peft_model
 from torch import nn
 
-from ..confidence.forward import ForwardArguments, answer_logits
-from ..confidence.option_logits import evaluating
+from ..confidence.forward import ForwardArguments, answer_logits, evaluating
 from ..regularizers import anchor_divergence
 from ..tasks.collator import QuestionBatch
 from .trl_compatibility import initial_adapter_weights, prepared_for_inference, takes_reference_model
