@@ -46,6 +46,7 @@ def ask(
     seed: int = 0,
     progress_in: Path | None = None,
     hidden_states: bool = False,
+    check: Callable[[Mapping[str, Any]], None] | None = None,
     **options: Unpack[AskOptions],
 ) -> Measurement:
     """Ask a model questions and return what it answered; `hf_calib.measure` without a calibrator.
@@ -58,6 +59,8 @@ def ask(
         The folder in which what was answered is kept, to go on from; the caller removes it.
     hidden_states : bool, default False
         Keep the hidden states at the answers' positions, for calibrators that take features.
+    check : callable, optional
+        Called with the run's settings before anything is asked, to stop a run that would be for nothing.
 
     Raises
     ------
@@ -98,6 +101,8 @@ def ask(
         "seed": seed,
         "versions": {name: importlib.metadata.version(name) for name in _VERSIONS_OF},
     }
+    if check is not None:
+        check(run | _revision(run))
     journal = None if progress_in is None else Journal(progress_in, run, where.index)
     asking = Asking(
         settings.batch_size, settings.progress, journal, where.index, where.count, hidden_states=hidden_states
@@ -106,6 +111,7 @@ def ask(
         name: plan.ask(source.backend, own, prompt_format, asking.for_part(f"set{number}_"))
         for number, (name, own) in enumerate(plan.questions.items())
     }
+    run |= _revision(run)
     missing = {name: own for name, recorded in answered.items() if (own := _missing(recorded))}
     if missing:
         run["options_not_returned"] = missing
@@ -116,19 +122,29 @@ def ask(
     return Measurement(source.name, placed, run, {"seed": seed})
 
 
+def _revision(run: Mapping[str, Any]) -> dict[str, str]:
+    """Return the commit of a model on the Hub, as far as it is known: once it was loaded."""
+    from ..hub import loaded_revision
+    from ..hub.escaping import is_hub_id
+
+    name = run["adapter"] or run["model"]
+    commit = loaded_revision(name) if name is not None and is_hub_id(name) else None
+    return {} if commit is None else {"revision": commit}
+
+
 def progress_folder(out: str | os.PathLike[str] | None) -> Path | None:
     """Return where what was answered is kept in a result's folder until the end."""
     return None if out is None else Path(out) / ".progress"
 
 
-def save_result(result: Any, out: str | os.PathLike[str] | None, device: str | None = None) -> None:
+def save_result(result: Any, out: str | os.PathLike[str] | None, device: str | None = None, **options: Any) -> None:
     """Save a result into a folder, if one is given, and remove what was kept there to go on from.
 
-    Of several processes, the first one does.
+    Of several processes, the first one does. Options go to the result's `save`.
     """
     progress = progress_folder(out)
     if progress is not None and this_process(device).is_first:
-        result.save(out)
+        result.save(out, **options)
         shutil.rmtree(progress, ignore_errors=True)
 
 

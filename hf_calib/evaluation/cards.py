@@ -9,6 +9,7 @@ from dataclasses import astuple, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from ..confidence import confidence_method
 from ..hub import (
     CalibratedModel,
     CalibrationCardData,
@@ -30,7 +31,9 @@ from ..hub.folders import ADAPTER_CONFIG, MAX_CONFIG_BYTES
 from ..tasks import PromptFormat, load_questions, require_answers
 from ..tasks.columns import Columns
 from .diagnosing import diagnose
+from .fitted import check_fits
 from .measuring import as_calibrator, measure
+from .models import files_digest
 from .regime_text import regime_sample, regime_text
 
 if TYPE_CHECKING:
@@ -51,6 +54,7 @@ def measure_and_write_card(
     before: str | None = None,
     prompt_format: PromptFormat | None = None,
     calibrator: str | os.PathLike[str] | None = None,
+    force: bool = False,
     in_domain: bool | None = None,
     task_id: str | None = None,
     trained_on: str | Path | None = None,
@@ -85,6 +89,8 @@ def measure_and_write_card(
     calibrator : path, optional
         A fitted calibrator's file, or the folder that `hf-calib calibrate` wrote. It is put beside the model, in place
         of one that is there, and the model is measured with it.
+    force : bool, default False
+        Take a calibrator that was fitted on another model, prompt or way of reading confidence; with a warning.
     in_domain : bool, optional
         Whether the questions are of the kind that the model was calibrated on.
     task_id : str, optional
@@ -119,7 +125,7 @@ def measure_and_write_card(
     hf_calib.tasks.QuestionError
         If the questions cannot be read or lack answers.
     ValueError
-        If `trained_on` is the set that is measured on, or the card compares with another model on another set.
+        If `trained_on` is the set that is measured on, the calibrator was fitted on something else, or the card compares with another model on another set.
     """
     if trained_on is not None and DatasetReference.parse(dataset) == DatasetReference.parse(trained_on):
         raise ValueError(
@@ -143,6 +149,14 @@ def measure_and_write_card(
         model = load(folder, prompt_format=prompt_format, **load_options)
     fitted = None if calibrator is None else as_calibrator(calibrator)
     if fitted is not None:
+        own = {
+            "model": str(folder),
+            "weights": files_digest(folder),
+            "prompt_format": model.prompt_format.to_dict(),
+            "confidence": confidence_method("letters").to_dict(),
+            "permute_options": False,
+        }
+        check_fits(fitted, own, force=force)
         model = replace(model, calibrator=fitted)
     options: AskOptions = {
         "batch_size": batch_size,

@@ -68,7 +68,7 @@ class Reading:
         The settings of the run as far as they are known: `confidence`, `prompt_format`, `has_chat_template`,
         `calibrator`, `limit`, `in_trainer`, ...
     dataset : mapping
-        What the run knows of this dataset: `n`, `skipped_rows`, `drawn`.
+        What the run knows of this dataset: `name`, `n`, `skipped_rows`, `drawn`.
     missing : mapping, optional
         What a server did not return.
     """
@@ -394,6 +394,15 @@ def _dropped(reading: Reading) -> Found | None:
     return Found(f"{dropped:,} questions were left out as their prompts are too long.", "Try a larger --max-length.")
 
 
+def _in_sample(reading: Reading) -> Found | None:
+    if reading.dataset.get("name") not in reading.run.get("calibrator", {}).get("fitted_on_same_questions", ()):
+        return None
+    return Found(
+        "The calibrator was fitted on these very questions, so it looks better than it is.",
+        "Measure it on questions that it was not fitted on.",
+    )
+
+
 CHECKS = (
     Check("unread_replies", True, _mostly_unread),
     Check("one_option", True, _one_option),
@@ -401,6 +410,7 @@ CHECKS = (
     Check("at_chance", True, _at_chance),
     Check("repeated_predictions", True, _repeated),
     Check("calibrator_at_bound", True, _at_bound),
+    Check("calibrator_in_sample", True, _in_sample),
     Check("constant_confidence", True, _constant),
     Check("no_ranking", True, _no_ranking),
     Check("some_unread_replies", False, _some_unread),

@@ -43,12 +43,15 @@ class Measurement:
         The settings of the run, as JSON values.
     report_options : mapping
         Options of `Predictions.report`: seed, n_bins, ...
+    before : Measurement, optional
+        The same answers without the calibrator, if there is one.
     """
 
     name: str
     datasets: Mapping[str, Recorded]
     run: Mapping[str, Any] = field(default_factory=dict)
     report_options: Mapping[str, Any] = field(default_factory=dict)
+    before: Measurement | None = None
 
     def __post_init__(self) -> None:
         if not self.datasets:
@@ -147,7 +150,11 @@ class Measurement:
 
     def _checked(self, name: str, predictions: Predictions) -> CalibrationReport:
         report = predictions.report(**self.report_options)
-        known = {"skipped_rows": self.datasets[name].skipped_rows, **self.run.get("datasets", {}).get(name, {})}
+        known = {
+            "name": name,
+            "skipped_rows": self.datasets[name].skipped_rows,
+            **self.run.get("datasets", {}).get(name, {}),
+        }
         missing = self.run.get("options_not_returned", {}).get(name)
         return replace(report, warnings=findings(Reading(predictions, report, self.run, known, missing)))
 
@@ -158,6 +165,7 @@ class Measurement:
             "model": self.name,
             "run": dict(self.run),
             "datasets": {name: report.to_dict() for name, report in self.reports.items()},
+            **({} if self.before is None else {"before": self.before.report.to_dict()}),
         }
 
     def save(self, folder: str | Path) -> None:

@@ -86,6 +86,7 @@ def render_page(measurement: Measurement) -> str:
         ],
         measures=[(CATALOG[key], measure) for key, measure in report.measures.items()],
         reliability=reliability_svg(report),
+        before=None if measurement.before is None else _before(measurement),
         risk_coverage=risk_coverage_svg(predictions.confidences, predictions.correct),
         datasets=list(_groups({name: own.measures for name, own in measurement.reports.items()}, measurement)),
         subjects=_sorted_groups(report),
@@ -94,6 +95,21 @@ def render_page(measurement: Measurement) -> str:
         run=_flat(measurement.run),
         level=f"{100 * report.confidence_level:g}%",
     )  # fmt: skip
+
+
+def _before(measurement: Measurement) -> dict[str, Any]:
+    """Return what the page shows of the answers without the calibrator."""
+    assert measurement.before is not None
+    report = measurement.before.report
+    return {
+        "report": report,
+        "method": measurement.run["calibrator"]["method"],
+        "svg": reliability_svg(report),
+        "rows": [
+            (info.short, report.measures[info.key], measurement.report.measures[info.key])
+            for info in shown_in("calibrators")
+        ],
+    }
 
 
 def _groups(measures: dict[str, Any], measurement: Measurement) -> Iterator[dict[str, Any]]:
