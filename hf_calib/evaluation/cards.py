@@ -125,7 +125,8 @@ def measure_and_write_card(
     hf_calib.tasks.QuestionError
         If the questions cannot be read or lack answers.
     ValueError
-        If `trained_on` is the set that is measured on, the calibrator was fitted on something else, or the card compares with another model on another set.
+        If `trained_on` is the set that is measured on, the calibrator was fitted on something else, or the card
+        compares with another model on another set.
     """
     if trained_on is not None and DatasetReference.parse(dataset) == DatasetReference.parse(trained_on):
         raise ValueError(
