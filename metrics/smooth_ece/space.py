@@ -135,6 +135,7 @@ def reliability_diagram(statistics):
         figure.savefig(file, format="svg", transparent=True)
         drawn = file.getvalue()
     svg = drawn[drawn.index("<svg") :].replace(_TEXT, "currentColor")
+    svg = svg.replace("<svg ", '<svg style="width: 100%; height: auto" ', 1)  # narrow screens are narrower than it
     return f'<div role="img" aria-label="Reliability diagram" style="max-width: 30rem">{svg}</div>'
 
 
