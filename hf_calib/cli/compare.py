@@ -88,6 +88,9 @@ def _print(comparison: Comparison) -> None:
     for (model, task, method), own in comparison.differences.items():
         print(textwrap.shorten(f"{task} ({method})", _WIDTH, placeholder="…"))
         print(textwrap.fill(summary(model, comparison.models[0], own), _WIDTH))
+        for name in (comparison.models[0], model):
+            for finding in comparison.warnings.get((name, task, method), ()):
+                print(textwrap.fill(f"! {name}: {finding}", _WIDTH, break_on_hyphens=False))
         slope = comparison.sharpenings.get((model, task, method))
         if slope is not None:
             factor = f"Its log-odds are {slope.slope.value:.2f} times the base's"

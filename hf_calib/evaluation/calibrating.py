@@ -16,8 +16,9 @@ from ..calibrators import CALIBRATOR_FILE, by_name
 from ..calibrators.cross_validation import cross_validate, fit_with_target
 from ..calibrators.protocol import BaseCalibrator
 from ..calibrators.storage import described
-from ..measures import CalibrationReport
+from ..measures import CalibrationReport, Finding
 from ..reports import Measurement
+from ..reports.checks import calibrator_findings, sorted_findings
 from ..reports.measurement import predictions_of
 from .asking import ask, progress_folder, save_result
 from .datasets import Datasets
@@ -46,6 +47,8 @@ class Calibration:
         The names of those that can't be fitted here, and why.
     n, folds, seed : int
         Questions and folds of the cross-validation, and the seed of these.
+    warnings : tuple of Finding
+        What speaks against trusting the predictions that it was fitted on, or the calibrator; the most serious first.
     skipped_rows : mapping of str to int
         How many rows could not be read and were left out, of each dataset with any.
     """
@@ -56,6 +59,7 @@ class Calibration:
     n: int
     folds: int
     seed: int
+    warnings: tuple[Finding, ...] = ()
     skipped_rows: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -88,6 +92,7 @@ class Calibration:
             "folds": self.folds,
             "seed": self.seed,
             "refused": dict(self.refused),
+            "warnings": [finding.to_dict() for finding in self.warnings],
             **({"skipped_rows": dict(self.skipped_rows)} if self.skipped_rows else {}),
             "cross_validated": {name: report.to_dict() for name, report in self.reports.items()},
         }
@@ -192,7 +197,10 @@ def calibrate(
         raise ValueError(f"calibrators: none can be fitted here: {'; '.join(refused.values())}")
     best = min(candidates, key=lambda name: reports[name].measures["nll"].value)
     skipped = measurement.skipped_rows
-    calibration = Calibration(given.fitted(best), reports, refused, len(predictions), folds, seed, skipped)
+    fitted = given.fitted(best)
+    at_bound = calibrator_findings(described(fitted.parameters()))
+    found = sorted_findings([*measurement.warnings, *at_bound])
+    calibration = Calibration(fitted, reports, refused, len(predictions), folds, seed, found, skipped)
     save_result(calibration, out, options.get("device"))
     return calibration
 

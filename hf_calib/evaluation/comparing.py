@@ -18,12 +18,13 @@ from .settings import AskOptions, AskSettings
 
 if TYPE_CHECKING:
     from ..confidence.predictions import Predictions
+    from ..measures import Finding
     from .models import Model
 
 Compared: TypeAlias = "Model | Measurement"
 """A model, a measurement, or the folder that it was saved into."""
 
-_Cells: TypeAlias = "dict[tuple[str, str, str], Predictions]"
+_Cells: TypeAlias = "dict[tuple[str, str, str], tuple[Predictions, tuple[Finding, ...]]]"
 
 
 def compare(
@@ -81,15 +82,17 @@ def compare(
         needless = [name for name in (*given, *options) if given.get(name, name != "progress")]
         if needless:
             raise ValueError(f"{', '.join(needless)}: these models were measured already; leave it out")
-        predictions = _read(by_name)
+        cells = _read(by_name)
     elif any(measured):
         raise ValueError("models: give either models or measurements, not both")
     elif dataset is None:
         raise ValueError("dataset: models need at least one --dataset to be compared on")
     else:
         methods = [method] if isinstance(method, str | ConfidenceMethod) else list(method)
-        predictions, skipped = _ask(by_name, dataset, methods, progress_folder(out), seed, options)
-    comparison = replace(Comparison.of(predictions, seed=seed), skipped_rows=skipped)
+        cells, skipped = _ask(by_name, dataset, methods, progress_folder(out), seed, options)
+    comparison = Comparison.of({key: own for key, (own, _) in cells.items()}, seed=seed)
+    warnings = {key: found for key, (_, found) in cells.items() if found}
+    comparison = replace(comparison, warnings=warnings, skipped_rows=skipped)
     save_result(comparison, out, options.get("device"))
     return comparison
 
@@ -126,7 +129,7 @@ def _read(models: Mapping[str, Any]) -> _Cells:
     known = {own.method for own in measurements.values()} - {None}
     unknown = known.pop() if len(known) == 1 else "recorded"
     return {
-        (name, task, own.method or unknown or "recorded"): recorded.predictions
+        (name, task, own.method or unknown or "recorded"): (recorded.predictions, own.reports[task].warnings)
         for name, own in measurements.items()
         for task, recorded in own.datasets.items()
     }
@@ -159,7 +162,7 @@ def _ask(
                 **how,
             )
             for task, recorded in measurement.datasets.items():
-                cells[name, task, method] = recorded.predictions
+                cells[name, task, method] = recorded.predictions, measurement.reports[task].warnings
             skipped = measurement.skipped_rows
     return cells, skipped
 

@@ -68,7 +68,7 @@ class Reading:
         Of these predictions.
     run : mapping
         The settings of the run as far as they are known: `confidence`, `prompt_format`, `has_chat_template`,
-        `calibrator`, `limit`, `in_trainer`, ...
+        `calibrator`, ...; and `in_trainer`, in a trainer: how to have it put questions through the chat template.
     dataset : mapping
         What the run knows of this dataset: `n`, `skipped_rows`, `drawn`.
     missing : mapping, optional
@@ -111,7 +111,7 @@ class Reading:
         """Return the advice to ask in another way, and the options for it."""
         if self.run.get("in_trainer"):
             if self.template_unused:
-                return "Try prompt_format=PromptFormat(chat=True).", ()
+                return f"Try {self.run['in_trainer']}.", ()
             return "Try another prompt_format, or measure the saved model with --confidence text.", ()
         if self.method is None:
             return "Check the prompt that the options were asked with, and how the answers were read.", ()
@@ -281,8 +281,11 @@ def _temperatures(values: Any) -> Iterator[float]:
 
 
 def _at_bound(reading: Reading) -> Found | None:
-    calibrator = reading.run.get("calibrator")
-    for temperature in _temperatures(calibrator):
+    return _bound_of(reading.run.get("calibrator"))
+
+
+def _bound_of(parameters: Any) -> Found | None:
+    for temperature in _temperatures(parameters):
         if temperature >= HIGHEST or temperature <= LOWEST:
             effect = "erases all confidence" if temperature >= HIGHEST else "makes every answer certain"
             return Found(
@@ -318,14 +321,10 @@ def _no_ranking(reading: Reading) -> Found | None:
 def _unused_template(reading: Reading) -> Found | None:
     if not reading.template_unused:
         return None
+    sentence = "The model has a chat template, and the questions were not put through it."
     if reading.run.get("in_trainer"):
-        option = "prompt_format=PromptFormat(chat=True)"
-        return Found("The tokenizer has a chat template, and the questions are not put through it.", f"Try {option}.")
-    return Found(
-        "The model has a chat template, and the questions were not put through it.",
-        "Try --chat-template.",
-        ("--chat-template",),
-    )
+        return Found(sentence, f"Try {reading.run['in_trainer']}.")
+    return Found(sentence, "Try --chat-template.", ("--chat-template",))
 
 
 def _too_few(reading: Reading) -> Found | None:
@@ -433,6 +432,12 @@ def findings(reading: Reading) -> tuple[Finding, ...]:
     """Return what speaks against trusting a reading, the most serious first."""
     found = ((check, check.find(reading)) for check in CHECKS)
     return tuple(Finding(check.code, check.serious, *own) for check, own in found if own is not None)
+
+
+def calibrator_findings(parameters: Mapping[str, Any]) -> tuple[Finding, ...]:
+    """Return what speaks against a fitted calibrator, given its parameters."""
+    found = _bound_of(parameters)
+    return () if found is None else (Finding("calibrator_at_bound", True, *found),)
 
 
 def checked(predictions: Predictions, report: CalibrationReport, run: Mapping[str, Any]) -> CalibrationReport:

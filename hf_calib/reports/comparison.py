@@ -6,11 +6,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..confidence.predictions import Predictions
-from ..measures import CATALOG, shown_in
+from ..measures import CATALOG, Finding, shown_in
 from .paired import Difference, Sharpening, differences, plain, sharpening
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,8 @@ class Comparison:
         From (model, task, method) to the differences from the base.
     sharpenings : mapping
         From (model, task, method) to the sharpening, where it is defined.
+    warnings : mapping
+        From (model, task, method), the base's included, to what speaks against trusting the reading.
     skipped_rows : mapping
         From the tasks to how many rows could not be read and were left out, where any were.
     """
@@ -35,6 +40,7 @@ class Comparison:
     methods: tuple[str, ...]
     differences: Mapping[tuple[str, str, str], Sequence[Difference]]
     sharpenings: Mapping[tuple[str, str, str], Sharpening]
+    warnings: Mapping[tuple[str, str, str], Sequence[Finding]] = field(default_factory=dict)
     skipped_rows: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
@@ -116,6 +122,9 @@ class Comparison:
             if key in self.sharpenings:
                 slope = self.sharpenings[key]
                 cell["sharpening"] = plain({**asdict(slope.slope), "r_squared": slope.r_squared})
+            for part, model in (("warnings", key[0]), ("base_warnings", self.models[0])):
+                found = self.warnings.get((model, *key[1:]), ())
+                cell[part] = [finding.to_dict() for finding in found]
             cells.append(cell)
         return {
             "base": self.models[0],
@@ -125,6 +134,37 @@ class Comparison:
             "comparisons": cells,
             **({"skipped_rows": dict(self.skipped_rows)} if self.skipped_rows else {}),
         }
+
+
+    def __repr__(self) -> str:
+        others = ", ".join(self.models[1:])
+        return f"Comparison({others} vs. {self.models[0]}, {len(self.tasks)} task(s), {', '.join(self.methods)})"
+
+    def _repr_html_(self) -> str:
+        from .page import render_comparison_summary
+
+        return render_comparison_summary(self)
+
+    def to_dataframe(self) -> DataFrame:
+        """Return a `pandas.DataFrame` with a row for each model, task, method and measure."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            {
+                "model": model,
+                "task": task,
+                "method": method,
+                "measure": own.measure,
+                "base": own.base,
+                "other": own.other,
+                "difference": own.difference.value,
+                "low": own.difference.low,
+                "high": own.difference.high,
+                "verdict": own.verdict,
+            }
+            for (model, task, method), found in self.differences.items()
+            for own in found
+        )
 
 
 def summary(model: str, base: str, own: Sequence[Difference]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from ..calibrators.cross_validation import check_fits_on_answers, cross_validate
 from ..confidence import Predictions
 from ..confidence.option_logits import assemble, evaluating, score
 from ..measures import shown_in
+from ..reports.checks import checked
 from ..reports.table import Cell, render_table
 from ..tasks import Question
 from .distributed import register_output_layer
@@ -24,6 +26,8 @@ from .questions import QuestionPreparation
 
 if TYPE_CHECKING:
     from ..measures import CalibrationReport
+
+logger = logging.getLogger(__name__)
 
 
 class CalibrationEvaluator:
@@ -40,6 +44,8 @@ class CalibrationEvaluator:
         Questions per device and forward pass.
     calibrator : str, optional
         Name of a calibrator that `calibrated_report` fits.
+    chat_option : str, default "calibration_prompt='chat'"
+        How to have the questions put through the chat template, for warnings.
 
     Raises
     ------
@@ -55,6 +61,7 @@ class CalibrationEvaluator:
         accelerator: Accelerator,
         batch_size: int,
         calibrator: str | None = None,
+        chat_option: str = "calibration_prompt='chat'",
     ) -> None:
         if calibrator is not None:
             check_fits_on_answers(calibrator)
@@ -65,6 +72,22 @@ class CalibrationEvaluator:
         self.model = model
         self.accelerator = accelerator
         self.batch_size = batch_size
+        self._run = {
+            "confidence": {"name": "letters"},
+            "prompt_format": preparation.prompt_format.to_dict(),
+            "has_chat_template": getattr(preparation.tokenizer, "chat_template", None) is not None,
+            "in_trainer": chat_option,
+        }
+        self._logged: set[str] = set()
+
+    def report(self, predictions: Predictions) -> CalibrationReport:
+        """Return all measures with their warnings, and log the warnings that were not logged before."""
+        report = checked(predictions, predictions.report(), self._run)
+        for finding in report.warnings:
+            if finding.code not in self._logged and self.accelerator.is_main_process:
+                logger.warning("Calibration questions: %s", finding)
+            self._logged.add(finding.code)
+        return report
 
     def calibrated_report(self, predictions: Predictions) -> CalibrationReport:
         """Return all measures after calibration, cross-validated in five folds."""
@@ -74,7 +97,8 @@ class CalibrationEvaluator:
             predictions.logits,
             predictions.answers,
         )
-        return predictions.with_probabilities(held_out.probabilities).report()
+        calibrated = predictions.with_probabilities(held_out.probabilities)
+        return checked(calibrated, calibrated.report(), {**self._run, "calibrator": {"method": self.calibrator}})
 
     @torch.no_grad()
     def predictions(self, questions: Sequence[Question] | None = None) -> Predictions:
