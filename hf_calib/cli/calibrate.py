@@ -130,6 +130,8 @@ def _print(calibration: Calibration, out: Path | None) -> None:
     print(render_table(rows))
     for name, reason in calibration.refused.items():
         print(textwrap.fill(f"{name} can't be fitted here: {reason}", 80))
+    for finding in calibration.warnings:
+        print(textwrap.fill(f"! {finding}", 80, break_on_hyphens=False))
     print()
     if calibration.choice:
         print("auto took {chosen}: {reason}".format(**calibration.choice))

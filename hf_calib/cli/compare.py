@@ -100,13 +100,13 @@ def _print(comparison: Comparison) -> None:
         print(textwrap.shorten(f"{task} ({method})", _WIDTH, placeholder="…"))
         print(textwrap.fill(comparison.n_text(key), _WIDTH))
         print(textwrap.fill(summary(model, base, own), _WIDTH))
+        for name in (base, model):
+            for finding in comparison.warnings.get((name, task, method), ()):
+                print(textwrap.fill(f"! {name}: {finding}", _WIDTH, break_on_hyphens=False))
         slope = comparison.sharpenings.get(key)
         if slope is not None:
             factor = f"The log-odds of {model} are {slope.slope.value:.2f} times those of {base}"
             print(textwrap.fill(f"{factor} (R² {slope.r_squared:.2f}).", _WIDTH))
-        for name, report in zip((base, model), comparison.reports[key], strict=True):
-            for finding in report.warnings:
-                print(textwrap.fill(f"{name}: {finding}", _WIDTH))
         one, two = _headings(base, model)
         rows: list[dict[str, Cell]] = [
             {

@@ -71,6 +71,7 @@ def add_measure_parser(commands: argparse._SubParsersAction) -> None:
     add_question_options(parser)
     add_model_options(parser)
     add_report_options(parser)
+    parser.add_argument("--all", action="store_true", help="print all measures, warnings, bins and subjects")
     add_threshold(parser)
     parser.set_defaults(run=_run)
 
@@ -93,23 +94,23 @@ def _run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(measurement.to_dict()))
     else:
-        _print(measurement)
+        _print(measurement, options.out, options.all)
     return exit_code("measure", options.fail_if, {"": measurement.values()})
 
 
-def _print(measurement: Measurement) -> None:
+def _print(measurement: Measurement, out: Path | None, everything: bool) -> None:
     from ..measures import shown_in
     from ..reports import render_table
-    from ..reports.checks import missing_options
+    from ..reports.terminal import show
 
-    print(textwrap.fill(measurement.verdict, _WIDTH), end="\n\n")
-    for text in missing_options(measurement.run.get("options_not_returned", {})):
-        print(textwrap.fill(text, _WIDTH), end="\n\n")
-    for name, n in measurement.skipped_rows.items():
-        print(textwrap.fill(f"{name}: {n} rows could not be read and were left out.", _WIDTH), end="\n\n")
+    show(measurement, out)
     if measurement.before is not None:
-        print(before_and_after(measurement), end="\n\n")
-    print(measurement.report)
+        print(f"\n{before_and_after(measurement)}")
+    if not everything:
+        return
+    for finding in measurement.warnings:
+        print("\n" + textwrap.fill(f"! {finding}", _WIDTH, break_on_hyphens=False))
+    print(f"\n{measurement.report}")
     if len(measurement.datasets) > 1:
         rows: list[dict[str, Cell]] = [
             {

@@ -18,8 +18,9 @@ from ..calibrators.cross_validation import cross_validate, fit_with_target
 from ..calibrators.inputs import UninformativeFitWarning
 from ..calibrators.protocol import BaseCalibrator
 from ..calibrators.storage import described
-from ..measures import CalibrationReport
+from ..measures import CalibrationReport, Finding
 from ..reports import Measurement
+from ..reports.checks import calibrator_findings, sorted_findings
 from ..reports.measurement import predictions_of
 from .asking import ask, progress_folder, save_result
 from .datasets import Datasets
@@ -60,6 +61,8 @@ class Calibration:
         The names of those that can't be fitted here, and why.
     n, folds, seed : int
         Questions and folds of the cross-validation, and the seed of these.
+    warnings : tuple of Finding
+        What speaks against trusting the predictions that it was fitted on, or the calibrator; the most serious first.
     skipped_rows : mapping of str to int
         How many rows could not be read and were left out, of each dataset with any.
     problem : str or None
@@ -72,6 +75,7 @@ class Calibration:
     n: int
     folds: int
     seed: int
+    warnings: tuple[Finding, ...] = ()
     skipped_rows: Mapping[str, int] = field(default_factory=dict)
     problem: str | None = None
 
@@ -105,6 +109,7 @@ class Calibration:
             "folds": self.folds,
             "seed": self.seed,
             "refused": dict(self.refused),
+            "warnings": [finding.to_dict() for finding in self.warnings],
             **({"skipped_rows": dict(self.skipped_rows)} if self.skipped_rows else {}),
             **({"problem": self.problem} if self.problem else {}),
             "cross_validated": {name: report.to_dict() for name, report in self.reports.items()},
@@ -244,6 +249,7 @@ def calibrate(
         len(predictions),
         folds,
         seed,
+        sorted_findings([*measurement.warnings, *calibrator_findings(described(fitted.parameters()))]),
         measurement.skipped_rows,
         "; ".join(dict.fromkeys(problems)) or None,
     )

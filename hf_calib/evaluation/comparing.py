@@ -23,12 +23,13 @@ from .settings import AskOptions, AskSettings
 if TYPE_CHECKING:
     from ..confidence.predictions import Predictions
     from ..confidence.recorded import Recorded
+    from ..measures import Finding
     from .models import Model
 
 Compared: TypeAlias = "Model | Measurement"
 """A model, a measurement, or the folder that it was saved into."""
 
-_Cells: TypeAlias = "dict[tuple[str, str, str], Predictions]"
+_Cells: TypeAlias = "dict[tuple[str, str, str], tuple[Predictions, tuple[Finding, ...]]]"
 _Measurements: TypeAlias = "dict[tuple[str, str], Measurement]"
 
 
@@ -88,17 +89,21 @@ def compare(
         needless = [name for name in (*given, *options) if given.get(name, name != "progress")]
         if needless:
             raise ValueError(f"{', '.join(needless)}: these models were measured already; leave it out")
-        predictions, measurements, notes = _read(by_name)
+        cells, measurements, notes = _read(by_name)
     elif any(measured):
         raise ValueError("models: give either models or measurements, not both")
     elif dataset is None:
         raise ValueError("dataset: models need at least one --dataset to be compared on")
     else:
         methods = [method] if isinstance(method, str | ConfidenceMethod) else list(method)
-        predictions, measurements = _ask(by_name, dataset, methods, progress_folder(out), seed, options)
+        cells, measurements = _ask(by_name, dataset, methods, progress_folder(out), seed, options)
         skipped = next(iter(measurements.values())).skipped_rows
     comparison = replace(
-        Comparison.of(predictions, seed=seed), skipped_rows=skipped, notes=notes, measurements=measurements
+        Comparison.of({key: own for key, (own, _) in cells.items()}, seed=seed),
+        warnings={key: found for key, (_, found) in cells.items() if found},
+        skipped_rows=skipped,
+        notes=notes,
+        measurements=measurements,
     )
     save_result(comparison, out, options.get("device"))
     return comparison
@@ -144,11 +149,11 @@ def _read(models: Mapping[str, Any]) -> tuple[_Cells, _Measurements, tuple[str, 
     notes: list[str] = []
     if not common and all(len(own.datasets) == 1 for own in measurements.values()):
         # One set each: it is the questions that tell whether they are the same, not the files' names.
-        sets = {name: next(iter(own.datasets.items())) for name, own in measurements.items()}
-        tasks = {sets[base][0]: {name: own for name, (_, own) in sets.items()}}
-        notes += [f"{name} was measured on {task!r}." for name, (task, _) in sets.items()]
+        sets = {name: next(iter(own.datasets)) for name, own in measurements.items()}
+        tasks = {sets[base]: sets}
+        notes += [f"{name} was measured on {own!r}." for name, own in sets.items()]
     else:
-        tasks = {task: {name: own.datasets[task] for name, own in measurements.items()} for task in common}
+        tasks = {task: dict.fromkeys(measurements, task) for task in common}
         for name, own in measurements.items():
             notes += [
                 f"{task!r} ({len(recorded.predictions):,} questions of {name}) was left out: not every model was "
@@ -159,9 +164,12 @@ def _read(models: Mapping[str, Any]) -> tuple[_Cells, _Measurements, tuple[str, 
     if not tasks:
         raise ValueError(f"models: they were measured on different datasets; {' '.join(notes)}")
     cells = {
-        (name, task, methods[name]): _with_rows_of(own[base], recorded)
-        for task, own in tasks.items()
-        for name, recorded in own.items()
+        (name, task, methods[name]): (
+            _with_rows_of(measurements[base].datasets[names[base]], measurements[name].datasets[own]),
+            measurements[name].reports[own].warnings,
+        )
+        for task, names in tasks.items()
+        for name, own in names.items()
     }
     return cells, {(name, methods[name]): own for name, own in measurements.items()}, tuple(notes)
 
@@ -219,7 +227,7 @@ def _ask(
                 **how,
             )
             for task, recorded in measurement.datasets.items():
-                cells[name, task, method] = recorded.predictions
+                cells[name, task, method] = recorded.predictions, measurement.reports[task].warnings
             measurements[name, method] = measurement
     return cells, measurements
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import numpy as np
 
 from ..calibrators.temperature import HIGHEST, LOWEST
-from ..measures import CalibrationReport, Finding
+from ..measures import CalibrationReport, Finding, Measure
 from ..measures.verdict import SIGNIFICANT
 from ..tasks import LETTERS
 
@@ -32,14 +32,16 @@ _LITTLE_MASS = 0.5
 _SPREAD = 0.02
 # Where answers are nearly always right, constant confidence is no fault.
 _NEARLY_ALL = 0.95
-# An AUROC of which not even the upper end reaches this is one of a confidence that ranks little.
-_RANKS = 0.75
+# An accuracy of which not even the upper end is this share of the way from chance to 1 is that of a guesser.
+_ABOVE_CHANCE = 0.3
+# An AUROC of which not even the upper end reaches this is that of a confidence that ranks nothing.
+_RANKS = 0.65
 # Replies that could not be read decide the figures from this share on.
 _UNREAD = 0.1
 # Equal predictions are suspicious from this share of the questions on.
 _REPEATED = 0.1
-# With fewer questions no figure means much.
-_FEW = 30
+# With fewer questions no figure means much; with the second number most do.
+_FEW, _ENOUGH = 30, 200
 # An error that large should not go unnoticed; questions enough to exclude one of half its size are advised.
 _UNNOTICED = 0.1
 # What a model without fault could fail by chance, it fails about once in a thousand runs.
@@ -66,7 +68,7 @@ class Reading:
         Of these predictions.
     run : mapping
         The settings of the run as far as they are known: `confidence`, `prompt_format`, `has_chat_template`,
-        `calibrator`, `limit`, `in_trainer`, ...
+        `calibrator`, ...; and `in_trainer`, in a trainer: how to have it put questions through the chat template.
     dataset : mapping
         What the run knows of this dataset: `name`, `n`, `skipped_rows`, `drawn`.
     missing : mapping, optional
@@ -109,7 +111,7 @@ class Reading:
         """Return the advice to ask in another way, and the options for it."""
         if self.run.get("in_trainer"):
             if self.template_unused:
-                return "Try prompt_format=PromptFormat(chat=True).", ()
+                return f"Try {self.run['in_trainer']}.", ()
             return "Try another prompt_format, or measure the saved model with --confidence text.", ()
         if self.method is None:
             return "Check the prompt that the options were asked with, and how the answers were read.", ()
@@ -222,14 +224,11 @@ def _at_chance(reading: Reading) -> Found | None:
             "Check the answers of some questions in the report, and --answer-base.",
         )
     if accuracy.low <= chance:
-        advice, options = reading.try_other_ways()
-        needed = _needed(chance, accuracy.value)
-        if accuracy.value > chance and n < needed <= 10 * n:
-            advice = f"Ask about {_round_up(needed):,} questions to tell. {advice}"
+        if accuracy.high >= chance + _ABOVE_CHANCE * (1 - chance):
+            return None  # there are too few questions to tell
         return Found(
             f"The accuracy, {accuracy.value:.0%} ({interval}), cannot be told from chance, {chance:.0%}.",
-            advice,
-            options,
+            *reading.try_other_ways(),
         )
     counts = np.bincount(answers)
     option, share = int(counts.argmax()), float(counts.max()) / n
@@ -244,13 +243,6 @@ def _at_chance(reading: Reading) -> Found | None:
         f"{share:.0%}.",
         *reading.try_other_ways(),
     )
-
-
-def _needed(chance: float, accuracy: float) -> float:
-    """Return how many questions it takes to tell an accuracy from chance."""
-    if accuracy <= chance:
-        return math.inf
-    return (2 * math.sqrt(accuracy * (1 - accuracy)) / (accuracy - chance)) ** 2 * 1.5
 
 
 def _round_up(n: float) -> int:
@@ -289,8 +281,11 @@ def _temperatures(values: Any) -> Iterator[float]:
 
 
 def _at_bound(reading: Reading) -> Found | None:
-    calibrator = reading.run.get("calibrator")
-    for temperature in _temperatures(calibrator):
+    return _bound_of(reading.run.get("calibrator"))
+
+
+def _bound_of(parameters: Any) -> Found | None:
+    for temperature in _temperatures(parameters):
         if temperature >= HIGHEST or temperature <= LOWEST:
             effect = "erases all confidence" if temperature >= HIGHEST else "makes every answer certain"
             return Found(
@@ -317,7 +312,7 @@ def _no_ranking(reading: Reading) -> Found | None:
     if area is None or area.low is None or area.high is None or area.low > 0.5 or area.high >= _RANKS:
         return None
     return Found(
-        "Confidence is not shown to be higher for right answers than for wrong ones "
+        "Confidence does not rank answers: it is not shown to be higher for right ones than for wrong ones "
         f"(AUROC {area.value:.2f}, interval {area.low:.2f} to {area.high:.2f}; 0.5 is chance).",
         *reading.try_other_ways(),
     )
@@ -326,33 +321,52 @@ def _no_ranking(reading: Reading) -> Found | None:
 def _unused_template(reading: Reading) -> Found | None:
     if not reading.template_unused:
         return None
+    sentence = "The model has a chat template, and the questions were not put through it."
     if reading.run.get("in_trainer"):
-        option = "prompt_format=PromptFormat(chat=True)"
-        return Found("The tokenizer has a chat template, and the questions are not put through it.", f"Try {option}.")
-    return Found(
-        "The model has a chat template, and the questions were not put through it.",
-        "Try --chat-template.",
-        ("--chat-template",),
-    )
+        return Found(sentence, f"Try {reading.run['in_trainer']}.")
+    return Found(sentence, "Try --chat-template.", ("--chat-template",))
 
 
 def _too_few(reading: Reading) -> Found | None:
-    report, n = reading.report, reading.n
-    high = report.measures["ece"].high
-    unnoticed = report.test is not None and report.test.p_value > SIGNIFICANT and high is not None
-    if n < _FEW:
-        sentence = f"{n} questions are too few for any of these figures."
-        needed = 200.0
-    elif unnoticed and high is not None and high > _UNNOTICED:
-        sentence = f"{n:,} questions are too few to call the model calibrated: an ECE of {high:.2f} is not excluded."
-        needed = n * (2 * high / _UNNOTICED) ** 2
-    else:
+    unproven = _unproven(reading)
+    if unproven is None:
         return None
-    options: tuple[str, ...] = ()
-    if n < reading.dataset.get("drawn", {}).get("of", 0):
-        options = (f"--limit {min(_round_up(needed), reading.dataset['drawn']['of'])}",)
+    claim, needed = unproven
+    sentence = f"{reading.n:,} question{'' if reading.n == 1 else 's'} are too few {claim}."
+    drawn = reading.dataset.get("drawn", {})
+    if drawn:
+        options = (f"--limit {min(_round_up(needed), drawn['of'])}",)
         return Found(sentence, f"Try {options[0]}.", options)
     return Found(sentence, f"Ask about {_round_up(needed):,} questions.")
+
+
+def _unproven(reading: Reading) -> tuple[str, float] | None:
+    """Return what there are too few questions for, and about how many it takes."""
+    n, measures = reading.n, reading.report.measures
+    if n < _FEW:
+        return "for any of these figures", _ENOUGH
+    accuracy, area, ece = measures["accuracy"], measures.get("auroc"), measures["ece"]
+    if reading.has_options and accuracy.low is not None:
+        chance = float((1 / reading.predictions.n_choices).mean())
+        if accuracy.low <= chance < accuracy.value and _at_chance(reading) is None:
+            return f"to tell the accuracy from chance, {chance:.0%}", n * _factor(accuracy, chance)
+    if area is not None and area.low is not None and area.low <= 0.5 < area.value and _no_ranking(reading) is None:
+        return (
+            f"to show that confidence ranks answers (AUROC {area.value:.2f}, interval {area.low:.2f} to "
+            f"{area.high:.2f}; 0.5 is chance)"
+        ), n * _factor(area, 0.5)
+    test = reading.report.test
+    if ece.high is not None and ece.high > _UNNOTICED and test is not None and test.p_value > SIGNIFICANT:
+        return f"to call the model calibrated: an ECE of {ece.high:.2f} is not excluded", n * (
+            2 * ece.high / _UNNOTICED
+        ) ** 2
+    return None
+
+
+def _factor(measure: Measure, other: float) -> float:
+    """Return by how much the questions must grow for an interval to end halfway between its value and a lower one."""
+    assert measure.low is not None
+    return min(100.0, (2 * (measure.value - measure.low) / (measure.value - other)) ** 2)
 
 
 def _one_subject(reading: Reading) -> Found | None:
@@ -428,6 +442,12 @@ def findings(reading: Reading) -> tuple[Finding, ...]:
     """Return what speaks against trusting a reading, the most serious first."""
     found = ((check, check.find(reading)) for check in CHECKS)
     return tuple(Finding(check.code, check.serious, *own) for check, own in found if own is not None)
+
+
+def calibrator_findings(parameters: Mapping[str, Any]) -> tuple[Finding, ...]:
+    """Return what speaks against a fitted calibrator, given its parameters."""
+    found = _bound_of(parameters)
+    return () if found is None else (Finding("calibrator_at_bound", True, *found),)
 
 
 def checked(predictions: Predictions, report: CalibrationReport, run: Mapping[str, Any]) -> CalibrationReport:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..confidence.predictions import Predictions
-from ..measures import CATALOG, CalibrationReport, shown_in
-from .checks import checked
+from ..measures import CATALOG, CalibrationReport, Finding, shown_in
 from .measurement import Measurement
 from .paired import Difference, Sharpening, differences, paired, plain, sharpening
 
@@ -22,6 +21,9 @@ MEASUREMENTS_FOLDER = "measurements"
 
 Cell = tuple[str, str, str]
 """A model, a task and a way to read confidence."""
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class Comparison:
         From (model, task, method) to the differences from the base.
     sharpenings : mapping
         From (model, task, method) to the sharpening, where it is defined and one factor describes the log-odds.
+    warnings : mapping
+        From (model, task, method), the base's included, to what speaks against trusting the reading.
     skipped_rows : mapping
         From the tasks to how many rows could not be read and were left out, where any were.
     notes : tuple of str
@@ -58,6 +62,7 @@ class Comparison:
     left_out: Mapping[Cell, tuple[int, int]]
     differences: Mapping[Cell, Sequence[Difference]]
     sharpenings: Mapping[Cell, Sharpening]
+    warnings: Mapping[Cell, Sequence[Finding]] = field(default_factory=dict)
     skipped_rows: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     measurements: Mapping[tuple[str, str], Measurement] = field(default_factory=dict)
@@ -118,9 +123,8 @@ class Comparison:
         def report(model: str, key: Cell, predictions: Predictions) -> CalibrationReport:
             of = (model, *key[1:], predictions.rows.tobytes())  # the base's, if it is asked the same with all models
             if of not in known:
-                measured = self.measurements.get((model, key[2]))
-                run = {} if measured is None else measured.run
-                known[of] = checked(predictions, predictions.report(seed=self.seed), run)
+                found = tuple(self.warnings.get((model, *key[1:]), ()))
+                known[of] = replace(predictions.report(seed=self.seed), warnings=found)
             return known[of]
 
         return {
@@ -194,6 +198,9 @@ class Comparison:
             if key in self.sharpenings:
                 slope = self.sharpenings[key]
                 cell["sharpening"] = plain({**asdict(slope.slope), "r_squared": slope.r_squared})
+            for part, model in (("warnings", key[0]), ("base_warnings", self.models[0])):
+                found = self.warnings.get((model, *key[1:]), ())
+                cell[part] = [finding.to_dict() for finding in found]
             cells.append(cell)
         return {
             "base": self.models[0],
@@ -204,6 +211,36 @@ class Comparison:
             **({"skipped_rows": dict(self.skipped_rows)} if self.skipped_rows else {}),
             **({"notes": list(self.notes)} if self.notes else {}),
         }
+
+    def __repr__(self) -> str:
+        others = ", ".join(self.models[1:])
+        return f"Comparison({others} vs. {self.models[0]}, {len(self.tasks)} task(s), {', '.join(self.methods)})"
+
+    def _repr_html_(self) -> str:
+        from .page import render_comparison_summary
+
+        return render_comparison_summary(self)
+
+    def to_dataframe(self) -> DataFrame:
+        """Return a `pandas.DataFrame` with a row for each model, task, method and measure."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            {
+                "model": model,
+                "task": task,
+                "method": method,
+                "measure": own.measure,
+                "base": own.base,
+                "other": own.other,
+                "difference": own.difference.value,
+                "low": own.difference.low,
+                "high": own.difference.high,
+                "verdict": own.verdict,
+            }
+            for (model, task, method), found in self.differences.items()
+            for own in found
+        )
 
 
 def summary(model: str, base: str, own: Sequence[Difference]) -> str:

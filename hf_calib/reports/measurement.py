@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from ..confidence.recorded import PREDICTIONS_FILE, Recorded, read_predictions, 
 from ..measures import CATALOG, CalibrationReport, Finding, Measure
 from .checks import Reading, findings, sorted_findings
 from .reliability import ReliabilityDisplay
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 REPORT_FILE = "report.json"
 DIAGRAM_FILE = "reliability_diagram.png"
@@ -126,6 +129,35 @@ class Measurement:
         """How many rows could not be read and were left out, of each dataset with any."""
         return {name: own.skipped_rows for name, own in self.datasets.items() if own.skipped_rows}
 
+    def __repr__(self) -> str:
+        return f"Measurement({self.name!r}, {', '.join(map(repr, self.datasets))}, {self.report!r})"
+
+    def __str__(self) -> str:
+        from .terminal import screen
+
+        return screen(self)
+
+    def _repr_html_(self) -> str:
+        from .page import render_summary
+
+        return render_summary(self)
+
+    def plot(self) -> ReliabilityDisplay:
+        """Return the reliability diagram, drawn with matplotlib."""
+        return ReliabilityDisplay.from_statistics(self.report, name=self.name)
+
+    def to_dataframe(self) -> DataFrame:
+        """Return a `pandas.DataFrame` with a row for each question: what it is, and what the model answered."""
+        import pandas as pd
+
+        parts = []
+        for name, recorded in self.datasets.items():
+            part = recorded.predictions.to_dataframe()
+            part.insert(0, "dataset", name)
+            part["question"] = [None if own is None else own.question for own in recorded.questions]
+            parts.append(part)
+        return pd.concat(parts, ignore_index=True)
+
     def values(self) -> dict[str, float]:
         """Return the measures over all questions by name."""
         return {name: measure.value for name, measure in self.report.measures.items()}
@@ -175,7 +207,7 @@ class Measurement:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_predictions(folder / PREDICTIONS_FILE, self.datasets)
-        ReliabilityDisplay.from_statistics(self.report, name=self.name).save(folder / DIAGRAM_FILE)
+        self.plot().save(folder / DIAGRAM_FILE)
         (folder / PAGE_FILE).write_text(render_page(self), encoding="utf-8")
         text = json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
         (folder / REPORT_FILE).write_text(text, encoding="utf-8")

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from markupsafe import Markup, escape
 
-from ..measures import CATALOG, CalibrationReport, shown_in
+from ..measures import CATALOG, CalibrationReport, MeasureInfo, shown_in
 from .comparison import Comparison, summary
 from .measurement import Measurement
 from .svg import reliability_svg, risk_coverage_svg
+from .terminal import sizes
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -78,12 +79,10 @@ def render_page(measurement: Measurement) -> str:
     predictions = measurement.predictions
     return environment().get_template("measurement.html.jinja").render(
         title=measurement.name,
-        verdict=report.verdict,
+        sizes=sizes(measurement),
         report=report,
         n_datasets=len(measurement.datasets),
-        key_measures=[
-            (info.short, report.measures[info.key]) for info in shown_in("page") if info.key in report.measures
-        ],
+        key_measures=[(info.short, report.measures[info.key]) for info in _key_measures(report)],
         measures=[(CATALOG[key], measure) for key, measure in report.measures.items()],
         reliability=reliability_svg(report),
         before=None if measurement.before is None else _before(measurement),
@@ -110,6 +109,30 @@ def _before(measurement: Measurement) -> dict[str, Any]:
             for info in shown_in("calibrators")
         ],
     }
+
+
+def render_summary(measurement: Measurement) -> str:
+    """Return a measurement as an HTML fragment for notebooks: the verdict, key measures, diagram and warnings."""
+    report = measurement.report
+    return environment().get_template("summary.html.jinja").render(
+        title=measurement.name,
+        style=_notebook_style(),
+        report=report,
+        key_measures=[(info.short, report.measures[info.key]) for info in _key_measures(report)],
+        reliability=reliability_svg(report),
+        level=f"{100 * report.confidence_level:g}%",
+    )  # fmt: skip
+
+
+@cache
+def _notebook_style() -> Markup:
+    """Return the pages' style for a part of another page, which stays as it is."""
+    style = (files(__package__) / "templates" / "style.css").read_text(encoding="utf-8")
+    return Markup(f".hf-calib {{ {style.replace(':root', '&').replace('body {', '& {')} }}")
+
+
+def _key_measures(report: CalibrationReport) -> list[MeasureInfo]:
+    return [info for info in shown_in("page") if info.key in report.measures]
 
 
 def _groups(measures: dict[str, Any], measurement: Measurement) -> Iterator[dict[str, Any]]:
@@ -220,3 +243,17 @@ def _runs(comparison: Comparison) -> dict[str, Any]:
         "settings": [row for row in rows if row[0] in _RUN_IN_SIGHT and set(row[1]) != {"None"}],
         "all_settings": rows,
     }
+
+
+def render_comparison_summary(comparison: Comparison) -> str:
+    """Return a comparison as an HTML fragment for notebooks: a sentence for each model and task, and the table."""
+    said = Markup("").join(
+        Markup("<p>{}, {}: {}</p>").format(task, method, summary(model, comparison.models[0], own))
+        for (model, task, method), own in comparison.differences.items()
+    )
+    warned = Markup("").join(
+        Markup("<p>{}: {}</p>").format(name, finding)
+        for (name, _, _), found in comparison.warnings.items()
+        for finding in found
+    )
+    return said + warned + comparison.to_dataframe().to_html(index=False, float_format="%.3f")
