@@ -38,7 +38,7 @@ class CalibrationMetadata:
     prompt_format : PromptFormat
         How the questions were put.
     option_counts : tuple of int
-        The numbers of options that the calibration questions had.
+        The numbers of options of the questions that it was calibrated on or, if it was not calibrated, measured on.
     base_model, base_model_revision : str, optional
         The model under the adapter and the commit of it that was loaded.
     calibrator : bool

@@ -394,3 +394,15 @@ def test_logistic_maps_of_a_sharpened_model_are_nearly_its_temperature():
     platt, temperature = (by_name(name).fit(logits, labels).transform(logits) for name in ("platt", "temperature"))
     gap = -np.log(platt[rows, labels]).mean() + np.log(temperature[rows, labels]).mean()
     assert abs(gap) < 0.01
+
+
+@pytest.mark.parametrize("name", ["temperature", "vector", "isotonic", "ensemble"])
+def test_probabilities_given_as_logits_are_noticed(name):
+    rng = np.random.default_rng(0)
+    probabilities, labels = rng.dirichlet(np.ones(3), 40), rng.integers(3, size=40)
+    with pytest.raises(ValueError, match='these are probabilities; pass kind="probabilities"'):
+        by_name(name).fit(probabilities, labels)
+    with pytest.raises(ValueError, match="these are probabilities"):
+        by_name(name).fit(probabilities.round(3), labels)
+    by_name(name).fit(probabilities, labels, kind="probabilities")
+    by_name(name).fit(probabilities - 1, labels)  # the same as logits

@@ -8,7 +8,7 @@ from transformers import EarlyStoppingCallback
 from trl import DPOConfig, SFTConfig
 
 from hf_calib import CalibrationCallback
-from hf_calib.measures import CATALOG, shown_in
+from hf_calib.measures import shown_in
 from hf_calib.trainers import (
     CalibrationAwareConfig,
     CalibrationAwareGRPOConfig,
