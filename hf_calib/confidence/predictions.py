@@ -139,12 +139,11 @@ class Predictions:
                 "predicted": self.predicted,
                 "answer": self.answers,
                 "confidence": self.confidences,
-                "correct": [bool(right) if there else None for right, there in zip(
-                    self.predicted == self.answers, known, strict=True
-                )],
-                "probabilities": [
-                    own[:k].tolist() for own, k in zip(self.probabilities, self.n_choices, strict=True)
+                "correct": [
+                    bool(right) if there else None
+                    for right, there in zip(self.predicted == self.answers, known, strict=True)
                 ],
+                "probabilities": [own[:k].tolist() for own, k in zip(self.probabilities, self.n_choices, strict=True)],
             }
         )
 

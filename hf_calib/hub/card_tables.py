@@ -46,6 +46,8 @@ def evaluation_table(data: CalibrationCardData, evaluation: Evaluation) -> dict[
     return {
         "title": str(evaluation.dataset),
         "description": _description(evaluation),
+        "verdict": reports[AFTER].verdict,
+        "warnings": [str(finding) for finding in reports[AFTER].further_warnings],
         "table": markdown_table(["Model", "n", *map(_heading, columns)], rows),
         "group_count": len(reports[AFTER].groups or ()),
         "group_table": markdown_table(["Subject", "n", *map(_heading, shown_in("groups"))], groups)

@@ -135,7 +135,6 @@ class Comparison:
             **({"skipped_rows": dict(self.skipped_rows)} if self.skipped_rows else {}),
         }
 
-
     def __repr__(self) -> str:
         others = ", ".join(self.models[1:])
         return f"Comparison({others} vs. {self.models[0]}, {len(self.tasks)} task(s), {', '.join(self.methods)})"
