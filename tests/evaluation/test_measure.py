@@ -61,7 +61,7 @@ def test_every_kind_of_model_gives_what_predict_gives(kind, folder, llama, token
     measured = hf_calib.measure(model, ASKED, **options)
     same(measured, expected)
     assert measured.report.measures["nll"].value == pytest.approx(expected.report().measures["nll"].value, abs=1e-5)
-    assert measured.verdict == verdict(measured.report)
+    assert measured.verdict == measured.report.verdict
     assert (measured.name == "model") == (kind in ("folder", "path"))
 
 

@@ -124,7 +124,10 @@ def test_confidence_that_is_nearly_constant():
     answers = balanced(200)
     chosen = np.where(np.arange(200) % 2, answers, (answers + 1) % 4)
     confidence = 0.5 + np.random.default_rng(0).uniform(0, 0.01, 200)
-    assert "nearly the same for all questions, 50." in found(confident(200, chosen, confidence, answers))["constant_confidence"].sentence
+    assert (
+        "nearly the same for all questions, 50."
+        in found(confident(200, chosen, confidence, answers))["constant_confidence"].sentence
+    )
     assert "constant_confidence" not in found(calibrated(200))
     # A model that is nearly always right may be nearly always sure.
     assert "constant_confidence" not in found(confident(200, answers, 0.99, answers))

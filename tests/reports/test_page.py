@@ -137,14 +137,14 @@ def test_the_risk_coverage_curve_ends_at_the_overall_risk():
 )
 def test_verdicts(power, n, begins):
     report = answers(n, power=power).predictions.report()
-    said = verdict(report)
+    said = report.verdict
     assert said.startswith(begins)
     assert f"right {report.measures['accuracy'].value:.0%} of the time" in said
 
 
 def test_a_verdict_without_intervals():
     report = CalibrationReport.from_predictions([[0.99, 0.01]] * 50, [1] * 50, n_resamples=0)
-    assert verdict(report).startswith(
+    assert report.verdict.startswith(
         "Overconfident. It is right 0% of the time, with a mean confidence of 99% (ECE 0.990)"
     )
 
