@@ -10,7 +10,7 @@ import pytest
 from hf_calib.confidence.predictions import Predictions
 from hf_calib.confidence.recorded import Recorded
 from hf_calib.measures import CalibrationReport
-from hf_calib.reports import Measurement, verdict
+from hf_calib.reports import Measurement
 from hf_calib.reports.measurement import pool
 from hf_calib.reports.page import confident_mistakes, render_page
 from hf_calib.reports.svg import reliability_svg, risk_coverage_svg
