@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -32,6 +33,21 @@ class NotFittedError(ValueError):
     """A calibrator was used before it was fitted."""
 
 
+def _short(parameters: Mapping[str, Any], most: int = 4) -> str:
+    """Return fitted parameters in a few words: numbers and names as they are, of the rest the sizes."""
+    parts = []
+    for key, value in parameters.items():
+        if isinstance(value, Mapping):
+            parts.append(f"{key}=({_short(value, most)})")
+        elif isinstance(value, float):
+            parts.append(f"{key}={value:.4g}")
+        elif isinstance(value, np.ndarray | list | tuple):
+            parts.append(f"{key}=<{' x '.join(map(str, np.shape(value)))} numbers>")
+        else:
+            parts.append(f"{key}={value!r}")
+    return ", ".join([*parts[:most], "..."] if len(parts) > most else parts)
+
+
 class StoredCalibrator(ABC):
     """Parameters and files of a calibrator, of options or of numbers.
 
@@ -49,6 +65,11 @@ class StoredCalibrator(ABC):
     def __init__(self) -> None:
         self._parameters: dict[str, Any] | None = None
         self.fitted_on: FittedOn | None = None
+
+    def __repr__(self) -> str:
+        if self._parameters is None:
+            return f"{type(self).__name__}(not fitted)"
+        return f"{type(self).__name__}({_short(self._parameters)})"
 
     @abstractmethod
     def _read(self, reader: ParameterReader) -> dict[str, Any]:

@@ -296,6 +296,8 @@ def _agree(known: CalibrationReport, measured: CalibrationReport) -> bool:
     """
     if (known.n, known.measures.keys()) != (measured.n, measured.measures.keys()):
         return False
+    if [finding.code for finding in known.warnings] != [finding.code for finding in measured.warnings]:
+        return False
     return all(
         abs(one - other) <= _ROUNDING if one is not None and other is not None else one is other
         for name in ("accuracy", "confidence", "nll", "brier")

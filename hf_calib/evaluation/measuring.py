@@ -89,7 +89,7 @@ def measure(
         - batch_size: questions in one forward, default 16, or "auto": as many as the memory holds.
         - max_length: longest prompt in tokens, by default what the model allows.
         - drop_too_long: drop longer prompts with a warning, not stop at them, default False.
-        - progress: show a progress bar, default False.
+        - progress: show a progress bar, or print a line now and then where there is no terminal, default True.
 
     Returns
     -------

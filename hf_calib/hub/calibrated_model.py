@@ -72,6 +72,11 @@ class CalibratedModel:
     calibrator: Any = None
     metadata: CalibrationMetadata | None = None
 
+    def __repr__(self) -> str:
+        name = getattr(self.model.config, "_name_or_path", "") or type(self.model).__name__
+        kind = "chat" if self.prompt_format.chat else "plain"
+        return f"CalibratedModel({name!r}, {kind} prompt, calibrator={self.calibrator!r})"
+
     def predict(self, questions: Any, **options: Any) -> Predictions:
         """Give the model's own predictions, before any calibrator.
 

@@ -57,7 +57,7 @@ def evaluation_table(data: CalibrationCardData, evaluation: Evaluation) -> dict[
             ["Model", "n", *(_heading(CATALOG[key]) for key in _IN_SIGHT)],
             [[labels[stage], f"{report.n:,}", *_cells_in_sight(report)] for stage, report in reports.items()],
         ),
-        "warnings": [str(finding) for finding in reports[AFTER].warnings],
+        "warnings": [str(finding) for finding in reports[AFTER].further_warnings],
         "all_measures": markdown_table(["Measure", *labels.values()], _measure_rows(reports)),
         "group_count": len(reports[AFTER].groups or ()),
         "group_table": markdown_table(["Subject", "n", *map(_heading, shown_in("groups"))], groups)

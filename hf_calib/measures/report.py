@@ -198,6 +198,11 @@ class CalibrationReport:
         return verdict(self.measures, self.test, self.n, self.confidence_level, self.warnings)
 
     @property
+    def further_warnings(self) -> tuple[Finding, ...]:
+        """The warnings without the one that the verdict leads with."""
+        return self.warnings[1:] if self.warnings and self.warnings[0].serious else self.warnings
+
+    @property
     def bins(self) -> list[dict[str, float | int | None]]:
         """Each bin's lower and upper edge, count, accuracy and mean confidence (the last two None if it is empty)."""
         return list(self.statistics.rows())

@@ -1,8 +1,8 @@
 """Whether a reading can be trusted: the checks that run with every evaluation, in one list.
 
-A check is a code, whether it puts the whole reading in doubt, and a function that returns a sentence and a remedy if
-it finds something. Its order in `CHECKS` is how serious it is. Everything that shows warnings reads them from the
-report that `checked` returns.
+A check is a code, whether it puts the whole reading in doubt, and a function that returns a sentence and a remedy
+where it finds something. Its order in `CHECKS` is how serious it is. Everything that shows warnings reads them from
+the report.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class Reading:
 
     @property
     def in_writing(self) -> bool:
-        """Whether the answers were read from what the model wrote; the option mass is then the share that was read."""
+        """Whether the answers were read from written replies; then the options' mass is the share that was read."""
         return self.method in ("stated", "consistency")
 
     @cached_property
@@ -256,19 +256,23 @@ def _repeated(reading: Reading) -> Found | None:
     # Written confidences, and those of calibrators with steps, have few values.
     if reading.in_writing or not reading.has_options or reading.run.get("calibrator") or reading.n < 10:
         return None
-    p = predictions.probabilities
-    if np.allclose(p * 1000, np.round(p * 1000), rtol=0, atol=1e-6):  # rounded, so equal ones mean nothing
-        return None
-    open_ = predictions.confidences < 0.999  # those of a sure model all round to 1
-    _, counts = np.unique(p[open_], axis=0, return_counts=True)
+    unsure = predictions.confidences < 0.999  # those of a sure model all round to 1
+    rows, counts = np.unique(predictions.probabilities[unsure], axis=0, return_counts=True)
     repeated = int(counts[counts > 1].sum())
-    if repeated <= _REPEATED * reading.n:
+    if repeated <= _REPEATED * reading.n or _are_rounded(rows):
         return None
     return Found(
         f"{repeated:,} of {reading.n:,} questions got exactly the same probabilities as another one: the prompt may "
         "not show the question, or questions occur several times.",
         "Look for repeated questions in the dataset, and for a prompt that cuts them off.",
     )
+
+
+def _are_rounded(p: np.ndarray) -> bool:
+    """Tell whether probabilities, (n, K), were rounded, so that equal ones mean nothing."""
+    positive = p[p > 0]
+    few = len(np.unique(positive)) < 0.9 * len(positive)  # also where rows were divided by their sums afterwards
+    return few or bool(np.allclose(p * 1000, np.round(p * 1000), rtol=0, atol=1e-6))
 
 
 def _temperatures(values: Any) -> Iterator[float]:
@@ -286,14 +290,16 @@ def _at_bound(reading: Reading) -> Found | None:
 
 def _bound_of(parameters: Any) -> Found | None:
     for temperature in _temperatures(parameters):
-        if temperature >= HIGHEST or temperature <= LOWEST:
-            effect = "erases all confidence" if temperature >= HIGHEST else "makes every answer certain"
-            return Found(
-                f"The calibrator's temperature is at its bound, {temperature:g}, which {effect}: on the questions it "
-                "was fitted on, the answers were "
-                + ("no better than chance." if temperature >= HIGHEST else "all right."),
-                "Fit it on more questions, or read confidence in another way.",
-            )
+        if temperature >= HIGHEST:
+            what = "which erases all confidence: the answers that it was fitted on were no better than chance."
+        elif temperature <= LOWEST:
+            what = "which makes every answer certain: all answers that it was fitted on were right."
+        else:
+            continue
+        return Found(
+            f"The calibrator's temperature is at its bound, {temperature:g}, {what}",
+            "Fit it on more questions, or read confidence in another way.",
+        )
     return None
 
 

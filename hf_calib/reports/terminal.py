@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from ..measures import Finding
+from ..measures import CalibrationReport
 from ..measures.verdict import SIGNIFICANT
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def screen(
     said = textwrap.wrap(measurement.verdict, width)
     end = [_written(out, width), *textwrap.wrap(f"Next: {_next_step(measurement)}", width, break_on_hyphens=False)]
     bars = list(_chart(measurement, width, paint, "#|" if ascii_only else "█│"))
-    warnings = _warning_lines(measurement.warnings, width, LINES - len([*head, *said, *bars, *end]))
+    warnings = _warning_lines(measurement.report, width, LINES - len([*head, *said, *bars, *end]))
     blocks = [
         [*(paint(line, _BOLD) for line in head[:1]), *head[1:]],
         [paint(line, _BOLD) for line in said],
@@ -148,10 +148,10 @@ def _chart(measurement: Measurement, width: int, paint: Callable[[str, str], str
         yield f"{left}   {text}".rstrip()
 
 
-def _warning_lines(warnings: tuple[Finding, ...], width: int, room: int) -> list[str]:
+def _warning_lines(report: CalibrationReport, width: int, room: int) -> list[str]:
     """Return the warnings after the one that the verdict leads with, as many as there is room for."""
-    left = list(warnings[1:] if warnings and warnings[0].serious else warnings)
-    told = {warnings[0].remedy} if warnings and warnings[0].serious else set()
+    left = list(report.further_warnings)
+    told = {finding.remedy for finding in report.warnings if finding not in left}
     lines: list[str] = []
     while left:
         own = left[0]

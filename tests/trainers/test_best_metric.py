@@ -109,7 +109,7 @@ def test_the_callback_corrects_the_arguments_of_any_trainer(prefix, tokenizer, t
         tokenizer, tmp_path, save_strategy="steps", save_steps=2, load_best_model_at_end=True, learning_rate=0.3,
         metric_for_best_model=f"{prefix}/ece",
     )  # fmt: skip
-    callback = CalibrationCallback(trainer, HELD_OUT, prefix=prefix)
+    callback = CalibrationCallback(HELD_OUT, prefix=prefix)
     trainer.add_callback(callback)
     trainer.train()
     curve = [entry[f"{prefix}/ece"] for entry in callback.history]
@@ -119,7 +119,7 @@ def test_the_callback_corrects_the_arguments_of_any_trainer(prefix, tokenizer, t
 
 def test_the_callback_leaves_what_was_set_for_a_calibration_aware_trainer(tokenizer, tmp_path):
     trainer = dpo(
-        tokenizer, tmp_path, peft_config=lora(), metric_for_best_model="eval_calibration/ece", greater_is_better=True
-    )
-    CalibrationCallback(trainer, HELD_OUT)
+        tokenizer, tmp_path, peft_config=lora(), metric_for_best_model="eval_calibration/ece", greater_is_better=True,
+        callbacks=[CalibrationCallback(HELD_OUT)],
+    )  # fmt: skip
     assert trainer.args.greater_is_better is True
