@@ -55,7 +55,7 @@ class ForwardArguments:
             virtual_tokens=virtual_tokens,
         )
 
-    def inputs(self, batch: QuestionBatch) -> dict[str, Any]:
+    def inputs(self, batch: Any) -> dict[str, Any]:
         """Return the keywords for a forward of a batch."""
         inputs: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
         # With virtual tokens PEFT leaves positions out, with a warning.

@@ -13,7 +13,7 @@ from ..confidence.option_logits import evaluating
 from ..reports import ReliabilityDisplay
 from ..tasks import PromptFormat
 from .best_metric import EVALUATION_PREFIX, correct_direction
-from .calibration_arguments import CalibrationArguments
+from .calibration_arguments import CalibrationArguments, check_confidence
 from .evaluator import CalibrationEvaluator, model_to_ask
 from .questions import QuestionPreparation
 
@@ -41,6 +41,8 @@ class CalibrationCallback(TrainerCallback):
         By default the trainer's.
     prompt_format : PromptFormat, optional
         How the questions are formatted.
+    confidence : str, default "letters"
+        What confidence is read off, as `calibration_confidence` of a calibration-aware trainer.
     prefix : str, default "eval_calibration"
         Prefix of the logged names; use a different one for each of several callbacks.
     batch_size : int, optional
@@ -72,6 +74,7 @@ class CalibrationCallback(TrainerCallback):
         *,
         tokenizer: Any = None,
         prompt_format: PromptFormat | None = None,
+        confidence: str = "letters",
         prefix: str = EVALUATION_PREFIX,
         batch_size: int | None = None,
     ) -> None:
@@ -79,8 +82,12 @@ class CalibrationCallback(TrainerCallback):
         tokenizer = tokenizer if tokenizer is not None else trainer.processing_class
         if tokenizer is None:
             raise ValueError("tokenizer: the trainer has no processing_class; pass `tokenizer=` to the callback")
+        check_confidence(confidence, "confidence")
         preparation = QuestionPreparation(
-            tokenizer, self.trainer.model.config, CalibrationArguments(), prompt_format=prompt_format
+            tokenizer,
+            self.trainer.model.config,
+            CalibrationArguments(calibration_confidence=confidence),
+            prompt_format=prompt_format,
         )
         # The config of a calibration-aware trainer has set the direction of its own measures.
         if prefix != EVALUATION_PREFIX or not isinstance(trainer.args, CalibrationArguments):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from torch import nn
 
 from ..calibrators import by_name
 from ..calibrators.cross_validation import check_fits_on_answers, cross_validate
-from ..confidence import Predictions
+from ..confidence import Asking, LocalModel, Predictions
 from ..confidence.option_logits import assemble, evaluating, score
 from ..measures import shown_in
 from ..reports.table import Cell, render_table
@@ -60,7 +61,7 @@ class CalibrationEvaluator:
             check_fits_on_answers(calibrator)
         self.calibrator = calibrator
         self.questions = questions
-        self.items = preparation.encode(questions).items
+        self.items = preparation.encode(questions)
         self.preparation = preparation
         self.model = model
         self.accelerator = accelerator
@@ -85,10 +86,12 @@ class CalibrationEvaluator:
         questions : sequence of Question, optional
             Other questions than the evaluator's own.
         """
-        items = self.items if questions is None else self.preparation.encode(questions).items
         asked = self.questions if questions is None else questions
         accelerator = self.accelerator
         model = self.model()
+        if self.preparation.method.name != "letters":
+            return self._read(model, asked)
+        items = self.items if questions is None else self.preparation.encode(questions)
         with evaluating(model), accelerator.autocast():
             share = score(
                 model,
@@ -106,6 +109,24 @@ class CalibrationEvaluator:
             np.concatenate([scores for _, scores in shares]),
             [question.subject for question in asked],
         )
+
+    def _read(self, model: nn.Module, questions: Sequence[Question]) -> Predictions:
+        """Ask in a way other than letters, as `hf_calib.measure` does."""
+        preparation, accelerator = self.preparation, self.accelerator
+        backend = LocalModel(
+            accelerator.unwrap_model(model),
+            preparation.tokenizer,
+            max_length=preparation.max_length,
+            on_too_long=preparation.settings.calibration_on_too_long,
+        )
+        asking = Asking(self.batch_size)
+        # Sharded weights need the same forwards on every process, so there each asks all questions.
+        if accelerator.distributed_type.value not in ("DEEPSPEED", "FSDP"):
+            asking = replace(
+                asking, process_index=accelerator.process_index, num_processes=accelerator.num_processes
+            )
+        with accelerator.autocast():
+            return preparation.method.predict(backend, questions, preparation.prompt_format, asking)
 
 
 def model_to_ask(trainer: Any) -> nn.Module:
