@@ -37,9 +37,9 @@ class Answer:
         Its probability among the options, in [1/K, 1], recalibrated if the model came with a calibrator.
     probabilities : tuple of float
         All options' probabilities; they sum to 1.
-    option_mass : float
+    option_mass : float or None
         The share of the whole vocabulary's probability that the options hold, in [0, 1]. Far below 1, the model would
-        rather say something else.
+        rather say something else. None where the options' probabilities are divided by their lengths.
     """
 
     letter: str
@@ -47,7 +47,7 @@ class Answer:
     index: int
     confidence: float
     probabilities: tuple[float, ...] = field(repr=False)
-    option_mass: float = field(repr=False)
+    option_mass: float | None = field(repr=False)
 
 
 @dataclass
@@ -72,6 +72,11 @@ class CalibratedModel:
     calibrator: Any = None
     metadata: CalibrationMetadata | None = None
 
+    @property
+    def read_by(self) -> str:
+        """What confidence is read off, a name of `hf_calib.confidence.ways()`: as the figures were measured."""
+        return self.metadata.confidence if self.metadata else "letters"
+
     def predict(self, questions: Any, **options: Any) -> Predictions:
         """Give the model's own predictions, before any calibrator.
 
@@ -79,15 +84,33 @@ class CalibratedModel:
         ----------
         questions : anything that `hf_calib.tasks.as_questions` takes
         **options
-            Of `hf_calib.predict`.
+            Of `hf_calib.predict`; `batch_size`, `max_length`, `on_too_long` and `progress` where confidence is not
+            read off the options' letters.
         """
         from ..confidence import predict
 
-        # A calibrator that takes features was fitted on the hidden states, the only ones that come with a question.
-        options.setdefault("hidden_states", bool(getattr(self.calibrator, "needs_features", False)))
         questions = as_questions(questions)
         self.warn_about_option_counts(questions)
+        if self.read_by != "letters":
+            return self._read(questions, **options)
+        # A calibrator that takes features was fitted on the hidden states, the only ones that come with a question.
+        options.setdefault("hidden_states", bool(getattr(self.calibrator, "needs_features", False)))
         return predict(self.model, self.tokenizer, questions, prompt_format=self.prompt_format, **options)
+
+    def _read(
+        self,
+        questions: Sequence[Question],
+        *,
+        batch_size: int | str = 16,
+        max_length: int | None = None,
+        on_too_long: str = "error",
+        progress: bool = False,
+    ) -> Predictions:
+        from ..confidence import Asking, LocalModel, confidence_method
+
+        backend = LocalModel(self.model, self.tokenizer, max_length=max_length, on_too_long=on_too_long)
+        asking = Asking(batch_size, progress)
+        return confidence_method(self.read_by).predict(backend, questions, self.prompt_format, asking)
 
     def confidence(self, questions: Any, **options: Any) -> list[Answer]:
         """Answer questions, each with a calibrated confidence.
@@ -111,9 +134,8 @@ class CalibratedModel:
         questions = as_questions(questions)
         predictions = self._calibrated(self.predict(questions, **options))
         answers = []
-        for row, values, mass in zip(
-            predictions.rows, predictions.probabilities, predictions.option_mass, strict=True
-        ):
+        masses = predictions.option_mass if predictions.has_mass else [None] * len(predictions)
+        for row, values, mass in zip(predictions.rows, predictions.probabilities, masses, strict=True):
             question = questions[int(row)]
             index = int(values.argmax())
             answers.append(
@@ -123,7 +145,7 @@ class CalibratedModel:
                     index=index,
                     confidence=float(values[index]),
                     probabilities=tuple(map(float, values[: len(question.choices)])),
-                    option_mass=float(mass),
+                    option_mass=None if mass is None else float(mass),
                 )
             )
         return answers

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..confidence.registry import way_named
 from .card_data import SCALED, CalibrationCardData, DatasetReference
 from .card_metadata import (
     HUB_URL,
@@ -71,6 +72,7 @@ def render_card(data: CalibrationCardData, existing: str | None = None, *, calib
             compared=len(data.evaluations[0].reports) > 1 if data.evaluations else False,
             picture=Markdown(PICTURE_FILE),
             legend=legend(data),
+            read_off=Markdown(way_named(data.confidence).help),
             calibrator=calibrator,
             load_id=_python_string(data.hub_model_id or data.model_name),
             facts=list(_training_facts(data)),
@@ -265,8 +267,8 @@ def _duration(seconds: float) -> str:
 def _limits(data: CalibrationCardData) -> Iterable[object]:
     yield (
         "For research on calibrated language models, and for multiple-choice questions like those that it was "
-        "calibrated on. The confidence is the probability of an option's letter at the answer position; it says "
-        "nothing about free-form answers."
+        f"calibrated on. The confidence is read off {way_named(data.confidence).help}; it says nothing about "
+        "free-form answers."
     )
     calibrated_on = []
     if data.calibration_data:

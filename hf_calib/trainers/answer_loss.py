@@ -77,7 +77,9 @@ class AnswerLossMixin(Base):
         n_right, n = self.accelerator.gather_for_metrics(
             torch.stack([right.sum(), torch.ones_like(right).sum()])[None]
         ).sum(dim=0).tolist()  # fmt: skip
-        n_tokens = torch.tensor(sum(len(item.input_ids) + sum(map(len, item.options)) for item in items), device=device)
+        n_tokens = torch.tensor(
+            sum(len(item.input_ids) + sum(map(len, item.options)) for item in items), device=device
+        )
         log_supervised_metrics(self, {"option_accuracy": n_right / n}, n_tokens)
         return (loss, CausalLMOutput(loss=loss, logits=scores)) if return_outputs else loss
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -175,9 +176,7 @@ class CalibrationTerm:
         if self.held_out and between == 0:
             self.expectation_step(model, number)
 
-    def _terms(
-        self, model: nn.Module, batch: Batch, step: int, items: Sequence[Encoded]
-    ) -> dict[str, torch.Tensor]:
+    def _terms(self, model: nn.Module, batch: Batch, step: int, items: Sequence[Encoded]) -> dict[str, torch.Tensor]:
         """Return the terms that have a weight, a value a question each."""
         arguments = self.arguments
         answered = batch.answers >= 0

@@ -20,6 +20,7 @@ from ..confidence.option_logits import assemble, evaluating, score
 from ..measures import shown_in
 from ..reports.table import Cell, render_table
 from ..tasks import Question
+from ..tasks.collator import QuestionCollator
 from .distributed import register_output_layer
 from .questions import QuestionPreparation
 
@@ -92,11 +93,13 @@ class CalibrationEvaluator:
         if self.preparation.method.name != "letters":
             return self._read(model, asked)
         items = self.items if questions is None else self.preparation.encode(questions)
+        collator = self.preparation.collator
+        assert isinstance(collator, QuestionCollator)
         with evaluating(model), accelerator.autocast():
             share = score(
                 model,
                 items,
-                self.preparation.collator,
+                collator,
                 self.batch_size,
                 device=accelerator.device,
                 process_index=accelerator.process_index,
@@ -122,9 +125,7 @@ class CalibrationEvaluator:
         asking = Asking(self.batch_size)
         # Sharded weights need the same forwards on every process, so there each asks all questions.
         if accelerator.distributed_type.value not in ("DEEPSPEED", "FSDP"):
-            asking = replace(
-                asking, process_index=accelerator.process_index, num_processes=accelerator.num_processes
-            )
+            asking = replace(asking, process_index=accelerator.process_index, num_processes=accelerator.num_processes)
         with accelerator.autocast():
             return preparation.method.predict(backend, questions, preparation.prompt_format, asking)
 

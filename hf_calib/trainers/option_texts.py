@@ -221,7 +221,9 @@ def answer_scores(model: nn.Module, batch: Batch, arguments: ForwardArguments | 
         return answer_logits(model, batch, arguments)
     logits = _text_logits(model, batch, arguments)
     log_probabilities = -F.cross_entropy(logits, batch.targets, reduction="none")
-    tokens = torch.zeros_like(batch.token_mask, dtype=torch.float32).masked_scatter(batch.token_mask, log_probabilities)
+    tokens = torch.zeros_like(batch.token_mask, dtype=torch.float32).masked_scatter(
+        batch.token_mask, log_probabilities
+    )
     return (tokens.sum(dim=-1) / batch.divisors).masked_fill(~batch.option_mask, ABSENT)
 
 

@@ -83,7 +83,7 @@ class ReferenceDistributions:
             raise ReferenceMismatchError(
                 f"the reference distributions lack {len(missing)} of {len(items)} questions (the first is row "
                 f"{missing[0]}, counted from 0), as they were made of other questions, with another prompt or "
-                f"tokenizer, or with confidence read in another way (theirs is {self.confidence}); make them anew with "
+                f"tokenizer, or with confidence read in another way (theirs: {self.confidence}); make them anew with "
                 "hf_calib.reference_distributions"
             )
 

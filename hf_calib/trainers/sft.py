@@ -13,6 +13,7 @@ from ..tasks import Question, as_questions, require_answers
 from .answer_loss import AnswerLossMixin, TextRowCollator
 from .calibration_arguments import CalibrationArguments
 from .mixin import CalibrationMixin
+from .option_texts import TextCollator
 from .questions import QuestionPreparation, are_questions, use_chat_template
 
 
@@ -126,9 +127,10 @@ class CalibrationAwareSFTTrainer(CalibrationMixin, AnswerLossMixin, SFTTrainer):
             if auto and kwargs.get("eval_calibration_dataset") is None:
                 own = prepared.of(prepared.held_out) if kwargs.get("em_dataset") is None else kwargs["em_dataset"]
                 kwargs["eval_calibration_dataset"] = own
-            if settings.calibration_confidence != "letters":
+            collator = self._questions.collator
+            if isinstance(collator, TextCollator):
                 _check_text_options(settings)
-                self._text_collator, self._text_items = self._questions.collator, prepared.answered
+                self._text_collator, self._text_items = collator, prepared.answered
                 args.remove_unused_columns = False  # a row's texts are no input of the model's
             self._supervised_by_trainer = True
             self._answers_only = self._questions.answers_only
