@@ -218,6 +218,7 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
             distributions.require(prepared.trained)
         elif settings.anchor_weight > 0:
             reference = Reference(self, reference_model)
+            reference.check_tokens(prepared.trained)
             reference.check_start(collator(prepared.trained[:8]).to(self.accelerator.device))
         self._calibration_term = CalibrationTerm(
             prepared.trained,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import nn
 from ..confidence.forward import ForwardArguments
 from ..confidence.option_logits import evaluating
 from ..regularizers import anchor_divergence
-from .option_texts import Batch, TextBatch, answer_scores
+from .option_texts import Batch, Encoded, EncodedTexts, TextBatch, answer_scores
 from .trl_compatibility import initial_adapter_weights, prepared_for_inference, takes_reference_model
 
 # The values of `init_lora_weights`, or their beginnings, with which PEFT takes a part of the base weights into the
@@ -70,18 +71,24 @@ class Reference:
     def answer_scores(self, batch: Batch) -> torch.Tensor:
         """Return the reference's `hf_calib.trainers.option_texts.answer_scores`, logits as wide as the policy's."""
         if self.model is not None:
-            known = _vocabulary_size(self.model)
-            if known < self._width and bool((batch.input_ids >= known).any()):
-                raise ReferenceUnavailableError(
-                    f"a calibration question has the token {int(batch.input_ids.max())}, but the reference model has "
-                    f"{known} tokens; put the questions without tokens that were added later, such as a chat "
-                    'template\'s: calibration_prompt="plain"'
-                )
             scores = answer_scores(self.model, batch, self._arguments)
             return scores if isinstance(batch, TextBatch) else _of_width(scores, self._width)
         if not self._start_checked:
             self.check_start(batch)
         return self._initial_scores(batch)
+
+    def check_tokens(self, items: Sequence[Encoded]) -> None:
+        """Raise a `ReferenceUnavailableError` if the questions have tokens that the reference has not."""
+        if self.model is None:
+            return
+        known = _vocabulary_size(self.model)
+        largest = max(max(map(max, _read(item))) for item in items)
+        if largest >= known:
+            raise ReferenceUnavailableError(
+                f"a calibration question has the token {largest}, but the reference model has {known} tokens; put "
+                "the questions without tokens that were added later, such as a chat template's: "
+                'calibration_prompt="plain"'
+            )
 
     def check_start(self, batch: Batch) -> None:
         """Check that a model with its adapter disabled is the one that training starts from.
@@ -148,6 +155,11 @@ class Reference:
                 "same family, or give its name, whose tokenizer tells whether the tokens are the same"
             )
         return model.requires_grad_(False).eval()
+
+
+def _read(item: Encoded) -> tuple[tuple[int, ...], ...]:
+    """Return the tokens that a model reads of a question, or predicts as its options' texts."""
+    return (item.input_ids, *item.options) if isinstance(item, EncodedTexts) else (item.input_ids,)
 
 
 def check_base_weights(trainer: Any, disables_adapter: bool) -> None:

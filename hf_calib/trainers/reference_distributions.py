@@ -261,9 +261,11 @@ def read_distributions(reference: Any) -> ReferenceDistributions | None:
 
 
 def matched_distributions(
-    trainer: Any, name: Any, questions: Sequence[Question], tokenizer: Any, confidence: str
+    trainer: Any, name: Any, questions: Sequence[Question], tokenizer: Any, confidence: str = "letters"
 ) -> ReferenceDistributions | None:
     """Ask a reference that is given by name and has another tokenizer, matching the tokens that name the options.
+
+    Option texts need no matching; there it is the questions' tokens that are compared.
 
     Returns None where it is no name, or its tokens are those of the model that is trained.
 
@@ -273,13 +275,14 @@ def matched_distributions(
         If the options cannot be matched, or weights are sharded.
     """
     theirs, ours = reference_tokenizer(trainer, name), tokenizer
-    if theirs is None or vocabularies_agree(ours, theirs):
+    if theirs is None or _agree(ours, theirs, questions, trainer.prompt_format, confidence):
         return None
+    how = "match_options=True" if confidence == "letters" else f'confidence="{confidence}"'
     if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
         raise ReferenceMismatchError(
             f"{name} has another tokenizer than the model that is trained; under DeepSpeed and FSDP ask it "
             "beforehand, in one process: hf_calib.reference_distributions(reference, its_tokenizer, questions, "
-            'student_tokenizer=tokenizer, match_options=True).save("reference.safetensors"), and give that file as '
+            f'student_tokenizer=tokenizer, {how}).save("reference.safetensors"), and give that file as '
             "calibration_reference_model"
         )
     model = load_reference(trainer, name).to(trainer.accelerator.device)
@@ -301,6 +304,18 @@ def matched_distributions(
         name,
     )
     return found
+
+
+def _agree(
+    ours: Any, theirs: Any, questions: Sequence[Question], prompt_format: PromptFormat, confidence: str
+) -> bool:
+    """Return whether two models may be compared token by token."""
+    method = confidence_method(confidence)
+    if not isinstance(method, OptionTexts):
+        return vocabularies_agree(ours, theirs)
+    return encode_texts(questions, ours, method, prompt_format) == encode_texts(
+        questions, theirs, method, prompt_format
+    )
 
 
 def _key(item: Encoded) -> str:
