@@ -83,7 +83,7 @@ def _run(options: argparse.Namespace) -> int:
 def _print(comparison: Comparison) -> None:
     from ..measures import CATALOG
     from ..reports import render_table
-    from ..reports.comparison import summary
+    from ..reports.paired import summary
 
     for (model, task, method), own in comparison.differences.items():
         print(textwrap.shorten(f"{task} ({method})", _WIDTH, placeholder="…"))

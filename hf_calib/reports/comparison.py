@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..confidence.predictions import Predictions
-from ..measures import CATALOG, shown_in
+from ..measures import shown_in
+from .page import render_comparison
 from .paired import Difference, Sharpening, differences, plain, sharpening
 
 
@@ -99,8 +100,6 @@ class Comparison:
 
     def save(self, folder: str | Path) -> None:
         """Write comparison.json and comparison.html into a folder."""
-        from .page import render_comparison
-
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "comparison.html").write_text(render_comparison(self), encoding="utf-8")
@@ -125,21 +124,3 @@ class Comparison:
             "comparisons": cells,
             **({"skipped_rows": dict(self.skipped_rows)} if self.skipped_rows else {}),
         }
-
-
-def summary(model: str, base: str, own: Sequence[Difference]) -> str:
-    """Return a sentence on how a model differs from the base in calibration and accuracy."""
-    found = {difference.measure: difference for difference in own}
-    calibration = _clause(found["ece"], "better calibrated", "worse calibrated", "calibration")
-    accuracy = _clause(found["accuracy"], "more accurate", "less accurate", "accuracy")
-    return f"Compared with {base}, {model} {calibration} and {accuracy}."
-
-
-def _clause(difference: Difference, better: str, worse: str, noun: str) -> str:
-    name = CATALOG[difference.measure].short
-    values = f"{name} {difference.other:.3f} vs. {difference.base:.3f}"
-    low, high = difference.difference.low, difference.difference.high
-    if low is None or high is None or difference.verdict not in ("better", "worse"):
-        return f"is not significantly different in {noun} ({values})"
-    adjective = better if difference.verdict == "better" else worse
-    return f"is {adjective} ({values}, difference {low:+.3f} to {high:+.3f})"

@@ -19,6 +19,7 @@ from ..confidence.predictions import Predictions
 from ..confidence.recorded import PREDICTIONS_FILE, Recorded, read_predictions, write_predictions
 from ..measures import CalibrationReport
 from .checks import doubts, missing_options
+from .page import render_page
 from .reliability import ReliabilityDisplay
 from .verdict import verdict
 
@@ -150,8 +151,6 @@ class Measurement:
 
     def save(self, folder: str | Path) -> None:
         """Write report.json, predictions.parquet, reliability_diagram.png and report.html into a folder."""
-        from .page import render_page
-
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_predictions(folder / PREDICTIONS_FILE, self.datasets)

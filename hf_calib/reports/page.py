@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from markupsafe import Markup, escape
 
+from ..confidence.predictions import Predictions
+from ..confidence.recorded import Recorded
 from ..measures import CATALOG, CalibrationReport, shown_in
-from .comparison import Comparison, summary
-from .measurement import Measurement
+from .paired import Difference, Sharpening, summary
 from .svg import reliability_svg, risk_coverage_svg
 from .verdict import verdict
 
@@ -23,6 +24,34 @@ if TYPE_CHECKING:
 # How many of the most confident mistakes are shown, and how much of each question before it is expanded.
 N_MISTAKES = 12
 N_CHARACTERS = 500
+
+
+class Measured(Protocol):
+    """What a page shows of a `Measurement`."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def datasets(self) -> Mapping[str, Recorded]: ...  # noqa: D102
+    @property
+    def run(self) -> Mapping[str, Any]: ...  # noqa: D102
+    @property
+    def report(self) -> CalibrationReport: ...  # noqa: D102
+    @property
+    def reports(self) -> Mapping[str, CalibrationReport]: ...  # noqa: D102
+    @property
+    def predictions(self) -> Predictions: ...  # noqa: D102
+
+
+class Compared(Protocol):
+    """What a page shows of a `Comparison`."""
+
+    @property
+    def models(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def differences(self) -> Mapping[tuple[str, str, str], Sequence[Difference]]: ...  # noqa: D102
+    @property
+    def sharpenings(self) -> Mapping[tuple[str, str, str], Sharpening]: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -39,7 +68,7 @@ class Mistake:
     right_probability: float
 
 
-def confident_mistakes(measurement: Measurement, n: int = N_MISTAKES) -> list[Mistake]:
+def confident_mistakes(measurement: Measured, n: int = N_MISTAKES) -> list[Mistake]:
     """Return the `n` wrong answers with the highest confidence, most confident first."""
     found = []
     for name, recorded in measurement.datasets.items():
@@ -73,7 +102,7 @@ def _option(question: Any, index: int) -> str:
     return LETTERS[index] if question is None else f"{LETTERS[index]}. {question.choices[index]}"
 
 
-def render_page(measurement: Measurement) -> str:
+def render_page(measurement: Measured) -> str:
     """Return the HTML page of a measurement."""
     report = measurement.report
     predictions = measurement.predictions
@@ -97,7 +126,7 @@ def render_page(measurement: Measurement) -> str:
     )  # fmt: skip
 
 
-def _groups(measures: dict[str, Any], measurement: Measurement) -> Iterator[dict[str, Any]]:
+def _groups(measures: dict[str, Any], measurement: Measured) -> Iterator[dict[str, Any]]:
     for name, own in measures.items():
         yield _group(name, measurement.reports[name].n, own)
 
@@ -158,7 +187,7 @@ def _interval(measure: Any, digits: int = 3) -> str:
     return f"{measure.low:.{digits}f} to {measure.high:.{digits}f}"
 
 
-def render_comparison(comparison: Comparison, level: str = "95%") -> str:
+def render_comparison(comparison: Compared, level: str = "95%") -> str:
     """Return the HTML page of a comparison."""
     cells = [
         {

@@ -63,7 +63,7 @@ class OptionHeadModel(nn.Module):
         batch_size : int, default 16
         """
         asked = as_questions(questions)
-        encoded = self._encode(asked)
+        encoded = self.encode(asked)
         hidden, option_mask, answers = self.hidden_states(encoded.items, batch_size)
         with torch.no_grad():
             values = self.head(hidden, option_mask).double().cpu().numpy()
@@ -150,7 +150,8 @@ class OptionHeadModel(nn.Module):
             raise ValueError(f"{HEAD_FILE} does not hold the head's tensors: {error}") from None
         return cls(model, tokenizer, head, PromptFormat.from_dict(settings["prompt_format"]))
 
-    def _encode(self, questions: Sequence[Any]) -> EncodedQuestions:
+    def encode(self, questions: Sequence[Any]) -> EncodedQuestions:
+        """Return questions as token ids."""
         limit = maximum_length(self.model.config, self.tokenizer)
         return encode_questions(questions, self.tokenizer, self.prompt_format, max_length=limit)
 
@@ -231,7 +232,7 @@ def train_option_head(
     head = BalancedOptionHead(layer.weight.shape[1], n_options, scale=scale)
     torch.random.set_rng_state(torch_state)
     whole = OptionHeadModel(model, tokenizer, head, prompt_format)
-    items, others = whole._encode(asked).items, whole._encode(aside).items
+    items, others = whole.encode(asked).items, whole.encode(aside).items
     _start_from_letters(head, layer, items)
     args.remove_unused_columns = False
     collator = whole.collator(items)

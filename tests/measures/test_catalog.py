@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import hf_calib
-from hf_calib.cli.thresholds import Threshold, check_names
 from hf_calib.confidence.predictions import Predictions
 from hf_calib.confidence.recorded import Recorded
+from hf_calib.evaluation.thresholds import Threshold, check_names
 from hf_calib.hub import card_tables
 from hf_calib.hub.card_data import AFTER, CalibrationCardData, DatasetReference, Evaluation
 from hf_calib.measures import CATALOG, CalibrationReport, Measure, MeasureInfo, shown_in

@@ -15,7 +15,7 @@ from hf_calib.measures import (
     negative_log_likelihood,
 )
 from hf_calib.reports import Comparison, differences, sharpening
-from hf_calib.reports.comparison import summary
+from hf_calib.reports.paired import summary
 
 
 def predictions(logits, answers, subjects=None, rows=None):
