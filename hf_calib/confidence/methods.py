@@ -210,6 +210,9 @@ def _collect(
         assert score is not None
         values[place, : len(score.log_probabilities)] = score.log_probabilities
     made = _predictions(questions, rows, values, has_mass=has_mass)
+    states = [score.hidden_state for score in scores if score is not None and score.hidden_state is not None]
+    if states:
+        made = replace(made, hidden_states=np.stack(states))
     bounds = np.array([0.0 if score is None else score.missing_bound for score in scores])[rows]
     return replace(made, missing_bounds=bounds) if bounds.any() else made
 

@@ -26,7 +26,7 @@ from ..tasks import (
 )
 from ..tasks.free_form import MATCHERS, FreeFormQuestion
 from .datasets import Datasets, ReadDatasets, read_datasets
-from .models import ModelSource, Processes, model_source, this_process
+from .models import ModelSource, model_source, this_process
 from .settings import AskOptions, AskSettings
 
 if TYPE_CHECKING:
@@ -55,8 +55,7 @@ def ask(
     progress_in : path, optional
         The folder in which what was answered is kept, to go on from; the caller removes it.
     hidden_states : bool, default False
-        Keep the hidden states at the answers' positions, for calibrators that take features. What was answered is not
-        kept in `progress_in` then.
+        Keep the hidden states at the answers' positions, for calibrators that take features.
 
     Raises
     ------
@@ -81,7 +80,7 @@ def ask(
     else:
         plan = _with_options(method, wordings, dataset, settings, seed)
     if hidden_states:
-        _check_gives_hidden_states(method, settings, source, where)
+        _check_gives_hidden_states(method, settings, source)
     run = {
         **source.identity,
         "datasets": {
@@ -98,15 +97,14 @@ def ask(
         "seed": seed,
         "versions": {name: importlib.metadata.version(name) for name in _VERSIONS_OF},
     }
-    if hidden_states:
-        answered = _ask_for_hidden_states(source.backend, plan.questions, prompt_format, settings)
-    else:
-        journal = None if progress_in is None else Journal(progress_in, run, where.index)
-        asking = Asking(settings.batch_size, settings.progress, journal, where.index, where.count)
-        answered = {
-            name: plan.ask(source.backend, own, prompt_format, asking.for_part(f"set{number}_"))
-            for number, (name, own) in enumerate(plan.questions.items())
-        }
+    journal = None if progress_in is None else Journal(progress_in, run, where.index)
+    asking = Asking(
+        settings.batch_size, settings.progress, journal, where.index, where.count, hidden_states=hidden_states
+    )
+    answered = {
+        name: plan.ask(source.backend, own, prompt_format, asking.for_part(f"set{number}_"))
+        for number, (name, own) in enumerate(plan.questions.items())
+    }
     missing = {name: own for name, recorded in answered.items() if (own := _missing(recorded))}
     if missing:
         run["options_not_returned"] = missing
@@ -238,9 +236,7 @@ def _missing(recorded: Recorded) -> dict[str, Any] | None:
     }
 
 
-def _check_gives_hidden_states(
-    method: str | ConfidenceMethod, settings: AskSettings, source: ModelSource, where: Processes
-) -> None:
+def _check_gives_hidden_states(method: str | ConfidenceMethod, settings: AskSettings, source: ModelSource) -> None:
     """Raise a ValueError if questions are to be asked in a way that gives no hidden states."""
     name = method if isinstance(method, str) else method.name
     hindered = {
@@ -248,39 +244,11 @@ def _check_gives_hidden_states(
         "free_form": settings.free_form is not None,
         "wordings": settings.wordings is not None,
         "permute_options": settings.permute_options,
-        "a batch size of auto": not isinstance(settings.batch_size, int),
         "a served model": not source.is_local,
-        "several processes": where.count > 1,
     }
     found = [what for what, there in hindered.items() if there]
     if found:
         raise ValueError(
-            "a calibrator on features takes the hidden states of a local model at the letters' position, in one "
-            f"process; they can't be had with {', '.join(found)}"
+            "a calibrator on features takes the hidden states of a local model at the letters' position; they can't "
+            f"be had with {', '.join(found)}"
         )
-
-
-def _ask_for_hidden_states(
-    backend: Any, datasets: Mapping[str, Sequence[Question]], prompt_format: PromptFormat, settings: AskSettings
-) -> dict[str, Recorded]:
-    """Ask a local model all datasets' questions, and keep the hidden states at the answers' positions."""
-    from ..confidence import predict
-
-    batch_size = settings.batch_size
-    assert isinstance(batch_size, int)  # checked before
-    answered = {}
-    for name, questions in datasets.items():
-        predictions = predict(
-            backend.model,
-            backend.tokenizer,
-            questions,
-            prompt_format=prompt_format,
-            batch_size=batch_size,
-            max_length=backend.encoder.max_length,
-            on_too_long=backend.encoder.on_too_long,
-            progress=settings.progress,
-            hidden_states=True,
-        )
-        shown = tuple(questions[row] for row in predictions.rows)
-        answered[name] = Recorded(predictions, shown, _skipped(questions))
-    return answered

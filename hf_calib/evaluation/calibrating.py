@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 
 from ..calibrators import CALIBRATOR_FILE, by_name
-from ..calibrators.cross_validation import cross_validate, fit_with_target
+from ..calibrators.cross_validation import fit_with_target, held_out_predictions
 from ..calibrators.protocol import BaseCalibrator
 from ..calibrators.storage import described
 from ..measures import CalibrationReport
@@ -207,16 +207,10 @@ class _Given:
 
     def cross_validated(self, name: str, folds: int, seed: int) -> CalibrationReport:
         """Return the report of probabilities that each come from a fit without the question."""
-        held_out = cross_validate(
-            partial(self._new, name),
-            self.predictions.logits,
-            self.labels,
-            features=self.predictions.hidden_states,
-            unlabeled=self.target,
-            n_folds=folds,
-            seed=seed,
+        options: dict[str, Any] = {"unlabeled": self.target, "n_folds": folds, "seed": seed}
+        return held_out_predictions(self.predictions, partial(self._new, name), self.labels, **options).report(
+            seed=seed
         )
-        return CalibrationReport.from_predictions(held_out.probabilities, self.predictions.answers, seed=seed)
 
     def fitted(self, name: str) -> BaseCalibrator:
         """Return a calibrator that is fitted on all there is."""

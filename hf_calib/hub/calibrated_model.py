@@ -84,33 +84,16 @@ class CalibratedModel:
         ----------
         questions : anything that `hf_calib.tasks.as_questions` takes
         **options
-            Of `hf_calib.predict`; `batch_size`, `max_length`, `on_too_long` and `progress` where confidence is not
-            read off the options' letters.
+            Of `hf_calib.predict`.
         """
         from ..confidence import predict
 
         questions = as_questions(questions)
         self.warn_about_option_counts(questions)
-        if self.read_by != "letters":
-            return self._read(questions, **options)
         # A calibrator that takes features was fitted on the hidden states, the only ones that come with a question.
         options.setdefault("hidden_states", bool(getattr(self.calibrator, "needs_features", False)))
+        options.setdefault("method", self.read_by)
         return predict(self.model, self.tokenizer, questions, prompt_format=self.prompt_format, **options)
-
-    def _read(
-        self,
-        questions: Sequence[Question],
-        *,
-        batch_size: int | str = 16,
-        max_length: int | None = None,
-        on_too_long: str = "error",
-        progress: bool = False,
-    ) -> Predictions:
-        from ..confidence import Asking, LocalModel, confidence_method
-
-        backend = LocalModel(self.model, self.tokenizer, max_length=max_length, on_too_long=on_too_long)
-        asking = Asking(batch_size, progress)
-        return confidence_method(self.read_by).predict(backend, questions, self.prompt_format, asking)
 
     def confidence(self, questions: Any, **options: Any) -> list[Answer]:
         """Answer questions, each with a calibrated confidence.
@@ -132,7 +115,7 @@ class CalibratedModel:
             If a question has another number of options than those that the model was calibrated on.
         """
         questions = as_questions(questions)
-        predictions = self._calibrated(self.predict(questions, **options))
+        predictions = self.predict(questions, **options).calibrated(self.calibrator)
         answers = []
         masses = predictions.option_mass if predictions.has_mass else [None] * len(predictions)
         for row, values, mass in zip(predictions.rows, predictions.probabilities, masses, strict=True):
@@ -166,10 +149,7 @@ class CalibratedModel:
         ValueError
             If an answer is not known.
         """
-        return self._calibrated(self.predict(questions, **options)).report(seed=seed)
-
-    def _calibrated(self, predictions: Predictions) -> Predictions:
-        return predictions if self.calibrator is None else predictions.calibrated(self.calibrator)
+        return self.predict(questions, **options).calibrated(self.calibrator).report(seed=seed)
 
     def warn_about_option_counts(self, questions: Sequence[Question]) -> None:
         """Warn if a question has another number of options than those that the model was calibrated on."""

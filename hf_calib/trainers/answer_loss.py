@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers.modeling_outputs import CausalLMOutput
 
+from ..confidence.cached import harmless_collator
 from ..confidence.forward import answer_logits
-from ..confidence.option_logits import harmless_collator
 from ..regularizers import answer_loss
 from ..tasks.collator import QuestionBatch, QuestionCollator
 from ..tasks.encoding import EncodedQuestion
@@ -154,12 +154,10 @@ def _batch_of(inputs: dict[str, torch.Tensor]) -> QuestionBatch | None:
     # The last token is the answer; nothing is predicted from it.
     columns = torch.arange(length - 1, device=ids.device)
     columns = (columns + (start + sizes - length)[:, None]) % length
-    attention_mask = mask.gather(1, columns)
     targets = labels.gather(1, last[:, None])
     return QuestionBatch(
         input_ids=ids.gather(1, columns),
-        attention_mask=attention_mask,
-        position_ids=(attention_mask.cumsum(-1) - 1).clamp(min=0),
+        attention_mask=mask.gather(1, columns),
         answer_positions=torch.full_like(last, length - 2),
         option_ids=targets,
         option_mask=torch.ones_like(targets, dtype=torch.bool),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from transformers import Trainer, TrainerCallback
 
-from ..confidence.option_logits import evaluating
+from ..confidence.forward import evaluating
 from ..reports import ReliabilityDisplay
 from ..tasks import PromptFormat
 from .best_metric import EVALUATION_PREFIX, correct_direction

@@ -14,8 +14,7 @@ from accelerate.utils import gather_object
 from torch import nn
 
 from ..calibrators.differentiable_ece import differentiable_ece
-from ..confidence.forward import NonFiniteLogitsError, option_log_probabilities
-from ..confidence.option_logits import evaluating
+from ..confidence.forward import NonFiniteLogitsError, evaluating, option_log_probabilities
 from ..measures import BinStatistics
 from ..regularizers import (
     BinTargets,

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from torch import nn
 
 from ..calibrators import by_name
-from ..calibrators.cross_validation import check_fits_on_answers, cross_validate
+from ..calibrators.cross_validation import check_fits_on_answers, held_out_predictions
 from ..confidence import Asking, LocalModel, Predictions
-from ..confidence.option_logits import assemble, evaluating, score
 from ..measures import shown_in
 from ..reports.table import Cell, render_table
 from ..tasks import Question
-from ..tasks.collator import QuestionCollator
 from .distributed import register_output_layer
 from .questions import QuestionPreparation
 
@@ -61,8 +55,8 @@ class CalibrationEvaluator:
         if calibrator is not None:
             check_fits_on_answers(calibrator)
         self.calibrator = calibrator
+        preparation.encode(questions)  # refuses what can't be asked before anything is trained
         self.questions = questions
-        self.items = preparation.encode(questions)
         self.preparation = preparation
         self.model = model
         self.accelerator = accelerator
@@ -71,14 +65,8 @@ class CalibrationEvaluator:
     def calibrated_report(self, predictions: Predictions) -> CalibrationReport:
         """Return all measures after calibration, cross-validated in five folds."""
         assert self.calibrator is not None
-        held_out = cross_validate(
-            partial(by_name, self.calibrator),
-            predictions.logits,
-            predictions.answers,
-        )
-        return predictions.with_probabilities(held_out.probabilities).report()
+        return held_out_predictions(predictions, partial(by_name, self.calibrator)).report()
 
-    @torch.no_grad()
     def predictions(self, questions: Sequence[Question] | None = None) -> Predictions:
         """Return the model's answers, the same on every process.
 
@@ -87,47 +75,22 @@ class CalibrationEvaluator:
         questions : sequence of Question, optional
             Other questions than the evaluator's own.
         """
-        asked = self.questions if questions is None else questions
-        accelerator = self.accelerator
-        model = self.model()
-        if self.preparation.method.name != "letters":
-            return self._read(model, asked)
-        items = self.items if questions is None else self.preparation.encode(questions)
-        collator = self.preparation.collator
-        assert isinstance(collator, QuestionCollator)
-        with evaluating(model), accelerator.autocast():
-            share = score(
-                model,
-                items,
-                collator,
-                self.batch_size,
-                device=accelerator.device,
-                process_index=accelerator.process_index,
-                num_processes=accelerator.num_processes,
-            )
-        shares = gather_object([share]) if accelerator.num_processes > 1 else [share]
-        return assemble(
-            items,
-            np.concatenate([positions for positions, _ in shares]),
-            np.concatenate([scores for _, scores in shares]),
-            [question.subject for question in asked],
-        )
-
-    def _read(self, model: nn.Module, questions: Sequence[Question]) -> Predictions:
-        """Ask in a way other than letters, as `hf_calib.measure` does."""
-        preparation, accelerator = self.preparation, self.accelerator
-        backend = LocalModel(
-            accelerator.unwrap_model(model),
+        accelerator, preparation = self.accelerator, self.preparation
+        source = LocalModel(
+            self.model(),
             preparation.tokenizer,
             max_length=preparation.max_length,
             on_too_long=preparation.settings.calibration_on_too_long,
+            device=accelerator.device,
+            in_step=accelerator.num_processes > 1,
         )
-        asking = Asking(self.batch_size)
-        # Sharded weights need the same forwards on every process, so there each asks all questions.
-        if accelerator.distributed_type.value not in ("DEEPSPEED", "FSDP"):
-            asking = replace(asking, process_index=accelerator.process_index, num_processes=accelerator.num_processes)
+        asking = Asking(
+            self.batch_size, process_index=accelerator.process_index, num_processes=accelerator.num_processes
+        )
         with accelerator.autocast():
-            return preparation.method.predict(backend, questions, preparation.prompt_format, asking)
+            return preparation.method.predict(
+                source, self.questions if questions is None else questions, preparation.prompt_format, asking
+            )
 
 
 def model_to_ask(trainer: Any) -> nn.Module:

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
-from ..confidence.option_logits import evaluating
+from ..confidence.forward import evaluating
 from ..hub import dataset_reference
 from ..tasks import PromptFormat, as_questions
 from .best_metric import correct_direction

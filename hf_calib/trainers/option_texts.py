@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..confidence.cached import harmless_collator
 from ..confidence.encoded import EncodedOptions, PromptEncoder
-from ..confidence.forward import ForwardArguments, answer_logits, same_to_rounding
+from ..confidence.forward import ForwardArguments, answer_logits, evaluating, same_to_rounding
 from ..confidence.methods import OptionTexts
-from ..confidence.option_logits import evaluating, harmless_collator
 from ..tasks import PromptFormat, Question, QuestionError
 from ..tasks.collator import QuestionBatch, QuestionCollator
 from ..tasks.encoding import EncodedQuestion
@@ -231,11 +231,14 @@ def _text_logits(model: nn.Module, batch: TextBatch, arguments: ForwardArguments
     """Return the logits that predict each text token, float32, shape (N, V)."""
     arguments = arguments or ForwardArguments.of(model)
     mask = batch.attention_mask
-    if mask.dim() == 4:
+    if mask.dim() == 2:
+        inputs = arguments.inputs(batch.input_ids, mask)
+    else:
         # What is added to the attention's weights, in the model's number format as its kernels require.
         dtype = next(parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
         mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
-    inputs = arguments.inputs(replace(batch, attention_mask=mask))
+        inputs = arguments.inputs(batch.input_ids, torch.ones_like(batch.input_ids))
+        inputs |= {"attention_mask": mask, "position_ids": batch.position_ids}
     if not arguments.logits_to_keep:
         return model(**inputs).logits[batch.rows, batch.columns].float()
     kept, columns = torch.unique(batch.columns, return_inverse=True)

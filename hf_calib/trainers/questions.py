@@ -10,8 +10,8 @@ from typing import Any
 from datasets import Dataset, IterableDataset
 
 from ..confidence import confidence_method
+from ..confidence.encoded import padding_token
 from ..confidence.methods import OptionTexts
-from ..confidence.option_logits import padding_token
 from ..tasks import (
     PromptFormat,
     Question,

@@ -10,8 +10,7 @@ import torch
 from accelerate.utils import is_peft_model
 from torch import nn
 
-from ..confidence.forward import ForwardArguments
-from ..confidence.option_logits import evaluating
+from ..confidence.forward import ForwardArguments, evaluating
 from ..regularizers import anchor_divergence
 from .option_texts import Batch, Encoded, EncodedTexts, TextBatch, answer_scores
 from .trl_compatibility import initial_adapter_weights, prepared_for_inference, takes_reference_model

@@ -13,14 +13,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..confidence import Asking, LocalModel, confidence_method
-from ..confidence.asking import by_length
-from ..confidence.forward import ForwardArguments, NonFiniteLogitsError, answer_logits
+from ..confidence import Asking, LocalModel, NonFiniteLogitsError, confidence_method
 from ..confidence.methods import OptionTexts
-from ..confidence.option_logits import evaluating, padding_is_harmless, padding_token
 from ..regularizers import anchor_divergence, coarse_anchor_divergence
-from ..tasks import PromptFormat, Question, QuestionError, as_questions, encode_questions, maximum_length
-from ..tasks.collator import QuestionCollator
+from ..tasks import PromptFormat, Question, QuestionError, as_questions, encode_questions
+from ..tasks.encoding import EncodedQuestion
 from .calibration_arguments import check_confidence
 from .option_texts import ABSENT, Encoded, EncodedTexts, encode_texts
 from .reference import load_reference, reference_tokenizer, vocabularies_agree
@@ -139,7 +136,6 @@ class ReferenceDistributions:
         return cls(tuple(json.loads(metadata["keys"])), **tensors, confidence=confidence)
 
 
-@torch.no_grad()
 def reference_distributions(
     model: nn.Module,
     tokenizer: Any,
@@ -198,36 +194,35 @@ def reference_distributions(
             "be compared; take a reference of the same family, or pass match_options=True to compare the options' "
             "probabilities alone"
         )
-    limit = maximum_length(model.config, tokenizer)
-    theirs = encode_questions(asked, tokenizer, prompt_format, max_length=limit).items
+    source = LocalModel(model, tokenizer)
+    theirs = encode_questions(asked, tokenizer, prompt_format, max_length=source.encoder.max_length).items
     ours = theirs if same else encode_questions(asked, student, prompt_format).items
-    collator, arguments = QuestionCollator(padding_token(tokenizer)), ForwardArguments.of(model)
-    device = next(model.parameters()).device
     width = max(len(item.option_ids) for item in ours) + (top_k if same else 0)
     token_ids = torch.full((len(ours), width), -1, dtype=torch.int32)
     log_probabilities = torch.full((len(ours), width), -torch.inf)
     rest = torch.zeros(len(ours))
-    lengths = [len(item.input_ids) for item in theirs]
-    padded = padding_is_harmless(model, theirs[lengths.index(max(lengths))], collator, device, arguments)
-    with evaluating(model):
-        for rows in by_length(lengths, batch_size, padded=padded):
-            logits = answer_logits(model, collator([theirs[i] for i in rows]).to(device), arguments)
-            for row, logits_ in zip(rows, logits.double().log_softmax(dim=-1).cpu(), strict=True):
-                if not bool(torch.isfinite(logits_).all()):
-                    raise NonFiniteLogitsError(
-                        f"the reference's logits at the answer of row {row}, counted from 0, are not finite"
-                    )
-                kept = torch.tensor(theirs[row].option_ids)
-                if same:
-                    others = logits_.clone().index_fill_(0, kept, -torch.inf)
-                    kept = torch.cat([kept, others.topk(min(top_k, len(others) - len(kept))).indices])
-                chosen = logits_[kept]
-                names = kept if same else torch.tensor(ours[row].option_ids)
-                token_ids[row, : len(names)] = names.int()
-                log_probabilities[row, : len(names)] = chosen.float()
-                # One minus the sum would lose a small rest to rounding.
-                logits_[kept] = -torch.inf
-                rest[row] = logits_.exp().sum().float()
+
+    def keep(items: Sequence[EncodedQuestion], prefix: int) -> list[None]:
+        logits = source.forward.read([item.input_ids for item in items], prefix=prefix).logits
+        for item, values in zip(items, logits.double().log_softmax(dim=-1).cpu(), strict=True):
+            row = item.row
+            if not bool(torch.isfinite(values).all()):
+                raise NonFiniteLogitsError(
+                    f"the reference's logits at the answer of row {row}, counted from 0, are not finite"
+                )
+            kept = torch.tensor(item.option_ids)
+            if same:
+                others = values.clone().index_fill_(0, kept, -torch.inf)
+                kept = torch.cat([kept, others.topk(min(top_k, len(others) - len(kept))).indices])
+            names = kept if same else torch.tensor(ours[row].option_ids)
+            token_ids[row, : len(names)] = names.int()
+            log_probabilities[row, : len(names)] = values[kept].float()
+            # One minus the sum would lose a small rest to rounding.
+            values[kept] = -torch.inf
+            rest[row] = values.exp().sum().float()
+        return [None] * len(items)
+
+    source.run("reference", theirs, Asking(batch_size), keep)
     return ReferenceDistributions(tuple(_key(item) for item in ours), token_ids, log_probabilities, rest)
 
 
