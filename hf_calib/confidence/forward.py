@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..tasks.collator import QuestionBatch, token_positions
+from ..tasks.collator import OptionColumns, QuestionBatch, token_positions
 
 
 class NonFiniteLogitsError(FloatingPointError):
@@ -224,14 +224,14 @@ def same_to_rounding(logits: torch.Tensor, other: torch.Tensor, model: nn.Module
     return bool((logits - other).abs().max() <= precision**0.5 * logits.std())
 
 
-def option_log_probabilities(logits: torch.Tensor, batch: QuestionBatch) -> torch.Tensor:
+def option_log_probabilities(logits: torch.Tensor, batch: OptionColumns) -> torch.Tensor:
     """Return the full softmax's log-probability of each option's token.
 
     Parameters
     ----------
     logits : torch.Tensor, shape (B, V)
         At the answer positions.
-    batch : QuestionBatch
+    batch : OptionColumns
 
     Returns
     -------

@@ -17,8 +17,8 @@ from .batching import BatchPlan, plan_batches
 from .cached import LOGITS_BUDGET, CachedForward, Computed
 from .encoded import EncodedOptions, PromptEncoder, padding_token
 from .forward import NonFiniteLogitsError, evaluating, unwrapped
-from .methods import OptionLetters
 from .predictions import Predictions
+from .registry import confidence_method
 
 
 def predict(
@@ -26,6 +26,7 @@ def predict(
     tokenizer: Any,
     questions: Any,
     *,
+    method: str = "letters",
     prompt_format: PromptFormat | None = None,
     batch_size: int | str = 16,
     max_length: int | None = None,
@@ -34,7 +35,7 @@ def predict(
     progress: bool = True,
     hidden_states: bool = False,
 ) -> Predictions:
-    """Ask a model multiple-choice questions and read its confidence off the options' logits.
+    """Ask a model multiple-choice questions and read its confidence, by default off the options' logits.
 
     For question x with options 1..K the confidence is max softmax(l), where l are the logits of the K option tokens
     at the answer position (Xiao et al., 2025).
@@ -46,6 +47,8 @@ def predict(
     tokenizer : transformers.PreTrainedTokenizerBase
     questions : list of Question, or anything that `hf_calib.tasks.as_questions` takes
         With or without answers. Those with identical choices are asked like any other, with a warning.
+    method : str, default "letters"
+        What confidence is read off, a name of `hf_calib.confidence.ways()`.
     prompt_format : PromptFormat, optional
     batch_size : int or "auto", default 16
         "auto" begins with 64 and halves it where memory runs out.
@@ -75,7 +78,7 @@ def predict(
     handle_identical_choices(asked, "warn")
     source = LocalModel(model, tokenizer, max_length=max_length, on_too_long=on_too_long, padding_side=padding_side)
     asking = Asking(batch_size, progress, hidden_states=hidden_states)
-    return OptionLetters().predict(source, asked, prompt_format or PromptFormat(), asking)
+    return confidence_method(method).predict(source, asked, prompt_format or PromptFormat(), asking)
 
 
 class LocalModel:

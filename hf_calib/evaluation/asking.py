@@ -42,7 +42,7 @@ def ask(
     model: Model | ModelSource,
     dataset: Datasets | ReadDatasets,
     *,
-    method: str | ConfidenceMethod = "letters",
+    method: str | ConfidenceMethod | None = None,
     seed: int = 0,
     progress_in: Path | None = None,
     hidden_states: bool = False,
@@ -71,6 +71,7 @@ def ask(
     settings = AskSettings(**options)
     where = this_process(settings.device)
     source = model if isinstance(model, ModelSource) else model_source(model, settings, where)
+    method = source.read_by if method is None else method
     shots = {
         "chat_template": settings.chat_template,
         "few_shot": settings.few_shot,

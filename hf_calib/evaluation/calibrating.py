@@ -139,7 +139,7 @@ def calibrate(
     target_predictions: Recording | None = None,
     reference_predictions: Recording | None = None,
     folds: int = 5,
-    method: str | ConfidenceMethod = "letters",
+    method: str | ConfidenceMethod | None = None,
     out: str | os.PathLike[str] | None = None,
     force: bool = False,
     seed: int = 0,
@@ -162,8 +162,8 @@ def calibrate(
         The pre-trained model's predictions of the same questions, in the answers' place.
     folds : int, default 5
         Of the cross-validation.
-    method : str or ConfidenceMethod, default "letters"
-        What the confidence is read off.
+    method : str or ConfidenceMethod, optional
+        What the confidence is read off, as in `hf_calib.measure`.
     out : path, optional
         A folder for calibrator.json and calibration.json. A run that was stopped goes on when it is started again
         with the same folder.

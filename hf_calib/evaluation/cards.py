@@ -195,8 +195,9 @@ def measure_and_write_card(
         save_calibration_metadata(
             folder,
             prompt_format=model.prompt_format,
+            confidence=model.read_by,
             option_counts=counts,
-            base_model=data.base_model,
+            base_model=data.base_model if data.base_model_on_hub else None,
             base_model_revision=data.base_model_revision,
             calibrator=fitted,
         )
@@ -281,6 +282,7 @@ def _merged(
         "base_model_revision": revision,
         "adapter_type": adapter_type,
         "prompt_format": model.prompt_format.to_dict(),
+        "confidence": model.read_by,
         "option_counts": option_counts,
         "tags": drafted_tags(folder / CARD_FILE),
         "versions": {name: importlib.metadata.version(name) for name in _VERSIONS_OF},

@@ -26,7 +26,7 @@ def measure(
     model: Model | ModelSource,
     dataset: Datasets,
     *,
-    method: str | ConfidenceMethod = "letters",
+    method: str | ConfidenceMethod | None = None,
     calibrator: BaseCalibrator | str | os.PathLike[str] | None = None,
     force: bool = False,
     out: str | os.PathLike[str] | None = None,
@@ -40,12 +40,13 @@ def measure(
     model : str, path, module, pair, CalibratedModel or Backend
         A Hub id or a folder of a causal language model or adapter; `openai:http://host:port/v1` with `model_name`; a
         loaded model with `tokenizer`, or `(model, tokenizer)`; what `hf_calib.load` returns, which is asked with its
-        own prompt format and calibrator; or a source of answers, such as `hf_calib.confidence.ServedModel`.
+        own method, prompt format and calibrator; or a source of answers, such as `hf_calib.confidence.ServedModel`.
     dataset : str, path, list of Question, datasets.Dataset, list of str, or mapping
         A file, folder or Hub dataset as `hf_calib.load_questions` takes it, or questions in memory; several by their
         names; or by names of your own, `{"law": "law.jsonl", "own": questions}`. Every question needs its answer.
-    method : str or ConfidenceMethod, default "letters"
-        What the confidence is read off; `hf_calib.confidence.ways()` lists the names.
+    method : str or ConfidenceMethod, optional
+        What the confidence is read off; `hf_calib.confidence.ways()` lists the names. By default the options'
+        letters, or of what `hf_calib.load` returns, what it was calibrated with.
     calibrator : BaseCalibrator or path, optional
         Fitted; applied to the answers. What was measured without it is kept as `.before`.
     force : bool, default False

@@ -85,6 +85,8 @@ class ModelSource:
         Whether it is a `LocalModel`, whose hidden states can be had.
     prompt_format : PromptFormat, optional
         How it was calibrated to be asked.
+    read_by : str, default "letters"
+        What its confidence was calibrated to be read off, a name of `hf_calib.confidence.ways()`.
     calibrator : BaseCalibrator, optional
         What came with it.
     """
@@ -94,6 +96,7 @@ class ModelSource:
     open: Callable[[], Backend]
     is_local: bool = True
     prompt_format: PromptFormat | None = None
+    read_by: str = "letters"
     calibrator: BaseCalibrator | None = None
 
     @cached_property
@@ -120,7 +123,7 @@ def model_source(model: Model, settings: AskSettings, where: Processes) -> Model
         return _named(str(model), settings, where)
     if isinstance(model, CalibratedModel):
         refuse(settings, "a loaded CalibratedModel", "tokenizer", *_LOADING)
-        own = {"prompt_format": model.prompt_format, "calibrator": model.calibrator}
+        own = {"prompt_format": model.prompt_format, "read_by": model.read_by, "calibrator": model.calibrator}
         return _loaded(model.model, model.tokenizer, settings, **own)
     if hasattr(model, "score_letters"):
         refuse(settings, "a model that can be asked already", "tokenizer", *_LOADING, "max_length", "drop_too_long")

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..confidence.registry import way_named
 from .card_data import SCALED, CalibrationCardData, DatasetReference
 from .card_metadata import (
     HUB_URL,
@@ -74,6 +75,7 @@ def render_card(data: CalibrationCardData, existing: str | None = None, *, calib
             drawn=[data.stage_label(stage) for stage in _drawn_stages(data)],
             picture=Markdown(PICTURE_FILE),
             legend=legend(data),
+            read_off=Markdown(way_named(data.confidence).help),
             calibrator=calibrator,
             load_id=_python_string(data.hub_model_id or data.model_name),
             facts=list(_training_facts(data)),
@@ -274,8 +276,8 @@ def _limits(data: CalibrationCardData, calibrator: bool) -> Iterable[object]:
     done = "Calibrated" if was_calibrated else "Recalibrated and measured" if calibrator else "Measured"
     yield (
         "For research on the calibration of language models, and for multiple-choice questions like those that it was "
-        f"{done.lower()} on. The confidence is the probability of an option's letter at the answer position; it "
-        "says nothing about free-form answers."
+        f"{done.lower()} on. The confidence is read off {way_named(data.confidence).help}; it says nothing about "
+        "free-form answers."
     )
     with_what = []
     if data.calibration_data:

@@ -4,10 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 
 from .encoding import EncodedQuestion
+
+
+class OptionColumns(Protocol):
+    """A batch of B questions whose K options are columns of what a model says of it, shapes as in `QuestionBatch`."""
+
+    @property
+    def option_ids(self) -> torch.Tensor:
+        """Column of each option."""
+
+    @property
+    def option_mask(self) -> torch.Tensor:
+        """Which options exist."""
+
+    @property
+    def answers(self) -> torch.Tensor:
+        """Index of the right option."""
 
 
 @dataclass

@@ -73,6 +73,7 @@ def card_data(
         stage_labels=_stage_labels(run),
         regime=run.regime,
         prompt_format=run.prompt_format.to_dict(),
+        confidence=run.confidence,
         option_counts=tuple(sorted({len(question.choices) for question in questions})),
         subjects=tuple(sorted({question.subject for question in questions if question.subject is not None})),
         label_free=all(question.answer is None for question in questions) if questions else None,

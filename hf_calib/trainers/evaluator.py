@@ -12,7 +12,7 @@ from torch import nn
 
 from ..calibrators import by_name
 from ..calibrators.cross_validation import check_fits_on_answers, held_out_predictions
-from ..confidence import Asking, ConfidenceMethod, LocalModel, OptionLetters, Predictions
+from ..confidence import Asking, LocalModel, Predictions
 from ..measures import shown_in
 from ..reports.checks import checked
 from ..reports.table import Cell, render_table
@@ -40,8 +40,6 @@ class CalibrationEvaluator:
         Questions per device and forward pass.
     calibrator : str, optional
         Name of a calibrator that `calibrated_report` fits.
-    method : ConfidenceMethod, optional
-        What the confidence is read off; by default the options' letters.
     chat_option : str, default "calibration_prompt='chat'"
         How to have the questions put through the chat template, for warnings.
 
@@ -59,22 +57,19 @@ class CalibrationEvaluator:
         accelerator: Accelerator,
         batch_size: int,
         calibrator: str | None = None,
-        method: ConfidenceMethod | None = None,
         chat_option: str = "calibration_prompt='chat'",
     ) -> None:
         if calibrator is not None:
             check_fits_on_answers(calibrator)
         self.calibrator = calibrator
-        self.method = method or OptionLetters()
-        if isinstance(self.method, OptionLetters):
-            preparation.encode(questions)  # refuses what can't be asked before anything is trained
+        preparation.encode(questions)  # refuses what can't be asked before anything is trained
         self.questions = questions
         self.preparation = preparation
         self.model = model
         self.accelerator = accelerator
         self.batch_size = batch_size
         self._run = {
-            "confidence": self.method.to_dict(),
+            "confidence": preparation.method.to_dict(),
             "prompt_format": preparation.prompt_format.to_dict(),
             "has_chat_template": getattr(preparation.tokenizer, "chat_template", None) is not None,
             "in_trainer": chat_option,
@@ -117,7 +112,7 @@ class CalibrationEvaluator:
             self.batch_size, process_index=accelerator.process_index, num_processes=accelerator.num_processes
         )
         with accelerator.autocast():
-            return self.method.predict(
+            return preparation.method.predict(
                 source, self.questions if questions is None else questions, preparation.prompt_format, asking
             )
 

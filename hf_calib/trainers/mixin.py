@@ -106,6 +106,7 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
             alignment=name if self._aligns else None,
             starting_stage="base" if self._aligns else "before",
             prompt_format=self.prompt_format,
+            confidence=settings.calibration_confidence,
             calibrator=settings.eval_calibrator,
         )
         if calibration_dataset is not None:
@@ -207,7 +208,9 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
         distributions = read_distributions(reference_model)
         if distributions is None and settings.anchor_weight > 0:
             questions = prepared.of(prepared.trained)
-            distributions = matched_distributions(self, reference_model, questions, self._questions.tokenizer)
+            distributions = matched_distributions(
+                self, reference_model, questions, self._questions.tokenizer, settings.calibration_confidence
+            )
         reference = None
         collator = self._questions.collator
         if distributions is not None:
@@ -215,6 +218,7 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
             distributions.require(prepared.trained)
         elif settings.anchor_weight > 0:
             reference = Reference(self, reference_model)
+            reference.check_tokens(prepared.trained)
             reference.check_start(collator(prepared.trained[:8]).to(self.accelerator.device))
         self._calibration_term = CalibrationTerm(
             prepared.trained,
@@ -223,8 +227,9 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
             self.args.seed,
             collator,
             self.accelerator,
-            reference.answer_logits if reference is not None else None,
+            reference.answer_scores if reference is not None else None,
             distributions,
+            reference.model if reference is not None else None,
         )
 
     def _check_separate_backward(self) -> None:

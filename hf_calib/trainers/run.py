@@ -29,6 +29,8 @@ class CalibrationRun:
         What the model is before training: a base model, or one that was aligned before.
     prompt_format : PromptFormat
         How the questions are formatted.
+    confidence : str, default "letters"
+        What confidence is read off, a name of `hf_calib.confidence.ways()`.
     calibrator : str, optional
         Name of the calibrator that evaluation also reports with.
 
@@ -59,6 +61,7 @@ class CalibrationRun:
     alignment: str | None = None
     starting_stage: str = "before"
     prompt_format: PromptFormat = field(default_factory=PromptFormat)
+    confidence: str = "letters"
     calibrator: str | None = None
     terms: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
