@@ -243,7 +243,7 @@ def test_samples_are_drawn_from_the_softmax(model, tokenizer):
 
 def test_the_prompt_is_read_once_for_all_samples(model, tokenizer):
     local, read = LocalModel(model, tokenizer), []
-    local.generate("s", ASKED[:2], PromptFormat(), Asking(), max_new_tokens=2)  # whether padding and caches matter is known then
+    local.generate("s", ASKED[:2], PromptFormat(), Asking(), max_new_tokens=2)  # what the engine checks is known then
     hook = model.get_input_embeddings().register_forward_pre_hook(
         lambda module, inputs: read.append(inputs[0].numel())
     )
