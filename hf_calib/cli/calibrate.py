@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ from .options import (
     ask_options,
     check_source,
 )
+from .output import print_json, print_skipped
 from .thresholds import add_threshold, exit_code
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def add_calibrate_parser(commands: argparse._SubParsersAction) -> None:
         description="Fit a calibrator on a model's answers to held-out questions, cross-validate it and save it; "
         "`hf-calib measure --calibrator DIR` then uses it.",
         example="hf-calib calibrate --model my/aligned --dataset held-out.jsonl --method auto --out calibrator",
+        flags_of_arguments={"method": "--confidence", "calibrators": "--method"},
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--model", help="a folder or the Hub id of a causal language model or adapter")
@@ -77,7 +78,7 @@ def _run(options: argparse.Namespace) -> int:
     from ..measures import CATALOG
     from ..reports import Measurement
 
-    check_source(options.model, options.dataset)
+    check_source(options)
     check_names(options.fail_if, CATALOG)
     recorded = options.from_predictions
     calibration = calibrate(
@@ -95,7 +96,7 @@ def _run(options: argparse.Namespace) -> int:
     if not this_process(options.device).is_first:  # another process prints
         return 0
     if options.json:
-        print(json.dumps(calibration.to_dict()))
+        print_json(calibration.to_dict(), options)
     else:
         _print(calibration, options.out)
     return exit_code("calibrate", options.fail_if, {"": calibration.values()})
@@ -115,6 +116,7 @@ def _print(calibration: Calibration, out: Path) -> None:
         }
         for name, report in calibration.reports.items()
     ]
+    print_skipped(calibration.skipped_rows)
     print("Cross-validated: each question's probabilities come from a fit without it.\n")
     print(render_table(rows))
     for name, reason in calibration.refused.items():

@@ -6,13 +6,11 @@ import hashlib
 import importlib.metadata
 import json
 import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from ..confidence import Asking, ConfidenceMethod, Journal, confidence_method
+from ..confidence import Asking, ConfidenceMethod, confidence_method
 from ..confidence.recorded import Recorded
 from ..confidence.registry import SETTINGS, free_form_settings
 from ..reports import Measurement
@@ -26,7 +24,9 @@ from ..tasks import (
 )
 from ..tasks.free_form import MATCHERS, FreeFormQuestion
 from .datasets import Datasets, ReadDatasets, read_datasets
+from .keeping import Keeper
 from .models import ModelSource, Processes, model_source, this_process
+from .provenance import NotesPrompt
 from .settings import AskOptions, AskSettings
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ def ask(
     *,
     method: str | ConfidenceMethod = "letters",
     seed: int = 0,
-    progress_in: Path | None = None,
+    out: str | os.PathLike[str] | None = None,
+    part: str = "",
     hidden_states: bool = False,
     **options: Unpack[AskOptions],
 ) -> Measurement:
@@ -52,11 +53,14 @@ def ask(
     ----------
     model, dataset, method, seed, **options
         As in `hf_calib.measure`.
-    progress_in : path, optional
-        The folder in which what was answered is kept, to go on from; the caller removes it.
+    out : path, optional
+        The run's folder, in which what is answered is kept: to go on from where a run was stopped, and not to ask
+        again where it was finished.
+    part : str, default ""
+        What the folder calls this asking, for runs that ask more than once.
     hidden_states : bool, default False
         Keep the hidden states at the answers' positions, for calibrators that take features. What was answered is not
-        kept in `progress_in` then.
+        kept in `out` then.
 
     Raises
     ------
@@ -81,7 +85,7 @@ def ask(
         plan = _with_options(method, wordings, dataset, settings, seed)
     if hidden_states:
         _check_gives_hidden_states(method, settings, source, where)
-    run = {
+    settled = {
         **source.identity,
         "datasets": {
             name: {"n": len(own), "sha256": _digest(own), "skipped_rows": _skipped(own)}
@@ -97,35 +101,28 @@ def ask(
         "seed": seed,
         "versions": {name: importlib.metadata.version(name) for name in _VERSIONS_OF},
     }
+    keeper = Keeper(None if hidden_states else out, part, where, settings.say)
+    if (finished := keeper.finished(source.name, settled, seed)) is not None:
+        return finished
+    journal = keeper.journal(settled)
+    settings.say(f"Loading {source.name}")
+    backend = NotesPrompt(source.opened(any(own.chat for own in (prompt_format, *wordings))))
     if hidden_states:
-        answered = _ask_for_hidden_states(source.backend, plan.questions, prompt_format, settings)
+        answered = _ask_for_hidden_states(backend, plan.questions, prompt_format, settings)
     else:
-        journal = None if progress_in is None else Journal(progress_in, run, where.index)
         asking = Asking(settings.batch_size, settings.progress, journal, where.index, where.count)
         answered = {
-            name: plan.ask(source.backend, own, prompt_format, asking.for_part(f"set{number}_"))
+            name: plan.ask(backend, own, prompt_format, asking.for_part(f"set{number}_"))
             for number, (name, own) in enumerate(plan.questions.items())
         }
+    run = {**settled, **backend.record()}
     missing = {name: own for name, recorded in answered.items() if (own := _missing(recorded))}
     if missing:
         run["options_not_returned"] = missing
-    return Measurement(source.name, answered, run, {"seed": seed})
-
-
-def progress_folder(out: str | os.PathLike[str] | None) -> Path | None:
-    """Return where what was answered is kept in a result's folder until the end."""
-    return None if out is None else Path(out) / ".progress"
-
-
-def save_result(result: Any, out: str | os.PathLike[str] | None, device: str | None = None) -> None:
-    """Save a result into a folder, if one is given, and remove what was kept there to go on from.
-
-    Of several processes, the first one does.
-    """
-    progress = progress_folder(out)
-    if progress is not None and this_process(device).is_first:
-        result.save(out)
-        shutil.rmtree(progress, ignore_errors=True)
+    measurement = Measurement(source.name, answered, run, {"seed": seed})
+    if not hidden_states:
+        keeper.keep(measurement)
+    return measurement
 
 
 @dataclass(frozen=True)
@@ -269,6 +266,7 @@ def _ask_for_hidden_states(
     assert isinstance(batch_size, int)  # checked before
     answered = {}
     for name, questions in datasets.items():
+        backend.note(questions, prompt_format)
         predictions = predict(
             backend.model,
             backend.tokenizer,

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Unpack, cast
 from ..confidence import ConfidenceMethod
 from ..confidence.registry import SETTINGS, way_named
 from ..reports import Comparison, Measurement
-from .asking import ask, progress_folder, save_result
+from .asking import ask
 from .datasets import Datasets, read_datasets
+from .keeping import interruptible, save_result
 from .models import model_source, this_process
 from .settings import AskOptions, AskSettings
 
@@ -88,7 +89,8 @@ def compare(
         raise ValueError("dataset: models need at least one --dataset to be compared on")
     else:
         methods = [method] if isinstance(method, str | ConfidenceMethod) else list(method)
-        predictions, skipped = _ask(by_name, dataset, methods, progress_folder(out), seed, options)
+        with interruptible(out):
+            predictions, skipped = _ask(by_name, dataset, methods, out, seed, options)
     comparison = replace(Comparison.of(predictions, seed=seed), skipped_rows=skipped)
     save_result(comparison, out, options.get("device"))
     return comparison
@@ -136,7 +138,7 @@ def _ask(
     models: Mapping[str, Any],
     dataset: Datasets,
     methods: Sequence[str | ConfidenceMethod],
-    progress: Path | None,
+    out: str | os.PathLike[str] | None,
     seed: int,
     options: AskOptions,
 ) -> tuple[_Cells, dict[str, int]]:
@@ -155,7 +157,8 @@ def _ask(
                 questions,
                 method=way,
                 seed=seed,
-                progress_in=None if progress is None else progress / f"{number}-{method}",
+                out=out,
+                part=f"{number}-{method}",
                 **how,
             )
             for task, recorded in measurement.datasets.items():

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from ..reports import Measurement
-from .asking import ask, progress_folder, save_result
+from .asking import ask
 from .datasets import Datasets
+from .keeping import interruptible, save_result
 from .models import ModelSource, model_source, this_process
 from .settings import AskOptions, AskSettings
 
@@ -109,18 +110,19 @@ def measure(
     settings = AskSettings(**options)
     source = model if isinstance(model, ModelSource) else model_source(model, settings, this_process(settings.device))
     fitted = as_calibrator(calibrator) if calibrator is not None else source.calibrator
-    measurement = ask(
-        source,
-        dataset,
-        method=method,
-        seed=seed,
-        progress_in=progress_folder(out),
-        hidden_states=fitted is not None and fitted.needs_features,
-        **options,
-    )
-    if fitted is not None:
-        measurement = calibrated(measurement, fitted)
-    save_result(measurement, out, settings.device)
+    with interruptible(out):
+        measurement = ask(
+            source,
+            dataset,
+            method=method,
+            seed=seed,
+            out=out,
+            hidden_states=fitted is not None and fitted.needs_features,
+            **options,
+        )
+        if fitted is not None:
+            measurement = calibrated(measurement, fitted)
+        save_result(measurement, out, settings.device)
     return measurement
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from .._suggestions import did_you_mean
 from .card_metadata import CardParts
 from .commands import publish_command
 from .errors import InvalidFolderError
@@ -59,9 +59,8 @@ def metric_path(name: str) -> str:
     """
     names = metric_names()
     if name not in names:
-        close = difflib.get_close_matches(name, names, n=1)
         raise InvalidFolderError(
-            f"There is no metric {name!r}." + (f" Did you mean {close[0]!r}?" if close else ""),
+            f"There is no metric {name!r}.{did_you_mean(name, names)}",
             f"The metrics of this package are: {', '.join(names)}",
         )
     return str(resource_folder("metrics") / name)

@@ -18,6 +18,7 @@ import numpy as np
 from ..confidence.predictions import Predictions
 from ..confidence.recorded import PREDICTIONS_FILE, Recorded, read_predictions, write_predictions
 from ..measures import CalibrationReport
+from ..tasks.files import READERS
 from .checks import doubts, missing_options
 from .reliability import ReliabilityDisplay
 from .verdict import verdict
@@ -90,10 +91,11 @@ class Measurement:
 
     @staticmethod
     def is_saved(source: Any) -> bool:
-        """Tell whether `load` can read something: a file, or a folder with predictions."""
+        """Tell whether `load` can read something: a data file, or a folder with predictions."""
         if not isinstance(source, str | os.PathLike):
             return False
-        return Path(source).is_file() or (Path(source) / PREDICTIONS_FILE).is_file()
+        path = Path(source)
+        return (path.is_file() and path.suffix.lower() in READERS) or (path / PREDICTIONS_FILE).is_file()
 
     @property
     def method(self) -> str | None:

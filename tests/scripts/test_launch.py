@@ -99,7 +99,7 @@ def test_unknown_options_are_refused_before_anything_starts(given, started, tmp_
 
 def test_a_launch_file_must_be_named():
     with pytest.raises(ValueError, match="name a launch file"):
-        launch_options(["--accelerate_config"])
+        launch_options(["--accelerate_config"], argparse.ArgumentParser())
 
 
 def test_the_examples_refuse_unknown_options_too(monkeypatch, tmp_path):
