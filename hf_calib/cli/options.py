@@ -170,7 +170,7 @@ def check_source(options: argparse.Namespace) -> None:
     """Refuse a model without questions, and what says how a model is asked for predictions that exist already."""
     if options.model is not None:
         if not options.dataset:
-            raise ValueError("--model needs questions to ask; add --dataset FILE")
+            raise ValueError("--model needs at least one --dataset, the questions to ask")
         return
     needless = [name for name in ask_options(options) if name != "progress"]
     needless += ["dataset"] * bool(options.dataset) + ["confidence"] * (options.confidence != next(iter(ways())))

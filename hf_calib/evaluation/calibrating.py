@@ -164,8 +164,8 @@ def calibrate(
     reference = None if reference_predictions is None else predictions_of(reference_predictions)
     if target is not None and reference is not None:
         raise ValueError(
-            "reference_predictions: they are taken in the answers' place, without target_predictions; give only one of "
-            "them"
+            "reference_predictions: they are taken in the answers' place, without target_predictions; give only one "
+            "of them"
         )
     with_features = any(getattr(by_name(name), "needs_features", False) for name in names)
     if isinstance(model, Measurement) or Measurement.is_saved(model):

@@ -91,7 +91,7 @@ class NotesPrompt:
 
 def _device(backend: Any) -> str | None:
     """Return the name of the device that a local model is on; None for a server, whose device is not known."""
-    model = getattr(backend, "model", None)
+    model: Any = getattr(backend, "model", None)
     if not hasattr(model, "parameters"):
         return None
     import torch

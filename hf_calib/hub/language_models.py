@@ -104,13 +104,14 @@ def _load_gguf(file: Path, name: Any, options: dict[str, Any]) -> Any:
     from transformers import AutoModelForCausalLM, GgufConfig
 
     require_gguf(name)
-    model, info = AutoModelForCausalLM.from_pretrained(
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
         file.parent,
         gguf_file=file.name,
         quantization_config=GgufConfig(dequantize=True),
         output_loading_info=True,
         **options,
     )
+    model, info = loaded
     _check_covered(model, name, set(info["missing_keys"]), info["unexpected_keys"])
     return model
 

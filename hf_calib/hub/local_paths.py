@@ -31,5 +31,6 @@ def check_local_path(name: str) -> None:
     beside = "/" in on_hub and path.parent.is_dir()
     if not is_id or beside or path.is_absolute() or (path.suffix == GGUF and not file):
         raise MissingModelError(
-            f"There is no {'file' if path.suffix == GGUF else 'folder'} {name!r}.", "Give the path of a model's folder or of a GGUF file, or an id on the Hub."
+            f"There is no {'file' if path.suffix == GGUF else 'folder'} {name!r}.",
+            "Give the path of a model's folder or of a GGUF file, or an id on the Hub.",
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,7 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub import get_token
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError
 
 from .errors import (
     HubError,
@@ -186,6 +188,40 @@ def downloaded(api: HfApi, destination: Destination, commit: str | None, path: s
                 cache_dir=folder,
             )
         )
+
+
+def look(api: HfApi, destination: Destination) -> RemoteState:
+    """Check a destination and read what it holds, for a dry run, which works without a login and without the Hub too.
+
+    Raises
+    ------
+    InvalidNamespaceError
+        If the Hub does not allow its namespace.
+
+    Warns
+    -----
+    UserWarning
+        If the token may not write to it, or the Hub cannot be reached.
+    """
+    check_namespace(destination.repo_id, api.endpoint, destination.again)
+    try:
+        with hub_errors(destination.repo_id, destination.again):
+            if get_token() is not None or destination.token is not None:
+                check_write_access(
+                    api, destination.repo_id, destination.token, destination.create_pr, destination.again
+                )
+    except HubError as error:
+        warnings.warn(str(error), stacklevel=3)
+    try:
+        with hub_errors(destination.repo_id, destination.again):
+            return read_remote(api, destination)
+    except HubError as error:
+        if not isinstance(error.__cause__, OfflineModeIsEnabled) and not isinstance(
+            error, InterruptedPublicationError
+        ):
+            raise
+        warnings.warn(f"{error.message} What is there already is not known.", stacklevel=3)
+        return RemoteState()
 
 
 def prepare(api: HfApi, destination: Destination) -> RemoteState:

@@ -24,7 +24,7 @@ from .errors import (
 )
 
 # The base of every error of the client's HTTP library, whichever library this version of the client is built on.
-_TRANSPORT_ERROR: type[BaseException] = HfHubHTTPError.__bases__[0]
+TRANSPORT_ERROR: type[BaseException] = HfHubHTTPError.__bases__[0]
 
 
 def token_hint(again: str) -> str:
@@ -88,7 +88,7 @@ def _translate(error: BaseException, repository: str, again: str) -> HubError | 
     while cause is not None:
         if isinstance(cause, HfHubHTTPError):
             return _from_status(cause, repository, again)
-        if isinstance(cause, (_TRANSPORT_ERROR, ConnectionError, TimeoutError)):
+        if isinstance(cause, (TRANSPORT_ERROR, ConnectionError, TimeoutError)):
             return InterruptedPublicationError(
                 f"The connection to the Hub broke while publishing to {repository} ({type(cause).__name__}: {cause}).",
                 f"Nothing is half published and your files are as they were. Go on with: {again}",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -87,6 +87,9 @@ class Measurement:
         saved = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else {}
         name = saved.get("model", path.stem if path.is_file() else path.name)
         run = saved.get("run", {"from_predictions": str(path)})
+        for own, facts in run.get("datasets", {}).items():
+            if own in datasets:
+                datasets[own] = replace(datasets[own], skipped_rows=facts.get("skipped_rows", 0))
         return cls(name, datasets, run, {"seed": seed})
 
     @staticmethod
@@ -142,12 +145,14 @@ class Measurement:
         return {name: recorded.predictions.report(**self.report_options) for name, recorded in self.datasets.items()}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain values, with `run` and each dataset's report under `datasets`."""
+        """Return the report as plain values, with `verdict` and `run`; of several datasets, also each one's report."""
+        several = {name: report.to_dict() for name, report in self.reports.items()} if len(self.datasets) > 1 else {}
         return {
-            **self.report.to_dict(),
             "model": self.name,
+            "verdict": self.verdict,
+            **self.report.to_dict(),
+            **({"datasets": several} if several else {}),
             "run": dict(self.run),
-            "datasets": {name: report.to_dict() for name, report in self.reports.items()},
         }
 
     def save(self, folder: str | Path) -> None:
