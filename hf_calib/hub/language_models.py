@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import warnings
@@ -85,7 +84,6 @@ def load_tokenizer(folder: Path, name: Any, options: dict[str, Any]) -> Any:
     from transformers import AutoTokenizer
 
     if folder.suffix == GGUF:
-        require_gguf(name)
         return AutoTokenizer.from_pretrained(folder.parent, gguf_file=folder.name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
@@ -103,7 +101,6 @@ def _load_gguf(file: Path, name: Any, options: dict[str, Any]) -> Any:
     """Load a model from a GGUF file, with its weights dequantized."""
     from transformers import AutoModelForCausalLM, GgufConfig
 
-    require_gguf(name)
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         file.parent,
         gguf_file=file.name,
@@ -114,15 +111,6 @@ def _load_gguf(file: Path, name: Any, options: dict[str, Any]) -> Any:
     model, info = loaded
     _check_covered(model, name, set(info["missing_keys"]), info["unexpected_keys"])
     return model
-
-
-def require_gguf(name: Any) -> None:
-    """Refuse a GGUF file where the package that reads it is missing."""
-    if importlib.util.find_spec("gguf") is None:
-        raise InvalidFolderError(
-            f"{name} is a GGUF file, and the package gguf, which reads it, is not installed.",
-            'Install it: pip install "hf-calib[gguf]"',
-        )
 
 
 def put_adapter(model: Any, folder: Path, name: Any, adapter_name: str, tokenizer: Any) -> Any:

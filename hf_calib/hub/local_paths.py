@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 from .errors import InvalidFolderError, MissingModelError
@@ -17,9 +18,14 @@ def check_local_path(name: str) -> None:
     MissingModelError
         If nothing is there.
     InvalidFolderError
-        If it is a file of another kind.
+        If it is a file of another kind, or a GGUF file and the package that reads it is not installed.
     """
     path = Path(name)
+    if path.suffix == GGUF and importlib.util.find_spec("gguf") is None:
+        raise InvalidFolderError(
+            f"{name} is a GGUF file, and the package gguf, which reads it, is not installed.",
+            'Install it: pip install "hf-calib[gguf]"',
+        )
     if path.is_dir() or (path.is_file() and path.suffix == GGUF):
         return
     if path.is_file():
