@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import get_token
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
 from .errors import (
     HubError,
     InterruptedPublicationError,
     NotYourRepositoryError,
     RepositoryExistsError,
+    UnreachableHubError,
     VerificationError,
 )
 from .namespaces import check_namespace, check_write_access
@@ -195,13 +196,13 @@ def look(api: HfApi, destination: Destination) -> RemoteState:
 
     Raises
     ------
-    InvalidNamespaceError
-        If the Hub does not allow its namespace.
+    InvalidNamespaceError, MissingTokenError, NotYourRepositoryError
+        If the Hub does not allow its namespace, or whoever is logged in may not write to it.
 
     Warns
     -----
     UserWarning
-        If the token may not write to it, or the Hub cannot be reached.
+        If the Hub cannot be reached.
     """
     check_namespace(destination.repo_id, api.endpoint, destination.again)
     try:
@@ -210,16 +211,8 @@ def look(api: HfApi, destination: Destination) -> RemoteState:
                 check_write_access(
                     api, destination.repo_id, destination.token, destination.create_pr, destination.again
                 )
-    except HubError as error:
-        warnings.warn(str(error), stacklevel=3)
-    try:
-        with hub_errors(destination.repo_id, destination.again):
             return read_remote(api, destination)
-    except HubError as error:
-        if not isinstance(error.__cause__, OfflineModeIsEnabled) and not isinstance(
-            error, InterruptedPublicationError
-        ):
-            raise
+    except UnreachableHubError as error:
         warnings.warn(f"{error.message} What is there already is not known.", stacklevel=3)
         return RemoteState()
 

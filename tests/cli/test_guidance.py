@@ -308,7 +308,8 @@ def test_the_first_sign_of_life_comes_before_anything_heavy(folder):
     code = (
         "import sys; from hf_calib.cli import main\n"
         "class Tells:\n"
-        "    def write(self, text): print(text.strip(), 'torch' in sys.modules, flush=True); sys.stderr = sys.__stderr__\n"
+        "    def write(self, text):\n"
+        "        print(text.strip(), 'torch' in sys.modules, flush=True); sys.stderr = sys.__stderr__\n"
         "    def flush(self): pass\n"
         f"sys.stderr = Tells(); main(['measure', '--model', {str(folder / 'model')!r}, '--dataset', 'gone.jsonl'])"
     )

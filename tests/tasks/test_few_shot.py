@@ -82,3 +82,32 @@ def test_orders():
     first = random_orders(asked, 0)
     assert [o.tolist() for o in random_orders(asked[:10], 0)] == [o.tolist() for o in first[:10]]
     assert [o.tolist() for o in random_orders(asked, 1)] != [o.tolist() for o in first]
+
+
+def test_examples_of_another_subject_keep_their_own_header():
+    shots = FewShotFormat(header="About {subject}.", examples=tuple(POOL[::2]))
+    asked = Question("Grass?", ("pink", "green"), 1, "colours")
+    parts = shots.render(asked).split("\n\n")
+    assert [part.splitlines()[0] for part in parts] == [
+        "About sums.", "Question: 1 + 1?", "Question: 2 + 2?", "About colours.", "Question: Grass?",
+    ]  # fmt: skip
+    assert parts[-1].endswith("Answer:")
+    chat = FewShotFormat(header="About {subject}.", examples=tuple(POOL[::2]), chat=True)
+    assert [message["content"].splitlines()[0] for message in chat.messages(asked)] == [
+        "About sums.", "B", "About sums.", "A", "About colours.",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_examples_without_a_subject_are_of_the_questions(chat):
+    examples = (Question("1 + 1?", ("1", "2"), 1),)
+    shots = FewShotFormat(header="About {subject}.", examples=examples, chat=chat)
+    text = "\n".join(message["content"] for message in shots.messages(ASKED)) if chat else shots.render(ASKED)
+    assert "general knowledge" not in text
+    assert text.count("About sums.") == (2 if chat else 1)
+
+
+def test_a_question_that_is_its_own_example_is_still_asked():
+    shots = FewShotFormat(examples=(ASKED,))
+    assert shots.render(ASKED).endswith("Answer:")
+    assert shots.render(ASKED).count("Answer: B") == 1
