@@ -102,7 +102,12 @@ def test_base_models_card_has_its_own_figures(client, demo):
 
 def test_dry_run_keeps_the_cards(client, demo, tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("HF_TOKEN")
-    assert main(["publish", "demo", str(demo), "--dry-run", "--save-cards", str(tmp_path / "cards")]) == 0
+    assert (
+        main(
+            ["publish", "demo", str(demo), "--namespace", "ann", "--dry-run", "--save-cards", str(tmp_path / "cards")]
+        )
+        == 0
+    )
     assert not client.store.repositories
     kept = sorted(str(path.relative_to(tmp_path / "cards")) for path in (tmp_path / "cards").rglob("*.*"))
     files = ("README.md", "calibration_report.json", "reliability_diagram.png")
