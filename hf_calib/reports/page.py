@@ -186,8 +186,8 @@ def what_was_run(run: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 _IN_WORDS = {
     "command", "date", "device", "model", "revision", "model_name", "adapter", "weights", "dtype", "confidence",
-    "permute_options", "max_length", "drop_too_long", "trust_remote_code", "calibrator", "seed", "datasets", "versions", "prompt",
-    "prompt_format", "options_not_returned", "has_chat_template",
+    "permute_options", "max_length", "drop_too_long", "trust_remote_code", "calibrator", "seed", "datasets",
+    "versions", "prompt", "prompt_format", "options_not_returned", "has_chat_template",
 }  # fmt: skip
 
 
