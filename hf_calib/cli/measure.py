@@ -104,6 +104,7 @@ def _print(measurement: Measurement, out: Path | None, everything: bool) -> None
     show(measurement, out)
     if not everything:
         return
+    print("\n" + textwrap.fill(measurement.verdict, _WIDTH, break_on_hyphens=False))
     for finding in measurement.warnings:
         print("\n" + textwrap.fill(f"! {finding}", _WIDTH, break_on_hyphens=False))
     print(f"\n{measurement.report}")
