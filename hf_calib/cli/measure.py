@@ -109,6 +109,7 @@ def _print(measurement: Measurement, out: Path | None, everything: bool) -> None
         print(f"\n{before_and_after(measurement)}")
     if not everything:
         return
+    print("\n" + textwrap.fill(measurement.verdict, _WIDTH, break_on_hyphens=False))
     for finding in measurement.warnings:
         print("\n" + textwrap.fill(f"! {finding}", _WIDTH, break_on_hyphens=False))
     print(f"\n{measurement.report}")
