@@ -461,6 +461,15 @@ def calibrator_findings(parameters: Mapping[str, Any]) -> tuple[Finding, ...]:
     return () if found is None else (Finding("calibrator_at_bound", True, *found),)
 
 
+def says_nothing(parameters: Any) -> str | None:
+    """Return why a fitted calibrator says nothing about other questions: all its temperatures are at a bound."""
+    temperatures = list(_temperatures(parameters))
+    if not temperatures or any(LOWEST < temperature < HIGHEST for temperature in temperatures):
+        return None
+    found = _bound_of(parameters)
+    return None if found is None else found.sentence
+
+
 def checked(predictions: Predictions, report: CalibrationReport, run: Mapping[str, Any]) -> CalibrationReport:
     """Return a report with the warnings that its predictions call for.
 
