@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from ..evaluation.thresholds import check_names
 from .options import (
     DATASET_HELP,
     add_command,
+    add_force,
     add_model_options,
     add_question_options,
     add_report_options,
@@ -65,6 +67,7 @@ def add_calibrate_parser(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--folds", type=int, default=5, help="of the cross-validation (default: %(default)s)")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="for calibrator.json, calibration.json")
+    add_force(parser, "save a fit that says nothing about other questions too")
     add_question_options(parser)
     add_model_options(parser)
     add_report_options(parser)
@@ -73,35 +76,43 @@ def add_calibrate_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from ..evaluation import calibrate, this_process
+    from ..evaluation import UninformativeFitError, calibrate, this_process
     from ..measures import CATALOG
     from ..reports import Measurement
 
     check_source(options.model, options.dataset)
     check_names(options.fail_if, CATALOG)
     recorded = options.from_predictions
-    calibration = calibrate(
-        options.model if recorded is None else Measurement.load(recorded, seed=options.seed),
-        options.dataset or None,
-        calibrators=options.method,
-        target_predictions=options.target_predictions,
-        reference_predictions=options.reference_predictions,
-        folds=options.folds,
-        method=options.confidence,
-        out=options.out,
-        seed=options.seed,
-        **ask_options(options),
-    )
+    refusal = None
+    try:
+        calibration = calibrate(
+            options.model if recorded is None else Measurement.load(recorded, seed=options.seed),
+            options.dataset or None,
+            calibrators=options.method,
+            target_predictions=options.target_predictions,
+            reference_predictions=options.reference_predictions,
+            folds=options.folds,
+            method=options.confidence,
+            out=options.out,
+            force=options.force,
+            seed=options.seed,
+            **ask_options(options),
+        )
+    except UninformativeFitError as error:
+        refusal, calibration = error, error.calibration
     if not this_process(options.device).is_first:  # another process prints
         return 0
     if options.json:
         print(json.dumps(calibration.to_dict()))
     else:
-        _print(calibration, options.out)
+        _print(calibration, None if refusal else options.out)
+    if refusal is not None:
+        print(f"hf-calib calibrate: {refusal}", file=sys.stderr)
+        return 1
     return exit_code("calibrate", options.fail_if, {"": calibration.values()})
 
 
-def _print(calibration: Calibration, out: Path) -> None:
+def _print(calibration: Calibration, out: Path | None) -> None:
     from ..measures import shown_in
     from ..reports import render_table
 
@@ -119,6 +130,12 @@ def _print(calibration: Calibration, out: Path) -> None:
     print(render_table(rows))
     for name, reason in calibration.refused.items():
         print(textwrap.fill(f"{name} can't be fitted here: {reason}", 80))
-    print(f"\nSaved {calibration.name} to {out}")
+    for finding in calibration.warnings:
+        print(textwrap.fill(f"! {finding}", 80, break_on_hyphens=False))
+    print()
     if calibration.choice:
         print("auto took {chosen}: {reason}".format(**calibration.choice))
+    if out is not None:
+        if calibration.problem:
+            print(textwrap.fill(f"The fit says nothing about other questions: {calibration.problem}", 80))
+        print(f"Saved {calibration.name} to {out}")

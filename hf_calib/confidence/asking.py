@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ class Asking:
     batch_size : int or "auto", default 16
         Requests in one forward. "auto" begins with 64 and halves it where memory runs out.
     progress : bool, default False
-        Show a bar with the time left.
+        Show a bar with the time left, or print a line now and then where there is no terminal.
     journal : Journal, optional
         Holds what was answered before, and gets what is answered now.
     process_index, num_processes : int
@@ -136,5 +137,22 @@ def _bar(stage: str, remaining: int, n: int, show: bool) -> Iterator[Callable[[i
         return
     from tqdm.auto import tqdm
 
-    with tqdm(total=n, initial=n - remaining, desc=stage.replace("_", " "), unit="question") as bar:
+    # A log file gets whole lines, one in half a minute.
+    lines: dict[str, Any] = {} if sys.stderr.isatty() or _in_notebook() else {"file": _Lines(), "mininterval": 30}
+    with tqdm(total=n, initial=n - remaining, desc=stage.replace("_", " "), unit="question", delay=1, **lines) as bar:
         yield bar.update
+
+
+def _in_notebook() -> bool:
+    return "ipykernel" in sys.modules
+
+
+class _Lines:
+    """A stream on which a progress bar's states are lines of their own."""
+
+    def write(self, text: str) -> None:
+        if text.strip("\r\n "):
+            print(text.strip("\r\n "), file=sys.stderr)
+
+    def flush(self) -> None:
+        sys.stderr.flush()

@@ -32,7 +32,7 @@ def predict(
     max_length: int | None = None,
     on_too_long: str = "error",
     padding_side: str = "left",
-    progress: bool = False,
+    progress: bool = True,
     hidden_states: bool = False,
 ) -> Predictions:
     """Ask a model multiple-choice questions and read its confidence, by default off the options' logits.
@@ -57,8 +57,8 @@ def predict(
     on_too_long : {"error", "drop"}, default "error"
     padding_side : {"left", "right"}, default "left"
         Changes no result beyond rounding.
-    progress : bool, default False
-        Show a progress bar.
+    progress : bool, default True
+        Show a progress bar, if it takes longer than a second.
     hidden_states : bool, default False
         Keep the hidden state at each answer position too, for calibrators that take features.
 

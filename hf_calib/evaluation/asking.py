@@ -8,9 +8,11 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
+
+import numpy as np
 
 from ..confidence import Asking, ConfidenceMethod, Journal, confidence_method
 from ..confidence.recorded import Recorded
@@ -44,6 +46,7 @@ def ask(
     seed: int = 0,
     progress_in: Path | None = None,
     hidden_states: bool = False,
+    check: Callable[[Mapping[str, Any]], None] | None = None,
     **options: Unpack[AskOptions],
 ) -> Measurement:
     """Ask a model questions and return what it answered; `hf_calib.measure` without a calibrator.
@@ -56,6 +59,8 @@ def ask(
         The folder in which what was answered is kept, to go on from; the caller removes it.
     hidden_states : bool, default False
         Keep the hidden states at the answers' positions, for calibrators that take features.
+    check : callable, optional
+        Called with the run's settings before anything is asked, to stop a run that would be for nothing.
 
     Raises
     ------
@@ -84,7 +89,7 @@ def ask(
     run = {
         **source.identity,
         "datasets": {
-            name: {"n": len(own), "sha256": _digest(own), "skipped_rows": _skipped(own)}
+            name: {"n": len(own), "sha256": _digest(own), "skipped_rows": _skipped(own), **_drawn(own)}
             for name, own in plan.questions.items()
         },
         "prompt_format": prompt_format.to_dict(),
@@ -97,6 +102,8 @@ def ask(
         "seed": seed,
         "versions": {name: importlib.metadata.version(name) for name in _VERSIONS_OF},
     }
+    if check is not None:
+        check(run | _revision(run))
     journal = None if progress_in is None else Journal(progress_in, run, where.index)
     asking = Asking(
         settings.batch_size, settings.progress, journal, where.index, where.count, hidden_states=hidden_states
@@ -105,10 +112,25 @@ def ask(
         name: plan.ask(source.backend, own, prompt_format, asking.for_part(f"set{number}_"))
         for number, (name, own) in enumerate(plan.questions.items())
     }
+    run |= _revision(run)
     missing = {name: own for name, recorded in answered.items() if (own := _missing(recorded))}
     if missing:
         run["options_not_returned"] = missing
-    return Measurement(source.name, answered, run, {"seed": seed})
+    tokenizer = getattr(source.backend, "tokenizer", None)
+    if tokenizer is not None:
+        run["has_chat_template"] = getattr(tokenizer, "chat_template", None) is not None
+    placed = {name: _placed(recorded, plan.questions[name]) for name, recorded in answered.items()}
+    return Measurement(source.name, placed, run, {"seed": seed})
+
+
+def _revision(run: Mapping[str, Any]) -> dict[str, str]:
+    """Return the commit of a model on the Hub, as far as it is known: once it was loaded."""
+    from ..hub import loaded_revision
+    from ..hub.escaping import is_hub_id
+
+    name = run["adapter"] or run["model"]
+    commit = loaded_revision(name) if name is not None and is_hub_id(name) else None
+    return {} if commit is None else {"revision": commit}
 
 
 def progress_folder(out: str | os.PathLike[str] | None) -> Path | None:
@@ -116,14 +138,14 @@ def progress_folder(out: str | os.PathLike[str] | None) -> Path | None:
     return None if out is None else Path(out) / ".progress"
 
 
-def save_result(result: Any, out: str | os.PathLike[str] | None, device: str | None = None) -> None:
+def save_result(result: Any, out: str | os.PathLike[str] | None, device: str | None = None, **options: Any) -> None:
     """Save a result into a folder, if one is given, and remove what was kept there to go on from.
 
-    Of several processes, the first one does.
+    Of several processes, the first one does. Options go to the result's `save`.
     """
     progress = progress_folder(out)
     if progress is not None and this_process(device).is_first:
-        result.save(out)
+        result.save(out, **options)
         shutil.rmtree(progress, ignore_errors=True)
 
 
@@ -155,7 +177,7 @@ def _with_options(
             predictions = way.predict(backend, asked, prompt_format, asking).with_options_back(orders)
         return Recorded(predictions, tuple(questions[row] for row in predictions.rows), _skipped(questions))
 
-    return _Plan(read_datasets(dataset, settings), way.to_dict(), ask_one)
+    return _Plan(read_datasets(dataset, settings, seed), way.to_dict(), ask_one)
 
 
 def _method(
@@ -210,11 +232,26 @@ def _free_form(
         ]
         return Recorded(found.predictions, tuple(shown))
 
-    return _Plan(read_datasets(dataset, settings), {"name": method, "matcher": matcher, **arguments}, ask_one)
+    return _Plan(read_datasets(dataset, settings, seed), {"name": method, "matcher": matcher, **arguments}, ask_one)
 
 
 def _skipped(questions: Sequence[Any]) -> int:
     return len(getattr(questions, "skipped", ()))
+
+
+def _drawn(questions: Sequence[Any]) -> dict[str, Any]:
+    """Return how a sample of a dataset was drawn; nothing for all of its questions."""
+    draw = getattr(questions, "draw", None)
+    return {} if draw is None else {"drawn": {"of": draw.of, "subjects": draw.subjects, "seed": draw.seed}}
+
+
+def _placed(recorded: Recorded, questions: Sequence[Any]) -> Recorded:
+    """Return predictions with the rows that a drawn sample's questions have among all questions."""
+    draw = getattr(questions, "draw", None)
+    if draw is None:
+        return recorded
+    rows = np.asarray(draw.rows)[recorded.predictions.rows]
+    return replace(recorded, predictions=replace(recorded.predictions, rows=rows))
 
 
 def _digest(questions: Sequence[Question | FreeFormQuestion]) -> str:

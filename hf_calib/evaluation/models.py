@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import hashlib
-import json
 import os
 import warnings
 from collections.abc import Callable
@@ -33,6 +32,8 @@ SERVED = "openai:"
 
 # Enough of a tensor to tell a trained one from what it was before.
 _SAMPLED = 256
+# And of a file, in bytes.
+_BLOCK = 4096
 
 
 @dataclass(frozen=True)
@@ -192,7 +193,7 @@ def _named(model: str, settings: AskSettings, where: Processes) -> ModelSource:
         loaded.model.to(device)
         return LocalModel(loaded.model, loaded.tokenizer, **_lengths(settings))
 
-    weights = _files_digest(adapter or model)
+    weights = files_digest(adapter or model)
     identity = _identity(model, model_name=settings.model_name, adapter=adapter, weights=weights)
     return ModelSource(settings.model_name or Path(adapter or model).name, identity, open_it)
 
@@ -218,12 +219,13 @@ def _asked_already(backend: Any) -> ModelSource:
 
 
 def _with_weights(model: Any, open_it: Callable[[], Backend], **own: Any) -> ModelSource:
-    name = getattr(getattr(model, "config", None), "name_or_path", "") or type(model).__name__
-    return ModelSource(Path(name).name, _identity(name, weights=_weights_digest(model)), open_it, **own)
+    loaded_from = getattr(getattr(model, "config", None), "name_or_path", "") or None
+    name = Path(loaded_from).name if loaded_from else type(model).__name__
+    return ModelSource(name, _identity(loaded_from, weights=_weights_digest(model)), open_it, **own)
 
 
 def _identity(
-    model: str, *, model_name: str | None = None, adapter: str | None = None, weights: str | None = None
+    model: str | None, *, model_name: str | None = None, adapter: str | None = None, weights: str | None = None
 ) -> dict[str, Any]:
     return {"model": model, "model_name": model_name, "adapter": adapter, "weights": weights}
 
@@ -232,14 +234,23 @@ def _lengths(settings: AskSettings) -> dict[str, Any]:
     return {"max_length": settings.max_length, "on_too_long": "drop" if settings.drop_too_long else "error"}
 
 
-def _files_digest(model: str) -> str | None:
-    """Return what tells a folder's weights from others; None for a model on the Hub."""
+def files_digest(model: str | os.PathLike[str]) -> str | None:
+    """Return what tells a folder's weights from others, wherever it lies; None for a model on the Hub.
+
+    Of each file, evenly spaced blocks are read: training changes all weights.
+    """
     folder = Path(model)
     if not folder.is_dir():
         return None
-    files = sorted(folder.glob("*.safetensors"))
-    state = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return hashlib.sha256(json.dumps(state).encode()).hexdigest()
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}".encode())
+        with path.open("rb") as file:
+            for start in range(0, size, max(_BLOCK, size // _SAMPLED)):
+                file.seek(start)
+                digest.update(file.read(_BLOCK))
+    return f"files:{digest.hexdigest()}"
 
 
 def _weights_digest(model: nn.Module) -> str:
@@ -254,4 +265,4 @@ def _weights_digest(model: nn.Module) -> str:
         if not tensor.is_meta:
             values = tensor.detach().flatten()
             digest.update(values[:: max(1, values.numel() // _SAMPLED)].float().cpu().numpy().tobytes())
-    return digest.hexdigest()
+    return f"tensors:{digest.hexdigest()}"

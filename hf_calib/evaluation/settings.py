@@ -75,7 +75,7 @@ class AskSettings:
     answer_base: int | None = None
     on_bad_row: str = "error"
     limit: int | None = None
-    progress: bool = False
+    progress: bool = True
 
     @property
     def reading(self) -> dict[str, Any]:

@@ -72,6 +72,11 @@ class CalibratedModel:
     calibrator: Any = None
     metadata: CalibrationMetadata | None = None
 
+    def __repr__(self) -> str:
+        name = getattr(self.model.config, "_name_or_path", "") or type(self.model).__name__
+        kind = "chat" if self.prompt_format.chat else "plain"
+        return f"CalibratedModel({name!r}, {kind} prompt, calibrator={self.calibrator!r})"
+
     @property
     def read_by(self) -> str:
         """What confidence is read off, a name of `hf_calib.confidence.ways()`: as the figures were measured."""
@@ -152,13 +157,13 @@ class CalibratedModel:
         return self.predict(questions, **options).calibrated(self.calibrator).report(seed=seed)
 
     def warn_about_option_counts(self, questions: Sequence[Question]) -> None:
-        """Warn if a question has another number of options than those that the model was calibrated on."""
+        """Warn if a question has another number of options than those that the card's figures are for."""
         counts = {len(question.choices) for question in questions}
-        calibrated = set(self.metadata.option_counts) if self.metadata else set()
-        if calibrated and counts - calibrated:
+        known = set(self.metadata.option_counts) if self.metadata else set()
+        if known and counts - known:
             warnings.warn(
-                f"Questions with {_listed(counts - calibrated)} options are asked of a model that was calibrated on "
-                f"questions with {_listed(calibrated)}; its confidence in them need not be calibrated.",
+                f"Questions with {_listed(counts - known)} options: the model's card reports its calibration on "
+                f"questions with {_listed(known)}; it may differ on others.",
                 CalibrationWarning,
                 stacklevel=3,
             )

@@ -41,7 +41,7 @@ class CalibrationMetadata:
     confidence : str, default "letters"
         What confidence is read off, a name of `hf_calib.confidence.ways()`.
     option_counts : tuple of int
-        The numbers of options that the calibration questions had.
+        The numbers of options of the questions that it was calibrated on or, if it was not calibrated, measured on.
     base_model, base_model_revision : str, optional
         The model under the adapter and the commit of it that was loaded.
     calibrator : bool

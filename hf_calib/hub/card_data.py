@@ -228,7 +228,8 @@ class CalibrationCardData:
 
     def stage_label(self, stage: str) -> str:
         """Name a stage as the tables do."""
-        defaults = {BASE: "Base model", BEFORE: "Before calibration", AFTER: "This model"}
+        before = "Before calibration" if self.method or self.calibration_data else "Compared model"
+        defaults = {BASE: "Base model", BEFORE: before, AFTER: "This model"}
         defaults[SCALED] = f"{self.stage_labels.get(BEFORE, defaults[BEFORE])} + temperature scaling"
         defaults[CALIBRATED] = "This model, calibrated"
         return self.stage_labels.get(stage, defaults[stage])

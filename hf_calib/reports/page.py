@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from markupsafe import Markup, escape
 
-from ..confidence.predictions import Predictions
-from ..confidence.recorded import Recorded
-from ..measures import CATALOG, CalibrationReport, shown_in
-from .paired import Difference, Sharpening, summary
+from ..measures import CATALOG, CalibrationReport, MeasureInfo, shown_in
+from .comparison import Comparison, summary
+from .measurement import Measurement
 from .svg import reliability_svg, risk_coverage_svg
-from .verdict import verdict
+from .terminal import sizes
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -24,34 +23,6 @@ if TYPE_CHECKING:
 # How many of the most confident mistakes are shown, and how much of each question before it is expanded.
 N_MISTAKES = 12
 N_CHARACTERS = 500
-
-
-class Measured(Protocol):
-    """What a page shows of a `Measurement`."""
-
-    @property
-    def name(self) -> str: ...  # noqa: D102
-    @property
-    def datasets(self) -> Mapping[str, Recorded]: ...  # noqa: D102
-    @property
-    def run(self) -> Mapping[str, Any]: ...  # noqa: D102
-    @property
-    def report(self) -> CalibrationReport: ...  # noqa: D102
-    @property
-    def reports(self) -> Mapping[str, CalibrationReport]: ...  # noqa: D102
-    @property
-    def predictions(self) -> Predictions: ...  # noqa: D102
-
-
-class Compared(Protocol):
-    """What a page shows of a `Comparison`."""
-
-    @property
-    def models(self) -> tuple[str, ...]: ...  # noqa: D102
-    @property
-    def differences(self) -> Mapping[tuple[str, str, str], Sequence[Difference]]: ...  # noqa: D102
-    @property
-    def sharpenings(self) -> Mapping[tuple[str, str, str], Sharpening]: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -68,7 +39,7 @@ class Mistake:
     right_probability: float
 
 
-def confident_mistakes(measurement: Measured, n: int = N_MISTAKES) -> list[Mistake]:
+def confident_mistakes(measurement: Measurement, n: int = N_MISTAKES) -> list[Mistake]:
     """Return the `n` wrong answers with the highest confidence, most confident first."""
     found = []
     for name, recorded in measurement.datasets.items():
@@ -102,20 +73,19 @@ def _option(question: Any, index: int) -> str:
     return LETTERS[index] if question is None else f"{LETTERS[index]}. {question.choices[index]}"
 
 
-def render_page(measurement: Measured) -> str:
+def render_page(measurement: Measurement) -> str:
     """Return the HTML page of a measurement."""
     report = measurement.report
     predictions = measurement.predictions
     return environment().get_template("measurement.html.jinja").render(
         title=measurement.name,
-        verdict=verdict(report),
+        sizes=sizes(measurement),
         report=report,
         n_datasets=len(measurement.datasets),
-        key_measures=[
-            (info.short, report.measures[info.key]) for info in shown_in("page") if info.key in report.measures
-        ],
+        key_measures=[(info.short, report.measures[info.key]) for info in _key_measures(report)],
         measures=[(CATALOG[key], measure) for key, measure in report.measures.items()],
         reliability=reliability_svg(report),
+        before=None if measurement.before is None else _before(measurement),
         risk_coverage=risk_coverage_svg(predictions.confidences, predictions.correct),
         datasets=list(_groups({name: own.measures for name, own in measurement.reports.items()}, measurement)),
         subjects=_sorted_groups(report),
@@ -126,7 +96,46 @@ def render_page(measurement: Measured) -> str:
     )  # fmt: skip
 
 
-def _groups(measures: dict[str, Any], measurement: Measured) -> Iterator[dict[str, Any]]:
+def _before(measurement: Measurement) -> dict[str, Any]:
+    """Return what the page shows of the answers without the calibrator."""
+    assert measurement.before is not None
+    report = measurement.before.report
+    return {
+        "report": report,
+        "method": measurement.run["calibrator"]["method"],
+        "svg": reliability_svg(report),
+        "rows": [
+            (info.short, report.measures[info.key], measurement.report.measures[info.key])
+            for info in shown_in("calibrators")
+        ],
+    }
+
+
+def render_summary(measurement: Measurement) -> str:
+    """Return a measurement as an HTML fragment for notebooks: the verdict, key measures, diagram and warnings."""
+    report = measurement.report
+    return environment().get_template("summary.html.jinja").render(
+        title=measurement.name,
+        style=_notebook_style(),
+        report=report,
+        key_measures=[(info.short, report.measures[info.key]) for info in _key_measures(report)],
+        reliability=reliability_svg(report),
+        level=f"{100 * report.confidence_level:g}%",
+    )  # fmt: skip
+
+
+@cache
+def _notebook_style() -> Markup:
+    """Return the pages' style for a part of another page, which stays as it is."""
+    style = (files(__package__) / "templates" / "style.css").read_text(encoding="utf-8")
+    return Markup(f".hf-calib {{ {style.replace(':root', '&').replace('body {', '& {')} }}")
+
+
+def _key_measures(report: CalibrationReport) -> list[MeasureInfo]:
+    return [info for info in shown_in("page") if info.key in report.measures]
+
+
+def _groups(measures: dict[str, Any], measurement: Measurement) -> Iterator[dict[str, Any]]:
     for name, own in measures.items():
         yield _group(name, measurement.reports[name].n, own)
 
@@ -187,18 +196,64 @@ def _interval(measure: Any, digits: int = 3) -> str:
     return f"{measure.low:.{digits}f} to {measure.high:.{digits}f}"
 
 
-def render_comparison(comparison: Compared, level: str = "95%") -> str:
+def render_comparison(comparison: Comparison) -> str:
     """Return the HTML page of a comparison."""
+    base = comparison.models[0]
     cells = [
         {
-            "model": model,
-            "task": task,
-            "method": method,
+            "model": key[0],
+            "task": key[1],
+            "method": key[2],
+            "n": comparison.n_text(key),
             "differences": own,
-            "summary": summary(model, comparison.models[0], own),
-            "sharpening": comparison.sharpenings.get((model, task, method)),
+            "summary": summary(key[0], base, own),
+            "sharpening": comparison.sharpenings.get(key),
+            "diagrams": [
+                {"name": name, "report": report, "svg": reliability_svg(report)}
+                for name, report in zip((base, key[0]), comparison.reports[key], strict=True)
+            ],
         }
-        for (model, task, method), own in comparison.differences.items()
+        for key, own in comparison.differences.items()
     ]
-    template = environment().get_template("comparison.html.jinja")
-    return template.render(models=comparison.models, cells=cells, catalog=CATALOG, level=level)
+    level = next(iter(comparison.reports.values()))[0].confidence_level
+    return environment().get_template("comparison.html.jinja").render(
+        models=comparison.models,
+        cells=cells,
+        catalog=CATALOG,
+        level=f"{100 * level:g}%",
+        notes=[*comparison.notes, *(f"{task}: {n:,} rows could not be read and were left out."
+                                    for task, n in comparison.skipped_rows.items())],
+        several_methods=len(comparison.methods) > 1,
+        **_runs(comparison),
+    )  # fmt: skip
+
+
+# What of a run is in sight; the rest is folded.
+_RUN_IN_SIGHT = ("model", "model_name", "adapter", "confidence.name", "prompt_format.chat", "permute_options", "seed")
+
+
+def _runs(comparison: Comparison) -> dict[str, Any]:
+    """Return the settings of each model's run as rows of a table: those in sight, and all."""
+    runs = {name: dict(_flat(own.run)) for name, own in comparison.measurements.items()}
+    keys = list(dict.fromkeys(key for run in runs.values() for key in run))
+    several = len(comparison.methods) > 1
+    rows = [(key, [run.get(key, "–") for run in runs.values()]) for key in keys]
+    return {
+        "runs": [f"{model} ({method})" if several else model for model, method in runs],
+        "settings": [row for row in rows if row[0] in _RUN_IN_SIGHT and set(row[1]) != {"None"}],
+        "all_settings": rows,
+    }
+
+
+def render_comparison_summary(comparison: Comparison) -> str:
+    """Return a comparison as an HTML fragment for notebooks: a sentence for each model and task, and the table."""
+    said = Markup("").join(
+        Markup("<p>{}, {}: {}</p>").format(task, method, summary(model, comparison.models[0], own))
+        for (model, task, method), own in comparison.differences.items()
+    )
+    warned = Markup("").join(
+        Markup("<p>{}: {}</p>").format(name, finding)
+        for (name, _, _), found in comparison.warnings.items()
+        for finding in found
+    )
+    return said + warned + comparison.to_dataframe().to_html(index=False, float_format="%.3f")

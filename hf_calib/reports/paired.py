@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -337,21 +337,3 @@ def _correlation(
     if not drawn.std(axis=1).all():
         return 0.0
     return float(np.corrcoef(drawn[0], drawn[1])[0, 1])
-
-
-def summary(model: str, base: str, own: Sequence[Difference]) -> str:
-    """Return a sentence on how a model differs from the base in calibration and accuracy."""
-    found = {difference.measure: difference for difference in own}
-    calibration = _clause(found["ece"], "better calibrated", "worse calibrated", "calibration")
-    accuracy = _clause(found["accuracy"], "more accurate", "less accurate", "accuracy")
-    return f"Compared with {base}, {model} {calibration} and {accuracy}."
-
-
-def _clause(difference: Difference, better: str, worse: str, noun: str) -> str:
-    name = CATALOG[difference.measure].short
-    values = f"{name} {difference.other:.3f} vs. {difference.base:.3f}"
-    low, high = difference.difference.low, difference.difference.high
-    if low is None or high is None or difference.verdict not in ("better", "worse"):
-        return f"is not significantly different in {noun} ({values})"
-    adjective = better if difference.verdict == "better" else worse
-    return f"is {adjective} ({values}, difference {low:+.3f} to {high:+.3f})"

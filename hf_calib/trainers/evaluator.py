@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from ..calibrators import by_name
 from ..calibrators.cross_validation import check_fits_on_answers, held_out_predictions
 from ..confidence import Asking, LocalModel, Predictions
 from ..measures import shown_in
+from ..reports.checks import checked
 from ..reports.table import Cell, render_table
 from ..tasks import Question
 from .distributed import register_output_layer
@@ -20,6 +22,8 @@ from .questions import QuestionPreparation
 
 if TYPE_CHECKING:
     from ..measures import CalibrationReport
+
+logger = logging.getLogger(__name__)
 
 
 class CalibrationEvaluator:
@@ -36,6 +40,8 @@ class CalibrationEvaluator:
         Questions per device and forward pass.
     calibrator : str, optional
         Name of a calibrator that `calibrated_report` fits.
+    chat_option : str, default "calibration_prompt='chat'"
+        How to have the questions put through the chat template, for warnings.
 
     Raises
     ------
@@ -51,6 +57,7 @@ class CalibrationEvaluator:
         accelerator: Accelerator,
         batch_size: int,
         calibrator: str | None = None,
+        chat_option: str = "calibration_prompt='chat'",
     ) -> None:
         if calibrator is not None:
             check_fits_on_answers(calibrator)
@@ -61,11 +68,28 @@ class CalibrationEvaluator:
         self.model = model
         self.accelerator = accelerator
         self.batch_size = batch_size
+        self._run = {
+            "confidence": preparation.method.to_dict(),
+            "prompt_format": preparation.prompt_format.to_dict(),
+            "has_chat_template": getattr(preparation.tokenizer, "chat_template", None) is not None,
+            "in_trainer": chat_option,
+        }
+        self._logged: set[str] = set()
+
+    def report(self, predictions: Predictions) -> CalibrationReport:
+        """Return all measures with their warnings, and log the warnings that were not logged before."""
+        report = checked(predictions, predictions.report(), self._run)
+        for finding in report.warnings:
+            if finding.code not in self._logged and self.accelerator.is_main_process:
+                logger.warning("Calibration questions: %s", finding)
+            self._logged.add(finding.code)
+        return report
 
     def calibrated_report(self, predictions: Predictions) -> CalibrationReport:
         """Return all measures after calibration, cross-validated in five folds."""
         assert self.calibrator is not None
-        return held_out_predictions(predictions, partial(by_name, self.calibrator)).report()
+        calibrated = held_out_predictions(predictions, partial(by_name, self.calibrator))
+        return checked(calibrated, calibrated.report(), {**self._run, "calibrator": {"method": self.calibrator}})
 
     def predictions(self, questions: Sequence[Question] | None = None) -> Predictions:
         """Return the model's answers, the same on every process.

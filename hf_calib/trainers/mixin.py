@@ -102,7 +102,7 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
         name = self._method_name or trainer_name(type(self))
         self.calibration_run = run = CalibrationRun(
             trainer=name,
-            method_without_terms=self._method_without_terms or f"{name} without calibration terms",
+            method_without_terms=self._method_without_terms,
             alignment=name if self._aligns else None,
             starting_stage="base" if self._aligns else "before",
             prompt_format=self.prompt_format,
@@ -356,12 +356,12 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
         if self._evaluator is None:
             raise ValueError("eval_calibration_dataset: there are no questions to evaluate on; pass it to the trainer")
         # Not with the run's seed: the same answers have the same intervals wherever they are measured.
-        return self._evaluator.predictions().report()
+        return self._evaluator.report(self._evaluator.predictions())
 
     def _evaluate_calibration(self, prefix: str) -> dict[str, float]:
         assert self._evaluator is not None
         run, predictions = self.calibration_run, self._evaluator.predictions()
-        report = predictions.report()
+        report = self._evaluator.report(predictions)
         run.reports["after" if self.state.global_step else "before"] = report
         metrics = logged_measures(report, prefix)
         if self._evaluator.calibrator is not None:

@@ -21,8 +21,8 @@ class CalibrationRun:
     ----------
     trainer : str
         Name of the extended trainer's method, such as "DPO".
-    method_without_terms : str
-        Name of the method when no calibration term has a weight.
+    method_without_terms : str, optional
+        Name of the calibration method when no calibration term has a weight; None if the trainer has none then.
     alignment : str, optional
         Name of the alignment method, if the trainer aligns a model.
     starting_stage : {"base", "before"}, default "before"
@@ -57,7 +57,7 @@ class CalibrationRun:
     """
 
     trainer: str
-    method_without_terms: str
+    method_without_terms: str | None = None
     alignment: str | None = None
     starting_stage: str = "before"
     prompt_format: PromptFormat = field(default_factory=PromptFormat)
@@ -75,8 +75,8 @@ class CalibrationRun:
     seconds: float | None = None
 
     @property
-    def method(self) -> str:
-        """The method as a card names it."""
+    def method(self) -> str | None:
+        """The calibration method as a card names it; None for a run that calibrates nothing."""
         if not self.terms:
             return self.method_without_terms
         names = {

@@ -96,7 +96,6 @@ class CalibrationAwareSFTTrainer(CalibrationMixin, AnswerLossMixin, SFTTrainer):
 
     calibration_arguments_class = SFTCalibrationArguments
     _aligns = False
-    _method_without_terms = "Supervised fine-tuning"
 
     def __init__(
         self,

@@ -55,8 +55,13 @@ def test_three_models_two_tasks_two_ways(folder, tmp_path, tokenizer, capsys):
     for name, own in expected.items():
         assert found[name]["base"] == pytest.approx(own.base, abs=1e-5)
         assert found[name]["difference"]["low"] == pytest.approx(own.difference.low, abs=1e-4)
+    header = next(line for line in printed.splitlines() if line.startswith("measure"))
+    assert header.split()[1:3] == ["model0", "model1"]
+    assert "n = 20" in printed
     page = (tmp_path / "comparison.html").read_text()
-    assert page.count("<h2>") == 8
+    assert page.count("<h2>") == 9
+    assert "What was run" in page
+    assert str(models[2]) in page
     assert "Compared with model0, model2 is" in page
     assert not (tmp_path / ".progress").exists()
 

@@ -179,15 +179,15 @@ def test_evaluate_agrees_with_measure(make, name, tokenizer, tmp_path):
 
 def test_the_callback_agrees_with_measure(tokenizer, tmp_path):
     new = questions(20, seed=5, choices=(2, 4))
+    callback = CalibrationCallback(new, confidence="text-tokens")
     trainer = DPOTrainer(
         model=tiny_llama(tokenizer), args=CalibrationAwareConfig(str(tmp_path), **training_arguments()),
-        train_dataset=pairs(8), processing_class=tokenizer, peft_config=lora(),
+        train_dataset=pairs(8), processing_class=tokenizer, peft_config=lora(), callbacks=[callback],
     )  # fmt: skip
-    report = CalibrationCallback(trainer, new, confidence="text-tokens").measure()
     expected = hf_calib.measure((trainer.model, tokenizer), new, method="text-tokens").report
-    assert report.measures["nll"].value == pytest.approx(expected.measures["nll"].value, abs=1e-5)
+    assert callback.measure().measures["nll"].value == pytest.approx(expected.measures["nll"].value, abs=1e-5)
     with pytest.raises(ValueError, match=r"^confidence must be one of letters, text"):
-        CalibrationCallback(trainer, new, confidence="stated")
+        CalibrationCallback(new, confidence="stated")
 
 
 # The terms
