@@ -80,6 +80,7 @@ class CalibrationCallback(TrainerCallback):
     ) -> None:
         check_confidence(confidence, "confidence")
         self.questions = questions
+        self.confidence = confidence
         self.tokenizer = tokenizer
         self.prompt_format = prompt_format
         self.confidence = confidence
