@@ -114,7 +114,7 @@ class Reading:
                 return f"Try {self.run['in_trainer']}.", ()
             if self.method != "letters":
                 return "Try another prompt_format.", ()
-            return "Try another prompt_format, or confidence read off the options' texts, \"text-tokens\".", ()
+            return 'Try another prompt_format, or confidence read off the options\' texts, "text-tokens".', ()
         if self.method is None:
             return "Check the prompt that the options were asked with, and how the answers were read.", ()
         options = ["--chat-template"] if self.template_unused else []

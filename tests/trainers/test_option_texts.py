@@ -489,7 +489,6 @@ def test_a_model_is_loaded_with_the_way_that_it_was_calibrated_with(name, tokeni
     assert sum(answer.probabilities) == pytest.approx(1)
     read_off = {"letters": "letters", "text-tokens": "texts, mean log-probability per token"}[name]
     card = (tmp_path / "model" / "README.md").read_text()
-    assert f"with confidence read off the options' {read_off}." in card
     assert f"The confidence is read off the options' {read_off};" in card
 
 
@@ -500,5 +499,5 @@ def test_a_card_with_figures_says_how_they_were_read(tokenizer, tmp_path):
     )  # fmt: skip
     trainer.train()
     trainer.create_model_card()
-    assert "with confidence read off the options' texts." in (tmp_path / "README.md").read_text()
+    assert "with confidence read off the options' texts: a calibrated model" in (tmp_path / "README.md").read_text()
     assert json.loads((tmp_path / "calibration_report.json").read_text())["confidence"] == "text"
