@@ -113,7 +113,9 @@ class Reading:
         if self.run.get("in_trainer"):
             if self.template_unused:
                 return f"Try {self.run['in_trainer']}.", ()
-            return "Try another prompt_format, or measure the saved model with --confidence text.", ()
+            if self.method != "letters":
+                return "Try another prompt_format.", ()
+            return 'Try another prompt_format, or confidence read off the options\' texts, "text-tokens".', ()
         if self.method is None:
             return "Check the prompt that the options were asked with, and how the answers were read.", ()
         options = ["--chat-template"] if self.template_unused else []
