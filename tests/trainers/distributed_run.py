@@ -1,11 +1,12 @@
 """What the distributed tests run in each process: several trainers, whose traces go into a JSON file.
 
 Run as `python -m tests.trainers.distributed_run OUT NAME...` in each process, OUT being a folder. A NAME is a method
-and its weights, "dpo-lora" say, and what else is to be set, such as "checkpointing".
+and its weights, "dpo-lora" say, and what else is to be set, by `EXTRAS`.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ import sys
 from pathlib import Path
 
 import torch
+from datasets import Dataset
 from transformers import TrainerCallback
 
 from tests.support import byte_level_tokenizer, pairs, questions, tiny_llama, training_arguments
@@ -28,7 +30,24 @@ SETTINGS = {
     "anchor_weight": 2.0, "em_weight": 1.0, "em_steps": 2, "max_steps": 4, "logging_steps": 1,
     "eval_calibration_dataset": HELD_OUT, "per_device_eval_batch_size": 2, "max_grad_norm": 0.0,
     "optim": "sgd", "learning_rate": 0.02, "lr_scheduler_type": "constant", "dataloader_drop_last": True,
+    "gradient_accumulation_steps": 2,
 }  # fmt: skip
+
+EXTRAS = {
+    "checkpointing": {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}},
+    "reentrant": {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}},
+    "recomputed": {"gradient_checkpointing": True},  # the way is left to the libraries
+    "separate": {"separate_backward": True},
+    # Of a gradient whose norm is larger; with plain SGD a norm that missed a part of it would show in the weights.
+    "clipped": {"max_grad_norm": 0.25},
+    "once": {"gradient_accumulation_steps": 1},
+    "four": {"gradient_accumulation_steps": 4},
+    "bf16": {"bf16": True},
+    "resumed": {"save_strategy": "steps", "save_steps": 2},
+    "interrupted": {},
+    "few": {},
+}
+RECOMPUTING = ("checkpointing", "reentrant", "recomputed")
 
 
 class Interrupting(TrainerCallback):
@@ -47,16 +66,11 @@ def trainer_of(name, folder, processes, **options):
         "per_device_train_batch_size": 4 // processes,
         "calibration_batch_size": 6 // processes,
         "em_batch_size": 8 // processes,
-        "gradient_accumulation_steps": 2,
         **options,
     }
     method, weights, *extra = name.split("-")
-    if "checkpointing" in extra:
-        settings |= {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
-    if "reentrant" in extra:
-        settings |= {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}}
-    if "separate" in extra:
-        settings |= {"separate_backward": True}
+    for one in extra:
+        settings |= copy.deepcopy(EXTRAS[one])  # TRL writes into the nested ones
     if "interrupted" in extra:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored in the background
     if "interrupted" in extra and os.environ.get("RANK") == "1":  # Ctrl-C is seen by one process alone
@@ -70,7 +84,16 @@ def trainer_of(name, folder, processes, **options):
         return reward(tokenizer, folder, peft_config=peft_config, eval_dataset=pairs(11, seed=3), **own)
     if method in ONLINE_OR_UNPAIRED:
         make = ONLINE_OR_UNPAIRED[method]
+        if peft_config is None:
+            settings["calibration_reference_model"] = tiny_llama(tokenizer)
         return make(tokenizer, folder, calibration_dataset=ASKED, peft_config=peft_config, **settings)
+    if method == "text":
+        texts = Dataset.from_list([{"text": row["prompt"] + row["chosen"]} for row in pairs(64)])
+        if peft_config is None:
+            settings["calibration_reference_model"] = tiny_llama(tokenizer)
+        return sft(
+            tokenizer, folder, train_dataset=texts, calibration_dataset=ASKED, peft_config=peft_config, **settings
+        )
     if method == "sft":
         if peft_config is None:
             settings["anchor_weight"] = 0.0
@@ -89,12 +112,20 @@ def trace(name, folder):
     # transformers does not wrap a model for training that it has prepared for the evaluation of a dataset.
     first = trainer.evaluate() if trainer.eval_dataset is None else {}
     trainer.train()
+    if "resumed" in name.split("-"):  # from the middle, by a trainer that has done nothing else
+        trainer = trainer_of(name, folder, processes)
+        trainer.train(resume_from_checkpoint=str(Path(folder) / "checkpoint-2"))
     trainer.save_model(str(folder))
     wrapped = trainer.model_wrapped
     term = trainer._preference_term if name.startswith("reward") else trainer._calibration_term
     result = {
         "processes": trainer.accelerator.num_processes,
         "wrapper": type(wrapped).__name__,
+        "reentrant": [
+            module._gradient_checkpointing_func.keywords["use_reentrant"]
+            for module in trainer.model.modules()
+            if getattr(module, "gradient_checkpointing", False)
+        ],
         "logs": [entry for entry in trainer.state.log_history if "loss" in entry],
         "bins": term.targets.state_dict(),
         "first": {key: value for key, value in first.items() if "calibration" in key},
