@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from datasets import Dataset
@@ -35,7 +36,11 @@ SETTINGS = {
 
 EXTRAS = {
     "checkpointing": {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}},
-    "reentrant": {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}},
+    "reentrant": {
+        "gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True},
+        # With an adapter transformers turns it on, and training fails with the terms and without.
+        "ddp_find_unused_parameters": False,
+    },
     "recomputed": {"gradient_checkpointing": True},  # the way is left to the libraries
     "separate": {"separate_backward": True},
     # Of a gradient whose norm is larger; with plain SGD a norm that missed a part of it would show in the weights.
@@ -46,7 +51,7 @@ EXTRAS = {
     "resumed": {"save_strategy": "steps", "save_steps": 2},
     "interrupted": {},
     "few": {},
-}
+}  # fmt: skip
 RECOMPUTING = ("checkpointing", "reentrant", "recomputed")
 
 
@@ -147,6 +152,50 @@ def trace(name, folder):
     return result
 
 
+def sharded_gradients(name):
+    """Return how far the gradients of weights that FSDP2 shards are from those of whole ones.
+
+    accelerate has no FSDP2 on processors, so that no trainer can be run there; the terms' own backward can.
+    """
+    from accelerate.utils import DistributedType
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    from hf_calib.trainers.distributed import separate_backward
+
+    rank, processes = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    whole, model = (tiny_llama(byte_level_tokenizer()) for _ in range(2))
+    torch.manual_seed(0)
+    rows = torch.randint(5, 200, (2, 2, processes, 7))  # the parts of a step, terms and the trainer's own, processes
+
+    def loss(of, ids):
+        return of(input_ids=ids, labels=ids).loss
+
+    for part in rows:
+        for ids in part.flatten(0, 1):
+            (loss(whole, ids[None]) / processes).backward()
+    mesh = init_device_mesh("cpu", (processes,))
+    model.gradient_checkpointing_enable(EXTRAS[name.split("-")[-1]]["gradient_checkpointing_kwargs"])
+    model.enable_input_require_grads()
+    for layer in model.model.layers:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    model.train()
+    accelerator = SimpleNamespace(distributed_type=DistributedType.FSDP, backward=torch.Tensor.backward)
+    for number, (term, own) in enumerate(rows):
+        model.set_requires_gradient_sync(number == len(rows) - 1)  # as transformers does for accumulation
+        separate_backward(accelerator, model, lambda ids=term[rank : rank + 1]: loss(model, ids))
+        loss(model, own[rank : rank + 1]).backward()
+    expected = {key: weight.grad for key, weight in whole.named_parameters()}
+    found = {key: weight.grad.full_tensor() for key, weight in model.named_parameters()}
+    return {
+        "apart": max(float((found[key] - expected[key]).abs().max()) for key in expected),
+        "largest": max(float(gradient.abs().max()) for gradient in expected.values()),
+        "held": sum(weight.to_local().numel() for weight in model.parameters()),
+        "whole": sum(weight.numel() for weight in whole.parameters()),
+    }
+
+
 def main(out: str, *names: str) -> None:
     """Run each trainer, and write the traces of this process."""
     torch.set_num_threads(1)
@@ -154,10 +203,10 @@ def main(out: str, *names: str) -> None:
     results = {}
     for name in names:
         try:
-            results[name] = trace(name, Path(out) / name)
+            results[name] = sharded_gradients(name) if name.startswith("fsdp2") else trace(name, Path(out) / name)
         except (ValueError, KeyboardInterrupt) as error:
             results[name] = {"error": str(error)}
-    (Path(out) / f"{rank}.json").write_text(json.dumps(results))
+        (Path(out) / f"{rank}.json").write_text(json.dumps(results))
 
 
 if __name__ == "__main__":
