@@ -91,6 +91,8 @@ def trainer_of(name, folder, processes, **options):
         make = ONLINE_OR_UNPAIRED[method]
         if peft_config is None:
             settings["calibration_reference_model"] = tiny_llama(tokenizer)
+            # TRL would load its own reference by the model's name.
+            settings |= {"ref_model": tiny_llama(tokenizer)} if method == "kto" else {"beta": 0.0}
         return make(tokenizer, folder, calibration_dataset=ASKED, peft_config=peft_config, **settings)
     if method == "text":
         texts = Dataset.from_list([{"text": row["prompt"] + row["chosen"]} for row in pairs(64)])
@@ -140,6 +142,12 @@ def trace(name, folder):
     if hasattr(wrapped, "zero_optimization_stage"):
         result["stage"] = wrapped.zero_optimization_stage()
         parameters = list(trainer.model.parameters())
+        print(
+            "UNSHARDED",
+            name,
+            [(n, p.numel(), str(p.ds_status)) for n, p in trainer.model.named_parameters() if p.numel()],
+            len(parameters),
+        )
         result["sharded"] = all(parameter.numel() == 0 for parameter in parameters if hasattr(parameter, "ds_id"))
         result["partitioned"] = sum(hasattr(parameter, "ds_id") for parameter in parameters)
         # What this process holds of them, padding included, and what all together make.
