@@ -142,13 +142,11 @@ def trace(name, folder):
     if hasattr(wrapped, "zero_optimization_stage"):
         result["stage"] = wrapped.zero_optimization_stage()
         parameters = list(trainer.model.parameters())
-        print(
-            "UNSHARDED",
-            name,
-            [(n, p.numel(), str(p.ds_status)) for n, p in trainer.model.named_parameters() if p.numel()],
-            len(parameters),
-        )
-        result["sharded"] = all(parameter.numel() == 0 for parameter in parameters if hasattr(parameter, "ds_id"))
+        result["unsharded"] = [
+            name
+            for name, parameter in trainer.model.named_parameters()
+            if hasattr(parameter, "ds_id") and parameter.numel()
+        ]
         result["partitioned"] = sum(hasattr(parameter, "ds_id") for parameter in parameters)
         # What this process holds of them, padding included, and what all together make.
         result["held"] = sum(parameter.ds_tensor.numel() for parameter in parameters if hasattr(parameter, "ds_id"))

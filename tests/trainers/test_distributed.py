@@ -20,23 +20,26 @@ CONFIGS = ROOT / "examples" / "accelerate_configs"
 NAMES = {
     "ddp": (
         "dpo-lora", "dpo-full", "sft-lora", "sft-full", "dpo-lora-few", "dpo-lora-checkpointing", "dpo-lora-reentrant",
-        "dpo-lora-separate", "sft-full-separate", "reward-full", "kto-lora", "grpo-lora", "rloo-lora",
-        "dpo-lora-interrupted", "fsdp2-full-checkpointing", "fsdp2-full-reentrant",
+        "dpo-lora-separate", "sft-full-separate", "reward-full", "kto-lora-clipped", "grpo-lora-clipped",
+        "rloo-lora-clipped", "dpo-lora-interrupted", "fsdp2-full-checkpointing", "fsdp2-full-reentrant",
     ),
     "zero1": ("dpo-lora", "sft-full", "dpo-lora-separate"),
     "zero2": ("dpo-full", "sft-lora", "dpo-full-clipped-reentrant", "text-lora-checkpointing"),
     "zero3": (
         "dpo-lora", "dpo-full", "sft-lora", "sft-full", "dpo-lora-few-checkpointing", "dpo-lora-clipped-recomputed",
         "dpo-full-clipped-checkpointing", "dpo-full-four-reentrant", "dpo-lora-checkpointing-resumed",
-        "dpo-lora-bf16-separate", "dpo-lora-bf16-checkpointing", "text-full-checkpointing", "kto-lora-checkpointing",
-        "grpo-lora-checkpointing", "rloo-lora-checkpointing",
+        "dpo-lora-bf16-separate", "dpo-lora-bf16-checkpointing", "text-full-checkpointing",
+        "kto-lora-clipped-checkpointing", "grpo-lora-clipped-checkpointing", "rloo-lora-clipped-checkpointing",
     ),
 }  # fmt: skip
 # What else there is to combine. Of the trainers that are compared with two processes, these have full weights too.
 NIGHTLY = {
-    "ddp": ("kto-full", "grpo-full", "rloo-full", "dpo-lora-clipped-four-reentrant", "text-full-checkpointing"),
+    "ddp": (
+        "kto-full-clipped", "grpo-full-clipped", "rloo-full-clipped", "dpo-lora-clipped-four-reentrant",
+        "text-full-checkpointing",
+    ),
     "zero2": (
-        *(f"{method}-{weights}-{way}" for method in ("kto", "grpo", "rloo")
+        *(f"{method}-{weights}-clipped-{way}" for method in ("kto", "grpo", "rloo")
           for weights, way in (("lora", "checkpointing"), ("full", "reentrant"))),
         *(f"{method}-{weights}-clipped-{times}-{way}" for method in ("dpo", "text")
           for weights, times, way in (("lora", "once", "reentrant"), ("full", "four", "checkpointing"))),
@@ -127,6 +130,8 @@ def test_two_processes_train_what_one_does(how, names, one, launched):
             check_wrapped(trace, how)
             check_recomputed(trace, name, how)
             other = compared_with(name)
+            if "clipped" in name:  # by much, of a norm that is compared below
+                assert all(entry["grad_norm"] > 1.0 for entry in trace["logs"])
             if name.split("-")[0] in distributed_run.ONLINE_OR_UNPAIRED:
                 if how == "ddp":
                     check_start(trace, one(name)[0])
@@ -144,8 +149,6 @@ def test_two_processes_train_what_one_does(how, names, one, launched):
                 check_weights(folder / name, folder / f"{other}-separate")
                 continue
             check_trace(trace, expected)
-            if "clipped" in name:
-                assert all(entry["grad_norm"] > 1.0 for entry in trace["logs"])
             check_weights(folder / name, weights)
 
 
@@ -159,7 +162,8 @@ def check_wrapped(trace, how):
     assert trace["whole"] / 2 <= trace["held"] < 0.6 * trace["whole"]
     if how in ("zero3", "offload"):
         assert trace["partitioned"] > 20
-        assert trace["sharded"]
+        # TRL's fused head reads the output layer's weight, which DeepSpeed may then leave gathered.
+        assert all(name.endswith("lm_head.weight") for name in trace["unsharded"])
 
 
 def check_recomputed(trace, name, how):
