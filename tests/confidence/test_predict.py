@@ -1,4 +1,5 @@
 import copy
+import time
 
 import numpy as np
 import pytest
@@ -253,6 +254,7 @@ def test_options_that_are_out_of_range(model, tokenizer, options, message):
 def test_progress_is_shown_when_asked_for(model, tokenizer, capsys):
     predict(model, tokenizer, ASKED, batch_size=4)
     assert capsys.readouterr().err == ""
+    model.register_forward_pre_hook(lambda module, inputs: time.sleep(0.4))  # what is quick shows no bar
     predict(model, tokenizer, ASKED, batch_size=4, progress=True)
     err = capsys.readouterr().err
     assert "letters: 100%" in err
