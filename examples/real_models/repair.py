@@ -109,7 +109,7 @@ def trained(options, questions, folder):
         bf16=False,
         gradient_checkpointing=False,
         logging_steps=5,
-        save_steps=25,
+        save_steps=10,
         save_total_limit=1,
         report_to="none",
     )

@@ -6,6 +6,7 @@ import importlib
 import os
 from typing import Any
 
+from .._suggestions import did_you_mean
 from . import storage
 from .fitted_on import FittedOn
 from .protocol import Calibrator
@@ -53,7 +54,9 @@ def calibrator_class(name: str) -> Any:
         If there is none of that name; the message lists those there are.
     """
     if name not in _HOME:
-        raise ValueError(f"there is no calibrator {name!r}; there are {', '.join(names())}")
+        raise ValueError(
+            f"there is no calibrator {name!r}; there are {', '.join(names())}.{did_you_mean(name, names())}"
+        )
     module, attribute = _HOME[name]
     return getattr(importlib.import_module(f".{module}", __package__), attribute)
 

@@ -74,7 +74,9 @@ def read(path: str | os.PathLike[str]) -> tuple[str, dict[str, Any], Any]:
     if path.is_dir():
         path = path / CALIBRATOR_FILE
     if not path.is_file():
-        raise FileNotFoundError(f"there is no calibrator {str(path)!r}")
+        raise FileNotFoundError(
+            f"there is no calibrator at {str(path)!r}; give the folder that `hf-calib calibrate --out` wrote"
+        )
     _check_size(path, MAX_FILE_BYTES)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

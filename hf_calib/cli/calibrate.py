@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import textwrap
 from pathlib import Path
@@ -20,6 +19,7 @@ from .options import (
     ask_options,
     check_source,
 )
+from .output import print_json, print_skipped
 from .thresholds import add_threshold, exit_code
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def add_calibrate_parser(commands: argparse._SubParsersAction) -> None:
         description="Fit a calibrator on a model's answers to held-out questions, cross-validate it and save it; "
         "`hf-calib measure --calibrator DIR` then uses it.",
         example="hf-calib calibrate --model my/aligned --dataset held-out.jsonl --method auto --out calibrator",
+        flags_of_arguments={"method": "--confidence", "calibrators": "--method"},
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--model", help="a folder or the Hub id of a causal language model or adapter")
@@ -80,7 +81,7 @@ def _run(options: argparse.Namespace) -> int:
     from ..measures import CATALOG
     from ..reports import Measurement
 
-    check_source(options.model, options.dataset)
+    check_source(options)
     check_names(options.fail_if, CATALOG)
     recorded = options.from_predictions
     refusal = None
@@ -103,7 +104,7 @@ def _run(options: argparse.Namespace) -> int:
     if not this_process(options.device).is_first:  # another process prints
         return 0
     if options.json:
-        print(json.dumps(calibration.to_dict()))
+        print_json(calibration.to_dict(), options)
     else:
         _print(calibration, None if refusal else options.out)
     if refusal is not None:
@@ -126,6 +127,7 @@ def _print(calibration: Calibration, out: Path | None) -> None:
         }
         for name, report in calibration.reports.items()
     ]
+    print_skipped(calibration.skipped_rows)
     print("Cross-validated: each question's probabilities come from a fit without it.\n")
     print(render_table(rows))
     for name, reason in calibration.refused.items():
@@ -136,6 +138,4 @@ def _print(calibration: Calibration, out: Path | None) -> None:
     if calibration.choice:
         print("auto took {chosen}: {reason}".format(**calibration.choice))
     if out is not None:
-        if calibration.problem:
-            print(textwrap.fill(f"The fit says nothing about other questions: {calibration.problem}", 80))
         print(f"Saved {calibration.name} to {out}")

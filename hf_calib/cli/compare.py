@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ from .options import (
     add_report_options,
     ask_options,
 )
+from .output import print_json, print_skipped
 from .thresholds import add_threshold, exit_code
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def add_compare_parser(commands: argparse._SubParsersAction) -> None:
         "interval and a verdict, and how much sharper the log-odds have become; for each dataset and each way to read "
         "confidence.",
         example="hf-calib compare my/base my/aligned --dataset cais/mmlu:all:test --out comparison",
+        flags_of_arguments={"method": "--confidence"},
     )
     parser.add_argument(
         "models",
@@ -77,7 +78,7 @@ def _run(options: argparse.Namespace) -> int:
     if not this_process(options.device).is_first:  # another process prints
         return 0
     if options.json:
-        print(json.dumps(comparison.to_dict()))
+        print_json(comparison.to_dict(), options)
     else:
         _print(comparison)
     return exit_code("compare", options.fail_if, comparison.values())
@@ -90,11 +91,8 @@ def _print(comparison: Comparison) -> None:
 
     base = comparison.models[0]
     for note in comparison.notes:
-        print(textwrap.fill(note, _WIDTH))
-    for name, n in comparison.skipped_rows.items():
-        print(textwrap.fill(f"{name}: {n} rows could not be read and were left out.", _WIDTH))
-    if comparison.notes or comparison.skipped_rows:
-        print()
+        print(textwrap.fill(note, _WIDTH), end="\n\n")
+    print_skipped(comparison.skipped_rows)
     for key, own in comparison.differences.items():
         model, task, method = key
         print(textwrap.shorten(f"{task} ({method})", _WIDTH, placeholder="…"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +18,7 @@ from .options import (
     ask_options,
     check_source,
 )
+from .output import print_json
 from .thresholds import add_threshold, exit_code
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def add_measure_parser(commands: argparse._SubParsersAction) -> None:
         "started again; torchrun or accelerate launch share the work among processes. Or measure predictions that "
         "exist already.",
         example="hf-calib measure --model gpt2 --dataset cais/mmlu:all:test --out report --fail-if 'ece>0.05'",
+        flags_of_arguments={"method": "--confidence", "matcher": "--free-form"},
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
@@ -80,7 +81,7 @@ def _run(options: argparse.Namespace) -> int:
     from ..evaluation import measure, measure_recorded, this_process
     from ..measures import CATALOG
 
-    check_source(options.model, options.dataset)
+    check_source(options)
     check_names(options.fail_if, CATALOG)
     how = {"calibrator": options.calibrator, "force": options.force, "out": options.out, "seed": options.seed}
     if options.model is None:
@@ -92,7 +93,7 @@ def _run(options: argparse.Namespace) -> int:
     if not this_process(options.device).is_first:  # another process prints
         return 0
     if options.json:
-        print(json.dumps(measurement.to_dict()))
+        print_json(measurement.to_dict(), options)
     else:
         _print(measurement, options.out, options.all)
     return exit_code("measure", options.fail_if, {"": measurement.values()})
@@ -108,6 +109,7 @@ def _print(measurement: Measurement, out: Path | None, everything: bool) -> None
         print(f"\n{before_and_after(measurement)}")
     if not everything:
         return
+    print("\n" + textwrap.fill(measurement.verdict, _WIDTH, break_on_hyphens=False))
     for finding in measurement.warnings:
         print("\n" + textwrap.fill(f"! {finding}", _WIDTH, break_on_hyphens=False))
     print(f"\n{measurement.report}")

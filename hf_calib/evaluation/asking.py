@@ -6,15 +6,13 @@ import hashlib
 import importlib.metadata
 import json
 import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
-from ..confidence import Asking, ConfidenceMethod, Journal, confidence_method
+from ..confidence import Asking, ConfidenceMethod, confidence_method
 from ..confidence.recorded import Recorded
 from ..confidence.registry import SETTINGS, free_form_settings
 from ..reports import Measurement
@@ -28,7 +26,9 @@ from ..tasks import (
 )
 from ..tasks.free_form import MATCHERS, FreeFormQuestion
 from .datasets import Datasets, ReadDatasets, read_datasets
+from .keeping import Keeper
 from .models import ModelSource, model_source, this_process
+from .provenance import NotesPrompt
 from .settings import AskOptions, AskSettings
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ def ask(
     *,
     method: str | ConfidenceMethod | None = None,
     seed: int = 0,
-    progress_in: Path | None = None,
+    out: str | os.PathLike[str] | None = None,
+    part: str = "",
     hidden_states: bool = False,
     check: Callable[[Mapping[str, Any]], None] | None = None,
     **options: Unpack[AskOptions],
@@ -55,10 +56,14 @@ def ask(
     ----------
     model, dataset, method, seed, **options
         As in `hf_calib.measure`.
-    progress_in : path, optional
-        The folder in which what was answered is kept, to go on from; the caller removes it.
+    out : path, optional
+        The run's folder, in which what is answered is kept: to go on from where a run was stopped, and not to ask
+        again where it was finished.
+    part : str, default ""
+        What the folder calls this asking, for runs that ask more than once.
     hidden_states : bool, default False
-        Keep the hidden states at the answers' positions, for calibrators that take features.
+        Keep the hidden states at the answers' positions, for calibrators that take features. What was answered is not
+        kept in `out` then.
     check : callable, optional
         Called with the run's settings before anything is asked, to stop a run that would be for nothing.
 
@@ -86,7 +91,7 @@ def ask(
         plan = _with_options(method, wordings, dataset, settings, seed)
     if hidden_states:
         _check_gives_hidden_states(method, settings, source)
-    run = {
+    settled = {
         **source.identity,
         "datasets": {
             name: {"n": len(own), "sha256": _digest(own), "skipped_rows": _skipped(own), **_drawn(own)}
@@ -103,24 +108,32 @@ def ask(
         "versions": {name: importlib.metadata.version(name) for name in _VERSIONS_OF},
     }
     if check is not None:
-        check(run | _revision(run))
-    journal = None if progress_in is None else Journal(progress_in, run, where.index)
+        check(settled | _revision(settled))
+    keeper = Keeper(None if hidden_states else out, part, where, settings.say)
+    if (finished := keeper.finished(source.name, settled, seed)) is not None:
+        return finished
+    journal = keeper.journal(settled)
+    settings.say(f"Loading {source.name}")
+    backend = NotesPrompt(source.opened(any(own.chat for own in (prompt_format, *wordings))))
     asking = Asking(
         settings.batch_size, settings.progress, journal, where.index, where.count, hidden_states=hidden_states
     )
     answered = {
-        name: plan.ask(source.backend, own, prompt_format, asking.for_part(f"set{number}_"))
+        name: plan.ask(backend, own, prompt_format, asking.for_part(f"set{number}_"))
         for number, (name, own) in enumerate(plan.questions.items())
     }
-    run |= _revision(run)
+    run = {**settled, **_revision(settled), **backend.record()}
     missing = {name: own for name, recorded in answered.items() if (own := _missing(recorded))}
     if missing:
         run["options_not_returned"] = missing
-    tokenizer = getattr(source.backend, "tokenizer", None)
+    tokenizer = getattr(backend, "tokenizer", None)
     if tokenizer is not None:
         run["has_chat_template"] = getattr(tokenizer, "chat_template", None) is not None
     placed = {name: _placed(recorded, plan.questions[name]) for name, recorded in answered.items()}
-    return Measurement(source.name, placed, run, {"seed": seed})
+    measurement = Measurement(source.name, placed, run, {"seed": seed})
+    if not hidden_states:
+        keeper.keep(measurement)
+    return measurement
 
 
 def _revision(run: Mapping[str, Any]) -> dict[str, str]:
@@ -131,22 +144,6 @@ def _revision(run: Mapping[str, Any]) -> dict[str, str]:
     name = run["adapter"] or run["model"]
     commit = loaded_revision(name) if name is not None and is_hub_id(name) else None
     return {} if commit is None else {"revision": commit}
-
-
-def progress_folder(out: str | os.PathLike[str] | None) -> Path | None:
-    """Return where what was answered is kept in a result's folder until the end."""
-    return None if out is None else Path(out) / ".progress"
-
-
-def save_result(result: Any, out: str | os.PathLike[str] | None, device: str | None = None, **options: Any) -> None:
-    """Save a result into a folder, if one is given, and remove what was kept there to go on from.
-
-    Of several processes, the first one does. Options go to the result's `save`.
-    """
-    progress = progress_folder(out)
-    if progress is not None and this_process(device).is_first:
-        result.save(out, **options)
-        shutil.rmtree(progress, ignore_errors=True)
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,12 @@ from ..calibrators.protocol import BaseCalibrator
 from ..calibrators.storage import described
 from ..measures import CalibrationReport, Finding
 from ..reports import Measurement
-from ..reports.checks import calibrator_findings, sorted_findings
+from ..reports.checks import calibrator_findings, says_nothing, sorted_findings
 from ..reports.measurement import predictions_of
-from .asking import ask, progress_folder, save_result
+from .asking import ask
 from .datasets import Datasets
 from .fitted import fitted_on_measurement
+from .keeping import interruptible, save_result
 from .settings import AskOptions
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class UninformativeFitError(ValueError):
 
     def __init__(self, calibration: Calibration) -> None:
         super().__init__(
-            f"calibrator: {calibration.name} was not saved, since the fit says nothing: {calibration.problem}. Fit on "
+            f"calibrator: {calibration.name} was not saved, since the fit says nothing. {calibration.problem} Fit on "
             "other questions, or on more of them; or pass --force (force=True) to save it anyway"
         )
         self.calibration = calibration
@@ -200,6 +201,13 @@ def calibrate(
     """
     names = tuple(dict.fromkeys([calibrators] if isinstance(calibrators, str) else calibrators))
     # One that does not exist is told before the model is asked.
+    target = None if target_predictions is None else predictions_of(target_predictions)
+    reference = None if reference_predictions is None else predictions_of(reference_predictions)
+    if target is not None and reference is not None:
+        raise ValueError(
+            "reference_predictions: they are taken in the answers' place, without target_predictions; give only one "
+            "of them"
+        )
     with_features = any(getattr(by_name(name), "needs_features", False) for name in names)
     if isinstance(model, Measurement) or Measurement.is_saved(model):
         if dataset is not None or set(options) - {"progress"}:
@@ -208,17 +216,12 @@ def calibrate(
     elif dataset is None:
         raise ValueError("dataset: a model needs questions to fit on")
     else:
-        measurement = ask(
-            model,
-            dataset,
-            method=method,
-            seed=seed,
-            progress_in=progress_folder(out),
-            hidden_states=with_features,
-            **options,
-        )
+        with interruptible(out):
+            measurement = ask(
+                model, dataset, method=method, seed=seed, out=out, hidden_states=with_features, **options
+            )
     predictions = measurement.predictions
-    given = _given(predictions, target_predictions, reference_predictions)
+    given = _given(predictions, target, reference)
     reports = {"none": predictions.report(seed=seed)}
     refused: dict[str, str] = {}
     for name in names:
@@ -232,15 +235,10 @@ def calibrate(
     if not candidates:
         raise ValueError(f"calibrators: none can be fitted here: {'; '.join(refused.values())}")
     best = min(candidates, key=lambda name: reports[name].measures["nll"].value)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UninformativeFitWarning)  # the findings say so
         fitted = given.fitted(best)
-    problems = []
-    for warning in caught:
-        if issubclass(warning.category, UninformativeFitWarning):
-            problems.append(str(warning.message))
-        else:
-            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    parameters = described(fitted.parameters())
     fitted.fitted_on = fitted_on_measurement(measurement)
     calibration = Calibration(
         fitted,
@@ -249,9 +247,9 @@ def calibrate(
         len(predictions),
         folds,
         seed,
-        sorted_findings([*measurement.warnings, *calibrator_findings(described(fitted.parameters()))]),
+        sorted_findings([*measurement.warnings, *calibrator_findings(parameters)]),
         measurement.skipped_rows,
-        "; ".join(dict.fromkeys(problems)) or None,
+        says_nothing(parameters),
     )
     if out is None and calibration.problem:
         warnings.warn(calibration.problem, UninformativeFitWarning, stacklevel=2)
@@ -297,19 +295,14 @@ class _Given:
         return calibrator
 
 
-def _given(predictions: Predictions, target: Recording | None, reference: Recording | None) -> _Given:
+def _given(predictions: Predictions, target: Predictions | None, reference: Predictions | None) -> _Given:
     labels: np.ndarray = predictions.answers
     if reference is not None:
-        if target is not None:
-            raise ValueError(
-                "reference_predictions: they are taken in the answers' place, without --target-predictions; give only "
-                "one of them"
-            )
-        labels = predictions_of(reference).logits
+        labels = reference.logits
         if labels.shape != predictions.logits.shape:
             raise ValueError(
                 f"reference_predictions: the reference was asked {len(labels)} questions and the model "
                 f"{len(predictions)}; both must be asked the same ones"
             )
-    unlabelled = None if target is None else predictions_of(target).logits
+    unlabelled = None if target is None else target.logits
     return _Given(predictions, labels, unlabelled)

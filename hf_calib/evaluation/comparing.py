@@ -15,8 +15,9 @@ import numpy as np
 from ..confidence import ConfidenceMethod
 from ..confidence.registry import SETTINGS, way_named
 from ..reports import Comparison, Measurement
-from .asking import ask, progress_folder, save_result
+from .asking import ask
 from .datasets import Datasets, read_datasets
+from .keeping import interruptible, save_result
 from .models import model_source, this_process
 from .settings import AskOptions, AskSettings
 
@@ -96,7 +97,8 @@ def compare(
         raise ValueError("dataset: models need at least one --dataset to be compared on")
     else:
         methods = [method] if isinstance(method, str | ConfidenceMethod) else list(method)
-        cells, measurements = _ask(by_name, dataset, methods, progress_folder(out), seed, options)
+        with interruptible(out):
+            cells, measurements = _ask(by_name, dataset, methods, out, seed, options)
         skipped = next(iter(measurements.values())).skipped_rows
     comparison = replace(
         Comparison.of({key: own for key, (own, _) in cells.items()}, seed=seed),
@@ -204,7 +206,7 @@ def _ask(
     models: Mapping[str, Any],
     dataset: Datasets,
     methods: Sequence[str | ConfidenceMethod],
-    progress: Path | None,
+    out: str | os.PathLike[str] | None,
     seed: int,
     options: AskOptions,
 ) -> tuple[_Cells, _Measurements]:
@@ -223,7 +225,8 @@ def _ask(
                 questions,
                 method=way,
                 seed=seed,
-                progress_in=None if progress is None else progress / f"{number}-{method}",
+                out=out,
+                part=f"{number}-{method}",
                 **how,
             )
             for task, recorded in measurement.datasets.items():

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from ..reports import Measurement
-from .asking import ask, progress_folder, save_result
+from .asking import ask
 from .datasets import Datasets
 from .fitted import check_fits, fitted_on_same_questions
+from .keeping import interruptible, save_result
 from .models import ModelSource, model_source, this_process
 from .settings import AskOptions, AskSettings
 
@@ -119,21 +120,22 @@ def measure(
     given = None if calibrator is None else as_calibrator(calibrator)
     fitted = given or source.calibrator
     check = None if given is None else partial(check_fits, given, force=force)
-    measurement = ask(
-        source,
-        dataset,
-        method=method,
-        seed=seed,
-        progress_in=progress_folder(out),
-        hidden_states=fitted is not None and fitted.needs_features,
-        check=check,
-        **options,
-    )
-    if check is not None and "revision" in measurement.run:  # which may be known only now
-        check(measurement.run)
-    if fitted is not None:
-        measurement = calibrated(measurement, fitted)
-    save_result(measurement, out, settings.device)
+    with interruptible(out):
+        measurement = ask(
+            source,
+            dataset,
+            method=method,
+            seed=seed,
+            out=out,
+            hidden_states=fitted is not None and fitted.needs_features,
+            check=check,
+            **options,
+        )
+        if check is not None and "revision" in measurement.run:  # which may be known only now
+            check(measurement.run)
+        if fitted is not None:
+            measurement = calibrated(measurement, fitted)
+        save_result(measurement, out, settings.device)
     return measurement
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -91,7 +91,8 @@ def render_page(measurement: Measurement) -> str:
         subjects=_sorted_groups(report),
         mistakes=confident_mistakes(measurement),
         shown=N_CHARACTERS,
-        run=_flat(measurement.run),
+        run=what_was_run(measurement.run),
+        prompt=measurement.run.get("prompt"),
         level=f"{100 * report.confidence_level:g}%",
     )  # fmt: skip
 
@@ -150,16 +151,58 @@ def _group(name: str, n: int, measures: dict[str, Any]) -> dict[str, Any]:
     return {"name": name, "n": n, **{key: measures[key] for key in keys}}
 
 
-def _flat(values: Any, prefix: str = "") -> list[tuple[str, str]]:
-    """Return nested settings as flat rows of a table."""
-    rows: list[tuple[str, str]] = []
-    for key, value in values.items():
-        if isinstance(value, dict):
-            rows += _flat(value, f"{prefix}{key}.")
-        else:
-            text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-            rows.append((f"{prefix}{key}", text if len(text) <= 400 else text[:399] + "…"))
-    return rows
+def what_was_run(run: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return a run's record as lines to read: what each setting is called, and its value.
+
+    Settings that were left as they are by default, and those that do not apply, have no line.
+    """
+    named = {
+        "Command": run.get("command"),
+        "Date": run.get("date"),
+        "Device": run.get("device"),
+        "Model": run.get("model"),
+        "Revision": run.get("revision"),
+        "Name on the server": run.get("model_name"),
+        "Adapter": run.get("adapter"),
+        "Number format": None if run.get("dtype") in (None, "auto") else run["dtype"],
+        "Confidence read off": _listed(run.get("confidence")),
+        "Prompt": "through the chat template" if (run.get("prompt_format") or {}).get("chat") else None,
+        "Options permuted": "yes" if run.get("permute_options") else None,
+        "Longest prompt": f"{run['max_length']} tokens" if run.get("max_length") else None,
+        "Longer prompts": "dropped" if run.get("drop_too_long") else None,
+        "Code of the repository": "run" if run.get("trust_remote_code") else None,
+        "Calibrator": _listed(run.get("calibrator")),
+        "Seed": run.get("seed"),
+    }
+    for name, facts in run.get("datasets", {}).items():
+        skipped = f", {facts['skipped_rows']:,} rows left out" if facts.get("skipped_rows") else ""
+        named[f"Dataset {name}"] = f"{facts['n']:,} questions{skipped}, SHA-256 {facts['sha256']}"
+    named["Versions"] = _listed(run.get("versions"))
+    for key, value in run.items():
+        if key not in _IN_WORDS:  # of predictions that were recorded elsewhere
+            named[key.replace("_", " ").capitalize()] = _listed(value)
+    return [(name, str(value)) for name, value in named.items() if value is not None]
+
+
+_IN_WORDS = {
+    "command", "date", "device", "model", "revision", "model_name", "adapter", "weights", "dtype", "confidence",
+    "permute_options", "max_length", "drop_too_long", "trust_remote_code", "calibrator", "seed", "datasets",
+    "versions", "prompt", "prompt_format", "options_not_returned", "has_chat_template",
+}  # fmt: skip
+
+
+def _listed(value: Any) -> str | None:
+    if isinstance(value, Mapping):
+        own = {key: part for key, part in value.items() if key not in ("name", "method")}
+        first = [str(value[key]) for key in ("name", "method") if key in value]
+        text = ", ".join([*first, *(f"{key} {_listed(part)}" for key, part in own.items())])
+        return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return None if value is None else str(value)
+
+
+_LONGEST = 400
 
 
 @cache
@@ -228,20 +271,14 @@ def render_comparison(comparison: Comparison) -> str:
     )  # fmt: skip
 
 
-# What of a run is in sight; the rest is folded.
-_RUN_IN_SIGHT = ("model", "model_name", "adapter", "confidence.name", "prompt_format.chat", "permute_options", "seed")
-
-
 def _runs(comparison: Comparison) -> dict[str, Any]:
-    """Return the settings of each model's run as rows of a table: those in sight, and all."""
-    runs = {name: dict(_flat(own.run)) for name, own in comparison.measurements.items()}
-    keys = list(dict.fromkeys(key for run in runs.values() for key in run))
+    """Return what was run of each model as the rows of a table."""
+    runs = {name: dict(what_was_run(own.run)) for name, own in comparison.measurements.items()}
+    keys = dict.fromkeys(key for run in runs.values() for key in run)
     several = len(comparison.methods) > 1
-    rows = [(key, [run.get(key, "–") for run in runs.values()]) for key in keys]
     return {
         "runs": [f"{model} ({method})" if several else model for model, method in runs],
-        "settings": [row for row in rows if row[0] in _RUN_IN_SIGHT and set(row[1]) != {"None"}],
-        "all_settings": rows,
+        "settings": [(key, [run.get(key, "–") for run in runs.values()]) for key in keys],
     }
 
 

@@ -58,9 +58,11 @@ def screen(
         return f"\033[{code}m{text}\033[0m" if color and text.strip() else text
 
     head = [_shortened(line, width) for line in _headings(measurement)]
-    said = textwrap.wrap(measurement.verdict, width)
-    end = [_written(out, width), *textwrap.wrap(f"Next: {_next_step(measurement)}", width, break_on_hyphens=False)]
+    end = [_written(out, width), f"Next: {_next_step(measurement, width - 6)}"]
     bars = list(_chart(measurement, width, paint, "#|" if ascii_only else "█│"))
+    # One line is kept for warnings; --all has the whole verdict.
+    room = max(3, LINES - len([*head, *bars, *end]) - 1)
+    said = textwrap.wrap(measurement.verdict, width, max_lines=room, placeholder=" …", break_on_hyphens=False)
     warnings = _warning_lines(measurement.report, width, LINES - len([*head, *said, *bars, *end]))
     blocks = [
         [*(paint(line, _BOLD) for line in head[:1]), *head[1:]],
@@ -176,15 +178,17 @@ def _written(out: Path | None, width: int) -> str:
     return f"Wrote {out / PAGE_FILE}"
 
 
-def _next_step(measurement: Measurement) -> str:
+def _next_step(measurement: Measurement, width: int) -> str:
+    """Return a command to try, with placeholders for names for which there is no room."""
     for finding in measurement.warnings:
-        if finding.options and finding.dataset is None:
+        if finding.options:
             return f"the same command with {finding.options[0]}"
     report = measurement.report
-    model = measurement.name
+    command = "hf-calib compare {model} OTHER_MODEL --dataset {dataset}"
     if report.test is not None and report.test.p_value <= SIGNIFICANT:
-        return f"hf-calib calibrate --model {model} --dataset HELD_OUT --out calibrator"
-    return f"hf-calib compare {model} OTHER_MODEL --dataset {next(iter(measurement.datasets))}"
+        command = "hf-calib calibrate --model {model} --dataset HELD_OUT --out calibrator"
+    said = command.format(model=measurement.name, dataset=next(iter(measurement.datasets)))
+    return said if len(said) <= width else command.format(model="MODEL", dataset="DATASET")
 
 
 def _shortened(text: str, width: int) -> str:

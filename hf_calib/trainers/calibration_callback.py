@@ -83,6 +83,7 @@ class CalibrationCallback(TrainerCallback):
         self.confidence = confidence
         self.tokenizer = tokenizer
         self.prompt_format = prompt_format
+        self.confidence = confidence
         self.prefix = prefix
         self.batch_size = batch_size
         self.trainer: Any = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -230,6 +231,7 @@ def test_calibrated_models_rarely_put_their_reading_in_doubt(n, runs, k):
     assert alarms <= (2 if n <= 100 else 0)
 
 
+@cache
 def measurement(n: int = 200) -> Measurement:
     chosen = np.where(np.arange(n) < n - 2, 0, 1)
     predictions = confident(n, chosen, spread(n), balanced(n), mass=0.2)

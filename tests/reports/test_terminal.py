@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,10 +18,12 @@ from hf_calib.reports.terminal import screen, show
 from tests.reports.test_checks import LETTERS, calibrated, measurement
 
 
-def good(n: int = 2000, name: str = "m") -> Measurement:
+@cache
+def good(n: int = 1000, name: str = "m") -> Measurement:
     return Measurement(name, {"d": Recorded(calibrated(n), (None,) * n)}, LETTERS, {"n_resamples": 200})
 
 
+@cache
 def worst() -> Measurement:
     """Return a measurement with long names, several datasets and many warnings."""
     own = measurement()

@@ -117,3 +117,32 @@ def test_examples_that_are_none(examples, message):
 def test_examples_are_not_chosen_twice():
     with pytest.raises(ValueError, match="has 1 examples already"):
         FewShotFormat.choose(POOL, 1, prompt_format=FewShotFormat(examples=(POOL[0],)))
+
+
+def test_examples_of_another_subject_keep_their_own_header():
+    shots = FewShotFormat(header="About {subject}.", examples=tuple(POOL[::2]))
+    asked = Question("Grass?", ("pink", "green"), 1, "colours")
+    parts = shots.render(asked).split("\n\n")
+    assert [part.splitlines()[0] for part in parts] == [
+        "About sums.", "Question: 1 + 1?", "Question: 2 + 2?", "About colours.", "Question: Grass?",
+    ]  # fmt: skip
+    assert parts[-1].endswith("Answer:")
+    chat = FewShotFormat(header="About {subject}.", examples=tuple(POOL[::2]), chat=True)
+    assert [message["content"].splitlines()[0] for message in chat.messages(asked)] == [
+        "About sums.", "B", "About sums.", "A", "About colours.",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_examples_without_a_subject_are_of_the_questions(chat):
+    examples = (Question("1 + 1?", ("1", "2"), 1),)
+    shots = FewShotFormat(header="About {subject}.", examples=examples, chat=chat)
+    text = "\n".join(message["content"] for message in shots.messages(ASKED)) if chat else shots.render(ASKED)
+    assert "general knowledge" not in text
+    assert text.count("About sums.") == (2 if chat else 1)
+
+
+def test_a_question_that_is_its_own_example_is_still_asked():
+    shots = FewShotFormat(examples=(ASKED,))
+    assert shots.render(ASKED).endswith("Answer:")
+    assert shots.render(ASKED).count("Answer: B") == 1

@@ -179,15 +179,15 @@ def test_evaluate_agrees_with_measure(make, name, tokenizer, tmp_path):
 
 def test_the_callback_agrees_with_measure(tokenizer, tmp_path):
     new = questions(20, seed=5, choices=(2, 4))
+    callback = CalibrationCallback(new, confidence="text-tokens")
     trainer = DPOTrainer(
         model=tiny_llama(tokenizer), args=CalibrationAwareConfig(str(tmp_path), **training_arguments()),
-        train_dataset=pairs(8), processing_class=tokenizer, peft_config=lora(),
+        train_dataset=pairs(8), processing_class=tokenizer, peft_config=lora(), callbacks=[callback],
     )  # fmt: skip
-    report = CalibrationCallback(trainer, new, confidence="text-tokens").measure()
     expected = hf_calib.measure((trainer.model, tokenizer), new, method="text-tokens").report
-    assert report.measures["nll"].value == pytest.approx(expected.measures["nll"].value, abs=1e-5)
+    assert callback.measure().measures["nll"].value == pytest.approx(expected.measures["nll"].value, abs=1e-5)
     with pytest.raises(ValueError, match=r"^confidence must be one of letters, text"):
-        CalibrationCallback(trainer, new, confidence="stated")
+        CalibrationCallback(new, confidence="stated")
 
 
 # The terms
@@ -489,7 +489,6 @@ def test_a_model_is_loaded_with_the_way_that_it_was_calibrated_with(name, tokeni
     assert sum(answer.probabilities) == pytest.approx(1)
     read_off = {"letters": "letters", "text-tokens": "texts, mean log-probability per token"}[name]
     card = (tmp_path / "model" / "README.md").read_text()
-    assert f"with confidence read off the options' {read_off}." in card
     assert f"The confidence is read off the options' {read_off};" in card
 
 
@@ -500,5 +499,5 @@ def test_a_card_with_figures_says_how_they_were_read(tokenizer, tmp_path):
     )  # fmt: skip
     trainer.train()
     trainer.create_model_card()
-    assert "with confidence read off the options' texts." in (tmp_path / "README.md").read_text()
+    assert "with confidence read off the options' texts: a calibrated model" in (tmp_path / "README.md").read_text()
     assert json.loads((tmp_path / "calibration_report.json").read_text())["confidence"] == "text"
