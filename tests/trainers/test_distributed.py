@@ -20,11 +20,14 @@ NAMES = {
     "ddp": (
         "dpo-lora", "dpo-full", "sft-lora", "sft-full", "dpo-lora-few", "dpo-lora-checkpointing", "dpo-lora-reentrant",
         "dpo-lora-separate", "sft-full-separate", "reward-full", "kto-lora", "grpo-lora", "rloo-lora",
-        "dpo-lora-interrupted",
+        "dpo-lora-interrupted", "dpo-lora-texts", "sft-lora-texts",
     ),
     "zero1": ("dpo-lora", "sft-full", "dpo-lora-separate"),
     "zero2": ("dpo-full", "sft-lora"),
-    "zero3": ("dpo-lora", "dpo-full", "sft-lora", "sft-full", "dpo-lora-few", "dpo-lora-checkpointing"),
+    "zero3": (
+        "dpo-lora", "dpo-full", "sft-lora", "sft-full", "dpo-lora-few", "dpo-lora-checkpointing", "dpo-full-texts",
+        "sft-lora-texts",
+    ),
 }  # fmt: skip
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 
