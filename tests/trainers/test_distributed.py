@@ -22,6 +22,7 @@ NAMES = {
         "dpo-lora", "dpo-full", "sft-lora", "sft-full", "dpo-lora-few", "dpo-lora-checkpointing", "dpo-lora-reentrant",
         "dpo-lora-separate", "sft-full-separate", "reward-full", "kto-lora-clipped", "grpo-lora-clipped",
         "rloo-lora-clipped", "dpo-lora-interrupted", "fsdp2-full-checkpointing", "fsdp2-full-reentrant",
+        "dpo-lora-texts", "sft-lora-texts",
     ),
     "zero1": ("dpo-lora", "sft-full", "dpo-lora-separate"),
     "zero2": ("dpo-full", "sft-lora", "dpo-full-clipped-reentrant", "text-lora-checkpointing"),
@@ -30,6 +31,7 @@ NAMES = {
         "dpo-full-clipped-checkpointing", "dpo-full-four-reentrant", "dpo-lora-checkpointing-resumed",
         "dpo-lora-bf16-separate", "dpo-lora-bf16-checkpointing", "text-full-checkpointing",
         "kto-lora-clipped-checkpointing", "grpo-lora-clipped-checkpointing", "rloo-lora-clipped-checkpointing",
+        "dpo-full-texts", "sft-lora-texts",
     ),
 }  # fmt: skip
 # What else there is to combine. Of the trainers that are compared with two processes, these have full weights too.
