@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from .._suggestions import did_you_mean
 from .answers import GivenAnswer, answer_base_of, is_missing, single
 from .choices import as_text, choices_of, drawn_order, without_letters
 from .columns import (
@@ -23,32 +24,13 @@ from .columns import (
     listing,
     near_miss,
 )
+from .drawing import QuestionList, sample
 from .files import PlacedRowOrError
 from .layouts import Layout, Row, layout_of
 from .permuting import permute_options
 from .questions import Question, QuestionError
 
 _SHOWN = 10
-
-
-class QuestionList(list[Question]):
-    """Questions that were read from a dataset.
-
-    Parameters
-    ----------
-    questions : iterable of Question
-    source : str, optional
-        The path or the Hub name that they were read from; `None` for what was in memory.
-    skipped : sequence of str
-        The rows that could not be read and were left out, each with its place and what is wrong with it.
-    """
-
-    def __init__(
-        self, questions: Iterable[Question] = (), *, source: str | None = None, skipped: Sequence[str] = ()
-    ) -> None:
-        super().__init__(questions)
-        self.source = source
-        self.skipped = tuple(skipped)
 
 
 @dataclass
@@ -103,8 +85,9 @@ def read_questions(
     answer_base: int | None = None,
     on_bad_row: str = "error",
     limit: int | None = None,
+    seed: int = 0,
     zero_based: Collection[str] = (),
-) -> QuestionList:
+) -> QuestionList[Question]:
     """Read rows as multiple-choice questions.
 
     Parameters
@@ -113,7 +96,7 @@ def read_questions(
         All of the dataset's, each with its place.
     source : str
         The dataset, for messages.
-    columns, answer_base, on_bad_row, limit
+    columns, answer_base, on_bad_row, limit, seed
         As in `load_questions`.
     zero_based : collection of str
         Columns whose integers count from 0 by their type.
@@ -149,8 +132,6 @@ def read_questions(
     questions: list[Question] = []
     bad: list[_BadRow] = []
     for entry in entries:
-        if limit is not None and len(questions) >= limit:
-            break
         if isinstance(entry, _BadRow):
             bad.append(entry)
             continue
@@ -163,7 +144,7 @@ def read_questions(
     _warn_of_unused_text(groups.values(), source)
     if bad:
         warnings.warn(f"{source}: skipped {len(bad)} of {len(bad) + len(questions)} rows:{_named(bad)}", stacklevel=3)
-    return QuestionList(questions, skipped=[str(row) for row in bad])
+    return sample(QuestionList(questions, skipped=[str(row) for row in bad]), limit, seed)
 
 
 # Rows
@@ -307,7 +288,8 @@ def _check_mapping(rows: Iterable[Row | QuestionError], mapping: Columns) -> Non
         for name in as_names(names):
             if name not in there:
                 raise QuestionError(
-                    f"columns: there is no column {name!r}, given for {part!r}, among {listing(sorted(there))}"
+                    f"columns: there is no column {name!r}, given for {part!r}, among {listing(sorted(there))}."
+                    + did_you_mean(name, there)
                 )
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
-from ..confidence.option_logits import evaluating
+from ..confidence.forward import evaluating
 from ..hub import dataset_reference
 from ..tasks import PromptFormat, as_questions
 from .best_metric import correct_direction
@@ -103,10 +103,11 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
         name = self._method_name or trainer_name(type(self))
         self.calibration_run = run = CalibrationRun(
             trainer=name,
-            method_without_terms=self._method_without_terms or f"{name} without calibration terms",
+            method_without_terms=self._method_without_terms,
             alignment=name if self._aligns else None,
             starting_stage="base" if self._aligns else "before",
             prompt_format=self.prompt_format,
+            confidence=settings.calibration_confidence,
             calibrator=settings.eval_calibrator,
         )
         if calibration_dataset is not None:
@@ -207,7 +208,9 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
         distributions = read_distributions(reference_model)
         if distributions is None and settings.anchor_weight > 0:
             questions = prepared.of(prepared.trained)
-            distributions = matched_distributions(self, reference_model, questions, self._questions.tokenizer)
+            distributions = matched_distributions(
+                self, reference_model, questions, self._questions.tokenizer, settings.calibration_confidence
+            )
         reference = None
         collator = self._questions.collator
         if distributions is not None:
@@ -215,6 +218,7 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
             distributions.require(prepared.trained)
         elif settings.anchor_weight > 0:
             reference = Reference(self, reference_model)
+            reference.check_tokens(prepared.trained)
             reference.check_start(collator(prepared.trained[:8]).to(self.accelerator.device))
         self._calibration_term = CalibrationTerm(
             prepared.trained,
@@ -223,8 +227,9 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
             self.args.seed,
             collator,
             self.accelerator,
-            reference.answer_logits if reference is not None else None,
+            reference.answer_scores if reference is not None else None,
             distributions,
+            reference.model if reference is not None else None,
         )
 
     def _takes_separate_backward(self) -> bool:
@@ -346,12 +351,12 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
         if self._evaluator is None:
             raise ValueError("eval_calibration_dataset: there are no questions to evaluate on; pass it to the trainer")
         # Not with the run's seed: the same answers have the same intervals wherever they are measured.
-        return self._evaluator.predictions().report()
+        return self._evaluator.report(self._evaluator.predictions())
 
     def _evaluate_calibration(self, prefix: str) -> dict[str, float]:
         assert self._evaluator is not None
         run, predictions = self.calibration_run, self._evaluator.predictions()
-        report = predictions.report()
+        report = self._evaluator.report(predictions)
         run.reports["after" if self.state.global_step else "before"] = report
         metrics = logged_measures(report, prefix)
         if self._evaluator.calibrator is not None:
