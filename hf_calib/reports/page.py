@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -162,7 +163,13 @@ def environment() -> Environment:
     made.filters["number"] = _number
     made.filters["interval"] = _interval
     made.filters["breakable"] = _breakable
+    made.filters["options"] = _options
     return made
+
+
+def _options(text: str) -> Markup:
+    """Return a text whose command-line options stay on one line each."""
+    return Markup(re.sub(r"--[\w-]+", r"<span>\g<0></span>", escape(text)))
 
 
 def _breakable(name: str) -> Markup:
@@ -191,8 +198,7 @@ def render_comparison(comparison: Comparison, level: str = "95%") -> str:
             "summary": summary(model, comparison.models[0], own),
             "sharpening": comparison.sharpenings.get((model, task, method)),
             "readings": [
-                (name, {"warnings": comparison.warnings.get((name, task, method), ())})
-                for name in (comparison.models[0], model)
+                (name, comparison.warnings.get((name, task, method), ())) for name in (comparison.models[0], model)
             ],
         }
         for (model, task, method), own in comparison.differences.items()

@@ -249,6 +249,7 @@ def test_the_verdict_leads_with_the_most_serious_warning_and_is_the_same_everywh
     assert [finding["code"] for finding in saved["warnings"]] == [finding.code for finding in own.warnings]
     assert {"code", "serious", "sentence", "remedy", "options", "dataset"} == set(saved["warnings"][0])
     page = html.unescape((tmp_path / "report.html").read_text())
+    assert page.count(own.warnings[0].sentence) == 1
     assert own.verdict in page
     assert all(finding.sentence in page for finding in own.warnings)
     assert " ".join(str(own).split()).count(own.verdict) == 1
