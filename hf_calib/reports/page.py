@@ -169,7 +169,7 @@ def environment() -> Environment:
 
 def _options(text: str) -> Markup:
     """Return a text whose command-line options stay on one line each."""
-    return Markup(re.sub(r"--[\w-]+", r"<span>\g<0></span>", escape(text)))
+    return Markup(re.sub(r"--[\w-]+", r'<span class="option">\g<0></span>', str(escape(text))))
 
 
 def _breakable(name: str) -> Markup:
