@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import json
+import sys
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,12 +12,14 @@ from ..evaluation.thresholds import check_names
 from .options import (
     DATASET_HELP,
     add_command,
+    add_force,
     add_model_options,
     add_question_options,
     add_report_options,
     ask_options,
     check_source,
 )
+from .output import print_json, print_skipped
 from .thresholds import add_threshold, exit_code
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ def add_calibrate_parser(commands: argparse._SubParsersAction) -> None:
         description="Fit a calibrator on a model's answers to held-out questions, cross-validate it and save it; "
         "`hf-calib measure --calibrator DIR` then uses it.",
         example="hf-calib calibrate --model my/aligned --dataset held-out.jsonl --method auto --out calibrator",
+        flags_of_arguments={"method": "--confidence", "calibrators": "--method"},
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--model", help="a folder or the Hub id of a causal language model or adapter")
@@ -65,6 +68,7 @@ def add_calibrate_parser(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--folds", type=int, default=5, help="of the cross-validation (default: %(default)s)")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="for calibrator.json, calibration.json")
+    add_force(parser, "save a fit that says nothing about other questions too")
     add_question_options(parser)
     add_model_options(parser)
     add_report_options(parser)
@@ -73,35 +77,43 @@ def add_calibrate_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from ..evaluation import calibrate, this_process
+    from ..evaluation import UninformativeFitError, calibrate, this_process
     from ..measures import CATALOG
     from ..reports import Measurement
 
-    check_source(options.model, options.dataset)
+    check_source(options)
     check_names(options.fail_if, CATALOG)
     recorded = options.from_predictions
-    calibration = calibrate(
-        options.model if recorded is None else Measurement.load(recorded, seed=options.seed),
-        options.dataset or None,
-        calibrators=options.method,
-        target_predictions=options.target_predictions,
-        reference_predictions=options.reference_predictions,
-        folds=options.folds,
-        method=options.confidence,
-        out=options.out,
-        seed=options.seed,
-        **ask_options(options),
-    )
+    refusal = None
+    try:
+        calibration = calibrate(
+            options.model if recorded is None else Measurement.load(recorded, seed=options.seed),
+            options.dataset or None,
+            calibrators=options.method,
+            target_predictions=options.target_predictions,
+            reference_predictions=options.reference_predictions,
+            folds=options.folds,
+            method=options.confidence,
+            out=options.out,
+            force=options.force,
+            seed=options.seed,
+            **ask_options(options),
+        )
+    except UninformativeFitError as error:
+        refusal, calibration = error, error.calibration
     if not this_process(options.device).is_first:  # another process prints
         return 0
     if options.json:
-        print(json.dumps(calibration.to_dict()))
+        print_json(calibration.to_dict(), options)
     else:
-        _print(calibration, options.out)
+        _print(calibration, None if refusal else options.out)
+    if refusal is not None:
+        print(f"hf-calib calibrate: {refusal}", file=sys.stderr)
+        return 1
     return exit_code("calibrate", options.fail_if, {"": calibration.values()})
 
 
-def _print(calibration: Calibration, out: Path) -> None:
+def _print(calibration: Calibration, out: Path | None) -> None:
     from ..measures import shown_in
     from ..reports import render_table
 
@@ -115,12 +127,15 @@ def _print(calibration: Calibration, out: Path) -> None:
         }
         for name, report in calibration.reports.items()
     ]
+    print_skipped(calibration.skipped_rows)
     print("Cross-validated: each question's probabilities come from a fit without it.\n")
     print(render_table(rows))
     for name, reason in calibration.refused.items():
         print(textwrap.fill(f"{name} can't be fitted here: {reason}", 80))
     for finding in calibration.warnings:
         print(textwrap.fill(f"! {finding}", 80, break_on_hyphens=False))
-    print(f"\nSaved {calibration.name} to {out}")
+    print()
     if calibration.choice:
         print("auto took {chosen}: {reason}".format(**calibration.choice))
+    if out is not None:
+        print(f"Saved {calibration.name} to {out}")

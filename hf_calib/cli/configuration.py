@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .._suggestions import did_you_mean
+from .parser import command_of
+
 
 def with_configuration(arguments: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
     """Return the arguments with those of the file that `--config` names put behind the command's name.
@@ -26,7 +29,7 @@ def with_configuration(arguments: Sequence[str], parser: argparse.ArgumentParser
         If it does not exist.
     """
     arguments = list(arguments)
-    parser, depth = _command_of(arguments, parser)
+    parser, depth = command_of(arguments, parser)
     path = _value_of("--config", arguments)
     if path is None or "--config" not in parser._option_string_actions:
         return arguments
@@ -48,7 +51,8 @@ def with_configuration(arguments: Sequence[str], parser: argparse.ArgumentParser
         place = f"{path}: {name}"
         if action is None:
             raise ValueError(
-                f"{path}: {' '.join(arguments[:depth])} has no option {name!r}; it has {', '.join(sorted(known))}"
+                f"{path}: {' '.join(arguments[:depth])} has no option {name!r}; it has {', '.join(sorted(known))}."
+                + did_you_mean(str(name).replace("_", "-"), known)
             )
         if not action.option_strings:
             if not positional_given:
@@ -56,18 +60,6 @@ def with_configuration(arguments: Sequence[str], parser: argparse.ArgumentParser
         elif not given.intersection(action.option_strings):
             added += _as_arguments(action, value, place)
     return [*arguments[:depth], *added, *placed, *arguments[depth:]]
-
-
-def _command_of(arguments: Sequence[str], parser: argparse.ArgumentParser) -> tuple[argparse.ArgumentParser, int]:
-    """Return the parser of the command that the arguments begin with, and how many words name it."""
-    depth = 0
-    while depth < len(arguments):
-        commands = next((a for a in parser._actions if isinstance(a, argparse._SubParsersAction)), None)
-        if commands is None or arguments[depth] not in commands.choices:
-            break
-        parser = commands.choices[arguments[depth]]
-        depth += 1
-    return parser, depth
 
 
 def _arguments_of(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:

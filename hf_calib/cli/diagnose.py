@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +15,9 @@ from .options import (
     add_question_options,
     add_report_options,
     ask_options,
+    check_source,
 )
+from .output import print_json, print_skipped
 from .thresholds import add_threshold, exit_code
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def add_diagnose_parser(commands: argparse._SubParsersAction) -> None:
         "regime: calibratable, where plain supervised fine-tuning (CFT) suffices, or not, since it has begun to "
         "memorise.",
         example="hf-calib diagnose --model my/model --dataset train.jsonl --held-out test.jsonl",
+        flags_of_arguments={"method": "--confidence", "training": "--dataset", "new": "--held-out"},
     )
     parser.add_argument("--model", help="a folder or the Hub id of a causal language model or adapter")
     parser.add_argument(
@@ -66,10 +68,11 @@ def _run(options: argparse.Namespace) -> int:
 
     if (options.model is None) == (options.from_predictions is None):
         raise ValueError("give either --model or --from-predictions")
+    check_source(options)
     check_names(options.fail_if, Diagnosis.value_names())
     sets = options.from_predictions or (options.dataset, options.held_out)
     if None in sets:
-        raise ValueError("--model needs --dataset, what it was fine-tuned on, and --held-out, new questions")
+        raise ValueError("--model also needs --held-out, new questions of the same kind as --dataset")
     diagnosis = diagnose(
         *sets,
         model=options.model,
@@ -82,7 +85,7 @@ def _run(options: argparse.Namespace) -> int:
     if not this_process(options.device).is_first:  # another process prints
         return 0
     if options.json:
-        print(json.dumps(diagnosis.to_dict()))
+        print_json(diagnosis.to_dict(), options)
     else:
         _print(diagnosis)
     return exit_code("diagnose", options.fail_if, {"": diagnosis.values()})
@@ -92,6 +95,7 @@ def _print(diagnosis: Diagnosis) -> None:
     from ..measures import Measure
     from ..reports import render_table
 
+    print_skipped(diagnosis.skipped_rows)
     print(f"Regime: {diagnosis.regime}; use {diagnosis.method}\n")
     print(textwrap.fill(f"{diagnosis.reasons} {diagnosis.advice}", _WIDTH), end="\n\n")
     rows: list[dict[str, Cell]] = [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,12 +11,14 @@ from ..evaluation.thresholds import check_names
 from .options import (
     DATASET_HELP,
     add_command,
+    add_force,
     add_model_options,
     add_question_options,
     add_report_options,
     ask_options,
     check_source,
 )
+from .output import print_json
 from .thresholds import add_threshold, exit_code
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def add_measure_parser(commands: argparse._SubParsersAction) -> None:
         "started again; torchrun or accelerate launch share the work among processes. Or measure predictions that "
         "exist already.",
         example="hf-calib measure --model gpt2 --dataset cais/mmlu:all:test --out report --fail-if 'ece>0.05'",
+        flags_of_arguments={"method": "--confidence", "matcher": "--free-form"},
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
@@ -57,6 +59,7 @@ def add_measure_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--calibrator", metavar="DIR", help="what `hf-calib calibrate` saved: applied before measuring"
     )
+    add_force(parser, "apply a calibrator that was fitted on another model, prompt or way of reading confidence")
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="for report.json, report.html, predictions.parquet, ..."
     )
@@ -78,9 +81,9 @@ def _run(options: argparse.Namespace) -> int:
     from ..evaluation import measure, measure_recorded, this_process
     from ..measures import CATALOG
 
-    check_source(options.model, options.dataset)
+    check_source(options)
     check_names(options.fail_if, CATALOG)
-    how = {"calibrator": options.calibrator, "out": options.out, "seed": options.seed}
+    how = {"calibrator": options.calibrator, "force": options.force, "out": options.out, "seed": options.seed}
     if options.model is None:
         for kind in ("lm_eval", "helm", "predictions"):
             if (path := getattr(options, f"from_{kind}")) is not None:
@@ -90,7 +93,7 @@ def _run(options: argparse.Namespace) -> int:
     if not this_process(options.device).is_first:  # another process prints
         return 0
     if options.json:
-        print(json.dumps(measurement.to_dict()))
+        print_json(measurement.to_dict(), options)
     else:
         _print(measurement, options.out, options.all)
     return exit_code("measure", options.fail_if, {"": measurement.values()})
@@ -102,6 +105,8 @@ def _print(measurement: Measurement, out: Path | None, everything: bool) -> None
     from ..reports.terminal import show
 
     show(measurement, out)
+    if measurement.before is not None:
+        print(f"\n{before_and_after(measurement)}")
     if not everything:
         return
     print("\n" + textwrap.fill(measurement.verdict, _WIDTH, break_on_hyphens=False))
@@ -119,3 +124,26 @@ def _print(measurement: Measurement, out: Path | None, everything: bool) -> None
         ]
         print()
         print(render_table(rows))
+
+
+def before_and_after(measurement: Measurement) -> str:
+    """Return a table of the main measures without and with the calibrator."""
+    from ..measures import shown_in
+    from ..reports import render_table
+
+    assert measurement.before is not None
+    stages = {
+        "before": measurement.before.report,
+        f"after ({measurement.run['calibrator']['method']})": measurement.report,
+    }
+    rows: list[dict[str, Cell]] = [
+        {
+            "calibrator": name,
+            **{
+                info.short: report.measures[info.key] if info.key == "ece" else report.measures[info.key].value
+                for info in shown_in("calibrators")
+            },
+        }
+        for name, report in stages.items()
+    ]
+    return render_table(rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..confidence.registry import ways
@@ -21,8 +22,12 @@ def add_command(
     description: str,
     example: str,
     usage: str | None = None,
+    flags_of_arguments: Mapping[str, str] | None = None,
 ) -> argparse.ArgumentParser:
-    """Add a command whose arguments may also stand in a YAML file."""
+    """Add a command whose arguments may also stand in a YAML file.
+
+    `flags_of_arguments` has the flags of what Python's functions call otherwise, for messages.
+    """
     parser = commands.add_parser(
         name,
         usage=None if usage is None else f"%(prog)s {usage} [options]",
@@ -32,7 +37,14 @@ def add_command(
         allow_abbrev=False,
     )
     parser.add_argument("--config", metavar="YAML", help="a file of these arguments by name; the command line wins")
+    # What Python's functions call the arguments that have other names here.
+    parser.set_defaults(flags_of_arguments=flags_of_arguments or {})
     return parser
+
+
+def add_force(parser: argparse._ActionsContainer, what: str) -> None:
+    """Add what overrides a refusal."""
+    parser.add_argument("--force", action="store_true", help=what)
 
 
 def add_json(parser: argparse._ActionsContainer) -> None:
@@ -53,8 +65,10 @@ def add_model_options(parser: argparse.ArgumentParser, *, adapter: bool = True) 
     group.add_argument(
         "--concurrency", type=int, default=8, help="requests to a server at once (default: %(default)s)"
     )
-    group.add_argument("--dtype", default="auto", help="number format of the weights (default: as they were saved)")
-    group.add_argument("--device", help="default: a GPU if there is one")
+    group.add_argument(
+        "--dtype", default="auto", help="number format: bf16, fp16 or fp32 (default: as the weights were saved)"
+    )
+    group.add_argument("--device", help="gpu, cuda, mps or cpu (default: a GPU if there is one)")
     group.add_argument(
         "--batch-size",
         type=_batch_size,
@@ -161,10 +175,17 @@ def add_report_options(parser: argparse.ArgumentParser) -> None:
     add_json(group)
 
 
-def check_source(model: str | None, datasets: list[str]) -> None:
-    """Refuse a model without questions, and questions without a model."""
-    if (model is None) == bool(datasets):
-        raise ValueError("--model needs at least one --dataset, and predictions that exist already need none")
+def check_source(options: argparse.Namespace) -> None:
+    """Refuse a model without questions, and what says how a model is asked for predictions that exist already."""
+    if options.model is not None:
+        if not options.dataset:
+            raise ValueError("--model needs at least one --dataset, the questions to ask")
+        return
+    needless = [name for name in ask_options(options) if name != "progress"]
+    needless += ["dataset"] * bool(options.dataset) + ["confidence"] * (options.confidence != next(iter(ways())))
+    if needless:
+        flags = ", ".join("--" + name.replace("_", "-") for name in sorted(needless))
+        raise ValueError(f"{flags}: predictions that exist already are not asked for again; leave it out")
 
 
 def reading_of(options: argparse.Namespace) -> dict[str, Any]:

@@ -15,8 +15,6 @@ from .options import add_command, add_json
 if TYPE_CHECKING:
     from ..hub import Publication
 
-_DEFAULT_NAMESPACE = "hf_calib"
-
 
 def add_publish_parser(commands: argparse._SubParsersAction) -> None:
     """Add the command's parser, with one of its own for each thing that can be published."""
@@ -91,8 +89,7 @@ def add_publish_parser(commands: argparse._SubParsersAction) -> None:
 def _add_namespace(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--namespace",
-        default=_DEFAULT_NAMESPACE,
-        help="user or organisation (default: %(default)s; the public Hub allows no underscore, so hf-calib there)",
+        help="user or organization (default: the logged-in user)",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 
 TRAINING = {
@@ -31,6 +32,7 @@ def train(command: str, arguments: Sequence[str]) -> None:
     ValueError
         If an option is wrong, or the installed TRL lacks the trainer.
     """
+    print("Loading PyTorch and TRL", file=sys.stderr, flush=True)
     from ..scripts.launch import launch
     from ..trainers.trl_compatibility import TrainerUnavailableError
 

@@ -262,16 +262,23 @@ class Predictions:
                 chosen[place] = order[chosen[place]]
         return replace(self, option_log_probabilities=values, answers=answers, chosen=chosen)
 
-    def calibrated(self, calibrator: BaseCalibrator) -> Predictions:
+    def calibrated(self, calibrator: BaseCalibrator | None, *others: Predictions) -> Predictions:
         """Return these predictions with a calibrator's probabilities; the options' mass stays.
 
-        A calibrator that needs features gets the hidden states.
+        Parameters
+        ----------
+        calibrator : BaseCalibrator or None
+            One that needs features gets the hidden states; None changes nothing.
+        *others : Predictions
+            Of the same questions, by an ensemble's members after the first, for a calibrator that pools them.
 
         Raises
         ------
         ValueError
             If it needs features and there are no hidden states.
         """
+        if calibrator is None:
+            return self
         features = None
         if calibrator.needs_features:
             if self.hidden_states is None:
@@ -279,7 +286,8 @@ class Predictions:
                     f"the calibrator {calibrator.name!r} needs features; ask with predict(..., hidden_states=True)"
                 )
             features = self.hidden_states
-        return self.with_probabilities(calibrator.transform(self.logits, kind="logits", features=features))
+        logits = np.stack([own.logits for own in (self, *others)]) if others else self.logits
+        return self.with_probabilities(calibrator.transform(logits, kind="logits", features=features))
 
     def with_probabilities(self, probabilities: np.ndarray) -> Predictions:
         """Return these predictions with other probabilities of the options, (n, K); the options' mass stays."""

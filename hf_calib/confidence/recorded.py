@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from .._suggestions import did_you_mean
 from ..measures.validation import LOG_ROUNDING, ROUNDING, sum_tolerance
 from ..tasks import LETTERS, Question
 from ..tasks.answers import answer_index, is_missing
@@ -237,7 +238,9 @@ _SCHEMA = {
 def _row_of(values: Mapping[str, Any], number: int) -> RecordedRow:
     log_probabilities, has_mass, total = _log_probabilities(values)
     if "answer" not in values:
-        raise QuestionError(f"there is no column 'answer' among {', '.join(map(repr, values))}")
+        raise QuestionError(
+            f"there is no column 'answer' among {', '.join(map(repr, values))}.{did_you_mean('answer', values)}"
+        )
     answer = answer_index(values["answer"], len(log_probabilities))
     subject, context = values.get("subject"), values.get("context")
     row = values.get("row")
@@ -280,7 +283,7 @@ def _log_probabilities(values: Mapping[str, Any]) -> tuple[list[float], bool, fl
         if not given:
             raise QuestionError(
                 "there is no column 'probabilities', 'log_probabilities' or 'p_A', 'p_B', ... among "
-                f"{', '.join(map(repr, values))}"
+                f"{', '.join(map(repr, values))}." + did_you_mean("probabilities", values)
             )
         while given and is_missing(given[-1][1]):  # a table pads questions with fewer options on the right
             given.pop()

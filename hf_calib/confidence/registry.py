@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from .._suggestions import did_you_mean
+
 if TYPE_CHECKING:
     from ..tasks import PromptFormat
     from .methods import ConfidenceMethod
@@ -59,11 +61,11 @@ _WAYS = {
     "letters": Way("the options' letters", _made_by("methods", "OptionLetters")),
     "text": Way("the options' texts", _made_by("methods", "OptionTexts")),
     "text-characters": Way(
-        "the options' texts, divided by their lengths in characters",
+        "the options' texts, mean log-probability per character",
         _made_by("methods", "OptionTexts", normalization="characters"),
     ),
     "text-tokens": Way(
-        "the options' texts, divided by their lengths in tokens",
+        "the options' texts, mean log-probability per token",
         _made_by("methods", "OptionTexts", normalization="tokens"),
     ),
     "marginalized": Way(
@@ -130,7 +132,10 @@ def way_named(name: str) -> Way:
         If there is none; the message lists the names.
     """
     if name not in _WAYS:
-        raise ValueError(f"method: there is no way to read confidence called {name!r}; choose from {', '.join(_WAYS)}")
+        raise ValueError(
+            f"method: there is no way to read confidence called {name!r}; choose from {', '.join(_WAYS)}."
+            + did_you_mean(name, _WAYS)
+        )
     return _WAYS[name]
 
 

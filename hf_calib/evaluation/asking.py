@@ -6,15 +6,13 @@ import hashlib
 import importlib.metadata
 import json
 import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
-from ..confidence import Asking, ConfidenceMethod, Journal, confidence_method
+from ..confidence import Asking, ConfidenceMethod, confidence_method
 from ..confidence.recorded import Recorded
 from ..confidence.registry import SETTINGS, free_form_settings
 from ..reports import Measurement
@@ -28,7 +26,9 @@ from ..tasks import (
 )
 from ..tasks.free_form import MATCHERS, FreeFormQuestion
 from .datasets import Datasets, ReadDatasets, read_datasets
-from .models import ModelSource, Processes, model_source, this_process
+from .keeping import Keeper
+from .models import ModelSource, model_source, this_process
+from .provenance import NotesPrompt
 from .settings import AskOptions, AskSettings
 
 if TYPE_CHECKING:
@@ -42,10 +42,12 @@ def ask(
     model: Model | ModelSource,
     dataset: Datasets | ReadDatasets,
     *,
-    method: str | ConfidenceMethod = "letters",
+    method: str | ConfidenceMethod | None = None,
     seed: int = 0,
-    progress_in: Path | None = None,
+    out: str | os.PathLike[str] | None = None,
+    part: str = "",
     hidden_states: bool = False,
+    check: Callable[[Mapping[str, Any]], None] | None = None,
     **options: Unpack[AskOptions],
 ) -> Measurement:
     """Ask a model questions and return what it answered; `hf_calib.measure` without a calibrator.
@@ -54,11 +56,16 @@ def ask(
     ----------
     model, dataset, method, seed, **options
         As in `hf_calib.measure`.
-    progress_in : path, optional
-        The folder in which what was answered is kept, to go on from; the caller removes it.
+    out : path, optional
+        The run's folder, in which what is answered is kept: to go on from where a run was stopped, and not to ask
+        again where it was finished.
+    part : str, default ""
+        What the folder calls this asking, for runs that ask more than once.
     hidden_states : bool, default False
         Keep the hidden states at the answers' positions, for calibrators that take features. What was answered is not
-        kept in `progress_in` then.
+        kept in `out` then.
+    check : callable, optional
+        Called with the run's settings before anything is asked, to stop a run that would be for nothing.
 
     Raises
     ------
@@ -69,6 +76,7 @@ def ask(
     settings = AskSettings(**options)
     where = this_process(settings.device)
     source = model if isinstance(model, ModelSource) else model_source(model, settings, where)
+    method = source.read_by if method is None else method
     shots = {
         "chat_template": settings.chat_template,
         "few_shot": settings.few_shot,
@@ -82,8 +90,8 @@ def ask(
     else:
         plan = _with_options(method, wordings, dataset, settings, seed)
     if hidden_states:
-        _check_gives_hidden_states(method, settings, source, where)
-    run = {
+        _check_gives_hidden_states(method, settings, source)
+    settled = {
         **source.identity,
         "datasets": {
             name: {"n": len(own), "sha256": _digest(own), "skipped_rows": _skipped(own), **_drawn(own)}
@@ -99,39 +107,43 @@ def ask(
         "seed": seed,
         "versions": {name: importlib.metadata.version(name) for name in _VERSIONS_OF},
     }
-    if hidden_states:
-        answered = _ask_for_hidden_states(source.backend, plan.questions, prompt_format, settings)
-    else:
-        journal = None if progress_in is None else Journal(progress_in, run, where.index)
-        asking = Asking(settings.batch_size, settings.progress, journal, where.index, where.count)
-        answered = {
-            name: plan.ask(source.backend, own, prompt_format, asking.for_part(f"set{number}_"))
-            for number, (name, own) in enumerate(plan.questions.items())
-        }
+    if check is not None:
+        check(settled | _revision(settled))
+    keeper = Keeper(None if hidden_states else out, part, where, settings.say)
+    if (finished := keeper.finished(source.name, settled, seed)) is not None:
+        return finished
+    journal = keeper.journal(settled)
+    settings.say(f"Loading {source.name}")
+    backend = NotesPrompt(source.opened(any(own.chat for own in (prompt_format, *wordings))))
+    asking = Asking(
+        settings.batch_size, settings.progress, journal, where.index, where.count, hidden_states=hidden_states
+    )
+    answered = {
+        name: plan.ask(backend, own, prompt_format, asking.for_part(f"set{number}_"))
+        for number, (name, own) in enumerate(plan.questions.items())
+    }
+    run = {**settled, **_revision(settled), **backend.record()}
     missing = {name: own for name, recorded in answered.items() if (own := _missing(recorded))}
     if missing:
         run["options_not_returned"] = missing
-    tokenizer = getattr(source.backend, "tokenizer", None)
+    tokenizer = getattr(backend, "tokenizer", None)
     if tokenizer is not None:
         run["has_chat_template"] = getattr(tokenizer, "chat_template", None) is not None
     placed = {name: _placed(recorded, plan.questions[name]) for name, recorded in answered.items()}
-    return Measurement(source.name, placed, run, {"seed": seed})
+    measurement = Measurement(source.name, placed, run, {"seed": seed})
+    if not hidden_states:
+        keeper.keep(measurement)
+    return measurement
 
 
-def progress_folder(out: str | os.PathLike[str] | None) -> Path | None:
-    """Return where what was answered is kept in a result's folder until the end."""
-    return None if out is None else Path(out) / ".progress"
+def _revision(run: Mapping[str, Any]) -> dict[str, str]:
+    """Return the commit of a model on the Hub, as far as it is known: once it was loaded."""
+    from ..hub import loaded_revision
+    from ..hub.escaping import is_hub_id
 
-
-def save_result(result: Any, out: str | os.PathLike[str] | None, device: str | None = None) -> None:
-    """Save a result into a folder, if one is given, and remove what was kept there to go on from.
-
-    Of several processes, the first one does.
-    """
-    progress = progress_folder(out)
-    if progress is not None and this_process(device).is_first:
-        result.save(out)
-        shutil.rmtree(progress, ignore_errors=True)
+    name = run["adapter"] or run["model"]
+    commit = loaded_revision(name) if name is not None and is_hub_id(name) else None
+    return {} if commit is None else {"revision": commit}
 
 
 @dataclass(frozen=True)
@@ -258,9 +270,7 @@ def _missing(recorded: Recorded) -> dict[str, Any] | None:
     }
 
 
-def _check_gives_hidden_states(
-    method: str | ConfidenceMethod, settings: AskSettings, source: ModelSource, where: Processes
-) -> None:
+def _check_gives_hidden_states(method: str | ConfidenceMethod, settings: AskSettings, source: ModelSource) -> None:
     """Raise a ValueError if questions are to be asked in a way that gives no hidden states."""
     name = method if isinstance(method, str) else method.name
     hindered = {
@@ -268,39 +278,11 @@ def _check_gives_hidden_states(
         "free_form": settings.free_form is not None,
         "wordings": settings.wordings is not None,
         "permute_options": settings.permute_options,
-        "a batch size of auto": not isinstance(settings.batch_size, int),
         "a served model": not source.is_local,
-        "several processes": where.count > 1,
     }
     found = [what for what, there in hindered.items() if there]
     if found:
         raise ValueError(
-            "a calibrator on features takes the hidden states of a local model at the letters' position, in one "
-            f"process; they can't be had with {', '.join(found)}"
+            "a calibrator on features takes the hidden states of a local model at the letters' position; they can't "
+            f"be had with {', '.join(found)}"
         )
-
-
-def _ask_for_hidden_states(
-    backend: Any, datasets: Mapping[str, Sequence[Question]], prompt_format: PromptFormat, settings: AskSettings
-) -> dict[str, Recorded]:
-    """Ask a local model all datasets' questions, and keep the hidden states at the answers' positions."""
-    from ..confidence import predict
-
-    batch_size = settings.batch_size
-    assert isinstance(batch_size, int)  # checked before
-    answered = {}
-    for name, questions in datasets.items():
-        predictions = predict(
-            backend.model,
-            backend.tokenizer,
-            questions,
-            prompt_format=prompt_format,
-            batch_size=batch_size,
-            max_length=backend.encoder.max_length,
-            on_too_long=backend.encoder.on_too_long,
-            progress=settings.progress,
-            hidden_states=True,
-        )
-        shown = tuple(questions[row] for row in predictions.rows)
-        answered[name] = Recorded(predictions, shown, _skipped(questions))
-    return answered

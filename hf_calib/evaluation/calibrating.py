@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,15 +14,18 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 
 from ..calibrators import CALIBRATOR_FILE, by_name
-from ..calibrators.cross_validation import cross_validate, fit_with_target
+from ..calibrators.cross_validation import fit_with_target, held_out_predictions
+from ..calibrators.inputs import UninformativeFitWarning
 from ..calibrators.protocol import BaseCalibrator
 from ..calibrators.storage import described
 from ..measures import CalibrationReport, Finding
 from ..reports import Measurement
-from ..reports.checks import calibrator_findings, sorted_findings
+from ..reports.checks import calibrator_findings, says_nothing, sorted_findings
 from ..reports.measurement import predictions_of
-from .asking import ask, progress_folder, save_result
+from .asking import ask
 from .datasets import Datasets
+from .fitted import fitted_on_measurement
+from .keeping import interruptible, save_result
 from .settings import AskOptions
 
 if TYPE_CHECKING:
@@ -31,6 +35,17 @@ if TYPE_CHECKING:
     from .models import Model
 
 REPORT_FILE = "calibration.json"
+
+
+class UninformativeFitError(ValueError):
+    """A fit says nothing about other questions, so it was not saved; `calibration` has it."""
+
+    def __init__(self, calibration: Calibration) -> None:
+        super().__init__(
+            f"calibrator: {calibration.name} was not saved, since the fit says nothing. {calibration.problem} Fit on "
+            "other questions, or on more of them; or pass --force (force=True) to save it anyway"
+        )
+        self.calibration = calibration
 
 
 @dataclass(frozen=True)
@@ -51,6 +66,8 @@ class Calibration:
         What speaks against trusting the predictions that it was fitted on, or the calibrator; the most serious first.
     skipped_rows : mapping of str to int
         How many rows could not be read and were left out, of each dataset with any.
+    problem : str or None
+        Why the fit says nothing about other questions, such as a temperature at the end of its range.
     """
 
     calibrator: BaseCalibrator
@@ -61,6 +78,7 @@ class Calibration:
     seed: int
     warnings: tuple[Finding, ...] = ()
     skipped_rows: Mapping[str, int] = field(default_factory=dict)
+    problem: str | None = None
 
     @property
     def name(self) -> str:
@@ -94,11 +112,20 @@ class Calibration:
             "refused": dict(self.refused),
             "warnings": [finding.to_dict() for finding in self.warnings],
             **({"skipped_rows": dict(self.skipped_rows)} if self.skipped_rows else {}),
+            **({"problem": self.problem} if self.problem else {}),
             "cross_validated": {name: report.to_dict() for name, report in self.reports.items()},
         }
 
-    def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write calibrator.json, which `hf_calib.measure` takes, and calibration.json into a folder."""
+    def save(self, folder: str | os.PathLike[str], *, force: bool = False) -> None:
+        """Write calibrator.json, which `hf_calib.measure` takes, and calibration.json into a folder.
+
+        Raises
+        ------
+        UninformativeFitError
+            If the fit says nothing, unless `force` is given; then nothing is written.
+        """
+        if self.problem and not force:
+            raise UninformativeFitError(self)
         folder = Path(folder)
         self.calibrator.save(folder / CALIBRATOR_FILE)
         text = json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
@@ -113,8 +140,9 @@ def calibrate(
     target_predictions: Recording | None = None,
     reference_predictions: Recording | None = None,
     folds: int = 5,
-    method: str | ConfidenceMethod = "letters",
+    method: str | ConfidenceMethod | None = None,
     out: str | os.PathLike[str] | None = None,
+    force: bool = False,
     seed: int = 0,
     **options: Unpack[AskOptions],
 ) -> Calibration:
@@ -135,11 +163,13 @@ def calibrate(
         The pre-trained model's predictions of the same questions, in the answers' place.
     folds : int, default 5
         Of the cross-validation.
-    method : str or ConfidenceMethod, default "letters"
-        What the confidence is read off.
+    method : str or ConfidenceMethod, optional
+        What the confidence is read off, as in `hf_calib.measure`.
     out : path, optional
         A folder for calibrator.json and calibration.json. A run that was stopped goes on when it is started again
         with the same folder.
+    force : bool, default False
+        Save a fit that says nothing about other questions too.
     seed : int, default 0
         Of the folds, of random orders, of samples and of the intervals' resampling.
     **options
@@ -152,8 +182,15 @@ def calibrate(
 
     Raises
     ------
+    UninformativeFitError
+        If the fit says nothing about other questions and is to be saved; not with `force`.
     ValueError
         If there is no such calibrator, none can be fitted here, or questions are missing or needless.
+
+    Warns
+    -----
+    UninformativeFitWarning
+        If the fit says nothing about other questions, and is not to be saved.
 
     Examples
     --------
@@ -164,6 +201,13 @@ def calibrate(
     """
     names = tuple(dict.fromkeys([calibrators] if isinstance(calibrators, str) else calibrators))
     # One that does not exist is told before the model is asked.
+    target = None if target_predictions is None else predictions_of(target_predictions)
+    reference = None if reference_predictions is None else predictions_of(reference_predictions)
+    if target is not None and reference is not None:
+        raise ValueError(
+            "reference_predictions: they are taken in the answers' place, without target_predictions; give only one "
+            "of them"
+        )
     with_features = any(getattr(by_name(name), "needs_features", False) for name in names)
     if isinstance(model, Measurement) or Measurement.is_saved(model):
         if dataset is not None or set(options) - {"progress"}:
@@ -172,17 +216,12 @@ def calibrate(
     elif dataset is None:
         raise ValueError("dataset: a model needs questions to fit on")
     else:
-        measurement = ask(
-            model,
-            dataset,
-            method=method,
-            seed=seed,
-            progress_in=progress_folder(out),
-            hidden_states=with_features,
-            **options,
-        )
+        with interruptible(out):
+            measurement = ask(
+                model, dataset, method=method, seed=seed, out=out, hidden_states=with_features, **options
+            )
     predictions = measurement.predictions
-    given = _given(predictions, target_predictions, reference_predictions)
+    given = _given(predictions, target, reference)
     reports = {"none": predictions.report(seed=seed)}
     refused: dict[str, str] = {}
     for name in names:
@@ -196,12 +235,25 @@ def calibrate(
     if not candidates:
         raise ValueError(f"calibrators: none can be fitted here: {'; '.join(refused.values())}")
     best = min(candidates, key=lambda name: reports[name].measures["nll"].value)
-    skipped = measurement.skipped_rows
-    fitted = given.fitted(best)
-    at_bound = calibrator_findings(described(fitted.parameters()))
-    found = sorted_findings([*measurement.warnings, *at_bound])
-    calibration = Calibration(fitted, reports, refused, len(predictions), folds, seed, found, skipped)
-    save_result(calibration, out, options.get("device"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UninformativeFitWarning)  # the findings say so
+        fitted = given.fitted(best)
+    parameters = described(fitted.parameters())
+    fitted.fitted_on = fitted_on_measurement(measurement)
+    calibration = Calibration(
+        fitted,
+        reports,
+        refused,
+        len(predictions),
+        folds,
+        seed,
+        sorted_findings([*measurement.warnings, *calibrator_findings(parameters)]),
+        measurement.skipped_rows,
+        says_nothing(parameters),
+    )
+    if out is None and calibration.problem:
+        warnings.warn(calibration.problem, UninformativeFitWarning, stacklevel=2)
+    save_result(calibration, out, options.get("device"), **({"force": True} if force else {}))
     return calibration
 
 
@@ -215,16 +267,11 @@ class _Given:
 
     def cross_validated(self, name: str, folds: int, seed: int) -> CalibrationReport:
         """Return the report of probabilities that each come from a fit without the question."""
-        held_out = cross_validate(
-            partial(self._new, name),
-            self.predictions.logits,
-            self.labels,
-            features=self.predictions.hidden_states,
-            unlabeled=self.target,
-            n_folds=folds,
-            seed=seed,
-        )
-        return CalibrationReport.from_predictions(held_out.probabilities, self.predictions.answers, seed=seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UninformativeFitWarning)  # the fit on all questions says so
+            options: dict[str, Any] = {"unlabeled": self.target, "n_folds": folds, "seed": seed}
+            held_out = held_out_predictions(self.predictions, partial(self._new, name), self.labels, **options)
+        return held_out.report(seed=seed)
 
     def fitted(self, name: str) -> BaseCalibrator:
         """Return a calibrator that is fitted on all there is."""
@@ -248,19 +295,14 @@ class _Given:
         return calibrator
 
 
-def _given(predictions: Predictions, target: Recording | None, reference: Recording | None) -> _Given:
+def _given(predictions: Predictions, target: Predictions | None, reference: Predictions | None) -> _Given:
     labels: np.ndarray = predictions.answers
     if reference is not None:
-        if target is not None:
-            raise ValueError(
-                "reference_predictions: they are taken in the answers' place, without --target-predictions; give only "
-                "one of them"
-            )
-        labels = predictions_of(reference).logits
+        labels = reference.logits
         if labels.shape != predictions.logits.shape:
             raise ValueError(
                 f"reference_predictions: the reference was asked {len(labels)} questions and the model "
                 f"{len(predictions)}; both must be asked the same ones"
             )
-    unlabelled = None if target is None else predictions_of(target).logits
+    unlabelled = None if target is None else target.logits
     return _Given(predictions, labels, unlabelled)

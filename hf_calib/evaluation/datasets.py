@@ -73,6 +73,7 @@ class ReadDatasets(dict[str, list[Any]]):
 
 
 def _read(name: str, source: Any, settings: AskSettings, seed: int) -> list[Question]:
+    settings.say(f"Reading {name}")
     if isinstance(source, str | os.PathLike):
         path = source if isinstance(source, str) else Path(source)
         questions = load_questions(path, limit=settings.limit, seed=seed, **settings.reading)

@@ -29,8 +29,9 @@ from ..measures import expected_calibration_error
 from ..measures.sampling import wilson_interval
 from ..reports import Measurement
 from ..reports.measurement import predictions_of
-from .asking import ask, progress_folder, save_result
+from .asking import ask
 from .datasets import Questions
+from .keeping import interruptible, save_result
 from .settings import AskOptions
 from .thresholds import flattened
 
@@ -203,7 +204,7 @@ def diagnose(
     n_bins: int = 10,
     confidence_level: float = 0.95,
     margin: float = 0.05,
-    method: str | ConfidenceMethod = "letters",
+    method: str | ConfidenceMethod | None = None,
     out: str | os.PathLike[str] | None = None,
     seed: int = 0,
     **options: Unpack[AskOptions],
@@ -272,10 +273,8 @@ def diagnose(
         raise ValueError(f"margin must be in [0, 1), got {margin}")
     skipped: dict[str, int] = {}
     if model is not None:
-        progress = progress_folder(out)
-        (training, new), skipped = _ask(
-            model, training, new, method=method, seed=seed, progress_in=progress, **options
-        )
+        with interruptible(out):
+            (training, new), skipped = _ask(model, training, new, method=method, seed=seed, out=out, **options)
     elif set(options) - {"progress"}:
         raise ValueError(
             f"{', '.join(sorted(options))}: these say how a model is asked; give model, or leave them out"

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import atexit
 import hashlib
-import json
 import os
+import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, fields
-from functools import cached_property
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
+
+from .._suggestions import did_you_mean
+from ..hub.local_paths import check_local_path
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,6 +35,8 @@ SERVED = "openai:"
 
 # Enough of a tensor to tell a trained one from what it was before.
 _SAMPLED = 256
+# And of a file, in bytes.
+_BLOCK = 4096
 
 
 @dataclass(frozen=True)
@@ -79,26 +83,33 @@ class ModelSource:
     identity : dict
         What tells it from others, as JSON values: model, model_name, adapter, weights.
     open : callable
-        Returns the source of answers.
+        Returns the source of answers; takes whether it will be asked through a chat template, so that a model without
+        one is refused before it is loaded.
     is_local : bool
         Whether it is a `LocalModel`, whose hidden states can be had.
     prompt_format : PromptFormat, optional
         How it was calibrated to be asked.
+    read_by : str, default "letters"
+        What its confidence was calibrated to be read off, a name of `hf_calib.confidence.ways()`.
     calibrator : BaseCalibrator, optional
         What came with it.
     """
 
     name: str
     identity: dict[str, Any]
-    open: Callable[[], Backend]
+    open: Callable[[bool], Backend]
     is_local: bool = True
     prompt_format: PromptFormat | None = None
+    read_by: str = "letters"
     calibrator: BaseCalibrator | None = None
 
-    @cached_property
-    def backend(self) -> Backend:
-        """The source of answers, opened once."""
-        return self.open()
+    _opened: list[Backend] = field(default_factory=list, init=False, repr=False)
+
+    def opened(self, chat: bool = False) -> Backend:
+        """Return the source of answers, opened once; `chat` says whether it needs a chat template."""
+        if not self._opened:
+            self._opened.append(self.open(chat))
+        return self._opened[0]
 
 
 def model_source(model: Model, settings: AskSettings, where: Processes) -> ModelSource:
@@ -111,15 +122,15 @@ def model_source(model: Model, settings: AskSettings, where: Processes) -> Model
     TypeError
         If it is not a model.
     """
-    from ..hub import CalibratedModel
-
     if isinstance(model, str | os.PathLike):
         if str(model).startswith(SERVED):
             return _served(str(model), settings)
         return _named(str(model), settings, where)
+    from ..hub import CalibratedModel
+
     if isinstance(model, CalibratedModel):
         refuse(settings, "a loaded CalibratedModel", "tokenizer", *_LOADING)
-        own = {"prompt_format": model.prompt_format, "calibrator": model.calibrator}
+        own = {"prompt_format": model.prompt_format, "read_by": model.read_by, "calibrator": model.calibrator}
         return _loaded(model.model, model.tokenizer, settings, **own)
     if hasattr(model, "score_letters"):
         refuse(settings, "a model that can be asked already", "tokenizer", *_LOADING, "max_length", "drop_too_long")
@@ -161,7 +172,7 @@ def _served(address: str, settings: AskSettings) -> ModelSource:
     return ModelSource(
         name,
         identity,
-        lambda: ServedModel(address.removeprefix(SERVED), name, concurrency=settings.concurrency),
+        lambda chat: ServedModel(address.removeprefix(SERVED), name, concurrency=settings.concurrency),
         is_local=False,
     )
 
@@ -169,33 +180,39 @@ def _served(address: str, settings: AskSettings) -> ModelSource:
 def _named(model: str, settings: AskSettings, where: Processes) -> ModelSource:
     refuse(settings, "a model given by name, which brings its own", "tokenizer")
     adapter = None if settings.adapter is None else str(settings.adapter)
+    for name in (model, adapter):
+        if name is not None:
+            check_local_path(name)
+    if "torch" not in sys.modules:
+        settings.say("Starting PyTorch")
+    device: Any = _device(settings.device, where)
 
-    def open_it() -> Backend:
-        import torch
-
+    def open_it(chat: bool) -> Backend:
         from ..confidence import LocalModel
-        from ..hub import CalibrationWarning, load
+        from ..hub import CalibrationWarning
+        from ..hub.loading import load_parts
 
+        options = {
+            "token": None,
+            "cache_dir": None,
+            "trust_remote_code": settings.trust_remote_code,
+            "dtype": settings.dtype,
+        }
         with warnings.catch_warnings():
             # Any model can be measured; that it does not say what it was calibrated with is no news here.
             warnings.simplefilter("ignore", CalibrationWarning)
-            loaded = load(
-                adapter or model,
-                base_model=None if adapter is None else model,
-                dtype=settings.dtype,
-                trust_remote_code=settings.trust_remote_code,
-            )
-        device: Any = settings.device or (f"cuda:{where.local_index}" if torch.cuda.is_available() else "cpu")
+            base = None if adapter is None else model
+            loaded = load_parts(adapter or model, None, base, None, None, options, chat=chat)
         loaded.model.to(device)
         return LocalModel(loaded.model, loaded.tokenizer, **_lengths(settings))
 
-    weights = _files_digest(adapter or model)
+    weights = files_digest(adapter or model)
     identity = _identity(model, model_name=settings.model_name, adapter=adapter, weights=weights)
     return ModelSource(settings.model_name or Path(adapter or model).name, identity, open_it)
 
 
 def _loaded(model: Any, tokenizer: Any, settings: AskSettings, **own: Any) -> ModelSource:
-    def open_it() -> Backend:
+    def open_it(chat: bool) -> Backend:
         from ..confidence import LocalModel
 
         return LocalModel(model, tokenizer, **_lengths(settings))
@@ -207,36 +224,79 @@ def _asked_already(backend: Any) -> ModelSource:
     model = getattr(backend, "model", None)
     if isinstance(model, str):  # a served model's name on its server
         address = SERVED + str(getattr(backend, "base_url", ""))
-        return ModelSource(model, _identity(address, model_name=model), lambda: backend, is_local=False)
+        return ModelSource(model, _identity(address, model_name=model), lambda chat: backend, is_local=False)
     if model is None:
         name = type(backend).__name__
-        return ModelSource(name, _identity(name), lambda: backend, is_local=False)
-    return _with_weights(model, lambda: backend)
+        return ModelSource(name, _identity(name), lambda chat: backend, is_local=False)
+    return _with_weights(model, lambda chat: backend)
 
 
-def _with_weights(model: Any, open_it: Callable[[], Backend], **own: Any) -> ModelSource:
-    name = getattr(getattr(model, "config", None), "name_or_path", "") or type(model).__name__
-    return ModelSource(Path(name).name, _identity(name, weights=_weights_digest(model)), open_it, **own)
+def _with_weights(model: Any, open_it: Callable[[bool], Backend], **own: Any) -> ModelSource:
+    loaded_from = getattr(getattr(model, "config", None), "name_or_path", "") or None
+    name = Path(loaded_from).name if loaded_from else type(model).__name__
+    return ModelSource(name, _identity(loaded_from, weights=_weights_digest(model)), open_it, **own)
 
 
 def _identity(
-    model: str, *, model_name: str | None = None, adapter: str | None = None, weights: str | None = None
+    model: str | None, *, model_name: str | None = None, adapter: str | None = None, weights: str | None = None
 ) -> dict[str, Any]:
     return {"model": model, "model_name": model_name, "adapter": adapter, "weights": weights}
+
+
+def _device(asked: str | None, where: Processes) -> str:
+    """Return the device to put a model on.
+
+    Raises
+    ------
+    ValueError
+        If there is no such device, or PyTorch has not got it here.
+    """
+    import torch
+
+    gpus = [name for name in ("cuda", "mps") if getattr(torch, name).is_available()]
+    if asked in (None, "gpu"):
+        if asked == "gpu" and not gpus:
+            raise ValueError("device: PyTorch finds no GPU on this machine; pass cpu, or leave it out")
+        asked = gpus[0] if gpus else "cpu"
+    kind, _, index = asked.partition(":")
+    if kind not in _DEVICES or (index and not index.isdigit()):
+        raise ValueError(
+            f"device: there is no device {asked!r}; choose from gpu, {', '.join(_DEVICES)}, or one GPU of several, "
+            f"such as cuda:1.{did_you_mean(kind, ('gpu', *_DEVICES))}"
+        )
+    if kind != "cpu" and kind not in gpus:
+        raise ValueError(f"device: PyTorch finds no {kind} device on this machine; pass cpu, or leave it out")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"device: there is no {asked}; this machine's GPUs are cuda:0 to cuda:{torch.cuda.device_count() - 1}"
+        )
+    return f"cuda:{where.local_index}" if asked == "cuda" else asked
+
+
+_DEVICES = ("cuda", "mps", "cpu")
 
 
 def _lengths(settings: AskSettings) -> dict[str, Any]:
     return {"max_length": settings.max_length, "on_too_long": "drop" if settings.drop_too_long else "error"}
 
 
-def _files_digest(model: str) -> str | None:
-    """Return what tells a folder's weights from others; None for a model on the Hub."""
-    folder = Path(model)
-    if not folder.is_dir():
+def files_digest(model: str | os.PathLike[str]) -> str | None:
+    """Return what tells the weights of a folder or a GGUF file from others, wherever it lies; None for a Hub model.
+
+    Of each file, evenly spaced blocks are read: training changes all weights.
+    """
+    path = Path(model)
+    if not path.exists():
         return None
-    files = sorted(folder.glob("*.safetensors"))
-    state = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return hashlib.sha256(json.dumps(state).encode()).hexdigest()
+    digest = hashlib.sha256()
+    for file in sorted(path.glob("*.safetensors")) if path.is_dir() else [path]:
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size}".encode())
+        with file.open("rb") as content:
+            for start in range(0, size, max(_BLOCK, size // _SAMPLED)):
+                content.seek(start)
+                digest.update(content.read(_BLOCK))
+    return f"files:{digest.hexdigest()}"
 
 
 def _weights_digest(model: nn.Module) -> str:
@@ -251,4 +311,4 @@ def _weights_digest(model: nn.Module) -> str:
         if not tensor.is_meta:
             values = tensor.detach().flatten()
             digest.update(values[:: max(1, values.numel() // _SAMPLED)].float().cpu().numpy().tobytes())
-    return digest.hexdigest()
+    return f"tensors:{digest.hexdigest()}"

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
+from .._suggestions import did_you_mean
 from ..confidence.registry import SETTINGS
 from ..tasks import PromptFormat
 from ..tasks.columns import Columns
+
+_NUMBER_FORMATS = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
 
 class AskOptions(TypedDict, total=False):
@@ -77,10 +81,24 @@ class AskSettings:
     limit: int | None = None
     progress: bool = True
 
+    def __post_init__(self) -> None:
+        known = {**_NUMBER_FORMATS, **{name: name for name in _NUMBER_FORMATS.values()}, "auto": "auto"}
+        if self.dtype not in known:
+            raise ValueError(
+                f"dtype: {self.dtype!r} is not a number format; choose from {', '.join(known)}."
+                + did_you_mean(self.dtype, known)
+            )
+        object.__setattr__(self, "dtype", known[self.dtype])
+
     @property
     def reading(self) -> dict[str, Any]:
         """How the rows of all datasets are read, as `hf_calib.load_questions` takes it."""
         return {"columns": self.columns, "answer_base": self.answer_base, "on_bad_row": self.on_bad_row}
+
+    def say(self, text: str) -> None:
+        """Tell on standard error what is being done, if progress is to be shown; of several processes, the first."""
+        if self.progress and os.environ.get("RANK", "0") == "0":
+            print(text, file=sys.stderr, flush=True)
 
     def of_method(self, seed: int) -> dict[str, Any]:
         """Return the settings of a way to read confidence."""

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .._suggestions import did_you_mean
+
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
     "<=": operator.le,
@@ -76,7 +78,10 @@ def check_names(thresholds: Sequence[Threshold], known: Iterable[str]) -> None:
     known = list(known)
     for threshold in thresholds:
         if threshold.name not in known:
-            raise ValueError(f"there is no measure {threshold.name!r} for --fail-if; there are {', '.join(known)}")
+            raise ValueError(
+                f"there is no measure {threshold.name!r} for --fail-if; there are {', '.join(known)}."
+                + did_you_mean(threshold.name, known)
+            )
 
 
 def those_that_hold(

@@ -16,7 +16,7 @@ from .card_data import AFTER, BASE, REPORT_FILE, CalibrationCardData, Evaluation
 from .commands import publish_command
 from .errors import InvalidFolderError
 from .folders import collect_files
-from .namespaces import DEFAULT_NAMESPACE
+from .namespaces import namespace_of
 from .publish import publish_adapter
 from .transfer import Content, Publication, read_content
 from .translation import after_publishing
@@ -27,7 +27,7 @@ _ABOUT = "A small language model, pre-trained in a synthetic world whose true pr
 def publish_demo(
     folder: str | os.PathLike[str],
     *,
-    namespace: str = DEFAULT_NAMESPACE,
+    namespace: str | None = None,
     dry_run: bool = False,
     again: str | None = None,
     **options: Any,
@@ -41,9 +41,9 @@ def publish_demo(
     ----------
     folder : path
         The demo's output.
-    namespace : str, default "hf_calib"
-        The repositories are `namespace/lab-base-model` and, for each adapter or model, `namespace/` and its card's
-        title; of another preset than the demo's own, both names hold the preset's.
+    namespace : str, optional
+        By default the logged-in user. The repositories are `namespace/lab-base-model` and, for each adapter or model,
+        `namespace/` and its card's title; of another preset than the demo's own, both names hold the preset's.
     dry_run : bool, default False
         As for `publish_adapter`.
     again : str, optional
@@ -63,6 +63,8 @@ def publish_demo(
     HubError
         As `publish_adapter`. The message says which ones are published already.
     """
+    from huggingface_hub import HfApi
+
     folder = Path(folder)
     models = sorted(path.parent for path in folder.glob(f"*/{REPORT_FILE}"))
     reports = [CalibrationCardData.load(model) for model in models]
@@ -75,6 +77,8 @@ def publish_demo(
             f"Make it with: hf-calib demo --out {folder}",
         )
     collect_files(base, None, None)  # so that what is wrong with it is told of this folder, not of its copy
+    api = HfApi(endpoint=options.get("endpoint"), token=options.get("token"), library_name="hf_calib")
+    namespace = namespace_of(namespace, api, options.get("token"))
     base_id = f"{namespace}/{base.name}"
     options["dry_run"] = dry_run
     options["again"] = again or publish_command("demo", folder, options=options, namespace=namespace)
@@ -111,10 +115,12 @@ def _describe_base(folder: Path, adapter: CalibrationCardData) -> None:
         for evaluation in adapter.evaluations
         if BASE in evaluation.reports
     )
+    label = adapter.stage_labels.get(BASE)
     data = CalibrationCardData(
         model_name=folder.name,
         description=_ABOUT,
         evaluations=evaluations,
+        stage_labels={AFTER: f"{label} (this model)"} if label else {},
         option_counts=adapter.option_counts,
         prompt_format=adapter.prompt_format,
         versions=adapter.versions,

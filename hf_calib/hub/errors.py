@@ -58,6 +58,10 @@ class InterruptedPublicationError(HubError, ConnectionError):
     """The connection or the Hub failed in the middle; the repository holds what it held before."""
 
 
+class UnreachableHubError(InterruptedPublicationError):
+    """There is no connection to the Hub."""
+
+
 class VerificationError(HubError):
     """What the Hub holds after the publication is not what the folder holds."""
 

@@ -12,6 +12,7 @@ from typing import Any
 from .card_data import read_json
 from .errors import InvalidFolderError, UnsafeRepositoryError
 from .folders import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MAX_CONFIG_BYTES, MODEL_CONFIG, TOKENIZER_CONFIG
+from .local_paths import GGUF
 
 # In the order in which they are tried. Multimodal models answer questions in text alone too.
 _AUTO_CLASSES = ("AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForMultimodalLM")
@@ -32,7 +33,7 @@ def load_language_model(folder: Path, name: Any, options: dict[str, Any]) -> Any
     Parameters
     ----------
     folder : Path
-        With the configuration and safetensors weights.
+        With the configuration and safetensors weights; or a GGUF file, whose weights are dequantized.
     name : str or path
         What to call it in messages.
     options : dict
@@ -47,6 +48,8 @@ def load_language_model(folder: Path, name: Any, options: dict[str, Any]) -> Any
     """
     import transformers
 
+    if folder.suffix == GGUF:
+        return _load_gguf(folder, name, options)
     config = read_json(folder / MODEL_CONFIG, MAX_CONFIG_BYTES)
     own_code = config.get("auto_map")
     if own_code and not options["trust_remote_code"]:
@@ -80,6 +83,8 @@ def load_tokenizer(folder: Path, name: Any, options: dict[str, Any]) -> Any:
     """
     from transformers import AutoTokenizer
 
+    if folder.suffix == GGUF:
+        return AutoTokenizer.from_pretrained(folder.parent, gguf_file=folder.name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
     except ValueError as error:
@@ -90,6 +95,22 @@ def load_tokenizer(folder: Path, name: Any, options: dict[str, Any]) -> Any:
     if tokenizer.chat_template is None and template.is_file():
         tokenizer.chat_template = read_json(template, MAX_CONFIG_BYTES).get("chat_template")
     return tokenizer
+
+
+def _load_gguf(file: Path, name: Any, options: dict[str, Any]) -> Any:
+    """Load a model from a GGUF file, with its weights dequantized."""
+    from transformers import AutoModelForCausalLM, GgufConfig
+
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        file.parent,
+        gguf_file=file.name,
+        quantization_config=GgufConfig(dequantize=True),
+        output_loading_info=True,
+        **options,
+    )
+    model, info = loaded
+    _check_covered(model, name, set(info["missing_keys"]), info["unexpected_keys"])
+    return model
 
 
 def put_adapter(model: Any, folder: Path, name: Any, adapter_name: str, tokenizer: Any) -> Any:

@@ -31,6 +31,7 @@ from .folders import (
     check_weights,
 )
 from .language_models import check_adapter_task, load_language_model, load_tokenizer, put_adapter
+from .local_paths import check_local_path
 
 # All that loading reads; a repository's other files, code above all, are not even fetched.
 _FETCHED = (
@@ -125,8 +126,13 @@ def load_parts(
     prompt_format: PromptFormat | None,
     options: dict[str, Any],
     adapter_name: str = "default",
+    *,
+    chat: bool = False,
 ) -> CalibratedModel:
-    """Do what `load` says; an adapter gets a name in the model."""
+    """Do what `load` says; an adapter gets a name in the model.
+
+    With `chat` a model without a chat template is refused before its weights are loaded.
+    """
     folder, is_local = fetch(name, revision, options)
     metadata = read_calibration_metadata(folder)
     if metadata is None:
@@ -146,10 +152,13 @@ def load_parts(
     shared = {key: options[key] for key in ("token", "cache_dir", "trust_remote_code")}
     if (folder / ADAPTER_CONFIG).is_file():
         config = checked_adapter_config(folder, name, is_local, base_model)
-        model, base_folder = _load_base(name, metadata, config, base_model, base_revision, options)
-        own = any((folder / file).is_file() for file in TOKENIZER_FILES)
         base = config["base_model_name_or_path"]
+        base_folder, wanted = _fetch_base(name, metadata, config, base_model, base_revision, options)
+        own = any((folder / file).is_file() for file in TOKENIZER_FILES)
         tokenizer = load_tokenizer(folder, name, shared) if own else load_tokenizer(base_folder, base, shared)
+        _check_template(tokenizer, name, chat)
+        model = load_language_model(base_folder, base, options)
+        _check_base(name, metadata, base, base_model, wanted, options)
         model = put_adapter(model, folder, name, adapter_name, tokenizer if own else None)
     else:
         if base_model is not None:
@@ -157,10 +166,14 @@ def load_parts(
                 f"{name} holds no {ADAPTER_CONFIG}, so it is no adapter to put on {base_model}.",
                 "Give a whole model by itself: --model DIR.",
             )
-        if not (folder / MODEL_CONFIG).is_file():
-            raise InvalidFolderError(f"{folder.name} holds neither {ADAPTER_CONFIG} nor {MODEL_CONFIG}.")
-        model = load_language_model(folder, name, options)
+        if folder.is_dir() and not (folder / MODEL_CONFIG).is_file():
+            raise InvalidFolderError(
+                f"{name} holds neither {ADAPTER_CONFIG} nor {MODEL_CONFIG}.",
+                "Give the folder that model.save_pretrained or trainer.save_model wrote.",
+            )
         tokenizer = load_tokenizer(folder, name, shared)
+        _check_template(tokenizer, name, chat)
+        model = load_language_model(folder, name, options)
     model.eval()
     calibrator = None
     if metadata is not None and metadata.calibrator:
@@ -178,35 +191,51 @@ def load_parts(
 
 
 def fetch(name: Any, revision: str | None, options: dict[str, Any]) -> tuple[Path, bool]:
-    """Give the folder with what loading reads of a repository, and whether it is the caller's own.
+    """Give the folder with what loading reads of a repository, or its GGUF file, and whether it is the caller's own.
 
     Raises
     ------
+    MissingModelError
+        If there is neither a folder nor a repository of that name, or the Hub cannot be reached.
     InvalidFolderError
-        If there is neither a folder nor a repository of that name.
+        If it is a file of another kind, or a folder is given with a revision.
     """
-    if Path(name).is_dir():
+    check_local_path(str(name))
+    if Path(name).exists():
         if revision is not None:
-            raise InvalidFolderError(f"{name} is a folder and has no revision {revision!r}.")
+            raise InvalidFolderError(f"{name} is on this machine and has no revision {revision!r}.")
         return Path(name), True
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-    patterns = [*_FETCHED, *(_CODE if options["trust_remote_code"] else ())]
+    repository, _, file = str(name).partition(":")
+    patterns = [file] if file else [*_FETCHED, *(_CODE if options["trust_remote_code"] else ())]
     try:
         folder = snapshot_download(
-            str(name),
+            repository,
             revision=revision,
             token=options["token"],
             cache_dir=options["cache_dir"],
             allow_patterns=patterns,
         )
-    except (HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError) as error:
+    except LocalEntryNotFoundError as error:
+        if constants.HF_HUB_OFFLINE:
+            why, how = "HF_HUB_OFFLINE is set, and it was not downloaded before", "unset HF_HUB_OFFLINE"
+        else:
+            why, how = f"the Hub cannot be reached ({error.__cause__ or error})", "connect to the network"
         raise MissingModelError(
-            f"{name} is no folder here, and it cannot be had from the Hub: {error}",
-            "Give a folder, or an id on the Hub that you may read.",
+            f"{name} is not a folder here, and it cannot be fetched from the Hub: {why}.",
+            f"Give the path of a folder, or {how}.",
         ) from error
-    return Path(folder), False
+    except (HFValidationError, RepositoryNotFoundError) as error:
+        raise MissingModelError(
+            f"{name} is not a folder here, and it cannot be fetched from the Hub: {error}",
+            "Give the path of a folder, or an id on the Hub that you may read (private ones after `hf auth login`).",
+        ) from error
+    fetched = Path(folder) / file
+    if not fetched.exists():
+        raise MissingModelError(f"The repository {repository} has no file {file!r}.", "Check its name on the Hub.")
+    return fetched, False
 
 
 def check_adapter_config(config: dict[str, Any], name: str, is_local: bool) -> None:
@@ -265,25 +294,33 @@ def checked_adapter_config(folder: Path, name: Any, is_local: bool, base_model: 
     return config
 
 
-def _load_base(
+def _fetch_base(
     name: Any, metadata: CalibrationMetadata | None, config: dict[str, Any], base_model: Any,
     base_revision: str | None, options: dict[str, Any],
-) -> tuple[Any, Path]:  # fmt: skip
-    """Load the model under an adapter; return it with its folder."""
+) -> tuple[Path, str | None]:  # fmt: skip
+    """Return the folder of the model under an adapter, and the revision that was wanted."""
     base = config["base_model_name_or_path"]
     calibrated = metadata.base_model_revision if metadata else None
     wanted = base_revision or (calibrated if base_model is None else None) or config.get("revision")
     try:
-        folder, _ = fetch(base, None if Path(base).is_dir() else wanted, options)
+        folder, _ = fetch(base, None if Path(base).exists() else wanted, options)
     except MissingModelError as error:
         source = "was given" if base_model is not None else f"is what its {ADAPTER_CONFIG} names"
         raise MissingModelError(
             f"The base model of {name} is not there; {base!r} {source}. {error.message}",
             f"Say where it is: --model BASE --adapter {name}, in Python load({str(name)!r}, base_model=BASE).",
         ) from error
-    if not (folder / MODEL_CONFIG).is_file():
+    if folder.is_dir() and not (folder / MODEL_CONFIG).is_file():
         raise InvalidFolderError(f"The base model {base} of {name} holds no {MODEL_CONFIG}.")
-    model = load_language_model(folder, base, options)
+    return folder, wanted
+
+
+def _check_base(
+    name: Any, metadata: CalibrationMetadata | None, base: str, base_model: Any, wanted: str | None,
+    options: dict[str, Any],
+) -> None:  # fmt: skip
+    """Warn of another base model under an adapter than the one that it was calibrated on."""
+    calibrated = metadata.base_model_revision if metadata else None
     loaded = loaded_revision(base, wanted, options["cache_dir"])
     other_base = metadata is not None and metadata.base_model not in (None, base)
     if other_base or (calibrated is not None and loaded not in (None, calibrated)):
@@ -293,7 +330,14 @@ def _load_base(
             CalibrationWarning,
             stacklevel=4,
         )
-    return model, folder
+
+
+def _check_template(tokenizer: Any, name: Any, chat: bool) -> None:
+    if chat and not getattr(tokenizer, "chat_template", None):
+        raise InvalidFolderError(
+            f"A chat prompt was asked for, and the tokenizer of {name} has no chat template.",
+            "Leave out --chat-template (in Python chat_template=False), or save the tokenizer with a template.",
+        )
 
 
 def _check_no_pickle(folder: Path, name: Any) -> None:

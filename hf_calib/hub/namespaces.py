@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 from .commands import place_option
 from .errors import InvalidNamespaceError, MissingTokenError, NotYourRepositoryError
-from .translation import token_hint
+from .translation import TRANSPORT_ERROR, token_hint
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-DEFAULT_NAMESPACE = "hf_calib"
+# The namespace in this package's own files, replaced by the one that they are published to.
+OWN_NAMESPACE = "hf_calib"
 PUBLIC_HUB = "https://huggingface.co"
 _ALLOWED = re.compile(r"(?!\d+\Z)[A-Za-z0-9]+(?:-[A-Za-z0-9]+)*")
 
@@ -47,6 +48,29 @@ def check_namespace(repo_id: str, endpoint: str, again: str) -> None:
             "dashes between them.",
             f"Use {suggest_namespace(namespace)!r} instead: {place_option(again, suggest_namespace(namespace), name)}",
         )
+
+
+def namespace_of(namespace: str | None, api: HfApi, token: str | None) -> str:
+    """Return a namespace, the logged-in user's if none is given.
+
+    Raises
+    ------
+    MissingTokenError
+        If none is given and nobody is logged in, or the Hub cannot be asked who is.
+    """
+    if namespace is not None:
+        return namespace
+    from huggingface_hub.errors import LocalTokenNotFoundError, OfflineModeIsEnabled
+
+    try:
+        return api.whoami(token=token)["name"]
+    except (LocalTokenNotFoundError, OfflineModeIsEnabled, TRANSPORT_ERROR, OSError) as error:
+        anonymous = isinstance(error, LocalTokenNotFoundError)
+        reason = "nobody is logged in" if anonymous else f"the Hub does not say who that is ({error})"
+        raise MissingTokenError(
+            f"--namespace: by default it is the name of who is logged in, and {reason}.",
+            "Give it, for example --namespace ann, or log in with `hf auth login`.",
+        ) from error
 
 
 def check_write_access(api: HfApi, repo_id: str, token: str | None, create_pr: bool, again: str) -> None:

@@ -22,10 +22,10 @@ from .transfer import (
     changed_files,
     describe,
     downloaded,
+    look,
     prepare,
     publish,
     read_content,
-    read_remote,
 )
 from .translation import hub_errors
 
@@ -148,8 +148,7 @@ def publish_adapter(
         ),
     )
     if dry_run:
-        with hub_errors(repo_id, destination.again):
-            state = read_remote(api, destination)
+        state = look(api, destination)
     else:
         state = prepare(api, destination)
     with hub_errors(repo_id, destination.again):

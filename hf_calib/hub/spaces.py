@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from .._suggestions import did_you_mean
 from .card_metadata import CardParts
 from .commands import publish_command
 from .errors import InvalidFolderError
-from .namespaces import DEFAULT_NAMESPACE
+from .namespaces import OWN_NAMESPACE, namespace_of
 from .resources import resource_folder
 from .transfer import (
     Content,
@@ -21,12 +21,12 @@ from .transfer import (
     Publication,
     changed_files,
     describe,
+    look,
     prepare,
     publish,
     read_content,
-    read_remote,
 )
-from .translation import after_publishing, hub_errors
+from .translation import after_publishing
 
 _REQUIRED = ("app.py", "README.md", "requirements.txt")
 
@@ -59,9 +59,8 @@ def metric_path(name: str) -> str:
     """
     names = metric_names()
     if name not in names:
-        close = difflib.get_close_matches(name, names, n=1)
         raise InvalidFolderError(
-            f"There is no metric {name!r}." + (f" Did you mean {close[0]!r}?" if close else ""),
+            f"There is no metric {name!r}.{did_you_mean(name, names)}",
             f"The metrics of this package are: {', '.join(names)}",
         )
     return str(resource_folder("metrics") / name)
@@ -70,7 +69,7 @@ def metric_path(name: str) -> str:
 def publish_metric(
     name: str,
     *,
-    namespace: str = DEFAULT_NAMESPACE,
+    namespace: str | None = None,
     private: bool | None = None,
     revision: str | None = None,
     create_pr: bool = False,
@@ -87,9 +86,9 @@ def publish_metric(
     ----------
     name : str
         One of `metric_names()`.
-    namespace : str, default "hf_calib"
-        The user or organization. The public Hub allows no underscore in it; `"hf-calib"` is the nearest name that it
-        allows. What the Space's files say about loading it names this namespace.
+    namespace : str, optional
+        The user or organization, by default the logged-in user. What the Space's files say about loading it names this
+        namespace.
     private, revision, create_pr, tag, collection, token, endpoint, dry_run, again
         As for `publish_adapter`.
 
@@ -106,8 +105,10 @@ def publish_metric(
     """
     from huggingface_hub import HfApi
 
-    files = space_files(name, namespace)
+    metric_path(name)  # one that does not exist is told first
     api = HfApi(endpoint=endpoint, token=token, library_name="hf_calib")
+    namespace = namespace_of(namespace, api, token)
+    files = space_files(name, namespace)
     destination = Destination(
         repo_id=f"{namespace}/{name}",
         repo_type="space",
@@ -133,8 +134,7 @@ def publish_metric(
         ),
     )
     if dry_run:
-        with hub_errors(destination.repo_id, destination.again):
-            state = read_remote(api, destination)
+        state = look(api, destination)
         return describe(
             destination,
             state,
@@ -151,7 +151,7 @@ def publish_metric(
 
 
 def publish_metrics(
-    *, namespace: str = DEFAULT_NAMESPACE, dry_run: bool = False, again: str | None = None, **options: Any
+    *, namespace: str | None = None, dry_run: bool = False, again: str | None = None, **options: Any
 ) -> list[Publication]:
     """Publish every metric; `options` are the others of `publish_metric`.
 
@@ -160,7 +160,11 @@ def publish_metrics(
     HubError
         As `publish_metric`. The message says which ones are published already.
     """
+    from huggingface_hub import HfApi
+
     options["dry_run"] = dry_run
+    token = options.get("token")
+    namespace = namespace_of(namespace, HfApi(endpoint=options.get("endpoint"), token=token), token)
     again = again or publish_command("metrics", options=options, namespace=namespace)
     published: list[Publication] = []
     for name in metric_names():
@@ -191,7 +195,7 @@ def space_files(name: str, namespace: str) -> dict[str, Content]:
         if not path.resolve().is_relative_to(folder.parents[1]):
             raise InvalidFolderError(f"{name}/{relative} links to {path.resolve()}, outside this package.")
         text = path.read_text(encoding="utf-8")
-        files[relative.as_posix()] = re.sub(rf"\b{DEFAULT_NAMESPACE}/(?={name}\b)", f"{namespace}/", text).encode()
+        files[relative.as_posix()] = re.sub(rf"\b{OWN_NAMESPACE}/(?={name}\b)", f"{namespace}/", text).encode()
     missing = [file for file in _REQUIRED if file not in files]
     if missing:
         raise InvalidFolderError(f"The metric {name} lacks {', '.join(missing)}, so its Space could not start.")

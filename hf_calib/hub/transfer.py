@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from huggingface_hub import get_token
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
 from .errors import (
@@ -18,6 +20,7 @@ from .errors import (
     InterruptedPublicationError,
     NotYourRepositoryError,
     RepositoryExistsError,
+    UnreachableHubError,
     VerificationError,
 )
 from .namespaces import check_namespace, check_write_access
@@ -186,6 +189,32 @@ def downloaded(api: HfApi, destination: Destination, commit: str | None, path: s
                 cache_dir=folder,
             )
         )
+
+
+def look(api: HfApi, destination: Destination) -> RemoteState:
+    """Check a destination and read what it holds, for a dry run, which works without a login and without the Hub too.
+
+    Raises
+    ------
+    InvalidNamespaceError, MissingTokenError, NotYourRepositoryError
+        If the Hub does not allow its namespace, or whoever is logged in may not write to it.
+
+    Warns
+    -----
+    UserWarning
+        If the Hub cannot be reached.
+    """
+    check_namespace(destination.repo_id, api.endpoint, destination.again)
+    try:
+        with hub_errors(destination.repo_id, destination.again):
+            if get_token() is not None or destination.token is not None:
+                check_write_access(
+                    api, destination.repo_id, destination.token, destination.create_pr, destination.again
+                )
+            return read_remote(api, destination)
+    except UnreachableHubError as error:
+        warnings.warn(f"{error.message} What is there already is not known.", stacklevel=3)
+        return RemoteState()
 
 
 def prepare(api: HfApi, destination: Destination) -> RemoteState:

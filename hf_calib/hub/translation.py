@@ -21,10 +21,11 @@ from .errors import (
     MissingTokenError,
     NotYourRepositoryError,
     RepositoryChangedError,
+    UnreachableHubError,
 )
 
 # The base of every error of the client's HTTP library, whichever library this version of the client is built on.
-_TRANSPORT_ERROR: type[BaseException] = HfHubHTTPError.__bases__[0]
+TRANSPORT_ERROR: type[BaseException] = HfHubHTTPError.__bases__[0]
 
 
 def token_hint(again: str) -> str:
@@ -76,7 +77,7 @@ def _known(error: Exception, repository: str, again: str) -> HubError:
             f"Publishing to {repository} needs a token, and nobody is logged in.", token_hint(again)
         )
     if isinstance(error, OfflineModeIsEnabled):
-        return HubError(
+        return UnreachableHubError(
             f"{repository} cannot be reached: HF_HUB_OFFLINE is set.", f"Unset it, and go on with: {again}"
         )
     return HubError(f"{repository} is no name that a repository can have: {error}")
@@ -88,7 +89,12 @@ def _translate(error: BaseException, repository: str, again: str) -> HubError | 
     while cause is not None:
         if isinstance(cause, HfHubHTTPError):
             return _from_status(cause, repository, again)
-        if isinstance(cause, (_TRANSPORT_ERROR, ConnectionError, TimeoutError)):
+        if isinstance(cause, (TRANSPORT_ERROR, ConnectionError, TimeoutError)):
+            if type(cause).__name__ in ("ConnectError", "ConnectTimeout"):
+                return UnreachableHubError(
+                    f"The Hub cannot be reached for {repository} ({type(cause).__name__}: {cause}).",
+                    f"Nothing was sent. Go on with: {again}",
+                )
             return InterruptedPublicationError(
                 f"The connection to the Hub broke while publishing to {repository} ({type(cause).__name__}: {cause}).",
                 f"Nothing is half published and your files are as they were. Go on with: {again}",

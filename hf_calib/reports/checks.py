@@ -71,7 +71,7 @@ class Reading:
         The settings of the run as far as they are known: `confidence`, `prompt_format`, `has_chat_template`,
         `calibrator`, ...; and `in_trainer`, in a trainer: how to have it put questions through the chat template.
     dataset : mapping
-        What the run knows of this dataset: `n`, `skipped_rows`, `drawn`.
+        What the run knows of this dataset: `name`, `n`, `skipped_rows`, `drawn`.
     missing : mapping, optional
         What a server did not return.
     """
@@ -113,7 +113,9 @@ class Reading:
         if self.run.get("in_trainer"):
             if self.template_unused:
                 return f"Try {self.run['in_trainer']}.", ()
-            return "Try another prompt_format, or measure the saved model with --confidence text.", ()
+            if self.method != "letters":
+                return "Try another prompt_format.", ()
+            return 'Try another prompt_format, or confidence read off the options\' texts, "text-tokens".', ()
         if self.method is None:
             return "Check the prompt that the options were asked with, and how the answers were read.", ()
         options = ["--chat-template"] if self.template_unused else []
@@ -419,6 +421,15 @@ def _dropped(reading: Reading) -> Found | None:
     return Found(f"{dropped:,} questions were left out as their prompts are too long.", "Try a larger --max-length.")
 
 
+def _in_sample(reading: Reading) -> Found | None:
+    if reading.dataset.get("name") not in reading.run.get("calibrator", {}).get("fitted_on_same_questions", ()):
+        return None
+    return Found(
+        "The calibrator was fitted on these very questions, so it looks better than it is.",
+        "Measure it on questions that it was not fitted on.",
+    )
+
+
 CHECKS = (
     Check("unread_replies", True, _mostly_unread),
     Check("one_option", True, _one_option),
@@ -426,6 +437,7 @@ CHECKS = (
     Check("at_chance", True, _at_chance),
     Check("repeated_predictions", True, _repeated),
     Check("calibrator_at_bound", True, _at_bound),
+    Check("calibrator_in_sample", True, _in_sample),
     Check("constant_confidence", True, _constant),
     Check("no_ranking", True, _no_ranking),
     Check("some_unread_replies", False, _some_unread),
@@ -449,6 +461,15 @@ def calibrator_findings(parameters: Mapping[str, Any]) -> tuple[Finding, ...]:
     """Return what speaks against a fitted calibrator, given its parameters."""
     found = _bound_of(parameters)
     return () if found is None else (Finding("calibrator_at_bound", True, *found),)
+
+
+def says_nothing(parameters: Any) -> str | None:
+    """Return why a fitted calibrator says nothing about other questions: all its temperatures are at a bound."""
+    temperatures = list(_temperatures(parameters))
+    if not temperatures or any(LOWEST < temperature < HIGHEST for temperature in temperatures):
+        return None
+    found = _bound_of(parameters)
+    return None if found is None else found.sentence
 
 
 def checked(predictions: Predictions, report: CalibrationReport, run: Mapping[str, Any]) -> CalibrationReport:

@@ -18,6 +18,7 @@ import numpy as np
 from ..confidence.predictions import Predictions
 from ..confidence.recorded import PREDICTIONS_FILE, Recorded, read_predictions, write_predictions
 from ..measures import CATALOG, CalibrationReport, Finding, Measure
+from ..tasks.files import READERS
 from .checks import Reading, findings, sorted_findings
 from .reliability import ReliabilityDisplay
 
@@ -46,12 +47,15 @@ class Measurement:
         The settings of the run, as JSON values.
     report_options : mapping
         Options of `Predictions.report`: seed, n_bins, ...
+    before : Measurement, optional
+        The same answers without the calibrator, if there is one.
     """
 
     name: str
     datasets: Mapping[str, Recorded]
     run: Mapping[str, Any] = field(default_factory=dict)
     report_options: Mapping[str, Any] = field(default_factory=dict)
+    before: Measurement | None = None
 
     def __post_init__(self) -> None:
         if not self.datasets:
@@ -88,14 +92,18 @@ class Measurement:
         saved = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else {}
         name = saved.get("model", path.stem if path.is_file() else path.name)
         run = saved.get("run", {"from_predictions": str(path)})
+        for own, facts in run.get("datasets", {}).items():
+            if own in datasets:
+                datasets[own] = replace(datasets[own], skipped_rows=facts.get("skipped_rows", 0))
         return cls(name, datasets, run, {"seed": seed})
 
     @staticmethod
     def is_saved(source: Any) -> bool:
-        """Tell whether `load` can read something: a file, or a folder with predictions."""
+        """Tell whether `load` can read something: a data file, or a folder with predictions."""
         if not isinstance(source, str | os.PathLike):
             return False
-        return Path(source).is_file() or (Path(source) / PREDICTIONS_FILE).is_file()
+        path = Path(source)
+        return (path.is_file() and path.suffix.lower() in READERS) or (path / PREDICTIONS_FILE).is_file()
 
     @property
     def method(self) -> str | None:
@@ -179,17 +187,24 @@ class Measurement:
 
     def _checked(self, name: str, predictions: Predictions) -> CalibrationReport:
         report = predictions.report(**self.report_options)
-        known = {"skipped_rows": self.datasets[name].skipped_rows, **self.run.get("datasets", {}).get(name, {})}
+        known = {
+            "name": name,
+            "skipped_rows": self.datasets[name].skipped_rows,
+            **self.run.get("datasets", {}).get(name, {}),
+        }
         missing = self.run.get("options_not_returned", {}).get(name)
         return replace(report, warnings=findings(Reading(predictions, report, self.run, known, missing)))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain values, with `run` and each dataset's report under `datasets`."""
+        """Return the report as plain values, with `verdict` and `run`; of several datasets, also each one's report."""
+        several = {name: report.to_dict() for name, report in self.reports.items()} if len(self.datasets) > 1 else {}
         return {
-            **self.report.to_dict(),
             "model": self.name,
+            "verdict": self.verdict,
+            **self.report.to_dict(),
+            **({"datasets": several} if several else {}),
             "run": dict(self.run),
-            "datasets": {name: report.to_dict() for name, report in self.reports.items()},
+            **({} if self.before is None else {"before": self.before.report.to_dict()}),
         }
 
     def save(self, folder: str | Path) -> None:

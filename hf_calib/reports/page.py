@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -86,14 +86,31 @@ def render_page(measurement: Measurement) -> str:
         key_measures=[(info.short, report.measures[info.key]) for info in _key_measures(report)],
         measures=[(CATALOG[key], measure) for key, measure in report.measures.items()],
         reliability=reliability_svg(report),
+        before=None if measurement.before is None else _before(measurement),
         risk_coverage=risk_coverage_svg(predictions.confidences, predictions.correct),
         datasets=list(_groups({name: own.measures for name, own in measurement.reports.items()}, measurement)),
         subjects=_sorted_groups(report),
         mistakes=confident_mistakes(measurement),
         shown=N_CHARACTERS,
-        run=_flat(measurement.run),
+        run=what_was_run(measurement.run),
+        prompt=measurement.run.get("prompt"),
         level=f"{100 * report.confidence_level:g}%",
     )  # fmt: skip
+
+
+def _before(measurement: Measurement) -> dict[str, Any]:
+    """Return what the page shows of the answers without the calibrator."""
+    assert measurement.before is not None
+    report = measurement.before.report
+    return {
+        "report": report,
+        "method": measurement.run["calibrator"]["method"],
+        "svg": reliability_svg(report),
+        "rows": [
+            (info.short, report.measures[info.key], measurement.report.measures[info.key])
+            for info in shown_in("calibrators")
+        ],
+    }
 
 
 def render_summary(measurement: Measurement) -> str:
@@ -135,16 +152,58 @@ def _group(name: str, n: int, measures: dict[str, Any]) -> dict[str, Any]:
     return {"name": name, "n": n, **{key: measures[key] for key in keys}}
 
 
-def _flat(values: Any, prefix: str = "") -> list[tuple[str, str]]:
-    """Return nested settings as flat rows of a table."""
-    rows: list[tuple[str, str]] = []
-    for key, value in values.items():
-        if isinstance(value, dict):
-            rows += _flat(value, f"{prefix}{key}.")
-        else:
-            text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-            rows.append((f"{prefix}{key}", text if len(text) <= 400 else text[:399] + "…"))
-    return rows
+def what_was_run(run: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return a run's record as lines to read: what each setting is called, and its value.
+
+    Settings that were left as they are by default, and those that do not apply, have no line.
+    """
+    named = {
+        "Command": run.get("command"),
+        "Date": run.get("date"),
+        "Device": run.get("device"),
+        "Model": run.get("model"),
+        "Revision": run.get("revision"),
+        "Name on the server": run.get("model_name"),
+        "Adapter": run.get("adapter"),
+        "Number format": None if run.get("dtype") in (None, "auto") else run["dtype"],
+        "Confidence read off": _listed(run.get("confidence")),
+        "Prompt": "through the chat template" if (run.get("prompt_format") or {}).get("chat") else None,
+        "Options permuted": "yes" if run.get("permute_options") else None,
+        "Longest prompt": f"{run['max_length']} tokens" if run.get("max_length") else None,
+        "Longer prompts": "dropped" if run.get("drop_too_long") else None,
+        "Code of the repository": "run" if run.get("trust_remote_code") else None,
+        "Calibrator": _listed(run.get("calibrator")),
+        "Seed": run.get("seed"),
+    }
+    for name, facts in run.get("datasets", {}).items():
+        skipped = f", {facts['skipped_rows']:,} rows left out" if facts.get("skipped_rows") else ""
+        named[f"Dataset {name}"] = f"{facts['n']:,} questions{skipped}, SHA-256 {facts['sha256']}"
+    named["Versions"] = _listed(run.get("versions"))
+    for key, value in run.items():
+        if key not in _IN_WORDS:  # of predictions that were recorded elsewhere
+            named[key.replace("_", " ").capitalize()] = _listed(value)
+    return [(name, str(value)) for name, value in named.items() if value is not None]
+
+
+_IN_WORDS = {
+    "command", "date", "device", "model", "revision", "model_name", "adapter", "weights", "dtype", "confidence",
+    "permute_options", "max_length", "drop_too_long", "trust_remote_code", "calibrator", "seed", "datasets",
+    "versions", "prompt", "prompt_format", "options_not_returned", "has_chat_template",
+}  # fmt: skip
+
+
+def _listed(value: Any) -> str | None:
+    if isinstance(value, Mapping):
+        own = {key: part for key, part in value.items() if key not in ("name", "method")}
+        first = [str(value[key]) for key in ("name", "method") if key in value]
+        text = ", ".join([*first, *(f"{key} {_listed(part)}" for key, part in own.items())])
+        return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return None if value is None else str(value)
+
+
+_LONGEST = 400
 
 
 @cache
@@ -187,24 +246,47 @@ def _interval(measure: Any, digits: int = 3) -> str:
     return f"{measure.low:.{digits}f} to {measure.high:.{digits}f}"
 
 
-def render_comparison(comparison: Comparison, level: str = "95%") -> str:
+def render_comparison(comparison: Comparison) -> str:
     """Return the HTML page of a comparison."""
+    base = comparison.models[0]
     cells = [
         {
-            "model": model,
-            "task": task,
-            "method": method,
+            "model": key[0],
+            "task": key[1],
+            "method": key[2],
+            "n": comparison.n_text(key),
             "differences": own,
-            "summary": summary(model, comparison.models[0], own),
-            "sharpening": comparison.sharpenings.get((model, task, method)),
-            "readings": [
-                (name, comparison.warnings.get((name, task, method), ())) for name in (comparison.models[0], model)
+            "summary": summary(key[0], base, own),
+            "sharpening": comparison.sharpenings.get(key),
+            "diagrams": [
+                {"name": name, "report": report, "svg": reliability_svg(report)}
+                for name, report in zip((base, key[0]), comparison.reports[key], strict=True)
             ],
         }
-        for (model, task, method), own in comparison.differences.items()
+        for key, own in comparison.differences.items()
     ]
-    template = environment().get_template("comparison.html.jinja")
-    return template.render(models=comparison.models, cells=cells, catalog=CATALOG, level=level)
+    level = next(iter(comparison.reports.values()))[0].confidence_level
+    return environment().get_template("comparison.html.jinja").render(
+        models=comparison.models,
+        cells=cells,
+        catalog=CATALOG,
+        level=f"{100 * level:g}%",
+        notes=[*comparison.notes, *(f"{task}: {n:,} rows could not be read and were left out."
+                                    for task, n in comparison.skipped_rows.items())],
+        several_methods=len(comparison.methods) > 1,
+        **_runs(comparison),
+    )  # fmt: skip
+
+
+def _runs(comparison: Comparison) -> dict[str, Any]:
+    """Return what was run of each model as the rows of a table."""
+    runs = {name: dict(what_was_run(own.run)) for name, own in comparison.measurements.items()}
+    keys = dict.fromkeys(key for run in runs.values() for key in run)
+    several = len(comparison.methods) > 1
+    return {
+        "runs": [f"{model} ({method})" if several else model for model, method in runs],
+        "settings": [(key, [run.get(key, "–") for run in runs.values()]) for key in keys],
+    }
 
 
 def render_comparison_summary(comparison: Comparison) -> str:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..tasks import as_questions, is_question_layout, load_questions, parse_columns
-from ..tasks.files import READERS, file_rows
+from ..tasks.files import file_rows
+from ..tasks.loading import is_path, require_hub_dataset
 from ..trainers.dataset_layouts import DatasetError, as_trl_dataset, column_names
 
 _BUILDERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
@@ -59,8 +60,9 @@ def load_splits(name: str, *, config: str | None = None, streaming: bool = False
 
     path = Path(name).expanduser()
     if not path.exists():
-        if path.suffix.lower() in READERS or path.is_absolute() or name.startswith((".", "~")):
+        if is_path(name):
             raise FileNotFoundError(f"there is no file or folder {name!r} to read the dataset from")
+        require_hub_dataset(name)
         return load_dataset(name, name=config, streaming=streaming)
     if config is not None:
         raise DatasetError(f"dataset_config {config!r} is given, but {name!r} is on disk and has none; leave it out")

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from .._suggestions import did_you_mean
 from ..hub.resources import resource_folder
 
 
@@ -29,7 +30,7 @@ def run(main: Callable[..., None], parser: Any) -> None:
         If an option is neither the script's nor one of `accelerate launch`.
     """
     *parsed, remaining = parser.parse_args_and_config(return_remaining_strings=True)
-    launch_options(remaining)  # which have been acted on already
+    launch_options(remaining, parser)  # which have been acted on already
     main(*parsed)
 
 
@@ -55,7 +56,7 @@ def launch(name: str, arguments: Sequence[str]) -> None:
     parser = importlib.import_module(f"{__package__}.{name}").make_parser(prog=f"hf-calib {name}")
     remaining = _unknown_to(parser, arguments)
     # Quiet, since the script's own error should be the last one.
-    command = [*launch_options(remaining), "--quiet", "--module", f"{__package__}.{name}", *arguments]
+    command = [*launch_options(remaining, parser), "--quiet", "--module", f"{__package__}.{name}", *arguments]
     options = launch_command_parser().parse_args(command)
     # Ctrl-C reaches the script too, which saves a checkpoint; wait for that. A handler, unlike SIG_IGN, is not
     # inherited.
@@ -80,12 +81,14 @@ def _unknown_to(parser: Any, arguments: Sequence[str]) -> list[str]:
     return [*from_file, *parser.parse_known_args(rest)[1]]
 
 
-def launch_options(remaining: Sequence[str]) -> list[str]:
+def launch_options(remaining: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
     """Return the options of `accelerate launch` among those that are not the script's.
 
     Parameters
     ----------
     remaining : sequence of str
+    parser : argparse.ArgumentParser
+        The script's, whose options a misspelled one may resemble.
 
     Raises
     ------
@@ -102,10 +105,14 @@ def launch_options(remaining: Sequence[str]) -> list[str]:
         if place + 1 == len(options):
             raise ValueError("--accelerate_config: name a launch file")
         options[place : place + 2] = launch_file_options(options[place + 1])
-    _, unknown = launch_command_parser().parse_known_args([*options, "script"])
+    launcher = launch_command_parser()
+    _, unknown = launcher.parse_known_args([*options, "script"])
     if unknown:
+        flag = unknown[0].partition("=")[0]
+        suggestion = did_you_mean(flag, [*parser._option_string_actions, *launcher._option_string_actions])
         raise ValueError(
-            f"{unknown[0]}: unknown option, neither of the script nor of accelerate launch; --help lists the options"
+            f"{flag}: unknown option, neither of the script nor of accelerate launch.{suggestion} --help lists the "
+            "options"
         )
     return options
 

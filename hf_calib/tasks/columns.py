@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from .._suggestions import did_you_mean
 from .answers import WITHHELD, is_missing
 from .questions import LETTERS
 
@@ -97,7 +98,10 @@ def check_columns(columns: Columns) -> dict[str, Any]:
     """
     unknown = [field for field in columns if field not in FIELDS]
     if unknown:
-        raise ValueError(f"columns: {unknown[0]!r} is not a field; the fields are {', '.join(FIELDS)}")
+        raise ValueError(
+            f"columns: {unknown[0]!r} is not a field; the fields are {', '.join(FIELDS)}."
+            + did_you_mean(unknown[0], FIELDS)
+        )
     for field, names in columns.items():
         listed = as_names(names) if isinstance(names, str | list | tuple) else ()
         if names is not None and (not listed or not all(isinstance(name, str) and name for name in listed)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,8 +18,9 @@ from .questions import Question, QuestionError, require_answers
 class FewShotFormat(PromptFormat):
     """A prompt format with solved examples before the question.
 
-    In running text the examples come first, each with its letter, a blank line apart, and the header stands once at
-    the top. With a chat template each example is a user's message and the assistant's answer.
+    In running text the examples come first, each with its letter, a blank line apart. The header stands at the top,
+    and again where the subject that it names changes. With a chat template each example is a user's message and the
+    assistant's answer.
 
     Parameters
     ----------
@@ -70,10 +71,15 @@ class FewShotFormat(PromptFormat):
         QuestionError
             If there are too few questions, in all or of a subject, or one has no answer.
         ValueError
-            If `n_shots` is below 1.
+            If `n_shots` is below 1, or the prompt format has examples already.
         """
         if n_shots < 1:
             raise ValueError(f"a few-shot prompt has at least one example, got {n_shots}")
+        if isinstance(prompt_format, FewShotFormat):
+            raise ValueError(
+                f"prompt_format: it has {len(prompt_format.examples)} examples already; take one without examples, or "
+                "choose none"
+            )
         groups: dict[str | None, list[Question]] = defaultdict(list)
         for question in pool:
             groups[question.subject].append(question)
@@ -90,6 +96,33 @@ class FewShotFormat(PromptFormat):
             chosen += group[:n_shots]
         base = prompt_format or PromptFormat()
         return cls(**{field.name: getattr(base, field.name) for field in fields(PromptFormat)}, examples=tuple(chosen))
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> FewShotFormat:
+        """Make a format from `to_dict`'s data.
+
+        Raises
+        ------
+        ValueError
+            As `PromptFormat.from_dict`, and if an example is not a question with its answer.
+        """
+        given = data.get("examples")
+        if not isinstance(given, list | tuple):
+            raise ValueError(f"the prompt format's 'examples' are {given!r}, not a list of questions")
+        names = [field.name for field in fields(Question)]
+        examples = []
+        for place, example in enumerate(given):
+            if not isinstance(example, dict) or not {"question", "choices"} <= set(example) <= set(names):
+                raise ValueError(
+                    f"the prompt format's example {place}, counted from 0, is {example!r}; it must have the keys "
+                    f"question, choices and answer, and may have {' and '.join(names[3:])}"
+                )
+            try:
+                examples.append(Question(**example))
+            except QuestionError as error:
+                raise ValueError(f"the prompt format's example {place}, counted from 0: {error}") from None
+        base = PromptFormat.from_dict({key: value for key, value in data.items() if key != "examples"})
+        return cls(**base.to_dict(), examples=tuple(examples))
 
     @cached_property
     def _by_subject(self) -> dict[str | None, tuple[Question, ...]]:
@@ -120,21 +153,32 @@ class FewShotFormat(PromptFormat):
         if self.chat:  # where each message holds one question
             return super().render(question, options=options)
         plain = PromptFormat(**{**self._parts(), "header": ""})
-        solved = [
-            plain.render(example, options=options) + self.answer_prefix + _answer(example, options)
-            for example in self.examples_for(question)
-        ]
-        top = [self.render_header(question)] if self.header else []
-        return "\n\n".join([*top, *solved, plain.render(question, options=options)])
+        solved = self._shown_with(question)
+        parts: list[str] = []
+        shown = ""
+        for asked, answer in [*((example, _answer(example, options)) for example in solved), (question, None)]:
+            if (header := self.render_header(asked)) != shown:
+                parts.append(header)
+                shown = header
+            text = plain.render(asked, options=options)
+            parts.append(text if answer is None else text + self.answer_prefix + answer)
+        return "\n\n".join(parts)
 
     def messages(self, question: Question, *, options: bool = True) -> list[dict[str, str]]:
         """Return the conversation: a user's message and an assistant's answer an example, then the question."""
         *system, asked = super().messages(question, options=options)
         turns = []
-        for example in self.examples_for(question):
+        for example in self._shown_with(question):
             turns.append({"role": "user", "content": super().render(example, options=options)})
             turns.append({"role": "assistant", "content": _answer(example, options)})
         return [*system, *turns, asked]
+
+    def _shown_with(self, question: Question) -> list[Question]:
+        """Return a question's examples, those without a subject with the question's."""
+        return [
+            replace(example, subject=question.subject) if example.subject is None else example
+            for example in self.examples_for(question)
+        ]
 
     def _parts(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in fields(PromptFormat)}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .._suggestions import did_you_mean
 from .answers import is_missing
 from .drawing import QuestionList, sample
 from .files import file_rows
@@ -114,7 +115,10 @@ def load_free_form_questions(
     for place, row in file_rows(path):
         missing = [name for name in ("question", "answer") if name not in row]
         if missing:
-            raise QuestionError(f"{place}: there is no column {missing[0]!r} among {', '.join(map(repr, row))}")
+            raise QuestionError(
+                f"{place}: there is no column {missing[0]!r} among {', '.join(map(repr, row))}."
+                + did_you_mean(missing[0], row)
+            )
         try:
             subject, context = row.get("subject"), row.get("context")
             questions.append(

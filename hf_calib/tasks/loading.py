@@ -91,7 +91,7 @@ def load_questions(
             rows, zero_based = _dataset_rows(dataset, str(path)), _class_labels(dataset)
         else:
             rows = _folder_rows(path, split) if path.is_dir() else file_rows_and_errors(path)
-    elif path.suffix.lower() in READERS or path.is_absolute() or str(name_or_path).startswith((".", "~")):
+    elif is_path(str(name_or_path)):
         raise FileNotFoundError(f"there is no file or folder {str(name_or_path)!r} to read questions from")
     else:
         dataset = _from_hub(str(name_or_path), config, split, revision)
@@ -243,13 +243,77 @@ def _saved(folder: Path, split: str | None) -> Any:
 # The Hub
 
 
+def is_path(name: str) -> bool:
+    """Return whether the name of something that is not on disk can only be a path."""
+    path = Path(name)
+    on_hub = name.split(":", 1)[0]
+    return (
+        path.suffix.lower() in READERS
+        or path.is_absolute()
+        or name.startswith((".", "~"))
+        or on_hub.count("/") > 1
+        or ("/" in on_hub and path.parent.is_dir())
+    )
+
+
+def require_hub_dataset(name: str) -> None:
+    """Find out whether the Hub has a dataset, in one short request: the client would try for half a minute.
+
+    Parameters
+    ----------
+    name : str
+        Without config and split.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it has none that may be read.
+    ConnectionError
+        If it cannot be reached.
+    """
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+
+    # The base of every error of the client's HTTP library.
+    transport_error: type[BaseException] = HfHubHTTPError.__bases__[0]
+    if constants.HF_HUB_OFFLINE:  # the cache is all that is read
+        return
+    try:
+        HfApi().dataset_info(name, timeout=_PATIENCE)
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise FileNotFoundError(
+            f"{name!r} is not a file or folder here, and the Hub has no dataset of this name that may be read: "
+            f"{str(error).splitlines()[0]}; check the name, and log in with `hf auth login` for a private one"
+        ) from error
+    except HfHubHTTPError:
+        return  # what the Hub says of it then is told by the client
+    except (transport_error, OSError) as error:
+        raise ConnectionError(
+            f"{name!r} is not a file or folder here, and the Hub cannot be reached ({error}); give a path, or set "
+            "HF_HUB_OFFLINE=1 to read a dataset that was downloaded before"
+        ) from error
+
+
+_PATIENCE = 10.0  # seconds
+
+
 def _from_hub(name: str, config: str | None, split: str | None, revision: str | None) -> Any:
     from datasets import DatasetDict, load_dataset
+    from huggingface_hub import constants
 
     name, *parts = name.split(":", 2)  # a split may have a colon of its own, test[:100]
     config = (parts[0] or config) if parts else config
     split = parts[1] if len(parts) > 1 else split
-    dataset = load_dataset(name, config, split=split, revision=revision)
+    try:
+        require_hub_dataset(name)
+        dataset = load_dataset(name, config, split=split, revision=revision)
+    except (ConnectionError, FileNotFoundError) as error:
+        if not constants.HF_HUB_OFFLINE:
+            raise
+        raise ConnectionError(
+            f"{name!r} is not a file or folder here, and with HF_HUB_OFFLINE only downloaded datasets are read; "
+            "give a path, or unset HF_HUB_OFFLINE"
+        ) from error
     if isinstance(dataset, DatasetDict):
         if len(dataset) != 1:
             raise QuestionError(

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from .._suggestions import did_you_mean
 from .answers import GivenAnswer, answer_base_of, is_missing, single
 from .choices import as_text, choices_of, drawn_order, without_letters
 from .columns import (
@@ -287,7 +288,8 @@ def _check_mapping(rows: Iterable[Row | QuestionError], mapping: Columns) -> Non
         for name in as_names(names):
             if name not in there:
                 raise QuestionError(
-                    f"columns: there is no column {name!r}, given for {part!r}, among {listing(sorted(there))}"
+                    f"columns: there is no column {name!r}, given for {part!r}, among {listing(sorted(there))}."
+                    + did_you_mean(name, there)
                 )
 
 

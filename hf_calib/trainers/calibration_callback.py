@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from transformers import Trainer, TrainerCallback
 
-from ..confidence.option_logits import evaluating
+from ..confidence.forward import evaluating
 from ..measures import shown_in
 from ..reports import ReliabilityDisplay
 from ..tasks import PromptFormat
 from .best_metric import EVALUATION_PREFIX, correct_direction
-from .calibration_arguments import CalibrationArguments
+from .calibration_arguments import CalibrationArguments, check_confidence
 from .evaluator import CalibrationEvaluator, model_to_ask
 from .questions import QuestionPreparation
 
@@ -41,6 +41,8 @@ class CalibrationCallback(TrainerCallback):
         By default the trainer's.
     prompt_format : PromptFormat, optional
         How the questions are formatted.
+    confidence : str, default "letters"
+        What confidence is read off, as `calibration_confidence` of a calibration-aware trainer.
     prefix : str, default "eval_calibration"
         Prefix of the logged names; use a different one for each of several callbacks.
     batch_size : int, optional
@@ -72,12 +74,16 @@ class CalibrationCallback(TrainerCallback):
         *,
         tokenizer: Any = None,
         prompt_format: PromptFormat | None = None,
+        confidence: str = "letters",
         prefix: str = EVALUATION_PREFIX,
         batch_size: int | None = None,
     ) -> None:
+        check_confidence(confidence, "confidence")
         self.questions = questions
+        self.confidence = confidence
         self.tokenizer = tokenizer
         self.prompt_format = prompt_format
+        self.confidence = confidence
         self.prefix = prefix
         self.batch_size = batch_size
         self.trainer: Any = None
@@ -110,7 +116,10 @@ class CalibrationCallback(TrainerCallback):
         if tokenizer is None:
             raise ValueError("tokenizer: the trainer has no processing_class; pass `tokenizer=` to the callback")
         preparation = QuestionPreparation(
-            tokenizer, self.trainer.model.config, CalibrationArguments(), prompt_format=self.prompt_format
+            tokenizer,
+            self.trainer.model.config,
+            CalibrationArguments(calibration_confidence=self.confidence),
+            prompt_format=self.prompt_format,
         )
         # The config of a calibration-aware trainer has set the direction of its own measures.
         if self.prefix != EVALUATION_PREFIX or not isinstance(args, CalibrationArguments):

@@ -7,16 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from torch import nn
 
 from ..calibrators import by_name
-from ..calibrators.cross_validation import check_fits_on_answers, cross_validate
-from ..confidence import Predictions
-from ..confidence.option_logits import assemble, evaluating, score
+from ..calibrators.cross_validation import check_fits_on_answers, held_out_predictions
+from ..confidence import Asking, LocalModel, Predictions
 from ..measures import shown_in
 from ..reports.checks import checked
 from ..reports.table import Cell, render_table
@@ -66,14 +62,14 @@ class CalibrationEvaluator:
         if calibrator is not None:
             check_fits_on_answers(calibrator)
         self.calibrator = calibrator
+        preparation.encode(questions)  # refuses what can't be asked before anything is trained
         self.questions = questions
-        self.items = preparation.encode(questions).items
         self.preparation = preparation
         self.model = model
         self.accelerator = accelerator
         self.batch_size = batch_size
         self._run = {
-            "confidence": {"name": "letters"},
+            "confidence": preparation.method.to_dict(),
             "prompt_format": preparation.prompt_format.to_dict(),
             "has_chat_template": getattr(preparation.tokenizer, "chat_template", None) is not None,
             "in_trainer": chat_option,
@@ -92,15 +88,9 @@ class CalibrationEvaluator:
     def calibrated_report(self, predictions: Predictions) -> CalibrationReport:
         """Return all measures after calibration, cross-validated in five folds."""
         assert self.calibrator is not None
-        held_out = cross_validate(
-            partial(by_name, self.calibrator),
-            predictions.logits,
-            predictions.answers,
-        )
-        calibrated = predictions.with_probabilities(held_out.probabilities)
+        calibrated = held_out_predictions(predictions, partial(by_name, self.calibrator))
         return checked(calibrated, calibrated.report(), {**self._run, "calibrator": {"method": self.calibrator}})
 
-    @torch.no_grad()
     def predictions(self, questions: Sequence[Question] | None = None) -> Predictions:
         """Return the model's answers, the same on every process.
 
@@ -109,27 +99,22 @@ class CalibrationEvaluator:
         questions : sequence of Question, optional
             Other questions than the evaluator's own.
         """
-        items = self.items if questions is None else self.preparation.encode(questions).items
-        asked = self.questions if questions is None else questions
-        accelerator = self.accelerator
-        model = self.model()
-        with evaluating(model), accelerator.autocast():
-            share = score(
-                model,
-                items,
-                self.preparation.collator,
-                self.batch_size,
-                device=accelerator.device,
-                process_index=accelerator.process_index,
-                num_processes=accelerator.num_processes,
-            )
-        shares = gather_object([share]) if accelerator.num_processes > 1 else [share]
-        return assemble(
-            items,
-            np.concatenate([positions for positions, _ in shares]),
-            np.concatenate([scores for _, scores in shares]),
-            [question.subject for question in asked],
+        accelerator, preparation = self.accelerator, self.preparation
+        source = LocalModel(
+            self.model(),
+            preparation.tokenizer,
+            max_length=preparation.max_length,
+            on_too_long=preparation.settings.calibration_on_too_long,
+            device=accelerator.device,
+            in_step=accelerator.num_processes > 1,
         )
+        asking = Asking(
+            self.batch_size, process_index=accelerator.process_index, num_processes=accelerator.num_processes
+        )
+        with accelerator.autocast():
+            return preparation.method.predict(
+                source, self.questions if questions is None else questions, preparation.prompt_format, asking
+            )
 
 
 def model_to_ask(trainer: Any) -> nn.Module:

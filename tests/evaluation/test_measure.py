@@ -208,6 +208,8 @@ def test_a_calibrator_on_features_gets_the_hidden_states(llama, tokenizer):
     fitted = by_name("localized").fit(raw.option_log_probabilities, raw.answers, features=raw.hidden_states)
     measured = hf_calib.measure((llama, tokenizer), ASKED, calibrator=fitted)
     same(measured, raw.calibrated(fitted))
+    measured = hf_calib.measure((llama, tokenizer), ASKED, calibrator=fitted, batch_size="auto")
+    np.testing.assert_allclose(measured.predictions.hidden_states, raw.hidden_states, atol=1e-4)
     for options, what in (({"method": "text"}, "confidence read by text"), ({"permute_options": True}, "permute")):
         with pytest.raises(ValueError, match=f"can't be had with {what}"):
             hf_calib.measure((llama, tokenizer), ASKED, calibrator=fitted, **options)

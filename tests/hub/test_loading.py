@@ -24,7 +24,7 @@ from hf_calib.hub import (
     read_calibration_metadata,
     save_calibration_metadata,
 )
-from hf_calib.tasks import PromptFormat
+from hf_calib.tasks import FewShotFormat, PromptFormat
 from tests.support import byte_level_tokenizer, questions
 
 FORMAT = PromptFormat(cue="The answer is")
@@ -241,6 +241,12 @@ def test_code_in_the_repository_is_not_even_fetched(client, adapter_folder, tmp_
     with pytest.raises((ValueError, OSError)):
         load(name)
     assert not any("evil.py" in request.path for request in client.log)
+
+
+def test_metadata_keep_the_examples_of_a_few_shot_prompt(tmp_path):
+    shots = FewShotFormat.choose(questions(3, choices=(2, 4)), 1, prompt_format=FORMAT)
+    save_calibration_metadata(tmp_path, prompt_format=shots)
+    assert read_calibration_metadata(tmp_path).prompt_format == shots
 
 
 def test_metadata_round_trip(tmp_path):

@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 
+import huggingface_hub
 import pytest
 
 from hf_calib.cli import main
@@ -50,7 +51,7 @@ def use(client, home, *versions, name="hf_calib/ece"):
 
 
 def test_published_metric_loads_without_this_package(client, tmp_path):
-    publication = publish_metric("ece", tag="v0.1.0")
+    publication = publish_metric("ece", namespace="hf_calib", tag="v0.1.0")
     assert publication.url == f"{client.url}/spaces/hf_calib/ece"
     assert client.repository("hf_calib/ece", "space").sdk == "gradio"
     files = client.files("hf_calib/ece", "space")
@@ -117,7 +118,7 @@ def test_module_that_is_no_longer_needed_goes(client):
 
 def test_dry_run_sends_nothing(client, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
-    publication = publish_metric("ece", dry_run=True)
+    publication = publish_metric("ece", namespace="hf_calib", dry_run=True)
     assert publication.card.startswith("---\ntitle")
     assert not client.store.repositories
     assert not any(request.authenticated for request in client.log)
@@ -129,14 +130,42 @@ def test_who_may_publish(client, monkeypatch):
     with pytest.raises(NotYourRepositoryError, match=r"logged in as ann(.|\n)*Publish to --namespace ann, join"):
         publish_metric("ece", namespace="bob")
     with pytest.raises(InvalidNamespaceError, match=r"instead: --namespace hf-calib\Z"):
-        publish_metric("ece", endpoint="https://huggingface.co")
+        publish_metric("ece", namespace="hf_calib", endpoint="https://huggingface.co")
     client.fail(Fault("/api/spaces/ann/ece/commit/", status=403, times=99))
     with pytest.raises(NotYourRepositoryError, match=r"another namespace \(--namespace NAMESPACE\)"):
         publish_metric("ece", namespace="ann")
     client.heal()
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(MissingTokenError, match="hf_calib/ece"):
+        publish_metric("ece", namespace="hf_calib")
+    with pytest.raises(MissingTokenError, match=r"--namespace: .* nobody is logged in(.|\n)*--namespace ann"):
         publish_metric("ece")
+
+
+def test_the_default_namespace_is_the_users(client):
+    assert publish_metric("ece").repo_id == "ann/ece"
+    assert 'evaluate.load("ann/ece")' in client.files("ann/ece", "space")["README.md"].decode()
+    assert {publication.repo_id for publication in publish_metrics(dry_run=True)} >= {"ann/ece", "ann/brier"}
+
+
+@pytest.mark.parametrize(
+    ("namespace", "error", "message"),
+    [("bob", NotYourRepositoryError, "logged in as ann"), ("a_b", InvalidNamespaceError, "Use 'a-b' instead")],
+)
+def test_a_dry_run_checks_the_namespace(client, monkeypatch, namespace, error, message):
+    if error is InvalidNamespaceError:
+        monkeypatch.setattr("hf_calib.hub.namespaces.PUBLIC_HUB", client.url)
+    with pytest.raises(error, match=message):
+        publish_metric("ece", namespace=namespace, dry_run=True)
+
+
+def test_a_dry_run_works_without_the_hub(client, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.warns(UserWarning, match="The Hub cannot be reached for ann/ece"):
+        publication = publish_metric("ece", namespace="ann", dry_run=True)
+    assert {"README.md", "ece.py"} <= {file.path for file in publication.files}
+    with pytest.raises(MissingTokenError, match="the Hub does not say who"):
+        publish_metric("ece", dry_run=True)
     assert set(client.files("ann/ece", "space")) <= {"README.md", ".gitattributes"}
     assert not client.store.repositories.get(("space", "hf_calib/ece"))
 

@@ -1,5 +1,6 @@
 """`hf-calib dpo` and the other training commands: their options, their help, and what they start."""
 
+import argparse
 import importlib
 import json
 import subprocess
@@ -93,13 +94,15 @@ def test_what_is_not_a_launch_file_is_refused(text, tmp_path):
 @pytest.mark.parametrize("given", [["--lerning_rate", "1"], ["--num_processes", "2", "--lerning_rate", "1"]])
 def test_unknown_options_are_refused_before_anything_starts(given, started, tmp_path, capsys):
     assert main(["dpo", *arguments(tmp_path), *given]) == 1
-    assert capsys.readouterr().err.startswith("hf-calib dpo: --lerning_rate: unknown option")
+    error = capsys.readouterr().err
+    assert error.startswith("Loading PyTorch and TRL\nhf-calib dpo: --lerning_rate: unknown option")
+    assert "Did you mean '--learning_rate'?" in error
     assert started == []
 
 
 def test_a_launch_file_must_be_named():
     with pytest.raises(ValueError, match="name a launch file"):
-        launch_options(["--accelerate_config"])
+        launch_options(["--accelerate_config"], argparse.ArgumentParser())
 
 
 def test_the_examples_refuse_unknown_options_too(monkeypatch, tmp_path):
@@ -145,7 +148,7 @@ def test_the_command_trains_from_any_folder(launcher, saved_model, data, tmp_pat
                "output_dir": out}  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-m", "hf_calib.cli", "dpo", *launcher, *flags(**options)],
-        capture_output=True, text=True, timeout=300, cwd=tmp_path, check=False,
+        capture_output=True, text=True, timeout=600, cwd=tmp_path, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert adapter_moved(out)

@@ -8,7 +8,7 @@ from transformers import EarlyStoppingCallback
 from trl import DPOConfig, SFTConfig
 
 from hf_calib import CalibrationCallback
-from hf_calib.measures import CATALOG, shown_in
+from hf_calib.measures import shown_in
 from hf_calib.trainers import (
     CalibrationAwareConfig,
     CalibrationAwareGRPOConfig,
@@ -55,10 +55,10 @@ def test_every_config_sets_the_direction_of_the_measure(config, start, tmp_path)
 
 
 def test_no_measure_that_is_logged_is_forgotten(tmp_path):
-    for name in [info.key for info in shown_in("log")]:
-        if CATALOG[name].direction is not None:
-            args = made(CalibrationAwareConfig, tmp_path, f"eval_calibration/{name}")
-            assert args.greater_is_better is (CATALOG[name].direction == "higher")
+    for info in shown_in("log"):
+        if info.direction is not None:
+            args = made(CalibrationAwareConfig, tmp_path, f"eval_calibration/{info.key}")
+            assert args.greater_is_better is (info.direction == "higher")
 
 
 @pytest.mark.parametrize(("metric", "expected"), [("loss", False), ("eval_loss", False), ("rewards/margins", True)])

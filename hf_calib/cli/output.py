@@ -1,0 +1,65 @@
+"""What commands print besides their results: JSON, warnings, rows that were left out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import textwrap
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+WIDTH = 80
+
+
+@contextmanager
+def short_warnings() -> Iterator[list[str]]:
+    """Show warnings as a line each, without the code that they come from, and give a list that collects them."""
+    seen: list[str] = []
+    with warnings.catch_warnings():
+        shown = warnings.showwarning
+
+        def show(message: Warning | str, *where: Any, **more: Any) -> None:
+            if str(message) not in seen:
+                seen.append(str(message))
+                shown(message, *where, **more)
+
+        warnings.showwarning = show  # type: ignore[assignment]
+        formatted = warnings.formatwarning
+        warnings.formatwarning = lambda message, *where, **more: f"warning: {message}\n"  # type: ignore[assignment]
+        try:
+            yield seen
+        finally:
+            warnings.formatwarning = formatted
+
+
+def print_json(result: Mapping[str, Any], options: argparse.Namespace) -> None:
+    """Print a result as JSON, with the messages that the run printed; its `warnings` are about what was measured."""
+    print(json.dumps({**result, "messages": options.warnings}))
+
+
+def print_skipped(skipped_rows: Mapping[str, int]) -> None:
+    """Say of each dataset how many rows could not be read."""
+    for name, n in skipped_rows.items():
+        print(textwrap.fill(f"{name}: {n} rows could not be read and were left out.", WIDTH), end="\n\n")
+
+
+def with_flags(message: str, parser: argparse.ArgumentParser) -> str:
+    """Return a message with arguments' Python names replaced by a command's flags.
+
+    Names with an underscore are replaced wherever they are words of their own, others only where the message begins
+    with them.
+    """
+    flags = {action.dest: action.option_strings[-1] for action in parser._actions if action.option_strings}
+    flags |= parser.get_default("flags_of_arguments") or {}
+    begins = re.match(r"[a-z_]+(?:(?:, | and )[a-z_]+)*(?=:| is | go )", message)
+    start = "" if begins is None else begins[0]
+    named = re.sub(r"[a-z_]+", lambda word: flags.get(word[0], word[0]), start.replace(" and ", " & "))
+    rest = re.sub(
+        r"(?<![\w'\"/.-])[a-z]+(?:_[a-z]+)+(?![\w'\"/.(=-])",
+        lambda word: flags.get(word[0], word[0]),
+        message[len(start) :],
+    )
+    return named.replace(" & ", " and ") + rest
