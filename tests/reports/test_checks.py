@@ -241,7 +241,7 @@ def shown(page: str) -> str:
 def measurement(n: int = 200) -> Measurement:
     chosen = np.where(np.arange(n) < n - 2, 0, 1)
     predictions = confident(n, chosen, spread(n), balanced(n), mass=0.2)
-    run = LETTERS | {"has_chat_template": True, "datasets": {"d": {"n": n, "skipped_rows": 0}}}
+    run = LETTERS | {"has_chat_template": True, "datasets": {"d": {"n": n, "sha256": "0" * 64, "skipped_rows": 0}}}
     return Measurement("m", {"d": Recorded(predictions, (None,) * n)}, run, {"n_resamples": 200})
 
 
