@@ -44,7 +44,9 @@ def add_measure_parser(commands: argparse._SubParsersAction) -> None:
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
-        "--model", help="a folder or the Hub id of a causal language model or adapter, or openai:http://host:port/v1"
+        "--model",
+        help="a folder, a GGUF file, or the Hub id of a causal language model or adapter (namespace/name, or "
+        "namespace/name:file.gguf); or openai:http://host:port/v1",
     )
     source.add_argument(
         "--from-predictions",

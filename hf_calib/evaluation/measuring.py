@@ -39,7 +39,8 @@ def measure(
     Parameters
     ----------
     model : str, path, module, pair, CalibratedModel or Backend
-        A Hub id or a folder of a causal language model or adapter; `openai:http://host:port/v1` with `model_name`; a
+        A Hub id or a folder of a causal language model or adapter, or a GGUF file (`model.gguf`, on the Hub
+        `namespace/name:file.gguf`); `openai:http://host:port/v1` with `model_name`; a
         loaded model with `tokenizer`, or `(model, tokenizer)`; what `hf_calib.load` returns, which is asked with its
         own method, prompt format and calibrator; or a source of answers, such as `hf_calib.confidence.ServedModel`.
     dataset : str, path, list of Question, datasets.Dataset, list of str, or mapping
@@ -55,7 +56,7 @@ def measure(
         warning.
     out : path, optional
         A folder for report.json, report.html, predictions.parquet and reliability_diagram.png. A run that was stopped
-        goes on when it is started again with the same folder.
+        goes on when it is started again with the same folder, and one that was finished asks nothing again.
     seed : int, default 0
         Of the questions drawn for `limit`, of random orders, of samples and of the intervals' resampling.
     **options
@@ -64,9 +65,9 @@ def measure(
         - adapter: a PEFT adapter, a folder or Hub id, to put on the model.
         - model_name: a served model's name on its server.
         - concurrency: requests to a server at once, default 8.
-        - dtype: number format of the weights, by default as they were saved.
+        - dtype: number format of the weights: bf16, fp16 or fp32; by default as they were saved.
         - trust_remote_code: run the Python code that the model's repository brings, default False.
-        - device: by default a GPU if there is one.
+        - device: gpu, cuda, cuda:1, mps or cpu; by default a GPU if there is one.
 
         For a loaded model:
 

@@ -34,8 +34,7 @@ def check_local_path(name: str) -> None:
         )
     on_hub, _, file = name.partition(":")
     is_id = on_hub.count("/") <= 1 and not name.startswith((".", "~", "/")) and "\\" not in name
-    beside = "/" in on_hub and path.parent.is_dir()
-    if not is_id or beside or path.is_absolute() or (path.suffix == GGUF and not file):
+    if not is_id or path.is_absolute() or (path.suffix == GGUF and not file):
         raise MissingModelError(
             f"There is no {'file' if path.suffix == GGUF else 'folder'} {name!r}.",
             "Give the path of a model's folder or of a GGUF file, or an id on the Hub.",

@@ -247,13 +247,7 @@ def is_path(name: str) -> bool:
     """Return whether the name of something that is not on disk can only be a path."""
     path = Path(name)
     on_hub = name.split(":", 1)[0]
-    return (
-        path.suffix.lower() in READERS
-        or path.is_absolute()
-        or name.startswith((".", "~"))
-        or on_hub.count("/") > 1
-        or ("/" in on_hub and path.parent.is_dir())
-    )
+    return path.suffix.lower() in READERS or path.is_absolute() or name.startswith((".", "~")) or on_hub.count("/") > 1
 
 
 def require_hub_dataset(name: str) -> None:

@@ -72,7 +72,7 @@ def test_base_model_and_adapter_go_up_and_load(client, demo, capsys):
         assert str(demo) not in text
         assert f'load("{name}")' in text
     assert "lab-base-model](https://huggingface.co/hf_calib/lab-base-model)" in text
-    assert main(["publish", "demo", str(demo)]) == 0
+    assert main(["publish", "demo", str(demo), "--namespace", "hf_calib"]) == 0
     assert capsys.readouterr().out.count("Nothing new") == 2
 
 

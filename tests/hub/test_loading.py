@@ -18,12 +18,14 @@ from hf_calib.confidence import predict
 from hf_calib.hub import (
     CalibrationWarning,
     InvalidFolderError,
+    MissingModelError,
     UnsafeRepositoryError,
     load,
     publish_adapter,
     read_calibration_metadata,
     save_calibration_metadata,
 )
+from hf_calib.hub.local_paths import check_local_path
 from hf_calib.tasks import FewShotFormat, PromptFormat
 from tests.support import byte_level_tokenizer, questions
 
@@ -269,3 +271,12 @@ def test_metadata_round_trip(tmp_path):
     assert not metadata.calibrator
     assert not (tmp_path / "calibrator.json").exists()
     assert str(tmp_path) not in (tmp_path / "hf_calib.json").read_text()
+
+
+def test_a_repository_named_like_a_folder_here_is_looked_for_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ann").mkdir()
+    check_local_path("ann/model")
+    for name in ("./ann/model", str(tmp_path / "ann" / "model"), "ann/some/model"):
+        with pytest.raises(MissingModelError, match="There is no folder"):
+            check_local_path(name)

@@ -55,7 +55,7 @@ class Checker(HTMLParser):
 @pytest.mark.parametrize("n_datasets", [1, 2])
 def test_the_page_is_well_formed_and_needs_nothing_else(n_subjects, n_datasets):
     datasets = {f"set {i}": answers(seed=i, n_subjects=n_subjects) for i in range(n_datasets)}
-    page = render_page(Measurement("a <model>", datasets, {"prompt": {"cue": "</script>"}}))
+    page = render_page(Measurement("a <model>", datasets, {"prompt": "</script>", "from_predictions": "</script>"}))
     checker = Checker()
     checker.feed(page)
     assert checker.open == []
@@ -63,7 +63,8 @@ def test_the_page_is_well_formed_and_needs_nothing_else(n_subjects, n_datasets):
     assert "a <model>" not in page
     assert "a &lt;model&gt;" in page
     assert "<b>&</b>" not in page
-    assert "prompt.cue" in page
+    assert '<pre class="prompt">&lt;/script&gt;</pre>' in page
+    assert "From predictions" in page
     assert "</script>" not in page
     assert ("<h2>Datasets</h2>" in page) == (n_datasets == 2)
     assert "prefers-color-scheme: dark" in page
