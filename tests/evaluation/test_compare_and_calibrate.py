@@ -32,7 +32,12 @@ def test_models_in_memory_with_names_of_ones_own(models, tmp_path):
     for one, expected in zip(found.differences["other", "own", "letters"], differences(base, other), strict=True):
         assert one.difference.value == pytest.approx(expected.difference.value, abs=1e-5)
     assert json.loads((tmp_path / "comparison.json").read_text()) == json.loads(json.dumps(found.to_dict()))
-    assert {path.name for path in tmp_path.iterdir()} == {"comparison.json", "comparison.html", "measurements", ".answers"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "comparison.json",
+        "comparison.html",
+        "measurements",
+        ".answers",
+    }
     # The predictions are kept, to be compared again without asking.
     kept = [tmp_path / "measurements" / f"{name}-letters" for name in models]
     again = hf_calib.compare(dict(zip(models, kept, strict=True)))
