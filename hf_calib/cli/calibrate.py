@@ -138,6 +138,4 @@ def _print(calibration: Calibration, out: Path | None) -> None:
     if calibration.choice:
         print("auto took {chosen}: {reason}".format(**calibration.choice))
     if out is not None:
-        if calibration.problem:
-            print(textwrap.fill(f"The fit says nothing about other questions: {calibration.problem}", 80))
         print(f"Saved {calibration.name} to {out}")

@@ -20,7 +20,7 @@ from ..calibrators.protocol import BaseCalibrator
 from ..calibrators.storage import described
 from ..measures import CalibrationReport, Finding
 from ..reports import Measurement
-from ..reports.checks import calibrator_findings, sorted_findings
+from ..reports.checks import calibrator_findings, says_nothing, sorted_findings
 from ..reports.measurement import predictions_of
 from .asking import ask
 from .datasets import Datasets
@@ -42,7 +42,7 @@ class UninformativeFitError(ValueError):
 
     def __init__(self, calibration: Calibration) -> None:
         super().__init__(
-            f"calibrator: {calibration.name} was not saved, since the fit says nothing: {calibration.problem}. Fit on "
+            f"calibrator: {calibration.name} was not saved, since the fit says nothing. {calibration.problem} Fit on "
             "other questions, or on more of them; or pass --force (force=True) to save it anyway"
         )
         self.calibration = calibration
@@ -235,15 +235,10 @@ def calibrate(
     if not candidates:
         raise ValueError(f"calibrators: none can be fitted here: {'; '.join(refused.values())}")
     best = min(candidates, key=lambda name: reports[name].measures["nll"].value)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UninformativeFitWarning)  # the findings say so
         fitted = given.fitted(best)
-    problems = []
-    for warning in caught:
-        if issubclass(warning.category, UninformativeFitWarning):
-            problems.append(str(warning.message))
-        else:
-            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    parameters = described(fitted.parameters())
     fitted.fitted_on = fitted_on_measurement(measurement)
     calibration = Calibration(
         fitted,
@@ -252,9 +247,9 @@ def calibrate(
         len(predictions),
         folds,
         seed,
-        sorted_findings([*measurement.warnings, *calibrator_findings(described(fitted.parameters()))]),
+        sorted_findings([*measurement.warnings, *calibrator_findings(parameters)]),
         measurement.skipped_rows,
-        "; ".join(dict.fromkeys(problems)) or None,
+        says_nothing(parameters),
     )
     if out is None and calibration.problem:
         warnings.warn(calibration.problem, UninformativeFitWarning, stacklevel=2)

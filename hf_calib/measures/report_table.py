@@ -27,8 +27,9 @@ def calibration_test_lines(test: CalibrationTest) -> list[str]:
     """Return what the test of calibration found."""
     often = "fewer than 1" if test.p_value < 0.01 else f"about {100 * test.p_value:.0f}"
     return [
-        f"Could it be chance? A perfectly calibrated model would show an ECE of {test.error:.4f} or more in {often}",
-        f"of 100 samples like this one (p = {test.p_value:.3g}); on average it would show {test.expected_error:.4f}.",
+        f"Could it be chance? A perfectly calibrated model would show an ECE of {test.error:.4f}",
+        f"or more in {often} of 100 samples like this one (p = {test.p_value:.3g}),",
+        f"and one of {test.expected_error:.4f} on average.",
     ]
 
 

@@ -24,8 +24,9 @@ from ..tasks import LETTERS
 if TYPE_CHECKING:
     from ..confidence.predictions import Predictions
 
-# One option is answered far more often than it is right where the excess is this share of what it could be.
-_EXCESS = 0.5
+# One option is answered far more often than it is right where the excess is this large, and this share of the most
+# that it could be.
+_EXCESS, _EXCESS_SHARE = 0.25, 0.5
 # With less than this on the options together, the model would rather answer something else.
 _LITTLE_MASS = 0.5
 # Confidence is nearly constant where nine tenths of it lie within this.
@@ -163,12 +164,12 @@ def _unread(reading: Reading) -> Found | None:
 
 
 def _read_better(reading: Reading) -> tuple[str, tuple[str, ...]]:
-    options: tuple[str, ...] = ("--chat-template",) if reading.template_unused else ()
+    options = ["--chat-template"] if reading.template_unused else []
     if reading.has_options:
-        options += ("--confidence letters",)
+        options.append("--confidence letters")
     if not options:
         return "Try a model that follows instructions.", ()
-    return f"Try {' or '.join(options)}.", options
+    return f"Try {' or '.join(options)}.", tuple(options)
 
 
 def _mostly_unread(reading: Reading) -> Found | None:
@@ -188,7 +189,11 @@ def _one_option(reading: Reading) -> Found | None:
     excess = (predicted == option).astype(float) - (answers == option)
     chosen, right = float((predicted == option).mean()), float((answers == option).mean())
     error = float(excess.std()) / math.sqrt(reading.n)
-    if excess.mean() <= _EXCESS * (1 - right) or excess.mean() <= _CRITICAL * error or reading.n < 10:
+    if (
+        excess.mean() <= max(_EXCESS, _EXCESS_SHARE * (1 - right))
+        or excess.mean() <= _CRITICAL * error
+        or reading.n < 10
+    ):
         return None
     letter = LETTERS[option]
     if reading.method in ("letters", "marginalized", "p-true"):
@@ -456,6 +461,15 @@ def calibrator_findings(parameters: Mapping[str, Any]) -> tuple[Finding, ...]:
     """Return what speaks against a fitted calibrator, given its parameters."""
     found = _bound_of(parameters)
     return () if found is None else (Finding("calibrator_at_bound", True, *found),)
+
+
+def says_nothing(parameters: Any) -> str | None:
+    """Return why a fitted calibrator says nothing about other questions: all its temperatures are at a bound."""
+    temperatures = list(_temperatures(parameters))
+    if not temperatures or any(LOWEST < temperature < HIGHEST for temperature in temperatures):
+        return None
+    found = _bound_of(parameters)
+    return None if found is None else found.sentence
 
 
 def checked(predictions: Predictions, report: CalibrationReport, run: Mapping[str, Any]) -> CalibrationReport:

@@ -154,8 +154,8 @@ def as_questions(
     if rows and all(isinstance(row, Question) for row in rows):
         if columns is not None or answer_base is not None:
             raise ValueError("columns and answer_base say how rows are read, but these are questions already")
-        everything = source if isinstance(source, QuestionList) else QuestionList(rows)
-        return sample(everything, limit, seed)
+        read = source if isinstance(source, QuestionList) else QuestionList(rows)
+        return sample(QuestionList(rows, source=read.source, skipped=read.skipped, draw=read.draw), limit, seed)
     for number, row in enumerate(rows):
         if not isinstance(row, Mapping):
             raise TypeError(f"row {number} of the questions is a {type(row).__name__}, expected a mapping of columns")

@@ -95,7 +95,7 @@ class CalibrationArguments:
     separate_backward : bool, default False
         Run the backward of the terms separately, before the trainer's own forward, so that the activations of the
         questions and of the trainer's samples are never held at the same time. The update is the same up to rounding.
-        Not available with DeepSpeed and FSDP, where a step has one backward.
+        Always on where recomputed activations (`gradient_checkpointing`) require it: in distributed training.
     average_weights : float, default 0.0
         Share of the optimizer steps, at the end of training, over which the trained weights are averaged. It raises
         the accuracy and calibration of long fine-tuning on few answers. Cannot be combined with

@@ -1,4 +1,6 @@
 import copy
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -250,9 +252,11 @@ def test_options_that_are_out_of_range(model, tokenizer, options, message):
         predict(model, tokenizer, ASKED, **options)
 
 
-def test_progress_is_shown_when_asked_for(model, tokenizer, capsys):
+def test_progress_is_shown_when_asked_for(model, tokenizer, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     predict(model, tokenizer, ASKED, batch_size=4)
     assert capsys.readouterr().err == ""
+    model.register_forward_pre_hook(lambda module, inputs: time.sleep(0.4))  # what is quick shows no bar
     predict(model, tokenizer, ASKED, batch_size=4, progress=True)
     err = capsys.readouterr().err
     assert "letters: 100%" in err

@@ -124,7 +124,8 @@ def test_a_limit_draws_questions(llama, tokenizer, expected, given):
     assert len(rows) == 5
     assert rows.max() > 5
     np.testing.assert_allclose(measured.predictions.probabilities, expected.probabilities[rows], atol=1e-5)
-    assert measured.run["datasets"]["questions"]["drawn"] == {"of": 30, "subjects": 1, "seed": 3}
+    subjects = len({question.subject for question in ASKED})
+    assert measured.run["datasets"]["questions"]["drawn"] == {"of": 30, "subjects": subjects, "seed": 3}
     assert "5 of 30 questions, drawn at random (seed 3)" in str(measured)
 
 
@@ -149,7 +150,10 @@ def test_how_rows_are_read(llama, tokenizer, expected, tmp_path):
     shots = {"few_shot": 1, "few_shot_dataset": rows, "limit": 3}
     pool = as_questions(rows, **reading)
     measured = hf_calib.measure((llama, tokenizer), {"own": rows}, **reading, **shots)
-    same(measured, predict(llama, tokenizer, pool[:3], prompt_format=FewShotFormat.choose(pool, 1)))
+    same(
+        measured,
+        predict(llama, tokenizer, as_questions(rows, limit=3, **reading), prompt_format=FewShotFormat.choose(pool, 1)),
+    )
 
 
 def test_how_questions_are_put(llama, tokenizer):

@@ -58,7 +58,7 @@ def hashes(folder):
 
 
 def test_base_model_and_adapter_go_up_and_load(client, demo, capsys):
-    assert main(["publish", "demo", str(demo), "--tag"]) == 0
+    assert main(["publish", "demo", str(demo), "--namespace", "hf_calib", "--tag"]) == 0
     base, adapter = client.repository("hf_calib/lab-base-model"), client.repository("hf_calib/hf-calib-demo")
     assert len(base.history()) == len(adapter.history()) == 2
     assert base.tags.keys() == adapter.tags.keys() == {"v0.1.0"}
