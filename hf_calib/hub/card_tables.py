@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..measures import CATALOG, shown_in
@@ -57,13 +58,18 @@ def evaluation_table(data: CalibrationCardData, evaluation: Evaluation) -> dict[
             ["Model", "n", *(_heading(CATALOG[key]) for key in _IN_SIGHT)],
             [[labels[stage], f"{report.n:,}", *_cells_in_sight(report)] for stage, report in reports.items()],
         ),
-        "warnings": [str(finding) for finding in reports[AFTER].further_warnings],
+        "warnings": [str(finding) for finding in _without_remedies(reports[AFTER]).further_warnings],
         "all_measures": markdown_table(["Measure", *labels.values()], _measure_rows(reports)),
         "group_count": len(reports[AFTER].groups or ()),
         "group_table": markdown_table(["Subject", "n", *map(_heading, shown_in("groups"))], groups)
         if groups
         else None,
     }
+
+
+def _without_remedies(report: CalibrationReport) -> CalibrationReport:
+    """Leave out what to try next: it is for who measures, in words of what they measure with, and not for readers."""
+    return replace(report, warnings=tuple(replace(finding, remedy="") for finding in report.warnings))
 
 
 def _cells_in_sight(report: CalibrationReport) -> list[Markdown]:
@@ -103,7 +109,7 @@ def headline(data: CalibrationCardData, evaluation: Evaluation) -> dict[str, Any
     return {
         "dataset": str(evaluation.dataset),
         "n": f"{after.n:,}",
-        "verdict": after.verdict,
+        "verdict": _without_remedies(after).verdict,
         "compared": None if compared is None else data.stage_label(compared),
         "numbers": {}
         if compared is None

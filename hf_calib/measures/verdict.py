@@ -48,7 +48,7 @@ class Finding:
 
     def __str__(self) -> str:
         where = "" if self.dataset is None else f"{self.dataset}: "
-        return f"{where}{self.sentence} {self.remedy}"
+        return f"{where}{self.sentence} {self.remedy}".rstrip()
 
     def of(self, dataset: str) -> Finding:
         """Return the same finding as one about a dataset."""

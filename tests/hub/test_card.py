@@ -137,8 +137,9 @@ def test_reasons_for_caution_are_on_the_card():
     )
     data = card_data(evaluations=(Evaluation(DatasetReference("cais/mmlu"), {"after": doubtful}),))
     text, _ = shown(render_card(CalibrationCardData.from_dict(data.to_dict())))
-    assert "cais/mmlu (n = 300): Answers A on 97% of questions. Try --confidence text. It is right" in text
-    assert "Reasons for caution: Answers A on 97% of questions. Try --confidence text." in text
+    assert "cais/mmlu (n = 300): Answers A on 97% of questions. It is right" in text
+    assert "Reasons for caution: Answers A on 97% of questions." in text
+    assert "--confidence" not in text  # advice to who measured
     assert "Reasons for caution" not in CARD
 
 

@@ -90,7 +90,7 @@ def test_plain_rows_are_questions_too(published):
 
 def test_another_number_of_options_warns(published):
     model = load(published)
-    with pytest.warns(CalibrationWarning, match=r"with 3 options (.|\n)* calibrated on questions with 4"):
+    with pytest.warns(CalibrationWarning, match=r"with 3 options(.|\n)* calibration on questions with 4"):
         answers = model.confidence(questions(2, choices=(3,)))
     assert len(answers[0].probabilities) == 3
 
