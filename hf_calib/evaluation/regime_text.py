@@ -1,4 +1,4 @@
-"""The regime as a card says it, with what it was told from."""
+"""The regime as a card states it, with the questions it was estimated from."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def regime_text(diagnosis: Diagnosis, n_trained: int, new: DatasetReference) -> 
         What the new questions are.
     """
     asked = diagnosis.training.n
-    part = f"all {n_trained:,}," if asked == n_trained else f"{asked:,} of {n_trained:,},"
-    part += " drawn at random," if n_trained > REGIME_QUESTIONS else ""
+    part = f"all {n_trained:,}" if asked == n_trained else f"{asked:,} of {n_trained:,}"
+    part += ", drawn at random" if n_trained > REGIME_QUESTIONS else ""
     return (
-        f"{diagnosis.regime}. {diagnosis.reasons} Told from the questions that it was fine-tuned on, {part} and from "
+        f"{diagnosis.regime}. {diagnosis.reasons} Estimated from the fine-tuning questions ({part}) and from "
         f"{diagnosis.new.n:,} new ones ({new})."
     )

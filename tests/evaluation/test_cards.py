@@ -198,7 +198,7 @@ def test_regime_is_told_from_the_questions_that_it_was_fine_tuned_on(client, ada
     expected = diagnose(known, new)
     regime = CalibrationCardData.load(adapter_folder).regime
     assert regime.startswith(f"{expected.regime}. {expected.reasons}")
-    assert regime.endswith("fine-tuned on, all 30, and from 40 new ones (questions.jsonl).")
+    assert regime.endswith("fine-tuning questions (all 30) and from 40 new ones (questions.jsonl).")
     assert expected.regime in shown((adapter_folder / "README.md").read_text())[0]
     assert main(command[:-1]) == 0  # it stays where it is not told anew
     assert CalibrationCardData.load(adapter_folder).regime == regime
@@ -217,7 +217,7 @@ def test_regime_of_a_part_of_a_large_set():
     assert regime_sample(7) == list(range(7))
     answers = SimpleNamespace(confidences=np.full(1000, 0.5), correct=np.arange(1000) % 2 == 0)
     text = regime_text(diagnose(answers, answers), 5000, DatasetReference("lab/new", split="test"))
-    assert "fine-tuned on, 1,000 of 5,000, drawn at random, and from 1,000 new ones (lab/new, test)." in text
+    assert "fine-tuning questions (1,000 of 5,000, drawn at random) and from 1,000 new ones (lab/new, test)." in text
     assert text.startswith("calibratable.")
 
 

@@ -133,13 +133,17 @@ def test_cft_is_cited_where_it_was_used(method, cited):
 def test_reasons_for_caution_are_on_the_card():
     doubtful = replace(
         report(0),
-        warnings=(Finding("one_option", True, "Answers A on 97% of questions.", "Try --confidence text.", ()),),
+        warnings=(
+            Finding("one_option", True, "Answers A on 97% of questions.", "Try --confidence text.", ()),
+            Finding("low_mass", False, "Little mass on the options.", "Try --chat-template.", ()),
+        ),
     )
     data = card_data(evaluations=(Evaluation(DatasetReference("cais/mmlu"), {"after": doubtful}),))
     text, _ = shown(render_card(CalibrationCardData.from_dict(data.to_dict())))
     assert "cais/mmlu (n = 300): Answers A on 97% of questions. It is right" in text
-    assert "Reasons for caution: Answers A on 97% of questions." in text
-    assert "--confidence" not in text  # advice to who measured
+    assert "Reasons for caution: Little mass on the options." in text  # the first one is in the verdict already
+    assert "--confidence" not in text  # advice for whoever measures
+    assert "--chat-template" not in text
     assert "Reasons for caution" not in CARD
 
 

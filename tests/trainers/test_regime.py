@@ -20,7 +20,7 @@ def described(trainer):
 def expected(trainer, known):
     answers = [predict(trainer.model, trainer.processing_class, asked) for asked in (known, NEW)]
     diagnosis = diagnose(*answers)
-    return f"{diagnosis.regime}. {diagnosis.reasons} Told from the questions that it was fine-tuned on, "
+    return f"{diagnosis.regime}. {diagnosis.reasons} Estimated from the fine-tuning questions "
 
 
 @pytest.mark.parametrize("em_weight", [0.0, 1.0])
@@ -31,16 +31,16 @@ def test_fine_tuned_model_is_diagnosed_on_what_its_weights_were_trained_on(token
     known = trainer.calibration_run.trained_on  # without those set aside for the E-step
     assert len(known) == (40 if em_weight == 0 else 32)
     told = described(trainer).regime
-    assert told == expected(trainer, known) + f"all {len(known)}, and from 60 new ones (in-memory-questions)."
+    assert told == expected(trainer, known) + f"(all {len(known)}) and from 60 new ones (in-memory-questions)."
     trainer.create_model_card()
     assert f"\nRegime: {told.split('.')[0]}. The " in (tmp_path / "README.md").read_text()
 
 
 def test_a_part_of_a_large_fine_tuning_set_is_asked(tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr("hf_calib.hub.regime_text.REGIME_QUESTIONS", 10)
+    monkeypatch.setattr("hf_calib.evaluation.regime_text.REGIME_QUESTIONS", 10)
     trainer = sft(tokenizer, tmp_path, eval_calibration_dataset=NEW)
     trainer.train()
-    assert "fine-tuned on, 10 of 40, drawn at random, and from 60 new ones" in described(trainer).regime
+    assert "fine-tuning questions (10 of 40, drawn at random) and from 60 new ones" in described(trainer).regime
     without = sft(tokenizer, tmp_path)
     without.train()
     assert described(without).regime is None

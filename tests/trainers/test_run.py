@@ -65,7 +65,7 @@ def test_a_run_holds_what_it_was_given_and_produced(tokenizer, tmp_path):
     assert run.calibration_source.size == len(run.questions) == len(run.trained_on) == 40
     assert run.evaluation_source.size == 8
     assert [entry["step"] for entry in run.history] == [2]
-    assert run.regime.endswith("8 new ones (a set given in memory).")
+    assert run.regime.endswith("8 new ones (in-memory-questions).")
     assert run.method == "calibration-aware DPO, anchored to its reference, supervised by the right answers"
     # The card is made from the record, whoever made that.
     other = CalibrationRun("X", "plain X", alignment="X", starting_stage="base", reports=dict(run.reports),
