@@ -55,7 +55,7 @@ def test_aligned_model_is_diagnosed_where_answers_were_trained_on(tokenizer, tmp
     given = {"calibration_dataset": rows, "eval_calibration_dataset": NEW, "peft_config": lora()}
     trainer = dpo(tokenizer, tmp_path, **given)
     trainer.train()
-    assert described(trainer).regime.startswith(expected(trainer, as_questions(rows[10:])) + "all 30,")
+    assert described(trainer).regime.startswith(expected(trainer, as_questions(rows[10:])) + "(all 30)")
     anchored = dpo(tokenizer, tmp_path, supervised_weight=0.0, **given)
     anchored.train()
     assert described(anchored).regime is None  # no answer was used
