@@ -12,7 +12,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # The oldest supported TRL, and the last one with PPO.
 OTHER_TRL := 1.8.0 1.12.0
 
-.PHONY: demo test test-slow test-all test-trl-% lint fix-copies nightly clean
+.PHONY: demo test test-slow test-all test-trl-% lint docs fix-copies nightly clean
 
 demo: $(VENV)/.base
 	$(BIN)/hf-calib demo --out demo
@@ -32,6 +32,10 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The API reference, from the docstrings: open build/docs/index.html.
+docs: $(VENV)/.dev
+	$(BIN)/pdoc --docformat numpy --math --output-directory build/docs hf_calib
 
 # Each metric's folder holds copies of the package's modules that it needs.
 fix-copies:

@@ -19,6 +19,7 @@ from hf_calib.lab import PRESETS, adapter_config, make_bench, pretrained_folder
 from hf_calib.lab.presets import FineTuningSettings
 from hf_calib.reports import render_table
 from hf_calib.trainers import train_option_head
+from hf_calib.trainers.option_head import head_inputs
 
 # For the miniature; the larger worlds have ten times as many steps.
 LONG = FineTuningSettings(steps=240, learning_rate=2e-3, lora_rank=16)
@@ -45,11 +46,12 @@ def effect(preset: str, world: int) -> dict[str, dict[str, float]]:
         whole = train_option_head(model, bench.tokenizer, labeled, held_out, args=arguments, balance_steps=40)
     logits, answers = {}, {}
     for part, asked in (("held out", held_out), ("test", test)):
-        hidden, mask, right = whole.hidden_states(whole._encode(asked).items, 512)
+        said = predict(model, bench.tokenizer, asked, batch_size=512, hidden_states=True)
+        hidden, mask = head_inputs(said, whole.head)
         with torch.no_grad():
             logits[part] = [values.double().numpy() for values in whole.head.classifiers(hidden, mask)]
             balanced = whole.head(hidden, mask).double().exp().numpy()
-        answers[part] = right.numpy()
+        answers[part] = said.answers
     learned, fixed = (np.exp(part - np.logaddexp.reduce(part, axis=1, keepdims=True)) for part in logits["test"])
     temperature = by_name("temperature").fit(logits["held out"][0], answers["held out"])
     right = answers["test"]

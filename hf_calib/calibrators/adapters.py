@@ -14,6 +14,7 @@ from .ensemble import EnsembleCalibration
 if TYPE_CHECKING:
     import torch
 
+    from ..confidence import Predictions
     from ..tasks import PromptFormat, Question
 
 
@@ -81,18 +82,21 @@ class AdapterEnsemble:
         ndarray of float64, shape (M, n, K)
             Logarithms of the options' probabilities; -inf for options that a question doesn't have.
         """
+        return np.stack([own.option_log_probabilities for own in self._predictions(questions, **options)])
+
+    def _predictions(self, questions: Iterable[Question], **options: Any) -> list[Predictions]:
         from ..confidence import predict
 
         asked = list(questions)
         options.setdefault("prompt_format", self.prompt_format)
-        stacks = []
+        members = []
         with _active_adapter_kept(self.model):
             for name, own in zip(self.adapters, self.embeddings, strict=True):
                 self.model.set_adapter(name)
                 for path, value in own.items():
                     self.model.get_parameter(path).data.copy_(value)
-                stacks.append(predict(self.model, self.tokenizer, asked, **options).option_log_probabilities)
-        return np.stack(stacks)
+                members.append(predict(self.model, self.tokenizer, asked, **options))
+        return members
 
     def fit(self, questions: Iterable[Question], **options: Any) -> AdapterEnsemble:
         """Fit the calibrator on held-out questions with answers; return itself.
@@ -106,13 +110,14 @@ class AdapterEnsemble:
 
         asked = list(questions)
         require_answers(asked, "calibrating an ensemble")
-        answers = np.array([question.answer for question in asked])
-        self.calibrator.fit(self.log_probabilities(asked, **options), answers)
+        members = self._predictions(asked, **options)
+        self.calibrator.fit(np.stack([own.logits for own in members]), members[0].answers)
         return self
 
     def probabilities(self, questions: Iterable[Question], **options: Any) -> NDArray[np.float64]:
         """Return the ensemble's calibrated probabilities, shape (n, K)."""
-        return self.calibrator.transform(self.log_probabilities(questions, **options))
+        first, *others = self._predictions(questions, **options)
+        return first.calibrated(self.calibrator, *others).probabilities
 
 
 @contextmanager

@@ -61,6 +61,9 @@ class AutoCalibration(BaseCalibrator):
         self.base: Any = None
         self.reason = ""
 
+    def __repr__(self) -> str:
+        return "AutoCalibration(not fitted)" if self.base is None else f"AutoCalibration(chose {self.base!r})"
+
     @property
     def chosen(self) -> str:
         """The name of the calibrator that was chosen."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,6 +13,9 @@ from numpy.typing import ArrayLike, NDArray
 from .inputs import UNLABELED
 from .protocol import BaseCalibrator
 from .registry import by_name
+
+if TYPE_CHECKING:
+    from ..confidence import Predictions
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,29 @@ def cross_validate(
             values[held_out], kind=kind, features=None if used is None else used[held_out]
         )
     return CrossValidation(probabilities, folds)
+
+
+def held_out_predictions(
+    predictions: Predictions, make: Callable[[], BaseCalibrator], labels: ArrayLike | None = None, **options: Any
+) -> Predictions:
+    """Return predictions with each question's probabilities from a calibrator that was fitted without it.
+
+    Parameters
+    ----------
+    predictions : Predictions
+    make, labels
+        As in `cross_validate`; by default the labels are the answers.
+    **options
+        Of `cross_validate`: unlabeled, n_folds, seed.
+    """
+    found = cross_validate(
+        make,
+        predictions.logits,
+        predictions.answers if labels is None else labels,
+        features=predictions.hidden_states,
+        **options,
+    )
+    return predictions.with_probabilities(found.probabilities)
 
 
 def check_fits_on_answers(name: str) -> None:

@@ -13,6 +13,7 @@ from .inputs import (
     Inputs,
     Sample,
     check_features,
+    check_kind,
     check_labels,
     check_predictions,
     check_weights,
@@ -74,6 +75,7 @@ class EnsembleCalibration(BaseCalibrator):
         weights: ArrayLike | None = None,
     ) -> Self:
         """Fit on the members' predictions, shape (M, n, K) or (n, K); else as in `BaseCalibrator.fit`."""
+        check_kind(predictions, kind)
         logits = _member_logits(predictions, kind)
         rows = check_labels(labels, logits[0], absent=kind == "probabilities")
         if kind == "probabilities":

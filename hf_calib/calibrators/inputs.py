@@ -131,6 +131,31 @@ def shifted(logits: NDArray[np.float64]) -> NDArray[np.float64]:
         return logits - row_max(logits)[:, None]
 
 
+def check_kind(predictions: ArrayLike, kind: str) -> None:
+    """Refuse to fit on probabilities that are given as logits, which would pass unnoticed and be wrong.
+
+    Raises
+    ------
+    ValueError
+        If each row of the last axis lies in [0, 1] and sums to one, as probabilities rounded to three decimals do.
+    """
+    values = np.asarray(to_numpy(predictions))
+    if kind != "logits" or values.ndim < 2 or not values.size or values.dtype.kind not in "fiu":
+        return
+    whole = (values == 0) | (values == 1)
+    off = np.abs(values.sum(axis=-1) - 1)
+    if (
+        (values >= 0).all()
+        and (values <= 1).all()
+        and not whole.all()
+        and (off <= sum_tolerance(values.shape[-1])).all()
+    ):
+        raise ValueError(
+            "predictions: every row lies in [0, 1] and sums to 1, so these are probabilities; pass "
+            'kind="probabilities" (if they are logits all the same, add a constant to each row)'
+        )
+
+
 def check_predictions(
     predictions: ArrayLike, kind: str, *, zeros_exist: bool = True
 ) -> tuple[NDArray[np.float64], bool]:
@@ -275,12 +300,16 @@ def keep_first_maximum(probabilities: NDArray[np.float64], logits: NDArray[np.fl
     return probabilities
 
 
-def warn(message: str) -> None:
+class UninformativeFitWarning(UserWarning):
+    """The sample does not determine a calibrator's parameters, so the fit says nothing about other questions."""
+
+
+def warn(message: str, category: type[UserWarning] = UserWarning) -> None:
     """Warn the caller of this package, from any depth inside a fit."""
     frame, level = sys._getframe(), 1
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(str(__package__)):
         frame, level = frame.f_back, level + 1
-    warnings.warn(message, UserWarning, stacklevel=level)
+    warnings.warn(message, category, stacklevel=level)
 
 
 def _refuse_rows(wrong: NDArray[np.bool_], what: str) -> None:

@@ -93,7 +93,7 @@ class BalancedOptionHead(nn.Module):
         return (F.cross_entropy(learned, answers) + F.cross_entropy(fixed, answers)) / 2
 
     @torch.no_grad()
-    def rebalance(self, hidden: torch.Tensor, answers: torch.Tensor, option_mask: torch.Tensor) -> None:
+    def rebalance(self, hidden: torch.Tensor, option_mask: torch.Tensor, answers: torch.Tensor) -> None:
         """Set the scale, and the share where the scale alone can't, on held-out questions with answers."""
         learned, fixed = self.classifiers(hidden, option_mask)
         first = learned.double().softmax(dim=-1).cpu().numpy()

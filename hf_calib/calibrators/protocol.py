@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -12,11 +13,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..measures.validation import floor_zeros
 from . import storage
+from .fitted_on import FittedOn
 from .inputs import (
     UNLABELED,
     Inputs,
     Sample,
     check_features,
+    check_kind,
     check_labels,
     check_predictions,
     check_weights,
@@ -30,6 +33,21 @@ class NotFittedError(ValueError):
     """A calibrator was used before it was fitted."""
 
 
+def _short(parameters: Mapping[str, Any], most: int = 4) -> str:
+    """Return fitted parameters in a few words: numbers and names as they are, of the rest the sizes."""
+    parts = []
+    for key, value in parameters.items():
+        if isinstance(value, Mapping):
+            parts.append(f"{key}=({_short(value, most)})")
+        elif isinstance(value, float):
+            parts.append(f"{key}={value:.4g}")
+        elif isinstance(value, np.ndarray | list | tuple):
+            parts.append(f"{key}=<{' x '.join(map(str, np.shape(value)))} numbers>")
+        else:
+            parts.append(f"{key}={value!r}")
+    return ", ".join([*parts[:most], "..."] if len(parts) > most else parts)
+
+
 class StoredCalibrator(ABC):
     """Parameters and files of a calibrator, of options or of numbers.
 
@@ -37,12 +55,21 @@ class StoredCalibrator(ABC):
     ----------
     name : str
         Name for `hf_calib.calibrators.by_name`.
+    fitted_on : FittedOn or None
+        The model, the way of asking and the questions that it was fitted on; `hf_calib.calibrate` sets it, and it is
+        saved. None where that is not known.
     """
 
     name: ClassVar[str]
 
     def __init__(self) -> None:
         self._parameters: dict[str, Any] | None = None
+        self.fitted_on: FittedOn | None = None
+
+    def __repr__(self) -> str:
+        if self._parameters is None:
+            return f"{type(self).__name__}(not fitted)"
+        return f"{type(self).__name__}({_short(self._parameters)})"
 
     @abstractmethod
     def _read(self, reader: ParameterReader) -> dict[str, Any]:
@@ -86,7 +113,9 @@ class StoredCalibrator(ABC):
         ValueError
             If the arrays are larger than `load_calibrator` takes.
         """
-        return storage.write(path, self.name, self.parameters())
+        return storage.write(
+            path, self.name, self.parameters(), None if self.fitted_on is None else self.fitted_on.to_dict()
+        )
 
 
 class BaseCalibrator(StoredCalibrator):
@@ -171,7 +200,8 @@ class BaseCalibrator(StoredCalibrator):
         Raises
         ------
         ValueError
-            If the input does not have this form; the message names the first invalid row.
+            If the input does not have this form, naming the first invalid row; or if probabilities are given as
+            logits.
         """
 
     @abstractmethod
@@ -224,6 +254,7 @@ class Calibrator(BaseCalibrator):
     ) -> Self:
         """Fit on predictions that the model was not trained on; see `BaseCalibrator.fit`."""
         shares = self.labels_may_be_absent
+        check_kind(predictions, kind)
         logits, event = check_predictions(predictions, kind, zeros_exist=not shares)
         if event and not self.takes_events:
             raise ValueError(f"the calibrator {self.name!r} takes predictions of the shape (questions, options)")

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .inputs import check_predictions, check_weights, softmax
+from .inputs import check_kind, check_predictions, check_weights, softmax
 from .temperature import TemperatureScaling, best_temperature
 
 
@@ -66,6 +66,8 @@ class ReferenceAgreementScaling(TemperatureScaling):
         ValueError
             If the two have different shapes or options, or agree nowhere.
         """
+        for given in (predictions, labels):
+            check_kind(given, kind)
         logits, event = check_predictions(predictions, kind)
         reference, reference_event = check_predictions(labels, kind)
         if logits.shape != reference.shape or event != reference_event:

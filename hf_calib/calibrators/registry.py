@@ -8,6 +8,7 @@ from typing import Any
 
 from .._suggestions import did_you_mean
 from . import storage
+from .fitted_on import FittedOn
 from .protocol import Calibrator
 
 # Where each is, so that one is imported only when it is asked for.
@@ -102,11 +103,13 @@ def load_calibrator(path: str | os.PathLike[str]) -> Any:
     ValueError
         If the file does not hold exactly what `save` writes.
     """
-    method, parameters = storage.read(path)
+    method, parameters, fitted_on = storage.read(path)
     try:
-        return from_parameters(method, parameters)
+        calibrator = from_parameters(method, parameters)
+        calibrator.fitted_on = None if fitted_on is None else FittedOn.from_dict(fitted_on)
     except RecursionError:
         raise ValueError("the calibrator's file is nested too deeply") from None
+    return calibrator
 
 
 def from_parameters(method: str, parameters: dict[str, Any]) -> Any:

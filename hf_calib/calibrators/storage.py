@@ -20,8 +20,10 @@ MAX_INLINE_NUMBERS = 4096
 _TENSOR = "tensor"
 
 
-def write(path: str | os.PathLike[str], method: str, parameters: dict[str, Any]) -> Path:
-    """Write a calibrator's parameters: JSON values, arrays of float64 and dictionaries of these.
+def write(
+    path: str | os.PathLike[str], method: str, parameters: dict[str, Any], fitted_on: dict[str, Any] | None = None
+) -> Path:
+    """Write a calibrator's parameters: JSON values, arrays of float64 and dictionaries of these; and its `fitted_on`.
 
     Returns
     -------
@@ -52,12 +54,14 @@ def write(path: str | os.PathLike[str], method: str, parameters: dict[str, Any])
         beside.unlink(missing_ok=True)
         tree = _put_arrays(tree, {name: array.tolist() for name, array in arrays.items()})
     content = {"format_version": FORMAT_VERSION, "method": method, "parameters": tree}
+    if fitted_on is not None:
+        content["fitted_on"] = fitted_on
     path.write_text(json.dumps(content, indent=2, allow_nan=False, sort_keys=True) + "\n", encoding="utf-8")
     return path
 
 
-def read(path: str | os.PathLike[str]) -> tuple[str, dict[str, Any]]:
-    """Read what `write` wrote: the method's name and its parameters.
+def read(path: str | os.PathLike[str]) -> tuple[str, dict[str, Any], Any]:
+    """Read what `write` wrote: the method's name, its parameters, and what it was fitted on, if that is known.
 
     Raises
     ------
@@ -78,8 +82,8 @@ def read(path: str | os.PathLike[str]) -> tuple[str, dict[str, Any]]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path.name} is not readable JSON: {error}") from None
-    if not isinstance(content, dict) or set(content) != {"format_version", "method", "parameters"}:
-        raise ValueError(f"{path.name} must hold format_version, method and parameters")
+    if not isinstance(content, dict) or set(content) - {"fitted_on"} != {"format_version", "method", "parameters"}:
+        raise ValueError(f"{path.name} must hold format_version, method and parameters, and may hold fitted_on")
     if content["format_version"] != FORMAT_VERSION:
         raise ValueError(
             f"{path.name} has format version {content['format_version']!r}; this version of hf_calib reads "
@@ -89,9 +93,9 @@ def read(path: str | os.PathLike[str]) -> tuple[str, dict[str, Any]]:
         raise ValueError(f"{path.name}: method must be a name and parameters an object")
     try:
         if not _mentions_tensor(content["parameters"]):
-            return content["method"], content["parameters"]
+            return content["method"], content["parameters"], content.get("fitted_on")
         arrays = _read_arrays(path.with_suffix(".safetensors"))
-        return content["method"], _put_arrays(content["parameters"], arrays)
+        return content["method"], _put_arrays(content["parameters"], arrays), content.get("fitted_on")
     except RecursionError:
         raise ValueError(f"{path.name} is nested too deeply") from None
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from .inputs import Inputs, Sample, softmax, warn
+from .inputs import Inputs, Sample, UninformativeFitWarning, softmax, warn
 from .protocol import Calibrator
 from .storage import ParameterReader
 
@@ -30,7 +30,7 @@ class TemperatureScaling(Calibrator):
 
     Warns
     -----
-    UserWarning
+    UninformativeFitWarning
         In `fit`, if the best temperature is at an end of its range: all answers right, or worse than chance.
 
     Notes
@@ -127,4 +127,5 @@ def _increasing_root(function: Callable[[float], tuple[float, float]], low: floa
 
 
 def _warn(temperature: float, why: str) -> None:
-    warn(f"the best temperature is outside the allowed range; using {temperature:g}: {why}")
+    message = f"the best temperature is outside the allowed range; using {temperature:g}: {why}"
+    warn(message, UninformativeFitWarning)

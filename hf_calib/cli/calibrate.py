@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,13 +12,14 @@ from ..evaluation.thresholds import check_names
 from .options import (
     DATASET_HELP,
     add_command,
+    add_force,
     add_model_options,
     add_question_options,
     add_report_options,
     ask_options,
     check_source,
 )
-from .output import print_json, print_skipped
+from .output import print_json
 from .thresholds import add_threshold, exit_code
 
 if TYPE_CHECKING:
@@ -66,6 +68,7 @@ def add_calibrate_parser(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--folds", type=int, default=5, help="of the cross-validation (default: %(default)s)")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="for calibrator.json, calibration.json")
+    add_force(parser, "save a fit that says nothing about other questions too")
     add_question_options(parser)
     add_model_options(parser)
     add_report_options(parser)
@@ -74,35 +77,43 @@ def add_calibrate_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from ..evaluation import calibrate, this_process
+    from ..evaluation import UninformativeFitError, calibrate, this_process
     from ..measures import CATALOG
     from ..reports import Measurement
 
     check_source(options)
     check_names(options.fail_if, CATALOG)
     recorded = options.from_predictions
-    calibration = calibrate(
-        options.model if recorded is None else Measurement.load(recorded, seed=options.seed),
-        options.dataset or None,
-        calibrators=options.method,
-        target_predictions=options.target_predictions,
-        reference_predictions=options.reference_predictions,
-        folds=options.folds,
-        method=options.confidence,
-        out=options.out,
-        seed=options.seed,
-        **ask_options(options),
-    )
+    refusal = None
+    try:
+        calibration = calibrate(
+            options.model if recorded is None else Measurement.load(recorded, seed=options.seed),
+            options.dataset or None,
+            calibrators=options.method,
+            target_predictions=options.target_predictions,
+            reference_predictions=options.reference_predictions,
+            folds=options.folds,
+            method=options.confidence,
+            out=options.out,
+            force=options.force,
+            seed=options.seed,
+            **ask_options(options),
+        )
+    except UninformativeFitError as error:
+        refusal, calibration = error, error.calibration
     if not this_process(options.device).is_first:  # another process prints
         return 0
     if options.json:
         print_json(calibration.to_dict(), options)
     else:
-        _print(calibration, options.out)
+        _print(calibration, None if refusal else options.out)
+    if refusal is not None:
+        print(f"hf-calib calibrate: {refusal}", file=sys.stderr)
+        return 1
     return exit_code("calibrate", options.fail_if, {"": calibration.values()})
 
 
-def _print(calibration: Calibration, out: Path) -> None:
+def _print(calibration: Calibration, out: Path | None) -> None:
     from ..measures import shown_in
     from ..reports import render_table
 
@@ -116,11 +127,14 @@ def _print(calibration: Calibration, out: Path) -> None:
         }
         for name, report in calibration.reports.items()
     ]
-    print_skipped(calibration.skipped_rows)
     print("Cross-validated: each question's probabilities come from a fit without it.\n")
     print(render_table(rows))
     for name, reason in calibration.refused.items():
         print(textwrap.fill(f"{name} can't be fitted here: {reason}", 80))
-    print(f"\nSaved {calibration.name} to {out}")
+    for finding in calibration.warnings:
+        print(textwrap.fill(f"! {finding}", 80, break_on_hyphens=False))
+    print()
     if calibration.choice:
         print("auto took {chosen}: {reason}".format(**calibration.choice))
+    if out is not None:
+        print(f"Saved {calibration.name} to {out}")

@@ -11,6 +11,7 @@ from ..evaluation.thresholds import check_names
 from .options import (
     DATASET_HELP,
     add_command,
+    add_force,
     add_json,
     add_length_options,
     add_prompt_options,
@@ -38,6 +39,7 @@ def add_card_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--calibrator", metavar="DIR", help="a fitted calibrator to put beside the model and measure with"
     )
+    add_force(parser, "take a calibrator that was fitted on another model, prompt or way of reading confidence")
     parser.add_argument(
         "--trained-on", metavar="D", help="the answered questions that it was fine-tuned on, to tell the regime with"
     )
@@ -56,7 +58,7 @@ def add_card_parser(commands: argparse._SubParsersAction) -> None:
     add_length_options(parser)
     add_trust(parser)
     add_reading_options(parser)
-    parser.add_argument("--limit", type=int, help="only the first so many questions")
+    parser.add_argument("--limit", type=int, metavar="N", help="ask N questions, drawn at random with --seed")
     parser.add_argument("--seed", type=int, default=0, help="of the intervals' resampling (default: %(default)s)")
     add_json(parser)
     add_threshold(parser)
@@ -84,6 +86,7 @@ def _run(options: argparse.Namespace) -> int:
             if options.prompt or options.chat_template
             else None,
             calibrator=options.calibrator,
+            force=options.force,
             in_domain=options.in_domain,
             task_id=options.task_id,
             trained_on=options.trained_on,

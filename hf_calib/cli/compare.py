@@ -16,7 +16,7 @@ from .options import (
     add_report_options,
     ask_options,
 )
-from .output import print_json, print_skipped
+from .output import print_json
 from .thresholds import add_threshold, exit_code
 
 if TYPE_CHECKING:
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from ..reports.table import Cell
 
 _WIDTH = 80
+# Two names of this length fit a table of that width.
+_NAME = 15
+_NO_DIFFERENCE = "not significantly different"
 
 
 def add_compare_parser(commands: argparse._SubParsersAction) -> None:
@@ -86,22 +89,39 @@ def _print(comparison: Comparison) -> None:
     from ..reports import render_table
     from ..reports.comparison import summary
 
-    print_skipped(comparison.skipped_rows)
-    for (model, task, method), own in comparison.differences.items():
+    base = comparison.models[0]
+    for note in comparison.notes:
+        print(textwrap.fill(note, _WIDTH), end="\n\n")
+    for key, own in comparison.differences.items():
+        model, task, method = key
         print(textwrap.shorten(f"{task} ({method})", _WIDTH, placeholder="…"))
-        print(textwrap.fill(summary(model, comparison.models[0], own), _WIDTH))
-        slope = comparison.sharpenings.get((model, task, method))
+        print(textwrap.fill(comparison.n_text(key), _WIDTH))
+        print(textwrap.fill(summary(model, base, own), _WIDTH))
+        for name in (base, model):
+            for finding in comparison.warnings.get((name, task, method), ()):
+                print(textwrap.fill(f"! {name}: {finding}", _WIDTH, break_on_hyphens=False))
+        slope = comparison.sharpenings.get(key)
         if slope is not None:
-            factor = f"Its log-odds are {slope.slope.value:.2f} times the base's"
-            print(f"{factor} (R² {slope.r_squared:.2f}).")
+            factor = f"The log-odds of {model} are {slope.slope.value:.2f} times those of {base}"
+            print(textwrap.fill(f"{factor} (R² {slope.r_squared:.2f}).", _WIDTH))
+        one, two = _headings(base, model)
         rows: list[dict[str, Cell]] = [
             {
-                "measure": CATALOG[one.measure].short,
-                "base": one.base,
-                "other": one.other,
-                "difference": one.difference,
-                "verdict": one.verdict,
+                "measure": CATALOG[difference.measure].short,
+                one: difference.base,
+                two: difference.other,
+                "difference": difference.difference,
+                "verdict": difference.verdict.replace(_NO_DIFFERENCE, "–"),
             }
-            for one in own
+            for difference in own
         ]
-        print(render_table(rows), end="\n\n")
+        print(f"\n{render_table(rows)}")
+        if any(difference.verdict == _NO_DIFFERENCE for difference in own):
+            print(f"–: {_NO_DIFFERENCE} (the interval of the difference includes 0)")
+        print()
+
+
+def _headings(base: str, model: str) -> tuple[str, str]:
+    """Return two names that fit the table, different ones; of long ones the ends, which tell versions apart."""
+    one, two = (name if len(name) <= _NAME else "…" + name[1 - _NAME :] for name in (base, model))
+    return (one, two) if one != two else (f"{one[: _NAME - 2]} 1", f"{two[: _NAME - 2]} 2")

@@ -11,6 +11,7 @@ from ..evaluation.thresholds import check_names
 from .options import (
     DATASET_HELP,
     add_command,
+    add_force,
     add_model_options,
     add_question_options,
     add_report_options,
@@ -60,6 +61,7 @@ def add_measure_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--calibrator", metavar="DIR", help="what `hf-calib calibrate` saved: applied before measuring"
     )
+    add_force(parser, "apply a calibrator that was fitted on another model, prompt or way of reading confidence")
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="for report.json, report.html, predictions.parquet, ..."
     )
@@ -72,6 +74,7 @@ def add_measure_parser(commands: argparse._SubParsersAction) -> None:
     add_question_options(parser)
     add_model_options(parser)
     add_report_options(parser)
+    parser.add_argument("--all", action="store_true", help="print all measures, warnings, bins and subjects")
     add_threshold(parser)
     parser.set_defaults(run=_run)
 
@@ -82,7 +85,7 @@ def _run(options: argparse.Namespace) -> int:
 
     check_source(options)
     check_names(options.fail_if, CATALOG)
-    how = {"calibrator": options.calibrator, "out": options.out, "seed": options.seed}
+    how = {"calibrator": options.calibrator, "force": options.force, "out": options.out, "seed": options.seed}
     if options.model is None:
         for kind in ("lm_eval", "helm", "predictions"):
             if (path := getattr(options, f"from_{kind}")) is not None:
@@ -92,23 +95,26 @@ def _run(options: argparse.Namespace) -> int:
     if not this_process(options.device).is_first:  # another process prints
         return 0
     if options.json:
-        print_json(measurement.to_dict(), options, *measurement.checks)
+        print_json(measurement.to_dict(), options)
     else:
-        _print(measurement)
+        _print(measurement, options.out, options.all)
     return exit_code("measure", options.fail_if, {"": measurement.values()})
 
 
-def _print(measurement: Measurement) -> None:
+def _print(measurement: Measurement, out: Path | None, everything: bool) -> None:
     from ..measures import shown_in
     from ..reports import render_table
-    from ..reports.checks import missing_options
+    from ..reports.terminal import show
 
-    print(textwrap.fill(measurement.verdict, _WIDTH), end="\n\n")
-    for text in missing_options(measurement.run.get("options_not_returned", {})):
-        print(textwrap.fill(text, _WIDTH), end="\n\n")
-    for name, n in measurement.skipped_rows.items():
-        print(textwrap.fill(f"{name}: {n} rows could not be read and were left out.", _WIDTH), end="\n\n")
-    print(measurement.report)
+    show(measurement, out)
+    if measurement.before is not None:
+        print(f"\n{before_and_after(measurement)}")
+    if not everything:
+        return
+    print("\n" + textwrap.fill(measurement.verdict, _WIDTH, break_on_hyphens=False))
+    for finding in measurement.warnings:
+        print("\n" + textwrap.fill(f"! {finding}", _WIDTH, break_on_hyphens=False))
+    print(f"\n{measurement.report}")
     if len(measurement.datasets) > 1:
         rows: list[dict[str, Cell]] = [
             {
@@ -120,3 +126,26 @@ def _print(measurement: Measurement) -> None:
         ]
         print()
         print(render_table(rows))
+
+
+def before_and_after(measurement: Measurement) -> str:
+    """Return a table of the main measures without and with the calibrator."""
+    from ..measures import shown_in
+    from ..reports import render_table
+
+    assert measurement.before is not None
+    stages = {
+        "before": measurement.before.report,
+        f"after ({measurement.run['calibrator']['method']})": measurement.report,
+    }
+    rows: list[dict[str, Cell]] = [
+        {
+            "calibrator": name,
+            **{
+                info.short: report.measures[info.key] if info.key == "ece" else report.measures[info.key].value
+                for info in shown_in("calibrators")
+            },
+        }
+        for name, report in stages.items()
+    ]
+    return render_table(rows)

@@ -42,6 +42,11 @@ def add_command(
     return parser
 
 
+def add_force(parser: argparse._ActionsContainer, what: str) -> None:
+    """Add what overrides a refusal."""
+    parser.add_argument("--force", action="store_true", help=what)
+
+
 def add_json(parser: argparse._ActionsContainer) -> None:
     """Add what a program that reads the output asks for."""
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -117,7 +122,9 @@ def add_question_options(parser: argparse.ArgumentParser, *, several_methods: bo
     group.add_argument("--n-samples", type=int, metavar="N", help="samples with consistency (default: 10)")
     group.add_argument("--temperature", type=float, metavar="T", help="of those samples (default: 1)")
     group.add_argument("--top-k", type=int, metavar="K", help="guesses with stated-top-k (default: 4)")
-    group.add_argument("--limit", type=int, help="only the first so many questions of each dataset")
+    group.add_argument(
+        "--limit", type=int, metavar="N", help="ask N questions of each dataset, drawn at random with --seed"
+    )
     add_reading_options(parser)
 
 
@@ -162,7 +169,9 @@ def add_prompt_options(parser: argparse.ArgumentParser, *, examples: bool = True
 def add_report_options(parser: argparse.ArgumentParser) -> None:
     """Add what says how the outcome is given."""
     group = parser.add_argument_group("output")
-    group.add_argument("--seed", type=int, default=0, help="of orders, samples and intervals (default: 0)")
+    group.add_argument(
+        "--seed", type=int, default=0, help="of drawn questions, orders, samples and intervals (default: 0)"
+    )
     add_json(group)
 
 
@@ -176,7 +185,7 @@ def check_source(options: argparse.Namespace) -> None:
     needless += ["dataset"] * bool(options.dataset) + ["confidence"] * (options.confidence != next(iter(ways())))
     if needless:
         flags = ", ".join("--" + name.replace("_", "-") for name in sorted(needless))
-        raise ValueError(f"{flags}: predictions that exist already are not asked for again; leave it out")
+        raise ValueError(f"{flags}: predictions that exist already need none; leave it out")
 
 
 def reading_of(options: argparse.Namespace) -> dict[str, Any]:

@@ -35,9 +35,9 @@ def short_warnings() -> Iterator[list[str]]:
             warnings.formatwarning = formatted
 
 
-def print_json(result: Mapping[str, Any], options: argparse.Namespace, *more_warnings: str) -> None:
-    """Print a result as JSON, with the warnings of the run."""
-    print(json.dumps({**result, "warnings": [*options.warnings, *more_warnings]}))
+def print_json(result: Mapping[str, Any], options: argparse.Namespace) -> None:
+    """Print a result as JSON, with the run's messages, which are shown on standard error too."""
+    print(json.dumps({**result, **({"messages": options.warnings} if options.warnings else {})}))
 
 
 def print_skipped(skipped_rows: Mapping[str, int]) -> None:

@@ -22,15 +22,13 @@ from .journal import (
 )
 from .local import (
     LocalModel as LocalModel,
+    predict as predict,
 )
 from .methods import (
     ConfidenceMethod as ConfidenceMethod,
     Marginalized as Marginalized,
     OptionLetters as OptionLetters,
     OptionTexts as OptionTexts,
-)
-from .option_logits import (
-    predict as predict,
 )
 from .predictions import (
     Predictions as Predictions,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ class Asking:
     batch_size : int or "auto", default 16
         Requests in one forward. "auto" begins with 64 and halves it where memory runs out.
     progress : bool, default False
-        Show a bar with the time left.
+        Show a bar with the time left, or print a line now and then where there is no terminal.
     journal : Journal, optional
         Holds what was answered before, and gets what is answered now.
     process_index, num_processes : int
@@ -32,6 +33,9 @@ class Asking:
         `torch.distributed` to be initialised.
     part : str, default ""
         Put before the stages' names in the journal.
+    hidden_states : bool, default False
+        Keep the hidden states at the letters' position too, for calibrators that take features; a local model has
+        them.
 
     Raises
     ------
@@ -45,6 +49,7 @@ class Asking:
     process_index: int = 0
     num_processes: int = 1
     part: str = ""
+    hidden_states: bool = False
 
     def __post_init__(self) -> None:
         if self.batch_size != "auto" and (not isinstance(self.batch_size, int) or self.batch_size < 1):
@@ -59,7 +64,9 @@ class Asking:
         """Return the same for one part of a run, whose stages are kept apart from the others'."""
         return replace(self, part=self.part + name)
 
-    def run(self, stage: str, batches: Sequence[Sequence[int]], work: Work) -> list[Any]:
+    def run(
+        self, stage: str, batches: Sequence[Sequence[int]], work: Work, *, wait: Callable[[], None] | None = None
+    ) -> list[Any]:
         """Do a stage's work.
 
         Parameters
@@ -70,6 +77,8 @@ class Asking:
             The numbers of the requests, 0 to n - 1, each once.
         work : callable
             From a batch's numbers to an outcome each, of JSON values.
+        wait : callable, optional
+            Called once this process's share is done, before the processes exchange their outcomes.
 
         Returns
         -------
@@ -94,7 +103,7 @@ class Asking:
                         done = dict(zip(part, work(part), strict=True))
                     except Exception as error:
                         # A smaller batch gives the same outcomes, so running out of memory needs nobody's attention.
-                        if self.batch_size != "auto" or len(part) == 1 or not _out_of_memory(error):
+                        if self.batch_size != "auto" or len(part) == 1 or not out_of_memory(error):
                             raise
                         limit = len(part) // 2
                         continue
@@ -103,6 +112,8 @@ class Asking:
                     outcomes.update(done)
                     start += len(part)
                     advance(len(part))
+        if wait is not None:
+            wait()
         if self.num_processes > 1:
             from accelerate.utils import gather_object
 
@@ -111,16 +122,8 @@ class Asking:
         return [outcomes[number] for number in range(n)]
 
 
-def on_every_process(holds: bool, num_processes: int) -> bool:
-    """Whether something holds on all processes, for a decision on which they must agree."""
-    if num_processes == 1:
-        return holds
-    from accelerate.utils import gather_object
-
-    return all(gather_object([holds]))
-
-
-def _out_of_memory(error: Exception) -> bool:
+def out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out, on an accelerator or not."""
     from accelerate.utils.memory import should_reduce_batch_size
 
     return isinstance(error, MemoryError) or should_reduce_batch_size(error)
@@ -134,20 +137,22 @@ def _bar(stage: str, remaining: int, n: int, show: bool) -> Iterator[Callable[[i
         return
     from tqdm.auto import tqdm
 
-    with tqdm(total=n, initial=n - remaining, desc=stage.replace("_", " "), unit="question") as bar:
+    # A log file gets whole lines, one in half a minute.
+    lines: dict[str, Any] = {} if sys.stderr.isatty() or _in_notebook() else {"file": _Lines(), "mininterval": 30}
+    with tqdm(total=n, initial=n - remaining, desc=stage.replace("_", " "), unit="question", delay=1, **lines) as bar:
         yield bar.update
 
 
-def by_length(lengths: Sequence[int], batch_size: int, *, padded: bool = True) -> Iterator[list[int]]:
-    """Yield batches of the positions, the longest first: little padding, and too large a batch fails at once.
+def _in_notebook() -> bool:
+    return "ipykernel" in sys.modules
 
-    Without padding a batch has one length only.
-    """
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    start = 0
-    while start < len(order):
-        batch = order[start : start + batch_size]
-        if not padded:
-            batch = [i for i in batch if lengths[i] == lengths[batch[0]]]
-        yield batch
-        start += len(batch)
+
+class _Lines:
+    """A stream on which a progress bar's states are lines of their own."""
+
+    def write(self, text: str) -> None:
+        if text.strip("\r\n "):
+            print(text.strip("\r\n "), file=sys.stderr)
+
+    def flush(self) -> None:
+        sys.stderr.flush()

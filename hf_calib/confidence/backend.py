@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
+
+import numpy as np
 
 from ..tasks import PromptFormat, Question
 from .asking import Asking
@@ -26,11 +28,14 @@ class OptionScores:
         Of each option.
     missing_bound : float, default 0
         What an option that was not returned has at most, as a probability.
+    hidden_state : ndarray of float32, shape (d,), optional
+        What the output layer was given, where it was asked for.
     """
 
     log_probabilities: tuple[float, ...]
     n_tokens: tuple[int, ...]
     missing_bound: float = 0.0
+    hidden_state: np.ndarray | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-from .asking import by_length
 
 # A shared beginning shorter than this is not worth a forward of its own.
 MIN_PREFIX = 32
@@ -77,6 +75,21 @@ def plan_batches(
     if total + cost(rest) > (1 - _SPARED) * cost(plain):
         return BatchPlan(tuple(plain), (0,) * len(prompts))
     return BatchPlan((*grouped, *rest), tuple(prefixes))
+
+
+def by_length(lengths: Sequence[int], batch_size: int, *, padded: bool = True) -> Iterator[list[int]]:
+    """Yield batches of the positions, the longest first: little padding, and too large a batch fails at once.
+
+    Without padding a batch has one length only.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    start = 0
+    while start < len(order):
+        batch = order[start : start + batch_size]
+        if not padded:
+            batch = [i for i in batch if lengths[i] == lengths[batch[0]]]
+        yield batch
+        start += len(batch)
 
 
 def _groups(prompts: Sequence[Sequence[int]]) -> list[tuple[int, list[int]]]:

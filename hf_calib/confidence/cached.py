@@ -1,18 +1,24 @@
-"""Forwards that compute what sequences share once, through the key-value cache."""
+"""Forwards that compute what sequences share once, through the key-value cache, in step with other processes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from .forward import ForwardArguments, same_to_rounding
+from ..tasks.collator import QuestionCollator
+from ..tasks.encoding import EncodedQuestion
+from .asking import out_of_memory
+from .forward import ForwardArguments, evaluating, logits_at, same_to_rounding, unwrapped
 
 # Logits of the whole vocabulary are held for this many numbers at most at once, 256 MiB of float32.
 LOGITS_BUDGET = 2**26
+
+# A prompt of fewer tokens does not tell whether padding and caches are harmless.
+_SHORTEST_CHECKED = 4
 
 
 @dataclass(frozen=True)
@@ -27,11 +33,14 @@ class Computed:
         Of all prompts, padding included.
     mask : torch.Tensor of int64, shape (B, L)
         Which positions of the cache are tokens.
+    states : torch.Tensor of float32, shape (B, d), or None
+        The hidden states that the logits are computed from.
     """
 
     logits: torch.Tensor
     cache: Any
     mask: torch.Tensor
+    states: torch.Tensor | None = None
 
 
 class CachedForward:
@@ -44,58 +53,103 @@ class CachedForward:
     Parameters
     ----------
     model : torch.nn.Module
-        A causal language model in evaluation mode.
+        A causal language model in evaluation mode, wrapped or not.
     pad_token_id : int
+    padding_side : {"left", "right"}, default "left"
+        Of prompts. With virtual tokens it is always the right one.
+    device : torch.device or str, optional
+        Where the inputs go; by default where the model's weights are.
+    in_step : bool, default False
+        Run equally many forwards on all processes of `torch.distributed`, as sharded models need: whoever has none
+        left to run joins in until `wait` has ended everywhere.
 
     Attributes
     ----------
-    shares : bool
-        Whether prefixes are computed once, and the cache is kept.
-    pads : bool
-        Whether prompts of different lengths may be read together.
+    shares : bool or None
+        Whether prefixes are computed once, and the cache is kept; None as long as nothing speaks against it.
+    pads : bool or None
+        Whether prompts of different lengths may be read together; None likewise.
     """
 
-    def __init__(self, model: nn.Module, pad_token_id: int) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        pad_token_id: int,
+        padding_side: str = "left",
+        *,
+        device: torch.device | str | None = None,
+        in_step: bool = False,
+    ) -> None:
+        if padding_side not in ("left", "right"):
+            raise ValueError(f"padding_side is 'left' or 'right', got {padding_side!r}")
         self.model = model
         self.pad_token_id = pad_token_id
+        self.device = torch.device(device) if device is not None else next(model.parameters()).device
+        self.in_step = in_step
         self.arguments = ForwardArguments.of(model)
-        self.shares = self.arguments.use_cache and not self.arguments.virtual_tokens and _keeps_everything(model)
-        self.pads = True
-        self._checked = False
+        self._left = padding_side == "left" and not self.arguments.virtual_tokens
+        able = self.arguments.use_cache and not self.arguments.virtual_tokens and _keeps_everything(model)
+        self.shares: bool | None = None if able else False
+        self.pads: bool | None = None
         self._prefix: tuple[tuple[int, ...], Any] | None = None
 
-    def check(self, prompts: Sequence[Sequence[int]]) -> None:
-        """Find out, once, whether what the model says of a prompt depends on padding or on a shared prefix.
+    def check(self, prompt: Sequence[int], *, pads: bool, shares: bool) -> bool:
+        """Find out what is not known yet: whether what the model says depends on padding, or on a shared prefix.
 
         Recurrent models read padding as text, and some models number their positions from the padding on.
 
         Parameters
         ----------
-        prompts : sequence of sequence of int
-            Those that are about to be read.
+        prompt : sequence of int
+            A long one. Where memory does not hold two of it, its first half is taken.
+        pads, shares : bool
+            Which of the two matters.
+
+        Returns
+        -------
+        bool
+            Whether there was something to find out.
         """
-        longest = max(prompts, key=len)
-        half = longest[: len(longest) // 2]
-        if self._checked or len(half) < 2:
-            return
-        self._checked = True
-        alone = self.read([half]).logits[0]
-        self.pads = same_to_rounding(self.read([half, longest]).logits[0], alone, self.model)
-        if self.shares:
+        pads, shares = pads and self.pads is None, shares and self.shares is None
+        if not pads and not shares:
+            return False
+        while len(prompt) >= _SHORTEST_CHECKED:
             try:
-                shared = self.read([half, longest] if self.pads else [half], prefix=len(half) // 2).logits[0]
-            except Exception:  # a cache of a kind of its own; without one, too, every prompt can be read
+                self._check(prompt, pads, shares)
+                return True
+            except Exception as error:
+                if not out_of_memory(error) or len(prompt) < 2 * _SHORTEST_CHECKED:
+                    raise
+            prompt = prompt[: len(prompt) // 2]
+        return False
+
+    def agree(self, num_processes: int) -> None:
+        """Take what `check` found on the most cautious of the processes that share the work."""
+        if num_processes > 1:
+            from accelerate.utils import gather_object
+
+            found = gather_object([(self.pads, self.shares)])
+            self.pads, self.shares = (False if False in own else own[0] for own in zip(*found, strict=True))
+
+    def _check(self, prompt: Sequence[int], pads: bool, shares: bool) -> None:
+        half = prompt[: len(prompt) // 2]
+        alone = self.read([half]).logits[0]
+        if pads:
+            self.pads = same_to_rounding(self.read([half, prompt]).logits[0], alone, self.model)
+        if shares:
+            try:
+                shared = self.read([half, prompt] if self.pads else [half], prefix=len(half) // 2).logits[0]
+            except Exception as error:  # a cache of a kind of its own; without one, too, every prompt can be read
+                if out_of_memory(error):
+                    raise
                 self.shares = False
             else:
                 self.shares = same_to_rounding(shared, alone, self.model)
             self._prefix = None
 
-    @property
-    def device(self) -> torch.device:
-        """The model's."""
-        return next(self.model.parameters()).device
-
-    def read(self, prompts: Sequence[Sequence[int]], *, prefix: int = 0, keep: bool = False) -> Computed:
+    def read(
+        self, prompts: Sequence[Sequence[int]], *, prefix: int = 0, keep: bool = False, states: bool = False
+    ) -> Computed:
         """Read prompts.
 
         Parameters
@@ -107,22 +161,20 @@ class CachedForward:
             next call with the same ones.
         keep : bool, default False
             Return the cache.
+        states : bool, default False
+            Return the hidden states.
         """
-        if not self.shares:
-            prefix = 0
-        rows = [list(prompt[prefix:]) for prompt in prompts]
-        input_ids, mask = self._padded(rows, left=not self.arguments.virtual_tokens)
+        if self.shares is False:
+            prefix, keep = 0, False
+        input_ids, mask = self._padded([list(prompt[prefix:]) for prompt in prompts], left=self._left)
+        ends = torch.full_like(mask[:, 0], mask.shape[1] - 1) if self._left else mask.sum(dim=1) - 1
         past = None
         if prefix:
             past = _repeated(self._prefix_cache(tuple(prompts[0][:prefix])), len(prompts))
             mask = torch.cat([mask.new_ones(len(prompts), prefix), mask], dim=1)
-        if self.arguments.virtual_tokens:
-            ends = mask.sum(dim=1) - input_ids.shape[1] - 1  # counted from the end: virtual tokens come at the front
-            logits = self._forward(input_ids, mask, None, keep=False, positions_kept=None).logits
-            return Computed(logits[torch.arange(len(prompts)), ends].float(), None, mask)
-        output = self._forward(input_ids, mask, past, keep=keep and self.shares, positions_kept=1)
-        cache = output.past_key_values if keep and self.shares else None
-        return Computed(output.logits[:, -1].float(), cache, mask)
+        inputs = self._inputs(input_ids, mask, past=past, keep=keep)
+        logits, hidden, output = logits_at(self.model, self.arguments, inputs, ends, states=states)
+        return Computed(logits, output.past_key_values if keep else None, mask, hidden)
 
     def continue_from(
         self, computed: Computed, rows: Sequence[int], tokens: Sequence[Sequence[int]], *, keep: bool = False
@@ -150,16 +202,33 @@ class CachedForward:
         chosen = torch.tensor(list(rows), device=self.device)
         input_ids, mask = self._padded([list(row) for row in tokens], left=False)
         mask = torch.cat([computed.mask[chosen], mask], dim=1)
-        output = self._forward(input_ids, mask, _selected(computed.cache, chosen), keep=keep, positions_kept=None)
+        output = self.model(**self._inputs(input_ids, mask, past=_selected(computed.cache, chosen), keep=keep))
         return output.logits, output.past_key_values if keep else None, mask
+
+    def wait(self) -> None:
+        """Run forwards as long as another process does, where all must run equally many."""
+        token = torch.full((1, 1), self.pad_token_id, device=self.device)
+        while self.in_step and bool(self._running(here=False)):
+            self.model(**self.arguments.inputs(token, torch.ones_like(token)))
+
+    def _inputs(self, input_ids: torch.Tensor, mask: torch.Tensor, **options: Any) -> dict[str, Any]:
+        """Return a forward's keywords, once the other processes know of it."""
+        if self.in_step:
+            self._running(here=True)
+        return self.arguments.inputs(input_ids, mask, **options)
+
+    def _running(self, *, here: bool) -> torch.Tensor:
+        """Tell all processes whether this one is about to run a forward, and return how many are."""
+        running = torch.tensor(int(here), device=self.device)
+        torch.distributed.all_reduce(running)
+        return running
 
     def _prefix_cache(self, prefix: tuple[int, ...]) -> Any:
         if self._prefix is None or self._prefix[0] != prefix:
             self._prefix = None  # let go of the old one first
             input_ids, mask = self._padded([list(prefix)], left=True)
-            self._prefix = (
-                prefix, self._forward(input_ids, mask, None, keep=True, positions_kept=1).past_key_values
-            )  # fmt: skip
+            inputs, end = self._inputs(input_ids, mask, keep=True), torch.tensor([len(prefix) - 1], device=self.device)
+            self._prefix = prefix, logits_at(self.model, self.arguments, inputs, end)[2].past_key_values
         return self._prefix[1]
 
     def _padded(self, rows: list[list[int]], *, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -171,19 +240,19 @@ class CachedForward:
         mask = columns >= length - lengths if left else columns < lengths
         return torch.tensor(ids, device=self.device), mask.long().to(self.device)
 
-    def _forward(
-        self, input_ids: torch.Tensor, mask: torch.Tensor, past: Any, *, keep: bool, positions_kept: int | None
-    ) -> Any:
-        inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": mask}
-        if self.arguments.position_ids and not self.arguments.virtual_tokens:
-            inputs["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
-        if self.arguments.use_cache:
-            inputs["use_cache"] = keep or past is not None
-        if past is not None:
-            inputs["past_key_values"] = past
-        if positions_kept is not None and self.arguments.logits_to_keep:
-            inputs["logits_to_keep"] = positions_kept
-        return self.model(**inputs)
+
+@torch.no_grad()
+def harmless_collator(
+    model: nn.Module, items: Sequence[EncodedQuestion], collator: QuestionCollator, device: torch.device | str
+) -> QuestionCollator:
+    """Return a collator for batches that can't be chosen by length, as in training.
+
+    It pads on the right where padding changes what the model says: a causal model reads it after the answer.
+    """
+    forward = CachedForward(model, collator.pad_token_id, collator.padding_side, device=device)
+    with evaluating(model):
+        forward.check(max((item.input_ids for item in items), key=len), pads=True, shares=False)
+    return replace(collator, padding_side="right") if forward.pads is False else collator
 
 
 def _keeps_everything(model: nn.Module) -> bool:
@@ -191,6 +260,7 @@ def _keeps_everything(model: nn.Module) -> bool:
     from transformers import DynamicCache
     from transformers.cache_utils import DynamicLayer
 
+    model = unwrapped(model)
     config = getattr(model, "config", None)
     if config is None or getattr(model, "_is_stateful", False):
         return False

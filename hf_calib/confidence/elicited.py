@@ -60,7 +60,7 @@ class StatedConfidence(ConfidenceMethod):
     """What a model says that its probability of being right is, asked along with the answer and written greedily.
 
     An answer that can't be read counts as one at chance without any mass; an answer without a readable confidence
-    counts at chance. The share that was read is the options' mass.
+    counts at chance, with half of the mass. So the share that was read is the options' mass.
 
     Parameters
     ----------

@@ -148,3 +148,20 @@ class PromptEncoder:
             raise QuestionError(f"{found}, and dropping them leaves no question; raise the maximum length")
         warnings.warn(f"{found}; they are dropped", stacklevel=4)
         return kept
+
+
+def padding_token(tokenizer) -> int:
+    """Return the token to pad with: the tokenizer's own, else its end-of-sequence token, as TRL does.
+
+    Raises
+    ------
+    ValueError
+        If it has neither.
+    """
+    token = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    if token is None:
+        raise ValueError(
+            f"the tokenizer {tokenizer.name_or_path!r} has neither a padding nor an end-of-sequence token; set "
+            "tokenizer.pad_token"
+        )
+    return token

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..tasks.collator import QuestionBatch
+from ..tasks.collator import OptionColumns, QuestionBatch, token_positions
 
 
 class NonFiniteLogitsError(FloatingPointError):
@@ -55,14 +57,18 @@ class ForwardArguments:
             virtual_tokens=virtual_tokens,
         )
 
-    def inputs(self, batch: QuestionBatch) -> dict[str, Any]:
-        """Return the keywords for a forward of a batch."""
-        inputs: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    def inputs(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, *, past: Any = None, keep: bool = False
+    ) -> dict[str, Any]:
+        """Return the keywords for a forward, which continues from a cache `past` and keeps its own with `keep`."""
+        inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
         # With virtual tokens PEFT leaves positions out, with a warning.
         if self.position_ids and not self.virtual_tokens:
-            inputs["position_ids"] = batch.position_ids
+            inputs["position_ids"] = token_positions(attention_mask)[:, -input_ids.shape[1] :]
         if self.use_cache:
-            inputs["use_cache"] = False
+            inputs["use_cache"] = keep or past is not None
+        if past is not None:
+            inputs["past_key_values"] = past
         return inputs
 
 
@@ -82,8 +88,7 @@ def answer_logits(model: nn.Module, batch: QuestionBatch, arguments: ForwardArgu
     -------
     torch.Tensor of float32, shape (B, V)
     """
-    logits, rows, columns = _forward(model, batch, arguments or ForwardArguments.of(model))
-    return logits[rows, columns].float()
+    return _answers(model, batch, arguments)[0]
 
 
 def answer_logits_and_states(
@@ -107,13 +112,9 @@ def answer_logits_and_states(
     ValueError
         If the model has no output layer that it names.
     """
-    seen: list[torch.Tensor] = []
-    handle = output_layer(model).register_forward_pre_hook(lambda module, given: seen.append(given[0]))
-    try:
-        logits, rows, columns = _forward(model, batch, arguments or ForwardArguments.of(model))
-    finally:
-        handle.remove()
-    return logits[rows, columns].float(), seen[-1][rows, columns].float()
+    logits, states, _ = _answers(model, batch, arguments, states=True)
+    assert states is not None
+    return logits, states
 
 
 def output_layer(model: nn.Module) -> Any:
@@ -124,8 +125,7 @@ def output_layer(model: nn.Module) -> Any:
     ValueError
         If there is none.
     """
-    while isinstance(inner := getattr(model, "module", None) or getattr(model, "_orig_mod", None), nn.Module):
-        model = inner
+    model = unwrapped(model)
     find = getattr(model, "get_output_embeddings", None)
     layer = find() if callable(find) else None
     if layer is None:
@@ -135,21 +135,76 @@ def output_layer(model: nn.Module) -> Any:
     return layer
 
 
-def _forward(
-    model: nn.Module, batch: QuestionBatch, arguments: ForwardArguments
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return logits (B, positions, V), and the row and the column of each question's answer in them."""
+def _answers(
+    model: nn.Module, batch: QuestionBatch, arguments: ForwardArguments | None, *, states: bool = False
+) -> tuple[torch.Tensor, torch.Tensor | None, Any]:
+    arguments = arguments or ForwardArguments.of(model)
     if arguments.virtual_tokens:  # which stand next to the question's own only where no padding comes between
         batch = batch.padded_right()
-    inputs = arguments.inputs(batch)
+    inputs = arguments.inputs(batch.input_ids, batch.attention_mask)
+    return logits_at(model, arguments, inputs, batch.answer_positions, states=states)
+
+
+def logits_at(
+    model: nn.Module, arguments: ForwardArguments, inputs: dict[str, Any], ends: torch.Tensor, *, states: bool = False
+) -> tuple[torch.Tensor, torch.Tensor | None, Any]:
+    """Run a forward, and return what it gives at one position of each of B rows.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    arguments : ForwardArguments
+        The model's.
+    inputs : dict
+        As `ForwardArguments.inputs` makes them.
+    ends : torch.Tensor of int64, shape (B,)
+        The positions, as indices into `input_ids`.
+    states : bool, default False
+        Return the hidden states too.
+
+    Returns
+    -------
+    logits : torch.Tensor of float32, shape (B, V)
+    states : torch.Tensor of float32, shape (B, d), or None
+        What goes into the output layer there.
+    output : transformers.utils.ModelOutput
+        All that the model returned.
+    """
     # Counted from the end, since virtual tokens lengthen what comes out at the front.
-    positions = batch.answer_positions - batch.input_ids.shape[1]
-    rows = torch.arange(len(batch), device=positions.device)
-    if not arguments.logits_to_keep:
-        return model(**inputs).logits, rows, positions
-    kept, columns = torch.unique(positions, return_inverse=True)
-    inputs["logits_to_keep"] = 1 if kept.tolist() == [-1] else kept
-    return model(**inputs).logits, rows, columns
+    columns = ends - inputs["input_ids"].shape[1]
+    rows = torch.arange(len(columns), device=columns.device)
+    if arguments.logits_to_keep:
+        kept, columns = torch.unique(columns, return_inverse=True)
+        inputs = {**inputs, "logits_to_keep": 1 if kept.tolist() == [-1] else kept}
+    if not states:
+        output = model(**inputs)
+        return output.logits[rows, columns].float(), None, output
+    seen: list[torch.Tensor] = []
+    handle = output_layer(model).register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    try:
+        output = model(**inputs)
+    finally:
+        handle.remove()
+    return output.logits[rows, columns].float(), seen[-1][rows, columns].float(), output
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the model inside DDP, DeepSpeed and compiled modules; adapters stay on it."""
+    while isinstance(inner := getattr(model, "module", None) or getattr(model, "_orig_mod", None), nn.Module):
+        model = inner
+    return model
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode, and each of its modules back into the mode that it was in."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def same_to_rounding(logits: torch.Tensor, other: torch.Tensor, model: nn.Module) -> bool:
@@ -169,14 +224,14 @@ def same_to_rounding(logits: torch.Tensor, other: torch.Tensor, model: nn.Module
     return bool((logits - other).abs().max() <= precision**0.5 * logits.std())
 
 
-def option_log_probabilities(logits: torch.Tensor, batch: QuestionBatch) -> torch.Tensor:
+def option_log_probabilities(logits: torch.Tensor, batch: OptionColumns) -> torch.Tensor:
     """Return the full softmax's log-probability of each option's token.
 
     Parameters
     ----------
     logits : torch.Tensor, shape (B, V)
         At the answer positions.
-    batch : QuestionBatch
+    batch : OptionColumns
 
     Returns
     -------

@@ -1,22 +1,84 @@
-"""A model in this process: scores what may follow a prompt, and samples what does."""
+"""A model in this process or shared by several: scores what may follow a prompt, and samples what does."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import base64
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from ..tasks import PromptFormat, Question, maximum_length
-from .asking import Asking, on_every_process
+from ..tasks import PromptFormat, Question, as_questions, handle_identical_choices, maximum_length
+from .asking import Asking
 from .backend import Generation, OptionScores
-from .batching import plan_batches
+from .batching import BatchPlan, plan_batches
 from .cached import LOGITS_BUDGET, CachedForward, Computed
-from .encoded import EncodedOptions, PromptEncoder
-from .forward import NonFiniteLogitsError
-from .option_logits import evaluating, padding_token
+from .encoded import EncodedOptions, PromptEncoder, padding_token
+from .forward import NonFiniteLogitsError, evaluating, unwrapped
+from .predictions import Predictions
+from .registry import confidence_method
+
+
+def predict(
+    model: nn.Module,
+    tokenizer: Any,
+    questions: Any,
+    *,
+    method: str = "letters",
+    prompt_format: PromptFormat | None = None,
+    batch_size: int | str = 16,
+    max_length: int | None = None,
+    on_too_long: str = "error",
+    padding_side: str = "left",
+    progress: bool = True,
+    hidden_states: bool = False,
+) -> Predictions:
+    """Ask a model multiple-choice questions and read its confidence, by default off the options' logits.
+
+    For question x with options 1..K the confidence is max softmax(l), where l are the logits of the K option tokens
+    at the answer position (Xiao et al., 2025).
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        A causal language model; it is put into evaluation mode for the time.
+    tokenizer : transformers.PreTrainedTokenizerBase
+    questions : list of Question, or anything that `hf_calib.tasks.as_questions` takes
+        With or without answers. Those with identical choices are asked like any other, with a warning.
+    method : str, default "letters"
+        What confidence is read off, a name of `hf_calib.confidence.ways()`.
+    prompt_format : PromptFormat, optional
+    batch_size : int or "auto", default 16
+        "auto" begins with 64 and halves it where memory runs out.
+    max_length : int, optional
+        By default what the model and its tokenizer allow.
+    on_too_long : {"error", "drop"}, default "error"
+    padding_side : {"left", "right"}, default "left"
+        Changes no result beyond rounding.
+    progress : bool, default True
+        Show a progress bar, if it takes longer than a second.
+    hidden_states : bool, default False
+        Keep the hidden state at each answer position too, for calibrators that take features.
+
+    Returns
+    -------
+    Predictions
+        In the questions' order; `rows` tells which remain where prompts were dropped.
+
+    Raises
+    ------
+    QuestionError
+        As `hf_calib.tasks.as_questions` and `hf_calib.tasks.encode_questions`.
+    NonFiniteLogitsError
+        If the model's logits are not finite.
+    """
+    asked = as_questions(questions)
+    handle_identical_choices(asked, "warn")
+    source = LocalModel(model, tokenizer, max_length=max_length, on_too_long=on_too_long, padding_side=padding_side)
+    asking = Asking(batch_size, progress, hidden_states=hidden_states)
+    return confidence_method(method).predict(source, asked, prompt_format or PromptFormat(), asking)
 
 
 class LocalModel:
@@ -25,27 +87,39 @@ class LocalModel:
     Parameters
     ----------
     model : torch.nn.Module
+        As its forward must be called, wrapped or not.
     tokenizer : transformers.PreTrainedTokenizerBase
     max_length : int, optional
         Of a prompt with its answer, in tokens; by default what the model and its tokenizer allow.
     on_too_long : {"error", "drop"}, default "error"
+    padding_side, device, in_step
+        As of `hf_calib.confidence.cached.CachedForward`.
     """
 
     def __init__(
-        self, model: nn.Module, tokenizer: Any, *, max_length: int | None = None, on_too_long: str = "error"
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        *,
+        max_length: int | None = None,
+        on_too_long: str = "error",
+        padding_side: str = "left",
+        device: torch.device | str | None = None,
+        in_step: bool = False,
     ) -> None:
         if max_length is None:
-            max_length = maximum_length(model.config, tokenizer)
+            max_length = maximum_length(unwrapped(model).config, tokenizer)
         self.model = model
         self.tokenizer = tokenizer
         self.encoder = PromptEncoder(tokenizer, max_length, on_too_long)
-        self.forward = CachedForward(model, padding_token(tokenizer))
+        self.forward = CachedForward(model, padding_token(tokenizer), padding_side, device=device, in_step=in_step)
 
     def score_letters(
         self, stage: str, questions: Sequence[Question], prompt_format: PromptFormat, asking: Asking
     ) -> list[OptionScores | None]:
         """Return each question's letters' log-probabilities; None where the prompt was dropped."""
-        return self._score(stage, self.encoder.letters(questions, prompt_format), len(questions), asking)
+        items = self.encoder.letters(questions, prompt_format)
+        return self._score(stage, items, len(questions), asking, states=asking.hidden_states)
 
     def score_texts(
         self,
@@ -92,53 +166,103 @@ class LocalModel:
             questions, prompt_format, list_options=list_options, max_new_tokens=max_new_tokens
         )
         sampler = _Sampler(self, items, n_samples, temperature, max_new_tokens, tuple(stop), seed)
-        outcomes = self._run(stage, items, asking, sampler)
+        outcomes = self.run(stage, items, asking, sampler, keeps=max_new_tokens > 1)
         placed: list[list[Generation] | None] = [None] * len(questions)
         for item, outcome in zip(items, outcomes, strict=True):
             placed[item.row] = [Generation(*sample) for sample in outcome]
         return placed
 
-    def _score(
-        self, stage: str, items: list[EncodedOptions], n_questions: int, asking: Asking
-    ) -> list[OptionScores | None]:
-        outcomes = self._run(stage, items, asking, self._score_batch)
-        placed: list[OptionScores | None] = [None] * n_questions
-        for item, outcome in zip(items, outcomes, strict=True):
-            placed[item.row] = OptionScores(tuple(outcome), tuple(map(len, item.options)))
-        return placed
-
     @torch.no_grad()
-    def _run(self, stage: str, items: list[EncodedOptions], asking: Asking, work: Any) -> list[Any]:
+    def run(
+        self,
+        stage: str,
+        items: Sequence[Any],
+        asking: Asking,
+        work: Callable[[list[Any], int], Sequence[Any]],
+        *,
+        keeps: bool = False,
+    ) -> list[Any]:
+        """Go through prompts in batches, on all processes that share the work.
+
+        Parameters
+        ----------
+        stage, asking
+            As of `Asking.run`.
+        items : sequence
+            With the prompts' `input_ids`.
+        work : callable
+            From a batch's items, and how many first tokens they share, to an outcome each. It reads with `forward`.
+        keeps : bool, default False
+            Whether `work` continues from the prompts' cache.
+
+        Returns
+        -------
+        list
+            The items' outcomes.
+        """
         prompts = [item.input_ids for item in items]
-        with evaluating(self.model):
-            self.forward.check(prompts)
-            plan = plan_batches(
+
+        def planned() -> BatchPlan:
+            return plan_batches(
                 prompts,
                 asking.largest_batch,
-                share_prefixes=on_every_process(self.forward.shares, asking.num_processes),
-                padded=on_every_process(self.forward.pads, asking.num_processes),
+                share_prefixes=self.forward.shares is not False,
+                padded=self.forward.pads is not False,
             )
+
+        with evaluating(self.model):
+            plan = planned()
+            mixes = any(len({len(prompts[i]) for i in batch}) > 1 for batch in plan.batches)
+            shares = keeps or any(plan.prefixes)
+            if self.forward.check(max(prompts, key=len), pads=mixes, shares=shares):
+                self.forward.agree(asking.num_processes)
+                plan = planned()
             return asking.run(
                 stage,
                 plan.batches,
                 lambda numbers: work([items[i] for i in numbers], plan.prefixes[numbers[0]]),
+                wait=self.forward.wait,
             )
 
-    def _score_batch(self, items: Sequence[EncodedOptions], prefix: int) -> list[list[float]]:
+    def _score(
+        self, stage: str, items: list[EncodedOptions], n_questions: int, asking: Asking, *, states: bool = False
+    ) -> list[OptionScores | None]:
+        outcomes = self.run(
+            stage + "_with_states" * states,
+            items,
+            asking,
+            lambda batch, prefix: self._score_batch(batch, prefix, states),
+            keeps=any(len(ids) > 1 for item in items for ids in item.options),
+        )
+        placed: list[OptionScores | None] = [None] * n_questions
+        for item, (values, state) in zip(items, outcomes, strict=True):
+            hidden = None if state is None else np.frombuffer(base64.b64decode(state), np.float32)
+            placed[item.row] = OptionScores(tuple(values), tuple(map(len, item.options)), hidden_state=hidden)
+        return placed
+
+    def _score_batch(
+        self, items: Sequence[EncodedOptions], prefix: int, states: bool
+    ) -> list[tuple[list[float], str | None]]:
+        """Return each item's options' log-probabilities, and its hidden state in base 64, which JSON can hold."""
         longer = [
             (row, option) for row, item in enumerate(items) for option, ids in enumerate(item.options) if len(ids) > 1
         ]
-        computed = self.forward.read([item.input_ids for item in items], prefix=prefix, keep=bool(longer))
-        log_sums = computed.logits.logsumexp(dim=-1)
-        scores = []
-        for row, item in enumerate(items):
-            first = torch.tensor([ids[0] for ids in item.options], device=computed.logits.device)
-            scores.append((computed.logits[row, first] - log_sums[row]).double().cpu().numpy())
+        computed = self.forward.read(
+            [item.input_ids for item in items], prefix=prefix, keep=bool(longer), states=states
+        )
+        width = max(len(item.options) for item in items)
+        first = [[ids[0] for ids in item.options] + [0] * (width - len(item.options)) for item in items]
+        chosen = computed.logits.gather(1, torch.tensor(first, device=computed.logits.device))
+        scores = (chosen - computed.logits.logsumexp(dim=-1, keepdim=True)).double().cpu().numpy()
         for (row, option), score in zip(longer, self._continuations(items, longer, computed), strict=True):
-            scores[row][option] += score
-        for item, values in zip(items, scores, strict=True):
-            _check_finite(values, item.row)
-        return [values.tolist() for values in scores]
+            scores[row, option] += score
+        kept = [None] * len(items) if computed.states is None else computed.states.cpu().numpy()
+        found: list[tuple[list[float], str | None]] = []
+        for item, values, state in zip(items, scores, kept, strict=True):
+            own = values[: len(item.options)]
+            _check_finite(own, item.row)
+            found.append((own.tolist(), None if state is None else base64.b64encode(state.tobytes()).decode()))
+        return found
 
     def _continuations(
         self, items: Sequence[EncodedOptions], longer: Sequence[tuple[int, int]], computed: Computed
@@ -203,7 +327,7 @@ class _Sampler:
     ) -> None:
         self.source, self.n_samples, self.temperature = source, n_samples, temperature
         self.max_new_tokens, self.stop, self.seed = max_new_tokens, stop, seed
-        configured = getattr(getattr(source.model, "generation_config", None), "eos_token_id", None)
+        configured = getattr(getattr(unwrapped(source.model), "generation_config", None), "eos_token_id", None)
         ends = configured if isinstance(configured, list) else [configured]
         self.ends = {end for end in (*ends, source.tokenizer.eos_token_id) if end is not None}
 

@@ -119,11 +119,24 @@ class OptionTexts(ConfidenceMethod):
         ]
         return _collect(questions, divided, has_mass=False)
 
+    def divisors(self, question: Question, n_tokens: Sequence[int]) -> tuple[int, ...]:
+        """Return what each option's log-probability is divided by.
+
+        Parameters
+        ----------
+        question : Question
+        n_tokens : sequence of int
+            Of each option's text.
+        """
+        if self.normalization == "none":
+            return (1,) * len(n_tokens)
+        if self.normalization == "tokens":
+            return tuple(n_tokens)
+        return tuple(len(choice.strip()) for choice in question.choices)
+
     def _divided(self, scores: OptionScores, question: Question) -> OptionScores:
-        lengths = scores.n_tokens
-        if self.normalization == "characters":
-            lengths = tuple(len(choice.strip()) for choice in question.choices)
-        values = tuple(value / n for value, n in zip(scores.log_probabilities, lengths, strict=True))
+        divisors = self.divisors(question, scores.n_tokens)
+        values = tuple(value / n for value, n in zip(scores.log_probabilities, divisors, strict=True))
         return OptionScores(values, scores.n_tokens)
 
 
@@ -197,6 +210,9 @@ def _collect(
         assert score is not None
         values[place, : len(score.log_probabilities)] = score.log_probabilities
     made = _predictions(questions, rows, values, has_mass=has_mass)
+    states = [score.hidden_state for score in scores if score is not None and score.hidden_state is not None]
+    if states:
+        made = replace(made, hidden_states=np.stack(states))
     bounds = np.array([0.0 if score is None else score.missing_bound for score in scores])[rows]
     return replace(made, missing_bounds=bounds) if bounds.any() else made
 

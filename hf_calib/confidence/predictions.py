@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,6 +14,8 @@ from numpy.typing import ArrayLike
 from ..measures.validation import LOG_ROUNDING, floor_zeros
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
+
     from ..calibrators.protocol import BaseCalibrator
     from ..measures import CalibrationReport
 
@@ -93,23 +96,56 @@ class Predictions:
             Index of the option that was answered; -1 where no answer could be read: all options are level then, and
             have no mass.
         confidences : array_like, shape (n,)
-            In [0, 1]; NaN where there is none: the answer is taken without any, at 1/K.
+            In [0, 1]; NaN where none could be read: the answer is taken at 1/K, with half of the mass.
         option_counts, answers, subjects, rows
             As in the class.
         """
         given, c = np.asarray(chosen, dtype=np.int64), np.asarray(confidences, dtype=np.float64)
         counts, n = np.asarray(option_counts, dtype=np.int64), len(given)
+        read = np.where(np.isnan(c), 0.5, 1.0)
         c = np.where(np.isnan(c), 1 / counts, c)
         exists = np.arange(counts.max()) < counts[:, None]
         p = np.where(exists, ((1 - c) / (counts - 1))[:, None], 0.0)
         p[np.arange(n), np.maximum(given, 0)] = c
         p[given < 0] = 0.0
         with np.errstate(divide="ignore"):
-            values = np.log(p)
+            values = np.log(p * read[:, None])
         return cls(values, np.asarray(answers), subjects, np.asarray(rows), counts, chosen=np.maximum(given, 0))
 
     def __len__(self) -> int:
         return len(self.answers)
+
+    def __repr__(self) -> str:
+        known = int((self.answers >= 0).sum())
+        right = f", accuracy={np.mean(self.predicted[self.answers >= 0] == self.answers[self.answers >= 0]):.3f}"
+        return f"Predictions(n={len(self)}, confidence={self.confidences.mean():.3f}{right if known else ''})"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{html.escape(repr(self))}</p>{self.to_dataframe().to_html(max_rows=10, index=False)}"
+
+    def to_dataframe(self) -> DataFrame:
+        """Return a `pandas.DataFrame` with a row for each question.
+
+        Its columns are row, subject, predicted and answer (the options' indices, -1 where the answer is not known),
+        confidence, correct (None where that is not known) and probabilities (a list, one for each option).
+        """
+        import pandas as pd
+
+        known = self.answers >= 0
+        return pd.DataFrame(
+            {
+                "row": self.rows,
+                "subject": list(self.subjects),
+                "predicted": self.predicted,
+                "answer": self.answers,
+                "confidence": self.confidences,
+                "correct": [
+                    bool(right) if there else None
+                    for right, there in zip(self.predicted == self.answers, known, strict=True)
+                ],
+                "probabilities": [own[:k].tolist() for own, k in zip(self.probabilities, self.n_choices, strict=True)],
+            }
+        )
 
     @cached_property
     def probabilities(self) -> np.ndarray:
@@ -226,16 +262,23 @@ class Predictions:
                 chosen[place] = order[chosen[place]]
         return replace(self, option_log_probabilities=values, answers=answers, chosen=chosen)
 
-    def calibrated(self, calibrator: BaseCalibrator) -> Predictions:
+    def calibrated(self, calibrator: BaseCalibrator | None, *others: Predictions) -> Predictions:
         """Return these predictions with a calibrator's probabilities; the options' mass stays.
 
-        A calibrator that needs features gets the hidden states.
+        Parameters
+        ----------
+        calibrator : BaseCalibrator or None
+            One that needs features gets the hidden states; None changes nothing.
+        *others : Predictions
+            Of the same questions, by an ensemble's members after the first, for a calibrator that pools them.
 
         Raises
         ------
         ValueError
             If it needs features and there are no hidden states.
         """
+        if calibrator is None:
+            return self
         features = None
         if calibrator.needs_features:
             if self.hidden_states is None:
@@ -243,7 +286,8 @@ class Predictions:
                     f"the calibrator {calibrator.name!r} needs features; ask with predict(..., hidden_states=True)"
                 )
             features = self.hidden_states
-        return self.with_probabilities(calibrator.transform(self.logits, kind="logits", features=features))
+        logits = np.stack([own.logits for own in (self, *others)]) if others else self.logits
+        return self.with_probabilities(calibrator.transform(logits, kind="logits", features=features))
 
     def with_probabilities(self, probabilities: np.ndarray) -> Predictions:
         """Return these predictions with other probabilities of the options, (n, K); the options' mass stays."""

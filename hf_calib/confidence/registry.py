@@ -61,11 +61,11 @@ _WAYS = {
     "letters": Way("the options' letters", _made_by("methods", "OptionLetters")),
     "text": Way("the options' texts", _made_by("methods", "OptionTexts")),
     "text-characters": Way(
-        "the options' texts, divided by their lengths in characters",
+        "the options' texts, mean log-probability per character",
         _made_by("methods", "OptionTexts", normalization="characters"),
     ),
     "text-tokens": Way(
-        "the options' texts, divided by their lengths in tokens",
+        "the options' texts, mean log-probability per token",
         _made_by("methods", "OptionTexts", normalization="tokens"),
     ),
     "marginalized": Way(

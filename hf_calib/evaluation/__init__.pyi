@@ -1,5 +1,6 @@
 from .calibrating import (
     Calibration as Calibration,
+    UninformativeFitError as UninformativeFitError,
     calibrate as calibrate,
 )
 from .cards import (
@@ -11,6 +12,9 @@ from .comparing import (
 from .diagnosing import (
     Diagnosis as Diagnosis,
     diagnose as diagnose,
+)
+from .fitted import (
+    CalibratorMismatchWarning as CalibratorMismatchWarning,
 )
 from .measuring import (
     measure as measure,

@@ -7,8 +7,10 @@ import importlib.metadata
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Unpack
+
+import numpy as np
 
 from ..confidence import Asking, ConfidenceMethod, confidence_method
 from ..confidence.recorded import Recorded
@@ -25,7 +27,7 @@ from ..tasks import (
 from ..tasks.free_form import MATCHERS, FreeFormQuestion
 from .datasets import Datasets, ReadDatasets, read_datasets
 from .keeping import Keeper
-from .models import ModelSource, Processes, model_source, this_process
+from .models import ModelSource, model_source, this_process
 from .provenance import NotesPrompt
 from .settings import AskOptions, AskSettings
 
@@ -40,11 +42,12 @@ def ask(
     model: Model | ModelSource,
     dataset: Datasets | ReadDatasets,
     *,
-    method: str | ConfidenceMethod = "letters",
+    method: str | ConfidenceMethod | None = None,
     seed: int = 0,
     out: str | os.PathLike[str] | None = None,
     part: str = "",
     hidden_states: bool = False,
+    check: Callable[[Mapping[str, Any]], None] | None = None,
     **options: Unpack[AskOptions],
 ) -> Measurement:
     """Ask a model questions and return what it answered; `hf_calib.measure` without a calibrator.
@@ -61,6 +64,8 @@ def ask(
     hidden_states : bool, default False
         Keep the hidden states at the answers' positions, for calibrators that take features. What was answered is not
         kept in `out` then.
+    check : callable, optional
+        Called with the run's settings before anything is asked, to stop a run that would be for nothing.
 
     Raises
     ------
@@ -71,6 +76,7 @@ def ask(
     settings = AskSettings(**options)
     where = this_process(settings.device)
     source = model if isinstance(model, ModelSource) else model_source(model, settings, where)
+    method = source.read_by if method is None else method
     shots = {
         "chat_template": settings.chat_template,
         "few_shot": settings.few_shot,
@@ -84,11 +90,11 @@ def ask(
     else:
         plan = _with_options(method, wordings, dataset, settings, seed)
     if hidden_states:
-        _check_gives_hidden_states(method, settings, source, where)
+        _check_gives_hidden_states(method, settings, source)
     settled = {
         **source.identity,
         "datasets": {
-            name: {"n": len(own), "sha256": _digest(own), "skipped_rows": _skipped(own)}
+            name: {"n": len(own), "sha256": _digest(own), "skipped_rows": _skipped(own), **_drawn(own)}
             for name, own in plan.questions.items()
         },
         "prompt_format": prompt_format.to_dict(),
@@ -101,28 +107,43 @@ def ask(
         "seed": seed,
         "versions": {name: importlib.metadata.version(name) for name in _VERSIONS_OF},
     }
+    if check is not None:
+        check(settled | _revision(settled))
     keeper = Keeper(None if hidden_states else out, part, where, settings.say)
     if (finished := keeper.finished(source.name, settled, seed)) is not None:
         return finished
     journal = keeper.journal(settled)
     settings.say(f"Loading {source.name}")
     backend = NotesPrompt(source.opened(any(own.chat for own in (prompt_format, *wordings))))
-    if hidden_states:
-        answered = _ask_for_hidden_states(backend, plan.questions, prompt_format, settings)
-    else:
-        asking = Asking(settings.batch_size, settings.progress, journal, where.index, where.count)
-        answered = {
-            name: plan.ask(backend, own, prompt_format, asking.for_part(f"set{number}_"))
-            for number, (name, own) in enumerate(plan.questions.items())
-        }
-    run = {**settled, **backend.record()}
+    asking = Asking(
+        settings.batch_size, settings.progress, journal, where.index, where.count, hidden_states=hidden_states
+    )
+    answered = {
+        name: plan.ask(backend, own, prompt_format, asking.for_part(f"set{number}_"))
+        for number, (name, own) in enumerate(plan.questions.items())
+    }
+    run = {**settled, **_revision(settled), **backend.record()}
     missing = {name: own for name, recorded in answered.items() if (own := _missing(recorded))}
     if missing:
         run["options_not_returned"] = missing
-    measurement = Measurement(source.name, answered, run, {"seed": seed})
+    tokenizer = getattr(backend, "tokenizer", None)
+    if tokenizer is not None:
+        run["has_chat_template"] = getattr(tokenizer, "chat_template", None) is not None
+    placed = {name: _placed(recorded, plan.questions[name]) for name, recorded in answered.items()}
+    measurement = Measurement(source.name, placed, run, {"seed": seed})
     if not hidden_states:
         keeper.keep(measurement)
     return measurement
+
+
+def _revision(run: Mapping[str, Any]) -> dict[str, str]:
+    """Return the commit of a model on the Hub, as far as it is known: once it was loaded."""
+    from ..hub import loaded_revision
+    from ..hub.escaping import is_hub_id
+
+    name = run["adapter"] or run["model"]
+    commit = loaded_revision(name) if name is not None and is_hub_id(name) else None
+    return {} if commit is None else {"revision": commit}
 
 
 @dataclass(frozen=True)
@@ -153,7 +174,7 @@ def _with_options(
             predictions = way.predict(backend, asked, prompt_format, asking).with_options_back(orders)
         return Recorded(predictions, tuple(questions[row] for row in predictions.rows), _skipped(questions))
 
-    return _Plan(read_datasets(dataset, settings), way.to_dict(), ask_one)
+    return _Plan(read_datasets(dataset, settings, seed), way.to_dict(), ask_one)
 
 
 def _method(
@@ -208,11 +229,26 @@ def _free_form(
         ]
         return Recorded(found.predictions, tuple(shown))
 
-    return _Plan(read_datasets(dataset, settings), {"name": method, "matcher": matcher, **arguments}, ask_one)
+    return _Plan(read_datasets(dataset, settings, seed), {"name": method, "matcher": matcher, **arguments}, ask_one)
 
 
 def _skipped(questions: Sequence[Any]) -> int:
     return len(getattr(questions, "skipped", ()))
+
+
+def _drawn(questions: Sequence[Any]) -> dict[str, Any]:
+    """Return how a sample of a dataset was drawn; nothing for all of its questions."""
+    draw = getattr(questions, "draw", None)
+    return {} if draw is None else {"drawn": {"of": draw.of, "subjects": draw.subjects, "seed": draw.seed}}
+
+
+def _placed(recorded: Recorded, questions: Sequence[Any]) -> Recorded:
+    """Return predictions with the rows that a drawn sample's questions have among all questions."""
+    draw = getattr(questions, "draw", None)
+    if draw is None:
+        return recorded
+    rows = np.asarray(draw.rows)[recorded.predictions.rows]
+    return replace(recorded, predictions=replace(recorded.predictions, rows=rows))
 
 
 def _digest(questions: Sequence[Question | FreeFormQuestion]) -> str:
@@ -234,9 +270,7 @@ def _missing(recorded: Recorded) -> dict[str, Any] | None:
     }
 
 
-def _check_gives_hidden_states(
-    method: str | ConfidenceMethod, settings: AskSettings, source: ModelSource, where: Processes
-) -> None:
+def _check_gives_hidden_states(method: str | ConfidenceMethod, settings: AskSettings, source: ModelSource) -> None:
     """Raise a ValueError if questions are to be asked in a way that gives no hidden states."""
     name = method if isinstance(method, str) else method.name
     hindered = {
@@ -244,40 +278,11 @@ def _check_gives_hidden_states(
         "free_form": settings.free_form is not None,
         "wordings": settings.wordings is not None,
         "permute_options": settings.permute_options,
-        "a batch size of auto": not isinstance(settings.batch_size, int),
         "a served model": not source.is_local,
-        "several processes": where.count > 1,
     }
     found = [what for what, there in hindered.items() if there]
     if found:
         raise ValueError(
-            "a calibrator on features takes the hidden states of a local model at the letters' position, in one "
-            f"process; they can't be had with {', '.join(found)}"
+            "a calibrator on features takes the hidden states of a local model at the letters' position; they can't "
+            f"be had with {', '.join(found)}"
         )
-
-
-def _ask_for_hidden_states(
-    backend: Any, datasets: Mapping[str, Sequence[Question]], prompt_format: PromptFormat, settings: AskSettings
-) -> dict[str, Recorded]:
-    """Ask a local model all datasets' questions, and keep the hidden states at the answers' positions."""
-    from ..confidence import predict
-
-    batch_size = settings.batch_size
-    assert isinstance(batch_size, int)  # checked before
-    answered = {}
-    for name, questions in datasets.items():
-        backend.note(questions, prompt_format)
-        predictions = predict(
-            backend.model,
-            backend.tokenizer,
-            questions,
-            prompt_format=prompt_format,
-            batch_size=batch_size,
-            max_length=backend.encoder.max_length,
-            on_too_long=backend.encoder.on_too_long,
-            progress=settings.progress,
-            hidden_states=True,
-        )
-        shown = tuple(questions[row] for row in predictions.rows)
-        answered[name] = Recorded(predictions, shown, _skipped(questions))
-    return answered

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,14 +14,17 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 
 from ..calibrators import CALIBRATOR_FILE, by_name
-from ..calibrators.cross_validation import cross_validate, fit_with_target
+from ..calibrators.cross_validation import fit_with_target, held_out_predictions
+from ..calibrators.inputs import UninformativeFitWarning
 from ..calibrators.protocol import BaseCalibrator
 from ..calibrators.storage import described
-from ..measures import CalibrationReport
+from ..measures import CalibrationReport, Finding
 from ..reports import Measurement
+from ..reports.checks import calibrator_findings, says_nothing, sorted_findings
 from ..reports.measurement import predictions_of
 from .asking import ask
 from .datasets import Datasets
+from .fitted import fitted_on_measurement
 from .keeping import interruptible, save_result
 from .settings import AskOptions
 
@@ -31,6 +35,17 @@ if TYPE_CHECKING:
     from .models import Model
 
 REPORT_FILE = "calibration.json"
+
+
+class UninformativeFitError(ValueError):
+    """A fit says nothing about other questions, so it was not saved; `calibration` has it."""
+
+    def __init__(self, calibration: Calibration) -> None:
+        super().__init__(
+            f"calibrator: {calibration.name} was not saved, since the fit says nothing. {calibration.problem} Fit on "
+            "other questions, or on more of them; or pass --force (force=True) to save it anyway"
+        )
+        self.calibration = calibration
 
 
 @dataclass(frozen=True)
@@ -47,8 +62,12 @@ class Calibration:
         The names of those that can't be fitted here, and why.
     n, folds, seed : int
         Questions and folds of the cross-validation, and the seed of these.
+    warnings : tuple of Finding
+        What speaks against trusting the predictions that it was fitted on, or the calibrator; the most serious first.
     skipped_rows : mapping of str to int
         How many rows could not be read and were left out, of each dataset with any.
+    problem : str or None
+        Why the fit says nothing about other questions, such as a temperature at the end of its range.
     """
 
     calibrator: BaseCalibrator
@@ -57,7 +76,9 @@ class Calibration:
     n: int
     folds: int
     seed: int
+    warnings: tuple[Finding, ...] = ()
     skipped_rows: Mapping[str, int] = field(default_factory=dict)
+    problem: str | None = None
 
     @property
     def name(self) -> str:
@@ -89,12 +110,22 @@ class Calibration:
             "folds": self.folds,
             "seed": self.seed,
             "refused": dict(self.refused),
+            "warnings": [finding.to_dict() for finding in self.warnings],
             **({"skipped_rows": dict(self.skipped_rows)} if self.skipped_rows else {}),
+            **({"problem": self.problem} if self.problem else {}),
             "cross_validated": {name: report.to_dict() for name, report in self.reports.items()},
         }
 
-    def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write calibrator.json, which `hf_calib.measure` takes, and calibration.json into a folder."""
+    def save(self, folder: str | os.PathLike[str], *, force: bool = False) -> None:
+        """Write calibrator.json, which `hf_calib.measure` takes, and calibration.json into a folder.
+
+        Raises
+        ------
+        UninformativeFitError
+            If the fit says nothing, unless `force` is given; then nothing is written.
+        """
+        if self.problem and not force:
+            raise UninformativeFitError(self)
         folder = Path(folder)
         self.calibrator.save(folder / CALIBRATOR_FILE)
         text = json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
@@ -109,8 +140,9 @@ def calibrate(
     target_predictions: Recording | None = None,
     reference_predictions: Recording | None = None,
     folds: int = 5,
-    method: str | ConfidenceMethod = "letters",
+    method: str | ConfidenceMethod | None = None,
     out: str | os.PathLike[str] | None = None,
+    force: bool = False,
     seed: int = 0,
     **options: Unpack[AskOptions],
 ) -> Calibration:
@@ -131,11 +163,13 @@ def calibrate(
         The pre-trained model's predictions of the same questions, in the answers' place.
     folds : int, default 5
         Of the cross-validation.
-    method : str or ConfidenceMethod, default "letters"
-        What the confidence is read off.
+    method : str or ConfidenceMethod, optional
+        What the confidence is read off, as in `hf_calib.measure`.
     out : path, optional
         A folder for calibrator.json and calibration.json. A run that was stopped goes on when it is started again
         with the same folder.
+    force : bool, default False
+        Save a fit that says nothing about other questions too.
     seed : int, default 0
         Of the folds, of random orders, of samples and of the intervals' resampling.
     **options
@@ -148,8 +182,15 @@ def calibrate(
 
     Raises
     ------
+    UninformativeFitError
+        If the fit says nothing about other questions and is to be saved; not with `force`.
     ValueError
         If there is no such calibrator, none can be fitted here, or questions are missing or needless.
+
+    Warns
+    -----
+    UninformativeFitWarning
+        If the fit says nothing about other questions, and is not to be saved.
 
     Examples
     --------
@@ -194,9 +235,25 @@ def calibrate(
     if not candidates:
         raise ValueError(f"calibrators: none can be fitted here: {'; '.join(refused.values())}")
     best = min(candidates, key=lambda name: reports[name].measures["nll"].value)
-    skipped = measurement.skipped_rows
-    calibration = Calibration(given.fitted(best), reports, refused, len(predictions), folds, seed, skipped)
-    save_result(calibration, out, options.get("device"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UninformativeFitWarning)  # the findings say so
+        fitted = given.fitted(best)
+    parameters = described(fitted.parameters())
+    fitted.fitted_on = fitted_on_measurement(measurement)
+    calibration = Calibration(
+        fitted,
+        reports,
+        refused,
+        len(predictions),
+        folds,
+        seed,
+        sorted_findings([*measurement.warnings, *calibrator_findings(parameters)]),
+        measurement.skipped_rows,
+        says_nothing(parameters),
+    )
+    if out is None and calibration.problem:
+        warnings.warn(calibration.problem, UninformativeFitWarning, stacklevel=2)
+    save_result(calibration, out, options.get("device"), **({"force": True} if force else {}))
     return calibration
 
 
@@ -210,16 +267,11 @@ class _Given:
 
     def cross_validated(self, name: str, folds: int, seed: int) -> CalibrationReport:
         """Return the report of probabilities that each come from a fit without the question."""
-        held_out = cross_validate(
-            partial(self._new, name),
-            self.predictions.logits,
-            self.labels,
-            features=self.predictions.hidden_states,
-            unlabeled=self.target,
-            n_folds=folds,
-            seed=seed,
-        )
-        return CalibrationReport.from_predictions(held_out.probabilities, self.predictions.answers, seed=seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UninformativeFitWarning)  # the fit on all questions says so
+            options: dict[str, Any] = {"unlabeled": self.target, "n_folds": folds, "seed": seed}
+            held_out = held_out_predictions(self.predictions, partial(self._new, name), self.labels, **options)
+        return held_out.report(seed=seed)
 
     def fitted(self, name: str) -> BaseCalibrator:
         """Return a calibrator that is fitted on all there is."""

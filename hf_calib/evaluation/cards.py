@@ -9,6 +9,7 @@ from dataclasses import astuple, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from ..confidence import confidence_method
 from ..hub import (
     CalibratedModel,
     CalibrationCardData,
@@ -30,7 +31,9 @@ from ..hub.folders import ADAPTER_CONFIG, MAX_CONFIG_BYTES
 from ..tasks import PromptFormat, load_questions, require_answers
 from ..tasks.columns import Columns
 from .diagnosing import diagnose
+from .fitted import check_fits
 from .measuring import as_calibrator, measure
+from .models import files_digest
 from .regime_text import regime_sample, regime_text
 
 if TYPE_CHECKING:
@@ -51,6 +54,7 @@ def measure_and_write_card(
     before: str | None = None,
     prompt_format: PromptFormat | None = None,
     calibrator: str | os.PathLike[str] | None = None,
+    force: bool = False,
     in_domain: bool | None = None,
     task_id: str | None = None,
     trained_on: str | Path | None = None,
@@ -79,11 +83,14 @@ def measure_and_write_card(
         As `hf_calib.tasks.load_questions` takes it; every question needs its answer.
     before : str, optional
         Another model to compare with, e.g. the aligned one before it was calibrated: an id on the Hub or a folder.
+        The card calls it so.
     prompt_format : PromptFormat, optional
         How to put the questions, where the folder's `hf_calib.json` does not say; the plain prompt by default.
     calibrator : path, optional
         A fitted calibrator's file, or the folder that `hf-calib calibrate` wrote. It is put beside the model, in place
         of one that is there, and the model is measured with it.
+    force : bool, default False
+        Take a calibrator that was fitted on another model, prompt or way of reading confidence; with a warning.
     in_domain : bool, optional
         Whether the questions are of the kind that the model was calibrated on.
     task_id : str, optional
@@ -96,9 +103,9 @@ def measure_and_write_card(
         How the rows of `dataset` and `trained_on` are read, as `hf_calib.tasks.load_questions` takes it. The card
         says how many rows were skipped.
     limit : int, optional
-        Only the first questions of `dataset`.
+        Ask at most so many questions of `dataset`, drawn at random.
     seed : int, default 0
-        Of the intervals' resampling.
+        Of that draw and of the intervals' resampling.
     facts : dict, optional
         Fields of `CalibrationCardData` that cannot be measured: alignment, method, license, ...
     batch_size, max_length, drop_too_long, progress
@@ -118,7 +125,8 @@ def measure_and_write_card(
     hf_calib.tasks.QuestionError
         If the questions cannot be read or lack answers.
     ValueError
-        If `trained_on` is the set that is measured on.
+        If `trained_on` is the set that is measured on, the calibrator was fitted on something else, or the card
+        compares with another model on another set.
     """
     if trained_on is not None and DatasetReference.parse(dataset) == DatasetReference.parse(trained_on):
         raise ValueError(
@@ -134,7 +142,7 @@ def measure_and_write_card(
             "Leave the prompt format out, or measure another one with: hf-calib measure",
         )
     reading: dict[str, Any] = {"columns": columns, "answer_base": answer_base, "on_bad_row": on_bad_row}
-    questions = load_questions(dataset, limit=limit, **reading)
+    questions = load_questions(dataset, limit=limit, seed=seed, **reading)
     require_answers(questions, "measuring calibration")
     with warnings.catch_warnings():
         # A model that was trained elsewhere says nothing of its calibration; here is where that gets written.
@@ -142,6 +150,14 @@ def measure_and_write_card(
         model = load(folder, prompt_format=prompt_format, **load_options)
     fitted = None if calibrator is None else as_calibrator(calibrator)
     if fitted is not None:
+        own = {
+            "model": str(folder),
+            "weights": files_digest(folder),
+            "prompt_format": model.prompt_format.to_dict(),
+            "confidence": confidence_method("letters").to_dict(),
+            "permute_options": False,
+        }
+        check_fits(fitted, own, force=force)
         model = replace(model, calibrator=fitted)
     options: AskOptions = {
         "batch_size": batch_size,
@@ -153,6 +169,9 @@ def measure_and_write_card(
     def measured(own: CalibratedModel) -> CalibrationReport:
         return measure(own, {str(dataset): questions}, seed=seed, **options).report
 
+    facts = dict(facts or {})
+    if before is not None:
+        facts["stage_labels"] = _labels_with_before(folder, dataset_reference(questions), before)
     model.warn_about_option_counts(questions)
     reports = {AFTER: measured(model)}
     plain = replace(model, calibrator=None)
@@ -165,7 +184,6 @@ def measure_and_write_card(
             other = load(before, prompt_format=model.prompt_format, **load_options)
         reports[BEFORE] = measured(other)
     reference = replace(dataset_reference(questions, size=reports[AFTER].n), task_id=task_id)
-    facts = dict(facts or {})
     if trained_on is not None:
         known = load_questions(trained_on, **reading)
         require_answers(known, "telling the regime")
@@ -177,8 +195,9 @@ def measure_and_write_card(
         save_calibration_metadata(
             folder,
             prompt_format=model.prompt_format,
+            confidence=model.read_by,
             option_counts=counts,
-            base_model=data.base_model,
+            base_model=data.base_model if data.base_model_on_hub else None,
             base_model_revision=data.base_model_revision,
             calibrator=fitted,
         )
@@ -194,6 +213,31 @@ def _stage_under_adapter(folder: Path) -> str:
         return BASE
     known = [evaluation.reports for evaluation in CalibrationCardData.load(folder).evaluations]
     return BEFORE if any(BEFORE in reports and BASE not in reports for reports in known) else BASE
+
+
+def _labels_with_before(folder: Path, dataset: DatasetReference, before: str) -> dict[str, str]:
+    """Return the card's names of the stages, with that of the model to compare with.
+
+    Raises
+    ------
+    ValueError
+        If the card compares with another model on another set; a card has one name for it.
+    """
+    name = Path(before).name if Path(before).exists() else before
+    if not (folder / REPORT_FILE).exists():
+        return {BEFORE: name}
+    data = CalibrationCardData.load(folder)
+    labels = dict(data.stage_labels)
+    others = [own for own in data.evaluations if BEFORE in own.reports and not own.dataset.is_same_set(dataset)]
+    if not others:
+        return labels | {BEFORE: name}
+    known = labels.get(BEFORE)  # a trainer's card gives none: it compares with the model before calibration
+    if known not in (None, name):
+        raise ValueError(
+            f"before: the card in {folder} compares with {known} on {others[0].dataset}, and this run with {name}; "
+            f"compare with {known} here too, or delete {REPORT_FILE} there and measure all sets again"
+        )
+    return labels
 
 
 def _merged(
@@ -238,6 +282,7 @@ def _merged(
         "base_model_revision": revision,
         "adapter_type": adapter_type,
         "prompt_format": model.prompt_format.to_dict(),
+        "confidence": model.read_by,
         "option_counts": option_counts,
         "tags": drafted_tags(folder / CARD_FILE),
         "versions": {name: importlib.metadata.version(name) for name in _VERSIONS_OF},
@@ -252,6 +297,8 @@ def _agree(known: CalibrationReport, measured: CalibrationReport) -> bool:
     Compared are the measures that move as little as the probabilities do; those that rest on bins or ranks may jump.
     """
     if (known.n, known.measures.keys()) != (measured.n, measured.measures.keys()):
+        return False
+    if [finding.code for finding in known.warnings] != [finding.code for finding in measured.warnings]:
         return False
     return all(
         abs(one - other) <= _ROUNDING if one is not None and other is not None else one is other

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Unpack, cast
+
+import numpy as np
 
 from ..confidence import ConfidenceMethod
 from ..confidence.registry import SETTINGS, way_named
@@ -19,12 +23,15 @@ from .settings import AskOptions, AskSettings
 
 if TYPE_CHECKING:
     from ..confidence.predictions import Predictions
+    from ..confidence.recorded import Recorded
+    from ..measures import Finding
     from .models import Model
 
 Compared: TypeAlias = "Model | Measurement"
 """A model, a measurement, or the folder that it was saved into."""
 
-_Cells: TypeAlias = "dict[tuple[str, str, str], Predictions]"
+_Cells: TypeAlias = "dict[tuple[str, str, str], tuple[Predictions, tuple[Finding, ...]]]"
+_Measurements: TypeAlias = "dict[tuple[str, str], Measurement]"
 
 
 def compare(
@@ -48,10 +55,10 @@ def compare(
     method : str, ConfidenceMethod or sequence of these, default "letters"
         What the confidence is read off, in one way or in several.
     out : path, optional
-        A folder for comparison.json and comparison.html. A run that was stopped goes on when it is started again with
-        the same folder.
+        A folder for comparison.json, comparison.html and, in measurements/, what `hf_calib.measure` saves of each
+        model. A run that was stopped goes on when it is started again with the same folder.
     seed : int, default 0
-        Of random orders, of samples and of the intervals' resampling.
+        Of the questions drawn for `limit`, of random orders, of samples and of the intervals' resampling.
     **options
         As in `hf_calib.measure`, for all models; a setting goes to the methods that have it.
 
@@ -76,13 +83,14 @@ def compare(
         raise ValueError("models: a comparison needs a base and at least one other model")
     by_name = _by_name(models, AskSettings(**options))
     skipped: dict[str, int] = {}
+    notes: tuple[str, ...] = ()
     measured = [isinstance(model, Measurement) or _was_measured(model) for model in by_name.values()]
     if all(measured):
         given = {"dataset": dataset is not None, "method": method != "letters"}
         needless = [name for name in (*given, *options) if given.get(name, name != "progress")]
         if needless:
             raise ValueError(f"{', '.join(needless)}: these models were measured already; leave it out")
-        predictions = _read(by_name)
+        cells, measurements, notes = _read(by_name)
     elif any(measured):
         raise ValueError("models: give either models or measurements, not both")
     elif dataset is None:
@@ -90,8 +98,15 @@ def compare(
     else:
         methods = [method] if isinstance(method, str | ConfidenceMethod) else list(method)
         with interruptible(out):
-            predictions, skipped = _ask(by_name, dataset, methods, out, seed, options)
-    comparison = replace(Comparison.of(predictions, seed=seed), skipped_rows=skipped)
+            cells, measurements = _ask(by_name, dataset, methods, out, seed, options)
+        skipped = next(iter(measurements.values())).skipped_rows
+    comparison = replace(
+        Comparison.of({key: own for key, (own, _) in cells.items()}, seed=seed),
+        warnings={key: found for key, (_, found) in cells.items() if found},
+        skipped_rows=skipped,
+        notes=notes,
+        measurements=measurements,
+    )
     save_result(comparison, out, options.get("device"))
     return comparison
 
@@ -120,18 +135,71 @@ def _was_measured(model: Compared) -> bool:
     return isinstance(model, str | os.PathLike) and Measurement.is_saved(model)
 
 
-def _read(models: Mapping[str, Any]) -> _Cells:
+def _read(models: Mapping[str, Any]) -> tuple[_Cells, _Measurements, tuple[str, ...]]:
+    """Return what was measured already, with the same row numbers for the same questions, and what is left out."""
     measurements = {
         name: model if isinstance(model, Measurement) else Measurement.load(model) for name, model in models.items()
     }
     # How predictions from elsewhere were read is not known; they go with the others' if those were read in one way.
     known = {own.method for own in measurements.values()} - {None}
     unknown = known.pop() if len(known) == 1 else "recorded"
-    return {
-        (name, task, own.method or unknown or "recorded"): recorded.predictions
-        for name, own in measurements.items()
-        for task, recorded in own.datasets.items()
+    methods = {name: own.method or unknown or "recorded" for name, own in measurements.items()}
+    base = next(iter(measurements))
+    common = [
+        task for task in measurements[base].datasets if all(task in own.datasets for own in measurements.values())
+    ]
+    notes: list[str] = []
+    if not common and all(len(own.datasets) == 1 for own in measurements.values()):
+        # One set each: it is the questions that tell whether they are the same, not the files' names.
+        sets = {name: next(iter(own.datasets)) for name, own in measurements.items()}
+        tasks = {sets[base]: sets}
+        notes += [f"{name} was measured on {own!r}." for name, own in sets.items()]
+    else:
+        tasks = {task: dict.fromkeys(measurements, task) for task in common}
+        for name, own in measurements.items():
+            notes += [
+                f"{task!r} ({len(recorded.predictions):,} questions of {name}) was left out: not every model was "
+                "measured on it."
+                for task, recorded in own.datasets.items()
+                if task not in common
+            ]
+    if not tasks:
+        raise ValueError(f"models: they were measured on different datasets; {' '.join(notes)}")
+    cells = {
+        (name, task, methods[name]): (
+            _with_rows_of(measurements[base].datasets[names[base]], measurements[name].datasets[own]),
+            measurements[name].reports[own].warnings,
+        )
+        for task, names in tasks.items()
+        for name, own in names.items()
     }
+    return cells, {(name, methods[name]): own for name, own in measurements.items()}, tuple(notes)
+
+
+def _with_rows_of(base: Recorded, other: Recorded) -> Predictions:
+    """Return predictions with the base's row numbers for the same questions, and new ones for questions of their own.
+
+    Where the questions of one of the two are not known, row numbers are taken to mean the same in both.
+    """
+    if other is base or None in base.questions or None in other.questions:
+        return other.predictions
+    row_of = dict(zip(_contents(base), base.predictions.rows.tolist(), strict=True))
+    following = itertools.count(max(row_of.values()) + 1)
+    rows = np.array([row_of[own] if own in row_of else next(following) for own in _contents(other)])
+    order = np.argsort(rows)
+    return replace(other.predictions.subset(order), rows=rows[order])
+
+
+def _contents(recorded: Recorded) -> list[tuple[Any, ...]]:
+    """Return what each question says; a repeated one is told from the first by its number."""
+    seen: Counter[tuple[Any, ...]] = Counter()
+    contents = []
+    for question in recorded.questions:
+        assert question is not None  # checked before
+        said = (question.context, question.question, tuple(question.choices))
+        seen[said] += 1
+        contents.append((*said, seen[said]))
+    return contents
 
 
 def _ask(
@@ -141,13 +209,13 @@ def _ask(
     out: str | os.PathLike[str] | None,
     seed: int,
     options: AskOptions,
-) -> tuple[_Cells, dict[str, int]]:
+) -> tuple[_Cells, _Measurements]:
     settings = AskSettings(**options)
     by_method = _settings_by_method(methods, settings)
-    questions = read_datasets(dataset, settings)
+    questions = read_datasets(dataset, settings, seed)
     where = this_process(settings.device)
     cells: _Cells = {}
-    skipped: dict[str, int] = {}
+    measurements: _Measurements = {}
     for number, (name, model) in enumerate(models.items()):
         source = model_source(model, settings, where)
         for method, (way, own) in by_method.items():
@@ -162,9 +230,9 @@ def _ask(
                 **how,
             )
             for task, recorded in measurement.datasets.items():
-                cells[name, task, method] = recorded.predictions
-            skipped = measurement.skipped_rows
-    return cells, skipped
+                cells[name, task, method] = recorded.predictions, measurement.reports[task].warnings
+            measurements[name, method] = measurement
+    return cells, measurements
 
 
 def _settings_by_method(

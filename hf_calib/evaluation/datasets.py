@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..tasks import Question, as_questions, handle_identical_choices, load_questions, require_answers
+from ..tasks.drawing import QuestionList, sample
 from ..tasks.free_form import FreeFormQuestion, load_free_form_questions
-from ..tasks.loading import check_limit
 from .settings import AskSettings
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ def named(dataset: Datasets) -> dict[str, Any]:
     return sets
 
 
-def read_datasets(dataset: Datasets | ReadDatasets, settings: AskSettings) -> ReadDatasets:
-    """Read each set of questions, with every answer known.
+def read_datasets(dataset: Datasets | ReadDatasets, settings: AskSettings, seed: int) -> ReadDatasets:
+    """Read each set of questions, with every answer known; `seed` draws the sample where there is a limit.
 
     Returns
     -------
@@ -65,33 +65,33 @@ def read_datasets(dataset: Datasets | ReadDatasets, settings: AskSettings) -> Re
     if isinstance(dataset, ReadDatasets):
         return dataset
     read = _read if settings.free_form is None else _read_free_form
-    return ReadDatasets((name, read(name, source, settings)) for name, source in named(dataset).items())
+    return ReadDatasets((name, read(name, source, settings, seed)) for name, source in named(dataset).items())
 
 
 class ReadDatasets(dict[str, list[Any]]):
     """Sets of questions that `read_datasets` has read and checked already."""
 
 
-def _read(name: str, source: Any, settings: AskSettings) -> list[Question]:
+def _read(name: str, source: Any, settings: AskSettings, seed: int) -> list[Question]:
     settings.say(f"Reading {name}")
     if isinstance(source, str | os.PathLike):
         path = source if isinstance(source, str) else Path(source)
-        questions = load_questions(path, limit=settings.limit, **settings.reading)
+        questions = load_questions(path, limit=settings.limit, seed=seed, **settings.reading)
     else:
-        questions = as_questions(source, limit=settings.limit, **settings.reading)
+        questions = as_questions(source, limit=settings.limit, seed=seed, **settings.reading)
     require_answers(questions, f"measuring calibration on {name}")
     handle_identical_choices(questions, "warn")
     return questions
 
 
-def _read_free_form(name: str, source: Any, settings: AskSettings) -> list[FreeFormQuestion]:
+def _read_free_form(name: str, source: Any, settings: AskSettings, seed: int) -> list[FreeFormQuestion]:
     if isinstance(source, str | os.PathLike):
-        questions = load_free_form_questions(Path(source), limit=settings.limit)
+        questions = load_free_form_questions(Path(source), limit=settings.limit, seed=seed)
     else:
-        check_limit(settings.limit)
-        questions = list(source)[: settings.limit]
+        questions = QuestionList(source)
         if not questions or not all(isinstance(question, FreeFormQuestion) for question in questions):
             raise TypeError(f"{name}: questions without options are a file, or a list of FreeFormQuestion")
+        questions = sample(questions, settings.limit, seed)
     unanswered = [row for row, question in enumerate(questions) if not question.answers]
     if unanswered:
         raise ValueError(f"{name}: {len(unanswered)} questions have no answer (the first is row {unanswered[0]})")

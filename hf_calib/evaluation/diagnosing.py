@@ -204,7 +204,7 @@ def diagnose(
     n_bins: int = 10,
     confidence_level: float = 0.95,
     margin: float = 0.05,
-    method: str | ConfidenceMethod = "letters",
+    method: str | ConfidenceMethod | None = None,
     out: str | os.PathLike[str] | None = None,
     seed: int = 0,
     **options: Unpack[AskOptions],

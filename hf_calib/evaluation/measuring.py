@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from ..reports import Measurement
 from .asking import ask
 from .datasets import Datasets
+from .fitted import check_fits, fitted_on_same_questions
 from .keeping import interruptible, save_result
 from .models import ModelSource, model_source, this_process
 from .settings import AskOptions, AskSettings
@@ -25,8 +27,9 @@ def measure(
     model: Model | ModelSource,
     dataset: Datasets,
     *,
-    method: str | ConfidenceMethod = "letters",
+    method: str | ConfidenceMethod | None = None,
     calibrator: BaseCalibrator | str | os.PathLike[str] | None = None,
+    force: bool = False,
     out: str | os.PathLike[str] | None = None,
     seed: int = 0,
     **options: Unpack[AskOptions],
@@ -39,19 +42,23 @@ def measure(
         A Hub id or a folder of a causal language model or adapter, or a GGUF file (`model.gguf`, on the Hub
         `namespace/name:file.gguf`); `openai:http://host:port/v1` with `model_name`; a
         loaded model with `tokenizer`, or `(model, tokenizer)`; what `hf_calib.load` returns, which is asked with its
-        own prompt format and calibrator; or a source of answers, such as `hf_calib.confidence.ServedModel`.
+        own method, prompt format and calibrator; or a source of answers, such as `hf_calib.confidence.ServedModel`.
     dataset : str, path, list of Question, datasets.Dataset, list of str, or mapping
         A file, folder or Hub dataset as `hf_calib.load_questions` takes it, or questions in memory; several by their
         names; or by names of your own, `{"law": "law.jsonl", "own": questions}`. Every question needs its answer.
-    method : str or ConfidenceMethod, default "letters"
-        What the confidence is read off; `hf_calib.confidence.ways()` lists the names.
+    method : str or ConfidenceMethod, optional
+        What the confidence is read off; `hf_calib.confidence.ways()` lists the names. By default the options'
+        letters, or of what `hf_calib.load` returns, what it was calibrated with.
     calibrator : BaseCalibrator or path, optional
-        Fitted; applied before measuring.
+        Fitted; applied to the answers. What was measured without it is kept as `.before`.
+    force : bool, default False
+        Apply the calibrator although it was fitted on another model, prompt or way of reading confidence; with a
+        warning.
     out : path, optional
         A folder for report.json, report.html, predictions.parquet and reliability_diagram.png. A run that was stopped
         goes on when it is started again with the same folder, and one that was finished asks nothing again.
     seed : int, default 0
-        Of random orders, of samples and of the intervals' resampling.
+        Of the questions drawn for `limit`, of random orders, of samples and of the intervals' resampling.
     **options
         For a model given by name:
 
@@ -78,14 +85,14 @@ def measure(
         - n_orders, n_samples, temperature, top_k: settings of the methods that have them.
         - columns, answer_base, on_bad_row: how the rows of all datasets are read, as `hf_calib.load_questions` takes
           it.
-        - limit: only the first questions of each dataset.
+        - limit: at most so many questions of each dataset, drawn at random with the seed.
 
         How they are gone through:
 
         - batch_size: questions in one forward, default 16, or "auto": as many as the memory holds.
         - max_length: longest prompt in tokens, by default what the model allows.
         - drop_too_long: drop longer prompts with a warning, not stop at them, default False.
-        - progress: show a progress bar, default False.
+        - progress: show a progress bar, or print a line now and then where there is no terminal, default True.
 
     Returns
     -------
@@ -98,7 +105,8 @@ def measure(
     QuestionError
         If questions cannot be read or lack answers.
     ValueError
-        If an option does not fit the model or the method, or `out` holds the beginning of another run.
+        If an option does not fit the model or the method, the calibrator was fitted on something else, or `out`
+        holds the beginning of another run.
 
     Examples
     --------
@@ -110,7 +118,9 @@ def measure(
     """
     settings = AskSettings(**options)
     source = model if isinstance(model, ModelSource) else model_source(model, settings, this_process(settings.device))
-    fitted = as_calibrator(calibrator) if calibrator is not None else source.calibrator
+    given = None if calibrator is None else as_calibrator(calibrator)
+    fitted = given or source.calibrator
+    check = None if given is None else partial(check_fits, given, force=force)
     with interruptible(out):
         measurement = ask(
             source,
@@ -119,8 +129,11 @@ def measure(
             seed=seed,
             out=out,
             hidden_states=fitted is not None and fitted.needs_features,
+            check=check,
             **options,
         )
+        if check is not None and "revision" in measurement.run:  # which may be known only now
+            check(measurement.run)
         if fitted is not None:
             measurement = calibrated(measurement, fitted)
         save_result(measurement, out, settings.device)
@@ -132,6 +145,7 @@ def measure_recorded(
     kind: str = "predictions",
     *,
     calibrator: BaseCalibrator | str | os.PathLike[str] | None = None,
+    force: bool = False,
     out: str | os.PathLike[str] | None = None,
     seed: int = 0,
 ) -> Measurement:
@@ -144,7 +158,7 @@ def measure_recorded(
     kind : {"predictions", "lm_eval", "helm"}, default "predictions"
         A file that `hf_calib.confidence.recorded.read_predictions` reads, lm-evaluation-harness's samples, or a run
         folder of HELM.
-    calibrator, out, seed
+    calibrator, force, out, seed
         As in `measure`.
 
     Returns
@@ -154,7 +168,7 @@ def measure_recorded(
     Raises
     ------
     FileNotFoundError, ValueError
-        If they cannot be read, or an answer is not known.
+        If they cannot be read, an answer is not known, or the calibrator was fitted on something else.
     """
     from ..confidence.recorded import read_predictions
     from ..confidence.recorded_helm import read_helm
@@ -165,9 +179,15 @@ def measure_recorded(
         raise ValueError(f"kind: {kind!r} is not a kind of recorded predictions; choose from {', '.join(readers)}")
     first = path if isinstance(path, str | os.PathLike) else path[0]
     run = {f"from_{kind}": str(path) if isinstance(path, str | os.PathLike) else list(path)}
-    measurement = Measurement(Path(first).stem, readers[kind](path), run, {"seed": seed})
+    if kind == "predictions" and Path(first).is_dir():  # what `measure` saved, which says how it was asked
+        saved = Measurement.load(Path(first), seed=seed)
+        measurement = replace(saved, run={**saved.run, **run})
+    else:
+        measurement = Measurement(Path(first).stem, readers[kind](path), run, {"seed": seed})
     if calibrator is not None:
-        measurement = calibrated(measurement, as_calibrator(calibrator))
+        fitted = as_calibrator(calibrator)
+        check_fits(fitted, measurement.run, force=force)
+        measurement = calibrated(measurement, fitted)
     save_result(measurement, out)
     return measurement
 
@@ -190,7 +210,7 @@ def as_calibrator(calibrator: BaseCalibrator | str | os.PathLike[str]) -> BaseCa
 
 
 def calibrated(measurement: Measurement, calibrator: BaseCalibrator) -> Measurement:
-    """Return a measurement of the same answers with a calibrator's probabilities.
+    """Return a measurement of the same answers with a calibrator's probabilities, and what they were before.
 
     Raises
     ------
@@ -203,5 +223,7 @@ def calibrated(measurement: Measurement, calibrator: BaseCalibrator) -> Measurem
         name: replace(own, predictions=own.predictions.calibrated(calibrator))
         for name, own in measurement.datasets.items()
     }
-    run = {**measurement.run, "calibrator": {"method": calibrator.name, **described(calibrator.parameters())}}
-    return replace(measurement, datasets=datasets, run=run)
+    own = {"method": calibrator.name, **described(calibrator.parameters())}
+    same = fitted_on_same_questions(calibrator, measurement.run)
+    run = {**measurement.run, "calibrator": {**own, **({"fitted_on_same_questions": same} if same else {})}}
+    return replace(measurement, datasets=datasets, run=run, before=measurement)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import hashlib
-import json
 import os
 import sys
 import warnings
@@ -36,6 +35,8 @@ SERVED = "openai:"
 
 # Enough of a tensor to tell a trained one from what it was before.
 _SAMPLED = 256
+# And of a file, in bytes.
+_BLOCK = 4096
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,8 @@ class ModelSource:
         Whether it is a `LocalModel`, whose hidden states can be had.
     prompt_format : PromptFormat, optional
         How it was calibrated to be asked.
+    read_by : str, default "letters"
+        What its confidence was calibrated to be read off, a name of `hf_calib.confidence.ways()`.
     calibrator : BaseCalibrator, optional
         What came with it.
     """
@@ -97,6 +100,7 @@ class ModelSource:
     open: Callable[[bool], Backend]
     is_local: bool = True
     prompt_format: PromptFormat | None = None
+    read_by: str = "letters"
     calibrator: BaseCalibrator | None = None
 
     _opened: list[Backend] = field(default_factory=list, init=False, repr=False)
@@ -126,7 +130,7 @@ def model_source(model: Model, settings: AskSettings, where: Processes) -> Model
 
     if isinstance(model, CalibratedModel):
         refuse(settings, "a loaded CalibratedModel", "tokenizer", *_LOADING)
-        own = {"prompt_format": model.prompt_format, "calibrator": model.calibrator}
+        own = {"prompt_format": model.prompt_format, "read_by": model.read_by, "calibrator": model.calibrator}
         return _loaded(model.model, model.tokenizer, settings, **own)
     if hasattr(model, "score_letters"):
         refuse(settings, "a model that can be asked already", "tokenizer", *_LOADING, "max_length", "drop_too_long")
@@ -202,7 +206,7 @@ def _named(model: str, settings: AskSettings, where: Processes) -> ModelSource:
         loaded.model.to(device)
         return LocalModel(loaded.model, loaded.tokenizer, **_lengths(settings))
 
-    weights = _files_digest(adapter or model)
+    weights = files_digest(adapter or model)
     identity = _identity(model, model_name=settings.model_name, adapter=adapter, weights=weights)
     return ModelSource(settings.model_name or Path(adapter or model).name, identity, open_it)
 
@@ -228,12 +232,13 @@ def _asked_already(backend: Any) -> ModelSource:
 
 
 def _with_weights(model: Any, open_it: Callable[[bool], Backend], **own: Any) -> ModelSource:
-    name = getattr(getattr(model, "config", None), "name_or_path", "") or type(model).__name__
-    return ModelSource(Path(name).name, _identity(name, weights=_weights_digest(model)), open_it, **own)
+    loaded_from = getattr(getattr(model, "config", None), "name_or_path", "") or None
+    name = Path(loaded_from).name if loaded_from else type(model).__name__
+    return ModelSource(name, _identity(loaded_from, weights=_weights_digest(model)), open_it, **own)
 
 
 def _identity(
-    model: str, *, model_name: str | None = None, adapter: str | None = None, weights: str | None = None
+    model: str | None, *, model_name: str | None = None, adapter: str | None = None, weights: str | None = None
 ) -> dict[str, Any]:
     return {"model": model, "model_name": model_name, "adapter": adapter, "weights": weights}
 
@@ -275,14 +280,23 @@ def _lengths(settings: AskSettings) -> dict[str, Any]:
     return {"max_length": settings.max_length, "on_too_long": "drop" if settings.drop_too_long else "error"}
 
 
-def _files_digest(model: str) -> str | None:
-    """Return what tells the weights of a folder or a GGUF file from others; None for a model on the Hub."""
+def files_digest(model: str | os.PathLike[str]) -> str | None:
+    """Return what tells the weights of a folder or a GGUF file from others, wherever it lies; None for a Hub model.
+
+    Of each file, evenly spaced blocks are read: training changes all weights.
+    """
     path = Path(model)
     if not path.exists():
         return None
-    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
-    state = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return hashlib.sha256(json.dumps(state).encode()).hexdigest()
+    digest = hashlib.sha256()
+    for file in sorted(path.glob("*.safetensors")) if path.is_dir() else [path]:
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size}".encode())
+        with file.open("rb") as content:
+            for start in range(0, size, max(_BLOCK, size // _SAMPLED)):
+                content.seek(start)
+                digest.update(content.read(_BLOCK))
+    return f"files:{digest.hexdigest()}"
 
 
 def _weights_digest(model: nn.Module) -> str:
@@ -297,4 +311,4 @@ def _weights_digest(model: nn.Module) -> str:
         if not tensor.is_meta:
             values = tensor.detach().flatten()
             digest.update(values[:: max(1, values.numel() // _SAMPLED)].float().cpu().numpy().tobytes())
-    return digest.hexdigest()
+    return f"tensors:{digest.hexdigest()}"

@@ -79,7 +79,7 @@ class AskSettings:
     answer_base: int | None = None
     on_bad_row: str = "error"
     limit: int | None = None
-    progress: bool = False
+    progress: bool = True
 
     def __post_init__(self) -> None:
         known = {**_NUMBER_FORMATS, **{name: name for name in _NUMBER_FORMATS.values()}, "auto": "auto"}

@@ -37,9 +37,9 @@ class Answer:
         Its probability among the options, in [1/K, 1], recalibrated if the model came with a calibrator.
     probabilities : tuple of float
         All options' probabilities; they sum to 1.
-    option_mass : float
+    option_mass : float or None
         The share of the whole vocabulary's probability that the options hold, in [0, 1]. Far below 1, the model would
-        rather say something else.
+        rather say something else. None where the options' probabilities are divided by their lengths.
     """
 
     letter: str
@@ -47,7 +47,7 @@ class Answer:
     index: int
     confidence: float
     probabilities: tuple[float, ...] = field(repr=False)
-    option_mass: float = field(repr=False)
+    option_mass: float | None = field(repr=False)
 
 
 @dataclass
@@ -72,6 +72,16 @@ class CalibratedModel:
     calibrator: Any = None
     metadata: CalibrationMetadata | None = None
 
+    def __repr__(self) -> str:
+        name = getattr(self.model.config, "_name_or_path", "") or type(self.model).__name__
+        kind = "chat" if self.prompt_format.chat else "plain"
+        return f"CalibratedModel({name!r}, {kind} prompt, calibrator={self.calibrator!r})"
+
+    @property
+    def read_by(self) -> str:
+        """What confidence is read off, a name of `hf_calib.confidence.ways()`: as the figures were measured."""
+        return self.metadata.confidence if self.metadata else "letters"
+
     def predict(self, questions: Any, **options: Any) -> Predictions:
         """Give the model's own predictions, before any calibrator.
 
@@ -83,10 +93,11 @@ class CalibratedModel:
         """
         from ..confidence import predict
 
-        # A calibrator that takes features was fitted on the hidden states, the only ones that come with a question.
-        options.setdefault("hidden_states", bool(getattr(self.calibrator, "needs_features", False)))
         questions = as_questions(questions)
         self.warn_about_option_counts(questions)
+        # A calibrator that takes features was fitted on the hidden states, the only ones that come with a question.
+        options.setdefault("hidden_states", bool(getattr(self.calibrator, "needs_features", False)))
+        options.setdefault("method", self.read_by)
         return predict(self.model, self.tokenizer, questions, prompt_format=self.prompt_format, **options)
 
     def confidence(self, questions: Any, **options: Any) -> list[Answer]:
@@ -109,11 +120,10 @@ class CalibratedModel:
             If a question has another number of options than those that the model was calibrated on.
         """
         questions = as_questions(questions)
-        predictions = self._calibrated(self.predict(questions, **options))
+        predictions = self.predict(questions, **options).calibrated(self.calibrator)
         answers = []
-        for row, values, mass in zip(
-            predictions.rows, predictions.probabilities, predictions.option_mass, strict=True
-        ):
+        masses = predictions.option_mass if predictions.has_mass else [None] * len(predictions)
+        for row, values, mass in zip(predictions.rows, predictions.probabilities, masses, strict=True):
             question = questions[int(row)]
             index = int(values.argmax())
             answers.append(
@@ -123,7 +133,7 @@ class CalibratedModel:
                     index=index,
                     confidence=float(values[index]),
                     probabilities=tuple(map(float, values[: len(question.choices)])),
-                    option_mass=float(mass),
+                    option_mass=None if mass is None else float(mass),
                 )
             )
         return answers
@@ -144,19 +154,16 @@ class CalibratedModel:
         ValueError
             If an answer is not known.
         """
-        return self._calibrated(self.predict(questions, **options)).report(seed=seed)
-
-    def _calibrated(self, predictions: Predictions) -> Predictions:
-        return predictions if self.calibrator is None else predictions.calibrated(self.calibrator)
+        return self.predict(questions, **options).calibrated(self.calibrator).report(seed=seed)
 
     def warn_about_option_counts(self, questions: Sequence[Question]) -> None:
-        """Warn if a question has another number of options than those that the model was calibrated on."""
+        """Warn if a question has another number of options than those that the card's figures are for."""
         counts = {len(question.choices) for question in questions}
-        calibrated = set(self.metadata.option_counts) if self.metadata else set()
-        if calibrated and counts - calibrated:
+        known = set(self.metadata.option_counts) if self.metadata else set()
+        if known and counts - known:
             warnings.warn(
-                f"Questions with {_listed(counts - calibrated)} options are asked of a model that was calibrated on "
-                f"questions with {_listed(calibrated)}; its confidence in them need not be calibrated.",
+                f"Questions with {_listed(counts - known)} options: the model's card reports its calibration on "
+                f"questions with {_listed(known)}; it may differ on others.",
                 CalibrationWarning,
                 stacklevel=3,
             )

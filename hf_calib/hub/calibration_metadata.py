@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from .._version import __version__
+from ..confidence.registry import way_named
 from ..tasks import PromptFormat
 from .card_data import read_json
 from .errors import InvalidFolderError
@@ -37,8 +38,10 @@ class CalibrationMetadata:
     ----------
     prompt_format : PromptFormat
         How the questions were put.
+    confidence : str, default "letters"
+        What confidence is read off, a name of `hf_calib.confidence.ways()`.
     option_counts : tuple of int
-        The numbers of options that the calibration questions had.
+        The numbers of options of the questions that it was calibrated on or, if it was not calibrated, measured on.
     base_model, base_model_revision : str, optional
         The model under the adapter and the commit of it that was loaded.
     calibrator : bool
@@ -48,6 +51,7 @@ class CalibrationMetadata:
     """
 
     prompt_format: PromptFormat = field(default_factory=PromptFormat)
+    confidence: str = "letters"
     option_counts: tuple[int, ...] = ()
     base_model: str | None = None
     base_model_revision: str | None = None
@@ -65,6 +69,7 @@ def save_calibration_metadata(
     folder: str | os.PathLike[str],
     *,
     prompt_format: PromptFormat | None = None,
+    confidence: str = "letters",
     option_counts: Iterable[int] = (),
     base_model: str | None = None,
     base_model_revision: str | None = None,
@@ -78,6 +83,8 @@ def save_calibration_metadata(
         Made if it is not there.
     prompt_format : PromptFormat, optional
         How the calibration questions were put; the plain prompt if None.
+    confidence : str, default "letters"
+        What confidence was read off, a name of `hf_calib.confidence.ways()`.
     option_counts : iterable of int
         The numbers of options that they had, in any order, repeated or not.
     base_model, base_model_revision : str, optional
@@ -97,6 +104,7 @@ def save_calibration_metadata(
     folder.mkdir(parents=True, exist_ok=True)
     metadata = CalibrationMetadata(
         prompt_format=prompt_format or PromptFormat(),
+        confidence=confidence,
         option_counts=tuple(sorted({int(count) for count in option_counts})),
         base_model=base_model if base_model is not None and is_hub_id(base_model) else None,
         base_model_revision=base_model_revision,
@@ -179,6 +187,7 @@ def _parse(content: Mapping[str, Any]) -> CalibrationMetadata:
     if not isinstance(prompt, Mapping):
         raise ValueError(f"its prompt_format is {prompt!r}, not an object")
     prompt_format = PromptFormat.from_dict(dict(prompt))
+    way_named(content.get("confidence", "letters"))
     counts = content.get("option_counts", [])
     if not isinstance(counts, list) or any(type(count) is not int or not 2 <= count <= 26 for count in counts):
         raise ValueError(f"its option_counts are {counts!r}, not numbers from 2 to 26")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..confidence.registry import way_named
 from .card_data import SCALED, CalibrationCardData, DatasetReference
 from .card_metadata import (
     HUB_URL,
@@ -31,6 +33,8 @@ CARD_FILE = "README.md"
 EVALUATION_RESULTS = ".eval_results/hf_calib.yaml"
 PICTURE_FILE = "reliability_diagram.png"
 TEMPLATE_FILE = "model_card.md.jinja"
+# How calibration-aware fine-tuning, regularized or not, is called by our trainers and by people.
+_CFT = re.compile(r"calibration-aware (fine-tuning|sft)|ece regularizer|\br?cft\b", re.IGNORECASE)
 
 
 def render_card(data: CalibrationCardData, existing: str | None = None, *, calibrator: bool = False) -> str:
@@ -68,16 +72,18 @@ def render_card(data: CalibrationCardData, existing: str | None = None, *, calib
             kind=data.description or (f"A {data.adapter_type} adapter" if data.adapter_type else "A language model"),
             headlines=[headline(data, evaluation) for evaluation in data.evaluations],
             evaluations=[evaluation_table(data, evaluation) for evaluation in data.evaluations],
-            compared=len(data.evaluations[0].reports) > 1 if data.evaluations else False,
+            drawn=[data.stage_label(stage) for stage in _drawn_stages(data)],
             picture=Markdown(PICTURE_FILE),
             legend=legend(data),
+            read_off=Markdown(way_named(data.confidence).help),
             calibrator=calibrator,
             load_id=_python_string(data.hub_model_id or data.model_name),
             facts=list(_training_facts(data)),
             settings=markdown_table(["Setting", "Value"], sorted(data.settings.items()), numeric=False)
             if data.settings
             else None,
-            limits=list(_limits(data)),
+            limits=list(_limits(data, calibrator)),
+            cites_cft=data.method is not None and _CFT.search(data.method) is not None,
             # Spelt as PEFT spells itself, which adds a line of its own to a card without this one.
             versions=[("PEFT" if name == "peft" else name, version) for name, version in data.versions.items()],
         )
@@ -184,8 +190,7 @@ def _draw_picture(data: CalibrationCardData, path: Path) -> None:
     """Draw the first evaluation set's reliability diagrams, one a model; the baseline is in the table alone."""
     from ..reports import ReliabilityDisplay
 
-    first = data.evaluations[0]
-    drawn = [stage for stage in first.stages if stage != SCALED]
+    first, drawn = data.evaluations[0], _drawn_stages(data)
     # A dollar would start a formula.
     title, *labels = (
         single_line(text).replace("$", r"\$")
@@ -193,6 +198,10 @@ def _draw_picture(data: CalibrationCardData, path: Path) -> None:
     )
     models = {label: first.reports[stage] for label, stage in zip(labels, drawn, strict=True)}
     ReliabilityDisplay.compare(models, title=title).save(path)
+
+
+def _drawn_stages(data: CalibrationCardData) -> list[str]:
+    return [stage for stage in data.evaluations[0].stages if stage != SCALED] if data.evaluations else []
 
 
 @cache
@@ -262,26 +271,30 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def _limits(data: CalibrationCardData) -> Iterable[object]:
+def _limits(data: CalibrationCardData, calibrator: bool) -> Iterable[object]:
+    was_calibrated = bool(data.method or data.calibration_data)
+    done = "Calibrated" if was_calibrated else "Recalibrated and measured" if calibrator else "Measured"
     yield (
-        "For research on calibrated language models, and for multiple-choice questions like those that it was "
-        "calibrated on. The confidence is the probability of an option's letter at the answer position; it says "
-        "nothing about free-form answers."
+        "For research on the calibration of language models, and for multiple-choice questions like those that it was "
+        f"{done.lower()} on. The confidence is read off {way_named(data.confidence).help}; it says nothing about "
+        "free-form answers."
     )
-    calibrated_on = []
+    with_what = []
     if data.calibration_data:
-        calibrated_on.append(f"questions from {_dataset_link(data.calibration_data)}")
+        with_what.append(f"questions from {_dataset_link(data.calibration_data)}")
     if data.option_counts:
-        counts = ", ".join(map(str, sorted(set(data.option_counts))))
-        calibrated_on.append(f"{counts} options a question")
+        counts = " or ".join(map(str, sorted(set(data.option_counts))))
+        with_what.append(f"{counts} options per question")
     if data.prompt_format:
-        calibrated_on.append("the prompt format in hf_calib.json")
-    if calibrated_on:
-        yield Markdown(f"Calibrated with {', '.join(calibrated_on)}; with others the figures above need not hold.")
+        with_what.append("the prompt format in hf_calib.json")
+    if with_what:
+        yield Markdown(f"{done} with {', '.join(with_what)}; with others the figures above may not hold.")
+    if not was_calibrated and not calibrator:
+        yield "Nothing was done here to calibrate it; the card reports what was measured."
     if data.subjects:
         shown = ", ".join(escape_markdown(subject) for subject in data.subjects[:20])
         more = f" and {len(data.subjects) - 20} more" if len(data.subjects) > 20 else ""
         yield Markdown(f"Subjects it was calibrated on: {shown}{more}.")
-    if data.evaluations and all(evaluation.in_domain for evaluation in data.evaluations):
+    if was_calibrated and data.evaluations and all(evaluation.in_domain for evaluation in data.evaluations):
         yield "Not measured on subjects other than those it was calibrated on."
     yield "Calibration is a property of many answers together: a single answer given with 90% can be wrong."

@@ -147,6 +147,8 @@ class CalibrationCardData:
         The verdict on the calibratable or non-calibratable regime, as a sentence.
     prompt_format : mapping, optional
         The prompt the options' probabilities were read with.
+    confidence : str, default "letters"
+        What confidence was read off, a name of `hf_calib.confidence.ways()`.
     option_counts : tuple of int
         The numbers of options that the calibration questions had.
     subjects : tuple of str
@@ -181,6 +183,7 @@ class CalibrationCardData:
     stage_labels: Mapping[str, str] = field(default_factory=dict)
     regime: str | None = None
     prompt_format: Mapping[str, Any] | None = None
+    confidence: str = "letters"
     option_counts: tuple[int, ...] = ()
     subjects: tuple[str, ...] = ()
     label_free: bool | None = None
@@ -225,7 +228,8 @@ class CalibrationCardData:
 
     def stage_label(self, stage: str) -> str:
         """Name a stage as the tables do."""
-        defaults = {BASE: "Base model", BEFORE: "Before calibration", AFTER: "This model"}
+        before = "Before calibration" if self.method or self.calibration_data else "Compared model"
+        defaults = {BASE: "Base model", BEFORE: before, AFTER: "This model"}
         defaults[SCALED] = f"{self.stage_labels.get(BEFORE, defaults[BEFORE])} + temperature scaling"
         defaults[CALIBRATED] = "This model, calibrated"
         return self.stage_labels.get(stage, defaults[stage])

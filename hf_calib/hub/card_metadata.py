@@ -14,6 +14,7 @@ from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from huggingface_hub.utils import yaml_dump
 
 from .._version import __version__
+from ..confidence.registry import way_named
 from .card_data import AFTER, CalibrationCardData, Evaluation
 from .errors import CardConflictError
 from .escaping import is_hub_id, single_line
@@ -113,7 +114,7 @@ def evaluation_results(data: CalibrationCardData) -> str | None:
             task_id=evaluation.dataset.task_id,
             dataset_revision=evaluation.dataset.revision,
             value=round(evaluation.reports[AFTER].measures["accuracy"].value, _DIGITS),
-            notes=f"the options' letters, n = {evaluation.reports[AFTER].n}, "
+            notes=f"confidence read off {way_named(data.confidence).help}, n = {evaluation.reports[AFTER].n}, "
             f"ECE {evaluation.reports[AFTER].measures['ece'].value:.3f}",
             **_source(data),
         )

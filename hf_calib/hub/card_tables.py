@@ -1,11 +1,12 @@
-"""The numbers of a card, formatted: one row a model, one column a measure, with n and interval."""
+"""The numbers of a card, formatted: a short table in sight, and all measures with their intervals folded."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..measures import shown_in
+from ..measures import CATALOG, shown_in
 from .card_data import AFTER, BASE, BEFORE, CalibrationCardData, Evaluation
 from .escaping import Markdown, escape_markdown
 
@@ -13,11 +14,20 @@ if TYPE_CHECKING:
     from ..measures import CalibrationReport, Measure, MeasureInfo
 
 
+# The columns of the table in sight besides the model and n; only the last one has an interval, so that a row fits.
+_IN_SIGHT = ("accuracy", "confidence", "ece")
+
+
 def format_measure(measure: Measure) -> Markdown:
     """Give a measure as `0.123 [0.101, 0.145]`, or as the value alone where there is no interval."""
     if measure.low is None or measure.high is None:
         return Markdown(f"{measure.value:.3f}")
-    return Markdown(f"{measure.value:.3f} [{measure.low:.3f}, {measure.high:.3f}]")
+    return _unbroken(f"{measure.value:.3f} [{measure.low:.3f}, {measure.high:.3f}]")
+
+
+def _unbroken(text: str) -> Markdown:
+    """Give text, escaped, that stays on one line."""
+    return Markdown(escape_markdown(text).replace(" ", "\N{NO-BREAK SPACE}"))
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]], numeric: bool = True) -> Markdown:
@@ -39,19 +49,40 @@ def _row(label: str, n: int, measures: Mapping[str, Measure], columns: Sequence[
 def evaluation_table(data: CalibrationCardData, evaluation: Evaluation) -> dict[str, Any]:
     """Give what the template needs to show one evaluation set."""
     reports = {stage: evaluation.reports[stage] for stage in evaluation.stages}
-    measured = {key for report in reports.values() for key in report.measures}
-    columns = [info for info in shown_in("card") if info.key in measured]
-    rows = [_row(data.stage_label(stage), report.n, report.measures, columns) for stage, report in reports.items()]
+    labels = {stage: _unbroken(data.stage_label(stage)) for stage in reports}
     groups = list(_group_rows(data, reports))
     return {
         "title": str(evaluation.dataset),
         "description": _description(evaluation),
-        "table": markdown_table(["Model", "n", *map(_heading, columns)], rows),
+        "table": markdown_table(
+            ["Model", "n", *(_heading(CATALOG[key]) for key in _IN_SIGHT)],
+            [[labels[stage], f"{report.n:,}", *_cells_in_sight(report)] for stage, report in reports.items()],
+        ),
+        "warnings": [str(finding) for finding in _without_remedies(reports[AFTER]).further_warnings],
+        "all_measures": markdown_table(["Measure", *labels.values()], _measure_rows(reports)),
         "group_count": len(reports[AFTER].groups or ()),
         "group_table": markdown_table(["Subject", "n", *map(_heading, shown_in("groups"))], groups)
         if groups
         else None,
     }
+
+
+def _without_remedies(report: CalibrationReport) -> CalibrationReport:
+    """Leave out what to try next: it is for who measures, in words of what they measure with, and not for readers."""
+    return replace(report, warnings=tuple(replace(finding, remedy="") for finding in report.warnings))
+
+
+def _cells_in_sight(report: CalibrationReport) -> list[Markdown]:
+    *others, last = (report.measures[key] for key in _IN_SIGHT)
+    return [*(Markdown(f"{measure.value:.3f}") for measure in others), format_measure(last)]
+
+
+def _measure_rows(reports: Mapping[str, CalibrationReport]) -> Iterable[list[object]]:
+    """Give a row for each measure, with a cell for each model."""
+    for info in shown_in("card"):
+        cells = [report.measures.get(info.key) for report in reports.values()]
+        if any(cells):
+            yield [_heading(info), *("–" if measure is None else format_measure(measure) for measure in cells)]
 
 
 def _description(evaluation: Evaluation) -> Markdown:
@@ -72,14 +103,21 @@ def _group_rows(data: CalibrationCardData, reports: Mapping[str, CalibrationRepo
 
 
 def headline(data: CalibrationCardData, evaluation: Evaluation) -> dict[str, Any]:
-    """Give the line of the summary that compares before and after on one evaluation set."""
+    """Give the line of the summary on one evaluation set: the verdict, and the numbers of what it is compared with."""
     after = evaluation.reports[AFTER]
-    before = evaluation.reports.get(BEFORE, evaluation.reports.get(BASE))
-    values: dict[str, Any] = {"dataset": str(evaluation.dataset), "n": f"{after.n:,}"}
-    for key in ("ece", "accuracy"):
-        values[f"{key}_after"] = format_measure(after.measures[key])
-        values[f"{key}_before"] = None if before is None else format_measure(before.measures[key])
-    return values
+    compared = next((stage for stage in (BEFORE, BASE) if stage in evaluation.reports), None)
+    return {
+        "dataset": str(evaluation.dataset),
+        "n": f"{after.n:,}",
+        "verdict": _without_remedies(after).verdict,
+        "compared": None if compared is None else data.stage_label(compared),
+        "numbers": {}
+        if compared is None
+        else {
+            CATALOG[key].short: format_measure(evaluation.reports[compared].measures[key])
+            for key in ("ece", "accuracy")
+        },
+    }
 
 
 def legend(data: CalibrationCardData) -> Markdown:

@@ -15,7 +15,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 # Where datasets keeps what it read from the Hub: [NAMESPACE___]NAME/CONFIG/VERSION/COMMIT/. The namespace is as it is
 # on the Hub; of the name, which is in snake case there, only the commit is of use.
 _CACHED = re.compile(r"(?:^|[/\\])(?:([^/\\]+)___)?[^/\\]+[/\\]([^/\\]+)[/\\][^/\\]+[/\\]([0-9a-f]{40})[/\\]")
-_IN_MEMORY = "a set given in memory"
+_IN_MEMORY = "in-memory-questions"
 
 
 def dataset_reference(source: Any, size: int | None = None) -> DatasetReference:

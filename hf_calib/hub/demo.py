@@ -115,10 +115,12 @@ def _describe_base(folder: Path, adapter: CalibrationCardData) -> None:
         for evaluation in adapter.evaluations
         if BASE in evaluation.reports
     )
+    label = adapter.stage_labels.get(BASE)
     data = CalibrationCardData(
         model_name=folder.name,
         description=_ABOUT,
         evaluations=evaluations,
+        stage_labels={AFTER: f"{label} (this model)"} if label else {},
         option_counts=adapter.option_counts,
         prompt_format=adapter.prompt_format,
         versions=adapter.versions,

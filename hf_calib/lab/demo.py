@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from accelerate.utils import is_peft_model
-from rich.console import Console
 
 from ..confidence import Predictions, predict
 from ..evaluation import diagnose
 from ..hub import DatasetReference, Evaluation, write_card
 from ..measures import CATALOG, CalibrationReport
 from ..reports import ReliabilityDisplay, render_table
+from ..reports.checks import checked
 from .bench import (
     calibration_aware_dpo,
     calibration_aware_fine_tuning,
@@ -26,29 +29,32 @@ from .bench import (
     plain_dpo,
 )
 from .names import Domain
-from .presets import PRESETS
+from .presets import PRESETS, LabPreset
 from .pretraining import pretrained_folder
 from .win_rate import PreferenceTest
 
-PRETRAINED = "pre-trained"
+# Each model's name in the table, the diagram and the cards.
+PRETRAINED = "Pre-trained"
 DPO = "DPO"
-DPO_TEMPERATURE = "DPO + temperature"
+DPO_TEMPERATURE = "DPO + temperature scaling"
 UNLABELED = "CA-DPO, no labels"
 LABELED = "CA-DPO, labels"
 CFT = "DPO, then CFT"
-LEGEND = (
-    "CA-DPO: calibration-aware DPO. CFT: calibration-aware fine-tuning. ECE: expected calibration error of the\n"
-    "confidence, 10 bins. TCE: mean distance of the confidence from the true probability, known in this world.\n"
-    "Win rate: share of held-out preference pairs in which the chosen answer gets the higher probability."
-)
+LEGEND = """\
+CA-DPO: calibration-aware DPO. CFT: calibration-aware fine-tuning.
+ECE: expected calibration error of the confidence, 10 bins.
+TCE: mean distance of the confidence from the true probability, known here.
+Win rate: share of held-out pairs whose chosen answer is the more probable one."""
 
-# The table's columns, by the report's measures.
-COLUMNS = {key: CATALOG[key].short for key in ("accuracy", "ece", "tce", "confidence", "nll", "brier")}
+# The table's columns, by the report's measures; results.json holds all measures.
+COLUMNS = {key: CATALOG[key].short for key in ("accuracy", "confidence", "ece", "tce")}
 COLUMNS["ece"] += " [95% interval]"
-DOMAINS: dict[Domain, str] = {
-    "in": "In domain (the calibration questions' own)",
-    "out": "Off domain (only prompts without answers)",
+DOMAINS: dict[Domain, str] = {"in": "in-domain", "out": "out-of-domain"}
+DOMAIN_NOTES: dict[Domain, str] = {
+    "in": "In domain: subjects of the calibration questions",
+    "out": "Out of domain: subjects with unanswered prompts only",
 }
+LOG_FILE = "training.log"
 
 
 def run_demo(
@@ -59,10 +65,10 @@ def run_demo(
     Parameters
     ----------
     out : str or Path
-        Gets `results.json`, `results.txt`, `reliability_diagram.png` and `.svg`, the pre-trained model in
-        `lab-base-model/`, and in `adapter/` the adapter of calibration-aware DPO without labels with its card. A
-        preset that trains whole weights puts the model into `model/`; one other than "demo" has its name in that of
-        the pre-trained model's folder.
+        Gets `results.json`, `results.txt`, `reliability_diagram.png` and `.svg`, `training.log` with what the
+        libraries print, the pre-trained model in `lab-base-model/`, and in `adapter/` the adapter of
+        calibration-aware DPO without labels with its card. A preset that trains whole weights puts the model into
+        `model/`; one other than "demo" has its name in that of the pre-trained model's folder.
     preset : str, default "demo"
         Key of `hf_calib.lab.PRESETS`.
     seed : int, default 0
@@ -76,30 +82,52 @@ def run_demo(
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    console = Console()
     started = time.perf_counter()
-    settings = PRESETS[preset]
+    print(f"Training log: {out / LOG_FILE}\n", flush=True)
+    with quiet(out / LOG_FILE) as terminal:
+        results, text, saved = _run(out, PRESETS[preset], preset, seed, cache_dir, terminal)
+    print(f"\n{text}\n\nWrote to {out} in {time.perf_counter() - started:.0f} s:")
+    print(f"  {saved.name}/  the model {UNLABELED!r} with its model card")
+    print("  reliability_diagram.png, reliability_diagram.svg, results.json, results.txt")
+    return results
 
-    def step(text: str, work: Callable[[], Any]) -> Any:
-        console.print(f"[bold]{text}[/bold]")
+
+@contextmanager
+def quiet(path: Path) -> Iterator[TextIO]:
+    """Send what libraries print, log and warn to a file; yield the standard output that was replaced."""
+    terminal = sys.stdout
+    shown = {id(stream) for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)}
+    loggers = [
+        logging.root,
+        *(own for own in logging.root.manager.loggerDict.values() if isinstance(own, logging.Logger)),
+    ]
+    with path.open("w", encoding="utf-8", buffering=1) as log, redirect_stdout(log), redirect_stderr(log):
+        # Handlers made at import hold the stream that was the standard error then.
+        moved = [
+            (handler, handler.setStream(log))
+            for handler in {handler for own in loggers for handler in own.handlers}
+            if isinstance(handler, logging.StreamHandler) and id(handler.stream) in shown
+        ]
+        try:
+            yield terminal
+        finally:
+            for handler, stream in moved:
+                handler.setStream(stream)
+
+
+def _run(
+    out: Path, settings: LabPreset, preset: str, seed: int, cache_dir: str | Path | None, terminal: TextIO
+) -> tuple[dict[str, dict[str, CalibrationReport]], str, Path]:
+    """Run the five steps; return the reports, the tables, and the folder of the model with the card."""
+
+    @contextmanager
+    def step(number: int, text: str) -> Iterator[None]:
+        print(f"{number}/5  {text + ' ':.<66} ", end="", file=terminal, flush=True)
         begun = time.perf_counter()
-        result = work()
-        console.print(f"  done in {time.perf_counter() - begun:.0f} s")
-        return result
+        yield
+        print(f"{time.perf_counter() - begun:.0f} s", file=terminal, flush=True)
 
-    folder = step(
-        "1/5  Pre-training a small language model in a world whose true probabilities are known",
-        lambda: pretrained_folder(settings, seed, cache_dir=cache_dir or out / "cache"),
-    )
-    # Under a name of its own in the output, which the adapter's configuration and card refer to.
-    base = out / ("lab-base-model" if preset == "demo" else f"lab-base-model-{preset}")
-    shutil.rmtree(base, ignore_errors=True)
-    folder = Path(shutil.copytree(folder, base))
-    torch.manual_seed(seed)
-    bench = make_bench(settings, seed, folder, out / "runs")
-    held_out = bench.data.held_out.to_questions()
     results: dict[str, dict[str, CalibrationReport]] = {}
-    pairs = PreferenceTest(bench.tokenizer, bench.data.test_pairs)
     wins: dict[str, dict[str, float]] = {}
 
     def measure(name: str, model: Any, calibrator: Any = None) -> None:
@@ -109,28 +137,34 @@ def run_demo(
             predictions: Predictions = predict(model, bench.tokenizer, questions.to_questions(), batch_size=512)
             if calibrator is not None:
                 predictions = predictions.calibrated(calibrator)
-            results[name][domain] = predictions.report(true_probabilities=questions.true_probabilities, seed=seed)
+            report = predictions.report(true_probabilities=questions.true_probabilities, seed=seed)
+            results[name][domain] = checked(predictions, report, {"confidence": {"name": "letters"}})
         wins[name] = pairs.win_rate(model)
 
-    measure(PRETRAINED, bench.pretrained())
-    aligned = step("2/5  Aligning it with plain DPO (TRL's DPOTrainer)", lambda: plain_dpo(bench)).model
-    measure(DPO, aligned)
-    measure(DPO_TEMPERATURE, aligned, fitted_temperature(bench, aligned))
-    unlabeled = step(
-        "3/5  Aligning it with calibration-aware DPO, on prompts without answers",
-        lambda: calibration_aware_dpo(bench, evaluated_on=held_out),
-    )
-    measure(UNLABELED, unlabeled.model)
-    labeled = step(
-        "4/5  The same with answers for some of the questions",
-        lambda: calibration_aware_dpo(bench, bench.data.calibration.to_questions(), evaluated_on=held_out),
-    )
-    measure(LABELED, labeled.model)
-    repaired = step(
-        "5/5  Repairing the overconfident DPO model by calibration-aware fine-tuning (CFT)",
-        lambda: calibration_aware_fine_tuning(bench, aligned, settings.fine_tuning),
-    )
-    measure(CFT, repaired.model)
+    with step(1, f"{PRETRAINED}: train a small model on a synthetic world"):
+        folder = pretrained_folder(settings, seed, cache_dir=cache_dir or out / "cache", progress=False)
+        # Under a name of its own in the output, which the adapter's configuration and card refer to.
+        base = out / ("lab-base-model" if preset == "demo" else f"lab-base-model-{preset}")
+        shutil.rmtree(base, ignore_errors=True)
+        folder = Path(shutil.copytree(folder, base))
+        torch.manual_seed(seed)
+        bench = make_bench(settings, seed, folder, out / "runs", progress=False)
+        held_out = bench.data.held_out.to_questions()
+        pairs = PreferenceTest(bench.tokenizer, bench.data.test_pairs)
+        measure(PRETRAINED, bench.pretrained())
+    with step(2, f"{DPO}: align it with TRL's DPOTrainer"):
+        aligned: Any = plain_dpo(bench).model
+        measure(DPO, aligned)
+        measure(DPO_TEMPERATURE, aligned, fitted_temperature(bench, aligned))
+    with step(3, f"{UNLABELED}: keep it calibrated, on unanswered prompts"):
+        unlabeled: Any = calibration_aware_dpo(bench, evaluated_on=held_out)
+        measure(UNLABELED, unlabeled.model)
+    with step(4, f"{LABELED}: the same with some answered questions"):
+        labeled = calibration_aware_dpo(bench, bench.data.calibration.to_questions(), evaluated_on=held_out)
+        measure(LABELED, labeled.model)
+    with step(5, f"{CFT}: repair {DPO} by fine-tuning on answered questions"):
+        repaired = calibration_aware_fine_tuning(bench, aligned, settings.fine_tuning)
+        measure(CFT, repaired.model)
 
     text = _write_results(out, results, wins, settings.n_test_pairs)
     trained_on, new = (questions.to_questions() for questions in (bench.data.prompts, bench.data.test["in"]))
@@ -141,14 +175,7 @@ def run_demo(
     saved = out / ("adapter" if is_peft_model(unlabeled.model) else "model")
     _write_model(saved, f"hf-calib-{preset}", unlabeled, results, f"{diagnosis.regime}. {diagnosis.reasons}")
     shutil.rmtree(out / "runs", ignore_errors=True)
-    console.print()
-    print(text)
-    console.print(
-        f"\nWrote {out / 'reliability_diagram.png'}, {out / 'results.json'} and the {saved.name} with its model card, "
-        f"{saved}, in {time.perf_counter() - started:.0f} s.",
-        soft_wrap=True,
-    )
-    return results
+    return results, text, saved
 
 
 def _write_results(
@@ -156,7 +183,7 @@ def _write_results(
 ) -> str:
     """Write the table, the data behind it and the picture; return the table."""
     tables = []
-    for domain, title in DOMAINS.items():
+    for domain, note in DOMAIN_NOTES.items():
         rows = []
         for name, reports in results.items():
             measures = reports[domain].measures
@@ -165,11 +192,11 @@ def _write_results(
                 row[column] = measures[key] if key == "ece" else measures[key].value
             rows.append(row)
         n = next(iter(results.values()))[domain].n
-        tables.append(f"{title}, {n:,} held-out questions\n\n{render_table(rows)}")
+        tables.append(f"{note} (n = {n:,})\n\n{render_table(rows)}")
     rows = [
         {"model": name, "multiple choice": won["multiple_choice"], "open": won["open"]} for name, won in wins.items()
     ]
-    tables.append(f"Win rate, {n_pairs:,} held-out pairs of each kind\n\n{render_table(rows)}\n\n{LEGEND}")
+    tables.append(f"Win rate (n = {n_pairs:,} held-out pairs of each kind)\n\n{render_table(rows)}\n\n{LEGEND}")
     text = "\n\n".join(tables)
     (out / "results.txt").write_text(text + "\n", encoding="utf-8")
     content = {
@@ -189,7 +216,7 @@ def _write_results(
 def _write_model(
     folder: Path, name: str, trainer: Any, results: dict[str, dict[str, CalibrationReport]], regime: str
 ) -> None:
-    """Save the adapter or the model with a card that compares it to the pre-trained model and to plain DPO."""
+    """Save the adapter or the model with a card that compares it to the pre-trained model and to DPO."""
     from dataclasses import replace
 
     from ..trainers.card import card_data
@@ -199,7 +226,7 @@ def _write_model(
     trainer.create_model_card(name)
     evaluations = tuple(
         Evaluation(
-            DatasetReference(f"lab questions, {title.lower()}", size=results[DPO][domain].n),
+            DatasetReference("lab-questions", config, size=results[DPO][domain].n),
             {
                 "base": results[PRETRAINED][domain],
                 "before": results[DPO][domain],
@@ -208,16 +235,16 @@ def _write_model(
             },
             in_domain=domain == "in",
         )
-        for domain, title in DOMAINS.items()
+        for domain, config in DOMAINS.items()
     )
     data = card_data(trainer.calibration_run, trainer, name, license="apache-2.0", language="en")
-    labels = {"base": "Pre-trained", "before": "Plain DPO"}
+    labels = {"base": PRETRAINED, "before": DPO, "after": f"{UNLABELED} (this model)"}
     card = replace(
         data,
         evaluations=evaluations,
         stage_labels=labels,
         regime=regime,
-        preference_data=DatasetReference("lab preference pairs", size=len(trainer.train_dataset)),
-        calibration_data=data.calibration_data and replace(data.calibration_data, name="lab prompts"),
+        preference_data=DatasetReference("lab-preference-pairs", size=len(trainer.train_dataset)),
+        calibration_data=data.calibration_data and replace(data.calibration_data, name="lab-prompts"),
     )
     write_card(folder, card)

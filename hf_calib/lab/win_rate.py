@@ -41,7 +41,7 @@ class TokenizedCompletions:
         ValueError
             If a prompt's tokens don't begin those of the prompt with its completion.
         """
-        from ..confidence.option_logits import padding_token
+        from ..confidence.encoded import padding_token
 
         places: dict[tuple[str, str], int] = {}
         index = np.array([places.setdefault(text, len(places)) for text in texts])
@@ -72,7 +72,7 @@ class TokenizedCompletions:
         """
         import torch
 
-        from ..confidence.option_logits import evaluating
+        from ..confidence.forward import evaluating
 
         order = np.argsort(-self.lengths, kind="stable")
         scores = np.empty(len(order))

@@ -34,6 +34,7 @@ from .scores import (
 )
 from .smooth import SmoothECE, smooth_ece
 from .streams import CalibrationStream, StreamedMeasure
+from .verdict import Finding
 
 __all__ = [
     "CATALOG",
@@ -42,6 +43,7 @@ __all__ = [
     "CalibrationReport",
     "CalibrationStream",
     "CalibrationTest",
+    "Finding",
     "GroupReport",
     "LocalCalibrationError",
     "Measure",

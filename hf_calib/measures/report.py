@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .battery import Battery
 from .binning import BinStatistics
-from .catalog import CATALOG
+from .catalog import CATALOG, shown_in
 from .consistency import CalibrationTest, calibration_test
 from .estimates import Measure, Settings
 from .intervals import check_resampling
@@ -28,6 +28,7 @@ from .validation import (
     check_unit_interval,
     check_weights,
 )
+from .verdict import Finding, verdict
 
 _FORMAT = 1
 
@@ -64,12 +65,19 @@ class CalibrationReport:
         The test of calibration by consistency resampling; None without intervals.
     clustered : bool
         Whether the intervals allow for dependence within groups, as they do with ten groups or more.
+    warnings : tuple of Finding
+        What speaks against trusting the reading, the most serious first; empty where nothing does, and for reports
+        made from numbers alone, which `hf_calib.reports.checks` has not seen.
+
+    Each measure is also an attribute by its key: `report.ece`, `report.accuracy`, ... with `value`, `low` and `high`.
 
     Examples
     --------
     >>> report = CalibrationReport.from_predictions([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]], [0, 1, 1])
     >>> report.n, round(report.measures["accuracy"].value, 3)
     (3, 0.667)
+    >>> report.ece.value == report.measures["ece"].value
+    True
     """
 
     n: int
@@ -79,6 +87,21 @@ class CalibrationReport:
     confidence_level: float = 0.95
     clustered: bool = False
     test: CalibrationTest | None = None
+    warnings: tuple[Finding, ...] = ()
+
+    def __getattr__(self, name: str) -> Measure:
+        measures = self.__dict__.get("measures", {})
+        if name in measures:
+            return measures[name]
+        missing = " was not measured here" if name in CATALOG else " is not an attribute of a CalibrationReport"
+        raise AttributeError(f"{name!r}{missing}")
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self.measures]
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{info.key}={self.measures[info.key]}" for info in shown_in("calibrators"))
+        return f"CalibrationReport(n={self.n}, {shown})"
 
     @classmethod
     def from_predictions(
@@ -170,6 +193,16 @@ class CalibrationReport:
         )
 
     @property
+    def verdict(self) -> str:
+        """Whether the confidence can be trusted, in a few sentences."""
+        return verdict(self.measures, self.test, self.n, self.confidence_level, self.warnings)
+
+    @property
+    def further_warnings(self) -> tuple[Finding, ...]:
+        """The warnings without the one that the verdict leads with."""
+        return self.warnings[1:] if self.warnings and self.warnings[0].serious else self.warnings
+
+    @property
     def bins(self) -> list[dict[str, float | int | None]]:
         """Each bin's lower and upper edge, count, accuracy and mean confidence (the last two None if it is empty)."""
         return list(self.statistics.rows())
@@ -200,6 +233,8 @@ class CalibrationReport:
                 | ({} if group.weight is None else {"weight": group.weight})
                 for name, group in self.groups.items()
             },
+            "verdict": self.verdict,
+            "warnings": [finding.to_dict() for finding in self.warnings],
         }
 
     @classmethod
@@ -231,6 +266,7 @@ class CalibrationReport:
             confidence_level=float(state["confidence_level"]),
             clustered=bool(state["clustered"]),
             test=None if state["test"] is None else CalibrationTest(**state["test"]),
+            warnings=tuple(map(Finding.from_dict, state.get("warnings", ()))),
         )
 
     def save(self, path: str | PathLike[str]) -> None:

@@ -25,9 +25,11 @@ def measures_table(measures: Mapping[str, Measure], confidence_level: float) -> 
 
 def calibration_test_lines(test: CalibrationTest) -> list[str]:
     """Return what the test of calibration found."""
+    often = "fewer than 1" if test.p_value < 0.01 else f"about {100 * test.p_value:.0f}"
     return [
-        f"Test of calibration: p = {test.p_value:.3g}",
-        f"A perfectly calibrated model would score an ECE of about {test.expected_error:.4f} on this sample.",
+        f"Could it be chance? A perfectly calibrated model would show an ECE of {test.error:.4f}",
+        f"or more in {often} of 100 samples like this one (p = {test.p_value:.3g}),",
+        f"and one of {test.expected_error:.4f} on average.",
     ]
 
 

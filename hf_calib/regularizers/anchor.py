@@ -1,4 +1,4 @@
-"""The anchor: stay with the reference model's next-token distribution at the answer position."""
+"""The anchor: stay with the reference model's distribution, of the next token or over the options' texts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def anchor_divergence(policy_logits: torch.Tensor, reference_logits: torch.Tenso
     Parameters
     ----------
     policy_logits, reference_logits : torch.Tensor, shape (B, V)
-        At the answer positions. No gradient flows into the reference.
+        At the answer positions; with option texts their scores, shape (B, K). No gradient flows into the reference.
 
     Returns
     -------

@@ -5,17 +5,17 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from ..tasks.collator import QuestionBatch
+from ..tasks.collator import OptionColumns
 
 
-def answer_loss(logits: torch.Tensor, batch: QuestionBatch) -> torch.Tensor:
-    """Return -log p_θ(the right option's token) for each question, over the whole vocabulary.
+def answer_loss(logits: torch.Tensor, batch: OptionColumns) -> torch.Tensor:
+    """Return -log p_θ(the right option) for each question: over the whole vocabulary, or over the options' texts.
 
     Parameters
     ----------
     logits : torch.Tensor, shape (B, V)
-        At the answer positions.
-    batch : QuestionBatch
+        At the answer positions; with option texts their scores, shape (B, K).
+    batch : OptionColumns
         Questions without an answer get 0.
 
     Returns

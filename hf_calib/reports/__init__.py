@@ -6,4 +6,3 @@ from .paired import differences as differences
 from .paired import sharpening as sharpening
 from .reliability import ReliabilityDisplay as ReliabilityDisplay
 from .table import render_table as render_table
-from .verdict import verdict as verdict

@@ -1,73 +1,493 @@
-"""What speaks against trusting a measurement, in sentences."""
+"""Whether a reading can be trusted: the checks that run with every evaluation, in one list.
+
+A check is a code, whether it puts the whole reading in doubt, and a function that returns a sentence and a remedy
+where it finds something. Its order in `CHECKS` is how serious it is. Everything that shows warnings reads them from
+the report.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from ..calibrators.temperature import HIGHEST, LOWEST
+from ..measures import CalibrationReport, Finding, Measure
+from ..measures.verdict import SIGNIFICANT
 from ..tasks import LETTERS
 
 if TYPE_CHECKING:
     from ..confidence.predictions import Predictions
-    from ..measures import CalibrationReport
 
+# One option is answered far more often than it is right where the excess is this large, and this share of the most
+# that it could be.
+_EXCESS, _EXCESS_SHARE = 0.25, 0.5
 # With less than this on the options together, the model would rather answer something else.
-LITTLE_MASS = 0.5
-# One position's share of the predictions that is not explained by the right answers, and the least questions to tell.
-ONE_POSITION, FEW_QUESTIONS = 0.9, 30
+_LITTLE_MASS = 0.5
+# Confidence is nearly constant where nine tenths of it lie within this.
+_SPREAD = 0.02
+# Where answers are nearly always right, constant confidence is no fault.
+_NEARLY_ALL = 0.95
+# An accuracy of which not even the upper end is this share of the way from chance to 1 is that of a guesser.
+_ABOVE_CHANCE = 0.3
+# An AUROC of which not even the upper end reaches this is that of a confidence that ranks nothing.
+_RANKS = 0.65
+# Replies that could not be read decide the figures from this share on.
+_UNREAD = 0.1
+# Equal predictions are suspicious from this share of the questions on.
+_REPEATED = 0.1
+# With fewer questions no figure means much; with the second number most do.
+_FEW, _ENOUGH = 30, 200
+# An error that large should not go unnoticed; questions enough to exclude one of half its size are advised.
+_UNNOTICED = 0.1
+# What a model without fault could fail by chance, it fails about once in a thousand runs.
+_CRITICAL = NormalDist().inv_cdf(1 - 1e-3)
 
 
-def missing_options(missing: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Say of each dataset what a server did not return; `missing` is a run's `options_not_returned`."""
-    return [
-        f"{name}: of {own['questions']} questions the server did not return all options; each of those has at "
-        f"most {own['largest_bound_of_an_option']:.2g}, and the mean confidence is between "
-        f"{own['mean_confidence_at_least']:.4f} and {own['mean_confidence_at_most']:.4f}."
-        for name, own in missing.items()
-    ]
+class Found(NamedTuple):
+    """What a check found: a sentence, what to try next, and the options for it, the best first."""
+
+    sentence: str
+    remedy: str
+    options: tuple[str, ...] = ()
 
 
-def doubts(name: str, predictions: Predictions, report: CalibrationReport) -> list[str]:
-    """Say what speaks against trusting the predictions on a dataset.
+@dataclass(frozen=True)
+class Reading:
+    """What the checks look at.
 
     Parameters
     ----------
-    name : str
-        The dataset's.
+    predictions : Predictions
+        On one dataset, with every answer known.
+    report : CalibrationReport
+        Of these predictions.
+    run : mapping
+        The settings of the run as far as they are known: `confidence`, `prompt_format`, `has_chat_template`,
+        `calibrator`, ...; and `in_trainer`, in a trainer: how to have it put questions through the chat template.
+    dataset : mapping
+        What the run knows of this dataset: `name`, `n`, `skipped_rows`, `drawn`.
+    missing : mapping, optional
+        What a server did not return.
+    """
+
+    predictions: Predictions
+    report: CalibrationReport
+    run: Mapping[str, Any] = field(default_factory=dict)
+    dataset: Mapping[str, Any] = field(default_factory=dict)
+    missing: Mapping[str, Any] | None = None
+
+    @property
+    def n(self) -> int:
+        """Number of questions."""
+        return len(self.predictions)
+
+    @property
+    def method(self) -> str | None:
+        """How confidence was read; None where that is not known."""
+        return self.run.get("confidence", {}).get("name")
+
+    @property
+    def has_options(self) -> bool:
+        """Whether the questions have options, so that places and chance mean something."""
+        return "matcher" not in self.run.get("confidence", {})
+
+    @property
+    def in_writing(self) -> bool:
+        """Whether the answers were read from written replies; then the options' mass is the share that was read."""
+        return self.method in ("stated", "consistency")
+
+    @cached_property
+    def template_unused(self) -> bool:
+        """Whether there is a chat template and the questions were not put through it."""
+        chat = self.run.get("prompt_format", {}).get("chat", False)
+        return bool(self.run.get("has_chat_template")) and not chat
+
+    def try_other_ways(self) -> tuple[str, tuple[str, ...]]:
+        """Return the advice to ask in another way, and the options for it."""
+        if self.run.get("in_trainer"):
+            if self.template_unused:
+                return f"Try {self.run['in_trainer']}.", ()
+            if self.method != "letters":
+                return "Try another prompt_format.", ()
+            return 'Try another prompt_format, or confidence read off the options\' texts, "text-tokens".', ()
+        if self.method is None:
+            return "Check the prompt that the options were asked with, and how the answers were read.", ()
+        options = ["--chat-template"] if self.template_unused else []
+        if not self.has_options:
+            options += [] if self.method == "consistency" else ["--confidence consistency"]
+        elif self.method != "text":
+            options.append("--confidence text")
+        elif self.run["confidence"].get("normalization") == "none":
+            options.append("--confidence text-characters")
+        options = options or ["--few-shot 5 --few-shot-dataset D"]
+        return f"Try {' or '.join(options)}.", tuple(options)
+
+
+Condition: TypeAlias = "Callable[[Reading], Found | None]"
+
+
+@dataclass(frozen=True)
+class Check:
+    """An entry of the list of checks.
+
+    Parameters
+    ----------
+    code : str
+    serious : bool
+        Whether what it finds puts the whole reading in doubt; the verdict then leads with it.
+    find : callable
+        Returns what speaks against trusting a reading, or None.
+    """
+
+    code: str
+    serious: bool
+    find: Condition
+
+
+def _unread(reading: Reading) -> Found | None:
+    mass = reading.predictions.option_mass
+    if not (reading.in_writing and reading.predictions.has_mass):
+        return None
+    if reading.method == "stated" and reading.run["confidence"].get("top_k", 1) == 1:
+        unread, what = int((mass < 1 - 1e-9).sum()), "had no letter or no confidence that could be read"
+    else:
+        unread, what = int((mass == 0).sum()), "could not be read"
+    if not unread:
+        return None
+    return Found(f"{unread:,} of {reading.n:,} replies {what}; they count as guesses.", *_read_better(reading))
+
+
+def _read_better(reading: Reading) -> tuple[str, tuple[str, ...]]:
+    options = ["--chat-template"] if reading.template_unused else []
+    if reading.has_options:
+        options.append("--confidence letters")
+    if not options:
+        return "Try a model that follows instructions.", ()
+    return f"Try {' or '.join(options)}.", tuple(options)
+
+
+def _mostly_unread(reading: Reading) -> Found | None:
+    found = _unread(reading)
+    return found if found and reading.predictions.option_mass.mean() < 1 - _UNREAD else None
+
+
+def _some_unread(reading: Reading) -> Found | None:
+    return None if _mostly_unread(reading) else _unread(reading)
+
+
+def _one_option(reading: Reading) -> Found | None:
+    if not reading.has_options:
+        return None
+    predicted, answers = reading.predictions.predicted, reading.predictions.answers
+    option = int(np.bincount(predicted).argmax())
+    excess = (predicted == option).astype(float) - (answers == option)
+    chosen, right = float((predicted == option).mean()), float((answers == option).mean())
+    error = float(excess.std()) / math.sqrt(reading.n)
+    if (
+        excess.mean() <= max(_EXCESS, _EXCESS_SHARE * (1 - right))
+        or excess.mean() <= _CRITICAL * error
+        or reading.n < 10
+    ):
+        return None
+    letter = LETTERS[option]
+    if reading.method in ("letters", "marginalized", "p-true"):
+        meaning = ": letters cannot be read off this model with this prompt."
+    else:
+        meaning = f", which is right for {right:.0%}: the answers follow the options' places, not what they say."
+    return Found(f"Answers {letter} on {chosen:.0%} of questions{meaning}", *reading.try_other_ways())
+
+
+def _little_mass(reading: Reading) -> Found | None:
+    predictions = reading.predictions
+    # The probability of a whole text is small for any model, and written answers are counted as read or not.
+    if not predictions.has_mass or reading.in_writing or reading.method == "text":
+        return None
+    mass = float(predictions.option_mass.mean())
+    if mass >= _LITTLE_MASS or not mass:
+        return None
+    return Found(
+        f"The options have {mass:.0%} of the probability on average: the model would rather answer something else.",
+        *reading.try_other_ways(),
+    )
+
+
+def _at_chance(reading: Reading) -> Found | None:
+    accuracy = reading.report.measures["accuracy"]
+    if not reading.has_options or accuracy.low is None or accuracy.high is None:
+        return None
+    answers, n = reading.predictions.answers, reading.n
+    chance = float((1 / reading.predictions.n_choices).mean())
+    interval = f"{100 * reading.report.confidence_level:g}% interval {accuracy.low:.0%} to {accuracy.high:.0%}"
+    if accuracy.high < chance:
+        return Found(
+            f"The accuracy, {accuracy.value:.0%} ({interval}), is below chance, {chance:.0%}: the right answers may "
+            "be misread.",
+            "Check the answers of some questions in the report, and --answer-base.",
+        )
+    if accuracy.low <= chance:
+        if accuracy.high >= chance + _ABOVE_CHANCE * (1 - chance):
+            return None  # there are too few questions to tell
+        return Found(
+            f"The accuracy, {accuracy.value:.0%} ({interval}), cannot be told from chance, {chance:.0%}.",
+            *reading.try_other_ways(),
+        )
+    counts = np.bincount(answers)
+    option, share = int(counts.argmax()), float(counts.max()) / n
+    # The most frequent of options that are right equally often exceeds chance too.
+    if share <= chance + _CRITICAL * math.sqrt(chance * (1 - chance) / n):
+        return None
+    better = reading.predictions.correct.astype(float) - (answers == option)
+    if better.mean() > NormalDist().inv_cdf(0.975) * better.std() / math.sqrt(n):
+        return None
+    return Found(
+        f"The accuracy, {accuracy.value:.0%}, cannot be told from that of always answering {LETTERS[option]}, "
+        f"{share:.0%}.",
+        *reading.try_other_ways(),
+    )
+
+
+def _round_up(n: float) -> int:
+    """Return a number of questions with two digits that count."""
+    step = 10 ** max(0, math.floor(math.log10(n)) - 1)
+    return int(math.ceil(n / step) * step)
+
+
+def _repeated(reading: Reading) -> Found | None:
+    predictions = reading.predictions
+    # Written confidences, and those of calibrators with steps, have few values.
+    if reading.in_writing or not reading.has_options or reading.run.get("calibrator") or reading.n < 10:
+        return None
+    unsure = predictions.confidences < 0.999  # those of a sure model all round to 1
+    rows, counts = np.unique(predictions.probabilities[unsure], axis=0, return_counts=True)
+    repeated = int(counts[counts > 1].sum())
+    if repeated <= _REPEATED * reading.n or _are_rounded(rows):
+        return None
+    return Found(
+        f"{repeated:,} of {reading.n:,} questions got exactly the same probabilities as another one: the prompt may "
+        "not show the question, or questions occur several times.",
+        "Look for repeated questions in the dataset, and for a prompt that cuts them off.",
+    )
+
+
+def _are_rounded(p: np.ndarray) -> bool:
+    """Tell whether probabilities, (n, K), were rounded, so that equal ones mean nothing."""
+    positive = p[p > 0]
+    few = len(np.unique(positive)) < 0.9 * len(positive)  # also where rows were divided by their sums afterwards
+    return few or bool(np.allclose(p * 1000, np.round(p * 1000), rtol=0, atol=1e-6))
+
+
+def _temperatures(values: Any) -> Iterator[float]:
+    """Yield the temperatures among a calibrator's parameters, those of a calibrator inside it included."""
+    for key, value in values.items() if isinstance(values, Mapping) else ():
+        if isinstance(value, Mapping):
+            yield from _temperatures(value)
+        elif str(key).endswith("temperature") and isinstance(value, int | float):
+            yield float(value)
+
+
+def _at_bound(reading: Reading) -> Found | None:
+    return _bound_of(reading.run.get("calibrator"))
+
+
+def _bound_of(parameters: Any) -> Found | None:
+    for temperature in _temperatures(parameters):
+        if temperature >= HIGHEST:
+            what = "which erases all confidence: the answers that it was fitted on were no better than chance."
+        elif temperature <= LOWEST:
+            what = "which makes every answer certain: all answers that it was fitted on were right."
+        else:
+            continue
+        return Found(
+            f"The calibrator's temperature is at its bound, {temperature:g}, {what}",
+            "Fit it on more questions, or read confidence in another way.",
+        )
+    return None
+
+
+def _constant(reading: Reading) -> Found | None:
+    low, middle, high = np.quantile(reading.predictions.confidences, [0.05, 0.5, 0.95])
+    if reading.n < 10 or high - low >= _SPREAD or reading.report.measures["accuracy"].value > _NEARLY_ALL:
+        return None
+    return Found(
+        f"The confidence is nearly the same for all questions, {middle:.1%}: it says nothing about a single answer.",
+        *reading.try_other_ways(),
+    )
+
+
+def _no_ranking(reading: Reading) -> Found | None:
+    area = reading.report.measures.get("auroc")
+    if area is None or area.low is None or area.high is None or area.low > 0.5 or area.high >= _RANKS:
+        return None
+    return Found(
+        "Confidence does not rank answers: it is not shown to be higher for right ones than for wrong ones "
+        f"(AUROC {area.value:.2f}, interval {area.low:.2f} to {area.high:.2f}; 0.5 is chance).",
+        *reading.try_other_ways(),
+    )
+
+
+def _unused_template(reading: Reading) -> Found | None:
+    if not reading.template_unused:
+        return None
+    sentence = "The model has a chat template, and the questions were not put through it."
+    if reading.run.get("in_trainer"):
+        return Found(sentence, f"Try {reading.run['in_trainer']}.")
+    return Found(sentence, "Try --chat-template.", ("--chat-template",))
+
+
+def _too_few(reading: Reading) -> Found | None:
+    unproven = _unproven(reading)
+    if unproven is None:
+        return None
+    claim, needed = unproven
+    sentence = f"{reading.n:,} question{'' if reading.n == 1 else 's'} are too few {claim}."
+    drawn = reading.dataset.get("drawn", {})
+    if drawn:
+        options = (f"--limit {min(_round_up(needed), drawn['of'])}",)
+        return Found(sentence, f"Try {options[0]}.", options)
+    return Found(sentence, f"Ask about {_round_up(needed):,} questions.")
+
+
+def _unproven(reading: Reading) -> tuple[str, float] | None:
+    """Return what there are too few questions for, and about how many it takes."""
+    n, measures = reading.n, reading.report.measures
+    if n < _FEW:
+        return "for any of these figures", _ENOUGH
+    accuracy, area, ece = measures["accuracy"], measures.get("auroc"), measures["ece"]
+    if reading.has_options and accuracy.low is not None:
+        chance = float((1 / reading.predictions.n_choices).mean())
+        if accuracy.low <= chance < accuracy.value and _at_chance(reading) is None:
+            return f"to tell the accuracy from chance, {chance:.0%}", n * _factor(accuracy, chance)
+    if area is not None and area.low is not None and area.low <= 0.5 < area.value and _no_ranking(reading) is None:
+        return (
+            f"to show that confidence ranks answers (AUROC {area.value:.2f}, interval {area.low:.2f} to "
+            f"{area.high:.2f}; 0.5 is chance)"
+        ), n * _factor(area, 0.5)
+    test = reading.report.test
+    if ece.high is not None and ece.high > _UNNOTICED and test is not None and test.p_value > SIGNIFICANT:
+        return f"to call the model calibrated: an ECE of {ece.high:.2f} is not excluded", n * (
+            2 * ece.high / _UNNOTICED
+        ) ** 2
+    return None
+
+
+def _factor(measure: Measure, other: float) -> float:
+    """Return by how much the questions must grow for an interval to end halfway between its value and a lower one."""
+    assert measure.low is not None
+    return min(100.0, (2 * (measure.value - measure.low) / (measure.value - other)) ** 2)
+
+
+def _one_subject(reading: Reading) -> Found | None:
+    drawn = reading.dataset.get("drawn", {})
+    subjects = set(reading.predictions.subjects)
+    if drawn.get("subjects", 1) < 2 or len(subjects) > 1:
+        return None
+    option = f"--limit {min(_round_up(10 * drawn['subjects']), drawn['of'])}"
+    return Found(
+        f"The questions drawn are all of one subject, {next(iter(subjects))}, of {drawn['subjects']:,}.",
+        f"Try {option}.",
+        (option,),
+    )
+
+
+def _not_returned(reading: Reading) -> Found | None:
+    if reading.missing is None:
+        return None
+    own = reading.missing
+    return Found(
+        f"Of {own['questions']:,} questions the server did not return all options; each of those has at most "
+        f"{own['largest_bound_of_an_option']:.2g}, and the mean confidence is between "
+        f"{own['mean_confidence_at_least']:.4f} and {own['mean_confidence_at_most']:.4f}.",
+        "Let the server return more of the most probable tokens.",
+    )
+
+
+def _skipped(reading: Reading) -> Found | None:
+    skipped = reading.dataset.get("skipped_rows", 0)
+    if not skipped:
+        return None
+    return Found(f"{skipped:,} rows could not be read and were left out.", "Correct them, or check --columns.")
+
+
+def _dropped(reading: Reading) -> Found | None:
+    dropped = reading.dataset.get("n", reading.n) - reading.n
+    if dropped <= 0:
+        return None
+    return Found(f"{dropped:,} questions were left out as their prompts are too long.", "Try a larger --max-length.")
+
+
+def _in_sample(reading: Reading) -> Found | None:
+    if reading.dataset.get("name") not in reading.run.get("calibrator", {}).get("fitted_on_same_questions", ()):
+        return None
+    return Found(
+        "The calibrator was fitted on these very questions, so it looks better than it is.",
+        "Measure it on questions that it was not fitted on.",
+    )
+
+
+CHECKS = (
+    Check("unread_replies", True, _mostly_unread),
+    Check("one_option", True, _one_option),
+    Check("little_mass", True, _little_mass),
+    Check("at_chance", True, _at_chance),
+    Check("repeated_predictions", True, _repeated),
+    Check("calibrator_at_bound", True, _at_bound),
+    Check("calibrator_in_sample", True, _in_sample),
+    Check("constant_confidence", True, _constant),
+    Check("no_ranking", True, _no_ranking),
+    Check("some_unread_replies", False, _some_unread),
+    Check("too_few_questions", False, _too_few),
+    Check("one_subject", False, _one_subject),
+    Check("chat_template_unused", False, _unused_template),
+    Check("options_not_returned", False, _not_returned),
+    Check("skipped_rows", False, _skipped),
+    Check("dropped_questions", False, _dropped),
+)
+"""All checks, the most serious first."""
+
+
+def findings(reading: Reading) -> tuple[Finding, ...]:
+    """Return what speaks against trusting a reading, the most serious first."""
+    found = ((check, check.find(reading)) for check in CHECKS)
+    return tuple(Finding(check.code, check.serious, *own) for check, own in found if own is not None)
+
+
+def calibrator_findings(parameters: Mapping[str, Any]) -> tuple[Finding, ...]:
+    """Return what speaks against a fitted calibrator, given its parameters."""
+    found = _bound_of(parameters)
+    return () if found is None else (Finding("calibrator_at_bound", True, *found),)
+
+
+def says_nothing(parameters: Any) -> str | None:
+    """Return why a fitted calibrator says nothing about other questions: all its temperatures are at a bound."""
+    temperatures = list(_temperatures(parameters))
+    if not temperatures or any(LOWEST < temperature < HIGHEST for temperature in temperatures):
+        return None
+    found = _bound_of(parameters)
+    return None if found is None else found.sentence
+
+
+def checked(predictions: Predictions, report: CalibrationReport, run: Mapping[str, Any]) -> CalibrationReport:
+    """Return a report with the warnings that its predictions call for.
+
+    Parameters
+    ----------
     predictions : Predictions
         With every answer known.
     report : CalibrationReport
         Of these predictions.
-
-    Returns
-    -------
-    list of str
-        A sentence for each of: answers that could not be read, little probability on the options, one position
-        chosen nearly always, and an accuracy that is not shown to be above chance.
+    run : mapping
+        As in `Reading`.
     """
-    found = []
-    unread = int((predictions.option_mass == 0).sum()) if predictions.has_mass else 0
-    if unread:
-        found.append(f"{name}: of {len(predictions)} answers {unread} could not be read; they count as guesses.")
-    mass = predictions.option_mass[predictions.option_mass > 0]
-    if predictions.has_mass and len(mass) and mass.mean() < LITTLE_MASS:
-        found.append(
-            f"{name}: the options have {mass.mean():.1%} of the probability on average, so the model would rather "
-            "answer something else; check the prompt and the chat template."
-        )
-    chosen, right = (np.bincount(own).max() / len(own) for own in (predictions.predicted, predictions.answers))
-    if len(predictions) >= FEW_QUESTIONS and chosen > ONE_POSITION and right < ONE_POSITION:
-        letter = LETTERS[int(np.bincount(predictions.predicted).argmax())]
-        found.append(
-            f"{name}: the model answers {letter} to {chosen:.0%} of the questions; ask with permuted options, or by "
-            "the marginalized method."
-        )
-    chance, low = float((1 / predictions.n_choices).mean()), report.measures["accuracy"].low
-    if low is not None and low <= chance:
-        found.append(
-            f"{name}: the accuracy, {report.measures['accuracy'].value:.1%}, is not shown to be above chance, "
-            f"{chance:.1%}."
-        )
-    return found
+    return replace(report, warnings=findings(Reading(predictions, report, run)))
+
+
+def sorted_findings(found: list[Finding]) -> tuple[Finding, ...]:
+    """Return findings of several datasets, the most serious first."""
+    order = {check.code: place for place, check in enumerate(CHECKS)}
+    return tuple(sorted(found, key=lambda finding: order[finding.code]))

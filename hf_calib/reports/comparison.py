@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..confidence.predictions import Predictions
-from ..measures import CATALOG, shown_in
-from .paired import Difference, Sharpening, differences, plain, sharpening
+from ..measures import CATALOG, CalibrationReport, Finding, shown_in
+from .measurement import Measurement
+from .paired import Difference, Sharpening, differences, paired, plain, sharpening
+
+# A factor on the log-odds that explains less than this of their variation says nothing about them.
+LEAST_R_SQUARED = 0.5
+MEASUREMENTS_FOLDER = "measurements"
+
+Cell = tuple[str, str, str]
+"""A model, a task and a way to read confidence."""
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 @dataclass(frozen=True)
@@ -22,29 +35,49 @@ class Comparison:
     models : tuple of str
         The base, then the models compared with it.
     tasks, methods : tuple of str
+    pairs : mapping
+        From (model, task, method) to the base's and the model's predictions of the questions that both answered.
+    left_out : mapping
+        From (model, task, method) to how many questions only the base and only the model answered.
     differences : mapping
         From (model, task, method) to the differences from the base.
     sharpenings : mapping
-        From (model, task, method) to the sharpening, where it is defined.
+        From (model, task, method) to the sharpening, where it is defined and one factor describes the log-odds.
+    warnings : mapping
+        From (model, task, method), the base's included, to what speaks against trusting the reading.
     skipped_rows : mapping
         From the tasks to how many rows could not be read and were left out, where any were.
+    notes : tuple of str
+        What else was left out, a sentence each.
+    measurements : mapping
+        From (model, method) to what was measured, with the settings of the run; empty if only predictions were given.
+    seed : int
+        Of the intervals' resampling.
     """
 
     models: tuple[str, ...]
     tasks: tuple[str, ...]
     methods: tuple[str, ...]
-    differences: Mapping[tuple[str, str, str], Sequence[Difference]]
-    sharpenings: Mapping[tuple[str, str, str], Sharpening]
+    pairs: Mapping[Cell, tuple[Predictions, Predictions]]
+    left_out: Mapping[Cell, tuple[int, int]]
+    differences: Mapping[Cell, Sequence[Difference]]
+    sharpenings: Mapping[Cell, Sharpening]
+    warnings: Mapping[Cell, Sequence[Finding]] = field(default_factory=dict)
     skipped_rows: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    measurements: Mapping[tuple[str, str], Measurement] = field(default_factory=dict)
+    seed: int = 0
 
     @classmethod
-    def of(cls, predictions: Mapping[tuple[str, str, str], Predictions], **options: Any) -> Comparison:
+    def of(cls, predictions: Mapping[Cell, Predictions], *, seed: int = 0, **options: Any) -> Comparison:
         """Compare predictions.
 
         Parameters
         ----------
         predictions : mapping
             From (model, task, method) to predictions; the first model is the base.
+        seed : int, default 0
+            Of the intervals' resampling.
         **options
             Passed on to `differences`.
 
@@ -56,7 +89,7 @@ class Comparison:
         models, tasks, methods = (tuple(dict.fromkeys(key[place] for key in predictions)) for place in range(3))
         if len(models) < 2:
             raise ValueError(f"predictions: a comparison needs at least two models, got {len(models)}")
-        found, slopes = {}, {}
+        pairs, left_out, found, slopes = {}, {}, {}, {}
         for task, method in dict.fromkeys(key[1:] for key in predictions):
             for model in models:
                 if (model, task, method) not in predictions:
@@ -67,15 +100,46 @@ class Comparison:
             base = predictions[models[0], task, method]
             for model in models[1:]:
                 key = (model, task, method)
+                other = predictions[key]
                 try:
-                    found[key] = differences(base, predictions[key], **options)
+                    pairs[key] = one, two = paired(base, other)
+                    found[key] = differences(one, two, seed=seed, **options)
                 except ValueError as error:
                     raise ValueError(f"{models[0]} and {model} on {task}: {error}") from None
+                left_out[key] = len(base) - len(one), len(other) - len(two)
                 try:
-                    slopes[key] = sharpening(base, predictions[key])
+                    slope = sharpening(one, two)
                 except ValueError:  # sampled answers may leave options without probability
                     continue
-        return cls(models, tasks, methods, found, slopes)
+                if slope.r_squared >= LEAST_R_SQUARED:
+                    slopes[key] = slope
+        return cls(models, tasks, methods, pairs, left_out, found, slopes, seed=seed)
+
+    @cached_property
+    def reports(self) -> dict[Cell, tuple[CalibrationReport, CalibrationReport]]:
+        """The base's and the model's reports on the questions that both answered, with their warnings."""
+        known: dict[tuple[Any, ...], CalibrationReport] = {}
+
+        def report(model: str, key: Cell, predictions: Predictions) -> CalibrationReport:
+            of = (model, *key[1:], predictions.rows.tobytes())  # the base's, if it is asked the same with all models
+            if of not in known:
+                found = tuple(self.warnings.get((model, *key[1:]), ()))
+                known[of] = replace(predictions.report(seed=self.seed), warnings=found)
+            return known[of]
+
+        return {
+            key: (report(self.models[0], key, one), report(key[0], key, two)) for key, (one, two) in self.pairs.items()
+        }
+
+    def n_text(self, key: Cell) -> str:
+        """Return how many questions both models answered, and how many were left out."""
+        n, (base, other) = len(self.pairs[key][0]), self.left_out[key]
+        if not base and not other:
+            return f"n = {n:,}"
+        return (
+            f"n = {n:,} questions that both answered; left out: {base:,} that only {self.models[0]} answered, "
+            f"{other:,} that only {key[0]} answered"
+        )
 
     def values(self) -> dict[str, dict[str, float]]:
         """Return the numbers of each model, task and method by name: ece, ece.base, ece.change, ece.change.low, ..."""
@@ -98,7 +162,7 @@ class Comparison:
         return [*(info.key + part for info in shown_in("models") for part in parts), "sharpening"]
 
     def save(self, folder: str | Path) -> None:
-        """Write comparison.json and comparison.html into a folder."""
+        """Write comparison.json, comparison.html and, in measurements/, each model's measurement into a folder."""
         from .page import render_comparison
 
         folder = Path(folder)
@@ -106,16 +170,37 @@ class Comparison:
         (folder / "comparison.html").write_text(render_comparison(self), encoding="utf-8")
         text = json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
         (folder / "comparison.json").write_text(text, encoding="utf-8")
+        for name, measurement in self._folder_names().items():
+            measurement.save(folder / MEASUREMENTS_FOLDER / name)
+
+    def _folder_names(self) -> dict[str, Measurement]:
+        """Return the measurements by names that can be folders."""
+        several = len(self.methods) > 1
+        named: dict[str, Measurement] = {}
+        for (model, method), measurement in self.measurements.items():
+            name = plain_name = (
+                re.sub(r"[^\w.-]+", "-", f"{model}-{method}" if several else model).strip(".-") or "model"
+            )
+            number = 2
+            while name in named:
+                name, number = f"{plain_name}-{number}", number + 1
+            named[name] = measurement
+        return named
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         cells = []
         for key, own in self.differences.items():
             cell: dict[str, Any] = {"model": key[0], "task": key[1], "confidence": key[2]}
+            cell["n"] = len(self.pairs[key][0])
+            cell["left_out"] = dict(zip((self.models[0], key[0]), self.left_out[key], strict=True))
             cell["differences"] = {difference.measure: difference.to_dict() for difference in own}
             if key in self.sharpenings:
                 slope = self.sharpenings[key]
                 cell["sharpening"] = plain({**asdict(slope.slope), "r_squared": slope.r_squared})
+            for part, model in (("warnings", key[0]), ("base_warnings", self.models[0])):
+                found = self.warnings.get((model, *key[1:]), ())
+                cell[part] = [finding.to_dict() for finding in found]
             cells.append(cell)
         return {
             "base": self.models[0],
@@ -124,7 +209,38 @@ class Comparison:
             "confidence": list(self.methods),
             "comparisons": cells,
             **({"skipped_rows": dict(self.skipped_rows)} if self.skipped_rows else {}),
+            **({"notes": list(self.notes)} if self.notes else {}),
         }
+
+    def __repr__(self) -> str:
+        others = ", ".join(self.models[1:])
+        return f"Comparison({others} vs. {self.models[0]}, {len(self.tasks)} task(s), {', '.join(self.methods)})"
+
+    def _repr_html_(self) -> str:
+        from .page import render_comparison_summary
+
+        return render_comparison_summary(self)
+
+    def to_dataframe(self) -> DataFrame:
+        """Return a `pandas.DataFrame` with a row for each model, task, method and measure."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            {
+                "model": model,
+                "task": task,
+                "method": method,
+                "measure": own.measure,
+                "base": own.base,
+                "other": own.other,
+                "difference": own.difference.value,
+                "low": own.difference.low,
+                "high": own.difference.high,
+                "verdict": own.verdict,
+            }
+            for (model, task, method), found in self.differences.items()
+            for own in found
+        )
 
 
 def summary(model: str, base: str, own: Sequence[Difference]) -> str:

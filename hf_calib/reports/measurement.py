@@ -11,17 +11,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from ..confidence.predictions import Predictions
 from ..confidence.recorded import PREDICTIONS_FILE, Recorded, read_predictions, write_predictions
-from ..measures import CalibrationReport
+from ..measures import CATALOG, CalibrationReport, Finding, Measure
 from ..tasks.files import READERS
-from .checks import doubts, missing_options
+from .checks import Reading, findings, sorted_findings
 from .reliability import ReliabilityDisplay
-from .verdict import verdict
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 REPORT_FILE = "report.json"
 DIAGRAM_FILE = "reliability_diagram.png"
@@ -45,12 +47,15 @@ class Measurement:
         The settings of the run, as JSON values.
     report_options : mapping
         Options of `Predictions.report`: seed, n_bins, ...
+    before : Measurement, optional
+        The same answers without the calibrator, if there is one.
     """
 
     name: str
     datasets: Mapping[str, Recorded]
     run: Mapping[str, Any] = field(default_factory=dict)
     report_options: Mapping[str, Any] = field(default_factory=dict)
+    before: Measurement | None = None
 
     def __post_init__(self) -> None:
         if not self.datasets:
@@ -107,21 +112,56 @@ class Measurement:
 
     @property
     def verdict(self) -> str:
-        """Whether the confidence can be believed, in a sentence or two."""
-        return verdict(self.report)
+        """Whether the confidence can be believed, in a few sentences."""
+        return self.report.verdict
 
-    @cached_property
-    def checks(self) -> tuple[str, ...]:
-        """What speaks against trusting the reading, a sentence each; empty where nothing does."""
-        found = missing_options(self.run.get("options_not_returned", {}))
-        for name, recorded in self.datasets.items():
-            found += doubts(name, recorded.predictions, self.reports[name])
-        return tuple(found)
+    @property
+    def warnings(self) -> tuple[Finding, ...]:
+        """What speaks against trusting the reading, the most serious first; empty where nothing does."""
+        return self.report.warnings
+
+    def __getattr__(self, name: str) -> Measure:
+        # The measures over all questions, by their keys.
+        if name in CATALOG:
+            return getattr(self.report, name)
+        raise AttributeError(f"{name!r} is not an attribute of a Measurement")
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self.report.measures]
 
     @property
     def skipped_rows(self) -> dict[str, int]:
         """How many rows could not be read and were left out, of each dataset with any."""
         return {name: own.skipped_rows for name, own in self.datasets.items() if own.skipped_rows}
+
+    def __repr__(self) -> str:
+        return f"Measurement({self.name!r}, {', '.join(map(repr, self.datasets))}, {self.report!r})"
+
+    def __str__(self) -> str:
+        from .terminal import screen
+
+        return screen(self)
+
+    def _repr_html_(self) -> str:
+        from .page import render_summary
+
+        return render_summary(self)
+
+    def plot(self) -> ReliabilityDisplay:
+        """Return the reliability diagram, drawn with matplotlib."""
+        return ReliabilityDisplay.from_statistics(self.report, name=self.name)
+
+    def to_dataframe(self) -> DataFrame:
+        """Return a `pandas.DataFrame` with a row for each question: what it is, and what the model answered."""
+        import pandas as pd
+
+        parts = []
+        for name, recorded in self.datasets.items():
+            part = recorded.predictions.to_dataframe()
+            part.insert(0, "dataset", name)
+            part["question"] = [None if own is None else own.question for own in recorded.questions]
+            parts.append(part)
+        return pd.concat(parts, ignore_index=True)
 
     def values(self) -> dict[str, float]:
         """Return the measures over all questions by name."""
@@ -134,25 +174,36 @@ class Measurement:
 
     @cached_property
     def report(self) -> CalibrationReport:
-        """The report over all questions."""
-        return self.predictions.report(**self.report_options)
+        """The report over all questions, with the warnings of all datasets."""
+        if len(self.datasets) == 1:
+            return next(iter(self.reports.values()))
+        found = [finding.of(name) for name, own in self.reports.items() for finding in own.warnings]
+        return replace(self.predictions.report(**self.report_options), warnings=sorted_findings(found))
 
     @cached_property
     def reports(self) -> dict[str, CalibrationReport]:
-        """The report of each dataset."""
-        if len(self.datasets) == 1:
-            return dict.fromkeys(self.datasets, self.report)
-        return {name: recorded.predictions.report(**self.report_options) for name, recorded in self.datasets.items()}
+        """The report of each dataset, with its warnings."""
+        return {name: self._checked(name, recorded.predictions) for name, recorded in self.datasets.items()}
+
+    def _checked(self, name: str, predictions: Predictions) -> CalibrationReport:
+        report = predictions.report(**self.report_options)
+        known = {
+            "name": name,
+            "skipped_rows": self.datasets[name].skipped_rows,
+            **self.run.get("datasets", {}).get(name, {}),
+        }
+        missing = self.run.get("options_not_returned", {}).get(name)
+        return replace(report, warnings=findings(Reading(predictions, report, self.run, known, missing)))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain values, with `verdict` and `run`; of several datasets, also each one's report."""
+        """Return the report as plain values, with `run`; of several datasets, also each one's report."""
         several = {name: report.to_dict() for name, report in self.reports.items()} if len(self.datasets) > 1 else {}
         return {
             "model": self.name,
-            "verdict": self.verdict,
             **self.report.to_dict(),
             **({"datasets": several} if several else {}),
             "run": dict(self.run),
+            **({} if self.before is None else {"before": self.before.report.to_dict()}),
         }
 
     def save(self, folder: str | Path) -> None:
@@ -162,7 +213,7 @@ class Measurement:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_predictions(folder / PREDICTIONS_FILE, self.datasets)
-        ReliabilityDisplay.from_statistics(self.report, name=self.name).save(folder / DIAGRAM_FILE)
+        self.plot().save(folder / DIAGRAM_FILE)
         (folder / PAGE_FILE).write_text(render_page(self), encoding="utf-8")
         text = json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
         (folder / REPORT_FILE).write_text(text, encoding="utf-8")

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from markupsafe import Markup, escape
 
-from ..measures import CATALOG, CalibrationReport, shown_in
+from ..measures import CATALOG, CalibrationReport, MeasureInfo, shown_in
 from .comparison import Comparison, summary
 from .measurement import Measurement
 from .svg import reliability_svg, risk_coverage_svg
-from .verdict import verdict
+from .terminal import sizes
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -79,14 +79,13 @@ def render_page(measurement: Measurement) -> str:
     predictions = measurement.predictions
     return environment().get_template("measurement.html.jinja").render(
         title=measurement.name,
-        verdict=verdict(report),
+        sizes=sizes(measurement),
         report=report,
         n_datasets=len(measurement.datasets),
-        key_measures=[
-            (info.short, report.measures[info.key]) for info in shown_in("page") if info.key in report.measures
-        ],
+        key_measures=[(info.short, report.measures[info.key]) for info in _key_measures(report)],
         measures=[(CATALOG[key], measure) for key, measure in report.measures.items()],
         reliability=reliability_svg(report),
+        before=None if measurement.before is None else _before(measurement),
         risk_coverage=risk_coverage_svg(predictions.confidences, predictions.correct),
         datasets=list(_groups({name: own.measures for name, own in measurement.reports.items()}, measurement)),
         subjects=_sorted_groups(report),
@@ -96,6 +95,45 @@ def render_page(measurement: Measurement) -> str:
         prompt=measurement.run.get("prompt"),
         level=f"{100 * report.confidence_level:g}%",
     )  # fmt: skip
+
+
+def _before(measurement: Measurement) -> dict[str, Any]:
+    """Return what the page shows of the answers without the calibrator."""
+    assert measurement.before is not None
+    report = measurement.before.report
+    return {
+        "report": report,
+        "method": measurement.run["calibrator"]["method"],
+        "svg": reliability_svg(report),
+        "rows": [
+            (info.short, report.measures[info.key], measurement.report.measures[info.key])
+            for info in shown_in("calibrators")
+        ],
+    }
+
+
+def render_summary(measurement: Measurement) -> str:
+    """Return a measurement as an HTML fragment for notebooks: the verdict, key measures, diagram and warnings."""
+    report = measurement.report
+    return environment().get_template("summary.html.jinja").render(
+        title=measurement.name,
+        style=_notebook_style(),
+        report=report,
+        key_measures=[(info.short, report.measures[info.key]) for info in _key_measures(report)],
+        reliability=reliability_svg(report),
+        level=f"{100 * report.confidence_level:g}%",
+    )  # fmt: skip
+
+
+@cache
+def _notebook_style() -> Markup:
+    """Return the pages' style for a part of another page, which stays as it is."""
+    style = (files(__package__) / "templates" / "style.css").read_text(encoding="utf-8")
+    return Markup(f".hf-calib {{ {style.replace(':root', '&').replace('body {', '& {')} }}")
+
+
+def _key_measures(report: CalibrationReport) -> list[MeasureInfo]:
+    return [info for info in shown_in("page") if info.key in report.measures]
 
 
 def _groups(measures: dict[str, Any], measurement: Measurement) -> Iterator[dict[str, Any]]:
@@ -123,10 +161,12 @@ def what_was_run(run: Mapping[str, Any]) -> list[tuple[str, str]]:
         "Date": run.get("date"),
         "Device": run.get("device"),
         "Model": run.get("model"),
+        "Revision": run.get("revision"),
         "Name on the server": run.get("model_name"),
         "Adapter": run.get("adapter"),
         "Number format": None if run.get("dtype") in (None, "auto") else run["dtype"],
         "Confidence read off": _listed(run.get("confidence")),
+        "Prompt": "through the chat template" if (run.get("prompt_format") or {}).get("chat") else None,
         "Options permuted": "yes" if run.get("permute_options") else None,
         "Longest prompt": f"{run['max_length']} tokens" if run.get("max_length") else None,
         "Longer prompts": "dropped" if run.get("drop_too_long") else None,
@@ -145,9 +185,9 @@ def what_was_run(run: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 _IN_WORDS = {
-    "command", "date", "device", "model", "model_name", "adapter", "weights", "dtype", "confidence", "permute_options",
-    "max_length", "drop_too_long", "trust_remote_code", "calibrator", "seed", "datasets", "versions", "prompt",
-    "prompt_format", "options_not_returned",
+    "command", "date", "device", "model", "revision", "model_name", "adapter", "weights", "dtype", "confidence",
+    "permute_options", "max_length", "drop_too_long", "trust_remote_code", "calibrator", "seed", "datasets",
+    "versions", "prompt", "prompt_format", "options_not_returned", "has_chat_template",
 }  # fmt: skip
 
 
@@ -199,18 +239,58 @@ def _interval(measure: Any, digits: int = 3) -> str:
     return f"{measure.low:.{digits}f} to {measure.high:.{digits}f}"
 
 
-def render_comparison(comparison: Comparison, level: str = "95%") -> str:
+def render_comparison(comparison: Comparison) -> str:
     """Return the HTML page of a comparison."""
+    base = comparison.models[0]
     cells = [
         {
-            "model": model,
-            "task": task,
-            "method": method,
+            "model": key[0],
+            "task": key[1],
+            "method": key[2],
+            "n": comparison.n_text(key),
             "differences": own,
-            "summary": summary(model, comparison.models[0], own),
-            "sharpening": comparison.sharpenings.get((model, task, method)),
+            "summary": summary(key[0], base, own),
+            "sharpening": comparison.sharpenings.get(key),
+            "diagrams": [
+                {"name": name, "report": report, "svg": reliability_svg(report)}
+                for name, report in zip((base, key[0]), comparison.reports[key], strict=True)
+            ],
         }
-        for (model, task, method), own in comparison.differences.items()
+        for key, own in comparison.differences.items()
     ]
-    template = environment().get_template("comparison.html.jinja")
-    return template.render(models=comparison.models, cells=cells, catalog=CATALOG, level=level)
+    level = next(iter(comparison.reports.values()))[0].confidence_level
+    return environment().get_template("comparison.html.jinja").render(
+        models=comparison.models,
+        cells=cells,
+        catalog=CATALOG,
+        level=f"{100 * level:g}%",
+        notes=[*comparison.notes, *(f"{task}: {n:,} rows could not be read and were left out."
+                                    for task, n in comparison.skipped_rows.items())],
+        several_methods=len(comparison.methods) > 1,
+        **_runs(comparison),
+    )  # fmt: skip
+
+
+def _runs(comparison: Comparison) -> dict[str, Any]:
+    """Return what was run of each model as the rows of a table."""
+    runs = {name: dict(what_was_run(own.run)) for name, own in comparison.measurements.items()}
+    keys = dict.fromkeys(key for run in runs.values() for key in run)
+    several = len(comparison.methods) > 1
+    return {
+        "runs": [f"{model} ({method})" if several else model for model, method in runs],
+        "settings": [(key, [run.get(key, "–") for run in runs.values()]) for key in keys],
+    }
+
+
+def render_comparison_summary(comparison: Comparison) -> str:
+    """Return a comparison as an HTML fragment for notebooks: a sentence for each model and task, and the table."""
+    said = Markup("").join(
+        Markup("<p>{}, {}: {}</p>").format(task, method, summary(model, comparison.models[0], own))
+        for (model, task, method), own in comparison.differences.items()
+    )
+    warned = Markup("").join(
+        Markup("<p>{}: {}</p>").format(name, finding)
+        for (name, _, _), found in comparison.warnings.items()
+        for finding in found
+    )
+    return said + warned + comparison.to_dataframe().to_html(index=False, float_format="%.3f")

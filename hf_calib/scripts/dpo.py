@@ -9,13 +9,14 @@ def main(script_args: Any, training_args: Any, model_args: Any, dataset_args: An
     """Train, save, report the calibration before and after, and push if requested."""
     from ..trainers import CalibrationAwareDPOTrainer
     from .data import PREFERENCE_COLUMNS, training_datasets
-    from .training import train_and_save, trainer_options
+    from .training import question_options, train_and_save, trainer_options
 
     train_dataset, eval_dataset = training_datasets(script_args, training_args, dataset_args, PREFERENCE_COLUMNS)
     trainer = CalibrationAwareDPOTrainer(
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
-        **trainer_options(script_args, training_args, model_args),
+        **trainer_options(training_args, model_args),
+        **question_options(script_args),
     )
     if script_args.ignore_bias_buffers:
         import torch

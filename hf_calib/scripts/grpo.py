@@ -10,14 +10,15 @@ def main(script_args: Any, training_args: Any, model_args: Any, dataset_args: An
     from ..trainers import CalibrationAwareGRPOTrainer
     from .data import PROMPT_COLUMNS, training_datasets
     from .rewards import reward_functions
-    from .training import train_and_save, trainer_options
+    from .training import question_options, train_and_save, trainer_options
 
     train_dataset, eval_dataset = training_datasets(script_args, training_args, dataset_args, PROMPT_COLUMNS)
     trainer = CalibrationAwareGRPOTrainer(
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
         reward_funcs=reward_functions(script_args),
-        **trainer_options(script_args, training_args, model_args),
+        **trainer_options(training_args, model_args),
+        **question_options(script_args),
     )
     train_and_save(trainer, script_args.dataset_name)
 

@@ -9,13 +9,14 @@ def main(script_args: Any, training_args: Any, model_args: Any, dataset_args: An
     """Train, save, report the calibration before and after, and push if requested."""
     from ..trainers import CalibrationAwareKTOTrainer
     from .data import UNPAIRED_COLUMNS, training_datasets
-    from .training import train_and_save, trainer_options
+    from .training import question_options, train_and_save, trainer_options
 
     train_dataset, eval_dataset = training_datasets(script_args, training_args, dataset_args, UNPAIRED_COLUMNS)
     trainer = CalibrationAwareKTOTrainer(
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
-        **trainer_options(script_args, training_args, model_args),
+        **trainer_options(training_args, model_args),
+        **question_options(script_args),
     )
     train_and_save(trainer, script_args.dataset_name)
 

@@ -15,7 +15,7 @@ def main(script_args: Any, training_args: Any, model_args: Any, dataset_args: An
     trainer = CalibrationAwareRewardTrainer(
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
-        **trainer_options(script_args, training_args, model_args),
+        **trainer_options(training_args, model_args),
     )
     train_and_save(trainer, script_args.dataset_name)
 

@@ -9,7 +9,7 @@ def main(script_args: Any, training_args: Any, model_args: Any, dataset_args: An
     """Train, save, report the calibration before and after, and push if requested."""
     from ..trainers import CalibrationAwareSFTTrainer
     from .data import text_columns, training_datasets, training_questions
-    from .training import train_and_save, trainer_options
+    from .training import question_options, train_and_save, trainer_options
 
     # Multiple-choice questions, or text in one of TRL's formats
     datasets = None if dataset_args.datasets else training_questions(script_args, training_args)
@@ -19,7 +19,8 @@ def main(script_args: Any, training_args: Any, model_args: Any, dataset_args: An
     trainer = CalibrationAwareSFTTrainer(
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
-        **trainer_options(script_args, training_args, model_args),
+        **trainer_options(training_args, model_args),
+        **question_options(script_args),
     )
     train_and_save(trainer, script_args.dataset_name)
 

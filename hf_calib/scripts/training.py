@@ -18,8 +18,8 @@ def model_options(model_args: Any, training_args: Any) -> dict[str, Any]:
     }
 
 
-def trainer_options(script_args: Any, training_args: Any, model_args: Any) -> dict[str, Any]:
-    """Return the keyword arguments of a trainer that loads its model by name, and of its questions."""
+def trainer_options(training_args: Any, model_args: Any) -> dict[str, Any]:
+    """Return the keyword arguments of a trainer that loads its model by name."""
     from trl import get_peft_config, get_quantization_config
 
     given = training_args.model_init_kwargs or {}
@@ -29,7 +29,6 @@ def trainer_options(script_args: Any, training_args: Any, model_args: Any) -> di
         "args": training_args,
         "quantization_config": get_quantization_config(model_args),
         "peft_config": get_peft_config(model_args),
-        **question_options(script_args),
     }
 
 

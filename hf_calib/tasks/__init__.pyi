@@ -5,6 +5,9 @@ from .collator import (
 from .columns import (
     parse_columns as parse_columns,
 )
+from .drawing import (
+    QuestionList as QuestionList,
+)
 from .encoding import (
     EncodedQuestion as EncodedQuestion,
     EncodedQuestions as EncodedQuestions,
@@ -42,7 +45,4 @@ from .questions import (
     QuestionError as QuestionError,
     handle_identical_choices as handle_identical_choices,
     require_answers as require_answers,
-)
-from .reading import (
-    QuestionList as QuestionList,
 )

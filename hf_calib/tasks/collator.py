@@ -4,10 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 
 from .encoding import EncodedQuestion
+
+
+class OptionColumns(Protocol):
+    """A batch of B questions whose K options are columns of what a model says of it, shapes as in `QuestionBatch`."""
+
+    @property
+    def option_ids(self) -> torch.Tensor:
+        """Column of each option."""
+
+    @property
+    def option_mask(self) -> torch.Tensor:
+        """Which options exist."""
+
+    @property
+    def answers(self) -> torch.Tensor:
+        """Index of the right option."""
 
 
 @dataclass
@@ -16,9 +33,7 @@ class QuestionBatch:
 
     Attributes
     ----------
-    input_ids, attention_mask, position_ids : torch.Tensor of int64, shape (B, L)
-        Positions count the tokens that are not padding, so that models with absolute positions give the same
-        result whichever side is padded.
+    input_ids, attention_mask : torch.Tensor of int64, shape (B, L)
     answer_positions : torch.Tensor of int64, shape (B,)
         Index of the last token of each prompt, whose logits are the options'.
     option_ids : torch.Tensor of int64, shape (B, K)
@@ -31,7 +46,6 @@ class QuestionBatch:
 
     input_ids: torch.Tensor
     attention_mask: torch.Tensor
-    position_ids: torch.Tensor
     answer_positions: torch.Tensor
     option_ids: torch.Tensor
     option_mask: torch.Tensor
@@ -40,6 +54,11 @@ class QuestionBatch:
     def to(self, device: torch.device | str) -> QuestionBatch:
         """Return the batch on another device."""
         return QuestionBatch(**{name: tensor.to(device) for name, tensor in vars(self).items()})
+
+    @property
+    def position_ids(self) -> torch.Tensor:
+        """Each token's position, shape (B, L); see `token_positions`."""
+        return token_positions(self.attention_mask)
 
     @property
     def left_padding(self) -> torch.Tensor:
@@ -51,12 +70,10 @@ class QuestionBatch:
         length = self.input_ids.shape[1]
         columns = torch.arange(length, device=self.input_ids.device)
         columns = (columns + self.left_padding[:, None]) % length
-        attention_mask = self.attention_mask.gather(1, columns)
         return replace(
             self,
             input_ids=self.input_ids.gather(1, columns),
-            attention_mask=attention_mask,
-            position_ids=_positions(attention_mask),
+            attention_mask=self.attention_mask.gather(1, columns),
             answer_positions=self.answer_positions - self.left_padding,
         )
 
@@ -64,7 +81,8 @@ class QuestionBatch:
         return len(self.answers)
 
 
-def _positions(attention_mask: torch.Tensor) -> torch.Tensor:
+def token_positions(attention_mask: torch.Tensor) -> torch.Tensor:
+    """Count the tokens that are not padding, so that models with absolute positions read alike on either side."""
     return (attention_mask.cumsum(-1) - 1).clamp(min=0)
 
 
@@ -105,7 +123,6 @@ class QuestionCollator:
         return QuestionBatch(
             input_ids=input_ids,
             attention_mask=attention_mask,
-            position_ids=_positions(attention_mask),
             answer_positions=torch.full_like(ends, length - 1) if self.padding_side == "left" else ends,
             option_ids=option_ids,
             option_mask=option_mask,

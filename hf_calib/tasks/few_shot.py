@@ -71,10 +71,15 @@ class FewShotFormat(PromptFormat):
         QuestionError
             If there are too few questions, in all or of a subject, or one has no answer.
         ValueError
-            If `n_shots` is below 1.
+            If `n_shots` is below 1, or the prompt format has examples already.
         """
         if n_shots < 1:
             raise ValueError(f"a few-shot prompt has at least one example, got {n_shots}")
+        if isinstance(prompt_format, FewShotFormat):
+            raise ValueError(
+                f"prompt_format: it has {len(prompt_format.examples)} examples already; take one without examples, or "
+                "choose none"
+            )
         groups: dict[str | None, list[Question]] = defaultdict(list)
         for question in pool:
             groups[question.subject].append(question)
@@ -91,6 +96,33 @@ class FewShotFormat(PromptFormat):
             chosen += group[:n_shots]
         base = prompt_format or PromptFormat()
         return cls(**{field.name: getattr(base, field.name) for field in fields(PromptFormat)}, examples=tuple(chosen))
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> FewShotFormat:
+        """Make a format from `to_dict`'s data.
+
+        Raises
+        ------
+        ValueError
+            As `PromptFormat.from_dict`, and if an example is not a question with its answer.
+        """
+        given = data.get("examples")
+        if not isinstance(given, list | tuple):
+            raise ValueError(f"the prompt format's 'examples' are {given!r}, not a list of questions")
+        names = [field.name for field in fields(Question)]
+        examples = []
+        for place, example in enumerate(given):
+            if not isinstance(example, dict) or not {"question", "choices"} <= set(example) <= set(names):
+                raise ValueError(
+                    f"the prompt format's example {place}, counted from 0, is {example!r}; it must have the keys "
+                    f"question, choices and answer, and may have {' and '.join(names[3:])}"
+                )
+            try:
+                examples.append(Question(**example))
+            except QuestionError as error:
+                raise ValueError(f"the prompt format's example {place}, counted from 0: {error}") from None
+        base = PromptFormat.from_dict({key: value for key, value in data.items() if key != "examples"})
+        return cls(**base.to_dict(), examples=tuple(examples))
 
     @cached_property
     def _by_subject(self) -> dict[str | None, tuple[Question, ...]]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from .._suggestions import did_you_mean
 from .answers import is_missing
+from .drawing import QuestionList, sample
 from .files import file_rows
 from .questions import QuestionError
 
@@ -86,7 +87,9 @@ def numeric_match(answer: str, other: str) -> bool:
 MATCHERS: dict[str, Matcher] = {"exact": exact_match, "contains": contains, "numeric": numeric_match}
 
 
-def load_free_form_questions(path: str | Path, *, limit: int | None = None) -> list[FreeFormQuestion]:
+def load_free_form_questions(
+    path: str | Path, *, limit: int | None = None, seed: int = 0
+) -> QuestionList[FreeFormQuestion]:
     """Load questions from the columns `question`, `answer` (a text or a list of right ones), `subject` and `context`.
 
     The last two may be absent or empty.
@@ -95,8 +98,8 @@ def load_free_form_questions(path: str | Path, *, limit: int | None = None) -> l
     ----------
     path : path
         A JSON, JSON Lines, CSV, TSV or Parquet file.
-    limit : int, optional
-        Read the first so many only.
+    limit, seed
+        As in `hf_calib.load_questions`.
 
     Raises
     ------
@@ -108,10 +111,8 @@ def load_free_form_questions(path: str | Path, *, limit: int | None = None) -> l
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"there is no file {str(path)!r} to read questions from")
-    questions: list[FreeFormQuestion] = []
+    questions: QuestionList[FreeFormQuestion] = QuestionList(source=str(path))
     for place, row in file_rows(path):
-        if limit is not None and len(questions) >= limit:
-            break
         missing = [name for name in ("question", "answer") if name not in row]
         if missing:
             raise QuestionError(
@@ -132,7 +133,7 @@ def load_free_form_questions(path: str | Path, *, limit: int | None = None) -> l
             raise QuestionError(f"{place}: {error}") from None
     if not questions:
         raise QuestionError(f"{path} holds no question; give a file with at least one row")
-    return questions
+    return sample(questions, limit, seed)
 
 
 def _answers(value: Any) -> tuple[str, ...]:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from .columns import Columns
+from .drawing import QuestionList, check_limit, sample
 from .files import READERS, PlacedRow, PlacedRowOrError, file_rows_and_errors
 from .questions import Question, QuestionError
-from .reading import QuestionList, read_questions
+from .reading import read_questions
 
 
 def load_questions(
@@ -23,7 +24,8 @@ def load_questions(
     answer_base: int | None = None,
     on_bad_row: str = "error",
     limit: int | None = None,
-) -> QuestionList:
+    seed: int = 0,
+) -> QuestionList[Question]:
     """Load multiple-choice questions from a file, a folder of files, or a dataset on the Hub.
 
     Parameters
@@ -49,13 +51,15 @@ def load_questions(
     on_bad_row : {"error", "skip"}, default "error"
         Whether rows that cannot be read stop the load, or are left out and named by the list's `skipped`.
     limit : int, optional
-        Return the first `limit` questions only. All rows are looked at to decide how answers are given, so that a
-        question's answer does not depend on it; rows that are skipped don't count.
+        Return at most `limit` questions, drawn at random from all and kept in the file's order. All rows are read, so
+        a question's answer does not depend on it; rows that are skipped are not drawn.
+    seed : int, default 0
+        Of the draw. With the same seed, a smaller sample is part of a larger one.
 
     Returns
     -------
     QuestionList
-        A list of `Question`, in the file's order.
+        A list of `Question`, in the file's order; its `draw` says how a sample was drawn.
 
     Raises
     ------
@@ -100,18 +104,13 @@ def load_questions(
         answer_base=answer_base,
         on_bad_row=on_bad_row,
         limit=limit,
+        seed=seed,
         zero_based=zero_based,
     )
     questions.source = str(name_or_path)
     if config is not None or (split is not None and not path.exists()):
         questions.source += f":{config or ''}" + (f":{split}" if split is not None else "")
     return questions
-
-
-def check_limit(limit: int | None) -> None:
-    """Raise a ValueError if a number of questions to read is below 1."""
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit is the number of questions to read, at least 1; got {limit!r}")
 
 
 def as_questions(
@@ -121,14 +120,15 @@ def as_questions(
     answer_base: int | None = None,
     on_bad_row: str = "error",
     limit: int | None = None,
-) -> QuestionList:
+    seed: int = 0,
+) -> QuestionList[Question]:
     """Turn whatever holds multiple-choice questions into a list of `Question`.
 
     Parameters
     ----------
     source : list of Question, iterable of mappings, datasets.Dataset, str or Path
         Rows in any of the known layouts; a string or path is given to `load_questions`.
-    columns, answer_base, on_bad_row, limit
+    columns, answer_base, on_bad_row, limit, seed
         As in `load_questions`.
 
     Raises
@@ -141,7 +141,8 @@ def as_questions(
         If `source` is none of the above.
     """
     if isinstance(source, str | Path):
-        return load_questions(source, columns=columns, answer_base=answer_base, on_bad_row=on_bad_row, limit=limit)
+        reading: dict[str, Any] = {"columns": columns, "answer_base": answer_base, "on_bad_row": on_bad_row}
+        return load_questions(source, **reading, limit=limit, seed=seed)
     check_limit(limit)
     if isinstance(source, Mapping):
         raise TypeError(
@@ -153,9 +154,8 @@ def as_questions(
     if rows and all(isinstance(row, Question) for row in rows):
         if columns is not None or answer_base is not None:
             raise ValueError("columns and answer_base say how rows are read, but these are questions already")
-        return QuestionList(
-            rows[:limit], source=getattr(source, "source", None), skipped=getattr(source, "skipped", ())
-        )
+        read = source if isinstance(source, QuestionList) else QuestionList(rows)
+        return sample(QuestionList(rows, source=read.source, skipped=read.skipped, draw=read.draw), limit, seed)
     for number, row in enumerate(rows):
         if not isinstance(row, Mapping):
             raise TypeError(f"row {number} of the questions is a {type(row).__name__}, expected a mapping of columns")
@@ -166,6 +166,7 @@ def as_questions(
         answer_base=answer_base,
         on_bad_row=on_bad_row,
         limit=limit,
+        seed=seed,
         zero_based=_class_labels(source),
     )
 

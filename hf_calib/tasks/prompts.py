@@ -123,13 +123,17 @@ class PromptFormat:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> PromptFormat:
-        """Make a format from `to_dict`'s data.
+        """Make a format from `to_dict`'s data, a `FewShotFormat` where it has examples.
 
         Raises
         ------
         ValueError
             If there is a key that no prompt format has, or a value of another type.
         """
+        if "examples" in data and cls is PromptFormat:
+            from .few_shot import FewShotFormat
+
+            return FewShotFormat.from_dict(data)
         types: dict[str, Any] = {field.name: str for field in fields(cls)}
         types["system"] = (str, type(None))
         types["chat"] = bool

@@ -24,32 +24,13 @@ from .columns import (
     listing,
     near_miss,
 )
+from .drawing import QuestionList, sample
 from .files import PlacedRowOrError
 from .layouts import Layout, Row, layout_of
 from .permuting import permute_options
 from .questions import Question, QuestionError
 
 _SHOWN = 10
-
-
-class QuestionList(list[Question]):
-    """Questions that were read from a dataset.
-
-    Parameters
-    ----------
-    questions : iterable of Question
-    source : str, optional
-        The path or the Hub name that they were read from; `None` for what was in memory.
-    skipped : sequence of str
-        The rows that could not be read and were left out, each with its place and what is wrong with it.
-    """
-
-    def __init__(
-        self, questions: Iterable[Question] = (), *, source: str | None = None, skipped: Sequence[str] = ()
-    ) -> None:
-        super().__init__(questions)
-        self.source = source
-        self.skipped = tuple(skipped)
 
 
 @dataclass
@@ -104,8 +85,9 @@ def read_questions(
     answer_base: int | None = None,
     on_bad_row: str = "error",
     limit: int | None = None,
+    seed: int = 0,
     zero_based: Collection[str] = (),
-) -> QuestionList:
+) -> QuestionList[Question]:
     """Read rows as multiple-choice questions.
 
     Parameters
@@ -114,7 +96,7 @@ def read_questions(
         All of the dataset's, each with its place.
     source : str
         The dataset, for messages.
-    columns, answer_base, on_bad_row, limit
+    columns, answer_base, on_bad_row, limit, seed
         As in `load_questions`.
     zero_based : collection of str
         Columns whose integers count from 0 by their type.
@@ -150,8 +132,6 @@ def read_questions(
     questions: list[Question] = []
     bad: list[_BadRow] = []
     for entry in entries:
-        if limit is not None and len(questions) >= limit:
-            break
         if isinstance(entry, _BadRow):
             bad.append(entry)
             continue
@@ -164,7 +144,7 @@ def read_questions(
     _warn_of_unused_text(groups.values(), source)
     if bad:
         warnings.warn(f"{source}: skipped {len(bad)} of {len(bad) + len(questions)} rows:{_named(bad)}", stacklevel=3)
-    return QuestionList(questions, skipped=[str(row) for row in bad])
+    return sample(QuestionList(questions, skipped=[str(row) for row in bad]), limit, seed)
 
 
 # Rows

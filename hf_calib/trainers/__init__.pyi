@@ -62,9 +62,6 @@ from .rloo import (
 from .run import (
     CalibrationRun as CalibrationRun,
 )
-from .script_arguments import (
-    CalibrationScriptArguments as CalibrationScriptArguments,
-)
 from .sft import (
     CalibrationAwareSFTConfig as CalibrationAwareSFTConfig,
     CalibrationAwareSFTTrainer as CalibrationAwareSFTTrainer,

@@ -1,16 +1,19 @@
-"""The supervised loss on the answers of questions, without logits at other positions."""
+"""The supervised loss on the answers of questions: on letters without logits elsewhere, or over option texts."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from transformers.modeling_outputs import CausalLMOutput
 
+from ..confidence.cached import harmless_collator
 from ..confidence.forward import answer_logits
-from ..confidence.option_logits import harmless_collator
 from ..regularizers import answer_loss
 from ..tasks.collator import QuestionBatch, QuestionCollator
 from ..tasks.encoding import EncodedQuestion
+from .option_texts import EncodedTexts, TextCollator, answer_scores, exact_collator
 from .trl_compatibility import log_supervised_metrics
 
 if TYPE_CHECKING:
@@ -20,19 +23,24 @@ else:
 
 
 class AnswerLossMixin(Base):
-    """Computes an SFT trainer's loss on questions from the logits at one position per question.
+    """Computes an SFT trainer's loss on questions: of letters from the logits at one position per question.
 
     TRL's own loss skips the logits of unlabeled positions on GPUs but not on CPUs. The loss and the logged metrics
-    are the same to rounding. For any other loss or data, the trainer's own computation is used.
+    are the same to rounding. With option texts the loss is the cross-entropy over the options. For any other loss or
+    data, the trainer's own computation is used.
     """
 
     _padding_side: str | None = None  # of the prompts, once it is known
     _answers_only = False  # whether the training data are questions with labels on the answer's token only
+    _text_collator: TextCollator | None = None  # with option texts
+    _text_items: Sequence[EncodedTexts] = ()  # those that are trained on, until a layout is chosen for them
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Return the mean log-loss of the answers, or their sum over `num_items_in_batch`."""
+        if "encoded_texts" in inputs:
+            return self._loss_over_texts(model, inputs["encoded_texts"], return_outputs, num_items_in_batch)
         batch = _batch_of(inputs) if self._answers_only and not return_outputs and self._is_plain() else None
         if batch is None:
             return super().compute_loss(
@@ -45,11 +53,35 @@ class AnswerLossMixin(Base):
         logits = answer_logits(model, batch)
         losses = answer_loss(logits, batch)
         self._log_answers(logits.detach(), batch, inputs["attention_mask"])
+        return self._mean(losses, num_items_in_batch)
+
+    def _mean(self, losses: torch.Tensor, num_items_in_batch: Any) -> torch.Tensor:
         if num_items_in_batch is None:
             return losses.mean()
         loss = losses.sum() / torch.as_tensor(num_items_in_batch)
         # The count is over all processes, and distributed training averages the gradients.
         return loss * self.accelerator.num_processes if self.args.average_tokens_across_devices else loss
+
+    def _loss_over_texts(
+        self, model: Any, items: Sequence[EncodedTexts], return_outputs: bool, num_items_in_batch: Any
+    ) -> Any:
+        device = self.accelerator.device
+        assert self._text_collator is not None
+        if self._text_items:
+            self._text_collator = exact_collator([model], self._text_items, self._text_collator, device)
+            self._text_items = ()
+        batch = self._text_collator(items).to(device)
+        scores = answer_scores(model, batch)
+        loss = self._mean(answer_loss(scores, batch), num_items_in_batch)
+        right = (scores.detach().argmax(dim=-1) == batch.answers).double()
+        n_right, n = self.accelerator.gather_for_metrics(
+            torch.stack([right.sum(), torch.ones_like(right).sum()])[None]
+        ).sum(dim=0).tolist()  # fmt: skip
+        n_tokens = torch.tensor(
+            sum(len(item.input_ids) + sum(map(len, item.options)) for item in items), device=device
+        )
+        log_supervised_metrics(self, {"option_accuracy": n_right / n}, n_tokens)
+        return (loss, CausalLMOutput(loss=loss, logits=scores)) if return_outputs else loss
 
     def _is_plain(self) -> bool:
         """Return whether the configured loss is the plain log-loss."""
@@ -71,7 +103,33 @@ class AnswerLossMixin(Base):
         right = logits.argmax(dim=-1) == batch.option_ids[:, 0]
         sums = torch.stack([entropy.sum(), right.sum(), attention_mask.new_tensor(len(batch))]).double()
         entropy_sum, n_right, n = self.accelerator.gather_for_metrics(sums[None]).sum(dim=0).tolist()
-        log_supervised_metrics(self, entropy_sum / n, n_right / n, attention_mask)
+        metrics = {"entropy": entropy_sum / n, "mean_token_accuracy": n_right / n}
+        log_supervised_metrics(self, metrics, attention_mask.sum())
+
+
+class TextRowCollator:
+    """Collates rows of `QuestionPreparation.supervised_rows` with option texts, and leaves others to `collator`."""
+
+    def __init__(self, collator: Callable[[list[dict[str, Any]]], dict[str, Any]]) -> None:
+        self.collator = collator
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return a batch."""
+        if "encoded_texts" not in rows[0]:
+            return self.collator(rows)
+        items = [_encoded_texts(row["encoded_texts"]) for row in rows]
+        # One item per question for transformers to count; it skips the first column, as in labels that are shifted.
+        return {"labels": torch.tensor([[-100, item.answer] for item in items]), "encoded_texts": items}
+
+
+def _encoded_texts(fields: dict[str, Any]) -> EncodedTexts:
+    return EncodedTexts(
+        row=fields["row"],
+        input_ids=tuple(fields["input_ids"]),
+        options=tuple(map(tuple, fields["options"])),
+        divisors=tuple(fields["divisors"]),
+        answer=fields["answer"],
+    )
 
 
 def _harmless_side(model: Any, batch: QuestionBatch) -> str:
@@ -96,12 +154,10 @@ def _batch_of(inputs: dict[str, torch.Tensor]) -> QuestionBatch | None:
     # The last token is the answer; nothing is predicted from it.
     columns = torch.arange(length - 1, device=ids.device)
     columns = (columns + (start + sizes - length)[:, None]) % length
-    attention_mask = mask.gather(1, columns)
     targets = labels.gather(1, last[:, None])
     return QuestionBatch(
         input_ids=ids.gather(1, columns),
-        attention_mask=attention_mask,
-        position_ids=(attention_mask.cumsum(-1) - 1).clamp(min=0),
+        attention_mask=mask.gather(1, columns),
         answer_positions=torch.full_like(last, length - 2),
         option_ids=targets,
         option_mask=torch.ones_like(targets, dtype=torch.bool),

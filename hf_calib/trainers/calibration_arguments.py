@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ..confidence.registry import way_named
 from ..regularizers.targets import SHARING_RULES
 from .best_metric import set_direction
+
+# The ways to read confidence that a loss can act on, of `hf_calib.confidence.ways()`.
+TRAINABLE = ("letters", "text", "text-characters", "text-tokens")
+
+
+def check_confidence(confidence: str, argument: str = "calibration_confidence") -> None:
+    """Raise a ValueError that names the argument unless a loss can act on confidence that is read so."""
+    if confidence not in TRAINABLE:
+        raise ValueError(f"{argument} must be one of {', '.join(TRAINABLE)}; got {confidence!r}")
 
 
 @dataclass
@@ -18,7 +28,9 @@ class CalibrationArguments:
     $$ L_{trainer} + w_{anchor} KL(p_{ref} \| p_\theta) + w_{sup} (-\log p_\theta(y)) + w_{em} \| p_\theta - t \|^2
     + w_{dece} DECE $$
 
-    where all terms but the first are means over a batch of multiple-choice questions, at the answer position.
+    where all terms but the first are means over a batch of multiple-choice questions. With
+    `calibration_confidence="letters"`, $p_\theta$ is the next-token distribution at the answer position, of which the
+    last two terms take the options' share; with option texts it is the distribution over the options throughout.
     Questions without an answer only have the anchor.
 
     Parameters
@@ -26,8 +38,8 @@ class CalibrationArguments:
     **Terms:** what is added to the loss
 
     anchor_weight : float, default 5.0
-        Weight of the anchor, the divergence from the reference model's next-token distribution. Needs no answers. This
-        term keeps a model calibrated through alignment, in all domains of the prompts and beyond
+        Weight of the anchor, the divergence from the reference model's distribution. Needs no answers. This term
+        keeps a model calibrated through alignment, in all domains of the prompts and beyond
         (`examples/lab/report.md`: calibration-aware-dpo-unlabelled).
     supervised_weight : float, default 1.0
         Weight of the supervised term, the right answer's log-loss (CFT).
@@ -40,6 +52,10 @@ class CalibrationArguments:
 
     **Questions:** how they are asked and batched
 
+    calibration_confidence : {"letters", "text", "text-characters", "text-tokens"}, default "letters"
+        What confidence is read off, in training, evaluation and the card alike, as `method` of `hf_calib.measure`: the
+        options' letters, or their texts, with each text's log-probability as it is or divided by its length. Small
+        models know options' texts better than letters (`examples/real_models/README.md`).
     calibration_batch_size : int, optional
         Questions per device and optimizer step, spread over the steps of gradient accumulation. By default half the
         trainer's own samples per device and step.
@@ -79,7 +95,7 @@ class CalibrationArguments:
     separate_backward : bool, default False
         Run the backward of the terms separately, before the trainer's own forward, so that the activations of the
         questions and of the trainer's samples are never held at the same time. The update is the same up to rounding.
-        Not available with DeepSpeed and FSDP, where a step has one backward.
+        Always on where recomputed activations (`gradient_checkpointing`) require it: in distributed training.
     average_weights : float, default 0.0
         Share of the optimizer steps, at the end of training, over which the trained weights are averaged. It raises
         the accuracy and calibration of long fine-tuning on few answers. Cannot be combined with
@@ -98,7 +114,7 @@ class CalibrationArguments:
     # Terms
     anchor_weight: float = field(
         default=5.0,
-        metadata={"help": "Weight of the anchor: KL to the reference's next-token distribution. Needs no answers."},
+        metadata={"help": "Weight of the anchor: KL to the reference's distribution. Needs no answers."},
     )
     supervised_weight: float = field(default=1.0, metadata={"help": "Weight of the right answer's log-loss (CFT)."})
     em_weight: float = field(
@@ -110,6 +126,15 @@ class CalibrationArguments:
     )
 
     # Questions
+    calibration_confidence: str = field(
+        default="letters",
+        metadata={
+            "help": "What confidence is read off: "
+            + ", ".join(f"{way_named(name).help} ({name})" for name in TRAINABLE)
+            + ".",
+            "choices": list(TRAINABLE),
+        },
+    )
     calibration_batch_size: int | None = field(
         default=None,
         metadata={
@@ -202,6 +227,7 @@ class CalibrationArguments:
             raise ValueError(f"average_weights must be a share between 0 and 1, got {self.average_weights}")
         if not 0.0 <= self.em_momentum < 1.0:
             raise ValueError(f"em_momentum must be in [0, 1), got {self.em_momentum}")
+        check_confidence(self.calibration_confidence)
         for name, choices in (
             ("calibration_prompt", ("plain", "chat")),
             ("calibration_on_too_long", ("error", "drop")),

@@ -11,7 +11,8 @@ from transformers import Trainer, TrainingArguments
 
 from .calibration_arguments import CalibrationArguments
 from .mixin import CalibrationMixin
-from .trl_compatibility import has_ppo, ppo_classes, trainer_name
+from .preference_arguments import PreferenceArguments
+from .trl_compatibility import TaggedTrainer, has_ppo, ppo_classes, trainer_name
 
 
 def calibration_aware(trainer_class: type[Trainer]) -> type[CalibrationMixin]:
@@ -47,8 +48,8 @@ def calibration_aware(trainer_class: type[Trainer]) -> type[CalibrationMixin]:
     """
     if not (isinstance(trainer_class, type) and issubclass(trainer_class, Trainer)):
         raise TypeError(f"trainer_class: expected a subclass of transformers.Trainer, got {trainer_class!r}")
-    if issubclass(trainer_class, CalibrationMixin):
-        return trainer_class
+    if issubclass(trainer_class, TaggedTrainer):
+        return trainer_class  # type: ignore[return-value]  # of this package already, such as the reward trainer
     return _shipped(trainer_class) or _derived_trainer(trainer_class)  # type: ignore[arg-type]  # a class is hashable
 
 
@@ -66,8 +67,8 @@ def calibration_aware_config(config_class: type[TrainingArguments]) -> type[Cali
     """
     if not (isinstance(config_class, type) and issubclass(config_class, TrainingArguments)):
         raise TypeError(f"config_class: expected a subclass of transformers.TrainingArguments, got {config_class!r}")
-    if issubclass(config_class, CalibrationArguments):
-        return config_class
+    if issubclass(config_class, CalibrationArguments | PreferenceArguments):
+        return config_class  # type: ignore[return-value]  # of this package already, such as the reward config
     return _shipped(config_class) or _derived_config(config_class)  # type: ignore[arg-type]  # a class is hashable
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from transformers import Trainer, TrainerCallback
 
-from ..confidence.option_logits import evaluating
+from ..confidence.forward import evaluating
+from ..measures import shown_in
 from ..reports import ReliabilityDisplay
 from ..tasks import PromptFormat
 from .best_metric import EVALUATION_PREFIX, correct_direction
-from .calibration_arguments import CalibrationArguments
+from .calibration_arguments import CalibrationArguments, check_confidence
 from .evaluator import CalibrationEvaluator, model_to_ask
 from .questions import QuestionPreparation
 
@@ -26,21 +28,21 @@ if TYPE_CHECKING:
 class CalibrationCallback(TrainerCallback):
     """Asks the model a set of multiple-choice questions whenever its trainer evaluates.
 
-    All measures are logged as `{prefix}/{measure}` together with the evaluation's own metrics, and can be used as
+    Eight measures are logged as `{prefix}/{measure}` together with the evaluation's own metrics, and can be used as
     `metric_for_best_model`. For a measure whose lower values are better, the callback changes transformers' default
     `greater_is_better=True` to False, and logs this. The reliability diagram is logged to TensorBoard, Weights &
     Biases and trackio, if the run reports to them. Training itself is unchanged.
 
     Parameters
     ----------
-    trainer : transformers.Trainer
-        Any trainer of a causal language model.
     questions : dataset, list of rows, str or Path
         Answered questions, in any layout of `hf_calib.tasks.as_questions`.
     tokenizer : transformers.PreTrainedTokenizerBase, optional
         By default the trainer's.
     prompt_format : PromptFormat, optional
         How the questions are formatted.
+    confidence : str, default "letters"
+        What confidence is read off, as `calibration_confidence` of a calibration-aware trainer.
     prefix : str, default "eval_calibration"
         Prefix of the logged names; use a different one for each of several callbacks.
     batch_size : int, optional
@@ -49,69 +51,103 @@ class CalibrationCallback(TrainerCallback):
     Attributes
     ----------
     reports : dict from str to CalibrationReport
-        "before", of the model before a run's first step, and "after", the latest report.
+        "before", of the model before a run's first step, and "after", the latest report; all measures, with their
+        intervals and warnings.
     history : list of dict
-        All measures of every evaluation, with its `step`.
+        The logged measures of every evaluation, with its `step`.
 
     Raises
     ------
     QuestionError
-        If a question has no answer or cannot be formatted.
+        When the trainer starts, if a question has no answer or cannot be formatted.
     ValueError
-        If there is no tokenizer.
+        When the trainer starts, if there is no tokenizer.
 
     Examples
     --------
-    >>> trainer.add_callback(CalibrationCallback(trainer, "held_out.jsonl"))  # doctest: +SKIP
+    >>> trainer = Trainer(model, args, callbacks=[CalibrationCallback("held_out.jsonl")])  # doctest: +SKIP
     """
 
     def __init__(
         self,
-        trainer: Trainer,
         questions: Any,
         *,
         tokenizer: Any = None,
         prompt_format: PromptFormat | None = None,
+        confidence: str = "letters",
         prefix: str = EVALUATION_PREFIX,
         batch_size: int | None = None,
     ) -> None:
-        self.trainer = cast(Any, trainer)
-        tokenizer = tokenizer if tokenizer is not None else trainer.processing_class
+        check_confidence(confidence, "confidence")
+        self.questions = questions
+        self.confidence = confidence
+        self.tokenizer = tokenizer
+        self.prompt_format = prompt_format
+        self.confidence = confidence
+        self.prefix = prefix
+        self.batch_size = batch_size
+        self.trainer: Any = None
+        self.reports: dict[str, CalibrationReport] = {}
+        self.history: list[dict[str, float]] = []
+        self._evaluator: CalibrationEvaluator | None = None
+
+    def measure(self) -> CalibrationReport:
+        """Ask the model the questions now, on every process, and return all measures.
+
+        Raises
+        ------
+        ValueError
+            If no trainer has called the callback yet.
+        """
+        if self._evaluator is None:
+            raise ValueError("the callback has no trainer yet; pass it in a trainer's callbacks=[...], then train")
+        return self._evaluator.report(self._evaluator.predictions())
+
+    def on_init_end(self, args, state, control, **kwargs):
+        """Check the questions while the trainer is made."""
+        self._begin(args)
+
+    def _begin(self, args: Any) -> None:
+        """Find the trainer and make the questions ready for it, once."""
+        if self._evaluator is not None:
+            return
+        self.trainer = _calling_trainer(self)
+        tokenizer = self.tokenizer if self.tokenizer is not None else self.trainer.processing_class
         if tokenizer is None:
             raise ValueError("tokenizer: the trainer has no processing_class; pass `tokenizer=` to the callback")
         preparation = QuestionPreparation(
-            tokenizer, self.trainer.model.config, CalibrationArguments(), prompt_format=prompt_format
+            tokenizer,
+            self.trainer.model.config,
+            CalibrationArguments(calibration_confidence=self.confidence),
+            prompt_format=self.prompt_format,
         )
         # The config of a calibration-aware trainer has set the direction of its own measures.
-        if prefix != EVALUATION_PREFIX or not isinstance(trainer.args, CalibrationArguments):
-            correct_direction(trainer.args, prefix)
-        self.prefix = prefix
-        self.reports: dict[str, CalibrationReport] = {}
-        self.history: list[dict[str, float]] = []
+        if self.prefix != EVALUATION_PREFIX or not isinstance(args, CalibrationArguments):
+            correct_direction(args, self.prefix)
         self._evaluator = CalibrationEvaluator(
-            preparation.for_evaluation(questions),
+            preparation.for_evaluation(self.questions),
             preparation,
-            partial(model_to_ask, trainer),
-            trainer.accelerator,
-            batch_size or trainer.args.per_device_eval_batch_size,
+            partial(model_to_ask, self.trainer),
+            self.trainer.accelerator,
+            self.batch_size or args.per_device_eval_batch_size,
+            chat_option="prompt_format=PromptFormat(chat=True)",
         )
-
-    def measure(self) -> CalibrationReport:
-        """Ask the model the questions now, on every process, and return all measures."""
-        return self._evaluator.predictions().report()
 
     def on_train_begin(self, args, state, control, **kwargs):
         """Measure the model before the first step."""
+        self._begin(args)
         if state.global_step == 0:
             self.reports["before"] = self.measure()
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
-        """Measure the model, log all measures and the diagram, and add the measures to the evaluation's metrics."""
+        """Measure the model, log eight measures and the diagram, and add the measures to the evaluation's metrics."""
         if metrics is not None and any(name.startswith(f"{self.prefix}/") for name in metrics):
             return  # for another evaluation set, or by the trainer under the same names
+        self._begin(args)
         report = self.measure()
         self.reports["after"] = report
-        found = {f"{self.prefix}/{name}": float(measure.value) for name, measure in report.measures.items()}
+        shown = [info.key for info in shown_in("log") if info.key in report.measures]
+        found = {f"{self.prefix}/{key}": float(report.measures[key].value) for key in shown}
         if metrics is not None:
             metrics.update(found)
         if self.history and self.history[-1]["step"] == state.global_step:
@@ -138,6 +174,20 @@ class CalibrationCallback(TrainerCallback):
 
     def _reporters(self) -> list[TrainerCallback]:
         return self.trainer.callback_handler.callbacks
+
+
+def _calling_trainer(callback: TrainerCallback) -> Trainer:
+    """Return the trainer that is calling a callback; transformers tells callbacks everything but this.
+
+    The model alone would not do: it has to be asked as the trainer's own forward, and the measures go to its log.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        caller = frame.f_locals.get("self")
+        if isinstance(caller, Trainer) and callback in caller.callback_handler.callbacks:
+            return caller
+        frame = frame.f_back
+    raise ValueError("the callback was called by no trainer; pass it in a trainer's callbacks=[...]")
 
 
 def _pixels(figure: Figure) -> np.ndarray:

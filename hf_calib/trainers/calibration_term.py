@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,12 +14,7 @@ from accelerate.utils import gather_object
 from torch import nn
 
 from ..calibrators.differentiable_ece import differentiable_ece
-from ..confidence.forward import (
-    NonFiniteLogitsError,
-    answer_logits,
-    option_log_probabilities,
-)
-from ..confidence.option_logits import evaluating, harmless_collator
+from ..confidence.forward import NonFiniteLogitsError, evaluating, option_log_probabilities
 from ..measures import BinStatistics
 from ..regularizers import (
     BinTargets,
@@ -26,9 +22,9 @@ from ..regularizers import (
     answer_loss,
     em_loss,
 )
-from ..tasks.collator import QuestionBatch, QuestionCollator
-from ..tasks.encoding import EncodedQuestion
+from ..tasks.collator import QuestionCollator
 from .calibration_arguments import CalibrationArguments
+from .option_texts import Batch, Encoded, TextCollator, answer_scores, exact_collator
 from .question_stream import QuestionStream, local_slice
 from .reference_distributions import ReferenceDistributions
 from .regime_watch import RegimeWatch
@@ -54,33 +50,36 @@ class CalibrationTerm:
 
     Parameters
     ----------
-    questions : sequence of EncodedQuestion
+    questions : sequence of EncodedQuestion or of EncodedTexts
         The questions that the weights are trained on, with answers or without.
-    held_out : sequence of EncodedQuestion
+    held_out : the same
         Answered questions for the E-step; may be empty where the EM term has no weight.
     arguments : CalibrationArguments
         Its `calibration_batch_size` and `em_batch_size` are set.
     seed : int
         Seed of the questions' order.
-    collator : QuestionCollator
-        Pads on the right instead where padding on the left changes what the model says.
+    collator : QuestionCollator or TextCollator
+        Of its layouts, one is taken that changes nothing that the model says, see `exact_collator`.
     accelerator : accelerate.Accelerator
     reference_logits : callable or None
-        From a batch to the reference's logits at the answer positions; needed where the anchor has a weight.
+        From a batch to the reference's `answer_scores`; needed where the anchor has a weight.
     reference_distributions : ReferenceDistributions, optional
         Taken in the place of `reference_logits`, computed beforehand.
+    reference_model : torch.nn.Module, optional
+        The reference, where it is another model than the one that is trained.
     """
 
     def __init__(
         self,
-        questions: Sequence[EncodedQuestion],
-        held_out: Sequence[EncodedQuestion],
+        questions: Sequence[Any],
+        held_out: Sequence[Any],
         arguments: CalibrationArguments,
         seed: int,
-        collator: QuestionCollator,
+        collator: QuestionCollator | TextCollator,
         accelerator: Accelerator,
-        reference_logits: Callable[[QuestionBatch], torch.Tensor] | None,
+        reference_logits: Callable[[Batch], torch.Tensor] | None,
         reference_distributions: ReferenceDistributions | None = None,
+        reference_model: nn.Module | None = None,
     ) -> None:
         assert arguments.calibration_batch_size is not None
         assert arguments.em_batch_size is not None
@@ -92,6 +91,7 @@ class CalibrationTerm:
         self.accelerator = accelerator
         self.reference_logits = reference_logits
         self.reference_distributions = reference_distributions
+        self.reference_model = reference_model
         self.targets = BinTargets(arguments.em_bins, arguments.em_momentum)
         # With method="auto" the EM term acts from when the model begins to memorize.
         self.watch = RegimeWatch(arguments.em_momentum) if getattr(arguments, "method", None) == "auto" else None
@@ -175,13 +175,11 @@ class CalibrationTerm:
         if self.held_out and between == 0:
             self.expectation_step(model, number)
 
-    def _terms(
-        self, model: nn.Module, batch: QuestionBatch, step: int, items: Sequence[EncodedQuestion]
-    ) -> dict[str, torch.Tensor]:
+    def _terms(self, model: nn.Module, batch: Batch, step: int, items: Sequence[Encoded]) -> dict[str, torch.Tensor]:
         """Return the terms that have a weight, a value a question each."""
         arguments = self.arguments
         answered = batch.answers >= 0
-        logits = answer_logits(model, batch)
+        logits = answer_scores(model, batch)
         rows = [item.row for item in items]
         self._check_finite(logits, "the model", step, rows)
         terms: dict[str, torch.Tensor] = {}
@@ -206,7 +204,7 @@ class CalibrationTerm:
         self._record(probabilities.detach(), batch, answered)
         return terms
 
-    def _record(self, probabilities: torch.Tensor, batch: QuestionBatch, answered: torch.Tensor) -> None:
+    def _record(self, probabilities: torch.Tensor, batch: Batch, answered: torch.Tensor) -> None:
         confidences, predicted = probabilities.max(dim=-1)
         if bool(answered.any()):
             correct = (predicted == batch.answers)[answered]
@@ -238,23 +236,24 @@ class CalibrationTerm:
             )  # fmt: skip
 
     def _scored(
-        self, model: nn.Module, questions: Sequence[EncodedQuestion], indices: np.ndarray, step: int
+        self, model: nn.Module, questions: Sequence[Encoded], indices: np.ndarray, step: int
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return the confidences of this process's share of the questions, and which of them were right."""
         share = local_slice(indices, self.accelerator.process_index, self.accelerator.num_processes, 0, 1)
         items = [questions[i] for i in share]
         batch = self._batch(model, items)
         with evaluating(model):
-            logits = answer_logits(model, batch)
+            logits = answer_scores(model, batch)
         self._check_finite(logits, "the model", step, [item.row for item in items])
         probabilities = torch.softmax(option_log_probabilities(logits, batch), dim=-1)
         confidences, predicted = probabilities.max(dim=-1)
         return [(confidences.double().cpu().numpy(), (predicted == batch.answers).cpu().numpy())]
 
-    def _batch(self, model: nn.Module, items: Sequence[EncodedQuestion]) -> QuestionBatch:
+    def _batch(self, model: nn.Module, items: Sequence[Any]) -> Batch:
         device = self.accelerator.device
         if not self._collator_checked:
-            self.collator = harmless_collator(model, self.questions, self.collator, device)
+            models = [model] if self.reference_model is None else [model, self.reference_model]
+            self.collator = exact_collator(models, [*self.questions, *self.held_out], self.collator, device)
             self._collator_checked = True
         return self.collator(items).to(device)
 

@@ -73,7 +73,7 @@ class CalibrationRunCallback(TrainerCallback):
         if saved is not None:
             self._restore(saved)
         elif state.global_step == 0 and self.evaluator is not None:
-            self.run.reports["before"] = self.evaluator.predictions().report()
+            self.run.reports["before"] = self.evaluator.report(self.evaluator.predictions())
 
     def on_step_begin(self, args, state, control, **kwargs):
         """Start counting the parts of gradient accumulation."""
@@ -86,7 +86,7 @@ class CalibrationRunCallback(TrainerCallback):
         if self.evaluator is None:
             return
         run, asked = self.run, self.evaluator.predictions()
-        run.reports["after"] = asked.report()
+        run.reports["after"] = self.evaluator.report(asked)
         n = len(run.trained_on)
         if n == 0:
             return

@@ -70,9 +70,10 @@ def card_data(
         calibration_data=run.calibration_source,
         settings=changed_settings(trainer.args) | run.settings,
         evaluations=evaluations,
-        stage_labels={"calibrated": f"This model, with the calibrator {run.calibrator}"} if run.calibrator else {},
+        stage_labels=_stage_labels(run),
         regime=run.regime,
         prompt_format=run.prompt_format.to_dict(),
+        confidence=run.confidence,
         option_counts=tuple(sorted({len(question.choices) for question in questions})),
         subjects=tuple(sorted({question.subject for question in questions if question.subject is not None})),
         label_free=all(question.answer is None for question in questions) if questions else None,
@@ -85,6 +86,11 @@ def card_data(
         language=language,
         tags=tuple(sorted(own_tags)),
     )
+
+
+def _stage_labels(run: CalibrationRun) -> dict[str, str]:
+    labels = {} if run.method else {"before": "Before training"}
+    return labels | ({"calibrated": f"This model, with the calibrator {run.calibrator}"} if run.calibrator else {})
 
 
 def changed_settings(args: Any) -> dict[str, Any]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
+import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from torch import nn
 
 
@@ -31,50 +35,50 @@ def register_output_layer(model: nn.Module, accelerator: Accelerator) -> None:
             register_external_parameter(inner, weight)
 
 
-def check_checkpointing(accelerator: Accelerator, args: Any, *, beside_own_forward: bool = True) -> None:
-    """Raise for combinations that would fail at the first step with an unrelated message.
+def needs_separate_backward(accelerator: Accelerator, args: Any) -> bool:
+    """Whether the terms' forward and the trainer's own cannot share a backward.
+
+    With recomputed activations, DistributedDataParallel, DeepSpeed and FSDP expect each weight's gradient once per
+    backward, and a weight's shards to be gathered for one recomputation at a time.
 
     Parameters
     ----------
     accelerator : accelerate.Accelerator
     args : transformers.TrainingArguments
-    beside_own_forward : bool, default True
-        Whether the trainer's own loss takes a forward with gradient too.
-
-    Raises
-    ------
-    ValueError
-        For reentrant activation checkpointing under DistributedDataParallel, and for any activation checkpointing
-        under DeepSpeed ZeRO-3 if two forwards share a backward.
     """
-    reentrant = (args.gradient_checkpointing_kwargs or {}).get("use_reentrant")
-    replicated = accelerator.distributed_type.value.startswith("MULTI_")
-    if args.gradient_checkpointing and reentrant and replicated:
-        raise ValueError(
-            "gradient_checkpointing_kwargs: the calibration terms take a forward of their own, and "
-            "DistributedDataParallel does not support two forwards and one backward with reentrant checkpointing; "
-            'pass gradient_checkpointing_kwargs={"use_reentrant": False}'
-        )
-    plugin = getattr(accelerator.state, "deepspeed_plugin", None)
-    if args.gradient_checkpointing and beside_own_forward and plugin is not None and plugin.zero_stage == 3:
-        raise ValueError(
-            "gradient_checkpointing: the calibration terms take a forward of their own, and DeepSpeed ZeRO-3 fails "
-            "on one backward through two forwards whose activations are recomputed; set gradient_checkpointing=False, "
-            "with a smaller per_device_train_batch_size and more gradient_accumulation_steps if memory is short"
-        )
+    return bool(args.gradient_checkpointing) and accelerator.distributed_type != DistributedType.NO
 
 
-def check_separate_backward(accelerator: Accelerator, separate: bool) -> None:
-    """Raise if the terms are to have a backward of their own and a step allows only one.
+def separate_backward(
+    accelerator: Accelerator, model: nn.Module, next_term: Callable[[], torch.Tensor | None]
+) -> torch.Tensor | None:
+    """Add the gradient of the terms to the weights, before a backward of the trainer's own that ends the step.
 
-    Raises
-    ------
-    ValueError
-        Under DeepSpeed and FSDP.
+    Parameters
+    ----------
+    accelerator : accelerate.Accelerator
+    model : torch.nn.Module
+        As the trainer's `compute_loss` gets it, wrapped.
+    next_term : callable
+        Takes the terms' forward.
+
+    Returns
+    -------
+    torch.Tensor of float32, shape (), without gradient, or None if there is no question.
     """
-    kind = accelerator.distributed_type.value
-    if separate and kind in ("DEEPSPEED", "FSDP"):
-        raise ValueError(
-            f"separate_backward: it takes two backward passes per step, and {kind} allows one; set "
-            "separate_backward=False, or run with plain data parallelism"
-        )
+    kind = accelerator.distributed_type
+    # Replicated gradients are averaged over the processes in the trainer's own backward. Sharded ones are averaged and
+    # added up in each; FSDP's `no_sync` would keep whole gradients, and FSDP2's would end one around it.
+    sharded = kind in (DistributedType.DEEPSPEED, DistributedType.FSDP)
+    with nullcontext() if sharded else accelerator.no_sync(model):
+        term = next_term()
+        if term is None:
+            return None
+        if kind == DistributedType.DEEPSPEED:
+            # The accelerator's backward would end the step: clip, update and reset the gradients.
+            engine: Any = model
+            engine.set_gradient_accumulation_boundary(is_boundary=False)
+            engine.backward(term, scale_wrt_gas=False)
+        else:
+            accelerator.backward(term)
+    return term.detach()

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from torch import nn
 
 from ..calibrators import by_name
-from ..calibrators.cross_validation import check_fits_on_answers, cross_validate
-from ..confidence import Predictions
-from ..confidence.option_logits import assemble, evaluating, score
+from ..calibrators.cross_validation import check_fits_on_answers, held_out_predictions
+from ..confidence import Asking, LocalModel, Predictions
 from ..measures import shown_in
+from ..reports.checks import checked
 from ..reports.table import Cell, render_table
 from ..tasks import Question
 from .distributed import register_output_layer
@@ -24,6 +22,8 @@ from .questions import QuestionPreparation
 
 if TYPE_CHECKING:
     from ..measures import CalibrationReport
+
+logger = logging.getLogger(__name__)
 
 
 class CalibrationEvaluator:
@@ -40,6 +40,8 @@ class CalibrationEvaluator:
         Questions per device and forward pass.
     calibrator : str, optional
         Name of a calibrator that `calibrated_report` fits.
+    chat_option : str, default "calibration_prompt='chat'"
+        How to have the questions put through the chat template, for warnings.
 
     Raises
     ------
@@ -55,28 +57,40 @@ class CalibrationEvaluator:
         accelerator: Accelerator,
         batch_size: int,
         calibrator: str | None = None,
+        chat_option: str = "calibration_prompt='chat'",
     ) -> None:
         if calibrator is not None:
             check_fits_on_answers(calibrator)
         self.calibrator = calibrator
+        preparation.encode(questions)  # refuses what can't be asked before anything is trained
         self.questions = questions
-        self.items = preparation.encode(questions).items
         self.preparation = preparation
         self.model = model
         self.accelerator = accelerator
         self.batch_size = batch_size
+        self._run = {
+            "confidence": preparation.method.to_dict(),
+            "prompt_format": preparation.prompt_format.to_dict(),
+            "has_chat_template": getattr(preparation.tokenizer, "chat_template", None) is not None,
+            "in_trainer": chat_option,
+        }
+        self._logged: set[str] = set()
+
+    def report(self, predictions: Predictions) -> CalibrationReport:
+        """Return all measures with their warnings, and log the warnings that were not logged before."""
+        report = checked(predictions, predictions.report(), self._run)
+        for finding in report.warnings:
+            if finding.code not in self._logged and self.accelerator.is_main_process:
+                logger.warning("Calibration questions: %s", finding)
+            self._logged.add(finding.code)
+        return report
 
     def calibrated_report(self, predictions: Predictions) -> CalibrationReport:
         """Return all measures after calibration, cross-validated in five folds."""
         assert self.calibrator is not None
-        held_out = cross_validate(
-            partial(by_name, self.calibrator),
-            predictions.logits,
-            predictions.answers,
-        )
-        return predictions.with_probabilities(held_out.probabilities).report()
+        calibrated = held_out_predictions(predictions, partial(by_name, self.calibrator))
+        return checked(calibrated, calibrated.report(), {**self._run, "calibrator": {"method": self.calibrator}})
 
-    @torch.no_grad()
     def predictions(self, questions: Sequence[Question] | None = None) -> Predictions:
         """Return the model's answers, the same on every process.
 
@@ -85,27 +99,22 @@ class CalibrationEvaluator:
         questions : sequence of Question, optional
             Other questions than the evaluator's own.
         """
-        items = self.items if questions is None else self.preparation.encode(questions).items
-        asked = self.questions if questions is None else questions
-        accelerator = self.accelerator
-        model = self.model()
-        with evaluating(model), accelerator.autocast():
-            share = score(
-                model,
-                items,
-                self.preparation.collator,
-                self.batch_size,
-                device=accelerator.device,
-                process_index=accelerator.process_index,
-                num_processes=accelerator.num_processes,
-            )
-        shares = gather_object([share]) if accelerator.num_processes > 1 else [share]
-        return assemble(
-            items,
-            np.concatenate([positions for positions, _ in shares]),
-            np.concatenate([scores for _, scores in shares]),
-            [question.subject for question in asked],
+        accelerator, preparation = self.accelerator, self.preparation
+        source = LocalModel(
+            self.model(),
+            preparation.tokenizer,
+            max_length=preparation.max_length,
+            on_too_long=preparation.settings.calibration_on_too_long,
+            device=accelerator.device,
+            in_step=accelerator.num_processes > 1,
         )
+        asking = Asking(
+            self.batch_size, process_index=accelerator.process_index, num_processes=accelerator.num_processes
+        )
+        with accelerator.autocast():
+            return preparation.method.predict(
+                source, self.questions if questions is None else questions, preparation.prompt_format, asking
+            )
 
 
 def model_to_ask(trainer: Any) -> nn.Module:

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
-from ..confidence.option_logits import evaluating
+from ..confidence.forward import evaluating
 from ..hub import dataset_reference
 from ..tasks import PromptFormat, as_questions
 from .best_metric import correct_direction
@@ -22,7 +22,7 @@ from .calibration_arguments import CalibrationArguments
 from .calibration_term import CalibrationTerm
 from .callbacks import CalibrationRunCallback, CalibrationStateCallback
 from .dataset_layouts import check_layouts
-from .distributed import check_checkpointing, check_separate_backward
+from .distributed import needs_separate_backward, separate_backward
 from .evaluator import CalibrationEvaluator, logged_measures, model_to_ask
 from .interruption import InterruptionMixin
 from .publishing import PublishingMixin
@@ -88,6 +88,7 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
         **kwargs: Any,
     ) -> None:
         self._calibration_term: CalibrationTerm | None = None
+        self._separate_backward = False
         self._evaluator: CalibrationEvaluator | None = None
         self._evaluation_prefix: str | None = None
         self._averaging: WeightAveragingCallback | None = None
@@ -102,10 +103,11 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
         name = self._method_name or trainer_name(type(self))
         self.calibration_run = run = CalibrationRun(
             trainer=name,
-            method_without_terms=self._method_without_terms or f"{name} without calibration terms",
+            method_without_terms=self._method_without_terms,
             alignment=name if self._aligns else None,
             starting_stage="base" if self._aligns else "before",
             prompt_format=self.prompt_format,
+            confidence=settings.calibration_confidence,
             calibrator=settings.eval_calibrator,
         )
         if calibration_dataset is not None:
@@ -184,8 +186,7 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
         if max(weights.values()) == 0:
             run.terms = ()
             return
-        check_checkpointing(self.accelerator, self.args, beside_own_forward=self._takes_own_forward)
-        self._check_separate_backward()
+        self._separate_backward = self._takes_separate_backward()
         if settings.calibration_batch_size is None:
             own = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
             settings.calibration_batch_size = max(1, own // 2)
@@ -207,7 +208,9 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
         distributions = read_distributions(reference_model)
         if distributions is None and settings.anchor_weight > 0:
             questions = prepared.of(prepared.trained)
-            distributions = matched_distributions(self, reference_model, questions, self._questions.tokenizer)
+            distributions = matched_distributions(
+                self, reference_model, questions, self._questions.tokenizer, settings.calibration_confidence
+            )
         reference = None
         collator = self._questions.collator
         if distributions is not None:
@@ -215,6 +218,7 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
             distributions.require(prepared.trained)
         elif settings.anchor_weight > 0:
             reference = Reference(self, reference_model)
+            reference.check_tokens(prepared.trained)
             reference.check_start(collator(prepared.trained[:8]).to(self.accelerator.device))
         self._calibration_term = CalibrationTerm(
             prepared.trained,
@@ -223,12 +227,16 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
             self.args.seed,
             collator,
             self.accelerator,
-            reference.answer_logits if reference is not None else None,
+            reference.answer_scores if reference is not None else None,
             distributions,
+            reference.model if reference is not None else None,
         )
 
-    def _check_separate_backward(self) -> None:
-        check_separate_backward(self.accelerator, self.calibration_arguments.separate_backward)
+    def _takes_separate_backward(self) -> bool:
+        """Return whether the terms take a backward of their own, before the extended trainer's forward."""
+        return self._takes_own_forward and (
+            self.calibration_arguments.separate_backward or needs_separate_backward(self.accelerator, self.args)
+        )
 
     # Training
 
@@ -247,11 +255,13 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
     ) -> Any:
         """Return the extended trainer's loss, plus the calibration terms while training."""
         training = self._calibration_term is not None and self.model.training
-        term = self._backward_of_term(model) if training and self.calibration_arguments.separate_backward else None
+        term = None
+        if training and self._separate_backward:
+            term = separate_backward(self.accelerator, model, lambda: self._next_term(model))
         result = super().compute_loss(
             model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
         )
-        if training and not self.calibration_arguments.separate_backward:
+        if training and not self._separate_backward:
             term = self._next_term(model)
         if term is None:
             return result
@@ -262,16 +272,6 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
         if return_outputs:
             return result[0] + term, result[1]
         return result + term
-
-    def _backward_of_term(self, model: Any) -> Any:
-        """Add the gradient of the next share of the terms to the weights, and return its value."""
-        # The processes' gradients are averaged by the trainer's own backward, which comes after.
-        with self.accelerator.no_sync(model):
-            term = self._next_term(model)
-            if term is None:
-                return None
-            self.accelerator.backward(term)
-        return term.detach()
 
     def _next_term(self, model: Any) -> Any:
         assert self._calibration_term is not None
@@ -351,12 +351,12 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
         if self._evaluator is None:
             raise ValueError("eval_calibration_dataset: there are no questions to evaluate on; pass it to the trainer")
         # Not with the run's seed: the same answers have the same intervals wherever they are measured.
-        return self._evaluator.predictions().report()
+        return self._evaluator.report(self._evaluator.predictions())
 
     def _evaluate_calibration(self, prefix: str) -> dict[str, float]:
         assert self._evaluator is not None
         run, predictions = self.calibration_run, self._evaluator.predictions()
-        report = predictions.report()
+        report = self._evaluator.report(predictions)
         run.reports["after" if self.state.global_step else "before"] = report
         metrics = logged_measures(report, prefix)
         if self._evaluator.calibrator is not None:

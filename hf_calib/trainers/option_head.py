@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,13 @@ from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from ..calibrators.option_head import BalancedOptionHead
-from ..confidence import Predictions
+from ..confidence import Predictions, predict
+from ..confidence.cached import harmless_collator
+from ..confidence.encoded import padding_token
 from ..confidence.forward import answer_logits_and_states, output_layer
-from ..confidence.option_logits import evaluating, harmless_collator, padding_token
-from ..tasks import PromptFormat, as_questions, encode_questions, maximum_length, require_answers
+from ..tasks import PromptFormat, Question, as_questions, encode_questions, maximum_length, require_answers
 from ..tasks.collator import QuestionBatch, QuestionCollator
-from ..tasks.encoding import EncodedQuestion, EncodedQuestions
+from ..tasks.encoding import EncodedQuestion
 
 HEAD_FILE, HEAD_SETTINGS = "option_head.safetensors", "option_head.json"
 
@@ -62,50 +64,20 @@ class OptionHeadModel(nn.Module):
             With no more options than the head has.
         batch_size : int, default 16
         """
-        asked = as_questions(questions)
-        encoded = self._encode(asked)
-        hidden, option_mask, answers = self.hidden_states(encoded.items, batch_size)
+        asked = self._asked(questions, batch_size)
         with torch.no_grad():
-            values = self.head(hidden, option_mask).double().cpu().numpy()
-        rows = np.array([item.row for item in encoded.items])
-        return Predictions(
-            option_log_probabilities=values,
-            answers=answers.cpu().numpy(),
-            subjects=tuple(asked[row].subject for row in rows),
-            rows=rows,
-            option_counts=option_mask.sum(dim=1).cpu().numpy(),
-            has_mass=False,
-            hidden_states=hidden.cpu().numpy(),
-        )
-
-    @torch.no_grad()
-    def hidden_states(
-        self, items: Sequence[EncodedQuestion], batch_size: int
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return hidden states (n, d), which options there are (n, K) and the answers (n,), in the items' order."""
-        collator = self.collator(items)
-        device = next(self.model.parameters()).device
-        width = max(len(item.option_ids) for item in items)
-        hidden, masks, answers = [], [], []
-        with evaluating(self):
-            for start in range(0, len(items), batch_size):
-                batch = collator(items[start : start + batch_size]).to(device)
-                hidden.append(answer_logits_and_states(self.model, batch)[1])
-                mask = torch.zeros(len(batch), width, dtype=torch.bool, device=device)
-                mask[:, : batch.option_mask.shape[1]] = batch.option_mask
-                masks.append(mask)
-                answers.append(batch.answers)
-        return torch.cat(hidden), torch.cat(masks), torch.cat(answers)
+            values = self.head(*head_inputs(asked, self.head)).double().cpu().numpy()
+        return replace(asked, option_log_probabilities=values, has_mass=False)
 
     def collator(self, items: Sequence[EncodedQuestion]) -> QuestionCollator:
         """Return what makes batches of these questions."""
         plain = QuestionCollator(padding_token(self.tokenizer))
         return harmless_collator(self.model, items, plain, next(self.model.parameters()).device)
 
-    def rebalance(self, items: Sequence[EncodedQuestion], batch_size: int = 64) -> None:
+    def rebalance(self, questions: Any, batch_size: int = 64) -> None:
         """Balance the head on questions with answers that the weights are not trained on."""
-        hidden, option_mask, answers = self.hidden_states(items, batch_size)
-        self.head.rebalance(hidden, answers, option_mask)
+        asked = self._asked(questions, batch_size)
+        self.head.rebalance(*head_inputs(asked, self.head), torch.from_numpy(asked.answers))
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write the head into a folder, beside the model or adapter that `save_pretrained` writes; return it."""
@@ -150,9 +122,16 @@ class OptionHeadModel(nn.Module):
             raise ValueError(f"{HEAD_FILE} does not hold the head's tensors: {error}") from None
         return cls(model, tokenizer, head, PromptFormat.from_dict(settings["prompt_format"]))
 
-    def _encode(self, questions: Sequence[Any]) -> EncodedQuestions:
-        limit = maximum_length(self.model.config, self.tokenizer)
-        return encode_questions(questions, self.tokenizer, self.prompt_format, max_length=limit)
+    def _asked(self, questions: Any, batch_size: int) -> Predictions:
+        options: dict[str, Any] = {"prompt_format": self.prompt_format, "batch_size": batch_size}
+        return predict(self.model, self.tokenizer, questions, hidden_states=True, **options)
+
+
+def head_inputs(asked: Predictions, head: BalancedOptionHead) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the hidden states (n, d), and which options there are (n, K), as a head takes them."""
+    device = head.scale.device
+    exists = np.arange(asked.option_log_probabilities.shape[1]) < asked.n_choices[:, None]
+    return torch.from_numpy(asked.hidden_states).to(device), torch.from_numpy(exists).to(device)
 
 
 class BalanceCallback(TrainerCallback):
@@ -160,24 +139,24 @@ class BalanceCallback(TrainerCallback):
 
     Parameters
     ----------
-    items : sequence of EncodedQuestion
-        Questions with answers that the weights are not trained on.
+    questions : sequence of Question
+        With answers; the weights are not trained on them.
     steps : int, default 10
     """
 
-    def __init__(self, items: Sequence[EncodedQuestion], steps: int = 10) -> None:
+    def __init__(self, questions: Sequence[Question], steps: int = 10) -> None:
         if steps < 1:
             raise ValueError(f"steps must be at least 1, got {steps}")
-        self.items, self.steps = items, steps
+        self.questions, self.steps = questions, steps
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Balance the head where it is due."""
         if state.global_step % self.steps == 0:
-            model.rebalance(self.items, args.per_device_eval_batch_size)
+            model.rebalance(self.questions, args.per_device_eval_batch_size)
 
     def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Balance the head with the weights as they stay."""
-        model.rebalance(self.items, args.per_device_eval_batch_size)
+        model.rebalance(self.questions, args.per_device_eval_batch_size)
 
 
 def train_option_head(
@@ -231,7 +210,8 @@ def train_option_head(
     head = BalancedOptionHead(layer.weight.shape[1], n_options, scale=scale)
     torch.random.set_rng_state(torch_state)
     whole = OptionHeadModel(model, tokenizer, head, prompt_format)
-    items, others = whole._encode(asked).items, whole._encode(aside).items
+    limit = maximum_length(model.config, tokenizer)
+    items = encode_questions(asked, tokenizer, whole.prompt_format, max_length=limit).items
     _start_from_letters(head, layer, items)
     args.remove_unused_columns = False
     collator = whole.collator(items)
@@ -240,7 +220,7 @@ def train_option_head(
         args=args,
         train_dataset=list(items),  # type: ignore[arg-type]  # Trainer takes any sequence
         data_collator=lambda rows: _tensors(collator(rows)),
-        callbacks=[BalanceCallback(others, balance_steps)],
+        callbacks=[BalanceCallback(aside, balance_steps)],
     )
     trainer.train()
     return whole

@@ -95,11 +95,13 @@ class CalibrationAwarePPOTrainer(CalibrationMixin, _Trainer):
         finally:
             self.accelerator.backward = backward
 
-    def _check_separate_backward(self) -> None:
+    def _takes_separate_backward(self) -> bool:
+        # TRL's loop never recomputes activations, so nothing requires one.
         if self.calibration_arguments.separate_backward:
             raise ValueError(
                 "separate_backward: PPO's loop has one backward per step, to which the terms are added; leave it out"
             )
+        return False
 
     def _next_term(self, model: Any) -> torch.Tensor | None:
         assert self._calibration_term is not None

@@ -44,17 +44,19 @@ _MODEL_SUFFIXES = {".safetensors", ".json", ".jinja", ".model", ".txt"}
 class PublishingMixin(Base):
     """The part of `CalibrationMixin` that writes the model card and publishes.
 
-    A trainer with neither calibration terms nor questions to evaluate on behaves like the trainer it extends.
+    A trainer without calibration terms and without questions to train or evaluate on behaves like the trainer that it
+    extends.
     """
 
     _calibration_term: Any
     _evaluator: Any
+    _supervised_by_trainer: bool
     calibrated_model: Any
     calibration_run: CalibrationRun
 
     @property
     def _is_calibration_aware(self) -> bool:
-        return self._calibration_term is not None or self._evaluator is not None
+        return self._calibration_term is not None or self._evaluator is not None or self._supervised_by_trainer
 
     def create_model_card(
         self,
@@ -110,8 +112,9 @@ class PublishingMixin(Base):
         save_calibration_metadata(
             folder,
             prompt_format=self.prompt_format,
+            confidence=self.calibration_run.confidence,
             option_counts=data.option_counts,
-            base_model=data.base_model,
+            base_model=data.base_model if data.base_model_on_hub else None,
             base_model_revision=data.base_model_revision,
         )
         try:

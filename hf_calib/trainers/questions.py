@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, IterableDataset
 
-from ..confidence.option_logits import padding_token
+from ..confidence import confidence_method
+from ..confidence.encoded import padding_token
+from ..confidence.methods import OptionTexts
 from ..tasks import (
     PromptFormat,
     Question,
@@ -22,8 +24,8 @@ from ..tasks import (
     require_answers,
 )
 from ..tasks.collator import QuestionCollator
-from ..tasks.encoding import EncodedQuestion, EncodedQuestions
 from .calibration_arguments import CalibrationArguments
+from .option_texts import Encoded, EncodedTexts, TextCollator, encode_texts
 from .question_stream import held_out_split
 
 
@@ -35,22 +37,22 @@ class PreparedQuestions:
     ----------
     questions : list of Question
         All of them; an item's `row` is an index into this list.
-    trained : list of EncodedQuestion
+    trained : list of EncodedQuestion or of EncodedTexts
         Those that the weights are trained on.
-    held_out : list of EncodedQuestion
+    held_out : the same
         Those of the E-step, from this list or from an `em_dataset`.
     """
 
     questions: list[Question]
-    trained: list[EncodedQuestion]
-    held_out: list[EncodedQuestion]
+    trained: list[Any]
+    held_out: list[Any]
 
     @property
-    def answered(self) -> list[EncodedQuestion]:
+    def answered(self) -> list[Any]:
         """The questions with answers that the weights are trained on."""
         return [item for item in self.trained if item.answer >= 0]
 
-    def of(self, items: Sequence[EncodedQuestion]) -> list[Question]:
+    def of(self, items: Sequence[Encoded]) -> list[Question]:
         """Return the questions of items."""
         return [self.questions[item.row] for item in items]
 
@@ -69,6 +71,11 @@ class QuestionPreparation:
         By default the one that `calibration_prompt` selects.
     max_length : int, optional
         The trainer's limit on prompts, in tokens.
+
+    Attributes
+    ----------
+    method : ConfidenceMethod
+        How confidence is read, as `calibration_confidence` of the settings says.
     """
 
     def __init__(
@@ -83,31 +90,30 @@ class QuestionPreparation:
     ) -> None:
         self.tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
         self.settings = settings
+        self.method = confidence_method(settings.calibration_confidence)
         self.seed = seed
         self.prompt_format = prompt_format or PromptFormat(chat=settings.calibration_prompt == "chat")
         limits = settings.calibration_max_length, max_length, maximum_length(model_config, self.tokenizer)
         self.max_length = min((limit for limit in limits if limit is not None), default=None)
 
     @property
-    def collator(self) -> QuestionCollator:
+    def collator(self) -> QuestionCollator | TextCollator:
         """What turns encoded questions into a batch."""
-        return QuestionCollator(padding_token(self.tokenizer))
+        pad = padding_token(self.tokenizer)
+        return TextCollator(pad) if isinstance(self.method, OptionTexts) else QuestionCollator(pad)
 
-    def encode(self, questions: Sequence[Question]) -> EncodedQuestions:
-        """Return the questions as token ids.
+    def encode(self, questions: Sequence[Question]) -> list[Any]:
+        """Return the questions as token ids, as `EncodedQuestion` or, with option texts, as `EncodedTexts`.
 
         Raises
         ------
         QuestionError
-            If a prompt is too long or an option is not a single token.
+            If a prompt is too long or an option's letter is not a single token.
         """
-        return encode_questions(
-            questions,
-            self.tokenizer,
-            self.prompt_format,
-            max_length=self.max_length,
-            on_too_long=self.settings.calibration_on_too_long,
-        )
+        limits: Any = {"max_length": self.max_length, "on_too_long": self.settings.calibration_on_too_long}
+        if isinstance(self.method, OptionTexts):
+            return encode_texts(questions, self.tokenizer, self.method, self.prompt_format, **limits)
+        return list(encode_questions(questions, self.tokenizer, self.prompt_format, **limits))
 
     def for_evaluation(self, source: Any) -> list[Question]:
         """Read questions to measure calibration on.
@@ -143,7 +149,7 @@ class QuestionPreparation:
         settings = self.settings
         kept, _ = handle_identical_choices(questions, settings.calibration_identical_choices)
         kept = [*kept, *prompts]
-        encoded = list(self.encode(kept))
+        encoded = self.encode(kept)
         answered = [i for i, item in enumerate(encoded) if item.answer >= 0]
         if settings.anchor_weight == 0 and not answered:
             raise QuestionError(
@@ -155,7 +161,7 @@ class QuestionPreparation:
         if em_dataset is not None:
             held_out = as_questions(em_dataset)
             require_answers(held_out, "the E-step")
-            return PreparedQuestions(kept, encoded, list(self.encode(held_out)))
+            return PreparedQuestions(kept, encoded, self.encode(held_out))
         if len(answered) < 2:
             raise QuestionError(
                 f"em_weight: the E-step holds out some of the questions with answers, but {len(answered)} of "
@@ -171,8 +177,13 @@ class QuestionPreparation:
         """Whether the supervised loss is on the answer alone."""
         return getattr(self.settings, "supervised_on", "answer") == "answer"
 
-    def supervised_rows(self, items: Sequence[EncodedQuestion]) -> Dataset:
-        """Return answered questions as an SFT dataset, labeled on the answer's token or on every token."""
+    def supervised_rows(self, items: Sequence[Any]) -> Dataset:
+        """Return answered questions as an SFT dataset, labeled on the answer's token or on every token.
+
+        With option texts a row also has the fields of its `EncodedTexts`, since its loss is over all of them.
+        """
+        if isinstance(self.method, OptionTexts):
+            return Dataset.from_list([_row_of_texts(item) for item in items])
         input_ids = [[*item.input_ids, item.option_ids[item.answer]] for item in items]
         labels = [[-100] * (len(ids) - 1) + ids[-1:] for ids in input_ids] if self.answers_only else input_ids
         return Dataset.from_dict({"input_ids": input_ids, "labels": labels})
@@ -191,7 +202,13 @@ class QuestionPreparation:
             return source
         questions = as_questions(source)
         require_answers(questions, "evaluating the supervised loss")
-        return self.supervised_rows(list(self.encode(questions)))
+        return self.supervised_rows(self.encode(questions))
+
+
+def _row_of_texts(item: EncodedTexts) -> dict[str, Any]:
+    right = item.options[item.answer]
+    labels = [*[-100] * len(item.input_ids), *right]
+    return {"input_ids": [*item.input_ids, *right], "labels": labels, "encoded_texts": asdict(item)}
 
 
 def are_questions(dataset: Any) -> bool:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from accelerate.utils import is_peft_model
 from torch import nn
 
-from ..confidence.forward import ForwardArguments, answer_logits
-from ..confidence.option_logits import evaluating
+from ..confidence.forward import ForwardArguments, evaluating
 from ..regularizers import anchor_divergence
-from ..tasks.collator import QuestionBatch
+from .option_texts import Batch, Encoded, EncodedTexts, TextBatch, answer_scores
 from .trl_compatibility import initial_adapter_weights, prepared_for_inference, takes_reference_model
 
 # The values of `init_lora_weights`, or their beginnings, with which PEFT takes a part of the base weights into the
@@ -25,7 +25,7 @@ class ReferenceUnavailableError(ValueError):
 
 
 class Reference:
-    """The model whose next-token distribution the anchor keeps to.
+    """The model whose distribution the anchor keeps to: of the next token, or over the options' texts.
 
     That is, in this order: the `calibration_reference_model` given; the trainer's own reference model (with full
     weights, where the trainer has one); the model that is trained, with its adapter disabled or replaced by the copy
@@ -67,22 +67,29 @@ class Reference:
             self._arguments = ForwardArguments.of(self.model)
 
     @torch.no_grad()
-    def answer_logits(self, batch: QuestionBatch) -> torch.Tensor:
-        """Return the reference's logits at the answer positions, float32, shape (B, V)."""
+    def answer_scores(self, batch: Batch) -> torch.Tensor:
+        """Return the reference's `hf_calib.trainers.option_texts.answer_scores`, logits as wide as the policy's."""
         if self.model is not None:
-            known = _vocabulary_size(self.model)
-            if known < self._width and bool((batch.input_ids >= known).any()):
-                raise ReferenceUnavailableError(
-                    f"a calibration question has the token {int(batch.input_ids.max())}, but the reference model has "
-                    f"{known} tokens; put the questions without tokens that were added later, such as a chat "
-                    'template\'s: calibration_prompt="plain"'
-                )
-            return _of_width(answer_logits(self.model, batch, self._arguments), self._width)
+            scores = answer_scores(self.model, batch, self._arguments)
+            return scores if isinstance(batch, TextBatch) else _of_width(scores, self._width)
         if not self._start_checked:
             self.check_start(batch)
-        return self._initial_logits(batch)
+        return self._initial_scores(batch)
 
-    def check_start(self, batch: QuestionBatch) -> None:
+    def check_tokens(self, items: Sequence[Encoded]) -> None:
+        """Raise a `ReferenceUnavailableError` if the questions have tokens that the reference has not."""
+        if self.model is None:
+            return
+        known = _vocabulary_size(self.model)
+        largest = max(max(map(max, _read(item))) for item in items)
+        if largest >= known:
+            raise ReferenceUnavailableError(
+                f"a calibration question has the token {largest}, but the reference model has {known} tokens; put "
+                "the questions without tokens that were added later, such as a chat template's: "
+                'calibration_prompt="plain"'
+            )
+
+    def check_start(self, batch: Batch) -> None:
         """Check that a model with its adapter disabled is the one that training starts from.
 
         Where weights are sharded this waits for the first step, and a resumed run is past it.
@@ -102,7 +109,7 @@ class Reference:
         if trainer.state.global_step > 0:
             return
         with torch.no_grad(), evaluating(model), trainer.accelerator.autocast():
-            divergence = float(anchor_divergence(answer_logits(model, batch), self._initial_logits(batch)).max())
+            divergence = float(anchor_divergence(answer_scores(model, batch), self._initial_scores(batch)).max())
         exact = model.dtype in (torch.float32, torch.float64) and trainer.accelerator.mixed_precision == "no"
         # Rounding alone is far below, and an adapter that acts from the start far above.
         if divergence > (1e-4 if exact else 1e-2):
@@ -114,11 +121,11 @@ class Reference:
                 "an adapter that starts at zero, such as a new LoRA with init_lora_weights=True"
             )
 
-    def _initial_logits(self, batch: QuestionBatch) -> torch.Tensor:
+    def _initial_scores(self, batch: Batch) -> torch.Tensor:
         model = self.trainer.calibrated_model
         # Dropout would make the reference a random one; TRL disables it for DPO, other trainers keep it.
         with evaluating(model), initial_adapter_weights(self.trainer.accelerator.unwrap_model(model)):
-            return answer_logits(model, batch)
+            return answer_scores(model, batch)
 
     def _starting_weights(self) -> nn.Module:
         """Return a copy of the model as it is before training."""
@@ -147,6 +154,11 @@ class Reference:
                 "same family, or give its name, whose tokenizer tells whether the tokens are the same"
             )
         return model.requires_grad_(False).eval()
+
+
+def _read(item: Encoded) -> tuple[tuple[int, ...], ...]:
+    """Return the tokens that a model reads of a question, or predicts as its options' texts."""
+    return (item.input_ids, *item.options) if isinstance(item, EncodedTexts) else (item.input_ids,)
 
 
 def check_base_weights(trainer: Any, disables_adapter: bool) -> None:

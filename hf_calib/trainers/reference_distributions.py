@@ -1,4 +1,4 @@
-"""A reference's next-token distributions, computed once and kept, so that a large teacher is loaded once."""
+"""A reference's distributions, computed once and kept, so that a large teacher is loaded once."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..confidence.asking import by_length
-from ..confidence.forward import ForwardArguments, NonFiniteLogitsError, answer_logits
-from ..confidence.option_logits import evaluating, padding_is_harmless, padding_token
-from ..regularizers import coarse_anchor_divergence
-from ..tasks import PromptFormat, Question, QuestionError, as_questions, encode_questions, maximum_length
-from ..tasks.collator import QuestionCollator
+from ..confidence import Asking, LocalModel, NonFiniteLogitsError, confidence_method
+from ..confidence.methods import OptionTexts
+from ..regularizers import anchor_divergence, coarse_anchor_divergence
+from ..tasks import PromptFormat, Question, QuestionError, as_questions, encode_questions
 from ..tasks.encoding import EncodedQuestion
+from .calibration_arguments import check_confidence
+from .option_texts import ABSENT, Encoded, EncodedTexts, encode_texts
 from .reference import load_reference, reference_tokenizer, vocabularies_agree
 
 logger = logging.getLogger(__name__)
@@ -35,6 +35,8 @@ class ReferenceMismatchError(ValueError):
 class ReferenceDistributions:
     """For each of n questions the reference's most probable tokens with their probabilities, and the rest's mass.
 
+    With option texts, the options themselves take the place of the tokens, and there is no rest.
+
     Parameters
     ----------
     keys : tuple of str
@@ -46,12 +48,15 @@ class ReferenceDistributions:
     rest : torch.Tensor of float32, shape (n,)
         Mass of all other tokens, in [0, 1]. The anchor falls short of the whole divergence by this times the
         divergence within the rest, see `hf_calib.regularizers.coarse_anchor_divergence`.
+    confidence : str, default "letters"
+        What the reference's confidence was read off.
     """
 
     keys: tuple[str, ...]
     token_ids: torch.Tensor
     log_probabilities: torch.Tensor
     rest: torch.Tensor
+    confidence: str = "letters"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_rows", {key: row for row, key in enumerate(self.keys)})
@@ -60,33 +65,40 @@ class ReferenceDistributions:
         return len(self.keys)
 
     def __str__(self) -> str:
+        if self.confidence != "letters":
+            return f"{len(self)} reference distributions over the options, confidence read by {self.confidence}"
         return (
             f"{len(self)} reference distributions of {self.token_ids.shape[1]} tokens each; the rest's mass is "
             f"{float(self.rest.mean()):.2e} on average and {float(self.rest.max()):.2e} at most, and the anchor falls "
             "short of the whole divergence by that times the divergence within the rest"
         )
 
-    def require(self, items: Sequence[EncodedQuestion]) -> None:
+    def require(self, items: Sequence[Encoded]) -> None:
         """Raise a `ReferenceMismatchError` if a question is not among these."""
         missing = [item.row for item in items if _key(item) not in self._rows]  # type: ignore[attr-defined]
         if missing:
             raise ReferenceMismatchError(
                 f"the reference distributions lack {len(missing)} of {len(items)} questions (the first is row "
-                f"{missing[0]}, counted from 0), as they were made of other questions, with another prompt or with "
-                "another tokenizer; make them anew with hf_calib.reference_distributions"
+                f"{missing[0]}, counted from 0), as they were made of other questions, with another prompt or "
+                f"tokenizer, or with confidence read in another way (theirs: {self.confidence}); make them anew with "
+                "hf_calib.reference_distributions"
             )
 
-    def divergence(self, policy_logits: torch.Tensor, items: Sequence[EncodedQuestion]) -> torch.Tensor:
+    def divergence(self, policy_logits: torch.Tensor, items: Sequence[Encoded]) -> torch.Tensor:
         """Return the anchor's divergence of each question, float32, shape (B,).
 
         Parameters
         ----------
-        policy_logits : torch.Tensor, shape (B, V)
-        items : sequence of EncodedQuestion
+        policy_logits : torch.Tensor, shape (B, V), or (B, K) with option texts
+            The policy's `hf_calib.trainers.option_texts.answer_scores`.
+        items : sequence of EncodedQuestion or of EncodedTexts
             The B questions.
         """
         rows = torch.tensor([self._rows[_key(item)] for item in items])  # type: ignore[attr-defined]
         device = policy_logits.device
+        if self.confidence != "letters":
+            reference = self.log_probabilities[rows, : policy_logits.shape[1]].clamp(min=ABSENT)
+            return anchor_divergence(policy_logits, reference.to(device))
         return coarse_anchor_divergence(
             policy_logits,
             self.token_ids[rows].long().to(device),
@@ -99,7 +111,8 @@ class ReferenceDistributions:
         from safetensors.torch import save_file
 
         tensors = {name: getattr(self, name).contiguous() for name in ("token_ids", "log_probabilities", "rest")}
-        save_file(tensors, str(path), metadata={"format": _FORMAT, "keys": json.dumps(self.keys)})
+        metadata = {"format": _FORMAT, "keys": json.dumps(self.keys), "confidence": self.confidence}
+        save_file(tensors, str(path), metadata=metadata)
 
     @classmethod
     def load(cls, path: str | Path) -> ReferenceDistributions:
@@ -119,10 +132,10 @@ class ReferenceDistributions:
                     f"{path} does not hold reference distributions; make them with hf_calib.reference_distributions"
                 )
             tensors = {name: file.get_tensor(name) for name in ("token_ids", "log_probabilities", "rest")}
-        return cls(tuple(json.loads(metadata["keys"])), **tensors)
+        confidence = metadata.get("confidence", "letters")
+        return cls(tuple(json.loads(metadata["keys"])), **tensors, confidence=confidence)
 
 
-@torch.no_grad()
 def reference_distributions(
     model: nn.Module,
     tokenizer: Any,
@@ -131,6 +144,7 @@ def reference_distributions(
     top_k: int = 256,
     student_tokenizer: Any = None,
     match_options: bool = False,
+    confidence: str = "letters",
     prompt_format: PromptFormat | None = None,
     batch_size: int = 16,
 ) -> ReferenceDistributions:
@@ -150,7 +164,9 @@ def reference_distributions(
         Of the model that will be trained, where it is another one.
     match_options : bool, default False
         Where the two vocabularies differ, keep the options' probabilities alone, as the tokens that name them can be
-        matched; the anchor then keeps to those and the rest's mass.
+        matched; the anchor then keeps to those and the rest's mass. Option texts need no matching.
+    confidence : str, default "letters"
+        What confidence is read off, as `calibration_confidence` of the trainer.
     prompt_format : PromptFormat, optional
     batch_size : int, default 16
 
@@ -165,8 +181,12 @@ def reference_distributions(
     """
     if top_k < 1:
         raise ValueError(f"top_k must be at least 1, got {top_k}")
+    check_confidence(confidence, "confidence")
     asked = as_questions(questions)
     student = student_tokenizer if student_tokenizer is not None else tokenizer
+    method = confidence_method(confidence)
+    if isinstance(method, OptionTexts):
+        return _over_texts(model, tokenizer, student, asked, method, confidence, prompt_format, batch_size)
     same = student is tokenizer or student.get_vocab() == tokenizer.get_vocab()
     if not same and not match_options:
         raise ReferenceMismatchError(
@@ -174,37 +194,56 @@ def reference_distributions(
             "be compared; take a reference of the same family, or pass match_options=True to compare the options' "
             "probabilities alone"
         )
-    limit = maximum_length(model.config, tokenizer)
-    theirs = encode_questions(asked, tokenizer, prompt_format, max_length=limit).items
+    source = LocalModel(model, tokenizer)
+    theirs = encode_questions(asked, tokenizer, prompt_format, max_length=source.encoder.max_length).items
     ours = theirs if same else encode_questions(asked, student, prompt_format).items
-    collator, arguments = QuestionCollator(padding_token(tokenizer)), ForwardArguments.of(model)
-    device = next(model.parameters()).device
     width = max(len(item.option_ids) for item in ours) + (top_k if same else 0)
     token_ids = torch.full((len(ours), width), -1, dtype=torch.int32)
     log_probabilities = torch.full((len(ours), width), -torch.inf)
     rest = torch.zeros(len(ours))
-    lengths = [len(item.input_ids) for item in theirs]
-    padded = padding_is_harmless(model, theirs[lengths.index(max(lengths))], collator, device, arguments)
-    with evaluating(model):
-        for rows in by_length(lengths, batch_size, padded=padded):
-            logits = answer_logits(model, collator([theirs[i] for i in rows]).to(device), arguments)
-            for row, logits_ in zip(rows, logits.double().log_softmax(dim=-1).cpu(), strict=True):
-                if not bool(torch.isfinite(logits_).all()):
-                    raise NonFiniteLogitsError(
-                        f"the reference's logits at the answer of row {row}, counted from 0, are not finite"
-                    )
-                kept = torch.tensor(theirs[row].option_ids)
-                if same:
-                    others = logits_.clone().index_fill_(0, kept, -torch.inf)
-                    kept = torch.cat([kept, others.topk(min(top_k, len(others) - len(kept))).indices])
-                chosen = logits_[kept]
-                names = kept if same else torch.tensor(ours[row].option_ids)
-                token_ids[row, : len(names)] = names.int()
-                log_probabilities[row, : len(names)] = chosen.float()
-                # One minus the sum would lose a small rest to rounding.
-                logits_[kept] = -torch.inf
-                rest[row] = logits_.exp().sum().float()
+
+    def keep(items: Sequence[EncodedQuestion], prefix: int) -> list[None]:
+        logits = source.forward.read([item.input_ids for item in items], prefix=prefix).logits
+        for item, values in zip(items, logits.double().log_softmax(dim=-1).cpu(), strict=True):
+            row = item.row
+            if not bool(torch.isfinite(values).all()):
+                raise NonFiniteLogitsError(
+                    f"the reference's logits at the answer of row {row}, counted from 0, are not finite"
+                )
+            kept = torch.tensor(item.option_ids)
+            if same:
+                others = values.clone().index_fill_(0, kept, -torch.inf)
+                kept = torch.cat([kept, others.topk(min(top_k, len(others) - len(kept))).indices])
+            names = kept if same else torch.tensor(ours[row].option_ids)
+            token_ids[row, : len(names)] = names.int()
+            log_probabilities[row, : len(names)] = values[kept].float()
+            # One minus the sum would lose a small rest to rounding.
+            values[kept] = -torch.inf
+            rest[row] = values.exp().sum().float()
+        return [None] * len(items)
+
+    source.run("reference", theirs, Asking(batch_size), keep)
     return ReferenceDistributions(tuple(_key(item) for item in ours), token_ids, log_probabilities, rest)
+
+
+def _over_texts(
+    model: nn.Module,
+    tokenizer: Any,
+    student: Any,
+    questions: Sequence[Question],
+    method: OptionTexts,
+    confidence: str,
+    prompt_format: PromptFormat | None,
+    batch_size: int,
+) -> ReferenceDistributions:
+    """Ask a reference for its distributions over the options' texts."""
+    prompt_format = prompt_format or PromptFormat()
+    found = method.predict(LocalModel(model, tokenizer), questions, prompt_format, Asking(batch_size))
+    keys = tuple(_key(item) for item in encode_texts(questions, student, method, prompt_format))
+    log_probabilities = torch.from_numpy(found.option_log_probabilities).log_softmax(dim=-1).float()
+    numbers = torch.arange(log_probabilities.shape[1], dtype=torch.int32)
+    token_ids = torch.where(log_probabilities > -torch.inf, numbers, -1)
+    return ReferenceDistributions(keys, token_ids, log_probabilities, torch.zeros(len(keys)), confidence)
 
 
 def read_distributions(reference: Any) -> ReferenceDistributions | None:
@@ -217,9 +256,11 @@ def read_distributions(reference: Any) -> ReferenceDistributions | None:
 
 
 def matched_distributions(
-    trainer: Any, name: Any, questions: Sequence[Question], tokenizer: Any
+    trainer: Any, name: Any, questions: Sequence[Question], tokenizer: Any, confidence: str = "letters"
 ) -> ReferenceDistributions | None:
     """Ask a reference that is given by name and has another tokenizer, matching the tokens that name the options.
+
+    Option texts need no matching; there it is the questions' tokens that are compared.
 
     Returns None where it is no name, or its tokens are those of the model that is trained.
 
@@ -229,25 +270,29 @@ def matched_distributions(
         If the options cannot be matched, or weights are sharded.
     """
     theirs, ours = reference_tokenizer(trainer, name), tokenizer
-    if theirs is None or vocabularies_agree(ours, theirs):
+    if theirs is None or _agree(ours, theirs, questions, trainer.prompt_format, confidence):
         return None
+    how = "match_options=True" if confidence == "letters" else f'confidence="{confidence}"'
     if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
         raise ReferenceMismatchError(
             f"{name} has another tokenizer than the model that is trained; under DeepSpeed and FSDP ask it "
             "beforehand, in one process: hf_calib.reference_distributions(reference, its_tokenizer, questions, "
-            'student_tokenizer=tokenizer, match_options=True).save("reference.safetensors"), and give that file as '
+            f'student_tokenizer=tokenizer, {how}).save("reference.safetensors"), and give that file as '
             "calibration_reference_model"
         )
     model = load_reference(trainer, name).to(trainer.accelerator.device)
     try:
         found = reference_distributions(
-            model, theirs, questions, student_tokenizer=ours, match_options=True, prompt_format=trainer.prompt_format
-        )
+            model, theirs, questions, student_tokenizer=ours, match_options=True, confidence=confidence,
+            prompt_format=trainer.prompt_format,
+        )  # fmt: skip
     except QuestionError as error:
         raise ReferenceMismatchError(
             f"{name} has another tokenizer than the model that is trained, and its tokens for the options cannot be "
             f"matched: {error}. Take a reference of the same family"
         ) from error
+    if confidence != "letters":
+        return found  # nothing is left out: the anchor is over the options alone
     logger.warning(
         "%s has another tokenizer than the model that is trained: the anchor keeps to its probabilities of the "
         "options and to the mass of all else",
@@ -256,5 +301,18 @@ def matched_distributions(
     return found
 
 
-def _key(item: EncodedQuestion) -> str:
-    return hashlib.sha256(json.dumps([item.input_ids, item.option_ids]).encode()).hexdigest()[:32]
+def _agree(
+    ours: Any, theirs: Any, questions: Sequence[Question], prompt_format: PromptFormat, confidence: str
+) -> bool:
+    """Return whether two models may be compared token by token."""
+    method = confidence_method(confidence)
+    if not isinstance(method, OptionTexts):
+        return vocabularies_agree(ours, theirs)
+    return encode_texts(questions, ours, method, prompt_format) == encode_texts(
+        questions, theirs, method, prompt_format
+    )
+
+
+def _key(item: Encoded) -> str:
+    named = [item.options, item.divisors] if isinstance(item, EncodedTexts) else [item.option_ids]
+    return hashlib.sha256(json.dumps([item.input_ids, *named]).encode()).hexdigest()[:32]

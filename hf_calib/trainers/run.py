@@ -21,14 +21,16 @@ class CalibrationRun:
     ----------
     trainer : str
         Name of the extended trainer's method, such as "DPO".
-    method_without_terms : str
-        Name of the method when no calibration term has a weight.
+    method_without_terms : str, optional
+        Name of the calibration method when no calibration term has a weight; None if the trainer has none then.
     alignment : str, optional
         Name of the alignment method, if the trainer aligns a model.
     starting_stage : {"base", "before"}, default "before"
         What the model is before training: a base model, or one that was aligned before.
     prompt_format : PromptFormat
         How the questions are formatted.
+    confidence : str, default "letters"
+        What confidence is read off, a name of `hf_calib.confidence.ways()`.
     calibrator : str, optional
         Name of the calibrator that evaluation also reports with.
 
@@ -55,10 +57,11 @@ class CalibrationRun:
     """
 
     trainer: str
-    method_without_terms: str
+    method_without_terms: str | None = None
     alignment: str | None = None
     starting_stage: str = "before"
     prompt_format: PromptFormat = field(default_factory=PromptFormat)
+    confidence: str = "letters"
     calibrator: str | None = None
     terms: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
@@ -72,8 +75,8 @@ class CalibrationRun:
     seconds: float | None = None
 
     @property
-    def method(self) -> str:
-        """The method as a card names it."""
+    def method(self) -> str | None:
+        """The calibration method as a card names it; None for a run that calibrates nothing."""
         if not self.terms:
             return self.method_without_terms
         names = {

@@ -10,9 +10,10 @@ from trl import SFTConfig, SFTTrainer
 
 from ..hub import dataset_reference
 from ..tasks import Question, as_questions, require_answers
-from .answer_loss import AnswerLossMixin
+from .answer_loss import AnswerLossMixin, TextRowCollator
 from .calibration_arguments import CalibrationArguments
 from .mixin import CalibrationMixin
+from .option_texts import TextCollator
 from .questions import QuestionPreparation, are_questions, use_chat_template
 
 
@@ -78,8 +79,9 @@ class CalibrationAwareSFTTrainer(CalibrationMixin, AnswerLossMixin, SFTTrainer):
     """`trl.SFTTrainer` with the calibration terms of `CalibrationMixin`.
 
     Its `train_dataset` may be multiple-choice questions with answers, in any layout of `hf_calib.tasks.as_questions`.
-    Then the trainer's own loss is the supervised one on the right option's token (CFT), and the other terms that have
-    a weight use the same questions (RCFT, with `em_weight`). A `calibration_dataset` adds prompts for the anchor,
+    Then the trainer's own loss is the supervised one (CFT): on the right option's token, or with
+    `calibration_confidence="text-tokens"` and its like the cross-entropy over the options' texts. The other terms that
+    have a weight use the same questions (RCFT, with `em_weight`). A `calibration_dataset` adds prompts for the anchor,
     whose answers, if any, are not used. Otherwise `train_dataset` is any SFT dataset, and the terms use the
     `calibration_dataset`.
 
@@ -94,7 +96,6 @@ class CalibrationAwareSFTTrainer(CalibrationMixin, AnswerLossMixin, SFTTrainer):
 
     calibration_arguments_class = SFTCalibrationArguments
     _aligns = False
-    _method_without_terms = "Supervised fine-tuning"
 
     def __init__(
         self,
@@ -125,6 +126,11 @@ class CalibrationAwareSFTTrainer(CalibrationMixin, AnswerLossMixin, SFTTrainer):
             if auto and kwargs.get("eval_calibration_dataset") is None:
                 own = prepared.of(prepared.held_out) if kwargs.get("em_dataset") is None else kwargs["em_dataset"]
                 kwargs["eval_calibration_dataset"] = own
+            collator = self._questions.collator
+            if isinstance(collator, TextCollator):
+                _check_text_options(settings)
+                self._text_collator, self._text_items = collator, prepared.answered
+                args.remove_unused_columns = False  # a row's texts are no input of the model's
             self._supervised_by_trainer = True
             self._answers_only = self._questions.answers_only
             self._method_without_terms = "Calibration-aware fine-tuning (CFT)"
@@ -142,6 +148,14 @@ class CalibrationAwareSFTTrainer(CalibrationMixin, AnswerLossMixin, SFTTrainer):
             processing_class=processing_class,
             **kwargs,
         )
+        if self._text_collator is not None:
+            if not self._is_plain():
+                raise ValueError(
+                    "calibration_confidence: with option texts the loss is the cross-entropy over the options; it "
+                    "cannot be combined with another loss_type or compute_loss_func, label smoothing, a router loss, "
+                    "Liger kernels, parallelism_config, or several GPUs in one process"
+                )
+            self.data_collator: Any = TextRowCollator(self.data_collator)
         if self._asked:
             self.calibration_run.calibration_source = source
             self.calibration_run.trained_on = prepared.of(prepared.answered)
@@ -173,6 +187,15 @@ def _check_packing(args: Any) -> None:
         raise ValueError(
             "packing: it would put several questions into one sequence, where each sees the ones before it; set "
             "packing=False, which costs little since questions are padded to the longest of their batch"
+        )
+
+
+def _check_text_options(settings: CalibrationArguments) -> None:
+    """Raise a ValueError if the supervised loss is to be on other tokens than the options'."""
+    if getattr(settings, "supervised_on", "answer") != "answer":
+        raise ValueError(
+            f'supervised_on="question_and_answer" needs calibration_confidence="letters", got '
+            f"{settings.calibration_confidence!r}: with option texts the loss is the cross-entropy over the options"
         )
 
 

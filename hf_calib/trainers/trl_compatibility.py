@@ -5,6 +5,7 @@ Present in TRL 1.8.0, 1.12.0 and 1.16.0; PPO only up to 1.12.0.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from typing import Any
@@ -83,22 +84,22 @@ def trainer_name(trainer_class: type) -> str:
     return getattr(trainer_class, "_name", None) or trainer_class.__name__.removesuffix("Trainer") or "Trainer"
 
 
-def log_supervised_metrics(trainer: Any, entropy: float, accuracy: float, attention_mask: torch.Tensor) -> None:
-    """Record what TRL's SFT trainer records with its own loss, for one batch.
+def log_supervised_metrics(trainer: Any, metrics: Mapping[str, float], n_tokens: torch.Tensor) -> None:
+    """Record metrics as TRL's SFT trainer does with its own loss, for one batch.
 
     Parameters
     ----------
     trainer : trl.SFTTrainer
-    entropy, accuracy : float
-        Means over the labeled tokens of all processes.
-    attention_mask : torch.Tensor, shape (B, L)
+    metrics : mapping from str to float
+        Means over the labels of all processes.
+    n_tokens : torch.Tensor of int64, shape ()
         Of this process's batch.
     """
     mode = "train" if trainer.model.training else "eval"
-    trainer._metrics[mode]["entropy"].append(entropy)
-    trainer._metrics[mode]["mean_token_accuracy"].append(accuracy)
+    for name, value in metrics.items():
+        trainer._metrics[mode][name].append(value)
     if mode == "train":
-        trainer._total_train_tokens += trainer.accelerator.gather_for_metrics(attention_mask.sum()).sum().item()
+        trainer._total_train_tokens += trainer.accelerator.gather_for_metrics(n_tokens).sum().item()
     trainer._metrics[mode]["num_tokens"] = [trainer._total_train_tokens]
 
 

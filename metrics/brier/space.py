@@ -8,16 +8,21 @@ import evaluate
 import gradio as gr
 import numpy as np
 import pandas as pd
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-_BLUE, _ORANGE, _GRAY = "#0072B2", "#D55E00", "#737373"
+_BLUE, _ORANGE = "#0072B2", "#D55E00"
+# Stands for the color of the page's text, light or dark, until the diagram is written.
+_TEXT = "#010203"
+_LEVEL = 0.95
+# The least share of the gaps of one sign that makes a model over- or underconfident.
+_ONE_SIDED = 0.8
 
-_HELP = """
-Paste or upload a CSV table with a header and one line per sample, in one of two formats:
-
-- one column of probabilities per option, then a column `label` with the index of the right option, counted from 0;
-- a column `confidence`, then a column `correct` that is 1 for a right answer and 0 for a wrong one.
-"""
+_HELP = "Paste or upload a CSV table with a header and one line per sample:\n"
+_PROBABILITIES_HELP = (
+    "one column of probabilities per option, then a column `label` with the index of the right option, counted from 0"
+)
+_CONFIDENCES_HELP = "a column `confidence`, then a column `correct` that is 1 for a right answer and 0 for a wrong one"
 
 PROBABILITIES = "A,B,C,label\n" + "\n".join(
     ["0.9,0.05,0.05,0", "0.8,0.1,0.1,0", "0.2,0.7,0.1,2", "0.1,0.3,0.6,2", "0.95,0.03,0.02,1", "0.4,0.35,0.25,0"]
@@ -65,18 +70,46 @@ def _whole(column):
     return column.astype(int).tolist()
 
 
+def verdict(statistics, low):
+    """Return whether confidence can be trusted, in a sentence or two.
+
+    Parameters
+    ----------
+    statistics : BinStatistics
+        Of the confidences.
+    low : float or None
+        The lower end of the expected calibration error's interval.
+    """
+    filled = statistics.weights > 0
+    weights = statistics.weights[filled] / statistics.weights.sum()
+    accuracy, confidence = statistics.accuracy[filled], statistics.mean_confidence[filled]
+    gaps = weights * (confidence - accuracy)
+    says = f"Right {weights @ accuracy:.0%} of the time, with a mean confidence of {weights @ confidence:.0%}."
+    if low is None or low == 0:
+        return f"**No significant miscalibration.** {says}"
+    over = gaps[gaps > 0].sum() / np.abs(gaps).sum()
+    if over >= _ONE_SIDED:
+        return f"**Overconfident.** {says}"
+    if over <= 1 - _ONE_SIDED:
+        return f"**Underconfident.** {says}"
+    return f"**Miscalibrated**, overconfident at some confidences and underconfident at others. {says}"
+
+
 def reliability_diagram(statistics):
-    """Return a figure of accuracy against confidence, with each bin's share of the samples below."""
+    """Return an SVG of accuracy against confidence, with each bin's share of the samples below.
+
+    It has no background, and its text has the color of the page's text.
+    """
     figure = Figure(figsize=(4.2, 4.8), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [4, 1]})
     filled = statistics.weights > 0
     left, width = statistics.edges[:-1][filled], np.diff(statistics.edges)[filled]
     accuracy, confidence = statistics.accuracy[filled], statistics.mean_confidence[filled]
-    upper.bar(left, accuracy, width, align="edge", color=_BLUE, alpha=0.75, edgecolor="white", label="accuracy")
+    upper.bar(left, accuracy, 0.96 * width, align="edge", color=_BLUE, label="accuracy")
     upper.bar(
         left,
         confidence - accuracy,
-        width,
+        0.96 * width,
         bottom=accuracy,
         align="edge",
         facecolor="none",
@@ -84,12 +117,26 @@ def reliability_diagram(statistics):
         hatch="////",
         label="gap to mean confidence",
     )
-    upper.plot([0, 1], [0, 1], linestyle="--", color=_GRAY, linewidth=0.9)
+    upper.plot([0, 1], [0, 1], linestyle="--", color=_TEXT, linewidth=0.9)
     upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="Accuracy")
-    lower.bar(left, statistics.weights[filled] / statistics.weights.sum(), width, align="edge", color=_GRAY)
+    lower.bar(
+        left, statistics.weights[filled] / statistics.weights.sum(), 0.96 * width, align="edge", color=_TEXT, alpha=0.6
+    )
     lower.set(xlabel="Confidence", ylabel="Share")
-    figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
-    return figure
+    for axes in (upper, lower):
+        axes.set_facecolor("none")
+        axes.tick_params(colors=_TEXT)
+        for part in (axes.xaxis.label, axes.yaxis.label):
+            part.set_color(_TEXT)
+        for spine in axes.spines.values():
+            spine.set_color(_TEXT)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False, labelcolor=_TEXT)
+    with rc_context({"svg.fonttype": "none"}), io.StringIO() as file:
+        figure.savefig(file, format="svg", transparent=True)
+        drawn = file.getvalue()
+    svg = drawn[drawn.index("<svg") :].replace(_TEXT, "currentColor")
+    svg = svg.replace("<svg ", '<svg style="width: 100%; height: auto" ', 1)  # narrow screens are narrower than it
+    return f'<div role="img" aria-label="Reliability diagram" style="max-width: 30rem">{svg}</div>'
 
 
 def build(name, title, *, key=None, binned=True, example=PROBABILITIES):
@@ -106,40 +153,54 @@ def build(name, title, *, key=None, binned=True, example=PROBABILITIES):
     binned : bool, default True
         Whether the metric takes `n_bins`.
     example : str
-        Table shown at first.
+        Table shown at first, with its result.
     """
     metric = evaluate.load(str(Path(__file__).parent.resolve() / f"{name}.py"))
     # The metric's modules import each other relatively, so they are imported from where evaluate copied them.
     package = type(metric).__module__.rpartition(".")[0]
     binning = importlib.import_module(f"{package}.binning")
+    intervals = importlib.import_module(f"{package}.intervals")
     validation = importlib.import_module(f"{package}.validation")
     key = key or name
+    forms = {"Probabilities and label": (PROBABILITIES, _PROBABILITIES_HELP)}
+    if isinstance(metric.features, list):  # the metric takes confidences too
+        forms["Confidence and correct"] = (CONFIDENCES, _CONFIDENCES_HELP)
 
     def measure(text, file, n_bins):
         try:
             predictions, references = read_table(text, file)
             options = {"n_bins": int(n_bins)} if binned else {}
-            results = metric.compute(predictions=predictions, references=references, confidence_level=0.95, **options)
+            results = metric.compute(
+                predictions=predictions, references=references, confidence_level=_LEVEL, **options
+            )
             confidences, correct = validation.confidences_and_correct(predictions, references)
             statistics = binning.BinStatistics.from_predictions(confidences, correct, int(n_bins))
+            ece_low, _ = intervals.calibration_error_interval(statistics, confidence_level=_LEVEL)
         except (TypeError, ValueError) as error:
-            raise gr.Error(str(error)) from error
+            return f"## Not measured\n{error}", ""  # not the results of another table
         low, high = results[f"{key}_low"], results[f"{key}_high"]
-        text = f"## {title}: {results[key]:.4f}"
+        found = f"{verdict(statistics, ece_low)}\n## {title}: {results[key]:.4f}\n"
         if low is not None:
-            text += f"\n95% interval {low:.4f} to {high:.4f}, {len(references):,} samples"
-        return text, reliability_diagram(statistics)
+            found += f"{_LEVEL:.0%} interval {low:.4f} to {high:.4f}, "
+        return f"{found}{len(references):,} samples", reliability_diagram(statistics)
 
+    number, diagram = measure(example, None, 10)
     with gr.Blocks(title=title) as page:
-        gr.Markdown(f"# {title}\n{metric.description}\n{_HELP}")
+        told = "\n".join(f"- {text}" for _, text in forms.values())
+        gr.Markdown(f"# {title}\n{metric.description}\n{_HELP}\n{told}")
         with gr.Row():
             with gr.Column():
                 text = gr.Textbox(example, lines=10, label="Table", elem_id="table")
                 file = gr.File(label="or a file", file_types=[".csv", ".txt"], type="filepath")
-                n_bins = gr.Slider(1, 50, value=10, step=1, label="Bins")
+                gr.Examples(
+                    [[table, None] for table, _ in forms.values()],
+                    [text, file],
+                    example_labels=list(forms),
+                    elem_id="forms",
+                )
+                n_bins = gr.Slider(1, 50, value=10, step=1, label="Bins" if binned else "Bins of the diagram")
                 button = gr.Button("Measure", variant="primary", elem_id="measure")
             with gr.Column():
-                number = gr.Markdown(elem_id="number")
-                diagram = gr.Plot(label="Reliability diagram", show_label=False)
-        button.click(measure, [text, file, n_bins], [number, diagram], api_name="measure")
+                outputs = [gr.Markdown(number, elem_id="number"), gr.HTML(diagram, elem_id="diagram")]
+        button.click(measure, [text, file, n_bins], outputs, api_name="measure")
     return page

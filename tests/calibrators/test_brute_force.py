@@ -188,8 +188,8 @@ def test_smoothing_goes_down_the_gradient_that_retraining_shows(per):
         raw.grad = torch.zeros_like(raw)
         for place in np.ndindex(tuple(raw.shape)):
             nudge = np.zeros(tuple(raw.shape))
-            nudge[place] = 1e-4
-            raw.grad[place] = (outer(raw.numpy() + nudge) - outer(raw.numpy() - nudge)) / 2e-4
+            nudge[place] = 1e-3  # wide enough that the inner minimizer's rounding does not show
+            raw.grad[place] = (outer(raw.numpy() + nudge) - outer(raw.numpy() - nudge)) / 2e-3
         optimizer.step()
         got = learn_smoothing(x, y, steps=steps, per=per)
-        assert got == pytest.approx(smoothing_of(raw.numpy()), rel=2e-3)
+        assert got == pytest.approx(smoothing_of(raw.numpy()), rel=1e-3)

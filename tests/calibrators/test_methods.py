@@ -313,10 +313,10 @@ def test_large_arrays_lie_beside_as_safetensors(tmp_path):
     assert path.stat().st_size < 3000
     content = beside.read_bytes()
     beside.write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match="no readable safetensors"):
+    with pytest.raises(ValueError, match="not a readable safetensors file"):
         load_calibrator(path)
     beside.unlink()
-    with pytest.raises(FileNotFoundError, match=r"no calibrator.safetensors beside"):
+    with pytest.raises(FileNotFoundError, match=r"calibrator.safetensors"):
         load_calibrator(path)
     # A smaller calibrator in the same place leaves no old arrays behind.
     beside.write_bytes(content)
@@ -394,3 +394,15 @@ def test_logistic_maps_of_a_sharpened_model_are_nearly_its_temperature():
     platt, temperature = (by_name(name).fit(logits, labels).transform(logits) for name in ("platt", "temperature"))
     gap = -np.log(platt[rows, labels]).mean() + np.log(temperature[rows, labels]).mean()
     assert abs(gap) < 0.01
+
+
+@pytest.mark.parametrize("name", ["temperature", "vector", "isotonic", "ensemble"])
+def test_probabilities_given_as_logits_are_noticed(name):
+    rng = np.random.default_rng(0)
+    probabilities, labels = rng.dirichlet(np.ones(3), 40), rng.integers(3, size=40)
+    with pytest.raises(ValueError, match='these are probabilities; pass kind="probabilities"'):
+        by_name(name).fit(probabilities, labels)
+    with pytest.raises(ValueError, match="these are probabilities"):
+        by_name(name).fit(probabilities.round(3), labels)
+    by_name(name).fit(probabilities, labels, kind="probabilities")
+    by_name(name).fit(probabilities - 1, labels)  # the same as logits

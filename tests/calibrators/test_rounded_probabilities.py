@@ -30,7 +30,7 @@ def fit_and_transform(name, p, labels, new):
     answers = labels
     if name == "reference_agreement":
         answers = np.where(p > 0, p, 0)
-    elif calibrator_class(name).takes_unlabelled:
+    elif calibrator_class(name).takes_unlabeled:
         answers = labels.copy()
         answers[-20:] = -1
     phi = np.random.default_rng(0).normal(size=(len(p), 2)) if uses_features(name) else None

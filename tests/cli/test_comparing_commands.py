@@ -11,6 +11,7 @@ from hf_calib.calibrators import TemperatureScaling, by_name, load_calibrator, n
 from hf_calib.calibrators.cross_validation import cross_validate
 from hf_calib.cli import main
 from hf_calib.confidence import predict
+from hf_calib.evaluation import CalibratorMismatchWarning
 from hf_calib.reports import differences
 from hf_calib.tasks import load_questions
 from tests.support import question_rows, tiny_llama
@@ -55,8 +56,13 @@ def test_three_models_two_tasks_two_ways(folder, tmp_path, tokenizer, capsys):
     for name, own in expected.items():
         assert found[name]["base"] == pytest.approx(own.base, abs=1e-5)
         assert found[name]["difference"]["low"] == pytest.approx(own.difference.low, abs=1e-4)
+    header = next(line for line in printed.splitlines() if line.startswith("measure"))
+    assert header.split()[1:3] == ["model0", "model1"]
+    assert "n = 20" in printed
     page = (tmp_path / "comparison.html").read_text()
-    assert page.count("<h2>") == 8
+    assert page.count("<h2>") == 9
+    assert "What was run" in page
+    assert str(models[2]) in page
     assert "Compared with model0, model2 is" in page
     assert not (tmp_path / ".progress").exists()
 
@@ -83,7 +89,9 @@ def test_folders_that_were_measured(folder, tmp_path, capsys):
     elsewhere = json.loads((tmp_path / "m1" / "report.json").read_text())
     (tmp_path / "m1" / "report.json").write_text(json.dumps({**elsewhere, "run": {"from_predictions": "p.parquet"}}))
     assert run("compare", tmp_path / "m0", tmp_path / "m1", "--json") == 0
-    assert json.loads(capsys.readouterr().out)["comparisons"] == recorded["comparisons"]
+    (cell,) = json.loads(capsys.readouterr().out)["comparisons"]
+    for name in ("model", "task", "confidence", "n", "differences"):
+        assert cell[name] == recorded["comparisons"][0][name]
 
 
 @pytest.mark.parametrize(
@@ -104,7 +112,15 @@ def test_wrong_comparisons(arguments, message, capsys):
 
 def test_calibrate_and_measure_with_it(folder, tmp_path, tokenizer, capsys):
     options = ["--model", folder / "model0", "--dataset", folder / "one.jsonl"]
-    assert run("calibrate", *options, "--out", tmp_path / "c") == 0
+    # The model is at chance, so its best temperature is at the end of the range.
+    assert run("calibrate", *options, "--out", tmp_path / "c") == 1
+    refused = capsys.readouterr()
+    assert "calibrator   accuracy" in refused.out
+    assert "Saved" not in refused.out
+    assert "not saved, since the fit says nothing" in refused.err
+    assert "UserWarning" not in refused.err
+    assert not (tmp_path / "c" / "calibrator.json").exists()
+    assert run("calibrate", *options, "--out", tmp_path / "c", "--force") == 0
     *printed, saved = capsys.readouterr().out.splitlines()
     assert saved.endswith(str(tmp_path / "c"))
     assert max(map(len, printed)) <= 80
@@ -122,6 +138,18 @@ def test_calibrate_and_measure_with_it(folder, tmp_path, tokenizer, capsys):
     assert measured["measures"]["confidence"]["value"] == pytest.approx(expected.max(axis=1).mean(), abs=1e-4)
     assert measured["measures"]["option_mass"]["value"] == pytest.approx(predictions.option_mass.mean(), abs=1e-5)
     assert measured["run"]["calibrator"]["method"] == "temperature"
+    before = measured["before"]["measures"]["confidence"]["value"]
+    assert before == pytest.approx(predictions.confidences.mean(), abs=1e-4)
+    assert run("measure", *options, "--calibrator", tmp_path / "c") == 0
+    shown = capsys.readouterr().out
+    rows = [line.split()[0] for line in shown.splitlines() if line.startswith(("before ", "after "))]
+    assert rows == ["before", "after"]
+    assert max(map(len, shown.splitlines())) <= 80
+    other = ["--model", folder / "model1", "--dataset", folder / "one.jsonl"]
+    assert run("measure", *other, "--calibrator", tmp_path / "c") == 1
+    assert "the model is model1" in capsys.readouterr().err
+    with pytest.warns(CalibratorMismatchWarning, match="the model is model1"):
+        assert run("measure", *other, "--calibrator", tmp_path / "c", "--force") == 0
 
 
 def write_predictions(path, n=400, sharpness=4.0, seed=0):

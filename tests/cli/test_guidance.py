@@ -161,7 +161,7 @@ def test_a_template_is_checked_before_the_model_is_loaded(folder, monkeypatch, c
     monkeypatch.setattr("hf_calib.hub.loading.load_language_model", lambda *_: pytest.fail("loaded"))
     options = ["--model", folder / "model", "--dataset", folder / "few.jsonl", "--chat-template"]
     assert run("measure", *options) == 1
-    assert "has no chat template.\nLeave out --chat-template" in capsys.readouterr().err
+    assert "has no chat template for --chat-template" in capsys.readouterr().err
 
 
 def test_without_network_a_hub_dataset_fails_fast(folder, tmp_path):
@@ -270,7 +270,7 @@ def test_json_has_each_thing_once_with_the_verdict_and_warnings(folder, capsys):
     one = json.loads(printed.out)
     assert "datasets" not in one
     assert one["verdict"].endswith(".")
-    assert any("choices" in warning for warning in one["warnings"])
+    assert any("choices" in warning for warning in one["messages"])
     assert "UserWarning" not in printed.err
     assert run("measure", *options, "--dataset", folder / "few.jsonl", "--dataset", folder / "bad.jsonl") == 0
     assert set(json.loads(capsys.readouterr().out)["datasets"]) == {str(folder / f"{n}.jsonl") for n in ("few", "bad")}

@@ -4,9 +4,8 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
-from hf_calib.cli.asking import _digest, ask_free_form
-from hf_calib.lab.examination import QuestionTest
 
+import hf_calib
 from hf_calib.confidence import (
     Asking,
     LocalModel,
@@ -96,7 +95,10 @@ def test_free_form_questions_show_it_in_every_way(method, chat):
     predict_free_form(backend, asked, PromptFormat(chat=chat), Asking(), method=method, n_samples=2)
     assert len(backend.prompts) == (6 if method == "p-true" else 3)
     assert all(text.count("<context") == text.count(question.context) == 1 for question, text in backend.prompts)
-    shown = ask_free_form(backend, {"a": asked}, PromptFormat(), {}, "exact", Asking())["a"].questions
+    measured = hf_calib.measure(
+        backend, {"a": asked}, prompt=PromptFormat(chat=chat), free_form="exact", method="stated"
+    )
+    shown = measured.datasets["a"].questions
     assert [own.context for own in shown] == [own.context for own in asked]
 
 
@@ -114,15 +116,11 @@ def test_it_changes_what_a_model_says_and_what_a_run_is_known_by(model, tokenize
     assert not np.allclose(
         predict(model, tokenizer, ASKED).probabilities, predict(model, tokenizer, without).probabilities
     )
-    assert _digest(ASKED) != _digest(without)
+    kept = [hf_calib.measure((model, tokenizer), {"a": asked}).run["datasets"]["a"] for asked in (ASKED, without)]
+    assert kept[0]["sha256"] != kept[1]["sha256"]
     assert asdict(ASKED[0])["context"] == "<context 0>"
     found = OptionLetters().predict(LocalModel(model, tokenizer), ASKED, PromptFormat(), Asking())
     np.testing.assert_allclose(found.probabilities, predict(model, tokenizer, ASKED).probabilities, atol=1e-5)
-
-
-def test_questions_that_differ_in_it_alone_are_asked_each(tokenizer):
-    asked = [replace(ASKED[0], context=context) for context in (None, "a", "b", "a")]
-    assert QuestionTest(tokenizer, asked).index.tolist() == [0, 1, 2, 1]
 
 
 def test_it_is_kept_with_predictions_and_shown_with_mistakes(model, tokenizer, tmp_path):

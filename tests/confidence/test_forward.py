@@ -68,7 +68,7 @@ def test_answer_logits_are_those_of_all_positions(tokenizer, make, side):
     model, batch = make(tokenizer).eval(), batch_of(tokenizer, side)
     with torch.no_grad():
         logits = answer_logits(model, batch)
-        everywhere = model(**ForwardArguments.of(model).inputs(batch)).logits
+        everywhere = model(**ForwardArguments.of(model).inputs(batch.input_ids, batch.attention_mask)).logits
     assert logits.shape == (6, len(tokenizer))
     assert logits.dtype == torch.float32
     torch.testing.assert_close(logits, everywhere[torch.arange(6), batch.answer_positions])

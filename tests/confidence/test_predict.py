@@ -1,4 +1,6 @@
 import copy
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -6,9 +8,9 @@ import torch
 from datasets import Dataset
 
 from hf_calib.confidence import ForwardArguments, NonFiniteLogitsError, predict
-from hf_calib.confidence.option_logits import assemble, padding_token, score
-from hf_calib.tasks import PromptFormat, Question, QuestionCollator, QuestionError, encode_questions
-from tests.support import byte_level_tokenizer, question_rows, questions, tiny_gpt2, tiny_llama
+from hf_calib.confidence.encoded import padding_token
+from hf_calib.tasks import PromptFormat, Question, QuestionError, encode_questions
+from tests.support import byte_level_tokenizer, question_rows, questions, tiny_gpt2, tiny_llama, tiny_rwkv
 
 ASKED = questions(13, choices=(4, 2, 6, 3))
 MODELS = {"rotary": tiny_llama, "absolute": tiny_gpt2}
@@ -240,7 +242,7 @@ def test_a_padding_token_whose_number_is_zero(tokenizer):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 0}, "batch size must be at least 1, got 0"),
+        ({"batch_size": 0}, 'batch size must be at least 1, or "auto"; got 0'),
         ({"padding_side": "both"}, "'left' or 'right', got 'both'"),
         ({"on_too_long": "truncate"}, "'error' or 'drop', got 'truncate'"),
     ],
@@ -250,43 +252,15 @@ def test_options_that_are_out_of_range(model, tokenizer, options, message):
         predict(model, tokenizer, ASKED, **options)
 
 
-def test_progress_is_shown_when_asked_for(model, tokenizer, capsys):
+def test_progress_is_shown_when_asked_for(model, tokenizer, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     predict(model, tokenizer, ASKED, batch_size=4)
     assert capsys.readouterr().err == ""
+    model.register_forward_pre_hook(lambda module, inputs: time.sleep(0.4))  # what is quick shows no bar
     predict(model, tokenizer, ASKED, batch_size=4, progress=True)
-    assert "Asking 13 questions: 100%" in capsys.readouterr().err
-
-
-# Several processes
-
-
-@pytest.mark.parametrize("processes", [1, 2, 3, 6])
-def test_processes_share_the_questions_and_run_equally_many_forwards(model, tokenizer, processes):
-    items = encode_questions(ASKED, tokenizer).items
-    collator = QuestionCollator(tokenizer.pad_token_id)
-    forwards, shares = [], []
-    for index in range(processes):
-        calls = []
-        hook = model.lm_head.register_forward_pre_hook(lambda module, inputs, calls=calls: calls.append(1))
-        with torch.no_grad():
-            shares.append(score(model, items, collator, 4, device="cpu", process_index=index, num_processes=processes))
-        hook.remove()
-        forwards.append(len(calls))
-    assert set(forwards) == {2 + -(-4 // processes)}  # two tell whether padding matters
-    together = assemble(
-        items,
-        np.concatenate([positions for positions, _ in shares]),
-        np.concatenate([values for _, values in shares]),
-        [question.subject for question in ASKED],
-    )
-    np.testing.assert_array_equal(scores(together), scores(predict(model, tokenizer, ASKED, batch_size=4)))
-
-
-@pytest.mark.parametrize("positions", [[0, 1], [0, 1, 1], [0, 1, 2, 2]])
-def test_shares_that_do_not_add_up(tokenizer, positions):
-    items = encode_questions(ASKED[:3], tokenizer).items
-    with pytest.raises(RuntimeError, match="3 questions were to be scored"):
-        assemble(items, np.array(positions), np.zeros((len(positions), 4)), ["a", "b", "c"])
+    err = capsys.readouterr().err
+    assert "letters: 100%" in err
+    assert "13/13" in err
 
 
 def test_arguments_are_read_once_a_call(model, tokenizer, monkeypatch):
@@ -297,3 +271,28 @@ def test_arguments_are_read_once_a_call(model, tokenizer, monkeypatch):
     )
     predict(model, tokenizer, ASKED, batch_size=2)
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("make", [tiny_llama, tiny_rwkv])
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_the_automatic_batch_size_is_what_memory_holds(make, rows, tokenizer):
+    """Of the longest prompt's length, that is; where there is room for one alone, whether padding matters is found
+    on shorter ones."""
+    model, asked = make(tokenizer), questions(9, choices=(4, 2))
+    expected = predict(model, tokenizer, asked, batch_size=1)
+    room = rows * max(len(item.input_ids) for item in encode_questions(asked, tokenizer))
+    sizes = []
+
+    def read(module, inputs):
+        if inputs[0].numel() > room:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        sizes.append(len(inputs[0]))
+
+    model.get_input_embeddings().register_forward_pre_hook(read)
+    np.testing.assert_allclose(
+        scores(predict(model, tokenizer, asked, batch_size="auto")), scores(expected), atol=2e-5
+    )
+    assert max(sizes) >= min(rows, 2)
+    if make is tiny_llama:
+        with pytest.raises(torch.OutOfMemoryError):
+            predict(model, tokenizer, asked, batch_size=9)

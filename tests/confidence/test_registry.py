@@ -1,6 +1,5 @@
 """The registry of ways to read confidence, which the commands and `hf_calib.measure` read."""
 
-import doctest
 import json
 from dataclasses import dataclass
 from typing import ClassVar
@@ -56,7 +55,3 @@ def test_adding_a_way_touches_the_registry_alone(monkeypatch, tokenizer, tmp_pat
 def test_settings_that_are_none_at_all_are_named():
     with pytest.raises(TypeError, match="'n_sample' is not a setting"):
         confidence_method("consistency", n_sample=3)
-
-
-def test_the_docstrings_examples_run():
-    assert doctest.testmod(registry).failed == 0

@@ -11,9 +11,10 @@ import pytest
 import yaml
 
 from hf_calib.calibrators import TemperatureScaling, by_name
+from hf_calib.calibrators.fitted_on import FittedOn
 from hf_calib.cli import main
 from hf_calib.confidence import predict
-from hf_calib.evaluation import diagnose, measure_and_write_card
+from hf_calib.evaluation import CalibratorMismatchWarning, diagnose, measure_and_write_card
 from hf_calib.evaluation.regime_text import regime_sample, regime_text
 from hf_calib.hub import (
     CalibrationCardData,
@@ -71,6 +72,14 @@ def test_another_set_and_another_model_are_added(client, adapter_folder, base_fo
     other.write_text("".join(json.dumps(row) + "\n" for row in question_rows(20, seed=1)))
     measure_and_write_card(adapter_folder, other, before=str(tmp_path / "aligned"), in_domain=False)
     first, second = CalibrationCardData.load(adapter_folder).evaluations
+    card = path.read_text()
+    assert "Before calibration" not in card
+    assert "| aligned |" in card
+    assert "For comparison, aligned: ECE" in card
+    assert "Measured with 4 options per question" in card
+    assert "xiao2025restoring" not in card
+    with pytest.raises(ValueError, match=r"compares with aligned on other\.jsonl, and this run with "):
+        measure_and_write_card(adapter_folder, dataset, before=base_folder)
     assert set(first.reports) == {"after", "base"}
     assert set(second.reports) == {"after", "base", "before"}
     ece = {stage: report.measures["ece"].value for stage, report in second.reports.items()}
@@ -102,6 +111,21 @@ def test_calibrator_is_applied_in_card_and_confidence(client, adapter_folder, ad
     answers = load("ann/calibrated").confidence(questions(40))
     np.testing.assert_allclose([answer.confidence for answer in answers], expected.max(axis=1), rtol=1e-6)
     assert "the recalibration" in client.files("ann/calibrated")["README.md"].decode()
+
+
+def test_a_calibrator_of_another_model_is_refused(client, adapter_folder, adapter, base, dataset, tmp_path):
+    raw = predict(adapter, byte_level_tokenizer(), questions(40))
+    calibrator = by_name("vector").fit(raw.logits, raw.answers)
+    calibrator.fitted_on = FittedOn(
+        n=40, model="another", weights="files:0", asking={"confidence": {"name": "letters"}}
+    )
+    calibrator.save(tmp_path / "calibrator.json")
+    with pytest.raises(ValueError, match="not fitted on what it is applied to: the model is"):
+        measure_and_write_card(adapter_folder, dataset, calibrator=tmp_path)
+    assert not (adapter_folder / "calibration_report.json").exists()
+    with pytest.warns(CalibratorMismatchWarning):
+        measure_and_write_card(adapter_folder, dataset, calibrator=tmp_path, force=True)
+    assert "with a fitted calibrator on top" in (adapter_folder / "README.md").read_text()
 
 
 @pytest.mark.parametrize("name", ["isotonic", "vector", "localized", "simplex_etf", "auto"])

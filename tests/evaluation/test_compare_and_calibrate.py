@@ -1,15 +1,20 @@
 """`hf_calib.compare`, `calibrate`, and `diagnose` of a model."""
 
 import json
+import shutil
+import warnings
 
 import numpy as np
 import pytest
 
 import hf_calib
 from hf_calib.calibrators import TemperatureScaling, load_calibrator
+from hf_calib.calibrators.inputs import UninformativeFitWarning
 from hf_calib.confidence import OptionTexts, predict
-from hf_calib.evaluation import diagnose
+from hf_calib.evaluation import CalibratorMismatchWarning, UninformativeFitError, diagnose, measure_recorded
+from hf_calib.evaluation.models import files_digest
 from hf_calib.reports import differences
+from hf_calib.tasks import PromptFormat
 from tests.support import questions, tiny_llama
 
 ASKED, NEW = questions(24, choices=(4, 3)), questions(24, seed=1, choices=(4, 3))
@@ -27,7 +32,19 @@ def test_models_in_memory_with_names_of_ones_own(models, tmp_path):
     for one, expected in zip(found.differences["other", "own", "letters"], differences(base, other), strict=True):
         assert one.difference.value == pytest.approx(expected.difference.value, abs=1e-5)
     assert json.loads((tmp_path / "comparison.json").read_text()) == json.loads(json.dumps(found.to_dict()))
-    assert {path.name for path in tmp_path.iterdir()} == {"comparison.json", "comparison.html", ".answers"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "comparison.json",
+        "comparison.html",
+        "measurements",
+        ".answers",
+    }
+    # The predictions are kept, to be compared again without asking.
+    kept = [tmp_path / "measurements" / f"{name}-letters" for name in models]
+    again = hf_calib.compare(dict(zip(models, kept, strict=True)))
+    for one, expected in zip(
+        again.differences["other", "own", "letters"], found.differences["other", "own", "letters"], strict=True
+    ):
+        assert one.difference.value == pytest.approx(expected.difference.value, abs=1e-12)
 
 
 def test_measurements_and_their_folders(models, tmp_path):
@@ -41,6 +58,39 @@ def test_measurements_and_their_folders(models, tmp_path):
         hf_calib.compare(measured, ASKED, limit=3)
     with pytest.raises(ValueError, match="either models or measurements"):
         hf_calib.compare({"base": measured["base"], "other": models["other"]}, ASKED)
+
+
+def test_different_question_sets_are_said(models, tmp_path):
+    """The same questions are found wherever they are in the two sets; what only one model answered is counted."""
+    base = hf_calib.measure(models["base"], {"a.jsonl": ASKED[:10] + NEW[:6]})
+    other = hf_calib.measure(models["other"], {"b.jsonl": NEW[3:8] + ASKED[:8]})
+    found = hf_calib.compare({"base": base, "other": other}, out=tmp_path)
+    key = ("other", "a.jsonl", "letters")
+    one, two = found.pairs[key]
+    assert (len(one), found.left_out[key]) == (11, (5, 2))
+    both = [*range(8), 13, 14, 15]
+    np.testing.assert_array_equal(one.rows, both)
+    np.testing.assert_array_equal(one.answers, two.answers)
+    np.testing.assert_allclose(two.probabilities[:8], other.predictions.probabilities[5:])
+    said = "n = 11 questions that both answered; left out: 5 that only base answered, 2 that only other answered"
+    assert found.n_text(key) == said
+    assert said in (tmp_path / "comparison.html").read_text()
+    (cell,) = json.loads((tmp_path / "comparison.json").read_text())["comparisons"]
+    assert (cell["n"], cell["left_out"]) == (11, {"base": 5, "other": 2})
+    assert found.notes == ("base was measured on 'a.jsonl'.", "other was measured on 'b.jsonl'.")
+    with pytest.raises(ValueError, match="no question in common"):
+        hf_calib.compare({"base": base, "other": hf_calib.measure(models["other"], {"c": NEW[10:]})})
+
+
+def test_a_dataset_that_not_all_were_measured_on_is_left_out_and_said(models):
+    base = hf_calib.measure(models["base"], {"own": ASKED, "new": NEW})
+    other = hf_calib.measure(models["other"], {"own": ASKED})
+    found = hf_calib.compare({"base": base, "other": other})
+    assert found.tasks == ("own",)
+    assert found.notes == ("'new' (24 questions of base) was left out: not every model was measured on it.",)
+    elsewhere = hf_calib.measure(models["other"], {"x": ASKED, "y": NEW})
+    with pytest.raises(ValueError, match="measured on different datasets; 'own' "):
+        hf_calib.compare({"base": base, "other": elsewhere})
 
 
 def test_questions_that_can_be_read_once_are_asked_of_all(models):
@@ -69,7 +119,7 @@ def test_wrong_comparisons(models):
 
 def test_a_calibrator_is_fitted_and_saved(models, tmp_path):
     raw = predict(*models["base"], ASKED)
-    fitted = hf_calib.calibrate(models["base"], ASKED, folds=2, out=tmp_path)
+    fitted = hf_calib.calibrate(models["base"], ASKED, folds=2, out=tmp_path, force=True)  # a model at chance
     expected = TemperatureScaling().fit(raw.option_log_probabilities, raw.answers)
     assert fitted.calibrator.temperature == pytest.approx(expected.temperature, rel=1e-3)
     assert (fitted.name, fitted.n, fitted.folds) == ("temperature", 24, 2)
@@ -118,3 +168,93 @@ def test_a_model_is_diagnosed_on_questions(models, tmp_path):
         diagnose("q.jsonl", "q.jsonl", model=models["base"])
     with pytest.raises(ValueError, match="limit: these say how a model is asked; give model"):
         diagnose(known, new, limit=3)
+
+
+# What a calibrator is for
+
+
+def test_a_calibrator_knows_what_it_was_fitted_on(models, tmp_path):
+    fitted = hf_calib.calibrate(models["base"], {"own": ASKED}, folds=2, out=tmp_path, force=True).calibrator
+    loaded = load_calibrator(tmp_path)
+    assert loaded.fitted_on == fitted.fitted_on
+    known = loaded.fitted_on
+    assert (known.n, list(known.datasets)) == (24, ["own"])
+    assert known.weights.startswith("tensors:")
+    assert known.asking["confidence"]["name"] == "letters"
+    assert known.asking["prompt_format"]["chat"] is False
+    content = json.loads((tmp_path / "calibrator.json").read_text())
+    for wrong in ({**content["fitted_on"], "n": 0}, {**content["fitted_on"], "more": 1}, [], {"n": 3}):
+        (tmp_path / "calibrator.json").write_text(json.dumps({**content, "fitted_on": wrong}))
+        with pytest.raises(ValueError, match="fitted_on"):
+            load_calibrator(tmp_path)
+
+
+def test_a_calibrator_of_something_else_is_refused_before_anything_is_asked(models, tmp_path, monkeypatch):
+    hf_calib.calibrate(models["base"], {"own": ASKED}, folds=2, out=tmp_path, force=True)
+    other = {
+        "model": (models["other"], {}),
+        "prompt_format.cue": (models["base"], {"prompt": PromptFormat(cue="So:")}),
+        "confidence.name": (models["base"], {"method": "text"}),
+    }
+    for named, (model, options) in other.items():
+        with monkeypatch.context() as patched:
+            patched.setattr("hf_calib.evaluation.models.ModelSource.backend", None)  # nothing is asked
+            with pytest.raises(ValueError, match=f"not fitted on what it is applied to: .*{named}.*--force"):
+                hf_calib.measure(model, {"new": NEW}, calibrator=tmp_path, **options)
+        with pytest.warns(CalibratorMismatchWarning, match=named):
+            forced = hf_calib.measure(model, {"new": NEW}, calibrator=tmp_path, force=True, **options)
+        assert forced.run["calibrator"]["method"] == "temperature"
+
+
+def test_recorded_predictions_are_checked_and_not_calibrated_twice(models, tmp_path):
+    hf_calib.calibrate(models["base"], {"own": ASKED}, folds=2, out=tmp_path / "c", force=True)
+    for name, model in models.items():
+        hf_calib.measure(model, {"new": NEW}, out=tmp_path / name)
+    once = measure_recorded(tmp_path / "base", calibrator=tmp_path / "c", out=tmp_path / "once")
+    assert once.before.report.n == 24
+    with pytest.raises(ValueError, match="the model is"):
+        measure_recorded(tmp_path / "other", calibrator=tmp_path / "c")
+    with pytest.raises(ValueError, match="calibrated already, by temperature"):
+        measure_recorded(tmp_path / "once", calibrator=tmp_path / "c")
+
+
+def test_before_and_after_are_kept_and_the_very_questions_are_noticed(models, tmp_path):
+    fitted = hf_calib.calibrate(models["base"], {"own": ASKED}, folds=2).calibrator
+    measured = hf_calib.measure(models["base"], {"new": NEW, "again": ASKED}, calibrator=fitted, out=tmp_path)
+    raw = hf_calib.measure(models["base"], {"new": NEW, "again": ASKED})
+    assert measured.before.report.measures == raw.report.measures
+    assert measured.before.report.measures["ece"] != measured.report.measures["ece"]
+    saved = json.loads((tmp_path / "report.json").read_text())
+    assert saved["before"]["measures"]["ece"] == raw.to_dict()["measures"]["ece"]
+    page = (tmp_path / "report.html").read_text()
+    assert "Before and after temperature" in page
+    assert page.count('aria-label="Reliability diagram') == 3
+    noticed = [own.dataset for own in measured.warnings if own.code == "calibrator_in_sample"]
+    assert noticed == ["again"]
+
+
+def test_a_fit_that_says_nothing_is_not_saved_unless_forced(tmp_path):
+    rows = ["p_A,p_B,answer", *["0.9,0.1,A", "0.8,0.2,A"] * 20]
+    (tmp_path / "p.csv").write_text("\n".join(rows))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UninformativeFitError, match=r"the fit says nothing\. .*that were all right") as caught:
+            hf_calib.calibrate(tmp_path / "p.csv", out=tmp_path / "c")
+        assert not (tmp_path / "c" / "calibrator.json").exists()
+        assert caught.value.calibration.problem
+        forced = hf_calib.calibrate(tmp_path / "p.csv", out=tmp_path / "c", force=True)
+    assert load_calibrator(tmp_path / "c").temperature == forced.calibrator.temperature
+    assert json.loads((tmp_path / "c" / "calibration.json").read_text())["problem"] == forced.problem
+    with pytest.warns(UninformativeFitWarning, match="that were all right"):
+        unsaved = hf_calib.calibrate(tmp_path / "p.csv")
+    with pytest.raises(UninformativeFitError):
+        unsaved.save(tmp_path / "d")
+
+
+def test_weights_are_told_from_others_wherever_they_lie(models, tmp_path):
+    for name in ("base", "other"):
+        models[name][0].save_pretrained(tmp_path / name)
+    shutil.copytree(tmp_path / "base", tmp_path / "copy")
+    assert files_digest(tmp_path / "base") == files_digest(tmp_path / "copy")
+    assert files_digest(tmp_path / "base") != files_digest(tmp_path / "other")
+    assert files_digest("some/model") is None

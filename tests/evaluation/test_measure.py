@@ -15,7 +15,6 @@ from hf_calib.confidence import Journal, LocalModel, Marginalized, OptionTexts, 
 from hf_calib.evaluation.measuring import measure_recorded
 from hf_calib.evaluation.settings import AskOptions, AskSettings
 from hf_calib.hub import CalibratedModel
-from hf_calib.reports import verdict
 from hf_calib.tasks import FewShotFormat, PromptFormat, as_questions, permute_options, random_orders
 from hf_calib.tasks.free_form import FreeFormQuestion
 from tests.confidence.test_served import Server
@@ -62,7 +61,7 @@ def test_every_kind_of_model_gives_what_predict_gives(kind, folder, llama, token
     measured = hf_calib.measure(model, ASKED, **options)
     same(measured, expected)
     assert measured.report.measures["nll"].value == pytest.approx(expected.report().measures["nll"].value, abs=1e-5)
-    assert measured.verdict == verdict(measured.report)
+    assert measured.verdict == measured.report.verdict
     assert (measured.name == "model") == (kind in ("folder", "path"))
 
 
@@ -119,9 +118,15 @@ def test_several_datasets_together_keep_the_answers_that_were_given(llama, token
 
 
 @pytest.mark.parametrize("given", [ASKED, question_rows(30, choices=(4, 3)), iter(ASKED)])
-def test_a_limit_takes_the_first_questions(llama, tokenizer, expected, given):
-    measured = hf_calib.measure((llama, tokenizer), given, limit=5)
-    np.testing.assert_allclose(measured.predictions.probabilities, expected.probabilities[:5], atol=1e-5)
+def test_a_limit_draws_questions(llama, tokenizer, expected, given):
+    measured = hf_calib.measure((llama, tokenizer), given, limit=5, seed=3)
+    rows = measured.predictions.rows
+    assert len(rows) == 5
+    assert rows.max() > 5
+    np.testing.assert_allclose(measured.predictions.probabilities, expected.probabilities[rows], atol=1e-5)
+    subjects = len({question.subject for question in ASKED})
+    assert measured.run["datasets"]["questions"]["drawn"] == {"of": 30, "subjects": subjects, "seed": 3}
+    assert "5 of 30 questions, drawn at random (seed 3)" in str(measured)
 
 
 @pytest.mark.filterwarnings("ignore:.*skipped")
@@ -145,7 +150,10 @@ def test_how_rows_are_read(llama, tokenizer, expected, tmp_path):
     shots = {"few_shot": 1, "few_shot_dataset": rows, "limit": 3}
     pool = as_questions(rows, **reading)
     measured = hf_calib.measure((llama, tokenizer), {"own": rows}, **reading, **shots)
-    same(measured, predict(llama, tokenizer, pool[:3], prompt_format=FewShotFormat.choose(pool, 1)))
+    same(
+        measured,
+        predict(llama, tokenizer, as_questions(rows, limit=3, **reading), prompt_format=FewShotFormat.choose(pool, 1)),
+    )
 
 
 def test_how_questions_are_put(llama, tokenizer):
@@ -200,6 +208,8 @@ def test_a_calibrator_on_features_gets_the_hidden_states(llama, tokenizer):
     fitted = by_name("localized").fit(raw.option_log_probabilities, raw.answers, features=raw.hidden_states)
     measured = hf_calib.measure((llama, tokenizer), ASKED, calibrator=fitted)
     same(measured, raw.calibrated(fitted))
+    measured = hf_calib.measure((llama, tokenizer), ASKED, calibrator=fitted, batch_size="auto")
+    np.testing.assert_allclose(measured.predictions.hidden_states, raw.hidden_states, atol=1e-4)
     for options, what in (({"method": "text"}, "confidence read by text"), ({"permute_options": True}, "permute")):
         with pytest.raises(ValueError, match=f"can't be had with {what}"):
             hf_calib.measure((llama, tokenizer), ASKED, calibrator=fitted, **options)
@@ -277,19 +287,19 @@ def test_models_and_datasets_that_are_none_are_named(llama, tokenizer):
 
 
 def test_what_speaks_against_a_reading_is_said(llama, tokenizer, tmp_path):
-    checks = hf_calib.measure((llama, tokenizer), {"own": ASKED}).checks
-    assert any("own: the options have" in text and "of the probability" in text for text in checks)
-    assert any("is not shown to be above chance" in text for text in checks)
+    warnings = {own.code: own.sentence for own in hf_calib.measure((llama, tokenizer), {"own": ASKED}).warnings}
+    assert "The options have" in warnings["little_mass"]
     (tmp_path / "p.csv").write_text("p_A,p_B,answer\n" + "0.9,0.1,0\n" * 80 + "0.4,0.6,1\n" * 20)
-    assert measure_recorded(tmp_path / "p.csv").checks == ()
+    assert measure_recorded(tmp_path / "p.csv").warnings == ()
     (tmp_path / "p.csv").write_text("p_A,p_B,answer\n" + "0.9,0.1,0\n" * 80 + "0.6,0.4,1\n" * 20)
-    (text,) = measure_recorded(tmp_path / "p.csv").checks
-    assert text.startswith("p: the model answers A to 100% of the questions")
+    warnings = measure_recorded(tmp_path / "p.csv").warnings
+    assert "cannot be told from that of always answering A, 80%" in warnings[0].sentence
 
 
 def test_unread_answers_are_told(llama, tokenizer):
-    checks = hf_calib.measure((llama, tokenizer), ASKED[:6], method="stated").checks
-    assert any("6 could not be read" in text for text in checks)
+    warning = hf_calib.measure((llama, tokenizer), ASKED[:6], method="stated").warnings[0]
+    assert warning.code == "unread_replies"
+    assert warning.sentence.startswith("6 of 6 replies")
 
 
 def test_the_options_have_one_list_of_names_with_types_and_defaults():

@@ -47,6 +47,20 @@ def test_rewards_are_found_by_name(kind, saved_model, data, tmp_path, capsys):
     assert "rewards/longer/mean" in printed
 
 
+def test_a_reward_model_is_trained_and_its_preferences_are_reported(data, tmp_path, capsys):
+    tokenizer = byte_level_tokenizer()
+    classifier(tokenizer, 2).save_pretrained(tmp_path / "scores")
+    tokenizer.save_pretrained(tmp_path / "scores")
+    out = tmp_path / "reward"
+    run_here(
+        "reward", model_name_or_path=tmp_path / "scores", dataset_name=data / "pairs.jsonl", output_dir=out,
+        use_peft=True, lora_task_type="SEQ_CLS",
+    )  # fmt: skip
+    assert adapter_moved(out)
+    assert "calibration/preference_ece" in capsys.readouterr().out
+    assert "pairs.jsonl" in (out / "README.md").read_text()
+
+
 @pytest.mark.skipif(not has_ppo(), reason="the installed TRL has no PPO")
 def test_ppo_takes_a_reward_model_from_a_folder(saved_model, data, tmp_path, capsys):
     path = write(tmp_path / "prompts.jsonl", [{"prompt": row["prompt"]} for row in pairs(24)])

@@ -46,6 +46,7 @@ def test_there_is_a_file_for_every_model_and_way():
         given = yaml.safe_load((PAPER / f"{name}.yaml").read_text())
         assert (given["lora_r"], given["lora_alpha"], given["lora_dropout"]) == (128, 64, 0.05)
         assert (given["num_train_epochs"], given["learning_rate"]) == (5, 5e-6)
+        assert given["gradient_checkpointing"] is True
         assert given.get("load_in_4bit", False) == name.endswith("qlora")
         assert f"examples/paper/{name}.yaml" in (PAPER / f"{name}.yaml").read_text()
         # Four questions a step: two on each of two devices, or twice two on one.

@@ -36,7 +36,7 @@ def card_data(**changes):
         "alignment": "DPO",
         "preference_data": DatasetReference("lab/pairs", split="train", size=4000),
         "calibration_data": DatasetReference("lab/questions", "rare", "train", "fedc", 1500),
-        "method": "anchor",
+        "method": "Calibration-aware fine-tuning (CFT)",
         "settings": {"learning_rate": 1e-4, "anchor_weight": 5.0},
         "evaluations": (
             Evaluation(

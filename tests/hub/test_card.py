@@ -1,6 +1,7 @@
 """The model card: what it says, what the Hub reads off it, and how it is brought up to date."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -16,7 +17,9 @@ from hf_calib.hub import (
     PrivateInformationError,
     render_card,
 )
+from hf_calib.hub.card_tables import evaluation_table
 from hf_calib.hub.escaping import escape_markdown, single_line
+from hf_calib.measures import Finding
 from tests.hub.cards import card_data, html, report, shown
 
 CARD = render_card(card_data())
@@ -53,11 +56,91 @@ def test_says_what_was_measured():
         "Per subject (2)",
         "subject 0, This model",
         "95% intervals",
+        "No significant miscalibration on 300 questions. It is right 52% of the time",
+        "For comparison, Before calibration: ECE 0.239",
+        "calibrated with Calibration-aware fine-tuning (CFT)",
         "Xiao",
+        "Calibrated with questions from lab/questions",
+        "4 options per question",
     ):
         assert said in text, said
-    assert tags.count("table") == 5  # two sets, each with its subjects, and the settings
-    assert "arxiv.org/abs/2505.01997" in CARD
+    assert tags.count("table") == 7  # two sets, each with all measures and its subjects, and the settings
+    assert text.index("No significant miscalibration") < text.index("A LoRA adapter")
+
+
+def test_table_in_sight_has_five_columns_and_unbroken_cells():
+    for evaluation in card_data().evaluations:
+        table = evaluation_table(card_data(), evaluation)["table"]
+        header, _, *rows = table.splitlines()
+        assert header == "| Model | n | Accuracy | Confidence | ECE |"
+        assert len(rows) == len(evaluation.reports)
+        for row in rows:
+            cells = row.strip("| ").split(" | ")
+            assert len(cells) == 5
+            assert not any(" " in cell for cell in cells)  # no-break spaces alone
+    folded = re.findall(r"<details>(.*?)</details>", CARD, re.DOTALL)
+    assert [summary in part for part, summary in zip(folded, ["All measures", "Per subject"] * 2, strict=True)] == [
+        True
+    ] * 4
+
+
+def test_card_of_a_model_that_nobody_calibrated_says_measured():
+    data = card_data(
+        method=None,
+        calibration_data=None,
+        subjects=(),
+        alignment=None,
+        preference_data=None,
+        evaluations=(Evaluation(DatasetReference("cais/mmlu"), {"before": report(0, 3.0), "after": report(0)}),),
+        stage_labels={"before": "other/model"},
+    )
+    text, _ = shown(render_card(data))
+    for claim in ("Before calibration", "alibrated with", "alibrated on", "Xiao", "Citation"):
+        assert claim not in text, claim
+    assert "Measured with 4 options per question" in text
+    assert "Nothing was done here to calibrate it" in text
+    assert "For comparison, other/model: ECE" in text
+    unnamed, _ = shown(render_card(replace(data, stage_labels={})))
+    assert "For comparison, Compared model: ECE" in unnamed
+    fitted, _ = shown(render_card(data, calibrator=True))
+    assert "with a fitted calibrator on top" in fitted
+    assert "Nothing was done" not in fitted
+
+
+@pytest.mark.parametrize(
+    ("method", "cited"),
+    [
+        (None, False),
+        ("anchor", False),
+        ("calibration-aware DPO, anchored to its reference", False),
+        ("temperature scaling after supervised fine-tuning", False),
+        ("Calibration-aware fine-tuning (CFT)", True),
+        ("calibration-aware SFT, with the ECE regularizer found by EM", True),
+        ("RCFT", True),
+    ],
+)
+def test_cft_is_cited_where_it_was_used(method, cited):
+    card = render_card(card_data(method=method))
+    assert ("arxiv.org/abs/2505.01997" in card) is cited
+    assert ("xiao2025restoring" in card) is cited
+    # A citation that is no longer due goes, and one that is due comes.
+    assert (
+        "xiao2025restoring" in render_card(card_data(method=method), render_card(card_data(method="CFT")))
+    ) is cited
+    assert render_card(card_data(method=method), card) == card
+
+
+def test_reasons_for_caution_are_on_the_card():
+    doubtful = replace(
+        report(0),
+        warnings=(Finding("one_option", True, "Answers A on 97% of questions.", "Try --confidence text.", ()),),
+    )
+    data = card_data(evaluations=(Evaluation(DatasetReference("cais/mmlu"), {"after": doubtful}),))
+    text, _ = shown(render_card(CalibrationCardData.from_dict(data.to_dict())))
+    assert "cais/mmlu (n = 300): Answers A on 97% of questions. It is right" in text
+    assert "Reasons for caution: Answers A on 97% of questions." in text
+    assert "--confidence" not in text  # advice to who measured
+    assert "Reasons for caution" not in CARD
 
 
 def test_only_what_was_measured_is_said():
@@ -159,7 +242,7 @@ def test_names_come_out_as_text(name):
     assert text.count(single_line(name)) >= 12
     plain_tags = set(shown(render_card(card_data()))[1])
     assert set(tags) <= plain_tags
-    assert html(card).count("<table>") == 3
+    assert html(card).count("<table>") == 4
     assert str(ModelCard(card)) == card
     metadata = yaml.safe_load(card.split("\n---\n")[0])
     assert metadata["model-index"][0]["name"] == single_line(name)

@@ -110,9 +110,9 @@ def test_sets_that_are_on_no_hub(tmp_path):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert str(dataset_reference(path, 2)) == "questions.jsonl"
     in_memory = dataset_reference(as_questions(rows), 2)
-    assert (in_memory.name, in_memory.revision, in_memory.size) == ("a set given in memory", None, 2)
+    assert (in_memory.name, in_memory.revision, in_memory.size) == ("in-memory-questions", None, 2)
     # Neither the name of the file's format, which datasets calls it by, nor one that no cache confirms.
     read = load_dataset("json", data_files=str(path), split="train", cache_dir=str(tmp_path / "cache"))
-    assert str(dataset_reference(read, 2)) == "a set given in memory, train"
+    assert str(dataset_reference(read, 2)) == "in-memory-questions, train"
     file = {"filename": f"/cache/lab___arc-tasks/main/0.0.0/{'a' * 40}/arc-tasks-test.arrow"}
-    assert str(dataset_reference(SimpleNamespace(split="test", cache_files=[file]))) == "a set given in memory, test"
+    assert str(dataset_reference(SimpleNamespace(split="test", cache_files=[file]))) == "in-memory-questions, test"

@@ -95,7 +95,7 @@ def test_base_models_card_has_its_own_figures(client, demo):
     publish_demo(demo, namespace="ann")
     card = client.files("ann/lab-base-model")["README.md"].decode()
     ece = report(0).measures["ece"]
-    assert f"expected calibration error {ece.value:.3f}" in card
+    assert f"(ECE {ece.value:.3f}, 95% interval" in card
     assert "pre-trained in a synthetic world" in card
     assert load("ann/lab-base-model").confidence([{"question": "q", "choices": list("abcd")}])
 
@@ -136,9 +136,11 @@ def test_what_is_wrong_with_the_base_model_is_told_of_its_own_folder(client, dem
 
 
 @pytest.mark.slow
-def test_miniature_is_a_whole_model_and_is_published_as_one(client, tmp_path, capsys):
-    folder = tmp_path / "mini"
+def test_miniature_is_a_whole_model_and_is_published_as_one(client, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    folder = Path("mini")
     assert main(["demo", "--preset", "mini", "--out", str(folder)]) == 0
+    printed = capsys.readouterr().out
     assert not (folder / "adapter").exists()
     assert main(["publish", "demo", str(folder), "--namespace", "ann"]) == 0, capsys.readouterr().err
     names = {name for _, name in client.store.repositories}
@@ -147,8 +149,19 @@ def test_miniature_is_a_whole_model_and_is_published_as_one(client, tmp_path, ca
     assert "model.safetensors" in files
     card = ModelCard(files["README.md"].decode())
     assert (card.data.library_name, card.data.base_model) == ("transformers", "ann/lab-base-model-mini")
-    for row in ("| Pre-trained |", "| Plain DPO |", "| Plain DPO + temperature scaling |", "| This model |"):
-        assert card.text.count(row) == 2
+    table = (folder / "results.txt").read_text()
+    for name in ("Pre-trained", "DPO", "DPO + temperature scaling", "CA-DPO, no labels"):
+        # The same name in the table and in the card, on its one line.
+        assert sum(line.startswith(f"{name}  ") for line in table.splitlines()) == 3
+        this = " (this model)" if name.startswith("CA") else ""
+        assert card.text.count("\n| " + f"{name}{this}".replace(" ", "\N{NO-BREAK SPACE}") + " |") == 2
+    assert max(map(len, (table + printed).splitlines())) <= 80
+    steps = [line for line in printed.splitlines() if re.match(r"\d/5  ", line)]
+    assert [step[:3] for step in steps] == ["1/5", "2/5", "3/5", "4/5", "5/5"]
+    assert all(step.endswith(" s") for step in steps)
+    assert f"Training log: {folder / 'training.log'}" in printed
+    assert "'loss':" not in printed
+    assert "'loss':" in (folder / "training.log").read_text()
     loaded = load("ann/hf-calib-mini")
     report = CalibrationCardData.load(folder / "model").evaluations[0].reports["after"]
     assert loaded.confidence([{"question": "q", "choices": list("abcd")}])

@@ -26,7 +26,7 @@ from hf_calib.hub import (
     save_calibration_metadata,
 )
 from hf_calib.hub.local_paths import check_local_path
-from hf_calib.tasks import PromptFormat
+from hf_calib.tasks import FewShotFormat, PromptFormat
 from tests.support import byte_level_tokenizer, questions
 
 FORMAT = PromptFormat(cue="The answer is")
@@ -92,7 +92,7 @@ def test_plain_rows_are_questions_too(published):
 
 def test_another_number_of_options_warns(published):
     model = load(published)
-    with pytest.warns(CalibrationWarning, match=r"with 3 options (.|\n)* calibrated on questions with 4"):
+    with pytest.warns(CalibrationWarning, match=r"with 3 options(.|\n)* calibration on questions with 4"):
         answers = model.confidence(questions(2, choices=(3,)))
     assert len(answers[0].probabilities) == 3
 
@@ -243,6 +243,12 @@ def test_code_in_the_repository_is_not_even_fetched(client, adapter_folder, tmp_
     with pytest.raises((ValueError, OSError)):
         load(name)
     assert not any("evil.py" in request.path for request in client.log)
+
+
+def test_metadata_keep_the_examples_of_a_few_shot_prompt(tmp_path):
+    shots = FewShotFormat.choose(questions(3, choices=(2, 4)), 1, prompt_format=FORMAT)
+    save_calibration_metadata(tmp_path, prompt_format=shots)
+    assert read_calibration_metadata(tmp_path).prompt_format == shots
 
 
 def test_metadata_round_trip(tmp_path):

@@ -141,15 +141,15 @@ def test_every_hub_strategy_ends_with_the_same_card(client, base, dataset, tmp_p
 
 def test_card_of_a_checkpoint_grows_into_the_final_one(client, base, dataset, tmp_path):
     trainer = trained("sft", base, tmp_path / "out", dataset)
-    reports, trainer.calibration_reports = trainer.calibration_reports, {}
+    reports, trainer.calibration_run.reports = trainer.calibration_run.reports, {}
     trainer.create_model_card()
     path = tmp_path / "out" / "README.md"
     assert "hf_calib:results" not in path.read_text()
-    trainer.calibration_reports = reports
+    trainer.calibration_run.reports = reports
     trainer.create_model_card()
     final = path.read_text()
     assert final == fresh(tmp_path / "out")
-    trainer.calibration_reports = {}
+    trainer.calibration_run.reports = {}
     trainer.create_model_card()
     assert path.read_text() == fresh(tmp_path / "out")
 

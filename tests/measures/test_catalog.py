@@ -1,16 +1,11 @@
 """One catalog declares every measure, and everything that shows measures reads it."""
 
-import ast
-from graphlib import TopologicalSorter
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-import hf_calib
-from hf_calib.cli.thresholds import Threshold, check_names
 from hf_calib.confidence.predictions import Predictions
 from hf_calib.confidence.recorded import Recorded
+from hf_calib.evaluation.thresholds import Threshold, check_names
 from hf_calib.hub import card_tables
 from hf_calib.hub.card_data import AFTER, CalibrationCardData, DatasetReference, Evaluation
 from hf_calib.measures import CATALOG, CalibrationReport, Measure, MeasureInfo, shown_in
@@ -18,8 +13,6 @@ from hf_calib.reports import Measurement
 from hf_calib.reports.page import render_page
 
 from .samples import probabilities_and_labels
-
-PACKAGE = Path(hf_calib.__file__).parent
 
 
 def keys(place):
@@ -98,16 +91,3 @@ def test_a_measure_that_is_added_to_the_catalog_is_shown_everywhere(added):
     from hf_calib.trainers.evaluator import logged_measures
 
     assert logged_measures(report, "eval")["eval_calibration/square"] == square
-
-
-@pytest.mark.parametrize("room", ["measures", "reports"])
-def test_no_modules_import_each_other_in_a_circle(room):
-    """Imports inside functions and for type checking count too."""
-    graph = {}
-    for path in (PACKAGE / room).glob("*.py"):
-        if path.stem != "__init__":
-            nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-            relative = [node for node in nodes if isinstance(node, ast.ImportFrom) and node.level == 1]
-            graph[path.stem] = {name for node in relative for name in [node.module, *(a.name for a in node.names)]}
-    modules = {stem: imported & graph.keys() for stem, imported in graph.items()}
-    assert len(list(TopologicalSorter(modules).static_order())) == len(modules)

@@ -141,13 +141,21 @@ def test_app_starts_in_an_environment_with_only_its_requirements(name, required,
     with opened(required(tmp_path / "space"), tmp_path, browser):
         browser.find_element("id", "measure").click()
         shown(browser, HEADINGS[name])
-        WebDriverWait(browser, 60).until(lambda driver: driver.find_elements("css selector", "img[src^='data:image']"))
+        WebDriverWait(browser, 60).until(lambda driver: driver.find_elements("css selector", "#diagram svg"))
 
 
 def shown(browser, words):
     from selenium.webdriver.support.ui import WebDriverWait
 
     WebDriverWait(browser, 60).until(lambda driver: words in driver.find_element("tag name", "body").text)
+
+
+@pytest.mark.parametrize("page", ["ece"], indirect=True)
+def test_page_opens_with_the_result_of_its_example(page, browser):
+    shown(browser, HEADINGS[page])
+    shown(browser, "10 samples")
+    shown(browser, "Right 50% of the time, with a mean confidence of 68%.")
+    assert browser.find_elements("css selector", "#diagram svg")
 
 
 @pytest.mark.parametrize("page", NAMES, indirect=True)
@@ -157,7 +165,7 @@ def test_a_table_gives_the_number_its_interval_and_the_diagram(page, browser):
     shown(browser, "95% interval")
     from selenium.webdriver.support.ui import WebDriverWait
 
-    WebDriverWait(browser, 60).until(lambda driver: driver.find_elements("css selector", "img[src^='data:image']"))
+    WebDriverWait(browser, 60).until(lambda driver: driver.find_elements("css selector", "#diagram svg"))
 
 
 @pytest.mark.parametrize("page", ["ece"], indirect=True)
@@ -167,6 +175,8 @@ def test_a_table_that_can_t_be_read_is_explained(page, browser):
     table.send_keys("score,right\n0.5,1")
     browser.find_element("id", "measure").click()
     shown(browser, "The columns are 'score', 'right'")
+    assert HEADINGS[page] not in browser.find_element("tag name", "body").text
+    assert not browser.find_elements("css selector", "#diagram svg")
 
 
 @pytest.mark.parametrize("page", ["ece"], indirect=True)

@@ -16,6 +16,7 @@ from hf_calib.measures import (
 )
 from hf_calib.reports import Comparison, differences, sharpening
 from hf_calib.reports.comparison import summary
+from hf_calib.reports.page import render_comparison
 
 
 def predictions(logits, answers, subjects=None, rows=None):
@@ -196,6 +197,36 @@ def test_every_model_needs_every_cell():
         Comparison.of(cells)
     with pytest.raises(ValueError, match="at least two models"):
         Comparison.of({("a", "t", "letters"): base})
+
+
+def test_log_odds_are_not_described_by_a_factor_that_does_not_fit():
+    logits, answers, sharper = world(200, 11, 0.5)
+    unrelated = np.random.default_rng(12).normal(size=logits.shape)
+    base = predictions(logits, answers)
+    key = ("other", "task", "letters")
+    for other, fits in ((sharper, True), (unrelated, False)):
+        cells = {("base", *key[1:]): base, key: predictions(other, answers)}
+        found = Comparison.of(cells)
+        assert (key in found.sharpenings) is fits
+        assert ("log-odds" in render_comparison(found)) is fits
+        assert ("sharpening" in found.to_dict()["comparisons"][0]) is fits
+
+
+def test_page_shows_both_diagrams_n_and_names():
+    logits, answers, sharper = world(200, 13, 0.3)
+    cells = {
+        ("my-base", "t", "letters"): predictions(logits, answers),
+        ("my-other", "t", "letters"): predictions(sharper, answers),
+    }
+    page = render_comparison(Comparison.of(cells))
+    assert page.count('aria-label="Reliability diagram') == 2
+    for name in ("my-base", "my-other"):
+        assert f"<h3>{name}</h3>" in page
+        assert f'<th class="name">{name}</th>' in page
+    assert "n = 200" in page
+    assert "my-other vs. my-base" in page
+    assert "not significantly different" in page
+    assert "Overconfident." in page
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import pytest
 from hf_calib.confidence.predictions import Predictions
 from hf_calib.confidence.recorded import Recorded
 from hf_calib.measures import CalibrationReport
-from hf_calib.reports import Measurement, verdict
+from hf_calib.reports import Measurement
 from hf_calib.reports.measurement import pool
 from hf_calib.reports.page import confident_mistakes, render_page
 from hf_calib.reports.svg import reliability_svg, risk_coverage_svg
@@ -138,14 +138,14 @@ def test_the_risk_coverage_curve_ends_at_the_overall_risk():
 )
 def test_verdicts(power, n, begins):
     report = answers(n, power=power).predictions.report()
-    said = verdict(report)
+    said = report.verdict
     assert said.startswith(begins)
     assert f"right {report.measures['accuracy'].value:.0%} of the time" in said
 
 
 def test_a_verdict_without_intervals():
     report = CalibrationReport.from_predictions([[0.99, 0.01]] * 50, [1] * 50, n_resamples=0)
-    assert verdict(report).startswith(
+    assert report.verdict.startswith(
         "Overconfident. It is right 0% of the time, with a mean confidence of 99% (ECE 0.990)"
     )
 

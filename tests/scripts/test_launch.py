@@ -148,7 +148,7 @@ def test_the_command_trains_from_any_folder(launcher, saved_model, data, tmp_pat
                "output_dir": out}  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-m", "hf_calib.cli", "dpo", *launcher, *flags(**options)],
-        capture_output=True, text=True, timeout=300, cwd=tmp_path, check=False,
+        capture_output=True, text=True, timeout=600, cwd=tmp_path, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert adapter_moved(out)

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -82,6 +84,39 @@ def test_orders():
     first = random_orders(asked, 0)
     assert [o.tolist() for o in random_orders(asked[:10], 0)] == [o.tolist() for o in first[:10]]
     assert [o.tolist() for o in random_orders(asked, 1)] != [o.tolist() for o in first]
+
+
+@pytest.mark.parametrize("cls", [PromptFormat, FewShotFormat])
+def test_a_format_with_examples_is_read_back(cls):
+    shots = FewShotFormat.choose(
+        [*POOL, Question("Who?", ("I", "you"), 1, "sums", "A text.")], 2, prompt_format=PromptFormat(chat=True)
+    )
+    for data in (shots.to_dict(), json.loads(json.dumps(shots.to_dict()))):
+        assert cls.from_dict(data) == shots
+    assert PromptFormat.from_dict(PromptFormat(cue="A:").to_dict()) == PromptFormat(cue="A:")
+
+
+@pytest.mark.parametrize(
+    ("examples", "message"),
+    [
+        ("q", "'examples' are 'q', not a list"),
+        ([1], "example 0, counted from 0, is 1; it must have the keys question, choices and answer"),
+        ([{"question": "q?"}], "example 0, .* must have the keys"),
+        ([{"question": "q?", "choices": ["a", "b"], "answer": 0, "weight": 1}], "may have subject and context"),
+        ([POOL[0]], "example 0, counted from 0, is Question"),
+        ([{"question": "q?", "choices": ["a"], "answer": 0}], "example 0, counted from 0: 1 choice given"),
+        ([{"question": "q?", "choices": ["a", "b"]}], "needs the right answer"),
+        ([], "at least one example"),
+    ],
+)
+def test_examples_that_are_none(examples, message):
+    with pytest.raises(ValueError, match=message):
+        PromptFormat.from_dict({"examples": examples})
+
+
+def test_examples_are_not_chosen_twice():
+    with pytest.raises(ValueError, match="has 1 examples already"):
+        FewShotFormat.choose(POOL, 1, prompt_format=FewShotFormat(examples=(POOL[0],)))
 
 
 def test_examples_of_another_subject_keep_their_own_header():

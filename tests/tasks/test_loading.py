@@ -103,8 +103,29 @@ def test_numbered_from_one(tmp_path):
 
 def test_limit(tmp_path, suffix):
     path = write(tmp_path / f"data{suffix}")
-    assert load_questions(path, limit=2) == QUESTIONS[:2]
-    assert load_questions(path, limit=100) == QUESTIONS
+    found = load_questions(path, limit=2)
+    assert found == [QUESTIONS[row] for row in found.draw.rows]
+    everything = load_questions(path, limit=100)
+    assert everything == QUESTIONS
+    assert everything.draw is None
+
+
+def test_a_limit_draws_at_random_from_all_rows_in_their_order(tmp_path):
+    rows = [
+        {"question": f"Q{number}", "choices": ["w", "x"], "answer": number % 2, "subject": f"s{number // 50}"}
+        for number in range(100)
+    ]
+    path = write(tmp_path / "data.jsonl", rows)
+    names = {seed: [own.question for own in load_questions(path, limit=20, seed=seed)] for seed in (0, 1)}
+    assert names[0] != names[1]
+    assert [own.question for own in load_questions(path, limit=20)] == names[0]
+    found = load_questions(path, limit=20)
+    assert {own.subject for own in found} == {"s0", "s1"}
+    assert list(found.draw.rows) == sorted(found.draw.rows)
+    assert [own.question for own in found] == [f"Q{row}" for row in found.draw.rows]
+    assert (found.draw.of, found.draw.subjects, found.draw.seed) == (100, 2, 0)
+    assert set(names[0]) < {own.question for own in load_questions(path, limit=50)}
+    assert as_questions(load_questions(path), limit=20) == as_questions(rows, limit=20) == found
 
 
 @pytest.mark.parametrize("limit", [0, -1])

@@ -8,7 +8,7 @@ from transformers import EarlyStoppingCallback
 from trl import DPOConfig, SFTConfig
 
 from hf_calib import CalibrationCallback
-from hf_calib.measures import CATALOG
+from hf_calib.measures import shown_in
 from hf_calib.trainers import (
     CalibrationAwareConfig,
     CalibrationAwareGRPOConfig,
@@ -19,7 +19,6 @@ from hf_calib.trainers import (
     RecalibrationConfig,
     calibration_aware_config,
 )
-from hf_calib.trainers.evaluator import LOGGED_MEASURES
 from tests.support import questions, training_arguments
 from tests.trainers.runs import dpo, lora
 from tests.trainers.test_calibration_callback import plain
@@ -56,10 +55,10 @@ def test_every_config_sets_the_direction_of_the_measure(config, start, tmp_path)
 
 
 def test_no_measure_that_is_logged_is_forgotten(tmp_path):
-    for name in LOGGED_MEASURES:
-        if CATALOG[name].direction is not None:
-            args = made(CalibrationAwareConfig, tmp_path, f"eval_calibration/{name}")
-            assert args.greater_is_better is (CATALOG[name].direction == "higher")
+    for info in shown_in("log"):
+        if info.direction is not None:
+            args = made(CalibrationAwareConfig, tmp_path, f"eval_calibration/{info.key}")
+            assert args.greater_is_better is (info.direction == "higher")
 
 
 @pytest.mark.parametrize(("metric", "expected"), [("loss", False), ("eval_loss", False), ("rewards/margins", True)])
@@ -110,7 +109,7 @@ def test_the_callback_corrects_the_arguments_of_any_trainer(prefix, tokenizer, t
         tokenizer, tmp_path, save_strategy="steps", save_steps=2, load_best_model_at_end=True, learning_rate=0.3,
         metric_for_best_model=f"{prefix}/ece",
     )  # fmt: skip
-    callback = CalibrationCallback(trainer, HELD_OUT, prefix=prefix)
+    callback = CalibrationCallback(HELD_OUT, prefix=prefix)
     trainer.add_callback(callback)
     trainer.train()
     curve = [entry[f"{prefix}/ece"] for entry in callback.history]
@@ -120,7 +119,7 @@ def test_the_callback_corrects_the_arguments_of_any_trainer(prefix, tokenizer, t
 
 def test_the_callback_leaves_what_was_set_for_a_calibration_aware_trainer(tokenizer, tmp_path):
     trainer = dpo(
-        tokenizer, tmp_path, peft_config=lora(), metric_for_best_model="eval_calibration/ece", greater_is_better=True
-    )
-    CalibrationCallback(trainer, HELD_OUT)
+        tokenizer, tmp_path, peft_config=lora(), metric_for_best_model="eval_calibration/ece", greater_is_better=True,
+        callbacks=[CalibrationCallback(HELD_OUT)],
+    )  # fmt: skip
     assert trainer.args.greater_is_better is True

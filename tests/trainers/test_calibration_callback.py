@@ -41,7 +41,7 @@ def dpo_trainer(tokenizer, folder, **options):
 @pytest.mark.parametrize("make", [plain, dpo_trainer])
 def test_it_measures_before_at_every_evaluation_and_after(make, tokenizer, tmp_path):
     trainer = make(tokenizer, tmp_path)
-    callback = CalibrationCallback(trainer, HELD_OUT)
+    callback = CalibrationCallback(HELD_OUT)
     trainer.add_callback(callback)
     first = hf_calib.predict(trainer.model, tokenizer, HELD_OUT).report()
     trainer.train()
@@ -52,8 +52,10 @@ def test_it_measures_before_at_every_evaluation_and_after(make, tokenizer, tmp_p
             assert callback.reports[stage].measures[name].value == pytest.approx(measure.value, abs=1e-5), name
     logged = [entry for entry in trainer.state.log_history if "eval_calibration/ece" in entry]
     assert [entry["step"] for entry in logged] == [2, 4]
-    for name, measure in last.measures.items():
-        assert logged[1][f"eval_calibration/{name}"] == pytest.approx(measure.value, abs=1e-5)
+    names = {name.removeprefix("eval_calibration/") for name in logged[1] if name.startswith("eval_calibration/")}
+    assert names == {"accuracy", "confidence", "ece", "cw_ece", "smooth_ece", "nll", "brier", "option_mass"}
+    for name in names:
+        assert logged[1][f"eval_calibration/{name}"] == pytest.approx(last.measures[name].value, abs=1e-5)
     assert last.measures["nll"].value != first.measures["nll"].value
 
 
@@ -62,7 +64,7 @@ def test_training_is_left_as_it_is(tokenizer, tmp_path):
     for used in (False, True):
         trainer = plain(tokenizer, tmp_path)
         if used:
-            trainer.add_callback(CalibrationCallback(trainer, HELD_OUT))
+            trainer.add_callback(CalibrationCallback(HELD_OUT))
         trainer.train()
         weights.append([p.detach().clone() for p in trainer.model.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
@@ -73,7 +75,7 @@ def test_its_measures_choose_the_best_step(tokenizer, tmp_path):
         tokenizer, tmp_path, save_strategy="steps", save_steps=2, load_best_model_at_end=True,
         metric_for_best_model="eval_calibration/nll", greater_is_better=False,
     )  # fmt: skip
-    callback = CalibrationCallback(trainer, HELD_OUT)
+    callback = CalibrationCallback(HELD_OUT)
     trainer.add_callback(callback)
     trainer.train()
     best = min(entry["eval_calibration/nll"] for entry in callback.history)
@@ -84,7 +86,7 @@ def test_its_measures_choose_the_best_step(tokenizer, tmp_path):
 def test_several_evaluation_sets_are_one_measurement(tokenizer, tmp_path):
     trainer = plain(tokenizer, tmp_path)
     trainer.eval_dataset = {"a": trainer.eval_dataset, "b": trainer.eval_dataset}
-    callback = CalibrationCallback(trainer, HELD_OUT)
+    callback = CalibrationCallback(HELD_OUT)
     trainer.add_callback(callback)
     trainer.train()
     assert [entry["step"] for entry in callback.history] == [2, 4]
@@ -95,7 +97,7 @@ def test_the_diagram_and_the_measures_reach_tensorboard(tokenizer, tmp_path, mon
 
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "logs"))
     trainer = plain(tokenizer, tmp_path, report_to="tensorboard")
-    trainer.add_callback(CalibrationCallback(trainer, HELD_OUT))
+    trainer.add_callback(CalibrationCallback(HELD_OUT))
     trainer.train()
     [file] = glob.glob(str(tmp_path / "**" / "events*"), recursive=True)
     events = EventAccumulator(file).Reload()
@@ -111,7 +113,7 @@ def test_the_diagram_reaches_other_trackers(name, attribute, tokenizer, tmp_path
     tracker = SimpleNamespace(log=logged.append, Image=lambda pixels: pixels)
     reporter = type(name, (TrainerCallback,), {attribute: tracker})()
     trainer = plain(tokenizer, tmp_path, callbacks=[reporter])
-    trainer.add_callback(CalibrationCallback(trainer, HELD_OUT, prefix="mmlu"))
+    trainer.add_callback(CalibrationCallback(HELD_OUT, prefix="mmlu"))
     trainer.train()
     assert [entry["train/global_step"] for entry in logged] == [2, 4]
     picture = logged[0]["mmlu/reliability"]
@@ -120,10 +122,24 @@ def test_the_diagram_reaches_other_trackers(name, attribute, tokenizer, tmp_path
     assert len(np.unique(picture)) > 10  # something is drawn
 
 
+def test_it_works_among_a_trainers_callbacks_and_logs_its_warnings_once(tokenizer, tmp_path, caplog):
+    callback = CalibrationCallback(HELD_OUT)
+    with pytest.raises(ValueError, match="no trainer yet"):
+        callback.measure()
+    trainer = plain(tokenizer, tmp_path, callbacks=[callback])
+    trainer.train()
+    assert [entry["step"] for entry in callback.history] == [2, 4]
+    warnings = callback.reports["after"].warnings
+    assert "too_few_questions" in {finding.code for finding in warnings}
+    assert caplog.text.count("13 questions are too few for any of these figures") == 1
+    assert callback.measure().accuracy.value == callback.reports["after"].accuracy.value
+
+
 def test_what_it_cannot_ask_is_named(tokenizer, tmp_path):
-    trainer = plain(tokenizer, tmp_path)
     with pytest.raises(QuestionError, match="none"):
-        CalibrationCallback(trainer, questions(4, answered=False))
+        plain(tokenizer, tmp_path, callbacks=[CalibrationCallback(questions(4, answered=False))])
+    trainer = plain(tokenizer, tmp_path)
     trainer.processing_class = None
+    trainer.add_callback(CalibrationCallback(HELD_OUT))
     with pytest.raises(ValueError, match="tokenizer="):
-        CalibrationCallback(trainer, HELD_OUT)
+        trainer.train()

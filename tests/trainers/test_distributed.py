@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -19,78 +20,136 @@ CONFIGS = ROOT / "examples" / "accelerate_configs"
 NAMES = {
     "ddp": (
         "dpo-lora", "dpo-full", "sft-lora", "sft-full", "dpo-lora-few", "dpo-lora-checkpointing", "dpo-lora-reentrant",
-        "dpo-lora-separate", "sft-full-separate", "reward-full", "kto-lora", "grpo-lora", "rloo-lora",
-        "dpo-lora-interrupted",
+        "dpo-lora-separate", "sft-full-separate", "reward-full", "kto-lora-clipped", "grpo-lora-clipped",
+        "rloo-lora-clipped", "dpo-lora-interrupted", "fsdp2-full-checkpointing", "fsdp2-full-reentrant",
     ),
     "zero1": ("dpo-lora", "sft-full", "dpo-lora-separate"),
-    "zero2": ("dpo-full", "sft-lora"),
-    "zero3": ("dpo-lora", "dpo-full", "sft-lora", "sft-full", "dpo-lora-few", "dpo-lora-checkpointing"),
+    "zero2": ("dpo-full", "sft-lora", "dpo-full-clipped-reentrant", "text-lora-checkpointing"),
+    "zero3": (
+        "dpo-lora", "dpo-full", "sft-lora", "sft-full", "dpo-lora-few-checkpointing", "dpo-lora-clipped-recomputed",
+        "dpo-full-clipped-checkpointing", "dpo-full-four-reentrant", "dpo-lora-checkpointing-resumed",
+        "dpo-lora-bf16-separate", "dpo-lora-bf16-checkpointing", "text-full-checkpointing",
+        "kto-lora-clipped-checkpointing", "grpo-lora-clipped-checkpointing", "rloo-lora-clipped-checkpointing",
+    ),
 }  # fmt: skip
+# What else there is to combine. Of the trainers that are compared with two processes, these have full weights too.
+NIGHTLY = {
+    "ddp": (
+        "kto-full-clipped", "grpo-full-clipped", "rloo-full-clipped", "dpo-lora-clipped-four-reentrant",
+        "text-full-checkpointing",
+    ),
+    "zero2": (
+        *(f"{method}-{weights}-clipped-{way}" for method in ("kto", "grpo", "rloo")
+          for weights, way in (("lora", "checkpointing"), ("full", "reentrant"))),
+        *(f"{method}-{weights}-clipped-{times}-{way}" for method in ("dpo", "text")
+          for weights, times, way in (("lora", "once", "reentrant"), ("full", "four", "checkpointing"))),
+        "dpo-full-checkpointing-resumed", "dpo-full-bf16-separate", "dpo-full-bf16-checkpointing",
+    ),
+}  # fmt: skip
+NIGHTLY["zero3"] = NIGHTLY["offload"] = NIGHTLY["zero2"]
+LAUNCHES = [
+    *((how, names) for how, names in NAMES.items()),
+    *(pytest.param(how, names, marks=pytest.mark.nightly) for how, names in NIGHTLY.items()),
+]  # fmt: skip
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
+
+
+def compared_with(name: str) -> str:
+    """Return the name of the run that a run must equal: the one without what changes nothing."""
+    changes_nothing = (*distributed_run.RECOMPUTING, "separate", "resumed")
+    return "-".join(part for part in name.split("-") if part not in changes_nothing)
 
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory):
-    """The traces of one process, and the folder of its models."""
+    """Return a function from a run's name to its trace in one process, and the folder of its model."""
     folder = tmp_path_factory.mktemp("one")
-    names = sorted(
-        {name for names in NAMES.values() for name in names} - {"dpo-lora-reentrant", "dpo-lora-interrupted"}
-    )
-    distributed_run.main(str(folder), *sorted(names))
-    return folder, json.loads((folder / "0.json").read_text())
+    traces = {}
+
+    def of(name):
+        if name not in traces:
+            distributed_run.main(str(folder), name)
+            traces.update(json.loads((folder / "0.json").read_text()))
+        return traces[name], folder / name
+
+    return of
+
+
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory):
+    """Return a function from a way to launch and the names of runs to the traces of both processes, and a folder."""
+    return cache(lambda how, names: launch(tmp_path_factory.mktemp(how), how, names))
 
 
 def launch_file(folder: Path, how: str) -> Path:
     """Return the repository's launch file for processors, with the stage that is asked for."""
     if how == "ddp":
         return CONFIGS / "ddp_cpu.yaml"
-    config = json.loads((CONFIGS / "zero3_cpu.json").read_text())
-    config["zero_optimization"]["stage"] = int(how[-1])
+    stage = 3 if how == "offload" else int(how[-1])
+    config = json.loads((CONFIGS / f"zero3_{'offload_' * (how == 'offload')}cpu.json").read_text())
+    config["zero_optimization"]["stage"] = stage
     (folder / "deepspeed.json").write_text(json.dumps(config))
     launch = yaml.safe_load((CONFIGS / "zero3_cpu.yaml").read_text())
     launch["deepspeed_config"] = {
-        "deepspeed_config_file": str(folder / "deepspeed.json"), "zero3_init_flag": how == "zero3"
+        "deepspeed_config_file": str(folder / "deepspeed.json"), "zero3_init_flag": stage == 3
     }  # fmt: skip
     (folder / "launch.yaml").write_text(yaml.safe_dump(launch))
     return folder / "launch.yaml"
 
 
-@pytest.mark.parametrize("how", list(NAMES))
-def test_two_processes_train_what_one_does(how, one, tmp_path):
+def launch(folder: Path, how: str, names: tuple[str, ...]) -> tuple[list[dict], Path]:
+    """Run trainers in two processes; return the traces of both, and the folder of their models."""
     command = [
-        "accelerate", "launch", "--config_file", str(launch_file(tmp_path, how)), "--main_process_port", "0",
-        "-m", "tests.trainers.distributed_run", str(tmp_path), *NAMES[how],
+        "accelerate", "launch", "--config_file", str(launch_file(folder, how)), "--main_process_port", "0",
+        "-m", "tests.trainers.distributed_run", str(folder), *names,
     ]  # fmt: skip
     # Accelerate and ninja, which DeepSpeed compiles with, lie beside the interpreter.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": path}
     done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=420, check=False
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False
     )  # fmt: skip
-    assert (tmp_path / "0.json").exists(), done.stderr[-4000:]
-    folder, expected = one
-    ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    assert (folder / "0.json").exists(), done.stderr[-4000:]
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)], folder
+
+
+@pytest.mark.parametrize(("how", "names"), LAUNCHES)
+def test_two_processes_train_what_one_does(how, names, one, launched):
+    ranks, folder = launched(how, names)
     for traces in ranks:
-        assert set(traces) == set(NAMES[how])
-        if "dpo-lora-reentrant" in traces:
-            assert "two forwards and one backward" in traces.pop("dpo-lora-reentrant")["error"]
+        assert set(traces) == set(names)
         if "dpo-lora-interrupted" in traces:
             assert "after step 2 and saved to" in traces.pop("dpo-lora-interrupted")["error"]
-            assert (tmp_path / "dpo-lora-interrupted" / "checkpoint-2" / "trainer_state.json").is_file()
-        if how == "zero1":
-            assert "DEEPSPEED has one" in traces.pop("dpo-lora-separate")["error"]
-        if how == "zero3":
-            assert "set gradient_checkpointing=False" in traces.pop("dpo-lora-checkpointing")["error"]
+            assert (folder / "dpo-lora-interrupted" / "checkpoint-2" / "trainer_state.json").is_file()
         for name, trace in traces.items():
+            assert "error" not in trace, f"{name}: {trace}"
+            if name.startswith("fsdp2"):
+                check_sharded_gradients(trace)
+                continue
             assert trace["processes"] == 2
             check_wrapped(trace, how)
+            check_recomputed(trace, name, how)
+            other = compared_with(name)
+            if "clipped" in name:  # by much, of a norm that is compared below
+                assert all(entry["grad_norm"] > 1.0 for entry in trace["logs"])
             if name.split("-")[0] in distributed_run.ONLINE_OR_UNPAIRED:
-                check_start(trace, expected[name])
+                if how == "ddp":
+                    check_start(trace, one(name)[0])
+                else:  # two processes of which each has the whole model
+                    traces_of_whole, whole = launched("ddp", (NAMES if "lora" in other else NIGHTLY)["ddp"])
+                    check_trace(trace, traces_of_whole[0][other])
+                    check_weights(folder / name, whole / other)
                 for key in ("bins", "last", "after"):
                     assert trace[key] == ranks[0][name][key]
                 continue
-            check_trace(trace, expected[name])
-            check_weights(tmp_path / name, folder / name)
+            expected, weights = one(other)
+            if "bf16" in name:
+                check_rounded(trace, expected)
+                check_trace(trace, traces[f"{other}-separate"])  # whose gradients are summed up alike
+                check_weights(folder / name, folder / f"{other}-separate")
+                continue
+            check_trace(trace, expected)
+            check_weights(folder / name, weights)
 
 
 def check_wrapped(trace, how):
@@ -99,11 +158,38 @@ def check_wrapped(trace, how):
         assert trace["wrapper"] == "DistributedDataParallel"
         return
     assert trace["wrapper"] == "DeepSpeedEngine"
-    assert trace["stage"] == int(how[-1])
+    assert trace["stage"] == (3 if how == "offload" else int(how[-1]))
     assert trace["whole"] / 2 <= trace["held"] < 0.6 * trace["whole"]
-    if how == "zero3":
+    if how in ("zero3", "offload"):
         assert trace["partitioned"] > 20
-        assert trace["sharded"]
+        # TRL's fused head reads the output layer's weight, which DeepSpeed may then leave gathered.
+        assert all(name.endswith("lm_head.weight") for name in trace["unsharded"])
+
+
+def check_recomputed(trace, name, how):
+    """That activations were recomputed where they are to be, in the way that was asked for."""
+    asked = next((part for part in name.split("-") if part in distributed_run.RECOMPUTING), None)
+    if asked is None:
+        assert trace["reentrant"] == []
+        return
+    # TRL makes it reentrant where an adapter is trained under ZeRO-3.
+    forced = "lora" in name and how in ("zero3", "offload")
+    assert set(trace["reentrant"]) == {forced or asked == "reentrant"}
+
+
+def check_sharded_gradients(trace):
+    """That the gradients of weights sharded by FSDP2 are those of whole ones."""
+    assert trace["whole"] / 2 <= trace["held"] < 0.6 * trace["whole"]
+    assert trace["largest"] > 0.1
+    assert trace["apart"] < 1e-6
+
+
+def check_rounded(trace, expected):
+    """That the losses are one process's but for the rounding of bfloat16."""
+    for got, wanted in zip(trace["logs"], expected["logs"], strict=True):
+        for key in ("loss", "grad_norm", "calibration/loss"):
+            assert got[key] == pytest.approx(wanted[key], rel=0.05), key
+            assert got[key] != wanted[key]
 
 
 def check_start(trace, expected):
@@ -122,7 +208,7 @@ def check_start(trace, expected):
 def check_trace(trace, expected):
     assert len(trace["logs"]) == len(expected["logs"]) >= 2
     for got, wanted in zip(trace["logs"], expected["logs"], strict=True):
-        compared = [key for key in wanted if key == "loss" or key.startswith("calibration/")]
+        compared = [key for key in wanted if key in ("loss", "grad_norm") or key.startswith("calibration/")]
         assert {"loss", "calibration/loss", "calibration/em"} <= {
             *compared
         } or "calibration/preference_ece" in compared

@@ -1,17 +1,12 @@
 """Mixed precision, activation checkpointing and the side of padding leave the terms what they are."""
 
 import copy
-from contextlib import nullcontext
-from types import SimpleNamespace
 
 import pytest
 import torch
-from peft import get_peft_model
 
-from hf_calib.trainers import RecalibrationConfig, RecalibrationTrainer, mixin
 from hf_calib.trainers.calibration_term import CalibrationTerm
-from hf_calib.trainers.distributed import check_checkpointing
-from tests.support import on_disk, pairs, questions, tiny_gpt2, tiny_llama, training_arguments
+from tests.support import on_disk, pairs, questions, tiny_gpt2, tiny_llama
 from tests.trainers.runs import dpo, lora, sft
 
 
@@ -52,34 +47,6 @@ def test_activation_checkpointing_gives_the_same_gradients(make, adapter, reentr
     for name in plain:
         assert torch.allclose(plain[name], checkpointed[name], atol=1e-6)
     assert logs["calibration/loss"] == pytest.approx(plain_logs["calibration/loss"], rel=1e-6)
-
-
-@pytest.mark.parametrize("stage", [None, 2, 3])
-@pytest.mark.parametrize("recomputed", [False, True])
-@pytest.mark.parametrize("beside_own_forward", [False, True])
-def test_recomputed_activations_under_zero3_are_refused_where_two_forwards_share_a_backward(
-    beside_own_forward, recomputed, stage
-):
-    plugin = None if stage is None else SimpleNamespace(zero_stage=stage)
-    accelerator = SimpleNamespace(
-        distributed_type=SimpleNamespace(value="DEEPSPEED"), state=SimpleNamespace(deepspeed_plugin=plugin)
-    )
-    args = SimpleNamespace(gradient_checkpointing=recomputed, gradient_checkpointing_kwargs={"use_reentrant": False})
-    refused = beside_own_forward and recomputed and stage == 3
-    message = r"ZeRO-3 fails on one .* set gradient_checkpointing=False"
-    with pytest.raises(ValueError, match=message) if refused else nullcontext():
-        check_checkpointing(accelerator, args, beside_own_forward=beside_own_forward)
-
-
-def test_of_the_trainers_the_repair_alone_has_no_forward_of_its_own(tokenizer, tmp_path, monkeypatch):
-    asked = []
-    monkeypatch.setattr(mixin, "check_checkpointing", lambda *_, beside_own_forward: asked.append(beside_own_forward))
-    dpo(tokenizer, tmp_path, peft_config=lora())
-    config = RecalibrationConfig(str(tmp_path), **training_arguments())
-    RecalibrationTrainer(
-        get_peft_model(tiny_llama(tokenizer), lora()), config, questions(8), tiny_llama(tokenizer), tokenizer
-    )
-    assert asked == [True, False]
 
 
 @pytest.mark.parametrize("make", [dpo, sft])

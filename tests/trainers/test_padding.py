@@ -8,7 +8,7 @@ from datasets import Dataset
 
 from hf_calib.calibrators.option_head import BalancedOptionHead
 from hf_calib.confidence import predict
-from hf_calib.confidence.option_logits import harmless_collator, padding_is_harmless
+from hf_calib.confidence.cached import harmless_collator
 from hf_calib.tasks import QuestionCollator, encode_questions
 from hf_calib.trainers.evaluator import CalibrationEvaluator
 from hf_calib.trainers.option_head import OptionHeadModel
@@ -32,20 +32,20 @@ def by_hand(model, tokenizer, asked=ASKED):
 def test_where_padding_matters_it_is_on_the_right(make, tokenizer):
     model, items = make(tokenizer).train(), encode_questions(ASKED, tokenizer).items
     sides = {side: QuestionCollator(tokenizer.pad_token_id, side) for side in ("left", "right")}
-    harmless = {side: padding_is_harmless(model, items[0], own, "cpu") for side, own in sides.items()}
-    assert harmless == {"left": make is not tiny_rwkv, "right": True}
-    assert harmless_collator(model, items, sides["left"], "cpu") is sides["left"] or make is tiny_rwkv
+    assert harmless_collator(model, items, sides["right"], "cpu") is sides["right"]
+    found = harmless_collator(model, items, sides["left"], "cpu")
+    assert found == sides["right" if make is tiny_rwkv else "left"]
     assert all(module.training for module in model.modules())
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_rounding_of_a_narrow_number_format_is_no_difference(tokenizer):
-    items = encode_questions(ASKED, tokenizer).items
+    items, collator = encode_questions(ASKED, tokenizer).items, QuestionCollator(tokenizer.pad_token_id)
     for dtype in (torch.bfloat16, torch.float16):
         model = tiny_llama(tokenizer).to(dtype)
-        assert padding_is_harmless(model, items[0], QuestionCollator(tokenizer.pad_token_id), "cpu")
+        assert harmless_collator(model, items, collator, "cpu") is collator
     with torch.autocast("cpu", torch.bfloat16):
-        assert padding_is_harmless(tiny_llama(tokenizer), items[0], QuestionCollator(tokenizer.pad_token_id), "cpu")
+        assert harmless_collator(tiny_llama(tokenizer), items, collator, "cpu") is collator
 
 
 def test_the_terms(tokenizer, tmp_path):
@@ -70,7 +70,7 @@ def test_the_supervised_loss(tokenizer, tmp_path):
 def test_the_evaluation(tokenizer, tmp_path):
     trainer = sft(tokenizer, tmp_path, model=tiny_rwkv(tokenizer), eval_calibration_dataset=ASKED)
     assert isinstance(trainer._evaluator, CalibrationEvaluator)
-    found = trainer._evaluator.predictions(trainer.model).probabilities
+    found = trainer._evaluator.predictions().probabilities
     alone = predict(trainer.model, tokenizer, ASKED, batch_size=1).probabilities
     np.testing.assert_allclose(found, alone, atol=1e-5)
 

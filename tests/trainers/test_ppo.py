@@ -117,13 +117,15 @@ def test_without_questions_it_is_the_extended_trainer_to_the_last_bit(tokenizer,
 
 
 @with_ppo
-def test_it_says_that_it_cannot_be_resumed_nor_made_from_the_plain_class(tokenizer, tmp_path):
+def test_it_cannot_be_resumed_or_derived_without_the_shipped_class(tokenizer, tmp_path):
     from trl.experimental.ppo import PPOTrainer
 
     with pytest.raises(ValueError, match="PPO cannot be resumed"):
         ppo(tokenizer, tmp_path).train(resume_from_checkpoint=str(tmp_path))
+    assert calibration_aware(PPOTrainer) is CalibrationAwarePPOTrainer
+    mine = type("MyPPOTrainer", (PPOTrainer,), {})
     with pytest.raises(TypeError, match="CalibrationAwarePPOTrainer"):
-        calibration_aware(PPOTrainer)
+        calibration_aware(mine)
 
 
 @with_ppo

@@ -31,7 +31,7 @@ def test_fine_tuned_model_is_diagnosed_on_what_its_weights_were_trained_on(token
     known = trainer.calibration_run.trained_on  # without those set aside for the E-step
     assert len(known) == (40 if em_weight == 0 else 32)
     told = described(trainer).regime
-    assert told == expected(trainer, known) + f"all {len(known)}, and from 60 new ones (a set given in memory)."
+    assert told == expected(trainer, known) + f"all {len(known)}, and from 60 new ones (in-memory-questions)."
     trainer.create_model_card()
     assert f"\nRegime: {told.split('.')[0]}. The " in (tmp_path / "README.md").read_text()
 

@@ -240,7 +240,7 @@ def test_a_reference_with_another_vocabulary_is_refused(tokenizer, tmp_path):
         ({"data": [], "em_weight": 0.0}, QuestionError, "no question"),
         ({"data": [{"question": "a?", "choice": ["b", "c"]}]}, QuestionError, r"pass --columns .*choices=choice"),
         ({"data": questions(5, answered=False), "anchor_weight": 0.0}, QuestionError, "anchor_weight is 0"),
-        ({"data": questions(5, answered=False), "em_weight": 1.0}, QuestionError, "sets aside part"),
+        ({"data": questions(5, answered=False), "em_weight": 1.0}, QuestionError, "holds out some"),
         ({"data": questions(5), "calibration_max_length": 5}, QuestionError, "longer than 5 tokens"),
         ({"data": questions(5), "max_length": 5}, QuestionError, "longer than 5 tokens"),
         ({"data": questions(5), "calibration_prompt": "chat"}, ValueError, "no chat template"),

@@ -91,7 +91,7 @@ def test_a_run_that_ends_early_says_so(tokenizer, tmp_path, caplog):
 def test_refusals(tokenizer, tmp_path):
     with pytest.raises(ValueError, match=r"average_weights must be a share between 0 and 1, got 1\.5"):
         sft(tokenizer, tmp_path, average_weights=1.5)
-    with pytest.raises(ValueError, match="set one of them"):
+    with pytest.raises(ValueError, match="set only one of them"):
         sft(
             tokenizer, tmp_path, average_weights=0.5, load_best_model_at_end=True, eval_strategy="steps",
             save_strategy="steps", eval_steps=2, save_steps=2, eval_dataset=questions(4), max_steps=2,

@@ -1,4 +1,4 @@
-"""Everything that each trained model of a bench is asked, tokenized once."""
+"""Everything that each trained model of a bench is asked, each prompt once."""
 
 from __future__ import annotations
 
@@ -7,15 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from hf_calib.confidence import Predictions
-from hf_calib.confidence.option_logits import assemble, evaluating, padding_token, score
+from hf_calib.confidence import Predictions, predict
 from hf_calib.lab.bench import Bench
 from hf_calib.lab.names import Domain
 from hf_calib.lab.win_rate import PreferenceTest
-from hf_calib.tasks import Question, encode_questions
-from hf_calib.tasks.collator import QuestionCollator
+from hf_calib.tasks import Question
 
 from .experiment import trained
 
@@ -23,7 +20,7 @@ BATCH_SIZE = 512
 
 
 class QuestionTest:
-    """Questions to put to several models: encoded once, and each prompt asked once however often it was drawn.
+    """Questions to put to several models, each prompt once however often it was drawn.
 
     Where options stand in a fixed order, a tenth of twenty thousand drawn prompts differ.
 
@@ -38,24 +35,14 @@ class QuestionTest:
         places: dict[Question, int] = {}
         prompts = [replace(asked, answer=None, subject=None) for asked in questions]
         self.index = np.array([places.setdefault(prompt, len(places)) for prompt in prompts])
-        self.items = encode_questions(list(places), tokenizer).items
-        self.collator = QuestionCollator(padding_token(tokenizer))
+        self.tokenizer, self.prompts = tokenizer, list(places)
         self.answers = np.array([-1 if asked.answer is None else asked.answer for asked in questions])
         self.subjects = tuple(asked.subject for asked in questions)
 
-    @torch.no_grad()
     def predictions(self, model: Any) -> Predictions:
-        """Return what `hf_calib.confidence.predict` would of all the questions."""
-        device = next(model.parameters()).device
-        with evaluating(model):
-            positions, scores = score(model, self.items, self.collator, BATCH_SIZE, device=device)
-        once = assemble(self.items, positions, scores, [None] * len(self.items))
-        return Predictions(
-            option_log_probabilities=once.option_log_probabilities[self.index],
-            answers=self.answers,
-            subjects=self.subjects,
-            rows=np.arange(len(self.answers)),
-        )
+        """Return what `hf_calib.predict` would of all the questions."""
+        once = predict(model, self.tokenizer, self.prompts, batch_size=BATCH_SIZE).subset(self.index)
+        return replace(once, answers=self.answers, subjects=self.subjects, rows=np.arange(len(self.answers)))
 
 
 @dataclass(frozen=True)

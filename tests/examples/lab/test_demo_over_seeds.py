@@ -42,11 +42,18 @@ def test_a_missing_seed_is_run_with_the_whole_demo(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-8].startswith("| model | ECE, in")
     written = {path.name for path in (tmp_path / "1").iterdir()}
-    assert {"model", "lab-base-model-mini", "reliability_diagram.png", "results.json", "results.txt"} <= written
+    assert {
+        "model",
+        "lab-base-model-mini",
+        "reliability_diagram.png",
+        "results.json",
+        "results.txt",
+        "training.log",
+    } <= written
     assert "runs" not in written
     card = (tmp_path / "1" / "model" / "README.md").read_text()
-    assert "Plain DPO + temperature scaling" in card
+    assert "DPO\N{NO-BREAK SPACE}+\N{NO-BREAK SPACE}temperature\N{NO-BREAK SPACE}scaling" in card
     assert re.search(r"Regime: (non-)?calibratable\. The accuracy on the fine-tuning set", card)
-    assert "lab prompts" in card
+    assert "lab-prompts" in card
     again = run("--seeds", 1, "--preset", "mini", "--out", tmp_path)
     assert again.stdout.splitlines() == done.stdout.splitlines()[-8:]

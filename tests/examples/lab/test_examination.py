@@ -6,12 +6,18 @@ from experiments.examination import Examination, QuestionTest
 
 from hf_calib.confidence import predict
 from hf_calib.lab import PreferenceTest, make_bench, pretrained_folder
+from hf_calib.tasks import Question
+
+
+def test_questions_that_differ_in_their_context_alone_are_asked_each(tokenizer):
+    asked = [Question("Which?", ("a", "b"), 0, context=context) for context in (None, "a", "b", "a")]
+    assert QuestionTest(tokenizer, asked).index.tolist() == [0, 1, 2, 1]
 
 
 def test_predictions_are_those_of_asking_each_question(world, pretrained, tokenizer):
     drawn = world.sample_questions(3000, ("in", "unseen"), "test", seed=7).to_questions()
     test = QuestionTest(tokenizer, drawn)
-    assert len(test.items) < len(drawn) / 2
+    assert len(test.prompts) < len(drawn) / 2
     found, expected = test.predictions(pretrained), predict(pretrained, tokenizer, drawn, batch_size=512)
     np.testing.assert_allclose(found.option_log_probabilities, expected.option_log_probabilities, atol=1e-5)
     np.testing.assert_array_equal(found.answers, expected.answers)

@@ -1,0 +1,110 @@
+"""What a calibrator was fitted on, so that it is not applied to something else unnoticed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+# Names and settings that a file may hold; a stranger may have written it.
+_LONGEST_NAME = 1000
+
+
+@dataclass(frozen=True)
+class FittedOn:
+    """The model, the way of asking and the questions that a calibrator was fitted on.
+
+    Parameters
+    ----------
+    n : int
+        Number of questions.
+    datasets : mapping of str to (str or None)
+        Each dataset's name and, where known, the digest of its questions.
+    model : str, optional
+        The model's id on the Hub, or its folder's name; None where it is not known.
+    revision : str, optional
+        The commit of the model on the Hub.
+    weights : str, optional
+        A digest of the model's weights, with how it was made before a colon.
+    asking : mapping of str to Any
+        How the questions were put and confidence was read: `confidence`, `prompt_format`, `permute_options`; empty
+        where that is not known.
+    """
+
+    n: int
+    datasets: Mapping[str, str | None] = field(default_factory=dict)
+    model: str | None = None
+    revision: str | None = None
+    weights: str | None = None
+    asking: Mapping[str, Any] = field(default_factory=dict)
+
+    def mismatches(self, other: FittedOn) -> list[str]:
+        """Return how another model, or another way of asking it, differs; what is not known of one does not count.
+
+        The same weights are the same model under any name. Datasets may differ: that is what a calibrator is for.
+        """
+        found = []
+        if not self._is_model_of(other):
+            found.append(f"the model is {_described(other)}, not {_described(self)}")
+        if self.asking and other.asking:
+            mine, theirs = _flat(self.asking), _flat(other.asking)
+            found += [
+                f"{name} is {theirs.get(name)!r:.100}, not {mine.get(name)!r:.100}"
+                for name in sorted({*mine, *theirs})
+                if mine.get(name) != theirs.get(name)
+            ]
+        return found
+
+    def _is_model_of(self, other: FittedOn) -> bool:
+        if self.weights is not None and other.weights is not None:
+            mine, theirs = (own.weights.partition(":")[0] for own in (self, other) if own.weights)
+            if mine == theirs:  # made in the same way
+                return self.weights == other.weights
+        if self.model is not None and other.model is not None and self.model != other.model:
+            return False
+        return None in (self.revision, other.revision) or self.revision == other.revision
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {**asdict(self), "datasets": dict(self.datasets), "asking": dict(self.asking)}
+
+    @classmethod
+    def from_dict(cls, values: Any) -> FittedOn:
+        """Check and read what `to_dict` returned, which may come from an untrusted file.
+
+        Raises
+        ------
+        ValueError
+            If something is missing, unknown or of the wrong kind; the message names it.
+        """
+        names = {"n", "datasets", "model", "revision", "weights", "asking"}
+        if not isinstance(values, dict) or set(values) != names:
+            raise ValueError(f"fitted_on must hold {', '.join(sorted(names))}, got {values!r:.100}")
+        if not isinstance(values["n"], int) or isinstance(values["n"], bool) or values["n"] < 1:
+            raise ValueError(f"n of fitted_on must be a number of questions, got {values['n']!r:.100}")
+        texts = {name: values[name] for name in ("model", "revision", "weights")}
+        if not isinstance(values["datasets"], dict) or not isinstance(values["asking"], dict):
+            raise ValueError("datasets and asking of fitted_on must be objects")
+        texts |= {f"dataset {name!r:.100}": digest for name, digest in values["datasets"].items()}
+        for name, text in texts.items():
+            if text is not None and not (isinstance(text, str) and len(text) <= _LONGEST_NAME):
+                raise ValueError(f"{name} of fitted_on must be a short text or null, got {text!r:.100}")
+        return cls(**values)
+
+
+def _described(own: FittedOn) -> str:
+    name = own.model or "another one"
+    if own.revision is not None:
+        return f"{name} at revision {own.revision}"
+    return name if own.weights is None else f"{name} (weights {own.weights[:14]})"
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings by dotted names; a seed makes no other way of asking."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        elif name != "seed":
+            flat[prefix + name] = list(value) if isinstance(value, tuple) else value
+    return flat

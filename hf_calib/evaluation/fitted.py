@@ -1,0 +1,80 @@
+"""What a calibrator was fitted on, and whether that is what it is applied to."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..calibrators.fitted_on import FittedOn
+
+if TYPE_CHECKING:
+    from ..calibrators.protocol import BaseCalibrator
+    from ..reports import Measurement
+
+_ASKING = ("confidence", "prompt_format", "permute_options")
+
+
+class CalibratorMismatchWarning(UserWarning):
+    """A calibrator is applied to another model, or another way of asking, than it was fitted on."""
+
+
+def fitted_on(run: Mapping[str, Any], n: int = 1) -> FittedOn:
+    """Return what a run says of the model, the way of asking and the questions, without this machine's folders."""
+    from ..hub.escaping import public_name
+
+    asked = run.get("adapter") or run.get("model_name") or run.get("model")
+    return FittedOn(
+        n=n,
+        datasets={public_name(name): own.get("sha256") for name, own in run.get("datasets", {}).items()},
+        model=None if asked is None else _named(str(asked)),
+        revision=run.get("revision"),
+        weights=run.get("weights"),
+        asking={name: run[name] for name in _ASKING if name in run},
+    )
+
+
+def _named(model: str) -> str:
+    from ..hub.escaping import public_name
+
+    return Path(model).name if Path(model).is_dir() else public_name(model)
+
+
+def fitted_on_measurement(measurement: Measurement) -> FittedOn:
+    """Return what a calibrator that is fitted on a measurement is fitted on."""
+    return fitted_on(measurement.run, len(measurement.predictions))
+
+
+def check_fits(calibrator: BaseCalibrator, run: Mapping[str, Any], *, force: bool = False) -> None:
+    """Refuse a calibrator that was fitted on another model, or with another prompt or way of reading confidence.
+
+    What is not known, of the calibrator or of the run, does not count.
+
+    Raises
+    ------
+    ValueError
+        Naming every difference, unless `force` is given.
+
+    Warns
+    -----
+    CalibratorMismatchWarning
+        With `force`, of the same.
+    """
+    differing = [] if calibrator.fitted_on is None else calibrator.fitted_on.mismatches(fitted_on(run))
+    if "calibrator" in run:
+        differing.append(f"the predictions are calibrated already, by {run['calibrator'].get('method')}")
+    if not differing:
+        return
+    message = f"calibrator: it was not fitted on what it is applied to: {'; '.join(differing)}"
+    if not force:
+        raise ValueError(
+            f"{message}. Fit one with hf-calib calibrate, or pass --force (force=True) to apply it anyway"
+        )
+    warnings.warn(message, CalibratorMismatchWarning, stacklevel=3)
+
+
+def fitted_on_same_questions(calibrator: BaseCalibrator, run: Mapping[str, Any]) -> list[str]:
+    """Return the names of the datasets whose very questions a calibrator was fitted on."""
+    known = set() if calibrator.fitted_on is None else set(calibrator.fitted_on.datasets.values()) - {None}
+    return [name for name, own in run.get("datasets", {}).items() if own.get("sha256") in known]

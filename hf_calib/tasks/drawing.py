@@ -1,0 +1,90 @@
+"""Lists of questions that know where they come from, and random samples of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+# A `Question` or a `FreeFormQuestion`.
+Q = TypeVar("Q", bound=Any)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How a sample of a dataset's questions was drawn.
+
+    Parameters
+    ----------
+    rows : tuple of int
+        Places of the drawn questions among all that could be read, in increasing order.
+    of : int
+        How many could be read.
+    subjects : int
+        How many subjects these have.
+    seed : int
+    """
+
+    rows: tuple[int, ...]
+    of: int
+    subjects: int
+    seed: int
+
+
+class QuestionList(list[Q]):
+    """Questions that were read from a dataset.
+
+    Parameters
+    ----------
+    questions : iterable of Question
+    source : str, optional
+        The path or the Hub name that they were read from; `None` for what was in memory.
+    skipped : sequence of str
+        The rows that could not be read and were left out, each with its place and what is wrong with it.
+    draw : Draw, optional
+        How they were drawn from all questions; `None` for all of them.
+    """
+
+    def __init__(
+        self,
+        questions: Iterable[Q] = (),
+        *,
+        source: str | None = None,
+        skipped: Sequence[str] = (),
+        draw: Draw | None = None,
+    ) -> None:
+        super().__init__(questions)
+        self.source = source
+        self.skipped = tuple(skipped)
+        self.draw = draw
+
+
+def check_limit(limit: int | None) -> None:
+    """Raise a ValueError if a number of questions to read is below 1."""
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit is the number of questions to read, at least 1; got {limit!r}")
+
+
+def sample(questions: QuestionList[Q], limit: int | None, seed: int) -> QuestionList[Q]:
+    """Return at most `limit` of the questions, drawn at random without replacement and kept in their order.
+
+    With the same seed, a smaller sample is part of a larger one.
+
+    Raises
+    ------
+    ValueError
+        If the limit is below 1.
+    """
+    check_limit(limit)
+    if limit is None or limit >= len(questions):
+        return questions
+    rows = tuple(sorted(np.random.default_rng(seed).permutation(len(questions))[:limit].tolist()))
+    subjects = len({question.subject for question in questions})
+    return QuestionList(
+        [questions[row] for row in rows],
+        source=questions.source,
+        skipped=questions.skipped,
+        draw=Draw(rows, len(questions), subjects, seed),
+    )

@@ -1,0 +1,289 @@
+"""Confidence read off option texts, with gradient: the same numbers as `hf_calib.measure`, laid out for training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..confidence.cached import harmless_collator
+from ..confidence.encoded import EncodedOptions, PromptEncoder
+from ..confidence.forward import ForwardArguments, answer_logits, evaluating, same_to_rounding
+from ..confidence.methods import OptionTexts
+from ..tasks import PromptFormat, Question, QuestionError
+from ..tasks.collator import QuestionBatch, QuestionCollator
+from ..tasks.encoding import EncodedQuestion
+
+# The score of an option that a question lacks. Finite, since zero times the logarithm of zero is to be zero in a
+# divergence; its exponential is zero.
+ABSENT = -1e4
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedTexts(EncodedOptions):
+    """A prompt and its options' texts as token ids, with what the texts' log-probabilities are divided by.
+
+    Parameters
+    ----------
+    divisors : tuple of int
+        One per option, at least 1.
+    answer : int
+        Index of the right option; -1 where it is not known.
+    """
+
+    divisors: tuple[int, ...]
+    answer: int
+
+
+Encoded: TypeAlias = EncodedQuestion | EncodedTexts
+
+
+def encode_texts(
+    questions: Sequence[Question],
+    tokenizer: Any,
+    method: OptionTexts,
+    prompt_format: PromptFormat,
+    *,
+    max_length: int | None = None,
+    on_too_long: str = "error",
+) -> list[EncodedTexts]:
+    """Tokenize prompts and their options' texts as `method` asks them.
+
+    Parameters
+    ----------
+    questions, tokenizer, prompt_format, max_length, on_too_long
+        As in `hf_calib.tasks.encode_questions`; the maximum length includes the longest text.
+    method : OptionTexts
+
+    Raises
+    ------
+    QuestionError
+        If a text is empty for the tokenizer, a prompt with its text is too long, or no question is left.
+    """
+    if not questions:
+        raise QuestionError("there is no question to encode; give a dataset with at least one row")
+    encoder = PromptEncoder(tokenizer, max_length, on_too_long)
+    encoded = []
+    for item in encoder.texts(questions, prompt_format, list_options=method.list_options):
+        question = questions[item.row]
+        answer = -1 if question.answer is None else question.answer
+        divisors = method.divisors(question, [len(option) for option in item.options])
+        encoded.append(EncodedTexts(item.row, item.input_ids, item.options, divisors, answer))
+    return encoded
+
+
+@dataclass
+class TextBatch:
+    """A padded batch of B questions of at most K options whose texts have at most T tokens, N in total.
+
+    A row of the inputs holds one option's text behind its prompt, or all texts of a question behind one copy of it.
+
+    Attributes
+    ----------
+    input_ids, position_ids : torch.Tensor of int64, shape (R, L)
+    attention_mask : torch.Tensor, int64 of shape (R, L), or bool of shape (R, 1, L, L)
+        The latter says which tokens each token sees, where a prompt is shared.
+    rows, columns : torch.Tensor of int64, shape (N,)
+        Where each text token is predicted; columns are negative, counted from the end.
+    targets : torch.Tensor of int64, shape (N,)
+        The text tokens.
+    token_mask : torch.Tensor of bool, shape (B, K, T)
+        Where the N tokens stand in the texts.
+    divisors : torch.Tensor of float32, shape (B, K)
+    option_mask : torch.Tensor of bool, shape (B, K)
+        Which options exist.
+    answers : torch.Tensor of int64, shape (B,)
+        Index of the right option; -1 where it is not known.
+    """
+
+    input_ids: torch.Tensor
+    position_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    rows: torch.Tensor
+    columns: torch.Tensor
+    targets: torch.Tensor
+    token_mask: torch.Tensor
+    divisors: torch.Tensor
+    option_mask: torch.Tensor
+    answers: torch.Tensor
+
+    def to(self, device: torch.device | str) -> TextBatch:
+        """Return the batch on another device."""
+        return TextBatch(**{name: tensor.to(device) for name, tensor in vars(self).items()})
+
+    @property
+    def option_ids(self) -> torch.Tensor:
+        """Each option's column in the scores, shape (B, K), as the tokens that name options are in the logits."""
+        return torch.arange(self.option_mask.shape[1], device=self.answers.device).expand_as(self.option_mask)
+
+    def __len__(self) -> int:
+        return len(self.answers)
+
+
+Batch: TypeAlias = QuestionBatch | TextBatch
+
+
+@dataclass
+class TextCollator:
+    """Lays out encoded questions with their options' texts.
+
+    Parameters
+    ----------
+    pad_token_id : int
+    packs_up_to : int, default 0
+        Questions of at most this many tokens, prompt with longest text, have their texts packed behind one copy of
+        the prompt: each text sees the prompt and itself. Longer ones have a copy of the prompt for each text.
+    padding_side : {"left", "right"}, default "right"
+        Of rows with one text; right is exact for every causal model, left computes fewer logits.
+    """
+
+    pad_token_id: int
+    packs_up_to: int = 0
+    padding_side: str = "right"
+
+    def __call__(self, items: Sequence[EncodedTexts]) -> TextBatch:
+        """Make a batch of at least one question."""
+        packed = max(item.length for item in items) <= self.packs_up_to
+        left = packed or self.padding_side == "left"
+        rows: list[tuple[list[int], list[int], list[int]]] = []  # token ids, text numbers, positions
+        places: list[tuple[int, int]] = []
+        for item in items:
+            n = len(item.input_ids)
+            for options in [item.options] if packed else [(option,) for option in item.options]:
+                ids, texts, positions = list(item.input_ids), [0] * n, list(range(n))
+                for number, option in enumerate(options, start=1):
+                    # Nothing is predicted from a text's last token, so it is not read.
+                    n_read = len(option) - 1
+                    places += [(len(rows), at) for at in (n - 1, *range(len(ids), len(ids) + n_read))]
+                    ids += option[:-1]
+                    texts += [number] * n_read
+                    positions += range(n, n + n_read)
+                rows.append((ids, texts, positions))
+        length = max(len(ids) for ids, _, _ in rows)
+        input_ids, texts_, positions_ = (
+            torch.tensor([_padded(row[part], length, fill, left) for row in rows])
+            for part, fill in enumerate((self.pad_token_id, -1, 0))
+        )
+        columns = [at - (len(rows[row][0]) if left else length) for row, at in places]
+        width = max(len(item.options) for item in items)
+        sizes = torch.tensor([[*map(len, item.options), *[0] * (width - len(item.options))] for item in items])
+        divisors = [[*item.divisors, *[1] * (width - len(item.divisors))] for item in items]
+        return TextBatch(
+            input_ids=input_ids,
+            position_ids=positions_,
+            attention_mask=_seen(texts_) if packed else (texts_ >= 0).long(),
+            rows=torch.tensor([row for row, _ in places]),
+            columns=torch.tensor(columns),
+            targets=torch.tensor([token for item in items for option in item.options for token in option]),
+            token_mask=torch.arange(int(sizes.max())) < sizes[..., None],
+            divisors=torch.tensor(divisors, dtype=torch.float32),
+            option_mask=sizes > 0,
+            answers=torch.tensor([item.answer for item in items]),
+        )
+
+
+def _padded(values: list[int], length: int, fill: int, left: bool) -> list[int]:
+    padding = [fill] * (length - len(values))
+    return padding + values if left else values + padding
+
+
+def _seen(texts: torch.Tensor) -> torch.Tensor:
+    """Return which tokens each token sees, (R, 1, L, L): the prompt, number 0, and its own text up to itself."""
+    seen, seeing = texts[:, None, :], texts[:, :, None]
+    length = texts.shape[1]
+    before = torch.ones(length, length, dtype=torch.bool).tril()
+    # Padding sees itself, since a softmax over nothing is undefined.
+    return (((seen == 0) | (seen == seeing)) & before)[:, None]
+
+
+def answer_scores(model: nn.Module, batch: Batch, arguments: ForwardArguments | None = None) -> torch.Tensor:
+    """Return what the calibration terms act on; `batch.option_ids` are the options' columns in it.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        A causal language model, wrapped or not.
+    batch : QuestionBatch or TextBatch
+    arguments : ForwardArguments, optional
+        Found from the model when not given.
+
+    Returns
+    -------
+    torch.Tensor of float32
+        Of letters the logits of the whole vocabulary at the answer positions, shape (B, V). Of texts their
+        log-probabilities divided by `batch.divisors`, shape (B, K), and -1e4 where a question has fewer options.
+    """
+    if isinstance(batch, QuestionBatch):
+        return answer_logits(model, batch, arguments)
+    logits = _text_logits(model, batch, arguments)
+    log_probabilities = -F.cross_entropy(logits, batch.targets, reduction="none")
+    tokens = torch.zeros_like(batch.token_mask, dtype=torch.float32).masked_scatter(
+        batch.token_mask, log_probabilities
+    )
+    return (tokens.sum(dim=-1) / batch.divisors).masked_fill(~batch.option_mask, ABSENT)
+
+
+def _text_logits(model: nn.Module, batch: TextBatch, arguments: ForwardArguments | None) -> torch.Tensor:
+    """Return the logits that predict each text token, float32, shape (N, V)."""
+    arguments = arguments or ForwardArguments.of(model)
+    mask = batch.attention_mask
+    if mask.dim() == 2:
+        inputs = arguments.inputs(batch.input_ids, mask)
+    else:
+        # What is added to the attention's weights, in the model's number format as its kernels require.
+        dtype = next(parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
+        mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
+        inputs = arguments.inputs(batch.input_ids, torch.ones_like(batch.input_ids))
+        inputs |= {"attention_mask": mask, "position_ids": batch.position_ids}
+    if not arguments.logits_to_keep:
+        return model(**inputs).logits[batch.rows, batch.columns].float()
+    kept, columns = torch.unique(batch.columns, return_inverse=True)
+    inputs["logits_to_keep"] = kept
+    return model(**inputs).logits[batch.rows, columns].float()
+
+
+def exact_collator(
+    models: Sequence[nn.Module],
+    items: Sequence[Any],
+    collator: QuestionCollator | TextCollator,
+    device: torch.device | str,
+) -> Any:
+    """Return the cheapest collator whose layout changes nothing that the models say.
+
+    Parameters
+    ----------
+    models : sequence of torch.nn.Module
+        The one that is trained, first, and any other that reads the same batches.
+    items : sequence of EncodedQuestion or of EncodedTexts
+        The questions that will be asked; the longest is tried.
+    collator : QuestionCollator or TextCollator
+    device : torch.device or str
+        The models'.
+    """
+    if isinstance(collator, QuestionCollator):
+        return harmless_collator(models[0], items, collator, device)
+    longest: EncodedTexts = max(items, key=lambda item: item.length)
+    half = replace(longest, input_ids=longest.input_ids[: max(1, len(longest.input_ids) // 2)])
+    packed = replace(collator, packs_up_to=longest.length, padding_side="left")
+    for candidate in (packed, replace(packed, packs_up_to=0)):
+        if all(_is_exact(model, [half, longest], candidate, device) for model in models):
+            return candidate
+    return replace(collator, packs_up_to=0, padding_side="right")
+
+
+@torch.no_grad()
+def _is_exact(
+    model: nn.Module, items: Sequence[EncodedTexts], collator: TextCollator, device: torch.device | str
+) -> bool:
+    plain = replace(collator, packs_up_to=0, padding_side="right")
+    with evaluating(model):
+        expected = _text_logits(model, plain(items).to(device), None)
+        try:
+            found = _text_logits(model, collator(items).to(device), None)
+        except Exception:  # a model that takes no such mask; one copy of the prompt per text remains
+            return False
+    return same_to_rounding(found, expected, model)

@@ -1,0 +1,142 @@
+"""What a measurement looks like in a terminal."""
+
+from __future__ import annotations
+
+import io
+import re
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from hf_calib.confidence.asking import Asking
+from hf_calib.confidence.recorded import Recorded
+from hf_calib.reports import Measurement
+from hf_calib.reports.terminal import screen, show
+from tests.reports.test_checks import LETTERS, calibrated, measurement
+
+
+@cache
+def good(n: int = 1000, name: str = "m") -> Measurement:
+    return Measurement(name, {"d": Recorded(calibrated(n), (None,) * n)}, LETTERS, {"n_resamples": 200})
+
+
+@cache
+def worst() -> Measurement:
+    """Return a measurement with long names, several datasets and many warnings."""
+    own = measurement()
+    names = [f"organization/dataset-with-a-very-long-name-{i}:configuration:test" for i in range(3)]
+    known = {name: {"n": 210, "skipped_rows": 4} for name in names}
+    run = {**own.run, "datasets": known, "has_chat_template": True}
+    datasets = dict.fromkeys(names, own.datasets["d"])
+    return Measurement("organization/" + "model-" * 20, datasets, run, {"n_resamples": 200})
+
+
+@pytest.mark.parametrize("make", [good, measurement, worst])
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_it_fits_one_screen(make, width):
+    own = make()
+    lines = screen(own, width=width, out=Path("report")).splitlines()
+    assert len(lines) <= 20
+    assert max(map(len, lines)) <= width
+    text = " ".join(" ".join(lines).split())
+    assert own.name[:40] in text
+    assert own.verdict[:60] in text
+    for label in ("Accuracy", "Confidence", "ECE", "Brier score", "AUROC"):
+        assert re.search(rf"{label}\s+\d\.\d{{3}} \[\d\.\d{{3}}, \d\.\d{{3}}\]", text), label
+    assert [line[:7] for line in lines if re.match(r"\d\.\d-\d\.\d ", line)] == [
+        f"{i / 10:.1f}-{(i + 1) / 10:.1f}" for i in range(10)
+    ]
+    assert "Wrote report/report.html" in lines
+    assert lines[-1].startswith(("Next: ", "  "))
+
+
+def test_the_bars_are_the_bins():
+    own = good()
+    lines = screen(own).splitlines()
+    for row in own.report.bins:
+        [line] = [line for line in lines if line.startswith(f"{row['lower']:.1f}-{row['upper']:.1f} ")]
+        bar = line[8:36]
+        if row["count"]:
+            assert f" {row['count']:,} " in line + " "
+            assert abs(bar.count("█") - row["accuracy"] * 28) <= 1.5
+            assert abs(bar.index("│") - row["confidence"] * 28) <= 1.5
+        else:
+            assert not bar.strip()
+
+
+def test_the_next_step():
+    assert "Next: the same command with --chat-template" in screen(measurement())
+    assert "Next: hf-calib compare m OTHER_MODEL --dataset d" in screen(good())
+    wrong = calibrated(500)
+    wrong = wrong.with_probabilities(wrong.probabilities**3 / (wrong.probabilities**3).sum(axis=1, keepdims=True))
+    own = Measurement("m", {"d": Recorded(wrong, (None,) * 500)}, LETTERS, {"n_resamples": 200})
+    assert "Next: hf-calib calibrate --model m --dataset HELD_OUT --out calibrator" in screen(own)
+
+
+def test_warnings_that_do_not_fit_are_counted():
+    text = screen(worst())
+    shown = sum(line.startswith("! ") for line in text.splitlines()) - 1
+    hidden = len(worst().report.further_warnings) - shown
+    assert re.search(rf"! {hidden} (more )?warnings: add --all", text)
+
+
+class Terminal(io.StringIO):
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_color_where_a_terminal_has_it(monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    stream = Terminal()
+    show(measurement(), stream=stream)
+    assert "\033[1m" in stream.getvalue()
+    plain = re.sub(r"\033\[\d+m", "", stream.getvalue())
+    monkeypatch.setenv("NO_COLOR", "")
+    stream = Terminal()
+    show(measurement(), stream=stream)
+    assert stream.getvalue() == plain
+    stream = io.StringIO()
+    monkeypatch.delenv("NO_COLOR")
+    show(measurement(), stream=stream)
+    assert "\033" not in stream.getvalue()
+
+
+def test_a_terminal_without_block_characters():
+    stream = SimpleNamespace(encoding="ascii", isatty=lambda: False, text="")
+    stream.write = lambda text: setattr(stream, "text", stream.text + text)
+    show(measurement(), stream=stream)
+    assert stream.text.isascii()
+    assert "#" in stream.text
+
+
+def test_progress_in_a_log_file_is_whole_lines(capsys):
+    asking = Asking(batch_size=1, progress=True)
+    assert asking.run("letters", [[0], [1], [2]], lambda batch: [0.0] * len(batch)) == [0.0] * 3
+    printed = capsys.readouterr().err
+    assert "\r" not in printed
+    assert "3/3" in printed.splitlines()[-1]
+    assert len(printed.splitlines()) <= 3
+
+
+def test_tables_and_short_representations():
+    own = good(40)
+    table = own.to_dataframe()
+    assert list(table.columns[:2]) == ["dataset", "row"]
+    np.testing.assert_array_equal(table["correct"].to_numpy(dtype=bool), own.predictions.correct)
+    np.testing.assert_allclose(table["confidence"], own.predictions.confidences)
+    assert own.ece == own.report.ece == own.report.measures["ece"]
+    assert "ece" in dir(own)
+    with pytest.raises(AttributeError, match="'eces' is not an attribute"):
+        _ = own.eces
+    with pytest.raises(AttributeError, match="'tce' was not measured here"):
+        _ = own.report.tce
+    assert len(repr(own)) < 300
+    assert len(repr(own.predictions)) < 100
+    assert "<table" in own.predictions._repr_html_()
+    assert own.plot().figure_ is not None
