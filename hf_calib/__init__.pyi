@@ -1,4 +1,5 @@
 from . import (
+    calibrators as calibrators,
     confidence as confidence,
     evaluation as evaluation,
     hub as hub,

@@ -12,7 +12,8 @@ with the logits' tile on steps of DPO. The exit status is 1 if a prediction is o
 - state: DeepSpeed's estimator for what is trained (weights, gradients, Adam in float32: 18 bytes a weight, and 4 for
   each weight of the largest layer), 2 bytes for each frozen weight, divided by the GPUs; and with full weights 2 bytes
   for each of the reference's. With offload these are in the host's memory, but for the largest layer.
-- gathered: the weights that DeepSpeed keeps gathered at most, 2 bytes each (`stage3_max_live_parameters`, a billion).
+- buffers: the weights that DeepSpeed keeps gathered at most (`stage3_max_live_parameters`, a billion), and the
+  gradients that it reduces at once (`reduce_bucket_size`, half a billion), 2 bytes each.
 - activations: as measured here, per token, and the tile of logits of TRL's fused head: 4,096 tokens at most by 32,768
   of the vocabulary, 2 bytes each; with full weights also the output layer's gradient in float32.
 
@@ -40,7 +41,7 @@ MODELS = {
     "70B": (8192, 28_672, 80, 64, 8, 128_256),  # Llama 3.1
 }
 TILE = (4096, 32_768)  # tokens and entries of the vocabulary in TRL's fused head
-LIVE_PARAMETERS = 1_000_000_000  # DeepSpeed's default
+LIVE_PARAMETERS, BUCKET = 1_000_000_000, 500_000_000  # DeepSpeed's defaults
 USABLE = 0.9
 # Hidden and intermediate size, layers, pairs, tokens of a prompt with one answer.
 FITTED = ((128, 384, 2, 2, 192), (128, 384, 6, 2, 192), (128, 1024, 2, 2, 192), (256, 512, 2, 2, 192))
@@ -227,13 +228,13 @@ def plan(name: str, lora: bool, offload: bool, coefficients: list[float], option
     """Return a row of the table."""
     shape = MODELS[name]
     counts = parameters(shape, options.lora_r)
-    live = 2 * min(LIVE_PARAMETERS, counts["all"])
+    buffers = 2 * (min(LIVE_PARAMETERS, counts["all"]) + BUCKET)
     size = (*shape[:3], options.pairs, options.length)
     # With full weights the output layer takes a gradient, in float32.
     held = activations(size, head(size) + (0 if lora else 4 * counts["largest"]), coefficients)
     for gpus in (2**power for power in range(14)):
         gpu, host = states(counts, lora, offload, gpus, options)
-        total = gpu + live + held
+        total = gpu + buffers + held
         if total <= USABLE * options.gpu_memory * 1e9 and host <= USABLE * options.host_memory * 1e9:
             break
     else:
@@ -251,7 +252,7 @@ def plan(name: str, lora: bool, offload: bool, coefficients: list[float], option
         "offload": "yes" if offload else "no",
         "GPUs": gpus,
         "state (GB)": gpu / 1e9,
-        "gathered": live / 1e9,
+        "buffers": buffers / 1e9,
         "activations": held / 1e9,
         "a GPU (GB)": total / 1e9,
         "a host (GB)": host / 1e9,

@@ -137,9 +137,10 @@ def _bar(stage: str, remaining: int, n: int, show: bool) -> Iterator[Callable[[i
         return
     from tqdm.auto import tqdm
 
-    # A log file gets whole lines, one in half a minute.
-    lines: dict[str, Any] = {} if sys.stderr.isatty() or _in_notebook() else {"file": _Lines(), "mininterval": 30}
-    with tqdm(total=n, initial=n - remaining, desc=stage.replace("_", " "), unit="question", delay=1, **lines) as bar:
+    how: dict[str, Any] = {"delay": 1}
+    if not (sys.stderr.isatty() or _in_notebook()):
+        how = {"file": _Lines(), "mininterval": 30}  # a log file gets whole lines, one in half a minute
+    with tqdm(total=n, initial=n - remaining, desc=stage.replace("_", " "), unit="question", **how) as bar:
         yield bar.update
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -222,7 +223,13 @@ def environment() -> Environment:
     made.filters["number"] = _number
     made.filters["interval"] = _interval
     made.filters["breakable"] = _breakable
+    made.filters["options"] = _options
     return made
+
+
+def _options(text: str) -> Markup:
+    """Return a text whose command-line options stay on one line each."""
+    return Markup(re.sub(r"--[\w-]+", r'<span class="option">\g<0></span>', str(escape(text))))
 
 
 def _breakable(name: str) -> Markup:

@@ -133,7 +133,7 @@ def test_a_models_probabilities_do_not_depend_on_the_batch(kind):
     check(build(kind))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("kind", sorted(set(MODEL_FOR_CAUSAL_LM_MAPPING._model_mapping) - set(QUICK)))
 def test_nor_do_any_others(kind):
     try:

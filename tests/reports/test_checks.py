@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -231,11 +232,16 @@ def test_calibrated_models_rarely_put_their_reading_in_doubt(n, runs, k):
     assert alarms <= (2 if n <= 100 else 0)
 
 
+def shown(page: str) -> str:
+    """Return the text of a page."""
+    return html.unescape(re.sub("<[^>]+>", "", page))
+
+
 @cache
 def measurement(n: int = 200) -> Measurement:
     chosen = np.where(np.arange(n) < n - 2, 0, 1)
     predictions = confident(n, chosen, spread(n), balanced(n), mass=0.2)
-    run = LETTERS | {"has_chat_template": True, "datasets": {"d": {"n": n, "skipped_rows": 0}}}
+    run = LETTERS | {"has_chat_template": True, "datasets": {"d": {"n": n, "sha256": "0" * 64, "skipped_rows": 0}}}
     return Measurement("m", {"d": Recorded(predictions, (None,) * n)}, run, {"n_resamples": 200})
 
 
@@ -248,11 +254,13 @@ def test_the_verdict_leads_with_the_most_serious_warning_and_is_the_same_everywh
     assert saved["verdict"] == own.verdict
     assert [finding["code"] for finding in saved["warnings"]] == [finding.code for finding in own.warnings]
     assert {"code", "serious", "sentence", "remedy", "options", "dataset"} == set(saved["warnings"][0])
-    page = html.unescape((tmp_path / "report.html").read_text())
+    page = shown(own_page := (tmp_path / "report.html").read_text())
+    assert '<span class="option">--chat-template</span>' in own_page
+    assert page.count(own.warnings[0].sentence) == 1
     assert own.verdict in page
     assert all(finding.sentence in page for finding in own.warnings)
     assert " ".join(str(own).split()).count(own.verdict) == 1
-    assert own.verdict in html.unescape(own._repr_html_())
+    assert own.verdict in shown(own._repr_html_())
     assert CalibrationReport.from_dict(saved).warnings == own.warnings
     assert CalibrationReport.from_dict(saved).verdict == own.verdict
 

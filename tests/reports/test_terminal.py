@@ -28,7 +28,7 @@ def worst() -> Measurement:
     """Return a measurement with long names, several datasets and many warnings."""
     own = measurement()
     names = [f"organization/dataset-with-a-very-long-name-{i}:configuration:test" for i in range(3)]
-    known = {name: {"n": 210, "skipped_rows": 4} for name in names}
+    known = {name: {"n": 210, "sha256": "0" * 64, "skipped_rows": 4} for name in names}
     run = {**own.run, "datasets": known, "has_chat_template": True}
     datasets = dict.fromkeys(names, own.datasets["d"])
     return Measurement("organization/" + "model-" * 20, datasets, run, {"n_resamples": 200})
@@ -117,6 +117,7 @@ def test_a_terminal_without_block_characters():
 
 def test_progress_in_a_log_file_is_whole_lines(capsys):
     asking = Asking(batch_size=1, progress=True)
+
     assert asking.run("letters", [[0], [1], [2]], lambda batch: [0.0] * len(batch)) == [0.0] * 3
     printed = capsys.readouterr().err
     assert "\r" not in printed
