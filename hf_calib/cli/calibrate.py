@@ -19,7 +19,7 @@ from .options import (
     ask_options,
     check_source,
 )
-from .output import print_json, print_skipped
+from .output import print_json
 from .thresholds import add_threshold, exit_code
 
 if TYPE_CHECKING:
@@ -127,7 +127,6 @@ def _print(calibration: Calibration, out: Path | None) -> None:
         }
         for name, report in calibration.reports.items()
     ]
-    print_skipped(calibration.skipped_rows)
     print("Cross-validated: each question's probabilities come from a fit without it.\n")
     print(render_table(rows))
     for name, reason in calibration.refused.items():

@@ -16,7 +16,7 @@ from .options import (
     add_report_options,
     ask_options,
 )
-from .output import print_json, print_skipped
+from .output import print_json
 from .thresholds import add_threshold, exit_code
 
 if TYPE_CHECKING:
@@ -92,7 +92,6 @@ def _print(comparison: Comparison) -> None:
     base = comparison.models[0]
     for note in comparison.notes:
         print(textwrap.fill(note, _WIDTH), end="\n\n")
-    print_skipped(comparison.skipped_rows)
     for key, own in comparison.differences.items():
         model, task, method = key
         print(textwrap.shorten(f"{task} ({method})", _WIDTH, placeholder="…"))

@@ -185,7 +185,7 @@ def check_source(options: argparse.Namespace) -> None:
     needless += ["dataset"] * bool(options.dataset) + ["confidence"] * (options.confidence != next(iter(ways())))
     if needless:
         flags = ", ".join("--" + name.replace("_", "-") for name in sorted(needless))
-        raise ValueError(f"{flags}: predictions that exist already are not asked for again; leave it out")
+        raise ValueError(f"{flags}: predictions that exist already need none; leave it out")
 
 
 def reading_of(options: argparse.Namespace) -> dict[str, Any]:

@@ -36,8 +36,8 @@ def short_warnings() -> Iterator[list[str]]:
 
 
 def print_json(result: Mapping[str, Any], options: argparse.Namespace) -> None:
-    """Print a result as JSON, with the messages that the run printed; its `warnings` are about what was measured."""
-    print(json.dumps({**result, "messages": options.warnings}))
+    """Print a result as JSON, with the run's messages, which are shown on standard error too."""
+    print(json.dumps({**result, **({"messages": options.warnings} if options.warnings else {})}))
 
 
 def print_skipped(skipped_rows: Mapping[str, int]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from ..confidence import Journal
 from ..reports import Measurement
 from .models import Processes, this_process
-from .provenance import COMMAND, settings_of
+from .provenance import COMMAND
 
 _PROGRESS, _ANSWERS, _RUN = ".progress", ".answers", "run.json"
 
@@ -49,7 +49,8 @@ class Keeper:
             found = json.loads((folder / _RUN).read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
             return None
-        if settings_of(found) != json.loads(json.dumps(dict(run))):
+        wanted = json.loads(json.dumps(dict(run)))
+        if {name: found.get(name) for name in wanted} != wanted:
             return None
         measurement = Measurement.load(folder, seed=seed)
         self.tell(f"{self.out} holds all answers of this run; none is asked again. Remove {folder} to ask again.")

@@ -14,23 +14,6 @@ if TYPE_CHECKING:
 COMMAND: ContextVar[str | None] = ContextVar("command", default=None)
 """The command line that is running, as the `hf-calib` command sets it."""
 
-# What a run's record has besides the settings on which the answers depend.
-NOT_SETTINGS = (
-    "command",
-    "date",
-    "device",
-    "prompt",
-    "revision",
-    "has_chat_template",
-    "options_not_returned",
-    "calibrator",
-)
-
-
-def settings_of(run: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings on which a run's answers depend, of all that its record holds."""
-    return {name: value for name, value in run.items() if name not in NOT_SETTINGS}
-
 
 class NotesPrompt:
     """A source of answers that notes the first prompt that it is asked with.

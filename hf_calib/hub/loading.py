@@ -335,8 +335,8 @@ def _check_base(
 def _check_template(tokenizer: Any, name: Any, chat: bool) -> None:
     if chat and not getattr(tokenizer, "chat_template", None):
         raise InvalidFolderError(
-            f"A chat prompt was asked for, and the tokenizer of {name} has no chat template.",
-            "Leave out --chat-template (in Python chat_template=False), or save the tokenizer with a template.",
+            f"the tokenizer of {name} has no chat template for --chat-template (in Python chat_template=True); leave "
+            "it out, or save the tokenizer with a template"
         )
 
 

@@ -196,11 +196,10 @@ class Measurement:
         return replace(report, warnings=findings(Reading(predictions, report, self.run, known, missing)))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain values, with `verdict` and `run`; of several datasets, also each one's report."""
+        """Return the report as plain values, with `run`; of several datasets, also each one's report."""
         several = {name: report.to_dict() for name, report in self.reports.items()} if len(self.datasets) > 1 else {}
         return {
             "model": self.name,
-            "verdict": self.verdict,
             **self.report.to_dict(),
             **({"datasets": several} if several else {}),
             "run": dict(self.run),

@@ -177,7 +177,8 @@ def what_was_run(run: Mapping[str, Any]) -> list[tuple[str, str]]:
     }
     for name, facts in run.get("datasets", {}).items():
         skipped = f", {facts['skipped_rows']:,} rows left out" if facts.get("skipped_rows") else ""
-        named[f"Dataset {name}"] = f"{facts['n']:,} questions{skipped}, SHA-256 {facts['sha256']}"
+        digest = f", SHA-256 {facts['sha256']}" if "sha256" in facts else ""
+        named[f"Dataset {name}"] = f"{facts['n']:,} questions{skipped}{digest}"
     named["Versions"] = _listed(run.get("versions"))
     for key, value in run.items():
         if key not in _IN_WORDS:  # of predictions that were recorded elsewhere

@@ -232,7 +232,7 @@ def test_a_run_that_was_stopped_goes_on(folder, tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "report.json").exists()
     # Another run does not go on with what this one began.
     assert measure(*options, "--out", tmp_path, "--permute-options") == 1
-    assert "differs in permute_options" in capsys.readouterr().err
+    assert "differs in --permute-options" in capsys.readouterr().err
     assert measure(*options, "--out", tmp_path) == 0
     assert sum(written) == 12  # none was asked twice
     assert json.loads(capsys.readouterr().out)["measures"] == expected
@@ -303,7 +303,7 @@ def test_questions_without_options(folder, tmp_path, capsys):
     (recorded,) = back.values()
     np.testing.assert_allclose(recorded.predictions.confidences, [row["confidence"] for row in rows])
     assert measure(*options) == 1
-    assert "free_form: confidence read by letters needs options" in capsys.readouterr().err
+    assert "--free-form: confidence read by letters needs options" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("confidence", ["p-true", "stated", "stated-words", "stated-top-k"])

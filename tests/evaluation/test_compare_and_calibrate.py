@@ -198,7 +198,7 @@ def test_a_calibrator_of_something_else_is_refused_before_anything_is_asked(mode
     }
     for named, (model, options) in other.items():
         with monkeypatch.context() as patched:
-            patched.setattr("hf_calib.evaluation.models.ModelSource.backend", None)  # nothing is asked
+            patched.setattr("hf_calib.evaluation.models.ModelSource.opened", None)  # nothing is asked
             with pytest.raises(ValueError, match=f"not fitted on what it is applied to: .*{named}.*--force"):
                 hf_calib.measure(model, {"new": NEW}, calibrator=tmp_path, **options)
         with pytest.warns(CalibratorMismatchWarning, match=named):
