@@ -114,7 +114,7 @@ def test_what_a_file_may_hold_is_told(tmp_path, capsys):
         ("nll.change.high<=-100", 0),
         ("nll.change.low<=100", 3),
         ("ece.base<2", 3),
-        ("sharpening<1e9", 3),
+        ("sharpening<1e9", 1),  # no factor describes the log-odds of unrelated models
     ],
 )
 def test_conditions_on_a_comparison(folder, tmp_path_factory, condition, code, capsys):
