@@ -85,7 +85,7 @@ def test_a_measure_that_is_added_to_the_catalog_is_shown_everywhere(added):
 
     evaluation = Evaluation(DatasetReference("set", size=60), {AFTER: report})
     data = CalibrationCardData(model_name="m", evaluations=(evaluation,))
-    assert "Squared accuracy" in card_tables.evaluation_table(data, evaluation)["table"].splitlines()[0]
+    assert "Squared accuracy" in card_tables.evaluation_table(data, evaluation)["all_measures"]
     assert "Squared accuracy: accuracy times itself" in card_tables.legend(data)
 
     from hf_calib.trainers.evaluator import logged_measures
