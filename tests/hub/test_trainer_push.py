@@ -1,5 +1,6 @@
 """`push_to_hub` of the calibration-aware trainers, from a real run to a model that anyone loads."""
 
+import html
 import json
 import os
 import platform
@@ -119,10 +120,11 @@ def test_card_holds_what_was_measured_before_and_after(client, base, tmp_path):
     before, after = (trainer.calibration_reports[stage].measures for stage in ("before", "after"))
     assert before["ece"].value != after["ece"].value
     card = ModelCard(client.files("ann/pushed")["README.md"].decode())
+    text = html.unescape(card.text).replace("\N{NO-BREAK SPACE}", " ")
     for measures in (before, after):
         for name in ("ece", "accuracy"):
             measure = measures[name]
-            assert f"{measure.value:.3f} [{measure.low:.3f}, {measure.high:.3f}]" in card.text
+            assert f"{measure.value:.3f} [{measure.low:.3f}, {measure.high:.3f}]" in text
     assert card.data.base_model == base
     metrics = {result.metric_type: result.metric_value for result in card.data.eval_results}
     assert metrics["ece"] == pytest.approx(after["ece"].value, abs=1e-6)
