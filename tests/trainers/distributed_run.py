@@ -48,6 +48,7 @@ EXTRAS = {
     "once": {"gradient_accumulation_steps": 1},
     "four": {"gradient_accumulation_steps": 4},
     "bf16": {"bf16": True},
+    "texts": {"calibration_confidence": "text-tokens"},
     "resumed": {"save_strategy": "steps", "save_steps": 2},
     "interrupted": {},
     "few": {},
@@ -80,8 +81,6 @@ def trainer_of(name, folder, processes, **options):
         signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored in the background
     if "interrupted" in extra and os.environ.get("RANK") == "1":  # Ctrl-C is seen by one process alone
         settings["callbacks"] = [Interrupting()]
-    if "texts" in extra:
-        settings |= {"calibration_confidence": "text-tokens"}
     if "few" in extra:  # fewer questions a step than there are parts of gradient accumulation and processes
         settings |= {"calibration_batch_size": 2 // processes, "gradient_accumulation_steps": 4, "max_steps": 2}
     peft_config = lora() if weights == "lora" else None
