@@ -248,7 +248,7 @@ def parse_arguments(description=__doc__):
     parser.add_argument("--vocabulary", type=int, default=4096)
     parser.add_argument("--pairs", type=int, default=8, help="pairs a step")
     parser.add_argument("--pair_length", type=int, default=64, help="tokens of a prompt with one answer")
-    parser.add_argument("--questions", type=int, default=4, help="questions a step")
+    parser.add_argument("--questions", type=int, default=4, help="questions per step")
     parser.add_argument("--question_length", type=int, default=64, help="tokens of a question")
     parser.add_argument("--steps", type=int, default=5, help="timed steps a run; a multiple of 5, for the E-step")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each trainer, in turn")

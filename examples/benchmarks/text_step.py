@@ -90,7 +90,7 @@ def parse_arguments():
     parser.add_argument("--hidden_size", type=int, default=512, help="a multiple of 64")
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--vocabulary", type=int, default=4096)
-    parser.add_argument("--questions", type=int, default=4, help="questions a step")
+    parser.add_argument("--questions", type=int, default=4, help="questions per step")
     parser.add_argument("--prompt_length", type=int, default=32, help="tokens of a prompt without options")
     parser.add_argument("--option_length", type=int, default=5, help="tokens of an option's text")
     parser.add_argument("--choices", type=int, default=4, help="options a question")
@@ -132,7 +132,7 @@ def main():
                     "confidence": case,
                     "step (s)": own[case],
                     "time ratio": own[case] / own["letters"],
-                    "tokens a step": tokens[case],
+                    "tokens per step": tokens[case],
                     "token ratio": tokens[case] / tokens["letters"],
                 }
                 for case in CASES
