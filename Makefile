@@ -9,6 +9,9 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export HF_UPDATE_DOWNLOAD_COUNTS := 0
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
+# As many processes as cores, each with one thread.
+test test-slow test-trl-% nightly: export OMP_NUM_THREADS := 1
+
 # The oldest supported TRL, and the last one with PPO.
 OTHER_TRL := 1.8.0 1.12.0
 

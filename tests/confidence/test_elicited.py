@@ -115,7 +115,7 @@ def test_stated_confidence():
     assert found.predicted.tolist() == [1, 2, 0, 0, 1, 1]
     np.testing.assert_allclose(found.confidences, [0.8, 0.1, 0.25, 0.25, 0.9, 0.25])
     np.testing.assert_allclose(found.probabilities[0], [0.2 / 3, 0.8, 0.2 / 3, 0.2 / 3])
-    np.testing.assert_allclose(found.option_mass, [1, 1, 1, 0, 1, 1], atol=1e-12)
+    np.testing.assert_allclose(found.option_mass, [1, 1, 0.5, 0, 1, 0.5], atol=1e-12)
     assert found.correct.tolist() == [True, False, False, False, True, True]
     assert backend.prompts[0].endswith("For example: A, 50%\nAnswer:")
     report = found.report(n_resamples=0)

@@ -188,18 +188,18 @@ def test_options_that_were_not_returned_are_bounded(server):
             assert low[row] - 1e-5 <= truth.confidences[row] <= high[row] + 1e-5
 
 
-def test_what_is_not_returned_is_told(server, tmp_path, capsys):
+def test_what_is_not_returned_is_told(server, tmp_path):
     with (tmp_path / "q.jsonl").open("w") as file:
         file.writelines(json.dumps(row) + "\n" for row in question_rows(9, choices=(4,)))
     options = ["measure", "--model", f"openai:{server.url}", "--model-name", "tiny", "--out", str(tmp_path / "out")]
     assert main([*options, "--dataset", str(tmp_path / "q.jsonl")]) == 0
-    printed = capsys.readouterr().out
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     run = json.loads((tmp_path / "out" / "report.json").read_text())["run"]
     assert run["model_name"] == "tiny"
     told = run["options_not_returned"][str(tmp_path / "q.jsonl")]
     assert 0 < told["questions"] <= 9
     assert told["mean_confidence_at_least"] < told["mean_confidence_at_most"]
-    assert "the server did not return all options" in " ".join(printed.split())
+    assert "the server did not return all options" in " ".join(page.split())
     assert {request[1]["logprobs"] for request in server.requests} == {20}
 
 

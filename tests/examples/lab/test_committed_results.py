@@ -34,6 +34,7 @@ QUOTED = {
     "plain DPO, then long fine-tuning with the anchor": "rcft",
 }
 COLUMNS = (("in", "ece"), ("out", "ece"), ("unseen", "ece"), ("in", "accuracy"), ("in", "win_rate_open"))
+README_COLUMNS = (COLUMNS[0], *COLUMNS[2:])
 
 
 @pytest.fixture(scope="module")
@@ -74,15 +75,18 @@ def quoted(path):
 
 
 @pytest.mark.parametrize(
-    ("path", "tables"),
-    [(ROOT / "README.md", {"shuffled": 7}), (LAB / "README.md", {"shuffled": 10, "fixed": 10})],
+    ("path", "columns", "tables"),
+    [
+        (ROOT / "README.md", README_COLUMNS, {"shuffled": 6}),
+        (LAB / "README.md", COLUMNS, {"shuffled": 10, "fixed": 10}),
+    ],
     ids=["README", "the lab's"],
 )
-def test_the_tables_quote_the_rows(path, tables, rows):
+def test_the_tables_quote_the_rows(path, columns, tables, rows):
     found = Counter()
     for world, cells in quoted(path):
         found[world] += 1
-        for (domain, key), cell in zip(COLUMNS, cells[1:], strict=True):
+        for (domain, key), cell in zip(columns, cells[1:], strict=True):
             own = [
                 row[key]
                 for row in rows
