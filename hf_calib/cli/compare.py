@@ -70,7 +70,7 @@ def _run(options: argparse.Namespace) -> int:
     comparison = compare(
         options.models,
         options.dataset or None,
-        method=options.confidence or "letters",
+        method=options.confidence,
         out=options.out,
         seed=options.seed,
         **ask_options(options),

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..confidence.registry import ways
+from ..confidence.registry import DEFAULT_WAY, ways
 
 if TYPE_CHECKING:
     from ..evaluation import AskOptions
@@ -107,10 +107,9 @@ def add_question_options(parser: argparse.ArgumentParser, *, several_methods: bo
         metavar="WAY",
         help="what it is read off. "
         + "; ".join(f"{name}: {way.help}" for name, way in ways().items())
-        + f" (default: {next(iter(ways()))})"
+        + f" (default: {DEFAULT_WAY}, or what the model was calibrated with)"
         + (". May be given several times" if several_methods else ""),
         action="append" if several_methods else "store",
-        default=None if several_methods else next(iter(ways())),
     )
     group.add_argument(
         "--wordings",
@@ -156,7 +155,10 @@ def add_prompt_options(parser: argparse.ArgumentParser, *, examples: bool = True
     """Add what says how questions are put, with solved examples before them or without."""
     group = parser.add_argument_group("prompt")
     group.add_argument(
-        "--prompt", metavar="FORMAT", help="mmlu, or a YAML or JSON file with the parts of a PromptFormat"
+        "--prompt",
+        metavar="FORMAT",
+        help="plain, mmlu, or a YAML or JSON file with the parts of a PromptFormat (default: what the model was "
+        "calibrated with, or plain)",
     )
     group.add_argument("--chat-template", action="store_true", help="put the questions through the chat template")
     if not examples:
@@ -182,7 +184,7 @@ def check_source(options: argparse.Namespace) -> None:
             raise ValueError("--model needs at least one --dataset, the questions to ask")
         return
     needless = [name for name in ask_options(options) if name != "progress"]
-    needless += ["dataset"] * bool(options.dataset) + ["confidence"] * (options.confidence != next(iter(ways())))
+    needless += ["dataset"] * bool(options.dataset) + ["confidence"] * (options.confidence is not None)
     if needless:
         flags = ", ".join("--" + name.replace("_", "-") for name in sorted(needless))
         raise ValueError(f"{flags}: predictions that exist already need none; leave it out")

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..confidence import Asking, ConfidenceMethod, confidence_method
 from ..confidence.recorded import Recorded
-from ..confidence.registry import SETTINGS, free_form_settings
+from ..confidence.registry import DEFAULT_WAY, SETTINGS, free_form_settings
 from ..reports import Measurement
 from ..tasks import (
     PromptFormat,
@@ -26,7 +26,7 @@ from ..tasks import (
 )
 from ..tasks.free_form import MATCHERS, FreeFormQuestion
 from .datasets import Datasets, ReadDatasets, read_datasets
-from .keeping import Keeper
+from .keeping import finished, journal
 from .models import ModelSource, model_source, this_process
 from .provenance import NotesPrompt
 from .settings import AskOptions, AskSettings
@@ -45,7 +45,6 @@ def ask(
     method: str | ConfidenceMethod | None = None,
     seed: int = 0,
     out: str | os.PathLike[str] | None = None,
-    part: str = "",
     hidden_states: bool = False,
     check: Callable[[Mapping[str, Any]], None] | None = None,
     **options: Unpack[AskOptions],
@@ -57,13 +56,11 @@ def ask(
     model, dataset, method, seed, **options
         As in `hf_calib.measure`.
     out : path, optional
-        The run's folder, in which what is answered is kept: to go on from where a run was stopped, and not to ask
-        again where it was finished.
-    part : str, default ""
-        What the folder calls this asking, for runs that ask more than once.
+        The folder that the caller saves the measurement into. Answers are kept there as they come, so that a run that
+        was stopped can be resumed; a measurement of the same run that is there already is returned.
     hidden_states : bool, default False
-        Keep the hidden states at the answers' positions, for calibrators that take features. What was answered is not
-        kept in `out` then.
+        Return the hidden states at the answers' positions too, for calibrators that take features. They are not
+        kept, so `out` is not used then.
     check : callable, optional
         Called with the run's settings before anything is asked, to stop a run that would be for nothing.
 
@@ -76,7 +73,7 @@ def ask(
     settings = AskSettings(**options)
     where = this_process(settings.device)
     source = model if isinstance(model, ModelSource) else model_source(model, settings, where)
-    method = source.read_by if method is None else method
+    method = (source.read_by or DEFAULT_WAY) if method is None else method
     shots = {
         "chat_template": settings.chat_template,
         "few_shot": settings.few_shot,
@@ -109,14 +106,14 @@ def ask(
     }
     if check is not None:
         check(settled | _revision(settled))
-    keeper = Keeper(None if hidden_states else out, part, where, settings.say)
-    if (finished := keeper.finished(source.name, settled, seed)) is not None:
-        return finished
-    journal = keeper.journal(settled)
+    kept_in = None if hidden_states else out
+    if (known := finished(kept_in, source.name, settled, seed, settings)) is not None:
+        return known
+    answers = journal(kept_in, settled, where, settings)
     settings.say(f"Loading {source.name}")
     backend = NotesPrompt(source.opened(any(own.chat for own in (prompt_format, *wordings))))
     asking = Asking(
-        settings.batch_size, settings.progress, journal, where.index, where.count, hidden_states=hidden_states
+        settings.batch_size, settings.progress, answers, where.index, where.count, hidden_states=hidden_states
     )
     answered = {
         name: plan.ask(backend, own, prompt_format, asking.for_part(f"set{number}_"))
@@ -130,10 +127,7 @@ def ask(
     if tokenizer is not None:
         run["has_chat_template"] = getattr(tokenizer, "chat_template", None) is not None
     placed = {name: _placed(recorded, plan.questions[name]) for name, recorded in answered.items()}
-    measurement = Measurement(source.name, placed, run, {"seed": seed})
-    if not hidden_states:
-        keeper.keep(measurement)
-    return measurement
+    return Measurement(source.name, placed, run, {"seed": seed})
 
 
 def _revision(run: Mapping[str, Any]) -> dict[str, str]:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .models import Model
 
 REPORT_FILE = "calibration.json"
+MEASUREMENT_FOLDER = "measurement"
 
 
 class UninformativeFitError(ValueError):
@@ -166,8 +167,8 @@ def calibrate(
     method : str or ConfidenceMethod, optional
         What the confidence is read off, as in `hf_calib.measure`.
     out : path, optional
-        A folder for calibrator.json and calibration.json. A run that was stopped goes on when it is started again
-        with the same folder.
+        A folder for calibrator.json, calibration.json and, in measurement/, the answers that it was fitted on. Started
+        again with the same folder, a stopped run resumes, and answers that are there are not asked for again.
     force : bool, default False
         Save a fit that says nothing about other questions too.
     seed : int, default 0
@@ -217,9 +218,11 @@ def calibrate(
         raise ValueError("dataset: a model needs questions to fit on")
     else:
         with interruptible(out):
+            kept_in = None if out is None else Path(out) / MEASUREMENT_FOLDER
             measurement = ask(
-                model, dataset, method=method, seed=seed, out=out, hidden_states=with_features, **options
+                model, dataset, method=method, seed=seed, out=kept_in, hidden_states=with_features, **options
             )
+            save_result(measurement, kept_in, options.get("device"))
     predictions = measurement.predictions
     given = _given(predictions, target, reference)
     reports = {"none": predictions.report(seed=seed)}

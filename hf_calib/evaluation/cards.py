@@ -154,7 +154,7 @@ def measure_and_write_card(
             "model": str(folder),
             "weights": files_digest(folder),
             "prompt_format": model.prompt_format.to_dict(),
-            "confidence": confidence_method("letters").to_dict(),
+            "confidence": confidence_method(model.read_by).to_dict(),
             "permute_options": False,
         }
         check_fits(fitted, own, force=force)

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Unpack, cast
 import numpy as np
 
 from ..confidence import ConfidenceMethod
-from ..confidence.registry import SETTINGS, way_named
+from ..confidence.registry import DEFAULT_WAY, SETTINGS, way_named
 from ..reports import Comparison, Measurement
+from ..reports.comparison import MEASUREMENTS_FOLDER, measurement_folders
 from .asking import ask
 from .datasets import Datasets, read_datasets
 from .keeping import interruptible, save_result
@@ -38,7 +39,7 @@ def compare(
     models: Sequence[Compared] | Mapping[str, Compared],
     dataset: Datasets | None = None,
     *,
-    method: str | ConfidenceMethod | Sequence[str | ConfidenceMethod] = "letters",
+    method: str | ConfidenceMethod | Sequence[str | ConfidenceMethod] | None = None,
     out: str | os.PathLike[str] | None = None,
     seed: int = 0,
     **options: Unpack[AskOptions],
@@ -52,11 +53,12 @@ def compare(
         folders that they were saved into. A mapping gives them names.
     dataset : optional
         As in `hf_calib.measure`; left out where all were measured already.
-    method : str, ConfidenceMethod or sequence of these, default "letters"
-        What the confidence is read off, in one way or in several.
+    method : str, ConfidenceMethod or sequence of these, optional
+        What the confidence is read off, in one way or in several. By default the options' letters, or what one of the
+        models was calibrated with; so for the prompt, which is the same for all models.
     out : path, optional
         A folder for comparison.json, comparison.html and, in measurements/, what `hf_calib.measure` saves of each
-        model. A run that was stopped goes on when it is started again with the same folder.
+        model. Started again with the same folder, a stopped run resumes, and a finished one asks nothing.
     seed : int, default 0
         Of the questions drawn for `limit`, of random orders, of samples and of the intervals' resampling.
     **options
@@ -70,8 +72,8 @@ def compare(
     Raises
     ------
     ValueError
-        If there are fewer than two models, one is given twice, some are measured and others not, or questions are
-        missing or needless.
+        If there are fewer than two models, one is given twice, some are measured and others not, questions are missing
+        or needless, or models were calibrated with different prompts or methods and none is given.
 
     Examples
     --------
@@ -86,7 +88,7 @@ def compare(
     notes: tuple[str, ...] = ()
     measured = [isinstance(model, Measurement) or _was_measured(model) for model in by_name.values()]
     if all(measured):
-        given = {"dataset": dataset is not None, "method": method != "letters"}
+        given = {"dataset": dataset is not None, "method": method is not None}
         needless = [name for name in (*given, *options) if given.get(name, name != "progress")]
         if needless:
             raise ValueError(f"{', '.join(needless)}: these models were measured already; leave it out")
@@ -96,9 +98,9 @@ def compare(
     elif dataset is None:
         raise ValueError("dataset: models need at least one --dataset to be compared on")
     else:
-        methods = [method] if isinstance(method, str | ConfidenceMethod) else list(method)
-        with interruptible(out):
-            cells, measurements = _ask(by_name, dataset, methods, out, seed, options)
+        measurements = {}
+        with interruptible(out, measurements):
+            cells = _ask(by_name, dataset, method, out, seed, options, measurements)
         skipped = next(iter(measurements.values())).skipped_rows
     comparison = replace(
         Comparison.of({key: own for key, (own, _) in cells.items()}, seed=seed),
@@ -205,34 +207,54 @@ def _contents(recorded: Recorded) -> list[tuple[Any, ...]]:
 def _ask(
     models: Mapping[str, Any],
     dataset: Datasets,
-    methods: Sequence[str | ConfidenceMethod],
+    method: str | ConfidenceMethod | Sequence[str | ConfidenceMethod] | None,
     out: str | os.PathLike[str] | None,
     seed: int,
     options: AskOptions,
-) -> tuple[_Cells, _Measurements]:
+    measurements: _Measurements,
+) -> _Cells:
+    """Ask all models; put each one's measurement into `measurements`, and save it, as soon as it is there."""
     settings = AskSettings(**options)
+    where = this_process(settings.device)
+    sources = {name: replace(model_source(model, settings, where), name=name) for name, model in models.items()}
+    if method is None:
+        method = _of_all("method", {name: own.read_by for name, own in sources.items()}) or DEFAULT_WAY
+    if settings.prompt is None:
+        options = {**options, "prompt": _of_all("prompt", {name: own.prompt_format for name, own in sources.items()})}
+    methods = [method] if isinstance(method, str | ConfidenceMethod) else list(method)
     by_method = _settings_by_method(methods, settings)
     questions = read_datasets(dataset, settings, seed)
-    where = this_process(settings.device)
     cells: _Cells = {}
-    measurements: _Measurements = {}
-    for number, (name, model) in enumerate(models.items()):
-        source = model_source(model, settings, where)
-        for method, (way, own) in by_method.items():
-            how: AskOptions = {**options, **own}
-            measurement = ask(
-                source,
-                questions,
-                method=way,
-                seed=seed,
-                out=out,
-                part=f"{number}-{method}",
-                **how,
-            )
+    folders = measurement_folders((name, own) for name in models for own in by_method)
+    for name, source in sources.items():
+        for own, (way, of_method) in by_method.items():
+            how: AskOptions = {**options, **of_method}
+            kept_in = None if out is None else Path(out) / MEASUREMENTS_FOLDER / folders[name, own]
+            measurement = ask(source, questions, method=way, seed=seed, out=kept_in, **how)
+            save_result(measurement, kept_in, settings.device)
             for task, recorded in measurement.datasets.items():
-                cells[name, task, method] = recorded.predictions, measurement.reports[task].warnings
-            measurements[name, method] = measurement
-    return cells, measurements
+                cells[name, task, own] = recorded.predictions, measurement.reports[task].warnings
+            measurements[name, own] = measurement
+    return cells
+
+
+def _of_all(argument: str, own: Mapping[str, Any]) -> Any:
+    """Return what those models that were calibrated were calibrated with, for all to be asked alike; None if none was.
+
+    Raises
+    ------
+    ValueError
+        If they differ in it.
+    """
+    known = {name: value for name, value in own.items() if value is not None}
+    (first, value), *others = known.items() or [("", None)]
+    for name, other in others:
+        if other != value:
+            raise ValueError(
+                f"{argument}: {first} was calibrated with {value!r}, and {name} with {other!r}; give the one to ask "
+                "all models with"
+            )
+    return value
 
 
 def _settings_by_method(

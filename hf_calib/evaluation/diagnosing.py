@@ -36,10 +36,11 @@ from .settings import AskOptions
 from .thresholds import flattened
 
 if TYPE_CHECKING:
-    from ..confidence import ConfidenceMethod, Predictions
+    from ..confidence import ConfidenceMethod
     from .models import Model
 
 REPORT_FILE = "diagnosis.json"
+MEASUREMENT_FOLDER = "measurement"
 
 Regime = Literal["calibratable", "non-calibratable", "undetermined"]
 
@@ -235,7 +236,8 @@ def diagnose(
     method, seed, **options
         As in `hf_calib.measure`, with a model.
     out : path, optional
-        A folder for diagnosis.json. A run that was stopped goes on when it is started again with the same folder.
+        A folder for diagnosis.json and, in measurement/, the answers to both sets. Started again with the same folder,
+        a stopped run resumes, and answers that are there are not asked for again.
 
     Returns
     -------
@@ -274,7 +276,11 @@ def diagnose(
     skipped: dict[str, int] = {}
     if model is not None:
         with interruptible(out):
-            (training, new), skipped = _ask(model, training, new, method=method, seed=seed, out=out, **options)
+            kept_in = None if out is None else Path(out) / MEASUREMENT_FOLDER
+            measurement = _ask(model, training, new, method=method, seed=seed, out=kept_in, **options)
+            save_result(measurement, kept_in, options.get("device"))
+        training, new = (recorded.predictions for recorded in measurement.datasets.values())
+        skipped = measurement.skipped_rows
     elif set(options) - {"progress"}:
         raise ValueError(
             f"{', '.join(sorted(options))}: these say how a model is asked; give model, or leave them out"
@@ -295,15 +301,14 @@ def diagnose(
     return diagnosis
 
 
-def _ask(model: Model, training: Any, new: Any, **how: Any) -> tuple[list[Predictions], dict[str, int]]:
-    """Ask a model both sets; return its predictions, and how many rows were skipped."""
+def _ask(model: Model, training: Any, new: Any, **how: Any) -> Measurement:
+    """Ask a model both sets."""
     sets = {"training": training, "new": new}
     if all(isinstance(source, str | os.PathLike) for source in sets.values()):
         if str(training) == str(new):
             raise ValueError(f"training and new are the same questions, {training}; new ones show what was memorized")
         sets = {str(training): training, str(new): new}
-    measurement = ask(model, sets, **how)
-    return [recorded.predictions for recorded in measurement.datasets.values()], measurement.skipped_rows
+    return ask(model, sets, **how)
 
 
 def accuracy_difference(first: SetSummary, second: SetSummary) -> tuple[float, float, float]:

@@ -89,7 +89,7 @@ class ModelSource:
         Whether it is a `LocalModel`, whose hidden states can be had.
     prompt_format : PromptFormat, optional
         How it was calibrated to be asked.
-    read_by : str, default "letters"
+    read_by : str, optional
         What its confidence was calibrated to be read off, a name of `hf_calib.confidence.ways()`.
     calibrator : BaseCalibrator, optional
         What came with it.
@@ -100,7 +100,7 @@ class ModelSource:
     open: Callable[[bool], Backend]
     is_local: bool = True
     prompt_format: PromptFormat | None = None
-    read_by: str = "letters"
+    read_by: str | None = None
     calibrator: BaseCalibrator | None = None
 
     _opened: list[Backend] = field(default_factory=list, init=False, repr=False)
@@ -192,23 +192,26 @@ def _named(model: str, settings: AskSettings, where: Processes) -> ModelSource:
         from ..hub import CalibrationWarning
         from ..hub.loading import load_parts
 
-        options = {
-            "token": None,
-            "cache_dir": None,
-            "trust_remote_code": settings.trust_remote_code,
-            "dtype": settings.dtype,
-        }
         with warnings.catch_warnings():
             # Any model can be measured; that it does not say what it was calibrated with is no news here.
             warnings.simplefilter("ignore", CalibrationWarning)
             base = None if adapter is None else model
+            options = {**where_from, "dtype": settings.dtype}
             loaded = load_parts(adapter or model, None, base, None, None, options, chat=chat)
         loaded.model.to(device)
         return LocalModel(loaded.model, loaded.tokenizer, **_lengths(settings))
 
+    from ..hub.loading import calibrated_with
+
+    where_from = {"token": None, "cache_dir": None, "trust_remote_code": settings.trust_remote_code}
+    own: dict[str, Any] = {}
+    if ":" not in (adapter or model):  # a GGUF file in a repository; what that says is of the repository's own weights
+        metadata, calibrator = calibrated_with(adapter or model, where_from)
+        if metadata is not None:
+            own = {"prompt_format": metadata.prompt_format, "read_by": metadata.confidence, "calibrator": calibrator}
     weights = files_digest(adapter or model)
     identity = _identity(model, model_name=settings.model_name, adapter=adapter, weights=weights)
-    return ModelSource(settings.model_name or Path(adapter or model).name, identity, open_it)
+    return ModelSource(settings.model_name or Path(adapter or model).name, identity, open_it, **own)
 
 
 def _loaded(model: Any, tokenizer: Any, settings: AskSettings, **own: Any) -> ModelSource:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..tasks import PromptFormat
 from .calibrated_model import CalibratedModel, CalibrationWarning
@@ -32,6 +33,9 @@ from .folders import (
 )
 from .language_models import check_adapter_task, load_language_model, load_tokenizer, put_adapter
 from .local_paths import check_local_path
+
+if TYPE_CHECKING:
+    from ..calibrators.protocol import BaseCalibrator
 
 # All that loading reads; a repository's other files, code above all, are not even fetched.
 _FETCHED = (
@@ -134,7 +138,7 @@ def load_parts(
     With `chat` a model without a chat template is refused before its weights are loaded.
     """
     folder, is_local = fetch(name, revision, options)
-    metadata = read_calibration_metadata(folder)
+    metadata, calibrator = _calibrated_with(folder, name)
     if metadata is None:
         warnings.warn(
             f"{name} has no {METADATA_FILE}, so it is not known with which prompt it was calibrated; the plain one is "
@@ -175,12 +179,6 @@ def load_parts(
         _check_template(tokenizer, name, chat)
         model = load_language_model(folder, name, options)
     model.eval()
-    calibrator = None
-    if metadata is not None and metadata.calibrator:
-        from ..calibrators import load_calibrator
-
-        check_calibrator(folder, name)
-        calibrator = load_calibrator(folder / CALIBRATOR_FILE)
     return CalibratedModel(
         model=model,
         tokenizer=tokenizer,
@@ -190,7 +188,25 @@ def load_parts(
     )
 
 
-def fetch(name: Any, revision: str | None, options: dict[str, Any]) -> tuple[Path, bool]:
+def calibrated_with(name: str, options: dict[str, Any]) -> tuple[CalibrationMetadata | None, BaseCalibrator | None]:
+    """Return what a folder or repository says it was calibrated with, and its calibrator; no model is loaded."""
+    folder, _ = fetch(name, None, options, (METADATA_FILE, CALIBRATOR_FILE, CALIBRATOR_ARRAYS))
+    return _calibrated_with(folder, name)
+
+
+def _calibrated_with(folder: Path, name: Any) -> tuple[CalibrationMetadata | None, BaseCalibrator | None]:
+    metadata = read_calibration_metadata(folder)
+    if metadata is None or not metadata.calibrator:
+        return metadata, None
+    from ..calibrators import load_calibrator
+
+    check_calibrator(folder, name)
+    return metadata, load_calibrator(folder / CALIBRATOR_FILE)
+
+
+def fetch(
+    name: Any, revision: str | None, options: dict[str, Any], files: Sequence[str] | None = None
+) -> tuple[Path, bool]:
     """Give the folder with what loading reads of a repository, or its GGUF file, and whether it is the caller's own.
 
     Raises
@@ -209,7 +225,8 @@ def fetch(name: Any, revision: str | None, options: dict[str, Any]) -> tuple[Pat
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     repository, _, file = str(name).partition(":")
-    patterns = [file] if file else [*_FETCHED, *(_CODE if options["trust_remote_code"] else ())]
+    every = [*_FETCHED, *(_CODE if options["trust_remote_code"] else ())]
+    patterns = [file] if file else list(files or every)
     try:
         folder = snapshot_download(
             repository,

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 REPORT_FILE = "report.json"
 DIAGRAM_FILE = "reliability_diagram.png"
 PAGE_FILE = "report.html"
+BEFORE_FOLDER = "before"
 
 Recording: TypeAlias = "Predictions | Measurement | str | os.PathLike[str]"
 """Predictions; or a measurement, its folder, or a file that holds them."""
@@ -95,7 +96,9 @@ class Measurement:
         for own, facts in run.get("datasets", {}).items():
             if own in datasets:
                 datasets[own] = replace(datasets[own], skipped_rows=facts.get("skipped_rows", 0))
-        return cls(name, datasets, run, {"seed": seed})
+        uncalibrated = path / BEFORE_FOLDER
+        before = cls.load(uncalibrated, seed=seed) if "before" in saved and uncalibrated.is_dir() else None
+        return cls(name, datasets, run, {"seed": seed}, before)
 
     @staticmethod
     def is_saved(source: Any) -> bool:
@@ -207,11 +210,16 @@ class Measurement:
         }
 
     def save(self, folder: str | Path) -> None:
-        """Write report.json, predictions.parquet, reliability_diagram.png and report.html into a folder."""
+        """Write report.json, predictions.parquet, reliability_diagram.png and report.html into a folder.
+
+        The measurement without the calibrator, if there is one, goes into the folder before/ in it.
+        """
         from .page import render_page
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        if self.before is not None:
+            self.before.save(folder / BEFORE_FOLDER)
         write_predictions(folder / PREDICTIONS_FILE, self.datasets)
         self.plot().save(folder / DIAGRAM_FILE)
         (folder / PAGE_FILE).write_text(render_page(self), encoding="utf-8")

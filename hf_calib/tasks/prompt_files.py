@@ -13,12 +13,13 @@ from .loading import as_questions
 from .prompts import PromptFormat
 from .questions import Question
 
-# Formats that have a name; this one is how MMLU's own evaluation begins.
+# "mmlu" is how MMLU's own evaluation begins.
 NAMED_PROMPTS: dict[str, dict[str, str]] = {
+    "plain": {},
     "mmlu": {
         "header": "The following are multiple choice questions (with answers) about {subject}.",
         "question": "{question}",
-    }
+    },
 }
 
 
@@ -35,7 +36,7 @@ def prompt_format_of(
     Parameters
     ----------
     prompt : str, path or PromptFormat, optional
-        "mmlu", a YAML or JSON file with the parts of a `PromptFormat`, or a format; by default the plain one.
+        "plain", "mmlu", a YAML or JSON file with the parts of a `PromptFormat`, or a format; by default "plain".
     chat_template : bool, default False
         Put the questions through the tokenizer's chat template.
     few_shot : int, optional
