@@ -79,8 +79,8 @@ def measure(
 
         How questions are put:
 
-        - prompt: "plain", "mmlu", a `PromptFormat`, or a YAML or JSON file with its parts; by default what the model was
-          calibrated with, or "plain".
+        - prompt: "plain", "mmlu", a `PromptFormat`, or a YAML or JSON file with its parts; by default what the model
+          was calibrated with, or "plain".
         - chat_template: put the questions through the chat template, default False.
         - few_shot, few_shot_dataset: how many solved examples to show before each question, and where from.
         - wordings: further prompt formats, a file or a sequence; the probabilities are averaged over all.
