@@ -8,7 +8,7 @@ the report.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import NormalDist
@@ -19,7 +19,7 @@ import numpy as np
 from ..calibrators.temperature import HIGHEST, LOWEST
 from ..measures import CalibrationReport, Finding, Measure
 from ..measures.verdict import SIGNIFICANT
-from ..tasks import LETTERS
+from ..tasks import LETTERS, Question
 
 if TYPE_CHECKING:
     from ..confidence.predictions import Predictions
@@ -74,6 +74,8 @@ class Reading:
         What the run knows of this dataset: `name`, `n`, `skipped_rows`, `drawn`.
     missing : mapping, optional
         What a server did not return.
+    questions : sequence of (Question or None)
+        What was asked, one for each prediction; empty where that is not known.
     """
 
     predictions: Predictions
@@ -81,6 +83,7 @@ class Reading:
     run: Mapping[str, Any] = field(default_factory=dict)
     dataset: Mapping[str, Any] = field(default_factory=dict)
     missing: Mapping[str, Any] | None = None
+    questions: Sequence[Question | None] = ()
 
     @property
     def n(self) -> int:
@@ -101,6 +104,15 @@ class Reading:
     def in_writing(self) -> bool:
         """Whether the answers were read from written replies; then the options' mass is the share that was read."""
         return self.method in ("stated", "consistency")
+
+    @cached_property
+    def groups(self) -> np.ndarray | None:
+        """A number for each question, the same for questions that say the same; None where they are not known."""
+        numbers: dict[Any, int] = {}
+        if not self.questions or None in self.questions or not self.has_options:
+            return None
+        said = [(own.context, own.question, tuple(own.choices)) for own in self.questions if own is not None]
+        return np.array([numbers.setdefault(own, len(numbers)) for own in said])
 
     @cached_property
     def template_unused(self) -> bool:
@@ -263,15 +275,41 @@ def _repeated(reading: Reading) -> Found | None:
     # Written confidences, and those of calibrators with steps, have few values.
     if reading.in_writing or not reading.has_options or reading.run.get("calibrator") or reading.n < 10:
         return None
-    unsure = predictions.confidences < 0.999  # those of a sure model all round to 1
-    rows, counts = np.unique(predictions.probabilities[unsure], axis=0, return_counts=True)
+    different = np.ones(reading.n, dtype=bool)
+    if reading.groups is not None:  # the same question gets the same probabilities again
+        different[:] = False
+        different[np.unique(reading.groups, return_index=True)[1]] = True
+    n = int(different.sum())
+    asked = different & (predictions.confidences < 0.999)  # those of a sure model all round to 1
+    rows, counts = np.unique(predictions.probabilities[asked], axis=0, return_counts=True)
     repeated = int(counts[counts > 1].sum())
-    if repeated <= _REPEATED * reading.n or _are_rounded(rows):
+    if repeated <= _REPEATED * n or _are_rounded(rows):
+        return None
+    if reading.groups is not None:
+        return Found(
+            f"{repeated:,} of {n:,} different questions got exactly the same probabilities as another one: the prompt "
+            "may not show the question.",
+            "Look for a prompt that cuts the questions off.",
+        )
+    return Found(
+        f"{repeated:,} of {n:,} questions got exactly the same probabilities as another one: the prompt may not show "
+        "the question, or questions occur several times.",
+        "Look for repeated questions in the dataset, and for a prompt that cuts them off.",
+    )
+
+
+def _repeated_questions(reading: Reading) -> Found | None:
+    if reading.groups is None:
+        return None
+    groups, answers = reading.groups, reading.predictions.answers
+    first = np.unique(groups, return_index=True)[1]
+    # A question whose answers differ was answered several times, as by several people.
+    repeats = reading.n - len(first) if np.array_equal(answers, answers[first][groups]) else 0
+    if repeats <= _REPEATED * reading.n:
         return None
     return Found(
-        f"{repeated:,} of {reading.n:,} questions got exactly the same probabilities as another one: the prompt may "
-        "not show the question, or questions occur several times.",
-        "Look for repeated questions in the dataset, and for a prompt that cuts them off.",
+        f"{repeats:,} of {reading.n:,} questions are repeats of others, so the intervals are too narrow.",
+        "Remove the repeats from the dataset.",
     )
 
 
@@ -446,6 +484,7 @@ CHECKS = (
     Check("chat_template_unused", False, _unused_template),
     Check("options_not_returned", False, _not_returned),
     Check("skipped_rows", False, _skipped),
+    Check("repeated_questions", False, _repeated_questions),
     Check("dropped_questions", False, _dropped),
 )
 """All checks, the most serious first."""
@@ -472,7 +511,9 @@ def says_nothing(parameters: Any) -> str | None:
     return None if found is None else found.sentence
 
 
-def checked(predictions: Predictions, report: CalibrationReport, run: Mapping[str, Any]) -> CalibrationReport:
+def checked(
+    predictions: Predictions, report: CalibrationReport, run: Mapping[str, Any], questions: Sequence[Question]
+) -> CalibrationReport:
     """Return a report with the warnings that its predictions call for.
 
     Parameters
@@ -483,8 +524,11 @@ def checked(predictions: Predictions, report: CalibrationReport, run: Mapping[st
         Of these predictions.
     run : mapping
         As in `Reading`.
+    questions : sequence of Question
+        Those that the rows of the predictions count.
     """
-    return replace(report, warnings=findings(Reading(predictions, report, run)))
+    asked = [questions[row] for row in predictions.rows]
+    return replace(report, warnings=findings(Reading(predictions, report, run, questions=asked)))
 
 
 def sorted_findings(found: list[Finding]) -> tuple[Finding, ...]:

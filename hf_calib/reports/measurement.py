@@ -196,7 +196,8 @@ class Measurement:
             **self.run.get("datasets", {}).get(name, {}),
         }
         missing = self.run.get("options_not_returned", {}).get(name)
-        return replace(report, warnings=findings(Reading(predictions, report, self.run, known, missing)))
+        reading = Reading(predictions, report, self.run, known, missing, self.datasets[name].questions)
+        return replace(report, warnings=findings(reading))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain values, with `run`; of several datasets, also each one's report."""

@@ -78,7 +78,7 @@ class CalibrationEvaluator:
 
     def report(self, predictions: Predictions) -> CalibrationReport:
         """Return all measures with their warnings, and log the warnings that were not logged before."""
-        report = checked(predictions, predictions.report(), self._run)
+        report = checked(predictions, predictions.report(), self._run, self.questions)
         for finding in report.warnings:
             if finding.code not in self._logged and self.accelerator.is_main_process:
                 logger.warning("Calibration questions: %s", finding)
@@ -89,7 +89,8 @@ class CalibrationEvaluator:
         """Return all measures after calibration, cross-validated in five folds."""
         assert self.calibrator is not None
         calibrated = held_out_predictions(predictions, partial(by_name, self.calibrator))
-        return checked(calibrated, calibrated.report(), {**self._run, "calibrator": {"method": self.calibrator}})
+        run = {**self._run, "calibrator": {"method": self.calibrator}}
+        return checked(calibrated, calibrated.report(), run, self.questions)
 
     def predictions(self, questions: Sequence[Question] | None = None) -> Predictions:
         """Return the model's answers, the same on every process.
