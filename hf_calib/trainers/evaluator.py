@@ -41,7 +41,7 @@ class CalibrationEvaluator:
     calibrator : str, optional
         Name of a calibrator that `calibrated_report` fits.
     chat_option : str, default "calibration_prompt='chat'"
-        How to have the questions put through the chat template, for warnings.
+        How to apply the chat template to the questions, for warnings.
 
     Raises
     ------
@@ -62,7 +62,7 @@ class CalibrationEvaluator:
         if calibrator is not None:
             check_fits_on_answers(calibrator)
         self.calibrator = calibrator
-        preparation.encode(questions)  # refuses what can't be asked before anything is trained
+        preparation.encode(questions)  # rejects questions that cannot be asked before training starts
         self.questions = questions
         self.preparation = preparation
         self.model = model
@@ -98,7 +98,7 @@ class CalibrationEvaluator:
         Parameters
         ----------
         questions : sequence of Question, optional
-            Other questions than the evaluator's own.
+            By default the evaluator's own.
         """
         accelerator, preparation = self.accelerator, self.preparation
         source = LocalModel(
