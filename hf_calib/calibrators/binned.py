@@ -31,7 +31,7 @@ def inner_edges(c: NDArray[np.float64], weights: NDArray[np.float64], n_bins: in
 
 
 class HistogramBinning(FittedConfidenceMap):
-    """Give each confidence the accuracy of its bin.
+    """Return each confidence the accuracy of its bin.
 
     Parameters
     ----------

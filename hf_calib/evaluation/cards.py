@@ -292,7 +292,7 @@ def _merged(
 
 
 def _agree(known: CalibrationReport, measured: CalibrationReport) -> bool:
-    """Tell whether two reports on a set differ by rounding alone, as with batches of another size.
+    """Return whether two reports on a set differ by rounding alone, as with batches of another size.
 
     Compared are the measures that move as little as the probabilities do; those that rest on bins or ranks may jump.
     """

@@ -314,7 +314,7 @@ def _repeated_questions(reading: Reading) -> Found | None:
 
 
 def _are_rounded(p: np.ndarray) -> bool:
-    """Tell whether probabilities, (n, K), were rounded, so that equal ones mean nothing."""
+    """Return whether probabilities, (n, K), were rounded, so that equal ones mean nothing."""
     positive = p[p > 0]
     few = len(np.unique(positive)) < 0.9 * len(positive)  # also where rows were divided by their sums afterwards
     return few or bool(np.allclose(p * 1000, np.round(p * 1000), rtol=0, atol=1e-6))

@@ -102,7 +102,7 @@ class Measurement:
 
     @staticmethod
     def is_saved(source: Any) -> bool:
-        """Tell whether `load` can read something: a data file, or a folder with predictions."""
+        """Return whether `load` can read something: a data file, or a folder with predictions."""
         if not isinstance(source, str | os.PathLike):
             return False
         path = Path(source)

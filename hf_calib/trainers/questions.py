@@ -222,7 +222,7 @@ def are_questions(dataset: Any) -> bool:
 
 
 def use_chat_template(tokenizer: Any, path: str | None) -> None:
-    """Give a tokenizer the chat template of a .jinja file, as the SFT trainer will, before questions are formatted.
+    """Return a tokenizer the chat template of a .jinja file, as the SFT trainer will, before questions are formatted.
 
     Raises
     ------
