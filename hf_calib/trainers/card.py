@@ -119,7 +119,8 @@ def _hardware(accelerator: Any) -> str:
     if device.type == "cuda":
         return f"{count} x {torch.cuda.get_device_name(device)}"
     if device.type == "cpu":
-        return f"CPU, {count} process{'es' if count > 1 else ''} of {torch.get_num_threads()} threads"
+        threads = torch.get_num_threads()
+        return f"CPU, {count} process{'es' * (count > 1)} with {threads} thread{'s' * (threads > 1)}"
     return f"{count} x {device.type}"
 
 
