@@ -1,4 +1,4 @@
-"""From a model and datasets to a measurement: open the one, load the others, ask."""
+"""Asking a model the questions of datasets, which gives a measurement."""
 
 from __future__ import annotations
 
@@ -62,13 +62,13 @@ def ask(
         Return the hidden states at the answers' positions too, for calibrators that take features. They are not
         kept, so `out` is not used then.
     check : callable, optional
-        Called with the run's settings before anything is asked, to stop a run that would be for nothing.
+        Called with the run's settings before anything is asked; may raise to stop the run.
 
     Raises
     ------
     ValueError
-        If an option does not fit the model or the method, hidden states can't be had, or the folder holds another
-        run.
+        If an option does not fit the model or the method, hidden states are not available, or the folder holds the
+        beginning of another run.
     """
     settings = AskSettings(**options)
     where = this_process(settings.device)
@@ -131,7 +131,7 @@ def ask(
 
 
 def _revision(run: Mapping[str, Any]) -> dict[str, str]:
-    """Return the commit of a model on the Hub, as far as it is known: once it was loaded."""
+    """Return the commit of a model on the Hub, if it is known, that is, after it was loaded."""
     from ..hub import loaded_revision
     from ..hub.escaping import is_hub_id
 
@@ -142,7 +142,7 @@ def _revision(run: Mapping[str, Any]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class _Plan:
-    """What is asked, and how one dataset's questions are."""
+    """The questions, and how to ask those of one dataset."""
 
     questions: Mapping[str, list[Any]]
     method: dict[str, Any]
@@ -156,7 +156,7 @@ def _with_options(
     settings: AskSettings,
     seed: int,
 ) -> _Plan:
-    """Plan to ask multiple-choice questions, in random orders of their options if these are to be permuted."""
+    """Plan multiple-choice questions, with their options in random order if requested."""
     way = _method(method, wordings, settings, seed)
 
     def ask_one(backend: Backend, questions: list[Question], prompt_format: PromptFormat, asking: Asking) -> Recorded:
@@ -191,7 +191,7 @@ def _free_form(
     settings: AskSettings,
     seed: int,
 ) -> _Plan:
-    """Plan to ask questions without options; the answer given is the first of two options, a right one the second."""
+    """Plan questions without options. In the result, the first option is the given answer, the second a right one."""
     matcher = settings.free_form
     if matcher not in MATCHERS:
         raise ValueError(f"free_form: {matcher!r} is not a way to match answers; choose from {', '.join(MATCHERS)}")
@@ -231,13 +231,13 @@ def _skipped(questions: Sequence[Any]) -> int:
 
 
 def _drawn(questions: Sequence[Any]) -> dict[str, Any]:
-    """Return how a sample of a dataset was drawn; nothing for all of its questions."""
+    """Return how a dataset's questions were drawn; empty if all are asked."""
     draw = getattr(questions, "draw", None)
     return {} if draw is None else {"drawn": {"of": draw.of, "subjects": draw.subjects, "seed": draw.seed}}
 
 
 def _placed(recorded: Recorded, questions: Sequence[Any]) -> Recorded:
-    """Return predictions with the rows that a drawn sample's questions have among all questions."""
+    """Return predictions whose rows refer to all questions instead of a drawn sample."""
     draw = getattr(questions, "draw", None)
     if draw is None:
         return recorded
@@ -251,7 +251,7 @@ def _digest(questions: Sequence[Question | FreeFormQuestion]) -> str:
 
 
 def _missing(recorded: Recorded) -> dict[str, Any] | None:
-    """Return what is not known since a server returned only the most probable tokens."""
+    """Return what is unknown because a server returned only the most probable tokens."""
     predictions = recorded.predictions
     if predictions.missing_bounds is None:
         return None
@@ -265,7 +265,7 @@ def _missing(recorded: Recorded) -> dict[str, Any] | None:
 
 
 def _check_gives_hidden_states(method: str | ConfidenceMethod, settings: AskSettings, source: ModelSource) -> None:
-    """Raise a ValueError if questions are to be asked in a way that gives no hidden states."""
+    """Raise a ValueError if the way of asking gives no hidden states."""
     name = method if isinstance(method, str) else method.name
     hindered = {
         f"confidence read by {name}": name != "letters",

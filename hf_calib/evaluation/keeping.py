@@ -1,4 +1,4 @@
-"""What a run keeps in its folder: answers as they come, and the measurement once all are there."""
+"""What a run keeps in its folder: answers as they come, and the finished measurement."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PROGRESS = ".progress"
 def finished(
     folder: str | os.PathLike[str] | None, name: str, run: Mapping[str, Any], seed: int, settings: AskSettings
 ) -> Measurement | None:
-    """Return the measurement of the same run that a folder holds; of a calibrated one, what it was before."""
+    """Return a folder's measurement of the same run, without its calibrator if it has one."""
     if folder is None or not Measurement.is_saved(folder):
         return None
     try:
@@ -40,7 +40,7 @@ def finished(
 def journal(
     folder: str | os.PathLike[str] | None, run: Mapping[str, Any], where: Processes, settings: AskSettings
 ) -> Journal | None:
-    """Return what keeps answers as they come, with those that a stopped run left."""
+    """Return a journal for answers as they come, with those of a stopped run."""
     if folder is None:
         return None
     place = Path(folder) / _PROGRESS
@@ -61,9 +61,9 @@ def save_result(result: Any, out: str | os.PathLike[str] | None, device: str | N
 def interruptible(
     out: str | os.PathLike[str] | None, measured: Mapping[Any, Measurement] | None = None
 ) -> Iterator[None]:
-    """Say on an interruption how much is kept and how to resume, in the text of the `KeyboardInterrupt`.
+    """Add to a `KeyboardInterrupt` how much is kept and how to resume.
 
-    `measured` has the parts of the run that are saved already.
+    `measured` holds the finished parts of the run.
     """
     try:
         yield

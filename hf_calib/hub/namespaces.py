@@ -44,7 +44,7 @@ def check_namespace(repo_id: str, endpoint: str, again: str) -> None:
     namespace, _, name = repo_id.partition("/")
     if endpoint.rstrip("/") == PUBLIC_HUB and not _ALLOWED.fullmatch(namespace):
         raise InvalidNamespaceError(
-            f"{namespace!r} cannot be a user or an organisation on the Hub: names take letters, digits and single "
+            f"{namespace!r} cannot be a user or an organization on the Hub: names take letters, digits and single "
             "dashes between them.",
             f"Use {suggest_namespace(namespace)!r} instead: {place_option(again, suggest_namespace(namespace), name)}",
         )
@@ -99,7 +99,7 @@ def check_write_access(api: HfApi, repo_id: str, token: str | None, create_pr: b
     if role == "read":
         raise MissingTokenError("The token in use may only read.", token_hint(again))
     namespace, _, name = repo_id.partition("/")
-    own = [identity["name"], *(organisation["name"] for organisation in identity.get("orgs", ()))]
+    own = [identity["name"], *(organization["name"] for organization in identity.get("orgs", ()))]
     if not create_pr and namespace not in own:
         raise NotYourRepositoryError(
             f"{repo_id} is not yours: you are logged in as {identity['name']}"

@@ -16,7 +16,7 @@ from ..measures.verdict import SIGNIFICANT
 if TYPE_CHECKING:
     from .measurement import Measurement
 
-# A screen of 80 columns has at most so many lines; the texts of a wider one are no longer than this.
+# Lines on a screen of 80 columns, and the largest width of text on a wider one.
 LINES, WIDEST = 20, 120
 _MEASURES = {
     "accuracy": "Accuracy",

@@ -272,7 +272,7 @@ def test_a_fit_that_says_nothing_is_not_saved_unless_forced(tmp_path):
     (tmp_path / "p.csv").write_text("\n".join(rows))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(UninformativeFitError, match=r"the fit says nothing\. .*were right") as caught:
+        with pytest.raises(UninformativeFitError, match=r"the fit does not generalize\. .*were right") as caught:
             hf_calib.calibrate(tmp_path / "p.csv", out=tmp_path / "c")
         assert not (tmp_path / "c" / "calibrator.json").exists()
         assert caught.value.calibration.problem

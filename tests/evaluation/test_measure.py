@@ -363,7 +363,7 @@ def test_what_speaks_against_a_reading_is_said(llama, tokenizer, tmp_path):
     assert measure_recorded(tmp_path / "p.csv").warnings == ()
     (tmp_path / "p.csv").write_text("p_A,p_B,answer\n" + "0.9,0.1,0\n" * 80 + "0.6,0.4,1\n" * 20)
     warnings = measure_recorded(tmp_path / "p.csv").warnings
-    assert "cannot be told from that of always answering A, 80%" in warnings[0].sentence
+    assert "cannot be distinguished from always answering A, 80%" in warnings[0].sentence
 
 
 def test_unread_answers_are_told(llama, tokenizer):

@@ -91,7 +91,7 @@ def test_the_advice_depends_on_how_the_model_was_asked():
 
 def test_an_accuracy_at_chance():
     guess = confident(400, balanced(400, seed=5), spread(400), balanced(400))
-    assert "cannot be told from chance, 25%" in found(guess)["at_chance"].sentence
+    assert "cannot be distinguished from chance, 25%" in found(guess)["at_chance"].sentence
     assert "at_chance" not in found(calibrated(400))
     below = confident(200, (balanced(200) + 1) % 4, spread(200), balanced(200))
     assert "is below chance, 25%" in found(below)["at_chance"].sentence
@@ -105,7 +105,7 @@ def test_an_accuracy_of_always_answering_the_most_frequent_option():
     rng = np.random.default_rng(0)
     chosen = np.where(rng.random(400) < 0.7, answers, 1 - answers)
     own = found(confident(400, chosen, spread(400), answers, k=2))["at_chance"]
-    assert "cannot be told from that of always answering A, 70%" in own.sentence
+    assert "cannot be distinguished from always answering A, 70%" in own.sentence
     assert "at_chance" not in found(confident(400, answers, spread(400), answers, k=2))
 
 
