@@ -95,7 +95,7 @@ def show(measurement: Measurement, out: Path | None = None, stream: TextIO | Non
 
 def _headings(measurement: Measurement) -> Iterator[str]:
     """Yield two lines: the model and the datasets; the prompt and the number of questions."""
-    names = [Path(name).name if os.sep in name and Path(name).suffix else name for name in measurement.datasets]
+    names = [shown_name(name) for name in measurement.datasets]
     yield f"{measurement.name} on {names[0] if len(names) == 1 else f'{len(names)} datasets'}"
     run = measurement.run
     parts = []
@@ -109,6 +109,11 @@ def _headings(measurement: Measurement) -> Iterator[str]:
         parts.append(f"calibrator {run['calibrator']['method']}")
     parts.append(sizes(measurement))
     yield " · ".join(parts)
+
+
+def shown_name(dataset: str) -> str:
+    """Return a dataset's name, a file's without its folder."""
+    return Path(dataset).name if os.sep in dataset and Path(dataset).suffix else dataset
 
 
 def sizes(measurement: Measurement) -> str:
