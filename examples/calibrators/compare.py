@@ -66,7 +66,7 @@ def measured(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
 
 def applicable(name: str, data: Predictions) -> bool:
-    """Tell whether a calibrator can be fitted on what there is."""
+    """Return whether a calibrator can be fitted on what there is."""
     kind = calibrator_class(name)
     if not issubclass(kind, BaseCalibrator) or (kind.needs_features and data.features is None):
         return False

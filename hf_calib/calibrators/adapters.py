@@ -1,4 +1,4 @@
-"""Several adapters of one base model, asked in turn and pooled."""
+"""An ensemble of adapters of one base model."""
 
 from __future__ import annotations
 
@@ -19,27 +19,26 @@ if TYPE_CHECKING:
 
 
 class AdapterEnsemble:
-    """An ensemble whose members are adapters of one model in memory, so that M members cost one model and M adapters.
+    """An ensemble whose members are adapters of one model in memory, so M members take one model and M adapters.
 
     Parameters
     ----------
     model : peft.PeftModel
-        With the adapters loaded (`PeftModel.from_pretrained`, then `load_adapter` under other names).
+        With the adapters loaded (`PeftModel.from_pretrained`, then `load_adapter` with other names).
     tokenizer : PreTrainedTokenizerBase
     adapters : sequence of str, optional
-        Names of the adapters that are members; by default all that the model has.
+        Names of the adapters to use; by default all of the model's.
     calibrator : EnsembleCalibration, optional
-        By default one that pools, then fits a temperature.
+        By default pooling followed by temperature scaling.
     prompt_format : PromptFormat, optional
-        How questions are put, where a call does not say otherwise; the plain prompt by default.
+        Default format of the questions; by default the plain prompt.
     embeddings : sequence of dict of str to Tensor, optional
-        For each adapter, the values of the base model's parameters that it brings with it, by name: embeddings of
-        added tokens.
+        For each adapter, values of the base model's parameters that belong to it, by name: embeddings of added tokens.
 
     Raises
     ------
     ValueError
-        If the model has no adapter, or none of a name.
+        If the model has no adapter, or lacks one of the names.
 
     Examples
     --------
@@ -69,7 +68,7 @@ class AdapterEnsemble:
         self.embeddings = tuple(embeddings or ({} for _ in names))
 
     def log_probabilities(self, questions: Iterable[Question], **options: Any) -> NDArray[np.float64]:
-        """Ask every member.
+        """Ask every member the questions.
 
         Parameters
         ----------
@@ -80,7 +79,7 @@ class AdapterEnsemble:
         Returns
         -------
         ndarray of float64, shape (M, n, K)
-            Logarithms of the options' probabilities; -inf for options that a question doesn't have.
+            Logarithms of the options' probabilities; -inf for missing options.
         """
         return np.stack([own.option_log_probabilities for own in self._predictions(questions, **options)])
 
@@ -99,7 +98,7 @@ class AdapterEnsemble:
         return members
 
     def fit(self, questions: Iterable[Question], **options: Any) -> AdapterEnsemble:
-        """Fit the calibrator on held-out questions with answers; return itself.
+        """Fit the calibrator on held-out questions with answers, and return self.
 
         Raises
         ------
@@ -128,6 +127,6 @@ def _active_adapter_kept(model: Any) -> Iterator[None]:
         yield
     finally:
         model.set_adapter(active)
-        # Setting an adapter makes its weights trainable; whose were before, are after.
+        # Setting an adapter makes its weights trainable, so the previous state is restored.
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(trained[name])

@@ -1,4 +1,4 @@
-"""Two calibrators, for easy and for hard questions, weighted by how hard the target is."""
+"""Two calibrators, for easy and for hard questions, weighted by the difficulty of the target questions."""
 
 from __future__ import annotations
 
@@ -15,35 +15,36 @@ from .storage import ParameterReader
 
 
 class AdaptiveCalibratorEnsemble(WrappingCalibrator):
-    """Mix a calibrator for easy questions with one for hard ones, α · easy + (1 - α) · hard.
+    """Mix a calibrator for easy questions with one for hard questions, α · easy + (1 - α) · hard.
 
-    The labeled questions are weighted twice, so that their accuracy a becomes (1 + a)/2 and a/2, and a calibrator is
-    fitted to each. α is where the target's accuracy, estimated without labels, lies between the two, and 0 or 1 where
-    it lies beyond. The estimate is the share of target questions whose confidence is above a threshold, which is set
-    so that the share of labeled questions above it is their accuracy (average thresholded confidence). Without
-    questions of the label -1 the labeled ones are the target.
+    The labeled questions are reweighted in two ways, so that their accuracy a becomes (1 + a)/2 and a/2, and a
+    calibrator is fitted to each. α is the position of the target's accuracy, estimated without labels, between the
+    two, limited to [0, 1]. The estimate is the share of target questions whose confidence is above a threshold, which
+    is set so that the share of labeled questions above it equals their accuracy (average thresholded confidence).
+    Without questions labeled -1, the labeled ones are the target.
 
-    It helps where the target is harder or easier than what is labeled, and says nothing about which question is.
+    It helps if the target questions are harder or easier overall than the labeled ones; it does not distinguish
+    between individual questions.
 
     Parameters
     ----------
     base : str, default "temperature"
-        The calibrator that is fitted twice.
+        The calibrator to fit twice.
     **base_options
-        Go to the base.
+        Options of the base.
 
     Attributes
     ----------
     target_accuracy : float
-        Estimated, in [0, 1].
+        Estimated accuracy of the target, in [0, 1].
     source_accuracy : float or None
-        Of the labeled questions, in (0, 1); `None` before `fit` and after loading.
+        Accuracy on the labeled questions, in (0, 1); `None` before `fit` and after loading.
     alpha : float
         Weight of the calibrator for easy questions, in [0, 1].
 
     Notes
     -----
-    No library among scikit-learn, probmetrics, netcal and MAPIE has it.
+    Not available in scikit-learn, probmetrics, netcal or MAPIE.
 
     References
     ----------
@@ -111,7 +112,7 @@ class AdaptiveCalibratorEnsemble(WrappingCalibrator):
 
 
 def _at_accuracy(sample: Sample, accuracy: float) -> Sample:
-    """Return the sample weighted so that its accuracy is a given one."""
+    """Return the sample reweighted to a given accuracy."""
     correct = sample.correct
     present = float(sample.weights @ correct)
     weights = sample.weights * np.where(correct, accuracy / present, (1 - accuracy) / (1 - present))
@@ -124,7 +125,7 @@ def thresholded_confidence(source: Sample, target: Sample) -> float:
     order = np.argsort(-margin, kind="stable")
     above = np.cumsum(source.weights[order])
     accuracy = source.weights @ source.correct
-    # The least confidence that counts as right: those above it weigh as much as the right answers.
+    # The lowest confidence that counts as right, such that answers above it weigh as much as the right answers.
     cut = min(int(np.searchsorted(above, accuracy * (1 - 1e-12))), len(order) - 1)
     return float((target_margin >= margin[order[cut]]).mean())
 

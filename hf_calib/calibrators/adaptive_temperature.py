@@ -13,26 +13,25 @@ from .protocol import Calibrator
 from .storage import ParameterReader
 from .temperature import HIGHEST, LOWEST, scaled
 
-# Under this share of the largest entropy all predictions count as equally sure.
+# Below this share of the largest entropy, all predictions count as equally certain.
 LEAST_ENTROPY = 1e-6
 
 
 class AdaptiveTemperatureScaling(Calibrator):
-    """Divide a question's logits by a temperature of its own, exp(a + b · log(H/log K) + w · features).
+    """Divide each question's logits by its own temperature, exp(a + b · log(H/log K) + w · features).
 
-    H is the entropy of the prediction over its K options. With b = w = 0 it is temperature scaling; it helps where
-    sure answers are overconfident to another degree than unsure ones. It keeps every argmax. Beyond the entropies
-    that were seen the temperature stays as it is at their end.
+    H is the entropy of the prediction over its K options. With b = w = 0 it is temperature scaling; it helps if
+    confident answers are overconfident to a different degree than uncertain ones. It keeps every argmax. Outside the
+    range of entropies in the sample, the temperature is constant.
 
     Parameters
     ----------
     prior_precision : float, default 1.0
-        Of a normal prior around 0 on b and w, in the log-likelihood's units.
+        Precision of a normal prior around 0 on b and w, in the log-likelihood's units.
 
     Notes
     -----
-    No library among scikit-learn, probmetrics, netcal and MAPIE has it.
-    The tests compare with a general minimizer.
+    Not available in scikit-learn, probmetrics, netcal or MAPIE. The tests compare with a general minimizer.
 
     References
     ----------
@@ -54,7 +53,7 @@ class AdaptiveTemperatureScaling(Calibrator):
         parameters = self.parameters()
         self._check_feature_count(inputs, len(parameters["feature_mean"]))
         design = _design(inputs, parameters["feature_mean"], parameters["feature_scale"])
-        # Beyond the entropies that were seen the temperature stays as it is at their end.
+        # Outside the range of entropies in the sample, the temperature is constant.
         design[:, 1] = np.clip(design[:, 1], parameters["lowest"], parameters["highest"])
         exponent = (design * parameters["coefficients"]).sum(axis=1)
         return np.exp(np.clip(exponent, np.log(LOWEST), np.log(HIGHEST)))
@@ -112,7 +111,7 @@ def _design(inputs: Inputs, mean: NDArray[np.float64], scale: NDArray[np.float64
 
 
 def relative_entropy(inputs: Inputs) -> NDArray[np.float64]:
-    """Return each prediction's entropy over that of an even one over its options, in [0, 1], shape (n,)."""
+    """Return each prediction's entropy relative to a uniform one over its options, in [0, 1], shape (n,)."""
     p = softmax(inputs.logits)
     entropy = -(p * np.log(np.where(p > 0, p, 1.0))).sum(axis=1)
     options = np.maximum((~np.isneginf(inputs.logits)).sum(axis=1), 2)
@@ -120,7 +119,7 @@ def relative_entropy(inputs: Inputs) -> NDArray[np.float64]:
 
 
 def standardization(features: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return mean and standard deviation of each feature, shape (d,); 1 in place of a deviation of 0."""
+    """Return mean and standard deviation of each feature, shape (d,); a deviation of 0 is replaced by 1."""
     scale = features.std(axis=0)
     return features.mean(axis=0), np.where(scale > 1e-12, scale, 1.0)
 
@@ -128,12 +127,12 @@ def standardization(features: NDArray[np.float64]) -> tuple[NDArray[np.float64],
 def standardized(
     features: NDArray[np.float64], mean: NDArray[np.float64], scale: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return features in standard deviations from the mean, no further than 10: none of a new kind decides."""
+    """Return features in standard deviations from the mean, limited to 10, so that no outlier dominates."""
     return np.clip((features - mean) / scale, -10.0, 10.0)
 
 
 def read_standardization(reader: ParameterReader, d: int) -> dict[str, Any]:
-    """Take the means and deviations of d features."""
+    """Read the means and deviations of d features."""
     return {
         "feature_mean": reader.array("feature_mean", (d,)),
         "feature_scale": reader.array("feature_scale", (d,), 1e-300),

@@ -1,4 +1,4 @@
-"""Calibrators on arrays of predictions of any shape: images' pixels, sequences' tokens."""
+"""Calibrators on arrays of predictions of any shape, such as pixels of images or tokens of sequences."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ def fit_array(
     ----------
     calibrator : Calibrator
     predictions : array_like or tensor, shape (..., K, ...)
-        With the options along one axis, such as (images, classes, height, width) with axis 1 or (sequences, tokens,
-        vocabulary) with axis -1.
+        Options along one axis, such as (images, classes, height, width) with axis 1 or (sequences, tokens, vocabulary)
+        with axis -1.
     labels : array_like or tensor of int
         The same shape without that axis.
     axis : int, default -1
-        Along which the options lie.
+        Axis of the options.
     ignore_label : int, default -100
-        Predictions with this label are left out: padding, borders.
+        Label of predictions to leave out, such as padding and borders.
     **options
-        Go to `fit`, such as kind.
+        Options of `fit`, such as kind.
 
     Returns
     -------
@@ -37,7 +37,7 @@ def fit_array(
     Raises
     ------
     ValueError
-        If the shapes don't belong together.
+        If the shapes do not match.
     """
     rows, shape = _rows(predictions, axis)
     answers = np.asarray(to_numpy(labels))
@@ -49,7 +49,7 @@ def fit_array(
 
 
 def transform_array(calibrator: Any, predictions: Any, *, axis: int = -1, **options: Any) -> Any:
-    """Return an array's calibrated probabilities in its own shape; parameters as in `fit_array`."""
+    """Return an array's calibrated probabilities in the same shape; parameters as in `fit_array`."""
     rows, shape = _rows(predictions, axis)
     result = calibrator.transform(rows, **options)
     return like(np.moveaxis(result.reshape(*shape, rows.shape[1]), -1, axis).copy(), predictions)

@@ -1,4 +1,4 @@
-"""Choose a calibrator for the data given, with the reason."""
+"""Choosing a calibrator for the given data, with the reason."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from .protocol import BaseCalibrator
 from .registry import by_name, from_nested, nested
 from .storage import ParameterReader
 
-# From so many labels on, a temperature that follows the entropy is no worse than one temperature anywhere measured.
+# With at least this many labels, an entropy-dependent temperature was never worse than a single one in our
+# measurements.
 ENOUGH_FOR_ADAPTIVE = 1000
 CHOICES = ("adaptive_ensemble", "adaptive_temperature", "platt", "reference_agreement", "temperature")
 
 
 class AutoCalibration(BaseCalibrator):
-    """Choose a calibrator by what there is to fit on; every choice keeps the argmax, so the accuracy.
+    """Choose a calibrator by the available data; every choice keeps the argmax, and so the accuracy.
 
     ===================================================  ======================  =====================================
     labels                                               calibrator              why
@@ -34,21 +35,22 @@ class AutoCalibration(BaseCalibrator):
                                                                                  better under a shift on real data
     ===================================================  ======================  =====================================
 
-    A target that looks no harder leaves its questions unused: in the lab the adaptive ensemble made models too sure
-    there. The figures are in `examples/calibrators/README.md`. Calibrators that use the options' positions were better
-    in the lab, whose options keep their places, and not on real questions; they lose accuracy with few labels.
+    If the target does not look harder, its questions are not used: in the lab the adaptive ensemble made models
+    overconfident there. The figures are in `examples/calibrators/README.md`. Calibrators that use the options'
+    positions were better in the lab, whose options keep their positions, but not on real questions; with few labels
+    they lose accuracy.
 
     Attributes
     ----------
     chosen : str
         The calibrator's name.
     reason : str
-        Why; empty after loading.
+        The reason; empty after loading.
 
     Notes
     -----
-    No library among scikit-learn, probmetrics, netcal and MAPIE chooses by what there is to fit on. Which of them each
-    choice wraps, or why none, is said where it is.
+    scikit-learn, probmetrics, netcal and MAPIE have no choice by available data. Each calibrator's notes say which of
+    them it wraps, or why none.
     """
 
     name: ClassVar[str] = "auto"
@@ -112,7 +114,7 @@ class AutoCalibration(BaseCalibrator):
 
 
 def choose(predictions: ArrayLike, labels: ArrayLike) -> tuple[str, str]:
-    """Return the name of the calibrator for what there is to fit on, and the reason in a sentence."""
+    """Return the name of the calibrator for the available data, and the reason in a sentence."""
     answers = np.asarray(to_numpy(labels))
     if answers.ndim == 2:
         return "reference_agreement", "a reference's predictions were given instead of labels"

@@ -26,25 +26,25 @@ def inner_edges(c: NDArray[np.float64], weights: NDArray[np.float64], n_bins: in
     ordered, mass = c[order], np.cumsum(weights[order])
     cuts = np.searchsorted(mass, np.arange(1, n_bins) / n_bins * mass[-1] * (1 + 1e-12), side="right")
     edges = np.unique(ordered[np.minimum(cuts, len(ordered) - 1)])
-    # An edge at the least confidence would leave an empty bin under it.
+    # An edge at the lowest confidence would leave an empty bin below it.
     return edges[edges > ordered[0]]
 
 
 class HistogramBinning(FittedConfidenceMap):
-    """Give each confidence the accuracy of its bin.
+    """Return each confidence the accuracy of its bin.
 
     Parameters
     ----------
     n_bins : int, default 10
     scheme : {"equal_mass", "equal_width"}, default "equal_mass"
-        Whether the bins hold equally many questions or are equally wide.
+        Bins with equally many questions, or of equal width.
 
     Notes
     -----
-    A bin's value is kept within what its n questions can show, [1/(n+2), (n+1)/(n+2)]; an empty bin has its centre. It
-    need not be monotonic.
+    A bin's value is limited to the range that its n questions can show, [1/(n+2), (n+1)/(n+2)]; an empty bin has the
+    value of its center. The map need not be monotonic.
 
-    Not wrapped: netcal's and probmetrics' take no weights and give 0 and 1, and the former's doesn't transform with
+    Not wrapped: netcal's and probmetrics' take no weights and return 0 and 1, and the former cannot transform with
     bins of equal mass. Otherwise they are the same, as the tests show.
 
     References
@@ -87,10 +87,10 @@ class HistogramBinning(FittedConfidenceMap):
 
 
 class ScalingBinning(FittedConfidenceMap):
-    """Platt scaling, then each confidence replaced by the mean of the scaled ones in its bin.
+    """Platt scaling, after which each confidence is replaced by the mean of its bin.
 
-    Its outputs are few, so that their calibration error can be measured, and their values come from a smooth fit, so
-    that fewer questions are needed than for a histogram.
+    It has few outputs, so their calibration error can be measured, and their values come from a smooth fit, so it
+    needs fewer questions than a histogram.
 
     Parameters
     ----------
@@ -99,8 +99,8 @@ class ScalingBinning(FittedConfidenceMap):
 
     Notes
     -----
-    Not wrapped: that of the paper's uncertainty-calibration, which is probmetrics' too, lacks Platt's targets and
-    weights. The tests compare with the definition.
+    Not wrapped: the implementation in the paper's uncertainty-calibration, which probmetrics uses too, lacks Platt's
+    targets and weights. The tests compare with the definition.
 
     References
     ----------
@@ -122,7 +122,7 @@ class ScalingBinning(FittedConfidenceMap):
         scaled = expit(platt["slope"] * log_odds + platt["intercept"])
         edges = inner_edges(scaled, weights, self.n_bins, "equal_mass")
         index = np.searchsorted(edges, scaled, side="right")
-        # A weight of 0 is no reason for an empty bin.
+        # Questions with a weight of 0 must not make an empty bin.
         mass = np.bincount(index, weights + 1e-300, len(edges) + 1)
         values = np.bincount(index, (weights + 1e-300) * scaled, len(edges) + 1) / mass
         return {**platt, "edges": edges, "values": np.maximum.accumulate(values)}

@@ -1,4 +1,4 @@
-"""Calibrators of the confidence alone: a function of one number, from which the other options follow."""
+"""Calibrators of the confidence only: a function of one number, from which the other options' probabilities follow."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ HIGHEST_LOG_ODDS = 1000.0
 class ConfidenceCalibrator(Calibrator):
     """Base of the calibrators that map the confidence c of a question's answer to the probability that it is right.
 
-    Where confidence is taken away, the other options share what is left as they would at the temperature at which the
-    answer has that probability, so an overconfident model's second and third options are corrected with its first;
-    where it is added, they keep their proportions. The answer stays the answer: no map takes it under an even share. A
-    row whose options but one have probability 0 stays as it is, since nothing says which others there are.
+    If the confidence is lowered, the other options share the rest as at the temperature that gives the answer this
+    probability, so an overconfident model's second and third options are corrected too; if it is raised, they keep
+    their proportions. The answer does not change: no map lowers it below a uniform share. A row with probability 0 for
+    all options but one is unchanged, since it does not show which other options exist.
 
     Events (one-dimensional predictions) are mapped by their own probability.
     """
@@ -32,7 +32,7 @@ class ConfidenceCalibrator(Calibrator):
 
     @abstractmethod
     def _read_map(self, reader: ParameterReader) -> dict[str, Any]:
-        """Take the map's parameters."""
+        """Read the map's parameters."""
 
     def _read(self, reader: ParameterReader) -> dict[str, Any]:
         return {"scope": reader.choice("scope", SCOPES), **self._read_map(reader)}
@@ -48,11 +48,11 @@ class ConfidenceCalibrator(Calibrator):
 
 
 class ConfidenceMap(ConfidenceCalibrator):
-    """Base of those that are a function of the confidence's log-odds, or of these and a question's features."""
+    """Base of maps of the confidence's log-odds and, optionally, a question's features."""
 
     @abstractmethod
     def _map(self, log_odds: NDArray[np.float64], inputs: Inputs) -> NDArray[np.float64]:
-        """Return the probabilities, in [0, 1], that belong to (n,) log-odds."""
+        """Return the probabilities, in [0, 1], for log-odds of shape (n,)."""
 
     def _apply(self, inputs: Inputs) -> NDArray[np.float64]:
         self._check_scope(inputs)
@@ -63,7 +63,7 @@ class ConfidenceMap(ConfidenceCalibrator):
 
 
 class FittedConfidenceMap(ConfidenceMap):
-    """Base of those that are fitted on the log-odds and on which answers were right."""
+    """Base of maps that are fitted on the log-odds and the correctness of answers."""
 
     @abstractmethod
     def _estimate_map(
@@ -93,10 +93,10 @@ def log_odds_of(inputs: Inputs) -> NDArray[np.float64]:
 
 
 def with_confidence(logits: NDArray[np.float64], confidence: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return probabilities whose first maximum has a given value, (n,), as far as it can and stay the maximum.
+    """Return probabilities whose first maximum has a given value, (n,), or the nearest that keeps it the maximum.
 
-    Where the maximum is lowered, the others are in the proportions that they have at the temperature at which it has
-    that value; where it is raised, in their old ones.
+    If the maximum is lowered, the others have the proportions of the temperature at which it has that value; if it is
+    raised, they keep their proportions.
     """
     rows, top = np.arange(len(logits)), logits.argmax(axis=1)
     others = logits.copy()
@@ -108,7 +108,7 @@ def with_confidence(logits: NDArray[np.float64], confidence: NDArray[np.float64]
         best = row_max(tempered)
         shares = np.exp(tempered - np.where(np.isneginf(best), 0.0, best)[:, None])
     total = np.where(alone, 1.0, shares.sum(axis=1))
-    # All others fell below the least number: the nearest takes what is left.
+    # All others underflowed, so the nearest one gets the rest.
     lost = (total == 0) & ~alone
     shares[lost, others[lost].argmax(axis=1)] = 1.0
     total[lost] = 1.0
@@ -125,9 +125,9 @@ def _scales(
 ) -> NDArray[np.float64]:
     """Return the inverse temperatures, (n,) in [0, 1], at which the maximum, of logit 0, has a given probability.
 
-    1 where it would have to be more: a sharper softmax would give all but the two nearest options nothing.
-    log Σ exp(s z) over the other options is convex in s and falls from the logarithm of their number, so Newton's
-    steps from 0 come up to the solution from below and never pass it.
+    At most 1, since a sharper softmax would leave nothing to all but the two nearest options. log Σ exp(s z) over the
+    other options is convex in s and decreases from the logarithm of their number, so Newton's method from 0 approaches
+    the solution from below.
     """
     target = np.clip(confidence, 1e-16, 1 - 1e-16)
     wanted = np.log1p(-target) - np.log(target)
@@ -152,10 +152,10 @@ def _scales(
 
 
 def log_probability_pair(log_odds: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return log(c) and log(1 - c), exact at both ends."""
+    """Return log(c) and log(1 - c), accurate at both ends."""
     return -np.logaddexp(0.0, -log_odds), -np.logaddexp(0.0, log_odds)
 
 
 def laplace_bounds(counts: Any) -> tuple[Any, Any]:
-    """Return the lowest and highest probability that so many observations can show, by the rule of succession."""
+    """Return the lowest and highest probability that n observations can show, by the rule of succession."""
     return 1 / (np.asarray(counts) + 2), (np.asarray(counts) + 1) / (np.asarray(counts) + 2)

@@ -44,25 +44,25 @@ def cross_validate(
     n_folds: int = 5,
     seed: int = 0,
 ) -> CrossValidation:
-    """Fit a calibrator on all folds but one, and apply it to that one, in turn.
+    """Fit a calibrator on all folds but one and apply it to the remaining one, for each fold.
 
     Parameters
     ----------
     make : callable
         Returns a new calibrator.
     predictions, labels, kind, features
-        As in `Calibrator.fit`; labels may be a reference's predictions, where the calibrator takes these, and features
-        go to those that need them.
+        As in `Calibrator.fit`; labels may be a reference's predictions if the calibrator takes these, and features are
+        passed to calibrators that need them.
     unlabeled : array_like, shape (m, K), optional
-        Predictions of a target's questions, which every fit gets with the label -1.
+        Predictions of a target's questions, which are added to every fit with the label -1.
     n_folds : int, default 5
     seed : int, default 0
-        Of the folds, which are random and of equal sizes to within one.
+        Seed of the folds, which are random and differ in size by at most one.
 
     Raises
     ------
     ValueError
-        If there are fewer than two folds or fewer questions than folds, or the input is not of that form.
+        If there are fewer than two folds, fewer questions than folds, or the input has the wrong form.
     """
     values, answers = np.asarray(predictions), np.asarray(labels)
     n = len(answers)
@@ -81,7 +81,7 @@ def cross_validate(
         calibrator = make()
         used = phi if calibrator.needs_features else None
         with warnings.catch_warnings():
-            # The fit on all questions gives the warning that a person is to see.
+            # The fit on all questions gives the warning to the user.
             warnings.simplefilter("ignore", UserWarning)
             if len(target):
                 fit_with_target(calibrator, values[~held_out], answers[~held_out], target, kind=kind)
@@ -107,7 +107,7 @@ def held_out_predictions(
     ----------
     predictions : Predictions
     make, labels
-        As in `cross_validate`; by default the labels are the answers.
+        As in `cross_validate`; by default, the labels are the answers.
     **options
         Of `cross_validate`: unlabeled, n_folds, seed.
     """
@@ -122,7 +122,7 @@ def held_out_predictions(
 
 
 def check_fits_on_answers(name: str) -> None:
-    """Raise a ValueError if a calibrator of a name needs more than one model's predictions and their answers."""
+    """Raise a ValueError if the named calibrator needs more than one model's predictions and the answers."""
     calibrator = by_name(name)
     alone = getattr(calibrator, "wrappable", False) or name in ("adaptive_ensemble", "auto", "ensemble")
     if not alone or calibrator.needs_features:
@@ -132,7 +132,7 @@ def check_fits_on_answers(name: str) -> None:
 def fit_with_target(
     calibrator: Any, predictions: ArrayLike, labels: ArrayLike, target: ArrayLike, **options: Any
 ) -> Any:
-    """Fit a calibrator that takes unlabeled questions on labeled ones and on a target's, and return it.
+    """Fit a calibrator on labeled questions and a target's unlabeled ones, and return it.
 
     Parameters
     ----------
@@ -140,7 +140,7 @@ def fit_with_target(
     predictions, labels
         As in `Calibrator.fit`.
     target : array_like, shape (m, k)
-        The target's predictions, of the same kind; k need not be the number of options of the others.
+        The target's predictions, of the same kind; the number of options k may differ.
     **options
         Go to `fit`.
 

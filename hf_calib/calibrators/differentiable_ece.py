@@ -16,17 +16,16 @@ def differentiable_ece(
 ) -> Any:
     """Return the differentiable expected calibration error (DECE) of option logits.
 
-    The same number as `hf_calib.measures.differentiable_calibration_error`, with gradients: add it, weighted, to a
-    loss.
+    The same number as `hf_calib.measures.differentiable_calibration_error`, with gradients, to add to a loss.
 
     Parameters
     ----------
     logits : tensor of float, shape (n, K)
-        -inf for options that a question doesn't have.
+        -inf for missing options.
     labels : tensor of int, shape (n,)
     n_bins : int, default 15
     bin_temperature, rank_temperature : float, default 0.01
-        How soft bins and ranks are, positive.
+        Softness of bins and ranks, positive.
     weights : tensor of float, shape (n,), optional
 
     Returns
@@ -43,7 +42,7 @@ def differentiable_ece(
 
     p = logits.softmax(dim=1)
     right = p.gather(1, labels[:, None])
-    # The right option itself adds σ(0) = 1/2 to the sum.
+    # The right option itself contributes σ(0) = 1/2 to the sum.
     rank = 0.5 + torch.sigmoid((p - right) / rank_temperature).sum(dim=1)
     accuracy = (2 - rank).clamp_min(0)
     confidence = p.max(dim=1).values

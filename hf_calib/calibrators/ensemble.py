@@ -1,4 +1,4 @@
-"""Ensembles: pool the members' probabilities and calibrate, or the other way round."""
+"""Ensembles: pool the members' probabilities, then calibrate, or vice versa."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ ORDERS = ("pool_then_calibrate", "calibrate_then_pool")
 
 
 class EnsembleCalibration(BaseCalibrator):
-    """Average the probabilities of several models, and calibrate the average (or each model before).
+    """Average the probabilities of several models, and calibrate the average (or each model first).
 
-    An average of calibrated models is under-confident wherever they differ, so calibrating before pooling undoes
-    itself; pooling first leaves one map to fit. The order is kept as an option for the comparison.
+    An average of calibrated models is underconfident where they disagree, so pooling first and then fitting one map is
+    better. The other order is an option for comparison.
 
-    Predictions have the shape (M, n, K), the members first, in `fit` and in `transform`; (n, K) is one member.
+    In `fit` and `transform`, predictions have the shape (M, n, K) for M members, or (n, K) for one.
 
     Parameters
     ----------
     order : {"pool_then_calibrate", "calibrate_then_pool"}, default "pool_then_calibrate"
     base : str, default "temperature"
-        The calibrator, fitted once or for each member.
+        The calibrator, fitted once or per member.
     **base_options
         Go to it.
 
     Notes
     -----
-    No library among scikit-learn, probmetrics, netcal and MAPIE has it.
+    Not available in scikit-learn, probmetrics, netcal or MAPIE.
 
     References
     ----------
@@ -74,7 +74,7 @@ class EnsembleCalibration(BaseCalibrator):
         features: ArrayLike | None = None,
         weights: ArrayLike | None = None,
     ) -> Self:
-        """Fit on the members' predictions, shape (M, n, K) or (n, K); else as in `BaseCalibrator.fit`."""
+        """Fit on the members' predictions, shape (M, n, K) or (n, K); otherwise as in `BaseCalibrator.fit`."""
         check_kind(predictions, kind)
         logits = _member_logits(predictions, kind)
         rows = check_labels(labels, logits[0], absent=kind == "probabilities")

@@ -1,4 +1,4 @@
-"""What a calibrator was fitted on, so that it is not applied to something else unnoticed."""
+"""What a calibrator was fitted on, so that applying it to something else is noticed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-# Names and settings that a file may hold; a stranger may have written it.
+# Limits for names from a file, which may come from an untrusted source.
 _LONGEST_NAME = 1000
 
 
@@ -19,16 +19,15 @@ class FittedOn:
     n : int
         Number of questions.
     datasets : mapping of str to (str or None)
-        Each dataset's name and, where known, the digest of its questions.
+        Each dataset's name and, if known, the digest of its questions.
     model : str, optional
-        The model's id on the Hub, or its folder's name; None where it is not known.
+        The model's id on the Hub, or its folder's name; None if unknown.
     revision : str, optional
         The commit of the model on the Hub.
     weights : str, optional
-        A digest of the model's weights, with how it was made before a colon.
+        A digest of the model's weights, prefixed with its kind and a colon.
     asking : mapping of str to Any
-        How the questions were put and confidence was read: `confidence`, `prompt_format`, `permute_options`; empty
-        where that is not known.
+        How the questions were asked: `confidence`, `prompt_format`, `permute_options`; empty if unknown.
     """
 
     n: int
@@ -39,7 +38,7 @@ class FittedOn:
     asking: Mapping[str, Any] = field(default_factory=dict)
 
     def mismatches(self, other: FittedOn) -> list[str]:
-        """Return how another model, or another way of asking it, differs; what is not known of one does not count.
+        """Return how another model, or way of asking it, differs; unknown properties are ignored.
 
         The same weights are the same model under any name. Datasets may differ: that is what a calibrator is for.
         """
@@ -58,7 +57,7 @@ class FittedOn:
     def _is_model_of(self, other: FittedOn) -> bool:
         if self.weights is not None and other.weights is not None:
             mine, theirs = (own.weights.partition(":")[0] for own in (self, other) if own.weights)
-            if mine == theirs:  # made in the same way
+            if mine == theirs:  # digests of the same kind
                 return self.weights == other.weights
         if self.model is not None and other.model is not None and self.model != other.model:
             return False
@@ -100,7 +99,7 @@ def _described(own: FittedOn) -> str:
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested settings by dotted names; a seed makes no other way of asking."""
+    """Return nested settings by dotted names, without seeds."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Calibration for a shifted target without its labels: weights by an estimated density ratio."""
+"""Calibration for a shifted target without labels, weighted by an estimated density ratio."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .storage import ParameterReader
 
 
 class WrappingCalibrator(Calibrator):
-    """Base of calibrators around another one, that tell which by its name and promise what it promises."""
+    """Base of calibrators that wrap another one, given by name, and inherit its properties."""
 
     def __init__(self, base: str = "temperature", **base_options: Any) -> None:
         super().__init__()
@@ -31,37 +31,39 @@ class WrappingCalibrator(Calibrator):
 
     @staticmethod
     def _fitted_base(base: Calibrator, sample: Sample) -> dict[str, Any]:
-        """Fit another calibrator of the base's kind on a checked sample, and return it as a parameter."""
+        """Fit a new calibrator of the base's kind on a checked sample, and return it as a parameter."""
         return nested(base._fit_sample(sample))
 
 
 class ImportanceWeightedCalibration(WrappingCalibrator):
-    """Fit a calibrator on labeled questions weighted to look like the unlabeled ones.
+    """Fit a calibrator on labeled questions that are weighted to resemble the unlabeled ones.
 
-    Questions with the label -1 are a sample of the target. A logistic regression tells target from source by the
-    features, the confidence's log-odds (to ±20) and its entropy; its odds are the density ratio, which weights the
-    labeled questions. It helps where the target asks the same kinds of questions in other shares (covariate shift);
-    where the same question has another answer, or the target is of a kind that the source lacks, no weight can.
+    Questions labeled -1 are a sample of the target. A logistic regression distinguishes target from source by the
+    features, the confidence's log-odds (limited to ±20) and the entropy; its odds are the density ratio, which weights
+    the labeled questions. It helps if the target has the same kinds of questions in different proportions (covariate
+    shift), but not if the same questions have different answers, or if the source lacks the target's kind of
+    questions.
 
     Parameters
     ----------
     base : str, default "temperature"
-        The calibrator that is fitted.
+        The calibrator to fit.
     max_weight : float, default 20.0
-        Weights above so many times their mean are lowered to it: unbiased weights can rest on a few questions.
+        Largest weight, in multiples of the mean; without a limit, the fit could depend on a few questions.
     prior_precision : float, default 1.0
-        Of the regression's coefficients, in the log-likelihood's units.
+        Precision of the prior on the regression's coefficients, in the log-likelihood's units.
     **base_options
-        Go to the base.
+        Options of the base.
 
     Attributes
     ----------
     effective_sample_size : float
-        (Σw)² / Σw² over the labeled questions: how many even ones they are worth. Few, and the fit is uncertain.
+        (Σw)² / Σw² over the labeled questions, the equivalent number of equally weighted ones. If it is small, the fit
+        is uncertain.
 
     Notes
     -----
-    No library among scikit-learn, probmetrics, netcal and MAPIE has it.
+    Not available in scikit-learn, probmetrics, netcal or MAPIE.
 
     References
     ----------
@@ -86,7 +88,7 @@ class ImportanceWeightedCalibration(WrappingCalibrator):
 
     @property
     def effective_sample_size(self) -> float:
-        """How many evenly weighted questions the weighted ones are worth."""
+        """The equivalent number of equally weighted questions."""
         return self.parameters()["effective_sample_size"]
 
     def _estimate(self, sample: Sample) -> dict[str, Any]:
@@ -121,14 +123,14 @@ def density_ratio(
     ----------
     covariates : ndarray, shape (n, d)
     target : ndarray of bool, shape (n,)
-        Whether each row is of the target; both kinds must be there.
+        Whether each row belongs to the target; both kinds must be present.
     prior_precision : float, default 1.0
         Of a normal prior around 0 on the coefficients of standardized covariates.
 
     Returns
     -------
     ndarray of float64, shape (n,)
-        In [exp(-50), exp(50)] times the ratio of the two kinds' numbers.
+        In [exp(-50), exp(50)] times the ratio of the two groups' sizes.
     """
     mean, scale = standardization(covariates)
     design = np.column_stack([standardized(covariates, mean, scale), np.ones(len(covariates))])

@@ -1,4 +1,4 @@
-"""Check the input of calibrators, bring it to one form, and return results in the form of the input."""
+"""Checking and converting the input of calibrators, and returning results in the input's form."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from numpy.typing import ArrayLike, NDArray
 from ..measures.validation import ROUNDING, floor_zeros, sum_tolerance
 
 KINDS = ("logits", "probabilities")
-# exp(-745) is the least positive number of double precision; a log-probability further down says no more than this.
+# exp(-745) is the smallest positive double; lower log-probabilities are indistinguishable.
 LOWEST_LOG_PROBABILITY = -1000.0
 UNLABELED = -1
-# The squares of features are summed.
+# Squares of features are summed, which must not overflow.
 LARGEST_FEATURE = 1e150
 
 
@@ -27,7 +27,7 @@ class Inputs:
     Attributes
     ----------
     logits : ndarray of float64, shape (n, K)
-        The largest of each row is 0; -inf stands for options that a question doesn't have, all others are finite.
+        The largest of each row is 0; missing options are -inf, all others finite.
     features : ndarray of float64, shape (n, d), or None
     event : bool
         Whether the predictions were one-dimensional: the score of an event, whose options are "no" and "yes".
@@ -48,12 +48,12 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Sample(Inputs):
-    """Inputs with what to fit to.
+    """Inputs with labels and weights.
 
     Attributes
     ----------
     labels : ndarray of intp, shape (n,)
-        Index of each right option, -1 where it is not known.
+        Index of each right option, -1 if unknown.
     weights : ndarray of float64, shape (n,)
         At least 0; they sum to one over the labeled questions.
     """
@@ -79,7 +79,7 @@ class Sample(Inputs):
 
 
 def to_numpy(values: Any) -> Any:
-    """Return a torch tensor as an array, float32 if NumPy lacks its type; anything else as it is."""
+    """Return a torch tensor as an array, float32 if NumPy lacks its type; anything else unchanged."""
     if not is_tensor(values):
         return values
     values = values.detach().cpu()
@@ -87,7 +87,7 @@ def to_numpy(values: Any) -> Any:
 
 
 def like(result: NDArray[np.float64], given: Any) -> Any:
-    """Return a result as float64, a tensor on the same device where a tensor was given."""
+    """Return a result as float64; a tensor on the same device if a tensor was given."""
     if not is_tensor(given):
         return result
     import torch
@@ -101,7 +101,7 @@ def is_tensor(values: Any) -> bool:
 
 
 def row_max(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the largest value of each row; NaN where there is one. NumPy's own is slow on short rows."""
+    """Return the largest value of each row, or NaN if the row has one. NumPy's own is slow on short rows."""
     if values.shape[1] > 64:
         return values.max(axis=1)
     result = values[:, 0].copy()
@@ -111,7 +111,7 @@ def row_max(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the softmax of logits whose rows' largest is 0, as those of `Inputs`."""
+    """Return the softmax of logits whose row maximum is 0, as in `Inputs`."""
     result = np.exp(logits)
     total = result[:, 0].copy()
     for column in range(1, result.shape[1]):
@@ -121,18 +121,18 @@ def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the logarithm of the softmax of logits whose rows' largest is 0."""
+    """Return the log-softmax of logits whose row maximum is 0."""
     return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
 
 
 def shifted(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return logits with the largest of each row at 0, which leaves their softmax as it is."""
+    """Return logits shifted so that each row's maximum is 0, which does not change their softmax."""
     with np.errstate(over="ignore"):
         return logits - row_max(logits)[:, None]
 
 
 def check_kind(predictions: ArrayLike, kind: str) -> None:
-    """Refuse to fit on probabilities that are given as logits, which would pass unnoticed and be wrong.
+    """Raise an error if probabilities are given as logits, which would fit without error but wrongly.
 
     Raises
     ------
@@ -164,19 +164,19 @@ def check_predictions(
     Parameters
     ----------
     predictions, kind
-        As in `BaseCalibrator.fit`, which says what becomes of a probability of zero.
+        As in `BaseCalibrator.fit`, which also explains probabilities of zero.
     zeros_exist : bool, default True
-        Whether zeros that are options get a finite logit; otherwise all zeros become -inf.
+        Whether zeros that stand for options get a finite logit; otherwise all zeros become -inf.
 
     Raises
     ------
     ValueError
-        Naming what is wrong and in which row.
+        Names what is wrong and in which row.
 
     Warns
     -----
     UserWarning
-        If rows of probabilities were normalized since their sums differ from 1 by more than `ROUNDING`.
+        If rows of probabilities were normalized because their sums differ from 1 by more than `ROUNDING`.
     """
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}")
@@ -209,7 +209,7 @@ def check_predictions(
     with np.errstate(over="ignore"):
         result = values - top[:, None]
     if np.isneginf(result.min(initial=0.0)):
-        # A gap may be beyond the largest number; the option is still there.
+        # A difference may overflow, but the option still exists.
         result[np.isneginf(result) & np.isfinite(values)] = np.finfo(np.float64).min
     if kind == "probabilities" and zeros_exist:
         last = result.shape[1] - 1 - np.isfinite(result)[:, ::-1].argmax(axis=1)
@@ -218,7 +218,7 @@ def check_predictions(
 
 
 def _check_sums(probabilities: NDArray[np.float64]) -> None:
-    """Refuse rows whose sum is not one, and say that those off by rounding to a few decimals are normalized."""
+    """Reject rows whose sum is not one, and warn that sums within rounding errors are normalized."""
     off = np.abs(probabilities.sum(axis=1) - 1)
     tolerance = sum_tolerance(probabilities.shape[1])
     _refuse_rows(off > tolerance, f"probabilities that do not sum to one, within the {tolerance:.3g} that rounding to "
@@ -287,9 +287,9 @@ def check_features(features: ArrayLike | None, n: int) -> NDArray[np.float64] | 
 
 
 def keep_first_maximum(probabilities: NDArray[np.float64], logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Make the largest logits of each row its largest probabilities, by one last bit.
+    """Make the largest logits of each row its largest probabilities, by changing the last bit.
 
-    Rounding can make options equal whose logits are not.
+    Rounding can make options with different logits equal.
     """
     top = logits.argmax(axis=1)
     rows = np.flatnonzero(probabilities.argmax(axis=1) != top)
@@ -301,11 +301,11 @@ def keep_first_maximum(probabilities: NDArray[np.float64], logits: NDArray[np.fl
 
 
 class UninformativeFitWarning(UserWarning):
-    """The sample does not determine a calibrator's parameters, so the fit says nothing about other questions."""
+    """The sample does not determine a calibrator's parameters, so the fit does not generalize."""
 
 
 def warn(message: str, category: type[UserWarning] = UserWarning) -> None:
-    """Warn the caller of this package, from any depth inside a fit."""
+    """Issue a warning that points at the caller of this package."""
     frame, level = sys._getframe(), 1
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(str(__package__)):
         frame, level = frame.f_back, level + 1

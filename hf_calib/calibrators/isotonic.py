@@ -1,4 +1,4 @@
-"""Isotonic regression, of the confidence and of every option; wraps SciPy's, which takes weights."""
+"""Isotonic regression of the confidence or of every option; wraps SciPy's, which takes weights."""
 
 from __future__ import annotations
 
@@ -14,38 +14,39 @@ from .inputs import Inputs, Sample, log_softmax, softmax
 from .protocol import Calibrator
 from .storage import ParameterReader
 
-# Of a file; a vocabulary has no more tokens.
+# Limit for a file; no vocabulary has more tokens.
 MAX_OPTIONS = 1_000_000
 
 
 def isotonic_knots(
     x: NDArray[np.float64], y: NDArray[np.float64], weights: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the knots of the non-decreasing function that fits best: distinct x, increasing, and values.
+    """Return the knots of the best-fitting nondecreasing function: increasing x, and values.
 
-    Between knots it is linear, beyond them constant. Values are kept within what n observations can show, [1/(n+2),
-    (n+1)/(n+2)], so that a log-loss stays finite.
+    It is linear between knots and constant beyond them. Values are limited to the range that n observations can show,
+    [1/(n+2), (n+1)/(n+2)], so that the log-loss stays finite.
     """
     used = weights > 0
     distinct, inverse = np.unique(x[used], return_inverse=True)
     mass = np.bincount(inverse, weights[used])
     means = np.bincount(inverse, weights[used] * y[used]) / mass
     fitted = isotonic_regression(means, weights=mass).x
-    # Only the ends of each constant stretch are needed.
+    # Only the ends of each constant piece are needed.
     inner = np.ones(len(fitted), dtype=bool)
     inner[1:-1] = (fitted[1:-1] != fitted[:-2]) | (fitted[1:-1] != fitted[2:])
     return distinct[inner], np.clip(fitted[inner], *laplace_bounds(float(used.sum())))
 
 
 class IsotonicCalibration(FittedConfidenceMap):
-    """The non-decreasing step-wise function of the confidence that has the least squared error.
+    """The nondecreasing function of the confidence with the least squared error.
 
-    It assumes nothing of the map's form, and needs some thousand questions for that. Between the confidences that were
-    seen it is linear, beyond them constant, and within what n questions can show everywhere, [1/(n+2), (n+1)/(n+2)].
+    It makes no assumption about the map's form, so it needs a few thousand questions. It is linear between the
+    confidences in the sample, constant beyond them, and limited to the range that n questions can show, [1/(n+2),
+    (n+1)/(n+2)].
 
     Notes
     -----
-    Wraps `scipy.optimize.isotonic_regression`. scikit-learn's and netcal's give the same, as the tests show.
+    Wraps `scipy.optimize.isotonic_regression`. scikit-learn and netcal give the same result, as the tests show.
 
     References
     ----------
@@ -69,10 +70,10 @@ class IsotonicCalibration(FittedConfidenceMap):
 
 
 class ClasswiseIsotonicCalibration(Calibrator):
-    """An isotonic regression of each option's probability against "this option is right", rows then normalized.
+    """An isotonic regression of each option's probability against "this option is right"; rows are then normalized.
 
     The multi-class extension that scikit-learn uses, with values in [1/(n+2), (n+1)/(n+2)] before they are normalized.
-    The options' positions matter: it can mend a preference for one letter, and does not keep every argmax.
+    The options' positions matter: it can correct a bias toward one letter, and the argmax may change.
 
     Notes
     -----
@@ -96,7 +97,7 @@ class ClasswiseIsotonicCalibration(Calibrator):
                     probabilities[there, k], (sample.labels[there] == k).astype(np.float64), sample.weights[there]
                 )
             else:
-                # An option that no question had; it stays as it is.
+                # An option that no question had is not changed.
                 x, values = np.array([0.0, 1.0]), np.array([0.0, 1.0])
             options.append({"x": x, "values": values})
         return {"options": options}
@@ -124,7 +125,7 @@ class ClasswiseIsotonicCalibration(Calibrator):
 
 
 def read_knots(reader: ParameterReader) -> dict[str, Any]:
-    """Take the knots of a non-decreasing function on [0, 1]."""
+    """Read the knots of a nondecreasing function on [0, 1]."""
     x = reader.increasing("x", 0.0, 1.0)
     values = reader.array("values", (len(x),), 0.0, 1.0)
     if not (np.diff(values) >= 0).all():

@@ -17,13 +17,14 @@ from .storage import ParameterReader
 class LinearScaling(Calibrator):
     """Base: softmax(W x + b) of the logits or log-probabilities x.
 
-    The options' positions matter: a bias toward one letter can be mended, and the argmax may change.
+    The options' positions matter: it can correct a bias toward one letter, and the argmax may change.
 
     Parameters
     ----------
     prior_precision : float, default 1.0
-        Of a normal prior on the deviations of W from the identity and of b from 0, in the log-likelihood's units. It
-        keeps separable data finite and matters less with every question; 0 is plain maximum likelihood.
+        Precision of a normal prior on the deviations of W from the identity and of b from 0, in the log-likelihood's
+        units. It keeps the fit finite on separable data, and matters less the more questions there are; 0 is plain
+        maximum likelihood.
     """
 
     positional: bool = True
@@ -36,7 +37,7 @@ class LinearScaling(Calibrator):
 
     @property
     def weights(self) -> NDArray[np.float64]:
-        """W: shape (K, K), or (K,) where it is diagonal."""
+        """W, shape (K, K), or (K,) if it is diagonal."""
         return self.parameters()["weights"]
 
     @property
@@ -63,7 +64,7 @@ class LinearScaling(Calibrator):
         return self._estimate_to(sample, np.eye(sample.n_options)[sample.labels])
 
     def _estimate_to(self, sample: Sample, targets: NDArray[np.float64]) -> dict[str, Any]:
-        """Fit to a distribution for each question, shape (n, K)."""
+        """Fit to a target distribution for each question, shape (n, K)."""
         k = sample.n_options
         x, there = self._design(sample), ~np.isneginf(sample.logits)
         identity = self._start(k)
@@ -105,9 +106,9 @@ class LinearScaling(Calibrator):
 
 
 def centred_logits(inputs: Inputs) -> NDArray[np.float64]:
-    """Return logits with the mean of a question's options at 0, which no constant added to them changes.
+    """Return logits shifted so that the mean of a question's options is 0, which removes any added constant.
 
-    What lies more than 1,000 under the largest counts as 1,000 under it, where double precision has probability 0.
+    Differences to the largest are limited to 1,000, where the probability is 0 in double precision.
     """
     there = ~np.isneginf(inputs.logits)
     clipped = np.where(there, np.maximum(inputs.logits, LOWEST_LOG_PROBABILITY), 0.0)
@@ -116,12 +117,13 @@ def centred_logits(inputs: Inputs) -> NDArray[np.float64]:
 
 
 class MatrixScaling(LinearScaling):
-    """softmax(W z + b) of the logits z, their mean taken off.
+    """softmax(W z + b) of the centered logits z.
 
     Notes
     -----
-    Not wrapped: neither scikit-learn's logistic regression nor probmetrics' has a prior around the identity, or takes
-    questions with fewer options than others. Without a prior it is both, which the tests show.
+    Not wrapped: the logistic regressions of scikit-learn and probmetrics have no prior around the identity, and
+    require all questions to have the same number of options. Without a prior, the results are the same, as the tests
+    show.
 
     References
     ----------
@@ -136,11 +138,11 @@ class MatrixScaling(LinearScaling):
 
 
 class VectorScaling(LinearScaling):
-    """softmax(w ∘ z + b) of the logits z, their mean taken off: matrix scaling with a diagonal matrix.
+    """softmax(w ∘ z + b) of the centered logits z: matrix scaling with a diagonal matrix.
 
     Notes
     -----
-    Not wrapped, as `MatrixScaling`; the tests compare with probmetrics, and with a general minimizer.
+    Not wrapped, like `MatrixScaling`; the tests compare with probmetrics and with a general minimizer.
 
     References
     ----------
@@ -165,12 +167,12 @@ class VectorScaling(LinearScaling):
 
 
 class DirichletCalibration(LinearScaling):
-    """softmax(W log p + b) of the log-probabilities: right where each class's probabilities are Dirichlet-distributed.
+    """softmax(W log p + b) of the log-probabilities: exact if each class's probabilities are Dirichlet-distributed.
 
     Notes
     -----
-    Not wrapped, as `MatrixScaling`; probmetrics' is that of dirichletcal, which takes no weights. Without a prior it
-    is scikit-learn's logistic regression on the log-probabilities.
+    Not wrapped, like `MatrixScaling`; probmetrics uses dirichletcal, which takes no weights. Without a prior it is
+    scikit-learn's logistic regression on the log-probabilities.
 
     References
     ----------

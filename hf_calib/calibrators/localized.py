@@ -1,4 +1,4 @@
-"""Local recalibration: a question's confidence becomes the accuracy on questions like it."""
+"""Local recalibration: a question's confidence becomes the accuracy on similar questions."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ _CHUNK = 1024
 
 
 class LocalizedCalibration(ConfidenceMap):
-    """The accuracy of the labeled questions of like confidence and like features, weighted by their nearness.
+    """The accuracy on labeled questions of similar confidence and features, weighted by distance.
 
     p(x) = (Σ_j k(x, x_j) correct_j + s · platt(x)) / (Σ_j k(x, x_j) + s), over the labeled questions j in the bin of
-    its confidence, with k = exp(-‖φ(x) - φ(x_j)‖ / γ) on standardized features. Where there are no neighbors it is
-    Platt scaling. It helps where subsets that the features tell apart are off in different directions, which no map of
-    the confidence alone can mend; with features that say nothing it only adds noise.
+    its confidence, with k = exp(-‖φ(x) - φ(x_j)‖ / γ) on standardized features. Without neighbors it is Platt scaling.
+    It helps if subsets that the features distinguish are miscalibrated in different directions, which no map of the
+    confidence can correct; uninformative features only add noise.
 
     Parameters
     ----------
     gamma : float, optional
-        Width γ, in units of the median distance between two questions. By default the one of 0.1 to 2 with the least
-        leave-one-out log-loss.
+        Width γ, in units of the median distance between two questions. By default the value from 0.1 to 2 with the
+        lowest leave-one-out log-loss.
     n_bins : int, default 15
         Bins of confidence of equal mass.
     prior_count : float, default 1.0
-        How many neighbors the Platt-scaled confidence counts for, s.
+        Weight s of the Platt-scaled confidence, as a number of neighbors.
     max_samples : int, default 4000
-        Of more labeled questions than this a random subset is kept.
+        If there are more labeled questions, a random subset of this size is kept.
     seed : int, default 0
-        Of that subset.
+        Seed of that subset.
 
     Notes
     -----
-    No library among scikit-learn, probmetrics, netcal and MAPIE has it.
+    Not available in scikit-learn, probmetrics, netcal or MAPIE.
 
     References
     ----------
@@ -155,7 +155,7 @@ class LocalizedCalibration(ConfidenceMap):
 
 
 def _median_distance(phi: NDArray[np.float64]) -> float:
-    """Return the median distance between questions, of at most 1,000 of them; 1 where they are all alike."""
+    """Return the median distance between at most 1,000 of the questions; 1 if they are all equal."""
     few = phi[:: max(1, len(phi) // 1000)]
     distance = float(np.median(cdist(few, few)[np.triu_indices(len(few), 1)])) if len(few) > 1 else 0.0
     return distance if distance > 0 else 1.0

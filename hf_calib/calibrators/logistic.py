@@ -22,17 +22,17 @@ def fit_logistic(
     Parameters
     ----------
     design : ndarray, shape (n, d)
-        Columns of the regression; add one of ones for an intercept.
+        Columns of the regression; add a column of ones for an intercept.
     outcomes : ndarray, shape (n,)
-        In [0, 1]: whether it happened, or the probability that it did.
+        In [0, 1]: whether the event happened, or its probability.
     weights : ndarray, shape (n,)
-        Their sum is the size of the sample as against the prior.
+        Their sum is the sample size relative to the prior.
     precision, mean : float or ndarray of shape (d,)
         Of the prior.
     nonnegative : tuple of int
         Coefficients that must be at least 0.
     """
-    # Columns of one scale, whatever the units.
+    # Scale the columns, whatever their units.
     scale = np.abs(design).max(axis=0, initial=0.0)
     scale = np.where(scale > 1e-12, scale, 1.0)
     x = design / scale
@@ -62,7 +62,7 @@ def fit_logistic(
             options={"gtol": options["gtol"], "ftol": 1e-16, "maxiter": 2000},
         )  # fmt: skip
         free = np.array([index not in nonnegative or result.x[index] > 0 for index in range(len(scale))])
-        # On the coefficients that are not at their bound Newton's method gives the last digits.
+        # For the coefficients that are not at their bounds, Newton's method gives the last digits.
         polished = result.x.copy()
         for _ in range(20):
             step = np.linalg.lstsq(hessian(polished)[np.ix_(free, free)], gradient(polished)[free], rcond=None)[0]

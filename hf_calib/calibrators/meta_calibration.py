@@ -1,4 +1,4 @@
-"""Label smoothing that is learned so that what is trained with it is calibrated on other questions."""
+"""Label smoothing learned so that a head trained with it is calibrated on held-out questions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .differentiable_ece import differentiable_ece
 from .inputs import Sample
 from .linear import VectorScaling
 
-# Of the outer optimizer, whose steps are few and noisy.
+# Settings of the outer optimizer, whose steps are few and noisy.
 OUTER_RATE = 0.1
 MAX_SMOOTHING = 0.5
 SMOOTHED = ("class", "unit")
@@ -32,37 +32,38 @@ def learn_smoothing(
     seed: int = 0,
     per: str = "class",
 ) -> NDArray[np.float64]:
-    """Learn how much to smooth labels, by the calibration of a linear head on held-out questions.
+    """Learn how much to smooth labels from the calibration of a linear head on held-out questions.
 
-    Half of the questions train a head, softmax(W x + b), on smoothed labels, to the end; then the smoothing is moved
-    down the gradient of log-loss + `error_weight` · DECE of the other half, by implicit differentiation, and so on.
-    The paper differentiates through one step of training, which tells the smoothing nothing of what it does to a head
-    that is trained to the end.
+    A head, softmax(W x + b), is trained to convergence on half of the questions with smoothed labels; then the
+    smoothing takes a gradient step on log-loss + `error_weight` · DECE of the other half, by implicit differentiation;
+    and so on. The paper differentiates through one training step, which does not show the smoothing's effect on a
+    converged head.
 
     Parameters
     ----------
     design : ndarray, shape (n, d)
-        x: features, or logits.
+        x, features or logits.
     labels : ndarray of int, shape (n,)
     there : ndarray of bool, shape (n, K), optional
-        Which options a question has; all by default.
+        Which options a question has; by default all.
     weights : ndarray, shape (n,), optional
     diagonal : bool, default False
-        Whether W is diagonal (then d = K) and starts at the identity; else it starts at 0.
+        Whether W is diagonal (then d = K) and starts at the identity; otherwise it starts at 0.
     error_weight : float, default 0.5
-        Of the DECE beside the log-loss in the outer loss.
+        Weight of the DECE in the outer loss, relative to the log-loss.
     steps : int, default 60
-        Of the smoothing.
+        Gradient steps of the smoothing.
     seed : int, default 0
-        Of the split into halves.
+        Seed of the split into halves.
     per : {"class", "unit"}, default "class"
-        Whether a class's label gives the same share to each of the other output units, or each unit its own.
+        Whether a class's label gives the same share to all other output units, or each unit has its own.
 
     Returns
     -------
     ndarray of float64, shape (K,) or (K, K)
-        Of "class", the share of the probability that a label of each class gives to the other options, in [0, 0.5].
-        Of "unit", what a label of each class gives to each output unit; rows sum to at most 0.5, the diagonal is 0.
+        For "class", the share of the probability that a label of each class gives to the other options, in [0, 0.5].
+        For "unit", the share that a label of each class gives to each output unit; rows sum to at most 0.5, and the
+        diagonal is 0.
 
     Raises
     ------
@@ -92,13 +93,13 @@ def learn_smoothing(
         return z.masked_fill(~mask[chosen], -torch.inf)
 
     def log_loss(z: Any, targets: Any, chosen: Any) -> Any:
-        # An absent option's logarithm is -inf, and its target 0.
+        # A missing option has the logarithm -inf and the target 0.
         log_p = z.log_softmax(dim=1).masked_fill(~mask[chosen], 0.0)
         return -(share[chosen] * (targets * log_p).sum(dim=1)).mean()
 
     raw = torch.full((k,), -3.0, dtype=torch.float64)
     if per == "unit":
-        # On the diagonal how much is given, beside it who gets it: evenly to begin with.
+        # The diagonal says how much is given, the other entries to whom; initially evenly.
         raw = torch.diag(raw)
     raw.requires_grad_()
     outer = torch.optim.Adam([raw], lr=OUTER_RATE)
@@ -107,7 +108,7 @@ def learn_smoothing(
 
     def inner_loss(smoothing: Any) -> Any:
         loss = log_loss(logits(head, train), smoothed_labels(y[train], mask[train], smoothing), train)
-        # Labels that need no smoothing may be separable; this keeps the head finite.
+        # Without smoothing, labels may be separable; this keeps the head finite.
         return loss + DECAY * sum((value**2).sum() for value in head)
 
     for _ in range(steps):
@@ -118,7 +119,7 @@ def learn_smoothing(
         toward = torch.cat([part.ravel() for part in torch.autograd.grad(loss, head)])
         gradients = torch.autograd.grad(inner_loss(_smoothing(raw)), head, create_graph=True)
         flat = torch.cat([part.ravel() for part in gradients])
-        # The trained head moves with the smoothing by -H⁻¹ ∂²L/∂W∂s, H being the inner loss's curvature.
+        # The trained head changes with the smoothing by -H⁻¹ ∂²L/∂W∂s, where H is the inner loss's Hessian.
         adjoint = _solve(partial(_product, flat, head), toward)
         raw.grad = -torch.autograd.grad(flat, raw, grad_outputs=adjoint)[0]
         outer.step()
@@ -126,7 +127,7 @@ def learn_smoothing(
 
 
 def _smoothing(raw: Any) -> Any:
-    """Return the smoothing that unbounded numbers stand for, (K,) or (K, K)."""
+    """Return the smoothing, (K,) or (K, K), from unbounded parameters."""
     import torch
 
     if raw.ndim == 1:
@@ -137,7 +138,7 @@ def _smoothing(raw: Any) -> Any:
 
 
 def _train(head: list[Any], loss_of: Callable[[], Any]) -> None:
-    """Bring the head near the minimum of a loss."""
+    """Move the head close to the minimum of a loss."""
     import torch
 
     optimizer = torch.optim.LBFGS(head, max_iter=30, line_search_fn="strong_wolfe", tolerance_grad=1e-8)
@@ -152,7 +153,7 @@ def _train(head: list[Any], loss_of: Callable[[], Any]) -> None:
 
 
 def _product(gradient: Any, head: list[Any], vector: Any) -> Any:
-    """Return the curvature times a vector."""
+    """Return the Hessian times a vector."""
     import torch
 
     parts = torch.autograd.grad(gradient, head, grad_outputs=vector, retain_graph=True)
@@ -160,7 +161,7 @@ def _product(gradient: Any, head: list[Any], vector: Any) -> Any:
 
 
 def _solve(product: Callable[[Any], Any], right: Any, iterations: int = 30) -> Any:
-    """Solve H x = right by conjugate gradients, H positive definite."""
+    """Solve H x = right by conjugate gradients, for positive definite H."""
     x, residual = right * 0, right.clone()
     direction, size = residual.clone(), residual @ residual
     for _ in range(iterations):
@@ -183,8 +184,7 @@ def smoothed_labels(labels: Any, there: Any, smoothing: Any) -> Any:
     there : tensor of bool, shape (n, K)
         Which options a question has.
     smoothing : tensor, shape (K,) or (K, K)
-        s of each class, shared evenly; or what each class gives to each option, of which those that a question
-        doesn't have get nothing.
+        s of each class, shared evenly; or the share that each class gives to each option. Missing options get nothing.
     """
     import torch
 
@@ -204,28 +204,28 @@ class MetaCalibration(VectorScaling):
     Parameters
     ----------
     prior_precision : float, default 1.0
-        As of vector scaling.
+        As in vector scaling.
     error_weight : float, default 0.5
-        Of the differentiable ECE beside the log-loss when the smoothing is learned.
+        Weight of the differentiable ECE, relative to the log-loss, in learning the smoothing.
     steps : int, default 60
-        In which it is learned.
+        Steps of learning the smoothing.
     seed : int, default 0
     per : {"class", "unit"}, default "class"
-        As of `learn_smoothing`.
+        As in `learn_smoothing`.
 
     Attributes
     ----------
     smoothing : ndarray, shape (K,) or (K, K)
-        Learnt, in [0, 0.5]; see `learn_smoothing`.
+        The learned smoothing, in [0, 0.5]; see `learn_smoothing`.
 
     Notes
     -----
-    No library among scikit-learn, probmetrics, netcal and MAPIE has it.
+    Not available in scikit-learn, probmetrics, netcal or MAPIE.
 
     References
     ----------
-    Bohdal, Yang and Hospedales, Meta-Calibration, TMLR 2023. For the head of a network, and not after it, use
-    `learn_smoothing`, and `differentiable_ece` as a regularizer.
+    Bohdal, Yang and Hospedales, Meta-Calibration, TMLR 2023. To train a network's head, use `learn_smoothing`, and
+    `differentiable_ece` as a regularizer.
     """
 
     name: ClassVar[str] = "meta_calibration"
@@ -250,7 +250,7 @@ class MetaCalibration(VectorScaling):
 
     @property
     def smoothing(self) -> NDArray[np.float64]:
-        """What was learned, for each class, or for each class and output unit."""
+        """The learned smoothing for each class, or for each class and output unit."""
         return self.parameters()["smoothing"]
 
     def _estimate(self, sample: Sample) -> dict[str, Any]:

@@ -14,39 +14,39 @@ from .protocol import StoredCalibrator
 from .storage import ParameterReader
 
 PREDICTORS = ("point", "gaussian", "quantiles")
-# Of each predictor, the first by default.
+# The scores of each predictor; the first is the default.
 SCORES = {"point": ("residual",), "gaussian": ("scaled", "residual"), "quantiles": ("place", "residual")}
 INTERPOLATIONS = ("step", "linear")
 DEFAULT_LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 class ModularConformal(StoredCalibrator):
-    """Turn a regression's predictions into distributions whose quantiles hold.
+    """Turn a regression's predictions into distributions with valid quantiles.
 
-    A base predictor gives a number for each question (judge score, reward, numeric answer), or a mean and a standard
-    deviation, or quantiles. A calibration score says where an outcome lies relative to its prediction, and increases
-    with the outcome: the residual, the residual over the standard deviation, or the place among the quantiles. On
-    held-out outcomes the scores are ranked; a new outcome's rank is then even, whatever the base predictor is worth,
-    if questions are exchangeable.
+    A base predictor gives a number for each question (judge score, reward, numeric answer), a mean and a standard
+    deviation, or quantiles. A calibration score measures the position of an outcome relative to its prediction, and
+    increases with the outcome: the residual, the residual divided by the standard deviation, or the position among the
+    quantiles. The scores of held-out outcomes are ranked; if questions are exchangeable, a new outcome's rank is
+    uniform, however good the base predictor is.
 
     Parameters
     ----------
     predictor : {"point", "gaussian", "quantiles"}, default "point"
-        What predictions are: (n,), (n, 2) of mean and standard deviation, or (n, m) of increasing quantiles.
+        Form of the predictions: (n,), (n, 2) of mean and standard deviation, or (n, m) of increasing quantiles.
     interpolation : {"linear", "step"}, default "linear"
-        How the distribution function goes between the ranks. With "step" an interval of level 1 - α holds at least
-        that share of new outcomes on average, exactly; "linear" is smooth and misses it by at most 1/(n + 1).
+        The distribution function between the ranks. With "step", an interval of level 1 - α is guaranteed to contain
+        at least that share of new outcomes on average; "linear" is smooth and may fall short by at most 1/(n + 1).
     levels : sequence of float, default (0.05, 0.25, 0.5, 0.75, 0.95)
-        Of the quantiles that `transform` gives, in (0, 1), increasing.
+        Levels of the quantiles that `transform` returns, in (0, 1), increasing.
     score : {"residual", "scaled", "place"}, optional
-        The calibration score. "residual" of the number, the mean or the middle quantile; "scaled", the residual over
-        the standard deviation, is the default for "gaussian" and for it alone; "place", where an outcome lies among
-        its quantiles in their distances, the default for "quantiles" and for these alone.
+        The calibration score: "residual", of the number, the mean or the middle quantile; "scaled", the residual
+        divided by the standard deviation, only for "gaussian", and its default; "place", the position among the
+        quantiles in units of their distances, only for "quantiles", and their default.
 
     Notes
     -----
-    Not wrapped: MAPIE's calibrators are made around an estimator and give intervals, not distributions. Its
-    intervals are what the tests compare with.
+    Not wrapped: MAPIE's calibrators wrap an estimator and return intervals, not distributions. The tests compare with
+    its intervals.
 
     References
     ----------
@@ -91,11 +91,11 @@ class ModularConformal(StoredCalibrator):
         Parameters
         ----------
         predictions : array_like or tensor
-            Of the shape that `predictor` says.
+            With the shape of the `predictor`.
         labels : array_like or tensor of float, shape (n,)
             The outcomes.
         kind : str, optional
-            If given, it must be the predictor.
+            If given, it must equal the predictor.
         features
             Not used.
         weights : array_like, shape (n,), optional
@@ -104,10 +104,10 @@ class ModularConformal(StoredCalibrator):
         Raises
         ------
         ValueError
-            If the input is not of this form.
+            If the input does not have this form.
         """
         self._check_kind(kind)
-        # What was fitted before says nothing of how many columns there are to be now.
+        # A previous fit does not determine the number of columns now.
         self._parameters = None
         base = self._check(predictions)
         outcomes = np.asarray(to_numpy(labels), dtype=np.float64)
@@ -148,7 +148,7 @@ class ModularConformal(StoredCalibrator):
         Returns
         -------
         ndarray or tensor of float64
-            As `quantile`. All that is returned by this and the other methods is a tensor where predictions are.
+            As in `quantile`. This and the other methods return a tensor if the predictions are one.
 
         Raises
         ------
@@ -175,8 +175,8 @@ class ModularConformal(StoredCalibrator):
     def quantile(self, predictions: ArrayLike, levels: ArrayLike) -> Any:
         """Return quantiles, shape (n, m), of levels (m,) in (0, 1).
 
-        Beyond the outermost ranks nothing is known of the distribution, and ±inf says so: with n outcomes, levels
-        under 1/(n + 1) and above n/(n + 1).
+        Beyond the outermost ranks, at levels below 1/(n + 1) and above n/(n + 1) with n outcomes, the distribution is
+        unknown and the quantile ±inf.
 
         Raises
         ------
@@ -202,10 +202,10 @@ class ModularConformal(StoredCalibrator):
         return like(result, predictions)
 
     def interval(self, predictions: ArrayLike, level: float = 0.9) -> Any:
-        """Return intervals, shape (n, 2), that hold a new outcome with a given probability.
+        """Return intervals, shape (n, 2), that contain a new outcome with a given probability.
 
-        With "step" at least so often on average, if questions are exchangeable: the lower end is the ⌊(n + 1) α/2⌋-th
-        score, the upper the ⌈(n + 1)(1 - α/2)⌉-th, and ±inf where there is none.
+        With "step", at least that often on average if questions are exchangeable: the lower end is the ⌊(n + 1)
+        α/2⌋-th score, the upper the ⌈(n + 1)(1 - α/2)⌉-th, or ±inf if there is none.
 
         Raises
         ------
@@ -227,12 +227,12 @@ class ModularConformal(StoredCalibrator):
     def sample(self, predictions: ArrayLike, n_samples: int = 1, *, seed: int = 0) -> Any:
         """Return draws from the calibrated distributions, shape (n, n_samples).
 
-        Levels beyond the outermost ranks are drawn as these.
+        Levels beyond the outermost ranks are replaced by them.
 
         Raises
         ------
         ValueError
-            If there is to be no sample, or the predictions are not of the form that `fit` takes.
+            If `n_samples` is below 1, or the predictions do not have the form that `fit` takes.
         """
         if n_samples < 1:
             raise ValueError(f"n_samples must be at least 1, got {n_samples}")
@@ -304,7 +304,7 @@ class ModularConformal(StoredCalibrator):
         return residual / base[:, 1] if self.score == "scaled" else residual
 
     def _outcomes(self, base: NDArray[np.float64], scores: Any) -> NDArray[np.float64]:
-        """Return the outcomes that have given scores: the inverse of `_scores`."""
+        """Return the outcomes with given scores, the inverse of `_scores`."""
         if self.score == "place":
             return _unplace(base, np.broadcast_to(scores, (len(base),)))
         return self._centre(base) + (base[:, 1] * scores if self.score == "scaled" else scores)
@@ -315,7 +315,7 @@ class ModularConformal(StoredCalibrator):
 
 
 def _place(quantiles: NDArray[np.float64], outcomes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return where outcomes lie among their quantiles, in quantiles' distances: 0 at the first, m - 1 at the last."""
+    """Return outcomes' positions among their quantiles, interpolated: 0 at the first, m - 1 at the last."""
     m = quantiles.shape[1]
     cell = np.clip((quantiles <= outcomes[:, None]).sum(axis=1) - 1, 0, m - 2)
     rows = np.arange(len(quantiles))
@@ -332,7 +332,7 @@ def _unplace(quantiles: NDArray[np.float64], places: NDArray[np.float64]) -> NDA
 
 
 def coverage_error(cdf: Callable[[ArrayLike, ArrayLike], Any], predictions: ArrayLike, labels: ArrayLike) -> float:
-    """Return the mean distance between levels and the shares of outcomes under their quantiles, in [0, 0.5].
+    """Return the mean distance between levels and the shares of outcomes below their quantiles, in [0, 0.5].
 
     0.01 to 0.99 in 99 steps; 0 for a calibrated distribution function.
     """
@@ -342,6 +342,6 @@ def coverage_error(cdf: Callable[[ArrayLike, ArrayLike], Any], predictions: Arra
 
 
 def gaussian_cdf(predictions: ArrayLike, values: ArrayLike) -> NDArray[np.float64]:
-    """Return the distribution function of predictions (n, 2) of mean and deviation, before any calibration."""
+    """Return the uncalibrated distribution function of predictions (n, 2) of mean and deviation."""
     base = np.asarray(to_numpy(predictions), dtype=np.float64)
     return ndtr((np.asarray(to_numpy(values), dtype=np.float64) - base[:, 0]) / base[:, 1])

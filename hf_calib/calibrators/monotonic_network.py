@@ -14,42 +14,42 @@ from .storage import ParameterReader
 
 N_NODES = 65
 WIDTH = 16
-# Of the integrand, so that the map increases everywhere.
+# Lower bound of the integrand, so that the map increases everywhere.
 LEAST_SLOPE = 1e-4
-# Of a stretch of neighbors, of which all together weigh one.
+# Length of a stretch of neighbors, as a share of the total weight.
 LEAST_MASS = 1e-9
 
 
 class MonotonicNetwork(FittedConfidenceMap):
-    """σ(b + ∫ f(t) dt) up to the log-odds, where f is a small network whose output is positive.
+    """σ(b + ∫ f(t) dt) up to the log-odds, where f is a small network with positive output.
 
-    An integral of a positive function increases, whatever the network does, so no weight is constrained. The integral
-    is taken by the trapezoidal rule on 65 nodes over the range that was seen, and f is constant beyond it: what is
-    trained is what is applied, and it increases everywhere, between nodes and beyond them. What is kept of the network
-    is its values at the nodes. Probabilities stay within what n outcomes can show, [1/(n+2), (n+1)/(n+2)].
+    The integral of a positive function increases, so no weight needs a constraint. It is computed by the trapezoidal
+    rule on 65 nodes over the range of the sample, and f is constant beyond it, so the trained and the applied map are
+    the same, and increase everywhere. Only the network's values at the nodes are saved. Probabilities are limited to
+    the range that n outcomes can show, [1/(n+2), (n+1)/(n+2)].
 
-    Beside the log-loss it minimizes a smooth calibration loss: with the questions sorted by confidence, the mean over
-    all stretches of neighbors of (mean probability - mean outcome)². The order never changes, since the map
+    In addition to the log-loss, it minimizes a smooth calibration loss: with the questions sorted by confidence, the
+    mean over all stretches of neighbors of (mean probability - mean outcome)². The order never changes, since the map
     increases.
 
     Parameters
     ----------
     smooth_calibration_weight : float, default 1.0
-        Of the second loss; 0 for the log-loss alone.
+        Weight of the second loss; 0 for the log-loss only.
     steps : int, default 300
-        Of Adam, on all data at a time.
+        Steps of Adam, each on all data.
     seed : int, default 0
-        Of the initial weights.
+        Seed of the initial weights.
 
     Notes
     -----
-    No library among scikit-learn, probmetrics, netcal and MAPIE has it.
+    Not available in scikit-learn, probmetrics, netcal or MAPIE.
 
     References
     ----------
     Bai et al., Unconstrained Monotonic Calibration of Predictions in Deep Ranking Systems, SIGIR 2025; the network is
-    that of Wehenkel and Louppe, Unconstrained Monotonic Neural Networks, NeurIPS 2019. The smooth calibration loss
-    here is a form of its idea of our own.
+    that of Wehenkel and Louppe, Unconstrained Monotonic Neural Networks, NeurIPS 2019. The smooth calibration loss is
+    our own variant of its idea.
     """
 
     name: ClassVar[str] = "monotonic_network"
@@ -73,7 +73,7 @@ class MonotonicNetwork(FittedConfidenceMap):
         order = np.argsort(log_odds, kind="stable")
         order = order[weights[order] > 0]
         x, y, w = (values[order] for values in (log_odds, outcomes, weights))
-        # A few extreme values would leave the nodes to nobody; beyond them the map goes on straight.
+        # A few extreme values would leave most nodes without data; beyond the nodes the map is linear.
         low, high = np.quantile(x, [0.005, 0.995])
         if high - low < 1e-3:
             low, high = low - 1.0, high + 1.0
@@ -84,7 +84,7 @@ class MonotonicNetwork(FittedConfidenceMap):
             torch.manual_seed(self.seed)
             last = nn.Linear(WIDTH, 1)
             network = nn.Sequential(nn.Linear(1, WIDTH), nn.Tanh(), nn.Linear(WIDTH, WIDTH), nn.Tanh(), last).double()
-        # It starts at the identity: f = 1.
+        # Start at the identity, f = 1.
         nn.init.zeros_(last.weight)
         nn.init.constant_(last.bias, float(np.log(np.expm1(1.0))))
         intercept = nn.Parameter(torch.tensor(low, dtype=torch.float64))
@@ -135,10 +135,10 @@ class MonotonicNetwork(FittedConfidenceMap):
         cell = np.clip(np.searchsorted(nodes, log_odds, side="right") - 1, 0, len(density) - 2)
         inside = np.clip(log_odds, low, high) - nodes[cell]
         within = density[cell] * inside + (np.diff(density) / spacing)[cell] * inside**2 / 2
-        # Rounding must not take a cell's end past the next one's start.
+        # Rounding must not move a cell's end past the next one's start.
         value = np.clip(cumulative[cell] + within, cumulative[cell], cumulative[cell + 1])
         value = value + density[0] * np.minimum(log_odds - low, 0.0) + density[-1] * np.maximum(log_odds - high, 0.0)
-        # No sample shows more certainty than its size allows; the log-loss stays finite beyond what was seen.
+        # No sample shows more certainty than its size allows; this keeps the log-loss finite on new data.
         return np.clip(expit(parameters["intercept"] + value), *laplace_bounds(parameters["n"]))
 
     def _read_map(self, reader: ParameterReader) -> dict[str, Any]:
@@ -158,9 +158,9 @@ def smooth_calibration_loss(probabilities: Any, outcomes: Any, weights: Any, str
     Parameters
     ----------
     probabilities, outcomes, weights : tensor of float, shape (n,)
-        Sorted by confidence; the weights sum to one. A stretch that weighs less than 1e-9 counts for less.
+        Sorted by confidence; the weights sum to one. Stretches with weights below 1e-9 count less.
     stretch : int
-        Neighbors in each, at most n.
+        Number of neighbors in each stretch, at most n.
 
     Returns
     -------
@@ -172,7 +172,7 @@ def smooth_calibration_loss(probabilities: Any, outcomes: Any, weights: Any, str
     zero = torch.zeros(1, dtype=probabilities.dtype)
     gaps = torch.cat([zero, (weights * (probabilities - outcomes)).cumsum(0)])
     mass = torch.cat([zero, weights.cumsum(0)])
-    # What a stretch of next to no weight says is lost in the sums' rounding.
+    # Stretches with almost no weight are dominated by rounding errors.
     return (
         ((gaps[stretch:] - gaps[:-stretch]) / (mass[stretch:] - mass[:-stretch]).clamp_min(LEAST_MASS)) ** 2
     ).mean()

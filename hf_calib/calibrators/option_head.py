@@ -1,4 +1,4 @@
-"""An option head for hidden states: a learned classifier and a fixed simplex one, balanced while they are trained."""
+"""An option head for hidden states: a learned classifier and a fixed simplex classifier, balanced during training."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ from torch.nn import functional as F
 
 from .simplex_etf import balance, simplex_etf_head
 
-# Of the simplex classifier: from nearly even probabilities to nearly one-hot ones.
+# Range of the simplex classifier's scale: from nearly uniform to nearly one-hot probabilities.
 LOWEST_SCALE, HIGHEST_SCALE = 1e-2, 1e3
 
 
 class BalancedOptionHead(nn.Module):
-    """Two classifiers of one hidden state, whose mean probabilities are the answer.
+    """Two classifiers of a hidden state, whose probabilities are averaged.
 
-    The learned one, a linear layer, becomes overconfident when it is trained for long. The fixed one, vertices of a
-    simplex equiangular tight frame behind a learned projection, has a scale β that moves its confidence and not its
-    answers. `rebalance` sets β so that the mean confidence of both together is their accuracy, on questions that the
-    weights are not trained on; where no β does, the share of the learned one is moved too.
+    The learned one, a linear layer, becomes overconfident in long training. The fixed one, the vertices of a simplex
+    equiangular tight frame after a learned projection, has a scale β that changes its confidence but not its answers.
+    `rebalance` sets β so that the mean confidence of both together equals their accuracy on held-out questions; if no
+    β achieves this, the share of the learned one is changed too.
 
     Parameters
     ----------
     hidden_size, n_options : int
         d and K.
     scale : float, default 4.0
-        β to begin with.
+        Initial β.
 
     Attributes
     ----------
     scale : tensor, scalar
         β, in [0.01, 1000].
     share : tensor, scalar
-        Of the learned classifier in the mean, in [0, 1]; 1/2 to begin with.
+        Share of the learned classifier in the mean, in [0, 1]; initially 1/2.
 
     References
     ----------
     Ni, Zhao, Gao, Guo and Zha, Balancing Two Classifiers via a Simplex ETF Structure for Model Calibration (BalCAL),
     CVPR 2025: the two classifiers, the mean of their probabilities and the scale that is adjusted while they are
-    trained. There it follows the training accuracy; here held-out questions, since a language model knows its
-    training questions by heart.
+    trained. There the scale follows the training accuracy; here it follows held-out questions, since a language model
+    memorizes its training questions.
     """
 
     scale: torch.Tensor
@@ -63,7 +63,7 @@ class BalancedOptionHead(nn.Module):
         self.register_buffer("share", torch.tensor(0.5))
 
     def classifiers(self, hidden: torch.Tensor, option_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the logits of both classifiers, each (B, K); -inf for options that a question doesn't have.
+        """Return the logits of both classifiers, each (B, K); -inf for missing options.
 
         Parameters
         ----------
@@ -73,7 +73,7 @@ class BalancedOptionHead(nn.Module):
         Raises
         ------
         ValueError
-            If a question has more options than the head.
+            If a question has more options than the head has.
         """
         k = option_mask.shape[1]
         if k > self.n_options:
@@ -88,13 +88,13 @@ class BalancedOptionHead(nn.Module):
         return (self.share * learned + (1 - self.share) * fixed).log()
 
     def loss(self, hidden: torch.Tensor, answers: torch.Tensor, option_mask: torch.Tensor) -> torch.Tensor:
-        """Return the mean of both classifiers' log-losses, a scalar: each learns to answer alone."""
+        """Return the mean of both classifiers' log-losses, a scalar, so that each learns to answer by itself."""
         learned, fixed = self.classifiers(hidden, option_mask)
         return (F.cross_entropy(learned, answers) + F.cross_entropy(fixed, answers)) / 2
 
     @torch.no_grad()
     def rebalance(self, hidden: torch.Tensor, option_mask: torch.Tensor, answers: torch.Tensor) -> None:
-        """Set the scale, and the share where the scale alone can't, on held-out questions with answers."""
+        """Set the scale, and if necessary the share, on held-out questions with answers."""
         learned, fixed = self.classifiers(hidden, option_mask)
         first = learned.double().softmax(dim=-1).cpu().numpy()
         unscaled = (fixed.double() / self.scale.double()).cpu()
@@ -104,7 +104,7 @@ class BalancedOptionHead(nn.Module):
 
 
 def balanced_scale(first: NDArray[np.float64], unscaled: torch.Tensor, answers: NDArray) -> tuple[float, float]:
-    """Return the scale and the share at which the mean confidence is the accuracy.
+    """Return the scale and the share at which the mean confidence equals the accuracy.
 
     Parameters
     ----------
@@ -117,9 +117,10 @@ def balanced_scale(first: NDArray[np.float64], unscaled: torch.Tensor, answers: 
     Returns
     -------
     scale : float
-        With the share 1/2, where the mean confidence is the accuracy; at an end of its range if nowhere.
+        The scale at which, with the share 1/2, the mean confidence equals the accuracy; an end of its range if there
+        is none.
     share : float
-        Of the first, in [0, 1]: 1/2, or that of `balance` where the scale is at an end.
+        Share of the first, in [0, 1]: 1/2, or from `balance` if the scale is at an end.
     """
 
     def second(log_scale: float) -> NDArray[np.float64]:

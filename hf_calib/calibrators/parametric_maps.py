@@ -1,4 +1,4 @@
-"""Platt scaling and beta calibration: maps of the confidence with two and three numbers."""
+"""Platt scaling and beta calibration: maps of the confidence with two and three parameters."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .storage import ParameterReader
 
 
 def smoothed_outcomes(outcomes: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return Platt's targets, (n₊ + 1)/(n₊ + 2) for 1 and 1/(n₋ + 2) for 0, which keep separable data finite."""
+    """Return Platt's targets, (n₊ + 1)/(n₊ + 2) for 1 and 1/(n₋ + 2) for 0, which keep the fit finite."""
     count = len(outcomes) * weights / weights.sum()
     positive, negative = float(count @ outcomes), float(count @ (1 - outcomes))
     return np.where(outcomes > 0, (positive + 1) / (positive + 2), 1 / (negative + 2))
@@ -31,10 +31,10 @@ class PlattScaling(FittedConfidenceMap):
 
     Notes
     -----
-    Fitted to Platt's smoothed targets, so that separable and one-sided data have a finite fit.
+    Fitted to Platt's smoothed targets, so that the fit is finite on separable and one-sided data.
 
-    Not wrapped: scikit-learn's is private and stops at a coarser tolerance; netcal's and probmetrics' take neither
-    Platt's targets nor weights. The tests compare with the first.
+    Not wrapped: scikit-learn's is private and less precise; netcal's and probmetrics' have no Platt targets or
+    weights. The tests compare with the first.
 
     References
     ----------
@@ -45,12 +45,12 @@ class PlattScaling(FittedConfidenceMap):
 
     @property
     def slope(self) -> float:
-        """What the log-odds are multiplied by."""
+        """The factor of the log-odds."""
         return self.parameters()["slope"]
 
     @property
     def intercept(self) -> float:
-        """What is added to them."""
+        """The constant added to them."""
         return self.parameters()["intercept"]
 
     def _estimate_map(
@@ -79,7 +79,8 @@ class BetaCalibration(FittedConfidenceMap):
     Parameters
     ----------
     prior_precision : float, default 1e-3
-        Of a normal prior around the identity, a = b = 1, m = 0; it keeps separable data finite.
+        Precision of a normal prior around the identity, a = b = 1, m = 0, which keeps the fit finite on separable
+        data.
 
     Attributes
     ----------
@@ -88,7 +89,7 @@ class BetaCalibration(FittedConfidenceMap):
 
     Notes
     -----
-    Not wrapped: betacal stops early and chooses the signs by refitting, netcal and probmetrics take no weights (and
+    Not wrapped: betacal stops early and determines the signs by refitting; netcal and probmetrics take no weights (and
     the latter's signs are free); none has a prior. The tests compare with the first two.
 
     References

@@ -34,7 +34,7 @@ class NotFittedError(ValueError):
 
 
 def _short(parameters: Mapping[str, Any], most: int = 4) -> str:
-    """Return fitted parameters in a few words: numbers and names as they are, of the rest the sizes."""
+    """Return a short description of fitted parameters: numbers and names, and the sizes of everything else."""
     parts = []
     for key, value in parameters.items():
         if isinstance(value, Mapping):
@@ -49,15 +49,15 @@ def _short(parameters: Mapping[str, Any], most: int = 4) -> str:
 
 
 class StoredCalibrator(ABC):
-    """Parameters and files of a calibrator, of options or of numbers.
+    """Parameters and files of a calibrator, for options or for numbers.
 
     Attributes
     ----------
     name : str
         Name for `hf_calib.calibrators.by_name`.
     fitted_on : FittedOn or None
-        The model, the way of asking and the questions that it was fitted on; `hf_calib.calibrate` sets it, and it is
-        saved. None where that is not known.
+        The model, the way of asking and the questions that it was fitted on; set by `hf_calib.calibrate` and saved
+        with the calibrator. None if unknown.
     """
 
     name: ClassVar[str]
@@ -76,7 +76,7 @@ class StoredCalibrator(ABC):
         """Check the parameters that `_estimate` returned, which may come from an untrusted file."""
 
     def parameters(self) -> dict[str, Any]:
-        """Return what was fitted: JSON values, arrays of float64, and dictionaries of these.
+        """Return the fitted parameters: JSON values, float64 arrays, and dictionaries of these.
 
         Raises
         ------
@@ -88,7 +88,7 @@ class StoredCalibrator(ABC):
         return self._parameters
 
     def set_parameters(self, parameters: dict[str, Any]) -> Self:
-        """Restore and check what `parameters` returned.
+        """Check and restore the values of `parameters`.
 
         Raises
         ------
@@ -102,16 +102,16 @@ class StoredCalibrator(ABC):
         return self
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write a JSON file, customarily called `calibrator.json`, and return its path.
+        """Write a JSON file, usually called `calibrator.json`, and return its path.
 
-        Arrays of more than 4,096 numbers are saved next to it, in a safetensors file of the same name.
+        Arrays with more than 4,096 numbers are saved next to it, in a safetensors file with the same name.
 
         Raises
         ------
         NotFittedError
             Before `fit` or `load_calibrator`.
         ValueError
-            If the arrays are larger than `load_calibrator` takes.
+            If the arrays are larger than `load_calibrator` accepts.
         """
         return storage.write(
             path, self.name, self.parameters(), None if self.fitted_on is None else self.fitted_on.to_dict()
@@ -129,7 +129,7 @@ class BaseCalibrator(StoredCalibrator):
     name : str
         Name for `hf_calib.calibrators.by_name`.
     keeps_argmax : bool
-        Whether the first of a row's most probable options stays the same, and with it the accuracy.
+        Whether a row's (first) most probable option, and so the accuracy, stays the same.
     monotonic : bool
         Whether a higher confidence never becomes a lower one, for predictions with two options.
     needs_features : bool
@@ -137,15 +137,15 @@ class BaseCalibrator(StoredCalibrator):
     takes_unlabeled : bool
         Whether questions with the label -1 are used as an unlabeled sample of the target.
     takes_events : bool
-        Whether one-dimensional predictions are taken.
+        Whether one-dimensional predictions are accepted.
     labels_may_be_absent : bool
         Whether an option with probability 0 may be the right one.
     wrappable : bool
-        Whether it can be the base of another calibrator, that is, is fitted on predictions and labels alone.
+        Whether it can be the base of another calibrator, that is, only needs predictions and labels.
     approximate : bool
         Whether the fit uses randomness or few steps, so that results on the same data may differ slightly.
     positional : bool
-        Whether the options' positions matter; then no question may have more options than the longest in `fit`.
+        Whether the options' positions matter; then no question may have more options than those in `fit`.
     """
 
     keeps_argmax: bool = False
@@ -173,22 +173,21 @@ class BaseCalibrator(StoredCalibrator):
         Parameters
         ----------
         predictions : array_like or tensor, shape (n, K) or (n,)
-            Logits (any constant may be added to a row; -inf for options that a question doesn't have), or
-            probabilities, which are normalized where rounding to three decimals moved their sum. One-dimensional:
-            the log-odds or the probability of an event, such as that an answer is right or that a reward model
-            orders a pair correctly.
+            Logits (up to a constant per row; -inf for missing options), or probabilities, which are normalized if
+            their sums are off by rounding to three decimals. One-dimensional: the log-odds or the probability of an
+            event, for example that an answer is right or that a reward model orders a pair correctly.
 
-            Zeros at the right end of a row of probabilities stand for options that the question doesn't have, except
-            in the first two columns and up to the label. Every other zero is an option: it counts as
-            `hf_calib.measures.validation.ROUNDING`, 1e-6, of the row's greatest probability, or as its least positive
-            one where that is lower. Give logits where that is not what zeros mean.
+            Zeros at the right end of a row of probabilities stand for missing options, except in the first two columns
+            and up to the label. Every other zero is an option: it counts as `hf_calib.measures.validation.ROUNDING`,
+            1e-6, times the row's largest probability, or as the row's smallest positive one if that is lower. Pass
+            logits if zeros mean something else.
         labels : array_like or tensor of int, shape (n,)
             Index of each right option; for events, whether each happened. -1 where unknown, for calibrators with
             `takes_unlabeled`.
         kind : {"logits", "probabilities"}, default "logits"
         features : array_like or tensor, shape (n, d), optional
-            Further numbers for each question, within ±1e150, for calibrators that need them. They are standardized and
-            limited to 10 standard deviations from the mean.
+            Additional numbers for each question, within ±1e150, for calibrators that need them. They are standardized
+            and limited to 10 standard deviations.
         weights : array_like or tensor, shape (n,), optional
             Weight of each question, at least 0, not all 0.
 
@@ -200,8 +199,7 @@ class BaseCalibrator(StoredCalibrator):
         Raises
         ------
         ValueError
-            If the input does not have this form, naming the first invalid row; or if probabilities are given as
-            logits.
+            If the input does not have this form (naming the first invalid row), or probabilities are given as logits.
         """
 
     @abstractmethod
@@ -222,7 +220,7 @@ class BaseCalibrator(StoredCalibrator):
         Returns
         -------
         ndarray or tensor of float64, shape (n, K) or (n,)
-            Rows sum to one; options that a question doesn't have stay at 0. For events, the probability of each.
+            Rows sum to one; missing options stay at 0. For events, their probabilities.
 
         Raises
         ------
@@ -272,7 +270,7 @@ class Calibrator(BaseCalibrator):
         return self._fit_sample(sample)
 
     def _fit_sample(self, sample: Sample) -> Self:
-        """Fit on what was checked already."""
+        """Fit on checked input."""
         self._check_features_given(sample)
         self._parameters = self._estimate(sample)
         return self
@@ -296,7 +294,7 @@ class Calibrator(BaseCalibrator):
 
     @abstractmethod
     def _estimate(self, sample: Sample) -> dict[str, Any]:
-        """Return the parameters that fit a sample: JSON values, arrays of float64, and dictionaries of these."""
+        """Return the parameters fitted to a sample: JSON values, float64 arrays, and dictionaries of these."""
 
     @abstractmethod
     def _apply(self, inputs: Inputs) -> NDArray[np.float64]:

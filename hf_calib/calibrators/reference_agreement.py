@@ -1,4 +1,4 @@
-"""Temperature without labels: the pre-trained model as the reference, where both agree."""
+"""Temperature scaling without labels, on questions where the model agrees with a reference."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from .temperature import TemperatureScaling, best_temperature
 
 
 class ReferenceAgreementScaling(TemperatureScaling):
-    """Fit the temperature to a calibrated reference model's probabilities, on questions where both agree.
+    """Fit the temperature to a calibrated reference model's probabilities on questions where both agree.
 
-    A pre-trained model is well calibrated on multiple choice, and no answers are needed to ask it. Where the aligned
-    model's answer differs, it is better or worse than the reference, and the reference's confidence says nothing about
-    it; so those questions are left out.
+    Pre-trained models are usually well calibrated on multiple choice, and asking them needs no answers. Questions
+    where the aligned model's answer differs are left out, since the reference's confidence does not apply to a
+    different answer.
 
     In `fit`, the labels are the reference's predictions, of the same shape and kind as the model's.
 
     Attributes
     ----------
     agreement : float or None
-        The share of questions in which both gave the same answer, in (0, 1]; `None` before `fit` and after loading.
+        The share of questions with the same answer from both, in (0, 1]; `None` before `fit` and after loading.
 
     Notes
     -----
-    No library among scikit-learn, probmetrics, netcal and MAPIE has it.
+    Not available in scikit-learn, probmetrics, netcal or MAPIE.
 
     References
     ----------
@@ -64,7 +64,7 @@ class ReferenceAgreementScaling(TemperatureScaling):
         Raises
         ------
         ValueError
-            If the two have different shapes or options, or agree nowhere.
+            If the two have different shapes or options, or never agree.
         """
         for given in (predictions, labels):
             check_kind(given, kind)

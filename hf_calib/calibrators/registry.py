@@ -11,7 +11,7 @@ from . import storage
 from .fitted_on import FittedOn
 from .protocol import Calibrator
 
-# Where each is, so that one is imported only when it is asked for.
+# The modules, which are only imported when needed.
 _HOME: dict[str, tuple[str, str]] = {
     "adaptive_ensemble": ("adaptive_ensemble", "AdaptiveCalibratorEnsemble"),
     "adaptive_temperature": ("adaptive_temperature", "AdaptiveTemperatureScaling"),
@@ -41,7 +41,7 @@ _HOME: dict[str, tuple[str, str]] = {
 
 
 def names() -> tuple[str, ...]:
-    """Return the names that `by_name` knows, sorted."""
+    """Return the sorted names for `by_name`."""
     return tuple(sorted(_HOME))
 
 
@@ -69,20 +69,20 @@ def by_name(name: str, **options: Any) -> Any:
     name : str
         One of `names()`.
     **options
-        Go to its class.
+        Options of its class.
 
     Raises
     ------
     ValueError
         If there is none of that name; the message lists those there are. If an option is out of its range.
     TypeError
-        If it has no option of a name.
+        If it has no such option.
     """
     return calibrator_class(name)(**options)
 
 
 def base_of(wrapper: str, calibrator: Any) -> Any:
-    """Return a calibrator that another one is to be built around, or raise a ValueError if it can't be."""
+    """Return a base for another calibrator, or raise a ValueError if it cannot be one."""
     if not getattr(calibrator, "wrappable", False):
         raise ValueError(
             f"{wrapper!r} cannot be built around {calibrator.name!r}: the base must be fitted on predictions and "
@@ -94,7 +94,7 @@ def base_of(wrapper: str, calibrator: Any) -> Any:
 def load_calibrator(path: str | os.PathLike[str]) -> Any:
     """Read a calibrator from the file that `Calibrator.save` wrote, or from the `calibrator.json` of a folder.
 
-    Nothing in a file is run; every value is checked.
+    No code in the file is run; every value is checked.
 
     Raises
     ------
@@ -113,7 +113,7 @@ def load_calibrator(path: str | os.PathLike[str]) -> Any:
 
 
 def from_parameters(method: str, parameters: dict[str, Any]) -> Any:
-    """Return the calibrator that has a name and what `Calibrator.parameters` returned."""
+    """Return the calibrator with a name and parameters from `Calibrator.parameters`."""
     return by_name(method).set_parameters(parameters)
 
 
@@ -123,7 +123,7 @@ def nested(calibrator: Calibrator) -> dict[str, Any]:
 
 
 def from_nested(content: dict[str, Any]) -> Any:
-    """Return the calibrator that `nested` gave."""
+    """Return a calibrator from the value of `nested`."""
     if set(content) != {"method", "parameters"} or not isinstance(content["method"], str):
         raise ValueError(f"a calibrator inside another must have method and parameters, got {content!r:.100}")
     return from_parameters(content["method"], content["parameters"])

@@ -1,4 +1,4 @@
-"""Confidence from how far sampled answers agree, and a calibrator on it."""
+"""Confidence from the agreement of sampled answers, and a calibrator for it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def vote_shares(samples: Sequence[Sequence[Hashable]]) -> tuple[list[list[Hashab
     Parameters
     ----------
     samples : sequence of n sequences
-        Each question's sampled answers, at least one each; equal answers are to compare equal.
+        Each question's sampled answers, at least one; the same answers must compare equal.
 
     Returns
     -------
@@ -62,8 +62,8 @@ def consistency(shares: ArrayLike) -> dict[str, NDArray[np.float64]]:
     Returns
     -------
     dict
-        ``agreement``, the share of the most frequent answer; ``entropy``, 1 - H/log(number of distinct answers), 1
-        where there is one; ``first_second_distance``, the share of the first less that of the second.
+        ``agreement``, the share of the most frequent answer; ``entropy``, 1 - H/log(number of distinct answers), 1 if
+        there is only one; ``first_second_distance``, the share of the first minus that of the second.
 
     References
     ----------
@@ -84,20 +84,20 @@ def consistency(shares: ArrayLike) -> dict[str, NDArray[np.float64]]:
 class SampleConsistency(ConfidenceCalibrator):
     """A logistic regression on agreement, entropy and first-second distance of sampled answers.
 
-    Predictions are the options' shares of a question's samples, as `vote_shares` or counting gives them, of the kind
-    "probabilities". An option that no sample chose has the share 0 and may still be the right one; where all samples
-    agree, what the answer is not given goes to all other columns alike.
+    Predictions are the options' shares of a question's samples, from `vote_shares` or by counting, of the kind
+    "probabilities". An option that no sample chose has the share 0 and may still be right; if all samples agree, the
+    remaining probability is divided evenly among the other columns.
 
     Parameters
     ----------
     measures : sequence of str, default all three
-        Which of "agreement", "entropy" and "first_second_distance" are used.
+        Which of "agreement", "entropy" and "first_second_distance" to use.
     prior_precision : float, default 1.0
-        Of a normal prior around 0 on the coefficients, in the log-likelihood's units.
+        Precision of a normal prior around 0 on the coefficients, in the log-likelihood's units.
 
     Notes
     -----
-    No library among scikit-learn, probmetrics, netcal and MAPIE has it.
+    Not available in scikit-learn, probmetrics, netcal or MAPIE.
 
     References
     ----------
@@ -124,7 +124,7 @@ class SampleConsistency(ConfidenceCalibrator):
         mean, scale = standardization(design[used])
         design = np.column_stack([standardized(design, mean, scale), np.ones(len(design))])
         precision = np.append(np.full(len(mean), self.prior_precision), 0.0)
-        # One more right and one more wrong answer keep the intercept finite where all are alike.
+        # One more right and one more wrong answer keep the intercept finite if all are the same.
         outcomes = np.concatenate([sample.correct.astype(np.float64), [1.0, 0.0]])
         average = np.append(np.zeros(len(mean)), 1.0)
         rows = np.vstack([design, average, average])
@@ -155,7 +155,7 @@ class SampleConsistency(ConfidenceCalibrator):
     @staticmethod
     def _measures(inputs: Inputs, names: Sequence[str]) -> NDArray[np.float64]:
         shares = softmax(inputs.logits)
-        # `Predictions.logits` gives options that no sample chose this much.
+        # The value in `Predictions.logits` of options that no sample chose.
         shares[shares <= ROUNDING] = 0.0
         measured = consistency(shares / shares.sum(axis=1, keepdims=True))
         return np.column_stack([measured[name] for name in names])

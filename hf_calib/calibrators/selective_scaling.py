@@ -1,4 +1,4 @@
-"""Selective scaling: probable mistakes and the rest get temperatures of their own."""
+"""Selective scaling: separate temperatures for probable mistakes and for other answers."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from .temperature import HIGHEST, LOWEST, best_temperature, scaled
 
 
 class SelectiveScaling(Calibrator):
-    """Tell probable mistakes from the rest, and scale each kind with a temperature of its own.
+    """Scale probable mistakes and other answers with separate temperatures.
 
-    A logistic regression on the confidence's log-odds (to ±50), its entropy and the features, if there are any, says
-    how probable a mistake is. As many questions as there are mistakes in the sample, the most suspicious ones, get one
+    A logistic regression on the confidence's log-odds (limited to ±50), the entropy and any features estimates the
+    probability of a mistake. The most suspicious questions, as many as there are mistakes in the sample, get one
     temperature, all others another. It keeps every argmax.
 
     For arrays of another shape, such as images' pixels or sequences' tokens, see
@@ -34,16 +34,16 @@ class SelectiveScaling(Calibrator):
     Parameters
     ----------
     prior_precision : float, default 1.0
-        Of a normal prior around 0 on the regression's coefficients, in the log-likelihood's units.
+        Precision of a normal prior around 0 on the regression's coefficients, in the log-likelihood's units.
 
     Attributes
     ----------
     temperatures : tuple of float
-        Of the questions that look right, and of probable mistakes.
+        For answers that look right, and for probable mistakes.
 
     Notes
     -----
-    No library among scikit-learn, probmetrics, netcal and MAPIE has it.
+    Not available in scikit-learn, probmetrics, netcal or MAPIE.
 
     References
     ----------
@@ -62,12 +62,12 @@ class SelectiveScaling(Calibrator):
 
     @property
     def temperatures(self) -> tuple[float, float]:
-        """Temperature of the questions that look right, and of probable mistakes."""
+        """The temperatures for answers that look right, and for probable mistakes."""
         parameters = self.parameters()
         return parameters["temperature"], parameters["mistake_temperature"]
 
     def suspicious(self, inputs: Inputs) -> NDArray[np.bool_]:
-        """Tell which questions are taken for mistakes, shape (n,)."""
+        """Return which answers look like mistakes, shape (n,)."""
         parameters = self.parameters()
         self._check_feature_count(inputs, len(parameters["feature_mean"]) - 2)
         return self._scores(_columns(inputs), parameters) > parameters["threshold"]
@@ -75,7 +75,7 @@ class SelectiveScaling(Calibrator):
     @staticmethod
     def _scores(columns: NDArray[np.float64], parameters: dict[str, Any]) -> NDArray[np.float64]:
         design = standardized(columns, parameters["feature_mean"], parameters["feature_scale"])
-        # One product and sum for each row, whatever the number of rows.
+        # The same product and sum for each row, whatever the number of rows.
         return (design * parameters["coefficients"]).sum(axis=1)
 
     def _estimate(self, sample: Sample) -> dict[str, Any]:
@@ -121,7 +121,7 @@ def _columns(inputs: Inputs) -> NDArray[np.float64]:
 
 
 def _temperature(sample: Sample, chosen: NDArray[np.bool_]) -> float:
-    """Return the best temperature of a part of the sample, that of all of it where the part is empty."""
+    """Return the best temperature for a part of the sample, or for all of it if the part is empty."""
     part = sample[chosen] if chosen.any() else sample
     return best_temperature(
         part.logits, float(part.weights @ part.logits[np.arange(len(part)), part.labels]), part.weights

@@ -1,4 +1,4 @@
-"""A learned head and a fixed one on a simplex equiangular tight frame, whose confidences balance each other."""
+"""A learned head and a fixed one on a simplex equiangular tight frame that balance each other's confidence."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .storage import ParameterReader
 
 
 def simplex_etf(k: int) -> NDArray[np.float64]:
-    """Return the simplex equiangular tight frame, shape (K, K): rows of length 1, each two with cosine -1/(K - 1).
+    """Return the simplex equiangular tight frame, shape (K, K): unit rows with pairwise cosines of -1/(K - 1).
 
-    M = √(K/(K-1)) (I - 11ᵀ/K); any rotation of it is one too.
+    M = √(K/(K-1)) (I - 11ᵀ/K), up to rotation.
 
     Raises
     ------
     ValueError
-        If k is under 2.
+        If k is below 2.
     """
     if k < 2:
         raise ValueError(f"a simplex has two vertices or more, got {k}")
@@ -30,11 +30,11 @@ def simplex_etf(k: int) -> NDArray[np.float64]:
 
 
 def simplex_etf_head(hidden_size: int, n_options: int, *, scale: float = 4.0) -> Any:
-    """Return a torch module from hidden states (..., d) to logits (..., K) of a fixed simplex classifier.
+    """Return a torch module that maps hidden states (..., d) to logits (..., K) of a fixed simplex classifier.
 
-    A learned linear layer takes the hidden state to h in the simplex's space, shortened to a length under 1: logits
-    are scale · m_k · h/√(1 + ‖h‖²), so no confidence goes beyond what the scale allows. The simplex is a buffer:
-    saved, and never trained.
+    A learned linear layer maps the hidden state to h in the simplex's space, normalized to a length below 1: the
+    logits are scale · m_k · h/√(1 + ‖h‖²), so the scale limits the confidence. The simplex is a buffer: it is saved
+    but never trained.
 
     Parameters
     ----------
@@ -73,19 +73,20 @@ def balance(
     labels: NDArray[np.intp],
     weights: NDArray[np.float64] | None = None,
 ) -> float:
-    """Return the share of the first in a mixture whose mean confidence is its accuracy, in [0, 1].
+    """Return the share of the first in a mixture whose mean confidence equals its accuracy, in [0, 1].
 
     Parameters
     ----------
     first, second : ndarray, shape (n, K)
-        Probabilities, usually of an overconfident and an under-confident classifier.
+        Probabilities, usually of an overconfident and an underconfident classifier.
     labels : ndarray of int, shape (n,)
     weights : ndarray, shape (n,), optional
 
     Returns
     -------
     float
-        Where both are off in the same direction no mixture has that, and it is the share with the least log-loss.
+        If both are miscalibrated in the same direction, so that there is no such mixture, the share with the lowest
+        log-loss.
     """
 
     def gap(share: float) -> float:
@@ -108,35 +109,36 @@ def balance(
 class SimplexETFCalibration(Calibrator):
     """Mix the model's probabilities with those of a fixed simplex classifier on features, until they are calibrated.
 
-    Features are hidden states, or anything else that says something about the answer. A linear layer into the
-    simplex's space is trained on the questions; the mixture's share is where the mean confidence is the accuracy, each
-    half of the questions answered by a layer trained on the other: the model, trained freely, is overconfident, and
-    the simplex classifier, bounded by its scale, is not. Where it is too, the share with the least log-loss is taken.
+    Features are hidden states or anything else that is informative about the answer. A linear layer into the simplex's
+    space is trained on the questions. The mixture's share is chosen so that the mean confidence equals the accuracy,
+    with each half of the questions answered by a layer trained on the other half. This works if the model is
+    overconfident and the simplex classifier, limited by its scale, is not; otherwise the share with the lowest
+    log-loss is used.
 
     Parameters
     ----------
     scale : float, default 4.0
-        Of the simplex classifier's logits, positive.
+        Scale of the simplex classifier's logits, positive.
     steps : int, default 200
-        Of Adam, on all questions of the half at a time.
+        Steps of Adam, each on all questions of a half.
     weight_decay : float, default 0.01
-        Of the linear layer.
+        Weight decay of the linear layer.
     seed : int, default 0
-        Of the halves and the initial weights.
+        Seed of the halves and the initial weights.
 
     Attributes
     ----------
     share : float
-        Of the model's own probabilities in the mixture, in [0, 1].
+        Share of the model's own probabilities in the mixture, in [0, 1].
 
     Notes
     -----
-    No library among scikit-learn, probmetrics, netcal and MAPIE has it.
+    Not available in scikit-learn, probmetrics, netcal or MAPIE.
 
     References
     ----------
     Balancing Two Classifiers via a Simplex ETF Structure for Model Calibration (BalCAL), CVPR 2025; there both heads
-    are trained with the network, which `simplex_etf_head` and `balance` serve.
+    are trained with the network, for which there are `simplex_etf_head` and `balance`.
     """
 
     name: ClassVar[str] = "simplex_etf"
@@ -154,7 +156,7 @@ class SimplexETFCalibration(Calibrator):
 
     @property
     def share(self) -> float:
-        """Of the model's own probabilities in the mixture."""
+        """Share of the model's own probabilities in the mixture."""
         return self.parameters()["share"]
 
     def _estimate(self, sample: Sample) -> dict[str, Any]:
@@ -162,7 +164,7 @@ class SimplexETFCalibration(Calibrator):
         n = len(sample)
         rows = np.random.default_rng(self.seed).permutation(n)
         first, second = rows[: (n + 1) // 2], rows[n // 2 :]
-        # Each half by a head that was trained on the other.
+        # Each half is answered by a head trained on the other.
         fixed = np.empty_like(sample.logits)
         for train, held_out in ((first, second), (second, first)):
             fixed[held_out] = _simplex_probabilities(sample[held_out], self._train(sample[train]))

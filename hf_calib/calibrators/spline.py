@@ -17,12 +17,12 @@ TABLE_SIZE = 200
 
 
 class SplineCalibration(FittedConfidenceMap):
-    """Fit a natural cubic spline to the number of right answers up to each confidence; its slope is the accuracy.
+    """Fit a natural cubic spline to the cumulative number of right answers by confidence; its slope is the accuracy.
 
-    With the questions sorted by confidence and t_i the share of them up to the i-th, h(t_i) is the share of all
-    questions that are among these and answered rightly. The slope of a least-squares spline through h, at the place
-    t(c) of a confidence, is the accuracy there, as far as n questions can show it, in [1/(n+2), (n+1)/(n+2)]. No bins,
-    and a smooth map, which need not be monotonic.
+    With the questions sorted by confidence, let t_i be the share of questions up to the i-th, and h(t_i) the share of
+    all questions that are among these and answered correctly. The slope of a least-squares spline through h at the
+    position t(c) of a confidence is the accuracy there, limited to the range that n questions can show, [1/(n+2),
+    (n+1)/(n+2)]. The map needs no bins and is smooth, but may not be monotonic.
 
     Parameters
     ----------
@@ -31,8 +31,8 @@ class SplineCalibration(FittedConfidenceMap):
 
     Notes
     -----
-    Wraps `scipy.interpolate.CubicSpline`. Not wrapped are probmetrics' calibrators: one splines the difference to the
-    confidence, the other the log-odds, and neither takes weights.
+    Wraps `scipy.interpolate.CubicSpline`. probmetrics' calibrators are not wrapped: one fits a spline to the
+    difference to the confidence, the other to the log-odds, and neither takes weights.
 
     References
     ----------
@@ -58,7 +58,7 @@ class SplineCalibration(FittedConfidenceMap):
         place = np.cumsum(mass)
         height = np.cumsum(np.bincount(inverse, weights[used] * outcomes[used]))
         slopes = self._slopes(np.append(0.0, place), np.append(0.0, height), np.append(place[0], mass), place)
-        # The middle of a confidence's questions is where it stands for; a table keeps the file small.
+        # A confidence is placed at the middle of its questions; a table keeps the file small.
         rows = np.unique(np.linspace(0, len(c) - 1, min(len(c), TABLE_SIZE)).round().astype(int))
         return {"x": c[rows], "values": np.clip(slopes, *laplace_bounds(float(used.sum())))[rows]}
 
@@ -67,7 +67,7 @@ class SplineCalibration(FittedConfidenceMap):
     ) -> NDArray[np.float64]:
         """Return the slope of the least-squares natural spline through (t, height)."""
         knots = np.linspace(0.0, 1.0, self.n_knots)
-        # A natural spline is linear in its values at the knots: one column for each.
+        # A natural spline is linear in its values at the knots, so there is one column per knot.
         basis = CubicSpline(knots, np.eye(self.n_knots), bc_type="natural") if self.n_knots > 2 else None
         if basis is None:
             return np.full(len(at), (mass @ (t * height)) / (mass @ t**2))

@@ -1,4 +1,4 @@
-"""Calibrators as files: JSON, with large arrays beside it as safetensors; every value is checked when it is read."""
+"""Calibrators as files: JSON, and safetensors for large arrays; every value is checked when it is read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CALIBRATOR_FILE = "calibrator.json"
 FORMAT_VERSION = 1
 MAX_FILE_BYTES = 2**20
 MAX_TENSOR_BYTES = 2**28
-# Arrays of more numbers than this, all together, go into a file of their own.
+# If all arrays together have more numbers than this, they go into a separate file.
 MAX_INLINE_NUMBERS = 4096
 _TENSOR = "tensor"
 
@@ -28,12 +28,12 @@ def write(
     Returns
     -------
     Path
-        Of the JSON file. Large arrays lie beside it under the same name with the suffix `.safetensors`.
+        Of the JSON file. Large arrays are next to it, in a file with the suffix `.safetensors`.
 
     Raises
     ------
     ValueError
-        If the arrays are larger than `read` takes.
+        If the arrays are larger than `read` accepts.
     """
     path = Path(path)
     arrays: dict[str, NDArray[np.float64]] = {}
@@ -61,14 +61,14 @@ def write(
 
 
 def read(path: str | os.PathLike[str]) -> tuple[str, dict[str, Any], Any]:
-    """Read what `write` wrote: the method's name, its parameters, and what it was fitted on, if that is known.
+    """Read a file of `write`: the method's name, its parameters and, if known, what it was fitted on.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     ValueError
-        If a file does not hold what `write` writes.
+        If a file was not written by `write`.
     """
     path = Path(path)
     if path.is_dir():
@@ -101,7 +101,7 @@ def read(path: str | os.PathLike[str]) -> tuple[str, dict[str, Any], Any]:
 
 
 def described(parameters: Any, most: int = 256) -> Any:
-    """Return parameters as JSON values for a report; of an array with more numbers than `most`, its shape."""
+    """Return parameters as JSON values for a report; arrays with more than `most` numbers become their shapes."""
     if isinstance(parameters, np.ndarray):
         return parameters.tolist() if parameters.size <= most else {"shape": list(parameters.shape)}
     if isinstance(parameters, dict):
@@ -112,12 +112,12 @@ def described(parameters: Any, most: int = 256) -> Any:
 
 
 class ParameterReader:
-    """Takes the values of a calibrator's parameters out of a dictionary, each checked by its kind.
+    """Reads the values of a calibrator's parameters from a dictionary, checking each.
 
     Parameters
     ----------
     parameters : dict
-        As read from a file, which may come from a stranger.
+        As read from a file, which may come from an untrusted source.
     method : str
         The calibrator's name, for messages.
     """
@@ -137,7 +137,7 @@ class ParameterReader:
         return ValueError(f"{name!r} of the calibrator {self._method!r} {what}, got {value!r:.100}")
 
     def number(self, name: str, low: float = -1e308, high: float = 1e308) -> float:
-        """Take a number of [low, high]."""
+        """Read a number in [low, high]."""
         value = self._take(name)
         if isinstance(value, bool) or not isinstance(value, float | int):
             raise self._fail(name, "must be a number", value)
@@ -146,14 +146,14 @@ class ParameterReader:
         return float(value)
 
     def integer(self, name: str, low: int, high: int) -> int:
-        """Take an integer of [low, high]."""
+        """Read an integer in [low, high]."""
         value = self._take(name)
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
             raise self._fail(name, f"must be an integer in [{low}, {high}]", value)
         return value
 
     def choice(self, name: str, choices: Sequence[str]) -> str:
-        """Take one of some words."""
+        """Read one of several words."""
         value = self._take(name)
         if not isinstance(value, str) or value not in choices:
             raise self._fail(name, f"must be one of {', '.join(choices)}", value)
@@ -162,7 +162,7 @@ class ParameterReader:
     def array(
         self, name: str, shape: tuple[int | None, ...], low: float = -1e308, high: float = 1e308
     ) -> NDArray[np.float64]:
-        """Take an array of finite numbers of [low, high]; None in the shape stands for any length but 0."""
+        """Read an array of finite numbers in [low, high]; None in the shape stands for any nonzero length."""
         value = self._take(name)
         try:
             array = np.asarray(value)
@@ -182,7 +182,7 @@ class ParameterReader:
     def increasing(
         self, name: str, low: float = -1e308, high: float = 1e308, *, may_be_empty: bool = False
     ) -> NDArray[np.float64]:
-        """Take a vector of numbers of [low, high], each greater than the one before."""
+        """Read a strictly increasing vector of numbers in [low, high]."""
         empty = may_be_empty and self._parameters.get(name) is not None and np.size(self._parameters[name]) == 0
         array = self.array(name, (0 if empty else None,), low, high)
         if not (np.diff(array) > 0).all():
@@ -190,21 +190,21 @@ class ParameterReader:
         return array
 
     def mapping(self, name: str) -> dict[str, Any]:
-        """Take a dictionary, unchecked."""
+        """Read a dictionary, unchecked."""
         value = self._take(name)
         if not isinstance(value, dict):
             raise self._fail(name, "must be an object", value)
         return value
 
     def mappings(self, name: str, most: int = 100) -> list[dict[str, Any]]:
-        """Take a list of dictionaries, unchecked."""
+        """Read a list of dictionaries, unchecked."""
         value = self._take(name)
         if not isinstance(value, list) or not 1 <= len(value) <= most or not all(isinstance(v, dict) for v in value):
             raise self._fail(name, f"must be a list of 1 to {most} objects", value)
         return value
 
     def done(self) -> None:
-        """Raise if something is left that was not taken."""
+        """Raise if there are values that were not read."""
         if self._parameters:
             names = ", ".join(map(repr, sorted(map(str, self._parameters))))
             raise ValueError(f"the calibrator {self._method!r} has no parameter {names:.200}")

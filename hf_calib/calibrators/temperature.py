@@ -13,14 +13,14 @@ from .inputs import Inputs, Sample, UninformativeFitWarning, softmax, warn
 from .protocol import Calibrator
 from .storage import ParameterReader
 
-# Beyond these a prediction is uniform, or a one-hot vector, for any logits that occur.
+# Beyond these, predictions are uniform or one-hot for any realistic logits.
 LOWEST, HIGHEST = 1e-3, 1e3
 
 
 class TemperatureScaling(Calibrator):
     """Divide all logits by one number, the temperature, chosen to minimize the log-loss.
 
-    It keeps every argmax, so accuracy, and moves every question alike: the baseline that each other method has to
+    It keeps every argmax, so the accuracy, and treats all questions the same: the baseline that other methods have to
     beat.
 
     Attributes
@@ -35,8 +35,8 @@ class TemperatureScaling(Calibrator):
 
     Notes
     -----
-    Not wrapped: scikit-learn's is private, probmetrics' takes neither weights nor questions with fewer options than
-    others, netcal's no weights either and stops after five digits. All three are what the tests compare with.
+    Not wrapped: scikit-learn's is private; probmetrics' takes no weights and needs the same number of options for all
+    questions; netcal's takes no weights and is only precise to five digits. The tests compare with all three.
 
     References
     ----------
@@ -49,7 +49,7 @@ class TemperatureScaling(Calibrator):
 
     @property
     def temperature(self) -> float | None:
-        """What the logits are divided by."""
+        """The divisor of the logits."""
         return None if self._parameters is None else self._parameters["temperature"]
 
     def _estimate(self, sample: Sample) -> dict[str, Any]:
@@ -65,7 +65,7 @@ class TemperatureScaling(Calibrator):
 
 
 def scaled(logits: NDArray[np.float64], temperature: float | NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the logits of `Inputs` over temperatures; what falls below all numbers has probability 0 in any case."""
+    """Return the logits of `Inputs` divided by temperatures; values that overflow have probability 0 in any case."""
     with np.errstate(over="ignore"):
         return logits / temperature
 
@@ -76,18 +76,19 @@ def best_temperature(logits: NDArray[np.float64], target: float, weights: NDArra
     Parameters
     ----------
     logits : ndarray, shape (n, K)
-        Those of `Inputs`.
+        Logits of `Inputs`.
     target : float
         The weighted mean of the right option's logit, or of the logit expected under a target distribution.
     weights : ndarray, shape (n,)
-        They sum to one.
+        Weights that sum to one.
     """
-    # Options beyond double precision at any temperature of interest add nothing; contiguous options are summed fast.
+    # Options with probability 0 at every temperature of interest are left out; contiguous options are summed faster.
     columns = np.ascontiguousarray(logits.T)
     finite = np.where(np.isneginf(columns), 0.0, columns)
 
     def moments(log_scale: float) -> tuple[float, float]:
-        # The log-loss is convex in the inverse temperature s; its first derivative by s, increasing, and its second.
+        # The log-loss is convex in the inverse temperature s. These are its first derivative, which increases, and its
+        # second.
         with np.errstate(over="ignore"):
             probabilities = np.exp(math.exp(log_scale) * columns)
         probabilities /= probabilities.sum(axis=0)
@@ -108,7 +109,7 @@ def best_temperature(logits: NDArray[np.float64], target: float, weights: NDArra
 
 
 def _increasing_root(function: Callable[[float], tuple[float, float]], low: float, high: float, start: float) -> float:
-    """Return the root of an increasing function that gives its derivative too: Newton's steps, halving as a guard."""
+    """Return the root of an increasing function that also returns its derivative (Newton's method, guarded)."""
     x = start
     for _ in range(200):
         value, slope = function(x)

@@ -33,42 +33,42 @@ def add_calibrate_parser(commands: argparse._SubParsersAction) -> None:
         commands,
         "calibrate",
         usage="(--model M --dataset D | ...) --out DIR",
-        help="fit a map that makes a model's confidence calibrated",
+        help="fit a calibrator for a model's confidence",
         description="Fit a calibrator on a model's answers to held-out questions, cross-validate it and save it; "
         "`hf-calib measure --calibrator DIR` then uses it.",
         example="hf-calib calibrate --model my/aligned --dataset held-out.jsonl --method auto --out calibrator",
         flags_of_arguments={"method": "--confidence", "calibrators": "--method"},
     )
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--model", help="a folder or the Hub id of a causal language model or adapter")
-    source.add_argument("--from-predictions", metavar="FILE", help="predictions that exist already, or their folder")
+    source.add_argument("--model", help="a folder or Hub id of a causal language model or adapter")
+    source.add_argument("--from-predictions", metavar="FILE", help="existing predictions, or their folder")
     parser.add_argument(
-        "--dataset", action="append", default=[], help=f"questions that it was not trained on: {DATASET_HELP}"
+        "--dataset", action="append", default=[], help=f"questions that the model was not trained on: {DATASET_HELP}"
     )
     parser.add_argument(
         "--method",
         nargs="+",
         default=["temperature"],
         metavar="NAME",
-        help="calibrators, such as temperature, vector or isotonic; of several the one whose cross-validated log-loss "
-        "is the lowest is kept. auto takes the one that did best in the comparison for what there is to fit on; "
-        "localized and simplex_etf take the hidden states of --model (default: temperature)",
+        help="calibrators, such as temperature, vector or isotonic; of several, the one with the lowest "
+        "cross-validated log-loss is kept. auto chooses by the data, from our comparison of calibrators; localized "
+        "and simplex_etf use the hidden states of --model (default: temperature)",
     )
     parser.add_argument(
         "--target-predictions",
         metavar="FILE",
-        help="the model's predictions of the questions to come, whose answers are not used: for adaptive_ensemble, "
+        help="the model's predictions for new questions, without their answers: for adaptive_ensemble, "
         "importance_weighted and auto",
     )
     parser.add_argument(
         "--reference-predictions",
         metavar="FILE",
-        help="the pre-trained model's predictions of the same questions, in the answers' place: for "
+        help="the pre-trained model's predictions for the same questions, used instead of answers: for "
         "reference_agreement and auto",
     )
-    parser.add_argument("--folds", type=int, default=5, help="of the cross-validation (default: %(default)s)")
+    parser.add_argument("--folds", type=int, default=5, help="folds of the cross-validation (default: %(default)s)")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="for calibrator.json, calibration.json")
-    add_force(parser, "save a fit that says nothing about other questions too")
+    add_force(parser, "also save a fit that does not generalize")
     add_question_options(parser)
     add_model_options(parser)
     add_report_options(parser)
@@ -130,11 +130,11 @@ def _print(calibration: Calibration, out: Path | None) -> None:
     print("Cross-validated: each question's probabilities come from a fit without it.\n")
     print(render_table(rows))
     for name, reason in calibration.refused.items():
-        print(textwrap.fill(f"{name} can't be fitted here: {reason}", 80))
+        print(textwrap.fill(f"{name} cannot be fitted here: {reason}", 80))
     for finding in calibration.warnings:
         print(textwrap.fill(f"! {finding}", 80, break_on_hyphens=False))
     print()
     if calibration.choice:
-        print("auto took {chosen}: {reason}".format(**calibration.choice))
+        print("auto chose {chosen}: {reason}".format(**calibration.choice))
     if out is not None:
         print(f"Saved {calibration.name} to {out}")

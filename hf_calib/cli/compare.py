@@ -70,7 +70,7 @@ def _run(options: argparse.Namespace) -> int:
     comparison = compare(
         options.models,
         options.dataset or None,
-        method=options.confidence or "letters",
+        method=options.confidence,
         out=options.out,
         seed=options.seed,
         **ask_options(options),
@@ -88,13 +88,14 @@ def _print(comparison: Comparison) -> None:
     from ..measures import CATALOG
     from ..reports import render_table
     from ..reports.comparison import summary
+    from ..reports.terminal import shown_name
 
     base = comparison.models[0]
     for note in comparison.notes:
         print(textwrap.fill(note, _WIDTH), end="\n\n")
     for key, own in comparison.differences.items():
         model, task, method = key
-        print(textwrap.shorten(f"{task} ({method})", _WIDTH, placeholder="…"))
+        print(textwrap.shorten(f"{shown_name(task)} ({method})", _WIDTH, placeholder="…"))
         print(textwrap.fill(comparison.n_text(key), _WIDTH))
         print(textwrap.fill(summary(model, base, own), _WIDTH))
         for name in (base, model):

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..confidence.registry import ways
+from ..confidence.registry import DEFAULT_WAY, ways
 
 if TYPE_CHECKING:
     from ..evaluation import AskOptions
@@ -26,7 +26,7 @@ def add_command(
 ) -> argparse.ArgumentParser:
     """Add a command whose arguments may also stand in a YAML file.
 
-    `flags_of_arguments` has the flags of what Python's functions call otherwise, for messages.
+    `flags_of_arguments` has the flags of arguments with another name in Python, for messages.
     """
     parser = commands.add_parser(
         name,
@@ -36,31 +36,33 @@ def add_command(
         epilog=f"example: {example}",
         allow_abbrev=False,
     )
-    parser.add_argument("--config", metavar="YAML", help="a file of these arguments by name; the command line wins")
-    # What Python's functions call the arguments that have other names here.
+    parser.add_argument(
+        "--config", metavar="YAML", help="a file with these arguments by name; the command line takes precedence"
+    )
+    # Arguments of the Python functions that have other names here.
     parser.set_defaults(flags_of_arguments=flags_of_arguments or {})
     return parser
 
 
 def add_force(parser: argparse._ActionsContainer, what: str) -> None:
-    """Add what overrides a refusal."""
+    """Add the option that overrides a refusal."""
     parser.add_argument("--force", action="store_true", help=what)
 
 
 def add_json(parser: argparse._ActionsContainer) -> None:
-    """Add what a program that reads the output asks for."""
+    """Add the option for output that programs read."""
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def add_model_options(parser: argparse.ArgumentParser, *, adapter: bool = True) -> None:
-    """Add what says how a local model is loaded and run."""
+    """Add the options that say how a local model is loaded and run."""
     group = parser.add_argument_group("model")
     if adapter:
         group.add_argument("--adapter", metavar="A", help="a PEFT adapter, a folder or Hub id, to put on the model")
     else:
         parser.set_defaults(adapter=None)
     group.add_argument(
-        "--model-name", metavar="NAME", help="of a served model, --model openai:http://host:port/v1: its name there"
+        "--model-name", metavar="NAME", help="model name on the server, for --model openai:http://host:port/v1"
     )
     group.add_argument(
         "--concurrency", type=int, default=8, help="requests to a server at once (default: %(default)s)"
@@ -73,29 +75,31 @@ def add_model_options(parser: argparse.ArgumentParser, *, adapter: bool = True) 
         "--batch-size",
         type=_batch_size,
         default=16,
-        help="questions in one forward, or auto: as many as the memory holds (default: %(default)s)",
+        help="questions per forward pass, or auto: as many as fit into memory (default: %(default)s)",
     )
     add_length_options(group)
     add_trust(group)
 
 
 def add_trust(group: argparse._ActionsContainer) -> None:
-    """Add what lets a model bring its own code."""
+    """Add the option that trusts a model's own code."""
     group.add_argument(
         "--trust-remote-code",
         action="store_true",
-        help="run the Python code that the model's or tokenizer's repository brings; without it such a one is refused",
+        help="run Python code from the model's or tokenizer's repository; otherwise a model that needs it is refused",
     )
 
 
 def add_length_options(group: argparse._ActionsContainer) -> None:
-    """Add what says how long prompts may be."""
+    """Add the options on the length of prompts."""
     group.add_argument("--max-length", type=int, help="longest prompt in tokens (default: what the model allows)")
-    group.add_argument("--drop-too-long", action="store_true", help="drop and count longer prompts, not stop at them")
+    group.add_argument(
+        "--drop-too-long", action="store_true", help="drop and count longer prompts instead of stopping"
+    )
 
 
 def add_question_options(parser: argparse.ArgumentParser, *, several_methods: bool = False) -> None:
-    """Add what says how questions are put, and how confidence is read: in one way, or in several."""
+    """Add the options that say how questions are asked, and how confidence is read: in one way, or in several."""
     add_prompt_options(parser)
     group = parser.add_argument_group("questions")
     group.add_argument(
@@ -105,22 +109,23 @@ def add_question_options(parser: argparse.ArgumentParser, *, several_methods: bo
         "--confidence",
         choices=tuple(ways()),
         metavar="WAY",
-        help="what it is read off. "
+        help="what confidence is read off. "
         + "; ".join(f"{name}: {way.help}" for name, way in ways().items())
-        + f" (default: {next(iter(ways()))})"
+        + f" (default: {DEFAULT_WAY}, or what the model was calibrated with)"
         + (". May be given several times" if several_methods else ""),
         action="append" if several_methods else "store",
-        default=None if several_methods else next(iter(ways())),
     )
     group.add_argument(
         "--wordings",
         metavar="FILE",
-        help="a YAML or JSON list of further prompt formats (each the parts of a PromptFormat): every question is "
-        "asked in each of them too, and the probabilities are averaged",
+        help="a YAML or JSON list of additional prompt formats (the parts of a PromptFormat each): every question "
+        "is asked in each of them too, and the probabilities are averaged",
     )
     group.add_argument("--n-orders", type=int, metavar="N", help="orders with marginalized (default: 4)")
     group.add_argument("--n-samples", type=int, metavar="N", help="samples with consistency (default: 10)")
-    group.add_argument("--temperature", type=float, metavar="T", help="of those samples (default: 1)")
+    group.add_argument(
+        "--temperature", type=float, metavar="T", help="sampling temperature with consistency (default: 1)"
+    )
     group.add_argument("--top-k", type=int, metavar="K", help="guesses with stated-top-k (default: 4)")
     group.add_argument(
         "--limit", type=int, metavar="N", help="ask N questions of each dataset, drawn at random with --seed"
@@ -129,7 +134,7 @@ def add_question_options(parser: argparse.ArgumentParser, *, several_methods: bo
 
 
 def add_reading_options(parser: argparse.ArgumentParser) -> None:
-    """Add what says how the rows of all datasets of a command are read."""
+    """Add the options that say how datasets are read."""
     group = parser.add_argument_group("reading datasets")
     group.add_argument(
         "--columns",
@@ -142,7 +147,7 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
         "--answer-base",
         type=int,
         choices=(0, 1),
-        help="number of the first option in the answers (default: the layout or the whole column tells)",
+        help="number of the first option in the answers (default: from the layout or the whole column)",
     )
     group.add_argument(
         "--on-bad-row",
@@ -153,48 +158,55 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_prompt_options(parser: argparse.ArgumentParser, *, examples: bool = True) -> None:
-    """Add what says how questions are put, with solved examples before them or without."""
+    """Add the options that say how questions are formatted, with or without solved examples."""
     group = parser.add_argument_group("prompt")
     group.add_argument(
-        "--prompt", metavar="FORMAT", help="mmlu, or a YAML or JSON file with the parts of a PromptFormat"
+        "--prompt",
+        metavar="FORMAT",
+        help="plain, mmlu, or a YAML or JSON file with the parts of a PromptFormat (default: what the model was "
+        "calibrated with, or plain)",
     )
     group.add_argument("--chat-template", action="store_true", help="put the questions through the chat template")
     if not examples:
         parser.set_defaults(few_shot=None, few_shot_dataset=None)
         return
     group.add_argument("--few-shot", type=int, metavar="K", help="show K solved examples before each question")
-    group.add_argument("--few-shot-dataset", metavar="D", help="where they come from; given subjects, by subject")
+    group.add_argument(
+        "--few-shot-dataset",
+        metavar="D",
+        help="dataset of the solved examples; if it has subjects, they are chosen by subject",
+    )
 
 
 def add_report_options(parser: argparse.ArgumentParser) -> None:
-    """Add what says how the outcome is given."""
+    """Add the options of the output."""
     group = parser.add_argument_group("output")
     group.add_argument(
-        "--seed", type=int, default=0, help="of drawn questions, orders, samples and intervals (default: 0)"
+        "--seed", type=int, default=0, help="seed of drawn questions, orders, samples and intervals (default: 0)"
     )
     add_json(group)
 
 
 def check_source(options: argparse.Namespace) -> None:
-    """Refuse a model without questions, and what says how a model is asked for predictions that exist already."""
+    """Reject a model without questions, and options about asking a model with existing predictions."""
     if options.model is not None:
         if not options.dataset:
             raise ValueError("--model needs at least one --dataset, the questions to ask")
         return
     needless = [name for name in ask_options(options) if name != "progress"]
-    needless += ["dataset"] * bool(options.dataset) + ["confidence"] * (options.confidence != next(iter(ways())))
+    needless += ["dataset"] * bool(options.dataset) + ["confidence"] * (options.confidence is not None)
     if needless:
         flags = ", ".join("--" + name.replace("_", "-") for name in sorted(needless))
-        raise ValueError(f"{flags}: predictions that exist already need none; leave it out")
+        raise ValueError(f"{flags}: not applicable to existing predictions; leave it out")
 
 
 def reading_of(options: argparse.Namespace) -> dict[str, Any]:
-    """Return what says how rows are read, as `load_questions` takes it."""
+    """Return the options on reading rows, for `load_questions`."""
     return {name: getattr(options, name) for name in ("columns", "answer_base", "on_bad_row")}
 
 
 def ask_options(options: argparse.Namespace) -> AskOptions:
-    """Return what says how a model is asked, as the functions of `hf_calib.evaluation` take it; without defaults."""
+    """Return the options for the functions of `hf_calib.evaluation` that differ from their defaults."""
     from dataclasses import fields
 
     from ..evaluation.settings import AskSettings

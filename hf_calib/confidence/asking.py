@@ -131,7 +131,7 @@ def out_of_memory(error: Exception) -> bool:
 
 @contextmanager
 def _bar(stage: str, remaining: int, n: int, show: bool) -> Iterator[Callable[[int], Any]]:
-    """Give a function that advances a progress bar over the requests, or does nothing."""
+    """Return a function that advances a progress bar over the requests, or does nothing."""
     if not show or not remaining:
         yield lambda count: None
         return

@@ -116,6 +116,7 @@ _WAYS = {
         free_form={"method": "distance"},
     ),
 }
+DEFAULT_WAY = next(iter(_WAYS))
 
 
 def ways() -> Mapping[str, Way]:

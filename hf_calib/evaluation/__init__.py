@@ -1,7 +1,7 @@
 """Measure, compare, calibrate and diagnose models; the command line and the cards call these functions.
 
-Each asks what it is told to ask (`asking`), and returns a result that knows its numbers, its JSON and its files.
-Nothing here imports torch before a model is asked.
+Each asks a model (`asking`) and returns a result with its numbers, its JSON and its files. torch is imported only when
+a model is asked.
 """
 
 import lazy_loader

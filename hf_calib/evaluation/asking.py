@@ -1,4 +1,4 @@
-"""From a model and datasets to a measurement: open the one, load the others, ask."""
+"""Asking a model the questions of datasets, which gives a measurement."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from ..confidence import Asking, ConfidenceMethod, confidence_method
 from ..confidence.recorded import Recorded
-from ..confidence.registry import SETTINGS, free_form_settings
+from ..confidence.registry import DEFAULT_WAY, SETTINGS, free_form_settings
 from ..reports import Measurement
 from ..tasks import (
     PromptFormat,
@@ -26,7 +26,7 @@ from ..tasks import (
 )
 from ..tasks.free_form import MATCHERS, FreeFormQuestion
 from .datasets import Datasets, ReadDatasets, read_datasets
-from .keeping import Keeper
+from .keeping import finished, journal
 from .models import ModelSource, model_source, this_process
 from .provenance import NotesPrompt
 from .settings import AskOptions, AskSettings
@@ -45,7 +45,6 @@ def ask(
     method: str | ConfidenceMethod | None = None,
     seed: int = 0,
     out: str | os.PathLike[str] | None = None,
-    part: str = "",
     hidden_states: bool = False,
     check: Callable[[Mapping[str, Any]], None] | None = None,
     **options: Unpack[AskOptions],
@@ -57,26 +56,24 @@ def ask(
     model, dataset, method, seed, **options
         As in `hf_calib.measure`.
     out : path, optional
-        The run's folder, in which what is answered is kept: to go on from where a run was stopped, and not to ask
-        again where it was finished.
-    part : str, default ""
-        What the folder calls this asking, for runs that ask more than once.
+        The folder that the caller saves the measurement into. Answers are kept there as they come, so that a run that
+        was stopped can be resumed; a measurement of the same run that is there already is returned.
     hidden_states : bool, default False
-        Keep the hidden states at the answers' positions, for calibrators that take features. What was answered is not
-        kept in `out` then.
+        Return the hidden states at the answers' positions too, for calibrators that take features. They are not
+        kept, so `out` is not used then.
     check : callable, optional
-        Called with the run's settings before anything is asked, to stop a run that would be for nothing.
+        Called with the run's settings before anything is asked; may raise to stop the run.
 
     Raises
     ------
     ValueError
-        If an option does not fit the model or the method, hidden states can't be had, or the folder holds another
-        run.
+        If an option does not fit the model or the method, hidden states are not available, or the folder holds the
+        beginning of another run.
     """
     settings = AskSettings(**options)
     where = this_process(settings.device)
     source = model if isinstance(model, ModelSource) else model_source(model, settings, where)
-    method = source.read_by if method is None else method
+    method = (source.read_by or DEFAULT_WAY) if method is None else method
     shots = {
         "chat_template": settings.chat_template,
         "few_shot": settings.few_shot,
@@ -109,14 +106,14 @@ def ask(
     }
     if check is not None:
         check(settled | _revision(settled))
-    keeper = Keeper(None if hidden_states else out, part, where, settings.say)
-    if (finished := keeper.finished(source.name, settled, seed)) is not None:
-        return finished
-    journal = keeper.journal(settled)
+    kept_in = None if hidden_states else out
+    if (known := finished(kept_in, source.name, settled, seed, settings)) is not None:
+        return known
+    answers = journal(kept_in, settled, where, settings)
     settings.say(f"Loading {source.name}")
     backend = NotesPrompt(source.opened(any(own.chat for own in (prompt_format, *wordings))))
     asking = Asking(
-        settings.batch_size, settings.progress, journal, where.index, where.count, hidden_states=hidden_states
+        settings.batch_size, settings.progress, answers, where.index, where.count, hidden_states=hidden_states
     )
     answered = {
         name: plan.ask(backend, own, prompt_format, asking.for_part(f"set{number}_"))
@@ -130,14 +127,11 @@ def ask(
     if tokenizer is not None:
         run["has_chat_template"] = getattr(tokenizer, "chat_template", None) is not None
     placed = {name: _placed(recorded, plan.questions[name]) for name, recorded in answered.items()}
-    measurement = Measurement(source.name, placed, run, {"seed": seed})
-    if not hidden_states:
-        keeper.keep(measurement)
-    return measurement
+    return Measurement(source.name, placed, run, {"seed": seed})
 
 
 def _revision(run: Mapping[str, Any]) -> dict[str, str]:
-    """Return the commit of a model on the Hub, as far as it is known: once it was loaded."""
+    """Return the commit of a model on the Hub, if it is known, that is, after it was loaded."""
     from ..hub import loaded_revision
     from ..hub.escaping import is_hub_id
 
@@ -148,7 +142,7 @@ def _revision(run: Mapping[str, Any]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class _Plan:
-    """What is asked, and how one dataset's questions are."""
+    """The questions, and how to ask those of one dataset."""
 
     questions: Mapping[str, list[Any]]
     method: dict[str, Any]
@@ -162,7 +156,7 @@ def _with_options(
     settings: AskSettings,
     seed: int,
 ) -> _Plan:
-    """Plan to ask multiple-choice questions, in random orders of their options if these are to be permuted."""
+    """Plan multiple-choice questions, with their options in random order if requested."""
     way = _method(method, wordings, settings, seed)
 
     def ask_one(backend: Backend, questions: list[Question], prompt_format: PromptFormat, asking: Asking) -> Recorded:
@@ -197,7 +191,7 @@ def _free_form(
     settings: AskSettings,
     seed: int,
 ) -> _Plan:
-    """Plan to ask questions without options; the answer given is the first of two options, a right one the second."""
+    """Plan questions without options. In the result, the first option is the given answer, the second a right one."""
     matcher = settings.free_form
     if matcher not in MATCHERS:
         raise ValueError(f"free_form: {matcher!r} is not a way to match answers; choose from {', '.join(MATCHERS)}")
@@ -237,13 +231,13 @@ def _skipped(questions: Sequence[Any]) -> int:
 
 
 def _drawn(questions: Sequence[Any]) -> dict[str, Any]:
-    """Return how a sample of a dataset was drawn; nothing for all of its questions."""
+    """Return how a dataset's questions were drawn; empty if all are asked."""
     draw = getattr(questions, "draw", None)
     return {} if draw is None else {"drawn": {"of": draw.of, "subjects": draw.subjects, "seed": draw.seed}}
 
 
 def _placed(recorded: Recorded, questions: Sequence[Any]) -> Recorded:
-    """Return predictions with the rows that a drawn sample's questions have among all questions."""
+    """Return predictions whose rows refer to all questions instead of a drawn sample."""
     draw = getattr(questions, "draw", None)
     if draw is None:
         return recorded
@@ -257,7 +251,7 @@ def _digest(questions: Sequence[Question | FreeFormQuestion]) -> str:
 
 
 def _missing(recorded: Recorded) -> dict[str, Any] | None:
-    """Return what is not known since a server returned only the most probable tokens."""
+    """Return what is unknown because a server returned only the most probable tokens."""
     predictions = recorded.predictions
     if predictions.missing_bounds is None:
         return None
@@ -271,7 +265,7 @@ def _missing(recorded: Recorded) -> dict[str, Any] | None:
 
 
 def _check_gives_hidden_states(method: str | ConfidenceMethod, settings: AskSettings, source: ModelSource) -> None:
-    """Raise a ValueError if questions are to be asked in a way that gives no hidden states."""
+    """Raise a ValueError if the way of asking gives no hidden states."""
     name = method if isinstance(method, str) else method.name
     hindered = {
         f"confidence read by {name}": name != "letters",

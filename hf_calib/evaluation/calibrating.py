@@ -35,39 +35,40 @@ if TYPE_CHECKING:
     from .models import Model
 
 REPORT_FILE = "calibration.json"
+MEASUREMENT_FOLDER = "measurement"
 
 
 class UninformativeFitError(ValueError):
-    """A fit says nothing about other questions, so it was not saved; `calibration` has it."""
+    """A fit does not generalize, so it was not saved; it is in `calibration`."""
 
     def __init__(self, calibration: Calibration) -> None:
         super().__init__(
-            f"calibrator: {calibration.name} was not saved, since the fit says nothing. {calibration.problem} Fit on "
-            "other questions, or on more of them; or pass --force (force=True) to save it anyway"
+            f"calibrator: {calibration.name} was not saved, since the fit does not generalize. {calibration.problem} "
+            "Fit on other or more questions, or pass --force (force=True) to save it anyway"
         )
         self.calibration = calibration
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """A fitted calibrator with what it does to questions that it was not fitted on.
+    """A fitted calibrator with its cross-validated results.
 
     Attributes
     ----------
     calibrator : BaseCalibrator
         Fitted on all questions.
     reports : mapping of str to CalibrationReport
-        By the calibrators' names, each question's probabilities from a fit without it; "none" without a calibrator.
+        Cross-validated results by calibrator; "none" is without a calibrator.
     refused : mapping of str to str
-        The names of those that can't be fitted here, and why.
+        Calibrators that cannot be fitted here, and why.
     n, folds, seed : int
         Questions and folds of the cross-validation, and the seed of these.
     warnings : tuple of Finding
-        What speaks against trusting the predictions that it was fitted on, or the calibrator; the most serious first.
+        Warnings about the predictions that it was fitted on, or about the calibrator; the most serious first.
     skipped_rows : mapping of str to int
-        How many rows could not be read and were left out, of each dataset with any.
+        Number of unreadable rows that were left out, for each dataset with any.
     problem : str or None
-        Why the fit says nothing about other questions, such as a temperature at the end of its range.
+        Why the fit does not generalize, such as a temperature at the end of its range.
     """
 
     calibrator: BaseCalibrator
@@ -82,17 +83,17 @@ class Calibration:
 
     @property
     def name(self) -> str:
-        """The calibrator's."""
+        """The calibrator's name."""
         return self.calibrator.name
 
     @property
     def report(self) -> CalibrationReport:
-        """What the calibrator comes to in cross-validation."""
+        """The calibrator's cross-validated report."""
         return self.reports[self.name]
 
     @property
     def choice(self) -> dict[str, str]:
-        """What "auto" took and why; empty for other calibrators."""
+        """What "auto" chose and why; empty for other calibrators."""
         chosen: Any = self.calibrator
         return {"chosen": chosen.chosen, "reason": chosen.reason} if self.name == "auto" else {}
 
@@ -101,7 +102,7 @@ class Calibration:
         return {name: measure.value for name, measure in self.report.measures.items()}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values that JSON can hold."""
+        """Return plain values for JSON."""
         return {
             "method": self.name,
             **self.choice,
@@ -122,7 +123,7 @@ class Calibration:
         Raises
         ------
         UninformativeFitError
-            If the fit says nothing, unless `force` is given; then nothing is written.
+            If the fit does not generalize and `force` is false; nothing is written.
         """
         if self.problem and not force:
             raise UninformativeFitError(self)
@@ -155,23 +156,23 @@ def calibrate(
     dataset : optional
         Questions that the model was not trained on, as in `hf_calib.measure`; left out with a measurement.
     calibrators : str or sequence of str, default "temperature"
-        Names of `hf_calib.calibrators.names()`; of several, the one whose cross-validated log-loss is the lowest is
-        taken. "auto" chooses by what there is to fit on.
+        Names from `hf_calib.calibrators.names()`; of several, the one with the lowest cross-validated log-loss is
+        chosen. "auto" chooses by the available data.
     target_predictions : Measurement, Predictions or path, optional
-        The model's predictions of the questions to come, whose answers are not used.
+        The model's predictions for new questions, whose answers are not used.
     reference_predictions : Measurement, Predictions or path, optional
-        The pre-trained model's predictions of the same questions, in the answers' place.
+        The pre-trained model's predictions for the same questions, used instead of answers.
     folds : int, default 5
         Of the cross-validation.
     method : str or ConfidenceMethod, optional
         What the confidence is read off, as in `hf_calib.measure`.
     out : path, optional
-        A folder for calibrator.json and calibration.json. A run that was stopped goes on when it is started again
-        with the same folder.
+        A folder for calibrator.json, calibration.json and, in measurement/, the answers that it was fitted on. Started
+        again with the same folder, a stopped run resumes, and answers that are there are not asked for again.
     force : bool, default False
-        Save a fit that says nothing about other questions too.
+        Also save a fit that does not generalize.
     seed : int, default 0
-        Of the folds, of random orders, of samples and of the intervals' resampling.
+        Seed of the folds, random orders, samples and the intervals' resampling.
     **options
         As in `hf_calib.measure`.
 
@@ -183,14 +184,14 @@ def calibrate(
     Raises
     ------
     UninformativeFitError
-        If the fit says nothing about other questions and is to be saved; not with `force`.
+        If the fit does not generalize and is to be saved without `force`.
     ValueError
-        If there is no such calibrator, none can be fitted here, or questions are missing or needless.
+        If there is no such calibrator, none can be fitted here, or questions are missing or not needed.
 
     Warns
     -----
     UninformativeFitWarning
-        If the fit says nothing about other questions, and is not to be saved.
+        If the fit does not generalize and is not to be saved.
 
     Examples
     --------
@@ -200,7 +201,7 @@ def calibrate(
     >>> hf_calib.measure("your/model", "new.jsonl", calibrator="calibrator").verdict  # doctest: +SKIP
     """
     names = tuple(dict.fromkeys([calibrators] if isinstance(calibrators, str) else calibrators))
-    # One that does not exist is told before the model is asked.
+    # Read first, so that a missing file is reported before the model is asked.
     target = None if target_predictions is None else predictions_of(target_predictions)
     reference = None if reference_predictions is None else predictions_of(reference_predictions)
     if target is not None and reference is not None:
@@ -217,9 +218,11 @@ def calibrate(
         raise ValueError("dataset: a model needs questions to fit on")
     else:
         with interruptible(out):
+            kept_in = None if out is None else Path(out) / MEASUREMENT_FOLDER
             measurement = ask(
-                model, dataset, method=method, seed=seed, out=out, hidden_states=with_features, **options
+                model, dataset, method=method, seed=seed, out=kept_in, hidden_states=with_features, **options
             )
+            save_result(measurement, kept_in, options.get("device"))
     predictions = measurement.predictions
     given = _given(predictions, target, reference)
     reports = {"none": predictions.report(seed=seed)}
@@ -259,14 +262,14 @@ def calibrate(
 
 @dataclass(frozen=True)
 class _Given:
-    """What there is to fit on: answers or a reference's predictions, and perhaps a target's predictions."""
+    """The data to fit on: answers or a reference's predictions, and optionally a target's predictions."""
 
     predictions: Predictions
     labels: np.ndarray
     target: np.ndarray | None
 
     def cross_validated(self, name: str, folds: int, seed: int) -> CalibrationReport:
-        """Return the report of probabilities that each come from a fit without the question."""
+        """Return the cross-validated report."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UninformativeFitWarning)  # the fit on all questions says so
             options: dict[str, Any] = {"unlabeled": self.target, "n_folds": folds, "seed": seed}
@@ -274,7 +277,7 @@ class _Given:
         return held_out.report(seed=seed)
 
     def fitted(self, name: str) -> BaseCalibrator:
-        """Return a calibrator that is fitted on all there is."""
+        """Return a calibrator fitted on all data."""
         calibrator = self._new(name)
         predictions = self.predictions.logits
         if self.target is not None:
@@ -283,7 +286,7 @@ class _Given:
         return calibrator.fit(predictions, self.labels, features=features)
 
     def _new(self, name: str) -> BaseCalibrator:
-        """Return a new calibrator, or raise a ValueError if what there is is not enough for it."""
+        """Return a new calibrator, or raise a ValueError if the data are not enough for it."""
         calibrator = by_name(name)
         if not isinstance(calibrator, BaseCalibrator):
             raise ValueError(f"the calibrator {name!r} is for numbers, not for options; use it in Python")

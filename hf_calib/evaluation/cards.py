@@ -1,4 +1,4 @@
-"""The card of a model that was trained elsewhere: measured here, then written as a trainer would."""
+"""Cards of models that were trained elsewhere, measured here."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from ..measures import CalibrationReport
     from .settings import AskOptions
 
-# Far below what a card shows.
+# Far below the precision of a card.
 _ROUNDING = 1e-5
 _VERSIONS_OF = ("hf-calib", "transformers", "peft", "datasets", "torch")
 
@@ -72,40 +72,40 @@ def measure_and_write_card(
 ) -> Path:
     """Measure a saved adapter or model on a question set, and write its card, report and `hf_calib.json`.
 
-    Measured are the model itself, with its calibrator if it has one; of an adapter, the base model under it; and the
-    model that `before` names. A card that is there keeps what people wrote in it and the results on other sets.
+    Measured are the model, with its calibrator if it has one; for an adapter, also the base model; and the model in
+    `before`, if given. An existing card keeps text that people wrote and results on other sets.
 
     Parameters
     ----------
     folder : path
         Of the adapter or model.
     dataset : str or path
-        As `hf_calib.tasks.load_questions` takes it; every question needs its answer.
+        As in `hf_calib.tasks.load_questions`; every question needs its answer.
     before : str, optional
-        Another model to compare with, e.g. the aligned one before it was calibrated: an id on the Hub or a folder.
-        The card calls it so.
+        Another model to compare with, such as the aligned one before calibration: a Hub id or a folder. The card uses
+        this name.
     prompt_format : PromptFormat, optional
-        How to put the questions, where the folder's `hf_calib.json` does not say; the plain prompt by default.
+        Prompt format, if the folder's `hf_calib.json` does not name one; by default the plain prompt.
     calibrator : path, optional
-        A fitted calibrator's file, or the folder that `hf-calib calibrate` wrote. It is put beside the model, in place
-        of one that is there, and the model is measured with it.
+        A fitted calibrator's file, or the folder that `hf-calib calibrate` wrote. It is saved with the model,
+        replacing an existing one, and the model is measured with it.
     force : bool, default False
-        Take a calibrator that was fitted on another model, prompt or way of reading confidence; with a warning.
+        Accept, with a warning, a calibrator that was fitted on another model, prompt or way of reading confidence.
     in_domain : bool, optional
         Whether the questions are of the kind that the model was calibrated on.
     task_id : str, optional
-        The benchmark's task on the Hub that the questions are, where its owner registered one; then the accuracy is
-        also written as an evaluation-result file.
+        The registered benchmark's task on the Hub, if the questions are one; then the accuracy is also written as an
+        evaluation-result file.
     trained_on : str or path, optional
         The questions with answers that the model was fine-tuned on. At most a thousand of them, drawn at random, are
-        asked too, and the card says the regime (see `hf_calib.diagnose`).
+        asked too, and the card states the regime (see `hf_calib.diagnose`).
     columns, answer_base, on_bad_row
-        How the rows of `dataset` and `trained_on` are read, as `hf_calib.tasks.load_questions` takes it. The card
-        says how many rows were skipped.
+        How the rows of `dataset` and `trained_on` are read, as in `hf_calib.tasks.load_questions`. The card states the
+        number of skipped rows.
     limit : int, optional
-        Ask at most so many questions of `dataset`, drawn at random.
+        Largest number of questions of `dataset`, drawn at random.
     seed : int, default 0
-        Of that draw and of the intervals' resampling.
+        Seed of that draw and of the intervals' resampling.
     facts : dict, optional
         Fields of `CalibrationCardData` that cannot be measured: alignment, method, license, ...
     batch_size, max_length, drop_too_long, progress
@@ -121,12 +121,12 @@ def measure_and_write_card(
     Raises
     ------
     InvalidFolderError
-        If the folder holds no adapter or model, or its `hf_calib.json` says another prompt format than the one given.
+        If the folder holds no adapter or model, or its `hf_calib.json` names a different prompt format.
     hf_calib.tasks.QuestionError
         If the questions cannot be read or lack answers.
     ValueError
-        If `trained_on` is the set that is measured on, the calibrator was fitted on something else, or the card
-        compares with another model on another set.
+        If `trained_on` equals `dataset`, the calibrator was fitted on something else, or the card compares with
+        another model on another set.
     """
     if trained_on is not None and DatasetReference.parse(dataset) == DatasetReference.parse(trained_on):
         raise ValueError(
@@ -145,7 +145,7 @@ def measure_and_write_card(
     questions = load_questions(dataset, limit=limit, seed=seed, **reading)
     require_answers(questions, "measuring calibration")
     with warnings.catch_warnings():
-        # A model that was trained elsewhere says nothing of its calibration; here is where that gets written.
+        # A model that was trained elsewhere has no `hf_calib.json` yet; it is written below.
         warnings.simplefilter("ignore", CalibrationWarning)
         model = load(folder, prompt_format=prompt_format, **load_options)
     fitted = None if calibrator is None else as_calibrator(calibrator)
@@ -154,7 +154,7 @@ def measure_and_write_card(
             "model": str(folder),
             "weights": files_digest(folder),
             "prompt_format": model.prompt_format.to_dict(),
-            "confidence": confidence_method("letters").to_dict(),
+            "confidence": confidence_method(model.read_by).to_dict(),
             "permute_options": False,
         }
         check_fits(fitted, own, force=force)
@@ -205,9 +205,9 @@ def measure_and_write_card(
 
 
 def _stage_under_adapter(folder: Path) -> str:
-    """Tell what the model under an adapter is: the base model, or the aligned one that the adapter calibrates.
+    """Return what the model under an adapter is: the base model, or the aligned one that the adapter calibrates.
 
-    It is the latter where a trainer's report has it before and after calibration and knows of no other.
+    It is the latter if a trainer's report has figures before and after calibration but none of a base model.
     """
     if not (folder / REPORT_FILE).exists():
         return BASE
@@ -216,12 +216,12 @@ def _stage_under_adapter(folder: Path) -> str:
 
 
 def _labels_with_before(folder: Path, dataset: DatasetReference, before: str) -> dict[str, str]:
-    """Return the card's names of the stages, with that of the model to compare with.
+    """Return the card's names of the stages, including the model to compare with.
 
     Raises
     ------
     ValueError
-        If the card compares with another model on another set; a card has one name for it.
+        If the card compares with a different model on another set; a card has only one name for it.
     """
     name = Path(before).name if Path(before).exists() else before
     if not (folder / REPORT_FILE).exists():
@@ -247,14 +247,14 @@ def _merged(
     option_counts: tuple[int, ...],
     facts: dict[str, Any],
 ) -> CalibrationCardData:
-    """Add an evaluation to what the folder's report says, in the place of one on the same set, or begin a report."""
+    """Add an evaluation to the folder's report, replacing one on the same set, or start a report."""
     if (folder / REPORT_FILE).exists():
         data = CalibrationCardData.load(folder)
         evaluations = list(data.evaluations)
         same = [place for place, known in enumerate(evaluations) if known.dataset.is_same_set(evaluation.dataset)]
         if same:
             known = evaluations[same[0]]
-            # What cannot be measured from this folder stays beside the new figures; what came out the same stays too.
+            # Figures that cannot be measured from this folder are kept, as are those that did not change.
             news = {
                 stage: report
                 for stage, report in evaluation.reports.items()
@@ -292,9 +292,9 @@ def _merged(
 
 
 def _agree(known: CalibrationReport, measured: CalibrationReport) -> bool:
-    """Tell whether two reports on a set differ by rounding alone, as with batches of another size.
+    """Return whether two reports on a set differ only by rounding, as with another batch size.
 
-    Compared are the measures that move as little as the probabilities do; those that rest on bins or ranks may jump.
+    Only continuous measures are compared; those based on bins or ranks may jump.
     """
     if (known.n, known.measures.keys()) != (measured.n, measured.measures.keys()):
         return False

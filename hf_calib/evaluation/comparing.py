@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Unpack, cast
 import numpy as np
 
 from ..confidence import ConfidenceMethod
-from ..confidence.registry import SETTINGS, way_named
+from ..confidence.registry import DEFAULT_WAY, SETTINGS, way_named
 from ..reports import Comparison, Measurement
+from ..reports.comparison import MEASUREMENTS_FOLDER, measurement_folders
 from .asking import ask
 from .datasets import Datasets, read_datasets
 from .keeping import interruptible, save_result
@@ -38,7 +39,7 @@ def compare(
     models: Sequence[Compared] | Mapping[str, Compared],
     dataset: Datasets | None = None,
     *,
-    method: str | ConfidenceMethod | Sequence[str | ConfidenceMethod] = "letters",
+    method: str | ConfidenceMethod | Sequence[str | ConfidenceMethod] | None = None,
     out: str | os.PathLike[str] | None = None,
     seed: int = 0,
     **options: Unpack[AskOptions],
@@ -51,27 +52,28 @@ def compare(
         The base first, then one or more others: models as `hf_calib.measure` takes them, or measurements and the
         folders that they were saved into. A mapping gives them names.
     dataset : optional
-        As in `hf_calib.measure`; left out where all were measured already.
-    method : str, ConfidenceMethod or sequence of these, default "letters"
-        What the confidence is read off, in one way or in several.
+        As in `hf_calib.measure`; left out if all were measured already.
+    method : str, ConfidenceMethod or sequence of these, optional
+        What confidence is read off, in one way or in several; the same for all models, as is the prompt. By default
+        what the calibrated models among them were calibrated with, or the options' letters and the plain prompt.
     out : path, optional
         A folder for comparison.json, comparison.html and, in measurements/, what `hf_calib.measure` saves of each
-        model. A run that was stopped goes on when it is started again with the same folder.
+        model. Started again with the same folder, a stopped run resumes, and a finished one asks nothing.
     seed : int, default 0
-        Of the questions drawn for `limit`, of random orders, of samples and of the intervals' resampling.
+        Seed of the questions drawn for `limit`, random orders, samples and the intervals' resampling.
     **options
-        As in `hf_calib.measure`, for all models; a setting goes to the methods that have it.
+        As in `hf_calib.measure`, for all models; a setting is used by the methods that have it.
 
     Returns
     -------
     Comparison
-        Of each model with the base, on each dataset and by each method.
+        Each model vs. the base, on each dataset and with each method.
 
     Raises
     ------
     ValueError
-        If there are fewer than two models, one is given twice, some are measured and others not, or questions are
-        missing or needless.
+        If there are fewer than two models, one is given twice, only some are measured already, questions are missing
+        or not needed, or models were calibrated with different prompts or methods and none is given.
 
     Examples
     --------
@@ -86,7 +88,7 @@ def compare(
     notes: tuple[str, ...] = ()
     measured = [isinstance(model, Measurement) or _was_measured(model) for model in by_name.values()]
     if all(measured):
-        given = {"dataset": dataset is not None, "method": method != "letters"}
+        given = {"dataset": dataset is not None, "method": method is not None}
         needless = [name for name in (*given, *options) if given.get(name, name != "progress")]
         if needless:
             raise ValueError(f"{', '.join(needless)}: these models were measured already; leave it out")
@@ -96,9 +98,9 @@ def compare(
     elif dataset is None:
         raise ValueError("dataset: models need at least one --dataset to be compared on")
     else:
-        methods = [method] if isinstance(method, str | ConfidenceMethod) else list(method)
-        with interruptible(out):
-            cells, measurements = _ask(by_name, dataset, methods, out, seed, options)
+        measurements = {}
+        with interruptible(out, measurements):
+            cells = _ask(by_name, dataset, method, out, seed, options, measurements)
         skipped = next(iter(measurements.values())).skipped_rows
     comparison = replace(
         Comparison.of({key: own for key, (own, _) in cells.items()}, seed=seed),
@@ -112,7 +114,7 @@ def compare(
 
 
 def _by_name(models: Sequence[Compared] | Mapping[str, Compared], settings: AskSettings) -> dict[str, Compared]:
-    """Return the models by name, by default the last parts of their names where those tell them apart."""
+    """Return the models by name, by default the last parts of their names if these differ."""
     if isinstance(models, Mapping):
         return dict(models)
     short, long = [], []
@@ -136,11 +138,11 @@ def _was_measured(model: Compared) -> bool:
 
 
 def _read(models: Mapping[str, Any]) -> tuple[_Cells, _Measurements, tuple[str, ...]]:
-    """Return what was measured already, with the same row numbers for the same questions, and what is left out."""
+    """Return existing measurements, with equal row numbers for equal questions, and notes on what is left out."""
     measurements = {
         name: model if isinstance(model, Measurement) else Measurement.load(model) for name, model in models.items()
     }
-    # How predictions from elsewhere were read is not known; they go with the others' if those were read in one way.
+    # The method of predictions from elsewhere is unknown; the others' is assumed if there is only one.
     known = {own.method for own in measurements.values()} - {None}
     unknown = known.pop() if len(known) == 1 else "recorded"
     methods = {name: own.method or unknown or "recorded" for name, own in measurements.items()}
@@ -150,7 +152,7 @@ def _read(models: Mapping[str, Any]) -> tuple[_Cells, _Measurements, tuple[str, 
     ]
     notes: list[str] = []
     if not common and all(len(own.datasets) == 1 for own in measurements.values()):
-        # One set each: it is the questions that tell whether they are the same, not the files' names.
+        # With one set each, the questions decide whether they are the same, not the files' names.
         sets = {name: next(iter(own.datasets)) for name, own in measurements.items()}
         tasks = {sets[base]: sets}
         notes += [f"{name} was measured on {own!r}." for name, own in sets.items()]
@@ -177,9 +179,9 @@ def _read(models: Mapping[str, Any]) -> tuple[_Cells, _Measurements, tuple[str, 
 
 
 def _with_rows_of(base: Recorded, other: Recorded) -> Predictions:
-    """Return predictions with the base's row numbers for the same questions, and new ones for questions of their own.
+    """Return predictions with the base's row numbers for the same questions, and new ones for other questions.
 
-    Where the questions of one of the two are not known, row numbers are taken to mean the same in both.
+    If the questions of one of the two are unknown, row numbers are assumed to mean the same in both.
     """
     if other is base or None in base.questions or None in other.questions:
         return other.predictions
@@ -191,7 +193,7 @@ def _with_rows_of(base: Recorded, other: Recorded) -> Predictions:
 
 
 def _contents(recorded: Recorded) -> list[tuple[Any, ...]]:
-    """Return what each question says; a repeated one is told from the first by its number."""
+    """Return the content of each question, with a number that distinguishes repeated ones."""
     seen: Counter[tuple[Any, ...]] = Counter()
     contents = []
     for question in recorded.questions:
@@ -205,45 +207,65 @@ def _contents(recorded: Recorded) -> list[tuple[Any, ...]]:
 def _ask(
     models: Mapping[str, Any],
     dataset: Datasets,
-    methods: Sequence[str | ConfidenceMethod],
+    method: str | ConfidenceMethod | Sequence[str | ConfidenceMethod] | None,
     out: str | os.PathLike[str] | None,
     seed: int,
     options: AskOptions,
-) -> tuple[_Cells, _Measurements]:
+    measurements: _Measurements,
+) -> _Cells:
+    """Ask all models; add each measurement to `measurements`, and save it, as soon as it is finished."""
     settings = AskSettings(**options)
+    where = this_process(settings.device)
+    sources = {name: replace(model_source(model, settings, where), name=name) for name, model in models.items()}
+    if method is None:
+        method = _of_all("method", {name: own.read_by for name, own in sources.items()}) or DEFAULT_WAY
+    if settings.prompt is None:
+        options = {**options, "prompt": _of_all("prompt", {name: own.prompt_format for name, own in sources.items()})}
+    methods = [method] if isinstance(method, str | ConfidenceMethod) else list(method)
     by_method = _settings_by_method(methods, settings)
     questions = read_datasets(dataset, settings, seed)
-    where = this_process(settings.device)
     cells: _Cells = {}
-    measurements: _Measurements = {}
-    for number, (name, model) in enumerate(models.items()):
-        source = model_source(model, settings, where)
-        for method, (way, own) in by_method.items():
-            how: AskOptions = {**options, **own}
-            measurement = ask(
-                source,
-                questions,
-                method=way,
-                seed=seed,
-                out=out,
-                part=f"{number}-{method}",
-                **how,
-            )
+    folders = measurement_folders((name, own) for name in models for own in by_method)
+    for name, source in sources.items():
+        for own, (way, of_method) in by_method.items():
+            how: AskOptions = {**options, **of_method}
+            kept_in = None if out is None else Path(out) / MEASUREMENTS_FOLDER / folders[name, own]
+            measurement = ask(source, questions, method=way, seed=seed, out=kept_in, **how)
+            save_result(measurement, kept_in, settings.device)
             for task, recorded in measurement.datasets.items():
-                cells[name, task, method] = recorded.predictions, measurement.reports[task].warnings
-            measurements[name, method] = measurement
-    return cells, measurements
+                cells[name, task, own] = recorded.predictions, measurement.reports[task].warnings
+            measurements[name, own] = measurement
+    return cells
+
+
+def _of_all(argument: str, own: Mapping[str, Any]) -> Any:
+    """Return what the calibrated models were calibrated with, in order to ask all in the same way; None if none was.
+
+    Raises
+    ------
+    ValueError
+        If they differ.
+    """
+    known = {name: value for name, value in own.items() if value is not None}
+    (first, value), *others = known.items() or [("", None)]
+    for name, other in others:
+        if other != value:
+            raise ValueError(
+                f"{argument}: {first} was calibrated with {value!r}, and {name} with {other!r}; give the one to ask "
+                "all models with"
+            )
+    return value
 
 
 def _settings_by_method(
     methods: Sequence[str | ConfidenceMethod], settings: AskSettings
 ) -> dict[str, tuple[str | ConfidenceMethod, AskOptions]]:
-    """Return the methods by name, each with the settings that it takes.
+    """Return the methods by name, each with its settings.
 
     Raises
     ------
     ValueError
-        If there is no method, or none that takes a setting.
+        If there is no method, or none has one of the settings.
     """
     given = {name for name in SETTINGS if getattr(settings, name) is not None}
     taken = {own: set(way_named(own).settings) if isinstance(own, str) else set() for own in methods}

@@ -1,4 +1,4 @@
-"""Sets of questions to ask: named, read, and with every answer known."""
+"""Reading the named sets of questions to ask, and checking that all answers are known."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def named(dataset: Datasets) -> dict[str, Any]:
     Raises
     ------
     ValueError
-        If there is none, or one is given twice.
+        If there is no dataset, or one is given twice.
     """
     if isinstance(dataset, str | os.PathLike):
         return {str(dataset): dataset}
@@ -48,7 +48,7 @@ def named(dataset: Datasets) -> dict[str, Any]:
 
 
 def read_datasets(dataset: Datasets | ReadDatasets, settings: AskSettings, seed: int) -> ReadDatasets:
-    """Read each set of questions, with every answer known; `seed` draws the sample where there is a limit.
+    """Read each set of questions and check that all answers are known; `seed` is for samples with a limit.
 
     Returns
     -------

@@ -1,16 +1,16 @@
-r"""Which regime a fine-tuned model is in: whether its calibration can be had at no cost in accuracy.
+r"""The regime of a fine-tuned model: whether it can be calibrated without a loss of accuracy.
 
 Let $p^*$ be the model that generates the answers, and $ACC^* = E[\max p^*]$ the critical accuracy. While a model's
 accuracy on the questions that it was fine-tuned on is below it, the calibration error can reach zero at no cost; above
-it, the model has begun to memorise, and its error on new questions has a positive lower bound (Xiao et al., 2025).
+it, the model has begun to memorize, and its error on new questions has a positive lower bound (Xiao et al., 2025).
 
-What holds exactly, on any evaluated set and for any binning, is $ECE \geq |ACC - E[c]|$: with $n_b$ of $N$ samples in
-bin $b$, $\sum_b \frac{n_b}{N} |acc_b - conf_b| \geq |\sum_b \frac{n_b}{N} (acc_b - conf_b)|$ by the triangle
-inequality, and the sum on the right is $ACC - E[c]$.
+On any evaluated set and for any binning, $ECE \geq |ACC - E[c]|$: with $n_b$ of $N$ samples in bin $b$, $\sum_b
+\frac{n_b}{N} |acc_b - conf_b| \geq |\sum_b \frac{n_b}{N} (acc_b - conf_b)|$ by the triangle inequality, and the sum on
+the right is $ACC - E[c]$.
 
-The generalisation gap $ACC_{train} - ACC_{new}$ is a diagnostic and no bound: it equals the over-confidence on new
-questions, $E[c] - ACC_{new}$, only for a model whose mean confidence is its training accuracy on both sets. That is
-what plain fine-tuning tends to, and what the regularised form (RCFT) is there to break.
+The generalization gap $ACC_{train} - ACC_{new}$ is an indication, not a bound: it equals the overconfidence on new
+questions, $E[c] - ACC_{new}$, only if the mean confidence on both sets is the training accuracy. Plain fine-tuning
+tends toward this; the regularized form (RCFT) prevents it.
 """
 
 from __future__ import annotations
@@ -36,16 +36,17 @@ from .settings import AskOptions
 from .thresholds import flattened
 
 if TYPE_CHECKING:
-    from ..confidence import ConfidenceMethod, Predictions
+    from ..confidence import ConfidenceMethod
     from .models import Model
 
 REPORT_FILE = "diagnosis.json"
+MEASUREMENT_FOLDER = "measurement"
 
 Regime = Literal["calibratable", "non-calibratable", "undetermined"]
 
 
 class AnsweredPredictions(Protocol):
-    """What `diagnose` needs of predictions; those of `hf_calib.predict` have it."""
+    """The attributes of predictions that `diagnose` needs, as in those of `hf_calib.predict`."""
 
     @property
     def confidences(self) -> np.ndarray:
@@ -62,7 +63,7 @@ Answered: TypeAlias = "AnsweredPredictions | Measurement | str | os.PathLike[str
 
 @dataclass(frozen=True)
 class SetSummary:
-    """How a model does on a set of questions.
+    """A model's results on a set of questions.
 
     Attributes
     ----------
@@ -72,7 +73,7 @@ class SetSummary:
     low, high : float
         Wilson interval of the accuracy.
     bound : float
-        |accuracy - confidence|, which no binning's ECE on this set is below.
+        |accuracy - confidence|, a lower bound of the ECE on this set for any binning.
     """
 
     n: int
@@ -93,14 +94,14 @@ class Diagnosis:
     regime : {"calibratable", "non-calibratable", "undetermined"}
     training, new : SetSummary
     gap, gap_low, gap_high : float
-        Accuracy on the fine-tuning set less that on new questions, and its interval (Newcombe's, of two independent
-        proportions).
+        Accuracy on the fine-tuning set minus that on new questions, with Newcombe's interval for two independent
+        proportions.
     critical_accuracy : float
     critical_accuracy_is_known : bool
-        False where it is the lower estimate, the best accuracy seen on new questions.
+        False if it is a lower estimate, the best accuracy seen on new questions.
     confidence_level : float
     skipped_rows : mapping of str to int
-        How many rows could not be read and were left out, of each dataset with any.
+        Number of unreadable rows that were left out, for each dataset with any.
     """
 
     regime: Regime
@@ -116,7 +117,7 @@ class Diagnosis:
 
     @property
     def reasons(self) -> str:
-        """The verdict in words, with the numbers that it rests on."""
+        """The verdict in words, with its numbers."""
         accuracy = f"{self.training.accuracy:.3f} [{self.training.low:.3f}, {self.training.high:.3f}]"
         gap = f"{self.gap:+.3f} [{self.gap_low:+.3f}, {self.gap_high:+.3f}]"
         if self.critical_accuracy_is_known:
@@ -136,17 +137,18 @@ class Diagnosis:
         if self.regime == "non-calibratable":
             return (
                 f"The model does better on its fine-tuning set than on new questions, by {gap}: it has begun to "
-                f"memorise. {estimate} The regime is taken from the gap, a diagnostic and no proof."
+                f"memorize. {estimate} The gap is an indication of the regime, not a proof."
             )
         if self.regime == "calibratable":
             return (
-                f"The model does no better on its fine-tuning set than on new questions: the gap is {gap}. {estimate}"
+                f"The model is not significantly better on its fine-tuning set than on new questions: the gap is "
+                f"{gap}. {estimate}"
             )
         return f"The gap between the fine-tuning set and new questions is {gap}: too few questions to tell. {estimate}"
 
     @property
     def method(self) -> str:
-        """What to use: "cft", "rcft" or, until there are questions enough to tell, "temperature"."""
+        """The recommended method: "cft", "rcft" or, if there are too few questions to tell, "temperature"."""
         return {"calibratable": "cft", "non-calibratable": "rcft", "undetermined": "temperature"}[self.regime]
 
     @property
@@ -155,14 +157,14 @@ class Diagnosis:
         return {
             "calibratable": "Plain fine-tuning on questions (CFT) can calibrate it at no cost in accuracy.",
             "non-calibratable": (
-                "Stop earlier, or go on with the ECE regulariser (RCFT) with an E-step on questions that are not "
+                "Stop earlier, or continue with the ECE regularizer (RCFT), with an E-step on questions that are not "
                 "trained on."
             ),
             "undetermined": "Measure on more questions; until then, temperature scaling changes no answer.",
         }[self.regime]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain numbers and strings that JSON can hold."""
+        """Return plain numbers and strings for JSON."""
         plain = {**asdict(self), "method": self.method, "reasons": self.reasons, "advice": self.advice}
         skipped = plain.pop("skipped_rows")
         return {**plain, "skipped_rows": skipped} if skipped else plain
@@ -209,7 +211,7 @@ def diagnose(
     seed: int = 0,
     **options: Unpack[AskOptions],
 ) -> Diagnosis:
-    r"""Tell the calibratable regime from the non-calibratable one.
+    r"""Determine whether a model is in the calibratable or the non-calibratable regime.
 
     Parameters
     ----------
@@ -217,37 +219,38 @@ def diagnose(
         Predictions on the answered questions that the model was fine-tuned on: as `hf_calib.predict` returns them, a
         measurement, its folder, or a file. With `model`, the questions, as in `hf_calib.measure`.
     new : the same
-        On answered questions of the same kind that it was not fine-tuned on.
+        The same for answered questions of the same kind that it was not fine-tuned on.
     model : optional
-        As in `hf_calib.measure`; asked both sets.
+        As in `hf_calib.measure`; the model to ask both sets.
     critical_accuracy : float, optional
-        $E[\max p^*]$ in (0, 1], where it is known, as in the lab. Then the verdict compares the accuracy on the
-        fine-tuning set with it; otherwise it rests on the generalisation gap.
+        $E[\max p^*]$ in (0, 1], if known, as in the lab. Then the verdict compares the accuracy on the fine-tuning set
+        with it; otherwise it is based on the generalization gap.
     best_new_accuracy : float, optional
         The best accuracy on new questions that any checkpoint reached, in [0, 1]: a better lower estimate of the
         critical accuracy than this model's own.
     n_bins : int, default 10
         Of the ECE.
     confidence_level : float, default 0.95
-        Of all intervals, in (0, 1).
+        Level of all intervals, in (0, 1).
     margin : float, default 0.05
-        Without a known critical accuracy, a gap whose interval reaches beyond this is not called absent.
+        Without a known critical accuracy, a gap whose interval extends beyond this is not considered absent.
     method, seed, **options
         As in `hf_calib.measure`, with a model.
     out : path, optional
-        A folder for diagnosis.json. A run that was stopped goes on when it is started again with the same folder.
+        A folder for diagnosis.json and, in measurement/, the answers to both sets. Started again with the same folder,
+        a stopped run resumes, and answers that are there are not asked for again.
 
     Returns
     -------
     Diagnosis
-        Non-calibratable where the interval (of the training accuracy less the critical one, or of the gap) is above
-        zero; calibratable where it is below zero, or for the gap includes zero and ends below `margin`; otherwise
+        Non-calibratable if the interval (of the training accuracy minus the critical one, or of the gap) is above
+        zero; calibratable if it is below zero or, for the gap, includes zero and ends below `margin`; otherwise
         undetermined.
 
     Raises
     ------
     ValueError
-        If there is no question, an answer is not known, both sets are the same, or an argument is out of its range.
+        If there are no questions, an answer is unknown, both sets are the same, or an argument is out of range.
 
     Examples
     --------
@@ -274,7 +277,11 @@ def diagnose(
     skipped: dict[str, int] = {}
     if model is not None:
         with interruptible(out):
-            (training, new), skipped = _ask(model, training, new, method=method, seed=seed, out=out, **options)
+            kept_in = None if out is None else Path(out) / MEASUREMENT_FOLDER
+            measurement = _ask(model, training, new, method=method, seed=seed, out=kept_in, **options)
+            save_result(measurement, kept_in, options.get("device"))
+        training, new = (recorded.predictions for recorded in measurement.datasets.values())
+        skipped = measurement.skipped_rows
     elif set(options) - {"progress"}:
         raise ValueError(
             f"{', '.join(sorted(options))}: these say how a model is asked; give model, or leave them out"
@@ -295,19 +302,18 @@ def diagnose(
     return diagnosis
 
 
-def _ask(model: Model, training: Any, new: Any, **how: Any) -> tuple[list[Predictions], dict[str, int]]:
-    """Ask a model both sets; return its predictions, and how many rows were skipped."""
+def _ask(model: Model, training: Any, new: Any, **how: Any) -> Measurement:
+    """Ask a model both sets."""
     sets = {"training": training, "new": new}
     if all(isinstance(source, str | os.PathLike) for source in sets.values()):
         if str(training) == str(new):
             raise ValueError(f"training and new are the same questions, {training}; new ones show what was memorized")
         sets = {str(training): training, str(new): new}
-    measurement = ask(model, sets, **how)
-    return [recorded.predictions for recorded in measurement.datasets.values()], measurement.skipped_rows
+    return ask(model, sets, **how)
 
 
 def accuracy_difference(first: SetSummary, second: SetSummary) -> tuple[float, float, float]:
-    """Return the first accuracy less the second, and Newcombe's interval of it from their Wilson intervals."""
+    """Return the first accuracy minus the second, with Newcombe's interval from their Wilson intervals."""
     difference = first.accuracy - second.accuracy
     below = np.hypot(first.accuracy - first.low, second.high - second.accuracy)
     above = np.hypot(first.high - first.accuracy, second.accuracy - second.low)

@@ -1,4 +1,4 @@
-"""What a calibrator was fitted on, and whether that is what it is applied to."""
+"""Checking that a calibrator is applied to what it was fitted on."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _ASKING = ("confidence", "prompt_format", "permute_options")
 
 
 class CalibratorMismatchWarning(UserWarning):
-    """A calibrator is applied to another model, or another way of asking, than it was fitted on."""
+    """A calibrator is applied to a model or a way of asking that it was not fitted on."""
 
 
 def fitted_on(run: Mapping[str, Any], n: int = 1) -> FittedOn:
-    """Return what a run says of the model, the way of asking and the questions, without this machine's folders."""
+    """Return a run's model, way of asking and questions, without local folders."""
     from ..hub.escaping import public_name
 
     asked = run.get("adapter") or run.get("model_name") or run.get("model")
@@ -42,24 +42,24 @@ def _named(model: str) -> str:
 
 
 def fitted_on_measurement(measurement: Measurement) -> FittedOn:
-    """Return what a calibrator that is fitted on a measurement is fitted on."""
+    """Return what a calibrator is fitted on, given the measurement."""
     return fitted_on(measurement.run, len(measurement.predictions))
 
 
 def check_fits(calibrator: BaseCalibrator, run: Mapping[str, Any], *, force: bool = False) -> None:
-    """Refuse a calibrator that was fitted on another model, or with another prompt or way of reading confidence.
+    """Reject a calibrator that was fitted on another model, or with another prompt or way of reading confidence.
 
-    What is not known, of the calibrator or of the run, does not count.
+    Unknown properties of the calibrator or of the run are ignored.
 
     Raises
     ------
     ValueError
-        Naming every difference, unless `force` is given.
+        Names every difference; not raised with `force`.
 
     Warns
     -----
     CalibratorMismatchWarning
-        With `force`, of the same.
+        With `force`, instead of the error.
     """
     differing = [] if calibrator.fitted_on is None else calibrator.fitted_on.mismatches(fitted_on(run))
     if "calibrator" in run:
@@ -75,6 +75,6 @@ def check_fits(calibrator: BaseCalibrator, run: Mapping[str, Any], *, force: boo
 
 
 def fitted_on_same_questions(calibrator: BaseCalibrator, run: Mapping[str, Any]) -> list[str]:
-    """Return the names of the datasets whose very questions a calibrator was fitted on."""
+    """Return the names of the datasets whose questions the calibrator was fitted on."""
     known = set() if calibrator.fitted_on is None else set(calibrator.fitted_on.datasets.values()) - {None}
     return [name for name, own in run.get("datasets", {}).items() if own.get("sha256") in known]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from ..reports import Measurement
 from .asking import ask
 from .datasets import Datasets
-from .fitted import check_fits, fitted_on_same_questions
+from .fitted import CalibratorMismatchWarning, check_fits, fitted_on_same_questions
 from .keeping import interruptible, save_result
 from .models import ModelSource, model_source, this_process
 from .settings import AskOptions, AskSettings
@@ -41,24 +42,26 @@ def measure(
     model : str, path, module, pair, CalibratedModel or Backend
         A Hub id or a folder of a causal language model or adapter, or a GGUF file (`model.gguf`, on the Hub
         `namespace/name:file.gguf`); `openai:http://host:port/v1` with `model_name`; a
-        loaded model with `tokenizer`, or `(model, tokenizer)`; what `hf_calib.load` returns, which is asked with its
-        own method, prompt format and calibrator; or a source of answers, such as `hf_calib.confidence.ServedModel`.
+        loaded model with `tokenizer`, or `(model, tokenizer)`; what `hf_calib.load` returns; or a source of answers,
+        such as `hf_calib.confidence.ServedModel`. A model that was calibrated, whose folder or repository has a
+        `hf_calib.json`, is asked with the method, prompt and calibrator that this names.
     dataset : str, path, list of Question, datasets.Dataset, list of str, or mapping
         A file, folder or Hub dataset as `hf_calib.load_questions` takes it, or questions in memory; several by their
         names; or by names of your own, `{"law": "law.jsonl", "own": questions}`. Every question needs its answer.
     method : str or ConfidenceMethod, optional
-        What the confidence is read off; `hf_calib.confidence.ways()` lists the names. By default the options'
-        letters, or of what `hf_calib.load` returns, what it was calibrated with.
+        What confidence is read off; `hf_calib.confidence.ways()` lists the names. By default what the model was
+        calibrated with, or the options' letters.
     calibrator : BaseCalibrator or path, optional
-        Fitted; applied to the answers. What was measured without it is kept as `.before`.
+        A fitted calibrator to apply to the answers, instead of one that comes with the model. The measurement without
+        it is in `.before`.
     force : bool, default False
-        Apply the calibrator although it was fitted on another model, prompt or way of reading confidence; with a
-        warning.
+        Apply a calibrator that was fitted on another model, prompt or way of reading confidence, with a warning.
     out : path, optional
-        A folder for report.json, report.html, predictions.parquet and reliability_diagram.png. A run that was stopped
-        goes on when it is started again with the same folder, and one that was finished asks nothing again.
+        A folder for report.json, report.html, predictions.parquet and reliability_diagram.png; with a calibrator, also
+        before/, the same without it. Started again with the same folder, a stopped run resumes, and a finished one
+        asks nothing.
     seed : int, default 0
-        Of the questions drawn for `limit`, of random orders, of samples and of the intervals' resampling.
+        Seed of the questions drawn for `limit`, random orders, samples and the intervals' resampling.
     **options
         For a model given by name:
 
@@ -66,16 +69,17 @@ def measure(
         - model_name: a served model's name on its server.
         - concurrency: requests to a server at once, default 8.
         - dtype: number format of the weights: bf16, fp16 or fp32; by default as they were saved.
-        - trust_remote_code: run the Python code that the model's repository brings, default False.
+        - trust_remote_code: run Python code from the model's repository, default False.
         - device: gpu, cuda, cuda:1, mps or cpu; by default a GPU if there is one.
 
         For a loaded model:
 
         - tokenizer: its tokenizer.
 
-        How questions are put:
+        How questions are asked:
 
-        - prompt: "mmlu", a YAML or JSON file with the parts of a `PromptFormat`, or a `PromptFormat`.
+        - prompt: "plain", "mmlu", a `PromptFormat`, or a YAML or JSON file with its parts; by default what the model
+          was calibrated with, or "plain".
         - chat_template: put the questions through the chat template, default False.
         - few_shot, few_shot_dataset: how many solved examples to show before each question, and where from.
         - wordings: further prompt formats, a file or a sequence; the probabilities are averaged over all.
@@ -85,14 +89,14 @@ def measure(
         - n_orders, n_samples, temperature, top_k: settings of the methods that have them.
         - columns, answer_base, on_bad_row: how the rows of all datasets are read, as `hf_calib.load_questions` takes
           it.
-        - limit: at most so many questions of each dataset, drawn at random with the seed.
+        - limit: largest number of questions per dataset, drawn at random with the seed.
 
-        How they are gone through:
+        How the work is done:
 
         - batch_size: questions in one forward, default 16, or "auto": as many as the memory holds.
         - max_length: longest prompt in tokens, by default what the model allows.
-        - drop_too_long: drop longer prompts with a warning, not stop at them, default False.
-        - progress: show a progress bar, or print a line now and then where there is no terminal, default True.
+        - drop_too_long: drop longer prompts with a warning instead of stopping, default False.
+        - progress: show a progress bar, or print a line now and then if there is no terminal, default True.
 
     Returns
     -------
@@ -108,6 +112,11 @@ def measure(
         If an option does not fit the model or the method, the calibrator was fitted on something else, or `out`
         holds the beginning of another run.
 
+    Warns
+    -----
+    CalibratorMismatchWarning
+        If the model comes with a calibrator that is not applied, since another method or prompt is given.
+
     Examples
     --------
     >>> import hf_calib
@@ -119,7 +128,7 @@ def measure(
     settings = AskSettings(**options)
     source = model if isinstance(model, ModelSource) else model_source(model, settings, this_process(settings.device))
     given = None if calibrator is None else as_calibrator(calibrator)
-    fitted = given or source.calibrator
+    fitted = given or _own_calibrator(source, method, settings)
     check = None if given is None else partial(check_fits, given, force=force)
     with interruptible(out):
         measurement = ask(
@@ -140,6 +149,29 @@ def measure(
     return measurement
 
 
+def _own_calibrator(
+    source: ModelSource, method: str | ConfidenceMethod | None, settings: AskSettings
+) -> BaseCalibrator | None:
+    """Return the calibrator that came with a model, if the model is asked as it was for fitting it."""
+    if source.calibrator is None:
+        return None
+    differing = {
+        "method": method not in (None, source.read_by),
+        "prompt": settings.prompt not in (None, source.prompt_format),
+        **{name: bool(getattr(settings, name)) for name in ("chat_template", "few_shot", "wordings", "free_form")},
+    }
+    found = [name for name, differs in differing.items() if differs]
+    if not found:
+        return source.calibrator
+    warnings.warn(
+        f"{', '.join(found)}: the calibrator of {source.name} is not applied, since it was fitted for the method and "
+        "prompt that the model was calibrated with; leave these out to apply it",
+        CalibratorMismatchWarning,
+        stacklevel=3,
+    )
+    return None
+
+
 def measure_recorded(
     path: str | os.PathLike[str] | Sequence[str],
     kind: str = "predictions",
@@ -149,12 +181,12 @@ def measure_recorded(
     out: str | os.PathLike[str] | None = None,
     seed: int = 0,
 ) -> Measurement:
-    """Measure predictions that exist already.
+    """Measure existing predictions.
 
     Parameters
     ----------
     path : str, path or sequence of str
-        As the kind's reader takes it.
+        In the form that the kind's reader takes.
     kind : {"predictions", "lm_eval", "helm"}, default "predictions"
         A file that `hf_calib.confidence.recorded.read_predictions` reads, lm-evaluation-harness's samples, or a run
         folder of HELM.
@@ -168,7 +200,7 @@ def measure_recorded(
     Raises
     ------
     FileNotFoundError, ValueError
-        If they cannot be read, an answer is not known, or the calibrator was fitted on something else.
+        If they cannot be read, an answer is unknown, or the calibrator was fitted on something else.
     """
     from ..confidence.recorded import read_predictions
     from ..confidence.recorded_helm import read_helm
@@ -193,12 +225,12 @@ def measure_recorded(
 
 
 def as_calibrator(calibrator: BaseCalibrator | str | os.PathLike[str]) -> BaseCalibrator:
-    """Return a fitted calibrator of options, read from its file or folder if a path is given.
+    """Return a fitted calibrator for options, read from its file or folder if a path is given.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        If it cannot be read, or is for numbers.
+        If it cannot be read, or is a calibrator for numbers.
     """
     from ..calibrators import load_calibrator
     from ..calibrators.protocol import BaseCalibrator
@@ -210,7 +242,7 @@ def as_calibrator(calibrator: BaseCalibrator | str | os.PathLike[str]) -> BaseCa
 
 
 def calibrated(measurement: Measurement, calibrator: BaseCalibrator) -> Measurement:
-    """Return a measurement of the same answers with a calibrator's probabilities, and what they were before.
+    """Return the measurement of the same answers with a calibrator applied.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""A model to ask, however it is given: by name, loaded, or served."""
+"""Models to ask, given by name, loaded, or served."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ Model: TypeAlias = (
 )
 """A Hub id, folder or `openai:http://host:port/v1`; a model loaded with its tokenizer; or a source of answers."""
 
-# What stands before a server's address.
+# Prefix of a server's address.
 SERVED = "openai:"
 
-# Enough of a tensor to tell a trained one from what it was before.
+# Numbers per tensor to read: enough to detect training.
 _SAMPLED = 256
-# And of a file, in bytes.
+# Bytes per block of a file.
 _BLOCK = 4096
 
 
 @dataclass(frozen=True)
 class Processes:
-    """Which process this is, of how many."""
+    """The index of this process, and the number of processes."""
 
     index: int = 0
     count: int = 1
@@ -49,17 +49,17 @@ class Processes:
 
     @property
     def is_first(self) -> bool:
-        """Whether it is this process that writes and prints."""
+        """Whether this process writes and prints."""
         return self.index == 0
 
 
 def this_process(device: str | None = None) -> Processes:
-    """Join the processes that torchrun or `accelerate launch` started, if they did.
+    """Join the processes that torchrun or `accelerate launch` started, if any.
 
     Parameters
     ----------
     device : str, optional
-        The device that is asked for; with "cpu" the processes talk through gloo.
+        The requested device; with "cpu" the processes communicate through gloo.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return Processes()
@@ -79,20 +79,20 @@ class ModelSource:
     Attributes
     ----------
     name : str
-        What results call it.
+        Its name in results.
     identity : dict
-        What tells it from others, as JSON values: model, model_name, adapter, weights.
+        What identifies it, as JSON values: model, model_name, adapter, weights.
     open : callable
-        Returns the source of answers; takes whether it will be asked through a chat template, so that a model without
-        one is refused before it is loaded.
+        Returns the source of answers; takes whether it needs a chat template, so that a model without one is rejected
+        before it is loaded.
     is_local : bool
-        Whether it is a `LocalModel`, whose hidden states can be had.
+        Whether it is a `LocalModel`, which has hidden states.
     prompt_format : PromptFormat, optional
-        How it was calibrated to be asked.
-    read_by : str, default "letters"
-        What its confidence was calibrated to be read off, a name of `hf_calib.confidence.ways()`.
+        The prompt that it was calibrated with.
+    read_by : str, optional
+        What confidence was read off in its calibration, a name of `hf_calib.confidence.ways()`.
     calibrator : BaseCalibrator, optional
-        What came with it.
+        The calibrator that came with it.
     """
 
     name: str
@@ -100,7 +100,7 @@ class ModelSource:
     open: Callable[[bool], Backend]
     is_local: bool = True
     prompt_format: PromptFormat | None = None
-    read_by: str = "letters"
+    read_by: str | None = None
     calibrator: BaseCalibrator | None = None
 
     _opened: list[Backend] = field(default_factory=list, init=False, repr=False)
@@ -118,7 +118,7 @@ def model_source(model: Model, settings: AskSettings, where: Processes) -> Model
     Raises
     ------
     ValueError
-        If an option does not apply to a model that is given so, or one that it needs is missing.
+        If an option does not apply to this kind of model, or a required one is missing.
     TypeError
         If it is not a model.
     """
@@ -153,7 +153,7 @@ _LOADING = ("adapter", "model_name", "concurrency", "dtype", "trust_remote_code"
 
 
 def refuse(settings: AskSettings, what: str, *names: str) -> None:
-    """Raise a ValueError if one of the options has a value other than its default."""
+    """Raise a ValueError if one of the options differs from its default."""
     defaults = {field.name: field.default for field in fields(settings)}
     given = [name for name in names if getattr(settings, name) != defaults[name]]
     if given:
@@ -192,23 +192,26 @@ def _named(model: str, settings: AskSettings, where: Processes) -> ModelSource:
         from ..hub import CalibrationWarning
         from ..hub.loading import load_parts
 
-        options = {
-            "token": None,
-            "cache_dir": None,
-            "trust_remote_code": settings.trust_remote_code,
-            "dtype": settings.dtype,
-        }
         with warnings.catch_warnings():
-            # Any model can be measured; that it does not say what it was calibrated with is no news here.
+            # Any model can be measured, so it need not say what it was calibrated with.
             warnings.simplefilter("ignore", CalibrationWarning)
             base = None if adapter is None else model
+            options = {**where_from, "dtype": settings.dtype}
             loaded = load_parts(adapter or model, None, base, None, None, options, chat=chat)
         loaded.model.to(device)
         return LocalModel(loaded.model, loaded.tokenizer, **_lengths(settings))
 
+    from ..hub.loading import calibrated_with
+
+    where_from = {"token": None, "cache_dir": None, "trust_remote_code": settings.trust_remote_code}
+    own: dict[str, Any] = {}
+    if ":" not in (adapter or model):  # a GGUF file in a repository, whose hf_calib.json is about other weights
+        metadata, calibrator = calibrated_with(adapter or model, where_from)
+        if metadata is not None:
+            own = {"prompt_format": metadata.prompt_format, "read_by": metadata.confidence, "calibrator": calibrator}
     weights = files_digest(adapter or model)
     identity = _identity(model, model_name=settings.model_name, adapter=adapter, weights=weights)
-    return ModelSource(settings.model_name or Path(adapter or model).name, identity, open_it)
+    return ModelSource(settings.model_name or Path(adapter or model).name, identity, open_it, **own)
 
 
 def _loaded(model: Any, tokenizer: Any, settings: AskSettings, **own: Any) -> ModelSource:
@@ -249,7 +252,7 @@ def _device(asked: str | None, where: Processes) -> str:
     Raises
     ------
     ValueError
-        If there is no such device, or PyTorch has not got it here.
+        If there is no such device, or PyTorch does not support it here.
     """
     import torch
 
@@ -281,9 +284,9 @@ def _lengths(settings: AskSettings) -> dict[str, Any]:
 
 
 def files_digest(model: str | os.PathLike[str]) -> str | None:
-    """Return what tells the weights of a folder or a GGUF file from others, wherever it lies; None for a Hub model.
+    """Return a digest of the weights in a folder or GGUF file, independent of its path; None for a Hub model.
 
-    Of each file, evenly spaced blocks are read: training changes all weights.
+    Evenly spaced blocks of each file are read, since training changes all weights.
     """
     path = Path(model)
     if not path.exists():
@@ -300,7 +303,7 @@ def files_digest(model: str | os.PathLike[str]) -> str | None:
 
 
 def _weights_digest(model: nn.Module) -> str:
-    """Return what tells loaded weights from others: a digest of evenly spaced numbers of each tensor."""
+    """Return a digest of loaded weights, from evenly spaced numbers of each tensor."""
     import torch
 
     digest = hashlib.sha256()

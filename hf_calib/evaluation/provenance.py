@@ -1,4 +1,4 @@
-"""What was run: the command, when, on which device, and a prompt as the model got it."""
+"""What was run: the command, date, device, and a rendered prompt."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from ..tasks import PromptFormat, Question
 
 COMMAND: ContextVar[str | None] = ContextVar("command", default=None)
-"""The command line that is running, as the `hf-calib` command sets it."""
+"""The running command line, set by the `hf-calib` command."""
 
 
 class NotesPrompt:
-    """A source of answers that notes the first prompt that it is asked with.
+    """A source of answers that records the first prompt.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ class NotesPrompt:
         return self._backend.generate(stage, questions, prompt_format, asking, **options)
 
     def note(self, questions: Sequence[Question], prompt_format: PromptFormat, options: bool = True) -> None:
-        """Note the first question, and how it is put; `options` as in `PromptFormat.render`."""
+        """Record the first question and its format; `options` as in `PromptFormat.render`."""
         if self._first is None and questions:
             self._first = questions[0], prompt_format, options
 
@@ -74,7 +74,7 @@ class NotesPrompt:
         if not prompt_format.chat:
             return prompt_format.render(question, options=options)
         messages = prompt_format.messages(question, options=options)
-        if tokenizer is None:  # a server puts the messages into its own template
+        if tokenizer is None:  # a server applies its own template
             return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
         from ..tasks.chat import answer_stem
 
@@ -82,7 +82,7 @@ class NotesPrompt:
 
 
 def _device(backend: Any) -> str | None:
-    """Return the name of the device that a local model is on; None for a server, whose device is not known."""
+    """Return the name of a local model's device; None for a server, whose device is unknown."""
     model: Any = getattr(backend, "model", None)
     if not hasattr(model, "parameters"):
         return None

@@ -1,4 +1,4 @@
-"""The regime as a card states it, with the questions it was estimated from."""
+"""The regime in a card's words, with the questions that it was estimated from."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ if TYPE_CHECKING:
     from ..hub import DatasetReference
     from .diagnosing import Diagnosis
 
-# Enough for a gap's interval to be within 0.045 of it where there are as many new ones; a fine-tuning set may hold a
-# hundred times as many.
+# Enough for the interval of a gap to be within ±0.045 with as many new questions; a fine-tuning set may be a hundred
+# times larger.
 REGIME_QUESTIONS = 1000
 
 
 def regime_sample(n: int) -> list[int]:
-    """Draw at most `REGIME_QUESTIONS` of n questions, the same ones for every set of this size."""
+    """Draw at most `REGIME_QUESTIONS` of n questions, always the same ones for a given n."""
     if n <= REGIME_QUESTIONS:
         return list(range(n))
     return sorted(np.random.default_rng(0).choice(n, REGIME_QUESTIONS, replace=False).tolist())
 
 
 def regime_text(diagnosis: Diagnosis, n_trained: int, new: DatasetReference) -> str:
-    """Say a diagnosis in sentences.
+    """Return a diagnosis in sentences.
 
     Parameters
     ----------
     diagnosis : hf_calib.Diagnosis
     n_trained : int
-        Size of the fine-tuning set, of which the diagnosis may have seen a part.
+        Size of the fine-tuning set, of which the diagnosis may have used a sample.
     new : DatasetReference
-        What the new questions are.
+        Reference to the new questions.
     """
     asked = diagnosis.training.n
     part = f"all {n_trained:,}" if asked == n_trained else f"{asked:,} of {n_trained:,}"

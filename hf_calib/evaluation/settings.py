@@ -92,11 +92,11 @@ class AskSettings:
 
     @property
     def reading(self) -> dict[str, Any]:
-        """How the rows of all datasets are read, as `hf_calib.load_questions` takes it."""
+        """How the rows of all datasets are read, as arguments of `hf_calib.load_questions`."""
         return {"columns": self.columns, "answer_base": self.answer_base, "on_bad_row": self.on_bad_row}
 
     def say(self, text: str) -> None:
-        """Tell on standard error what is being done, if progress is to be shown; of several processes, the first."""
+        """Print on standard error what is being done, if progress is shown and this is the first process."""
         if self.progress and os.environ.get("RANK", "0") == "0":
             print(text, file=sys.stderr, flush=True)
 

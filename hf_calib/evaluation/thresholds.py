@@ -1,4 +1,4 @@
-"""Conditions on what was measured, such as ece>0.05."""
+"""Conditions on measures, such as ece>0.05."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _OPERATORS: dict[str, Callable[[float, float], bool]] = {
 
 @dataclass(frozen=True)
 class Threshold:
-    """A condition on a number by its name.
+    """A condition on a named number.
 
     Examples
     --------
@@ -40,7 +40,7 @@ class Threshold:
         Raises
         ------
         ValueError
-            If it is not one.
+            If the text is not a condition.
         """
         match = re.fullmatch(r"\s*(\w+(?:\.\w+)*)\s*(>=|<=|>|<)\s*([-+.0-9eE]+)\s*", text)
         try:
@@ -57,7 +57,7 @@ class Threshold:
         Raises
         ------
         ValueError
-            If it was not measured, or has no value here.
+            If the measure was not measured, or has no value here.
         """
         if self.name not in values:
             raise ValueError(f"{self.name!r} was not measured here, so --fail-if {self.text!r} cannot be decided")
@@ -68,12 +68,12 @@ class Threshold:
 
 
 def check_names(thresholds: Sequence[Threshold], known: Iterable[str]) -> None:
-    """Refuse a condition on what the command never has: before a long run, not after it.
+    """Reject a condition on an unknown measure, before a long run rather than after it.
 
     Raises
     ------
     ValueError
-        Listing what there is.
+        Lists the measures.
     """
     known = list(known)
     for threshold in thresholds:
@@ -87,13 +87,13 @@ def check_names(thresholds: Sequence[Threshold], known: Iterable[str]) -> None:
 def those_that_hold(
     thresholds: Sequence[Threshold], found: Mapping[str, Mapping[str, float]]
 ) -> list[tuple[Threshold, str]]:
-    """Return the conditions that hold, each with the place that it holds of.
+    """Return the conditions that hold, each with the name of its result.
 
     Parameters
     ----------
     thresholds : sequence of Threshold
     found : mapping
-        The values by name, for each place that has some of its own; the place is "" where there is one only.
+        The values by name, for each result; a single result has the name "".
     """
     return [(one, place) for one in thresholds for place, values in found.items() if one.holds(values)]
 

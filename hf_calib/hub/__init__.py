@@ -1,14 +1,14 @@
-"""The Hub: cards made from measurements, publishing that cannot lose work, loading what the card promises.
+"""The Hub: model cards, publishing and loading.
 
 For trainers and scripts:
 
-- `CalibrationCardData`, `DatasetReference`, `Evaluation`: what was measured and set.
+- `CalibrationCardData`, `DatasetReference`, `Evaluation`: measurements and settings for a card.
 - `render_card(data, existing=None)`, `write_card(folder, data)`: the model card, new or updated.
 - `save_calibration_metadata(folder, ...)`: the prompt format, the base model's revision and the calibrator.
 - `publish_adapter(folder, repo_id, ...)`, `publish_metric(name, namespace=...)`: one commit each.
 - `load(name)`: model, tokenizer, prompt format and calibrator together; `ensemble([...])`: adapters on one base model.
 
-Nothing here imports torch before a model is loaded.
+torch is imported only when a model is loaded.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""A model together with what its calibration depends on, and its answers."""
+"""A model with everything that its calibration depends on, and its answers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class CalibrationWarning(UserWarning):
-    """Something differs from what the model was calibrated with, so its card's figures need not hold."""
+    """Something differs from what the model was calibrated with, so its card's figures may not hold."""
 
 
 @dataclass(frozen=True)
@@ -28,18 +28,18 @@ class Answer:
     Parameters
     ----------
     letter : str
-        Of the option with the highest probability.
+        Letter of the option with the highest probability.
     text : str
         That option.
     index : int
-        Its position, counted from 0.
+        Position of that option, counted from 0.
     confidence : float
         Its probability among the options, in [1/K, 1], recalibrated if the model came with a calibrator.
     probabilities : tuple of float
         All options' probabilities; they sum to 1.
     option_mass : float or None
-        The share of the whole vocabulary's probability that the options hold, in [0, 1]. Far below 1, the model would
-        rather say something else. None where the options' probabilities are divided by their lengths.
+        The options' share of the probability of the whole vocabulary, in [0, 1]. If it is far below 1, the model would
+        rather say something else. None if the options' probabilities are divided by their lengths.
     """
 
     letter: str
@@ -52,14 +52,14 @@ class Answer:
 
 @dataclass
 class CalibratedModel:
-    """A model with all that its calibration depends on.
+    """A model with everything that its calibration depends on.
 
     Parameters
     ----------
     model : PreTrainedModel or PeftModel
     tokenizer : PreTrainedTokenizerBase
     prompt_format : PromptFormat
-        How questions are put.
+        How questions are formatted.
     calibrator : object with `transform`, or None
         Turns the model's probabilities into calibrated ones.
     metadata : CalibrationMetadata or None
@@ -79,11 +79,11 @@ class CalibratedModel:
 
     @property
     def read_by(self) -> str:
-        """What confidence is read off, a name of `hf_calib.confidence.ways()`: as the figures were measured."""
+        """What confidence was read off for the card's figures, a name of `hf_calib.confidence.ways()`."""
         return self.metadata.confidence if self.metadata else "letters"
 
     def predict(self, questions: Any, **options: Any) -> Predictions:
-        """Give the model's own predictions, before any calibrator.
+        """Return the model's predictions without the calibrator.
 
         Parameters
         ----------
@@ -95,7 +95,7 @@ class CalibratedModel:
 
         questions = as_questions(questions)
         self.warn_about_option_counts(questions)
-        # A calibrator that takes features was fitted on the hidden states, the only ones that come with a question.
+        # A calibrator that takes features was fitted on the hidden states.
         options.setdefault("hidden_states", bool(getattr(self.calibrator, "needs_features", False)))
         options.setdefault("method", self.read_by)
         return predict(self.model, self.tokenizer, questions, prompt_format=self.prompt_format, **options)
@@ -117,7 +117,7 @@ class CalibratedModel:
         Warns
         -----
         CalibrationWarning
-            If a question has another number of options than those that the model was calibrated on.
+            If a question's number of options differs from those that the model was calibrated on.
         """
         questions = as_questions(questions)
         predictions = self.predict(questions, **options).calibrated(self.calibrator)
@@ -157,7 +157,7 @@ class CalibratedModel:
         return self.predict(questions, **options).calibrated(self.calibrator).report(seed=seed)
 
     def warn_about_option_counts(self, questions: Sequence[Question]) -> None:
-        """Warn if a question has another number of options than those that the card's figures are for."""
+        """Warn if a question's number of options differs from those of the card's figures."""
         counts = {len(question.choices) for question in questions}
         known = set(self.metadata.option_counts) if self.metadata else set()
         if known and counts - known:

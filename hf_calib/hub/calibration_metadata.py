@@ -17,14 +17,14 @@ from .errors import InvalidFolderError
 
 METADATA_FILE = "hf_calib.json"
 CALIBRATOR_FILE = "calibrator.json"
-# Beside it where the calibrator has large arrays.
+# Next to it if the calibrator has large arrays.
 CALIBRATOR_ARRAYS = "calibrator.safetensors"
 METADATA_FORMAT_VERSION = 1
 MAX_METADATA_BYTES = 2**20
 
 
 class Saveable(Protocol):
-    """A calibrator, as far as saving it goes."""
+    """An object that can be saved, such as a calibrator."""
 
     def save(self, path: Any) -> Any:
         """Write the calibrator to a JSON file."""
@@ -32,7 +32,7 @@ class Saveable(Protocol):
 
 @dataclass(frozen=True)
 class CalibrationMetadata:
-    """What a published model's figures were measured with.
+    """The settings that a published model's figures were measured with.
 
     Parameters
     ----------
@@ -41,11 +41,11 @@ class CalibrationMetadata:
     confidence : str, default "letters"
         What confidence is read off, a name of `hf_calib.confidence.ways()`.
     option_counts : tuple of int
-        The numbers of options of the questions that it was calibrated on or, if it was not calibrated, measured on.
+        The numbers of options of the questions that it was calibrated on or, without calibration, measured on.
     base_model, base_model_revision : str, optional
-        The model under the adapter and the commit of it that was loaded.
+        The model under the adapter, and the commit that was loaded.
     calibrator : bool
-        Whether a fitted calibrator lies beside this file, in `calibrator.json`.
+        Whether there is a fitted calibrator in `calibrator.json`.
     hf_calib_version : str
         The version that wrote the file.
     """
@@ -59,7 +59,7 @@ class CalibrationMetadata:
     hf_calib_version: str = __version__
 
     def to_json(self) -> str:
-        """Give the text of `hf_calib.json`."""
+        """Return the text of `hf_calib.json`."""
         content = {"format_version": METADATA_FORMAT_VERSION, **asdict(self)}
         content["prompt_format"] = self.prompt_format.to_dict()
         return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
@@ -75,23 +75,23 @@ def save_calibration_metadata(
     base_model_revision: str | None = None,
     calibrator: Saveable | None = None,
 ) -> Path:
-    """Write `hf_calib.json`, and the calibrator beside it, into an adapter's or a model's folder.
+    """Write `hf_calib.json`, and the calibrator, into an adapter's or a model's folder.
 
     Parameters
     ----------
     folder : path
-        Made if it is not there.
+        Created if it does not exist.
     prompt_format : PromptFormat, optional
         How the calibration questions were put; the plain prompt if None.
     confidence : str, default "letters"
         What confidence was read off, a name of `hf_calib.confidence.ways()`.
     option_counts : iterable of int
-        The numbers of options that they had, in any order, repeated or not.
+        The questions' numbers of options, in any order, with or without repetitions.
     base_model, base_model_revision : str, optional
         Id of the base model and the commit that was loaded (see `loaded_revision`). A path on this machine is left
         out.
     calibrator : object with `save(path)`, optional
-        A fitted calibrator; one that was saved before is removed if there is none now.
+        A fitted calibrator; if there is none, a previously saved one is removed.
 
     Returns
     -------
@@ -123,7 +123,7 @@ def save_calibration_metadata(
 def loaded_revision(
     name: str, revision: str | None = None, cache_dir: str | os.PathLike[str] | None = None
 ) -> str | None:
-    """Give the commit that loading a model from the Hub came to, as the client's cache knows it.
+    """Return the commit of a model that was loaded from the Hub, according to the client's cache.
 
     Parameters
     ----------
@@ -137,7 +137,7 @@ def loaded_revision(
     Returns
     -------
     str or None
-        None for a folder on this machine, and for a model that was not downloaded.
+        None for a local folder and for a model that was not downloaded.
     """
     from huggingface_hub import try_to_load_from_cache
 
@@ -150,17 +150,17 @@ def loaded_revision(
 
 
 def read_calibration_metadata(folder: str | os.PathLike[str]) -> CalibrationMetadata | None:
-    """Read `hf_calib.json`, which a stranger may have written.
+    """Read `hf_calib.json`, which may come from an untrusted source.
 
     Returns
     -------
     CalibrationMetadata or None
-        None where the folder has no such file.
+        None if the folder has no such file.
 
     Raises
     ------
     InvalidFolderError
-        If the file is too large, no JSON, of a newer format, or holds anything that `save_calibration_metadata` does
+        If the file is too large, invalid JSON, of a newer format, or has content that `save_calibration_metadata` does
         not write.
     """
     path = Path(folder) / METADATA_FILE

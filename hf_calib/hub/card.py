@@ -1,4 +1,4 @@
-"""Model cards: rendered from what was measured, and updated without touching what people wrote."""
+"""Model cards: rendered from measurements, and updated without touching text that people wrote."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CARD_FILE = "README.md"
 EVALUATION_RESULTS = ".eval_results/hf_calib.yaml"
 PICTURE_FILE = "reliability_diagram.png"
 TEMPLATE_FILE = "model_card.md.jinja"
-# How calibration-aware fine-tuning, regularized or not, is called by our trainers and by people.
+# Names of calibration-aware fine-tuning, with or without the regularizer, in our trainers and in general use.
 _CFT = re.compile(r"calibration-aware (fine-tuning|sft)|ece regularizer|\br?cft\b", re.IGNORECASE)
 
 
@@ -45,22 +45,22 @@ def render_card(data: CalibrationCardData, existing: str | None = None, *, calib
     data : CalibrationCardData
         What was measured and set.
     existing : str, optional
-        The card that is there already. What people wrote in it stays, outside our markers and in its metadata; our
-        sections are replaced.
+        The existing card. Text that people wrote outside our markers or in its metadata is kept; our sections are
+        replaced.
     calibrator : bool, default False
         Whether a fitted calibrator is published with the model.
 
     Returns
     -------
     str
-        The whole README.md. It is `existing`, to the byte, where there is no news.
+        The whole README.md; byte for byte `existing` if nothing changed.
 
     Raises
     ------
     CardConflictError
         If the existing card's markers or metadata are damaged.
     PrivateInformationError
-        If a token or a path of this machine would get into the card.
+        If the card would contain a token or a local path.
     """
     metadata = card_metadata(data)
     rendered = (
@@ -84,7 +84,7 @@ def render_card(data: CalibrationCardData, existing: str | None = None, *, calib
             else None,
             limits=list(_limits(data, calibrator)),
             cites_cft=data.method is not None and _CFT.search(data.method) is not None,
-            # Spelt as PEFT spells itself, which adds a line of its own to a card without this one.
+            # Spelled like PEFT's own line, which PEFT adds to a card that lacks it.
             versions=[("PEFT" if name == "peft" else name, version) for name, version in data.versions.items()],
         )
         .rstrip()
@@ -96,57 +96,57 @@ def render_card(data: CalibrationCardData, existing: str | None = None, *, calib
 
 
 def merge_cards(new: str, existing: str, where: str = "the existing card") -> str:
-    """Update an existing card by a new one: our sections and metadata from `new`, all else from `existing`.
+    """Update an existing card: our sections and metadata come from `new`, everything else from `existing`.
 
     Parameters
     ----------
     new : str
         A card with our sections.
     existing : str
-        The card to update, possibly written by somebody else.
+        The card to update, possibly written by someone else.
     where : str
         What `existing` is, for messages.
 
     Returns
     -------
     str
-        `existing` itself, to the byte, where `new` brings no news.
+        Byte for byte `existing` if `new` changes nothing.
     """
     ours, theirs = CardParts.split(new, "the new card"), CardParts.split(existing, where)
-    if is_boilerplate(theirs.body) and is_plain_dump(theirs.yaml, theirs.metadata):  # as PEFT leaves it
+    if is_boilerplate(theirs.body) and is_plain_dump(theirs.yaml, theirs.metadata):  # as PEFT writes it
         return ours.with_content(fill_in_metadata(ours.metadata, theirs.metadata), ours.body)
     body = merge_sections(ours.body, theirs.body, where)
     return theirs.with_content(merge_metadata(ours.metadata, theirs.metadata, read_record(theirs.body)), body)
 
 
 def adopt_metadata(card: str, other: str, where: str) -> str:
-    """Give `card` the entries of another card's metadata that it lacks, as people add them on the Hub's site."""
+    """Return `card` with the metadata entries of another card that it lacks, as people add them on the Hub's site."""
     own, theirs = CardParts.split(card, "the card"), CardParts.split(other, where)
     metadata = merge_metadata(own.metadata, {**theirs.metadata, **own.metadata}, read_record(theirs.body))
     return own.with_content(metadata, own.body)
 
 
 def drafted_tags(path: Path) -> list[str]:
-    """Give the tags of a card in which nobody wrote anything, those that libraries gave to a model they saved."""
+    """Return the tags of a card that nobody edited: those that libraries add when they save a model."""
     parts = CardParts.split(read_card(path), path.name) if path.is_file() else CardParts("", "", "", "")
     tags = parts.metadata.get("tags") or [] if is_boilerplate(parts.body) else []
     return [str(tag) for tag in tags if is_hub_id(str(tag).rpartition(":")[2])] if isinstance(tags, list) else []
 
 
 def handwritten(card: str, where: str) -> list[str]:
-    """Give the lines of a card outside our sections, without blank ones; none if it is the client's template."""
+    """Return the nonblank lines of a card outside our sections; none if it is the client's template."""
     return handwritten_lines(CardParts.split(card, where).body, where)
 
 
 def write_card(folder: str | os.PathLike[str], data: CalibrationCardData) -> Path:
     """Write a model's card into its folder: README.md, the reliability diagram and `calibration_report.json`.
 
-    Where an evaluation set names a registered benchmark's task, the Hub's evaluation-result file is written too.
+    If an evaluation set names a registered benchmark's task, the Hub's evaluation-result file is written too.
 
     Parameters
     ----------
     folder : path
-        The folder of the adapter or model. A card that is there is updated (see `render_card`).
+        The folder of the adapter or model. An existing card is updated (see `render_card`).
     data : CalibrationCardData
         What was measured and set.
 
@@ -181,17 +181,17 @@ def write_card(folder: str | os.PathLike[str], data: CalibrationCardData) -> Pat
 
 
 def read_card(path: Path) -> str:
-    """Read a card with its line ends as they are."""
+    """Read a card without changing its line endings."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         return file.read()
 
 
 def _draw_picture(data: CalibrationCardData, path: Path) -> None:
-    """Draw the first evaluation set's reliability diagrams, one a model; the baseline is in the table alone."""
+    """Draw the first evaluation set's reliability diagrams, one per model; the baseline is only in the table."""
     from ..reports import ReliabilityDisplay
 
     first, drawn = data.evaluations[0], _drawn_stages(data)
-    # A dollar would start a formula.
+    # A dollar sign would start a formula.
     title, *labels = (
         single_line(text).replace("$", r"\$")
         for text in (str(first.dataset), *(data.stage_label(stage) for stage in drawn))
@@ -236,7 +236,7 @@ def _dataset_link(dataset: DatasetReference) -> Markdown:
 
 
 def _python_string(text: str) -> Markdown:
-    """Write text as a Python string that can stand in a fenced block: one line, and no fence in it."""
+    """Return text as a Python string for a fenced block: one line that contains no fence."""
     return Markdown('"' + single_line(text).replace("\\", "\\\\").replace('"', '\\"').replace("`", "\\x60") + '"')
 
 

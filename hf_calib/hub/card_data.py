@@ -1,4 +1,4 @@
-"""What a model card and a calibration report say, as data: everything in it was measured or set, nothing hoped for."""
+"""The data of a model card and a calibration report: measurements and settings."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 REPORT_FILE = "calibration_report.json"
 REPORT_FORMAT_VERSION = 1
-# A report holds some hundred numbers a set and subject; a file beyond this is not one.
+# A report holds a few hundred numbers per set and subject; a larger file is not a report.
 MAX_REPORT_BYTES = 32 * 2**20
 
 BASE, BEFORE, SCALED, AFTER, CALIBRATED = "base", "before", "temperature_scaled", "after", "calibrated"
 STAGES = (BASE, BEFORE, SCALED, AFTER, CALIBRATED)
 
-# Arguments that name places, people or secrets; they configure a run and not a method.
+# Arguments with places, people or secrets, which configure a run rather than a method.
 _UNPUBLISHED_SETTINGS = {
     "hub_token", "push_to_hub_token", "output_dir", "logging_dir", "run_name", "resume_from_checkpoint",
     "hub_model_id", "push_to_hub_model_id", "push_to_hub_organization", "deepspeed", "project", "trackio_space_id",
@@ -32,7 +32,7 @@ _UNPUBLISHED_SETTINGS = {
 
 @dataclass(frozen=True)
 class DatasetReference:
-    """Which data: as exact as what is needed to load them again.
+    """A reference to data, exact enough to load them again.
 
     Parameters
     ----------
@@ -43,10 +43,10 @@ class DatasetReference:
     size : int, optional
         Number of rows used.
     task_id : str, optional
-        The benchmark's task on the Hub that this set is, where its owner registered one; then the accuracy is also
-        written as an evaluation-result file.
+        The registered benchmark's task on the Hub, if this set is one; then the accuracy is also written as an
+        evaluation-result file.
     skipped : int, optional
-        Number of rows that could not be read and were left out.
+        Number of unreadable rows that were left out.
     """
 
     name: str
@@ -62,20 +62,20 @@ class DatasetReference:
 
     @classmethod
     def parse(cls, source: str | os.PathLike[str], size: int | None = None) -> DatasetReference:
-        """Read what `hf_calib.tasks.load_questions` takes: a path, or `name[:config[:split]]` on the Hub."""
+        """Parse an argument of `hf_calib.tasks.load_questions`: a path, or `name[:config[:split]]` on the Hub."""
         if Path(source).exists():
             return cls(Path(source).name, size=size)
-        name, *parts = str(source).split(":", 2)  # a split may have a colon of its own, test[:100]
+        name, *parts = str(source).split(":", 2)  # a split may contain a colon, test[:100]
         config, split = (*parts, None, None)[:2]
         return cls(name, config=config or None, split=split or None, size=size)
 
     @property
     def on_hub(self) -> bool:
-        """Whether the name is an id that the Hub can hold, with its namespace."""
+        """Whether the name is a valid id on the Hub, with its namespace."""
         return "/" in self.name and is_hub_id(self.name)
 
     def is_same_set(self, other: DatasetReference) -> bool:
-        """Whether the Hub would take results on both for results on one set."""
+        """Whether the Hub would treat results on both as results on one set."""
         return all(getattr(self, key) == getattr(other, key) for key in ("name", "config", "split", "revision"))
 
     def __str__(self) -> str:
@@ -92,9 +92,9 @@ class Evaluation:
     dataset : DatasetReference
         The questions.
     reports : mapping from stage to CalibrationReport
-        Stages are `"base"` (the pre-trained model), `"before"` (the aligned model before calibration, or what it was
-        compared with), `"temperature_scaled"` (that one with temperature scaling, the baseline), `"after"` (the model
-        that the card is of, always there) and `"calibrated"` (the same with a calibrator, cross-validated).
+        Stages are `"base"` (the pre-trained model), `"before"` (the aligned model before calibration, or another model
+        compared with), `"temperature_scaled"` (that model with temperature scaling, the baseline), `"after"` (the
+        card's model, always present) and `"calibrated"` (the same with a calibrator, cross-validated).
     in_domain : bool, optional
         Whether questions of this kind were in the calibration data.
     """
@@ -105,7 +105,7 @@ class Evaluation:
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """The stages there are reports of, in the order of a model's life."""
+        """The stages with reports, in chronological order."""
         return tuple(stage for stage in STAGES if stage in self.reports)
 
     def __post_init__(self) -> None:
@@ -117,32 +117,32 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class CalibrationCardData:
-    """Everything a model card says, collected by a trainer's callback or read back from `calibration_report.json`.
+    """The content of a model card, collected by a trainer's callback or read from `calibration_report.json`.
 
     Parameters
     ----------
     model_name : str
-        The card's title. Of a local path only the last part is kept.
+        The card's title; of a local path, only the last part is kept.
     hub_model_id : str, optional
         The repository, `"namespace/name"`, for the lines that show how to load it.
     description : str, optional
-        What the model is, where "an adapter of its base model" does not say it.
+        A description of the model, if "an adapter of its base model" is not enough.
     base_model, base_model_revision : str, optional
-        Id on the Hub and the commit that was loaded. A local path is not published, only its last part is shown.
+        Id on the Hub and the commit that was loaded. Of a local path, only the last part is published.
     base_model_is_local : bool, optional
-        Found from `base_model` if not given.
+        By default inferred from `base_model`.
     alignment : str, optional
-        What the model was aligned with before or while it was calibrated: "DPO", "PPO", ...
+        The model's alignment method, before or during calibration: "DPO", "PPO", ...
     preference_data, calibration_data : DatasetReference, optional
         The pairs it was aligned on and the questions it was calibrated on.
     method : str, optional
         The name of the calibration method.
     settings : mapping, optional
-        Hyper-parameters that differ from their defaults. Those that name places, people or secrets are dropped.
+        Hyperparameters that differ from their defaults. Those with places, people or secrets are left out.
     evaluations : sequence of Evaluation
         One for each question set, the most important one first.
     stage_labels : mapping, optional
-        How to call the stages in tables, e.g. `{"before": "DPO"}`.
+        Names of the stages in tables, e.g. `{"before": "DPO"}`.
     regime : str, optional
         The verdict on the calibratable or non-calibratable regime, as a sentence.
     prompt_format : mapping, optional
@@ -150,13 +150,13 @@ class CalibrationCardData:
     confidence : str, default "letters"
         What confidence was read off, a name of `hf_calib.confidence.ways()`.
     option_counts : tuple of int
-        The numbers of options that the calibration questions had.
+        The calibration questions' numbers of options.
     subjects : tuple of str
         The calibration questions' subjects.
     label_free : bool, optional
-        Whether the calibration questions came without answers.
+        Whether the calibration questions had no answers.
     adapter_type : str, optional
-        "LoRA" and the like; None for full weights.
+        Such as "LoRA"; None for full weights.
     hardware : str, optional
         For example "1 x NVIDIA H100" or "CPU, 2 threads".
     duration_seconds, energy_kwh : float, optional
@@ -223,11 +223,11 @@ class CalibrationCardData:
 
     @property
     def base_model_on_hub(self) -> bool:
-        """Whether the base model's name is its id on the Hub."""
+        """Whether the base model's name is an id on the Hub."""
         return self.base_model is not None and not self.base_model_is_local
 
     def stage_label(self, stage: str) -> str:
-        """Name a stage as the tables do."""
+        """Return a stage's name in tables."""
         before = "Before calibration" if self.method or self.calibration_data else "Compared model"
         defaults = {BASE: "Base model", BEFORE: before, AFTER: "This model"}
         defaults[SCALED] = f"{self.stage_labels.get(BEFORE, defaults[BEFORE])} + temperature scaling"
@@ -235,7 +235,7 @@ class CalibrationCardData:
         return self.stage_labels.get(stage, defaults[stage])
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the data as JSON values; `from_dict` takes them back."""
+        """Return the data as JSON values, which `from_dict` reads."""
         result = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         result["evaluations"] = [
             {
@@ -253,7 +253,7 @@ class CalibrationCardData:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> CalibrationCardData:
-        """Read what `to_dict` gave.
+        """Return the data from the values of `to_dict`.
 
         Raises
         ------
@@ -283,18 +283,18 @@ class CalibrationCardData:
             raise ValueError(f"The card's data are not in the form that to_dict gives: {error!r}.") from error
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write `calibration_report.json` into a folder; the same data give the same bytes."""
+        """Write `calibration_report.json` into a folder, deterministically."""
         path = Path(folder) / REPORT_FILE
         path.write_text(self.to_json(), encoding="utf-8")
         return path
 
     def to_json(self) -> str:
-        """Give the text of `calibration_report.json`."""
+        """Return the text of `calibration_report.json`."""
         content = {"format_version": REPORT_FORMAT_VERSION, **self.to_dict()}
         return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     def with_base_model(self, base_model: str, revision: str | None) -> CalibrationCardData:
-        """Give the data with the base model's id on the Hub, where a copy on this machine was trained on."""
+        """Return the data with the base model's id on the Hub, for a model that was trained on a local copy."""
         return replace(self, base_model=base_model, base_model_revision=revision, base_model_is_local=False)
 
     @classmethod
@@ -304,7 +304,7 @@ class CalibrationCardData:
         Raises
         ------
         InvalidFolderError
-            If the file is missing, too large, no JSON, of a newer format, or holds other keys.
+            If the file is missing, too large, invalid JSON, of a newer format, or has other keys.
         """
         path = Path(folder) / REPORT_FILE
         content = read_json(path, max_bytes=MAX_REPORT_BYTES)
@@ -321,12 +321,12 @@ class CalibrationCardData:
 
 
 def read_json(path: Path, max_bytes: int) -> dict[str, Any]:
-    """Read a JSON object from a file that a stranger may have written.
+    """Read a JSON object from a file, which may come from an untrusted source.
 
     Raises
     ------
     InvalidFolderError
-        If the file is missing, larger than `max_bytes`, nested too deeply, or no JSON object.
+        If the file is missing, larger than `max_bytes`, nested too deeply, or not a JSON object.
     """
     if not path.is_file():
         raise InvalidFolderError(f"There is no {path.name} in {path.parent.name or path.parent}.")
@@ -347,7 +347,7 @@ def _is_method_setting(name: str) -> bool:
 
 
 def _public_setting(value: Any) -> Any:
-    """Give a setting as a JSON value without this machine's folders."""
+    """Return a setting as a JSON value without local folders."""
     if isinstance(value, Mapping):
         return {str(key): _public_setting(entry) for key, entry in value.items() if _is_method_setting(str(key))}
     if isinstance(value, (list, tuple, set, frozenset)):

@@ -1,4 +1,4 @@
-"""The YAML block of a card: made from the measurements, checked by the client's own classes, merged without loss."""
+"""The YAML block of a card: generated, checked by the client's classes, and merged without loss."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .escaping import is_hub_id, single_line
 
 TASK_TYPE = "multiple-choice"
 HUB_URL = "https://huggingface.co"
-# Six digits are far below any interval's width and keep rounding in the last place out of the card's history.
+# Six decimals are far more precise than any interval, and keep rounding errors out of the card's history.
 _DIGITS = 6
 
 _EMPTY_BLOCK = re.compile(r"(\s*---(\r\n|\r|\n))(?=---[ \t]*(?:\r\n|\n|\Z))")
@@ -35,19 +35,19 @@ _ADAPTER_TAG = "base_model:adapter:"
 
 
 def card_metadata(data: CalibrationCardData) -> ModelCardData:
-    """Give the Hub's metadata for a card.
+    """Return the Hub's metadata for a card.
 
     Returns
     -------
     huggingface_hub.ModelCardData
-        With a `model-index` of ECE and accuracy for every evaluation set. Local paths name no base model or dataset
-        here, since the Hub takes ids only.
+        With a `model-index` of ECE and accuracy for every evaluation set. Local base models and datasets are left out,
+        since the Hub accepts ids only.
     """
     used = [reference for reference in (data.preference_data, data.calibration_data) if reference is not None]
     datasets = list(dict.fromkeys(reference.name for reference in used if reference.on_hub))
     tags = {"hf_calib", "calibration", "multiple-choice", *map(single_line, data.tags)}
     if data.adapter_type:
-        # Those that PEFT gives to what it saves, so that a card is the same whoever wrote into it first.
+        # The tags that PEFT adds when it saves, so that a card does not depend on who wrote it first.
         tags |= {data.adapter_type.lower(), "transformers"}
         tags |= {f"{_ADAPTER_TAG}{data.base_model}"} if data.base_model_on_hub else set()
     return ModelCardData(
@@ -59,7 +59,7 @@ def card_metadata(data: CalibrationCardData) -> ModelCardData:
         tags=sorted(tags),
         license=data.license,
         language=data.language,
-        # Without results the client would write it as a key of its own, which the Hub does not know.
+        # Without results the client would write it as a separate key, which the Hub does not know.
         model_name=single_line(data.model_name) if data.evaluations else None,
         eval_results=[result for evaluation in data.evaluations for result in _eval_results(data, evaluation)] or None,
     )
@@ -78,7 +78,7 @@ def _eval_results(data: CalibrationCardData, evaluation: Evaluation) -> list[Eva
         "dataset_revision": dataset.revision,
         **_source(data),
     }
-    # `verified` stays unset: only the Hub's own evaluation service may claim it.
+    # `verified` stays unset: only the Hub's own evaluation service may set it.
     return [
         EvalResult(
             metric_type="ece",
@@ -97,12 +97,12 @@ def _eval_results(data: CalibrationCardData, evaluation: Evaluation) -> list[Eva
 
 
 def evaluation_results(data: CalibrationCardData) -> str | None:
-    """Give the Hub's evaluation-result file: the accuracy on every set that is a registered benchmark's task.
+    """Return the Hub's evaluation-result file, with the accuracy on every set that is a registered benchmark's task.
 
     Returns
     -------
     str or None
-        The YAML text; None where no set names such a task, or the client does not know these files.
+        The YAML text; None if no set names a registered task, or the client does not support these files.
     """
     try:
         from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
@@ -125,7 +125,7 @@ def evaluation_results(data: CalibrationCardData) -> str | None:
 
 
 def _source(data: CalibrationCardData) -> dict[str, Any]:
-    """Name the report as what the results are read from."""
+    """Return the report's file as the source of the results."""
     if data.hub_model_id is None:
         return {}
     return {
@@ -136,12 +136,12 @@ def _source(data: CalibrationCardData) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class CardParts:
-    """A card cut into its pieces; joined, they are the card to the byte.
+    """A card split into pieces; joined, they are byte for byte the card.
 
     Parameters
     ----------
     opening, closing : str
-        The fences around the metadata; empty in a card without any.
+        The fences around the metadata; empty if the card has none.
     yaml, body : str
     """
 
@@ -153,12 +153,12 @@ class CardParts:
 
     @classmethod
     def split(cls, card: str, where: str) -> CardParts:
-        """Cut a card; `where` names it in messages.
+        """Split a card; `where` names it in messages.
 
         Raises
         ------
         CardConflictError
-            If a block of metadata begins and does not end.
+            If a metadata block begins but does not end.
         """
         empty = _EMPTY_BLOCK.match(card)
         if empty is not None:
@@ -175,7 +175,7 @@ class CardParts:
 
     @cached_property
     def metadata(self) -> dict[str, Any]:
-        """The metadata, checked by the client's own class.
+        """The metadata, checked by the client's class.
 
         Raises
         ------
@@ -203,11 +203,11 @@ class CardParts:
 
     @property
     def newline(self) -> str:
-        """The card's line ends."""
+        """The card's line endings."""
         return "\r\n" if "\r\n" in (self.opening or self.body) else "\n"
 
     def _check_keys(self) -> None:
-        """Refuse a key that is there twice: YAML would drop the first one."""
+        """Reject a duplicate key, of which YAML would drop the first."""
         node = yaml.compose(self.yaml, Loader=yaml.SafeLoader)
         keys = [key.value for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
         twice = sorted({str(key) for key in keys if keys.count(key) > 1})
@@ -215,8 +215,8 @@ class CardParts:
             raise CardConflictError(f"The metadata of {self.where} have {', '.join(twice)} more than once.", _CORRECT)
 
     def with_content(self, metadata: dict[str, Any], body: str) -> str:
-        """Give the card with other metadata and another body; the same card, to the byte, if they are the same."""
-        if self.opening and not self.closing:  # an empty block, whose second fence begins the body
+        """Return the card with new metadata and a new body; byte for byte the same card if neither changed."""
+        if self.opening and not self.closing:  # an empty block; the body begins with its second fence
             return self.opening + _dump(metadata, self.newline) + self.newline + body
         if self.opening:
             return self.opening + update_yaml(self.yaml, metadata, self.newline) + self.closing + body
@@ -226,7 +226,7 @@ class CardParts:
 
 
 def metadata_record(ours: dict[str, Any]) -> dict[str, Any]:
-    """Give what a later version must know of this one's metadata to tell them from what people added."""
+    """Return a record of this version's metadata, which tells a later version what people added."""
     record = {key: ours[key] for key in (*_OURS_UNLESS_EDITED, *_LISTS) if key in ours}
     results = [
         {
@@ -247,19 +247,18 @@ def merge_metadata(ours: dict[str, Any], existing: dict[str, Any], record: dict[
     Parameters
     ----------
     ours : dict
-        What the card would say if it were new.
+        The metadata of a new card.
     existing : dict
-        What it says now, with what people added by hand.
+        The current metadata, including manual additions.
     record : dict
-        What our last version wrote into it, as `metadata_record` gave it.
+        What our last version wrote, from `metadata_record`.
 
     Returns
     -------
     dict
-        In the order of `existing`, or of `ours` where nobody added a key. Values, entries of the lists and results in
-        the model index that our last version wrote and that hold no longer are replaced or gone; what people wrote
-        stays, and so do results that the Hub verified. A place of this machine, which libraries write as the base
-        model, counts as nobody's.
+        In the order of `existing`, or of `ours` if nobody added a key. Values, list entries and model-index results
+        that our last version wrote and that are outdated are replaced or removed; what people wrote and results that
+        the Hub verified are kept. A local path, which libraries write as the base model, is removed.
     """
     result = dict(existing)
     for key in _OURS_UNLESS_EDITED:
@@ -288,19 +287,19 @@ def merge_metadata(ours: dict[str, Any], existing: dict[str, Any], record: dict[
 
 
 def _merge_base_models(models: list[Any], ours: str | None, written: Any) -> list[Any]:
-    """Return a list of base models with ours in place of the one that our last version wrote, or at its end."""
+    """Return a list of base models with ours in place of the one from our last version, or at the end."""
     if written != ours:
         models = [model for model in models if model != written]
     return models if ours is None or ours in models else [*models, ours]
 
 
 def _names_place(entry: Any) -> bool:
-    """Whether PEFT wrote the base model's place on this machine into the tags."""
+    """Whether PEFT wrote the base model's local path into the tags."""
     return isinstance(entry, str) and entry.startswith(_ADAPTER_TAG) and not is_hub_id(entry[len(_ADAPTER_TAG) :])
 
 
 def fill_in_metadata(ours: dict[str, Any], existing: dict[str, Any]) -> dict[str, Any]:
-    """Give a new card's metadata with what a machine's first draft of it says beyond them, tags above all."""
+    """Return a new card's metadata with what a generated draft adds, mainly tags."""
     tags = existing.get("tags")
     drafted: dict[str, Any] = {key: existing[key] for key in _OURS_UNLESS_EDITED if key in existing and key in ours}
     if isinstance(tags, list):
@@ -312,7 +311,7 @@ def fill_in_metadata(ours: dict[str, Any], existing: dict[str, Any]) -> dict[str
 
 
 def _identity(result: dict[str, Any]) -> tuple[str, ...]:
-    """What the Hub tells results apart by."""
+    """The key by which the Hub distinguishes results."""
     dataset = result.get("dataset") or {}
     parts = (
         (result.get("task") or {}).get("type"),
@@ -340,7 +339,7 @@ def _merge_model_index(ours: Any, existing: Any, record: Any) -> list[dict[str, 
             continue
         kept = [_merge_result(result, new.pop(_identity(result), None), written) for result in results]
         updated = [*(result for result in kept if result is not None), *new.values()]
-        # An earlier version did not record the name.
+        # Earlier versions did not record the name.
         ours_by_name = not record or entry.get("name") == record[0].get("name", entry.get("name"))
         name = {"name": ours[0]["name"]} if ours and ours_by_name else {}
         if updated or not results:
@@ -349,7 +348,7 @@ def _merge_model_index(ours: Any, existing: Any, record: Any) -> list[dict[str, 
 
 
 def _own_place(ours: Any, existing: Any, record: Any) -> int | None:
-    """Return the place of the entry that is about this model: the one of its name, or with results that we wrote."""
+    """Return the index of this model's entry: the one with its name, or with results that we wrote."""
     names = {entry.get("name") for entry in (*(ours or ()), *(record or ()))} - {None}
     written = {_identity(result) for entry in record or () for result in entry["results"]}
     for place, entry in enumerate(existing):
@@ -364,7 +363,7 @@ def _own_place(ours: Any, existing: Any, record: Any) -> int | None:
 def _merge_result(
     result: dict[str, Any], new: dict[str, Any] | None, written: set[tuple[tuple[str, ...], Any]]
 ) -> dict[str, Any] | None:
-    """Return a result with our new metrics in place of those that we wrote; None if nothing is left."""
+    """Return a result with our new metrics instead of our old ones; None if nothing is left."""
     identity, metrics, fresh = _identity(result), result.get("metrics") or [], new["metrics"] if new else []
     same = {(metric["type"], metric.get("name")) for metric in fresh}
     kept = [
@@ -381,15 +380,15 @@ def _merge_result(
 
 
 def update_yaml(text: str, metadata: dict[str, Any], newline: str) -> str:
-    """Make a YAML block say `metadata`, rewriting only the top-level entries that change.
+    """Update a YAML block to `metadata`, rewriting only the top-level entries that change.
 
-    Comments and layout of the other entries stay, and as far as they can be told apart the comments of those that
-    change. The block itself comes back if nothing changes.
+    Comments and layout of the other entries are kept and, as far as possible, the comments of changed ones. If nothing
+    changes, the block itself is returned.
     """
     old = yaml.safe_load(text) or {}
     if old == metadata:
         return text
-    if text.strip() and yaml.compose(text, Loader=yaml.SafeLoader) is None:  # comments alone
+    if text.strip() and yaml.compose(text, Loader=yaml.SafeLoader) is None:  # only comments
         return text + newline + _dump(metadata, newline)
     if is_plain_dump(text, old):
         return _dump(metadata, newline)
@@ -405,13 +404,13 @@ def update_yaml(text: str, metadata: dict[str, Any], newline: str) -> str:
         try:
             if yaml.safe_load(updated) == metadata:
                 return updated
-        except yaml.YAMLError:  # an anchor went with its entry: the whole block is written anew
+        except yaml.YAMLError:  # an anchor was removed with its entry, so the whole block is written anew
             pass
     return _dump(metadata, newline)
 
 
 def _rewritten(chunk: str, key: Any, old: Any, new: Any, newline: str) -> str:
-    """Return an entry's text with a new value; comments around it stay, and a list's lines that say the same."""
+    """Return an entry's text with a new value; surrounding comments and unchanged lines of a list are kept."""
     chunk = chunk.rstrip("\r\n")
     if old == new and type(old) is type(new):
         return chunk
@@ -441,14 +440,14 @@ def _rewritten(chunk: str, key: Any, old: Any, new: Any, newline: str) -> str:
 
 
 def _end_of(node: yaml.Node) -> int:
-    """Return where the last thing of a value ends; a block ends only where the next one begins, after comments."""
+    """Return the end of a value's last node; a block only ends where the next one begins, after comments."""
     while isinstance(node.value, list) and node.value and not node.flow_style:  # type: ignore[attr-defined]
         node = node.value[-1][1] if isinstance(node, yaml.MappingNode) else node.value[-1]
     return node.end_mark.index
 
 
 def is_plain_dump(text: str, metadata: dict[str, Any]) -> bool:
-    """Tell whether a YAML block is as a program writes it, without a person's comments and layout."""
+    """Return whether a YAML block is as a program writes it, without a person's comments and layout."""
     return text == _dump(metadata, "\r\n" if "\r\n" in text else "\n")
 
 
@@ -457,7 +456,7 @@ def _dump(metadata: Any, newline: str) -> str:
 
 
 def _top_level_chunks(text: str) -> list[str] | None:
-    """Cut a block-style mapping into its entries' texts, each with the comments above it."""
+    """Split a block-style mapping into its entries' texts, each with the comments above it."""
     node = yaml.compose(text, Loader=yaml.SafeLoader)
     if not isinstance(node, yaml.MappingNode) or node.flow_style:
         return None

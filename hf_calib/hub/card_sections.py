@@ -1,4 +1,4 @@
-"""A card's body as marked sections of ours between text of other people, who may write outside the markers."""
+"""A card's body: our marked sections, and text that people wrote outside the markers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .errors import CardConflictError
 
 _MARKER = re.compile(r"^<!-- (?P<end>/?)hf_calib:(?P<name>[a-z_]+)(?: [^\n]*)?-->[ \t]*\r?(?:\n|\Z)", re.MULTILINE)
 _RECORD = re.compile(r"^<!-- hf_calib_record (?P<json>\{.*\}) -->", re.MULTILINE)
-# What PEFT appends to a card that it saves, beyond the client's template.
+# What PEFT appends to a card when it saves, in addition to the client's template.
 _PEFT_LINE = re.compile(
     r"- PEFT \S+|### Framework versions|## Training procedure|- \w+: .*|The following `bitsandbytes`.*"
 )
@@ -19,32 +19,32 @@ _PEFT_LINE = re.compile(
 
 @dataclass(frozen=True)
 class Part:
-    """A stretch of a card's body: a section of ours, markers included, or text of other people (`name` is None)."""
+    """A part of a card's body: one of our sections, including its markers, or other text (`name` is None)."""
 
     text: str
     name: str | None = None
 
 
 def split_sections(body: str, where: str = "the card") -> list[Part]:
-    """Cut a card's body at our markers.
+    """Split a card's body at our markers.
 
     Parameters
     ----------
     body : str
         The card without its metadata block.
     where : str
-        What the card is, for the message.
+        Name of the card for the message.
 
     Returns
     -------
     list of Part
-        In order; joined, their texts are `body`.
+        In order; their joined texts are `body`.
 
     Raises
     ------
     CardConflictError
-        If a marker is missing, doubled or inside another section, with its line: replacing a section whose end is not
-        known could delete what a person wrote.
+        If a marker is missing, duplicated or inside another section, with its line: replacing a section with an
+        unknown end could delete text that a person wrote.
     """
     parts: list[Part] = []
     seen: set[str] = set()
@@ -82,21 +82,21 @@ def split_sections(body: str, where: str = "the card") -> list[Part]:
 
 
 def handwritten_lines(body: str, where: str) -> list[str]:
-    """Give the lines that stand outside our sections, without blank ones: none if nobody wrote anything."""
+    """Return the nonblank lines outside our sections; none if nobody wrote anything."""
     text = "\n".join(part.text for part in split_sections(body, where) if part.name is None)
     return [] if is_boilerplate(text) else [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def merge_sections(new_body: str, existing_body: str, where: str = "the existing card") -> str:
-    """Put the new sections into an existing body, leaving everything else in it as it is.
+    """Put the new sections into an existing body, leaving everything else unchanged.
 
-    A section keeps its place, one that is no longer rendered is taken out, a new one follows the section that it
-    follows in `new_body`. A body that holds only the client's unfilled template is replaced altogether.
+    A section keeps its place, one that is no longer rendered is removed, and a new one comes after the section that it
+    follows in `new_body`. A body with only the client's unfilled template is replaced entirely.
 
     Returns
     -------
     str
-        `existing_body` itself, to the byte, if its sections say what the new ones say.
+        Byte for byte `existing_body` if its sections equal the new ones.
 
     Raises
     ------
@@ -122,7 +122,7 @@ def merge_sections(new_body: str, existing_body: str, where: str = "the existing
 
 
 def read_record(body: str) -> dict[str, Any]:
-    """Give the metadata that our last version of the card wrote, as its record says; empty without a readable one."""
+    """Return the metadata that our last version of the card wrote, from its record; empty if there is none."""
     match = _RECORD.search(body)
     if match is None:
         return {}
@@ -134,16 +134,16 @@ def read_record(body: str) -> dict[str, Any]:
 
 
 def format_record(metadata: dict[str, Any]) -> str:
-    """Give the comment from which `read_record` reads back the metadata that this version of the card writes."""
+    """Return a comment with this version's metadata, which `read_record` reads."""
     text = json.dumps(metadata, sort_keys=True)
-    # Neither the end of a comment nor a line break can stand in it.
+    # It must contain neither the end of a comment nor a line break.
     for characters in ("<", ">", "&", "--"):
         text = text.replace(characters, "".join(f"\\u{ord(character):04x}" for character in characters))
     return f"<!-- hf_calib_record {text} -->"
 
 
 def _without(parts: list[Part], names: set[str], newline: str) -> list[Part]:
-    """Take sections out, each with the blank line that parted it from the next."""
+    """Remove sections, each with the blank line after it."""
     kept: list[Part] = []
     for part in parts:
         doubled = part.name is None and not part.text.strip() and kept and kept[-1].name is None
@@ -166,7 +166,7 @@ def _insert(parts: list[Part], new: Part, after: str | None, newline: str) -> li
 
 
 def is_boilerplate(body: str) -> bool:
-    """Tell whether every line is one of the client's card template or of PEFT's additions to it."""
+    """Return whether every line comes from the client's card template or from PEFT's additions."""
     from huggingface_hub import ModelCard, ModelCardData
 
     lines = [line.strip() for line in body.splitlines() if line.strip()]

@@ -1,4 +1,4 @@
-"""The numbers of a card, formatted: a short table in sight, and all measures with their intervals folded."""
+"""The tables of a card: a short visible one, and a folded one of all measures with their intervals."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ if TYPE_CHECKING:
     from ..measures import CalibrationReport, Measure, MeasureInfo
 
 
-# The columns of the table in sight besides the model and n; only the last one has an interval, so that a row fits.
+# The columns of the visible table in addition to the model and n; only the last one has an interval, so that a row
+# fits.
 _IN_SIGHT = ("accuracy", "confidence", "ece")
 
 
 def format_measure(measure: Measure) -> Markdown:
-    """Give a measure as `0.123 [0.101, 0.145]`, or as the value alone where there is no interval."""
+    """Return a measure as `0.123 [0.101, 0.145]`, or only its value if there is no interval."""
     if measure.low is None or measure.high is None:
         return Markdown(f"{measure.value:.3f}")
     return _unbroken(f"{measure.value:.3f} [{measure.low:.3f}, {measure.high:.3f}]")
 
 
 def _unbroken(text: str) -> Markdown:
-    """Give text, escaped, that stays on one line."""
+    """Return escaped text that stays on one line."""
     return Markdown(escape_markdown(text).replace(" ", "\N{NO-BREAK SPACE}"))
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]], numeric: bool = True) -> Markdown:
-    """Lay out a table, every cell escaped; with `numeric`, all columns but the first are set to the right."""
+    """Return a table with escaped cells; with `numeric`, all columns but the first are right-aligned."""
     head, *body = [" | ".join(escape_markdown(cell) for cell in line) for line in [header, *rows]]
     rule = " | ".join([":--", *["--:" if numeric else ":--"] * (len(header) - 1)])
     return Markdown("\n".join(f"| {line} |" for line in [head, rule, *body]))
@@ -47,7 +48,7 @@ def _row(label: str, n: int, measures: Mapping[str, Measure], columns: Sequence[
 
 
 def evaluation_table(data: CalibrationCardData, evaluation: Evaluation) -> dict[str, Any]:
-    """Give what the template needs to show one evaluation set."""
+    """Return what the template needs to show one evaluation set."""
     reports = {stage: evaluation.reports[stage] for stage in evaluation.stages}
     labels = {stage: _unbroken(data.stage_label(stage)) for stage in reports}
     groups = list(_group_rows(data, reports))
@@ -68,7 +69,7 @@ def evaluation_table(data: CalibrationCardData, evaluation: Evaluation) -> dict[
 
 
 def _without_remedies(report: CalibrationReport) -> CalibrationReport:
-    """Leave out what to try next: it is for who measures, in words of what they measure with, and not for readers."""
+    """Leave out what to try next, which is advice for whoever measures and not for the card's readers."""
     return replace(report, warnings=tuple(replace(finding, remedy="") for finding in report.warnings))
 
 
@@ -78,7 +79,7 @@ def _cells_in_sight(report: CalibrationReport) -> list[Markdown]:
 
 
 def _measure_rows(reports: Mapping[str, CalibrationReport]) -> Iterable[list[object]]:
-    """Give a row for each measure, with a cell for each model."""
+    """Return a row for each measure, with a cell for each model."""
     for info in shown_in("card"):
         cells = [report.measures.get(info.key) for report in reports.values()]
         if any(cells):
@@ -103,7 +104,7 @@ def _group_rows(data: CalibrationCardData, reports: Mapping[str, CalibrationRepo
 
 
 def headline(data: CalibrationCardData, evaluation: Evaluation) -> dict[str, Any]:
-    """Give the line of the summary on one evaluation set: the verdict, and the numbers of what it is compared with."""
+    """Return the summary of one evaluation set: the verdict, and the numbers of the model compared with."""
     after = evaluation.reports[AFTER]
     compared = next((stage for stage in (BEFORE, BASE) if stage in evaluation.reports), None)
     return {
@@ -121,7 +122,7 @@ def headline(data: CalibrationCardData, evaluation: Evaluation) -> dict[str, Any
 
 
 def legend(data: CalibrationCardData) -> Markdown:
-    """Say in a sentence each what the columns are."""
+    """Return a sentence about each column."""
     measured = {
         key for evaluation in data.evaluations for report in evaluation.reports.values() for key in report.measures
     }

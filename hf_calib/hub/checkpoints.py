@@ -27,16 +27,16 @@ def publish_checkpoint(
 ) -> Publication:
     """Publish a checkpoint's folder with the optimizer's state, in one commit, after the checks of `publish_adapter`.
 
-    What an earlier checkpoint left in the same place goes. PEFT's unfilled card and the pickled arguments, which
-    resuming doesn't read and which name places of this machine, stay here; of the best checkpoint's path in
-    `trainer_state.json` the last part alone goes up.
+    An earlier checkpoint in the same place is replaced. PEFT's unfilled card and the pickled arguments, which resuming
+    does not read and which contain local paths, are not published; the best checkpoint's path in `trainer_state.json`
+    is reduced to its last part.
 
     Parameters
     ----------
     folder : path
-        As transformers' `Trainer` leaves it. It is not changed.
+        As transformers' `Trainer` saved it. It is not changed.
     repo_id : str
-        "namespace/name", which must be there.
+        "namespace/name", which must exist.
     path_in_repo : str
         The folder in the repository.
     revision, commit_message, token
@@ -45,9 +45,9 @@ def publish_checkpoint(
     Raises
     ------
     InvalidFolderError
-        If weights are missing, pickled or damaged, or the base model is no repository on the Hub; nothing was sent.
+        If weights are missing, pickled or damaged, or the base model is not a repository on the Hub; nothing was sent.
     PrivateInformationError
-        If a file holds a token or a path of this machine; nothing was sent.
+        If a file contains a token or a local path; nothing was sent.
     HubError
         As `publish_adapter`.
     """
@@ -62,9 +62,9 @@ def publish_checkpoint(
 
 
 def _checkpoint_files(folder: Path) -> dict[str, Content]:
-    """Collect a checkpoint's files, all of whose text has been looked through."""
+    """Collect a checkpoint's files, after checking all text."""
     files = collect_files(folder, None, None)
-    # Vocabularies, which may hold any text, are among these; what else is text was written by the run.
+    # These include vocabularies, which may hold any text; all other text was written by the run.
     known = set(files)
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
@@ -82,5 +82,5 @@ def _state(path: Path) -> bytes:
     state = json.loads(path.read_text(encoding="utf-8"))
     if isinstance(best := state.get("best_model_checkpoint"), str):
         state["best_model_checkpoint"] = public_name(best)
-    # As transformers writes it, so that a state without a path goes up unchanged.
+    # Formatted like transformers' own file, so that a state without a path is published unchanged.
     return (json.dumps(state, indent=2, sort_keys=True) + "\n").encode()

@@ -1,4 +1,4 @@
-"""The command lines that messages tell to run."""
+"""Command lines for messages."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-# What every kind of publication takes, by the names of its options.
+# The options that every kind of publication has.
 _SHARED = ("private", "create_pr", "revision", "tag", "collection", "dry_run")
 
 
 def publish_command(kind: str, *words: object, options: Mapping[str, Any], **own: object) -> str:
-    """Give the command line that publishes the same again.
+    """Return the command line that repeats a publication.
 
     Parameters
     ----------
     kind : {"adapter", "demo", "metric", "metrics"}
     *words : object
-        What stands after the kind.
+        The words after the kind.
     options : mapping
-        Of the publication. Those that every kind takes are written out; a token never is.
+        Of the publication. Those that every kind has are included, except for a token.
     **own : object
-        Options of this kind alone. Those that are None or False are left out.
+        Options of this kind only. Those that are None or False are left out.
     """
     line = ["hf-calib", "publish", kind, *map(str, words)]
     for name, value in {**own, **{name: options.get(name) for name in _SHARED}}.items():
@@ -33,14 +33,14 @@ def publish_command(kind: str, *words: object, options: Mapping[str, Any], **own
 
 
 def place_option(command: str, namespace: str = "NAMESPACE", name: str = "NAME") -> str:
-    """Give the option by which a command is told to publish to another place.
+    """Return the option with which a command publishes to another repository.
 
     Parameters
     ----------
     command : str
         A command line of `publish_command`, or a call of Python's.
     namespace, name : str
-        The other place, "namespace/name".
+        The other repository, "namespace/name".
     """
     words = command.split()
     if "--namespace" in words:

@@ -1,4 +1,4 @@
-"""Naming the data that questions or pairs were read from, with the commit of a dataset on the Hub."""
+"""References to the data that questions or pairs were read from, with the commit of a dataset on the Hub."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from ..tasks import QuestionList
 from .card_data import DatasetReference
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-# Where datasets keeps what it read from the Hub: [NAMESPACE___]NAME/CONFIG/VERSION/COMMIT/. The namespace is as it is
-# on the Hub; of the name, which is in snake case there, only the commit is of use.
+# The cache folder of the datasets library: [NAMESPACE___]NAME/CONFIG/VERSION/COMMIT/. The namespace is the Hub's; the
+# name is in snake case, so the commit is used instead.
 _CACHED = re.compile(r"(?:^|[/\\])(?:([^/\\]+)___)?[^/\\]+[/\\]([^/\\]+)[/\\][^/\\]+[/\\]([0-9a-f]{40})[/\\]")
 _IN_MEMORY = "in-memory-questions"
 
 
 def dataset_reference(source: Any, size: int | None = None) -> DatasetReference:
-    """Name the data that were read, as exactly as it is known.
+    """Return the most exact known reference to the data that were read.
 
     Parameters
     ----------
     source : str, path, datasets.Dataset or list
-        As `hf_calib.tasks.as_questions` takes it, or as it or `load_questions` returned it. A name on the Hub may
-        carry its config and split; its revision is the commit that `datasets` reads. Of a dataset in memory these are
-        known if it came from the Hub and the client's cache still has it; otherwise the name is left out.
+        An argument of `hf_calib.tasks.as_questions`, or what it or `load_questions` returned. A name on the Hub may
+        include config and split; its revision is the commit that `datasets` reads. For a dataset in memory, these are
+        known if it came from the Hub and is still in the client's cache; otherwise the name is left out.
     size : int, optional
         Number of rows used.
     """
@@ -52,7 +52,7 @@ def dataset_reference(source: Any, size: int | None = None) -> DatasetReference:
 
 
 def _name_on_hub(namespace: str | None, commit: str) -> str | None:
-    """Give the id, spelt as on the Hub, of the repository that the client's cache holds this commit of."""
+    """Return the id, spelled as on the Hub, of the cached repository that has this commit."""
     from huggingface_hub import constants
 
     pattern = f"datasets--{namespace}--*" if namespace else "datasets--*"
@@ -64,11 +64,11 @@ def _name_on_hub(namespace: str | None, commit: str) -> str | None:
 
 
 def _commit(name: str, config: str | None) -> str | None:
-    """Give the commit that `datasets` reads a dataset at: the newest on the Hub or, offline, in the cache."""
+    """Return the commit of a dataset that `datasets` reads: the newest on the Hub or, offline, in the cache."""
     from datasets import load_dataset_builder
 
     try:
         found = load_dataset_builder(name, config).hash
-    except (OSError, ValueError):  # gone since it was read
+    except (OSError, ValueError):  # deleted since it was read
         return None
     return found if found and _COMMIT.fullmatch(found) else None

@@ -1,4 +1,4 @@
-"""Publishing what the demo made: its base model, and the adapter on it, so that anyone can load both."""
+"""Publishing the demo's base model and adapter."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def publish_demo(
     again: str | None = None,
     **options: Any,
 ) -> list[Publication]:
-    """Publish the base model and every model on it in a folder that `hf-calib demo` wrote. The folder is not changed.
+    """Publish the base model and every model based on it from a folder that `hf-calib demo` wrote.
 
-    The base model comes first, with a card made from what the others' reports say of it; these then name the commit of
-    it that was published.
+    The base model is published first, with a card made from its figures in the others' reports, which then name its
+    published commit. The folder is not changed.
 
     Parameters
     ----------
@@ -43,11 +43,11 @@ def publish_demo(
         The demo's output.
     namespace : str, optional
         By default the logged-in user. The repositories are `namespace/lab-base-model` and, for each adapter or model,
-        `namespace/` and its card's title; of another preset than the demo's own, both names hold the preset's.
+        `namespace/` and its card's title; with a preset other than the demo's, both names include the preset's.
     dry_run : bool, default False
         As for `publish_adapter`.
     again : str, optional
-        What a message tells to run after an interruption; otherwise the command that publishes the demo.
+        The command that messages suggest after an interruption; by default the one that publishes the demo.
     **options
         Of `publish_adapter`: private, revision, create_pr, tag, collection, token, endpoint.
 
@@ -59,9 +59,9 @@ def publish_demo(
     Raises
     ------
     InvalidFolderError
-        If the folder holds no demo.
+        If the folder does not hold a demo.
     HubError
-        As `publish_adapter`. The message says which ones are published already.
+        As `publish_adapter`. The message says what is already published.
     """
     from huggingface_hub import HfApi
 
@@ -76,7 +76,7 @@ def publish_demo(
             "writes.",
             f"Make it with: hf-calib demo --out {folder}",
         )
-    collect_files(base, None, None)  # so that what is wrong with it is told of this folder, not of its copy
+    collect_files(base, None, None)  # so that errors name this folder and not its copy
     api = HfApi(endpoint=options.get("endpoint"), token=options.get("token"), library_name="hf_calib")
     namespace = namespace_of(namespace, api, options.get("token"))
     base_id = f"{namespace}/{base.name}"
@@ -102,7 +102,7 @@ def publish_demo(
 
 
 def _kept(contents: Mapping[str, Content], folder: Path) -> dict[str, Content]:
-    """Give contents that outlive the copy of a folder: its weights by their place here, all else by its bytes."""
+    """Return contents that outlive the copy of a folder: weights by their original path, everything else as bytes."""
     return {
         path: folder / path if path.endswith(".safetensors") else read_content(content)
         for path, content in contents.items()

@@ -50,9 +50,9 @@ def ensemble(
     Raises
     ------
     ValueError
-        If there are fewer than two.
+        If there are fewer than two adapters.
     UnsafeRepositoryError, InvalidFolderError
-        As `load`; also for a repository that holds no adapter, or one of another base model or tokenizer.
+        As `load`; also for a repository without an adapter, or with one of another base model or tokenizer.
 
     Warns
     -----
@@ -116,7 +116,7 @@ def ensemble(
 def _check_vocabulary(
     first: CalibratedModel, first_name: Any, name: Any, folder: Path, first_folder: Path, options: dict[str, Any]
 ) -> None:
-    """Refuse a member that has other tokens than the first one."""
+    """Reject a member whose tokens differ from the first one's."""
     both = (folder, first_folder)
     shapes = [embedding_shapes(first.model, own) for own in both]
     configs = [read_json(own / ADAPTER_CONFIG, MAX_CONFIG_BYTES) for own in both]
@@ -135,13 +135,13 @@ def _check_vocabulary(
 
 
 def _embeddings(model: Any) -> dict[str, torch.nn.Parameter]:
-    """Return the input and output embeddings, which an adapter with added tokens brings, by their names."""
+    """Return the input and output embeddings of an adapter with added tokens, by name."""
     names = set(embedding_names(model).values())
     return {path: own for path, own in model.named_parameters() if names.intersection(path.split("."))}
 
 
 def _differing(brought: list[dict[str, torch.Tensor]]) -> list[dict[str, torch.Tensor]]:
-    """Return each member's embeddings that are not the same in all of them."""
+    """Return each member's embeddings that differ between members."""
     import torch
 
     differing = [path for path, one in brought[0].items() if not all(torch.equal(one, own[path]) for own in brought)]

@@ -1,4 +1,4 @@
-"""What can go wrong between a folder on this machine and a repository on the Hub, each with the way on."""
+"""Errors about folders and repositories on the Hub, each with a hint."""
 
 
 class HubError(Exception):
@@ -9,7 +9,7 @@ class HubError(Exception):
     message : str
         What happened, and to which repository.
     hint : str, optional
-        What to do or which command goes on from here; printed on its own line after the message.
+        What to do, or the command to continue with; printed on its own line after the message.
     """
 
     def __init__(self, message: str, hint: str | None = None):
@@ -27,35 +27,35 @@ class NotYourRepositoryError(HubError, PermissionError):
 
 
 class InvalidNamespaceError(HubError, ValueError):
-    """The Hub does not allow a user or an organisation of this name."""
+    """The Hub does not allow a user or organization of this name."""
 
 
 class InvalidFolderError(HubError, ValueError):
-    """The folder does not hold what a publication needs, or holds it broken."""
+    """A file that a publication needs is missing from the folder, or damaged."""
 
 
 class MissingModelError(HubError, FileNotFoundError):
-    """There is no folder and no repository of that name, or nobody here may read it."""
+    """There is no folder or readable repository of that name."""
 
 
 class CardConflictError(HubError, ValueError):
-    """Two cards were both edited by hand, or a card's markers are damaged."""
+    """Two cards were edited by hand, or a card's markers are damaged."""
 
 
 class PrivateInformationError(HubError, ValueError):
-    """A token or a path of this machine would be published."""
+    """A token or a local path would be published."""
 
 
 class RepositoryExistsError(HubError):
-    """The repository, the tag or the branch is there already and is not what was asked for."""
+    """The repository, tag or branch exists already and differs from the request."""
 
 
 class RepositoryChangedError(HubError):
-    """Somebody else committed between looking and committing; nothing of ours was written."""
+    """Someone else committed in the meantime; nothing was written."""
 
 
 class InterruptedPublicationError(HubError, ConnectionError):
-    """The connection or the Hub failed in the middle; the repository holds what it held before."""
+    """The connection or the Hub failed during publication; the repository is unchanged."""
 
 
 class UnreachableHubError(InterruptedPublicationError):
@@ -63,8 +63,8 @@ class UnreachableHubError(InterruptedPublicationError):
 
 
 class VerificationError(HubError):
-    """What the Hub holds after the publication is not what the folder holds."""
+    """After the publication, the Hub's content differs from the folder's."""
 
 
 class UnsafeRepositoryError(HubError, ValueError):
-    """The repository asks for something that loading must not do: run code, unpickle, leave its folder."""
+    """The repository requires something that loading must not do: run code, unpickle, or leave its folder."""

@@ -1,4 +1,4 @@
-"""Names that a user chose, made safe to stand in a card: text that stays text, and nothing private in it."""
+"""Escaping of user-chosen names for a card, and checks for private text."""
 
 import html
 import os
@@ -12,8 +12,8 @@ from huggingface_hub.utils import get_token, validate_repo_id
 
 from .errors import PrivateInformationError
 
-# CommonMark never reads an entity as structure, so entities protect where backslashes do not: HTML, bare addresses
-# (which GitHub's dialect links) and formulas (which the Hub draws between dollars or behind backslashes).
+# CommonMark never reads an entity as structure, so entities work where backslashes do not: HTML, bare addresses (which
+# GitHub links) and formulas (which the Hub renders between dollar signs or after backslashes).
 _SPECIAL = re.compile(
     r"[&<>\\`*\[\]|~$@]"
     r"|(?<![^\W_])_|_(?![^\W_])"  # an underscore inside a word is plain
@@ -27,13 +27,13 @@ _ABSOLUTE_PATH = re.compile(r"^(?:[/\\]|~|[A-Za-z]:[/\\]|file:)")
 
 
 class Markdown(str):
-    """Text that is Markdown already and is put into a card as it stands."""
+    """Text that is Markdown already and is put into a card unchanged."""
 
     __slots__ = ()
 
 
 def single_line(value: object) -> str:
-    """Give `value` as one line of visible text: line breaks and control characters become single spaces."""
+    """Return `value` as one line of visible text; line breaks and control characters become single spaces."""
     shown = {"Cc": " ", "Zl": " ", "Zp": " ", "Cs": "\N{REPLACEMENT CHARACTER}"}
     characters = (
         shown.get(unicodedata.category(character), character)
@@ -44,17 +44,17 @@ def single_line(value: object) -> str:
 
 
 def escape_markdown(value: object) -> Markdown:
-    """Escape a value so that Markdown, HTML and tables show it as the text it is.
+    """Escape a value so that Markdown, HTML and tables show it as plain text.
 
     Parameters
     ----------
     value : object
-        Anything with a string form; `Markdown` comes back unchanged.
+        Anything with a string form; `Markdown` is returned unchanged.
 
     Returns
     -------
     Markdown
-        One line. Rendered, it is `single_line(value)`: no emphasis, link, tag, table cell or formula starts in it.
+        One line that renders as `single_line(value)`, without emphasis, links, tags, table cells or formulas.
     """
     if isinstance(value, Markdown):
         return value
@@ -62,7 +62,7 @@ def escape_markdown(value: object) -> Markdown:
 
 
 def is_hub_id(name: str) -> bool:
-    """Tell whether `name` can be a repository's id on the Hub and is no path on this machine."""
+    """Return whether `name` is a valid repository id on the Hub and not a local path."""
     if _ABSOLUTE_PATH.match(name) or name.startswith((".", "-")) or os.path.exists(name):
         return False
     try:
@@ -73,9 +73,9 @@ def is_hub_id(name: str) -> bool:
 
 
 def public_name(name: str) -> str:
-    """Leave out the folders of a path on this machine; other names come back unchanged.
+    """Remove the folders of a local path; other names are returned unchanged.
 
-    `cais/mmlu` stays, `/home/ann/data/q.jsonl` and `./data/q.jsonl` become `q.jsonl`.
+    `cais/mmlu` is unchanged; `/home/ann/data/q.jsonl` and `./data/q.jsonl` become `q.jsonl`.
     """
     is_path = _ABSOLUTE_PATH.match(name) or name.startswith(("./", "../", ".\\", "..\\")) or os.path.exists(name)
     if not is_path or "\n" in name:
@@ -96,19 +96,19 @@ def _private_strings() -> Iterable[tuple[str, str]]:
 
 
 def check_nothing_private(text: str, where: str) -> None:
-    """Refuse to publish text that holds a token or a path of this machine.
+    """Reject text that contains a token or a local path.
 
     Parameters
     ----------
     text : str
-        What would be published.
+        The text to publish.
     where : str
-        What the text is, for the message.
+        Name of the text for the message.
 
     Raises
     ------
     PrivateInformationError
-        Naming what was found and in which line, never the token itself.
+        Names what was found and in which line, but never the token itself.
     """
     for number, written in enumerate(text.splitlines(), start=1):
         line = html.unescape(written)

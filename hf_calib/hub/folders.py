@@ -1,4 +1,4 @@
-"""What of a folder is published: weights without pickles, tokenizer, card, picture, calibrator, reports."""
+"""The files of a folder to publish: weights without pickles, tokenizer, card, picture, calibrator, reports."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ MAX_CONFIG_BYTES = 4 * 2**20
 _MODEL_FILES = (MODEL_CONFIG, "generation_config.json", "model.safetensors.index.json")
 _WEIGHTS = re.compile(r"adapter_model\.safetensors|model(-\d{5}-of-\d{5})?\.safetensors")
 PICKLES = ("adapter_model.bin", "pytorch_model.bin")
-# Vocabularies may hold any text; what people and libraries write about a run is looked through for private things.
+# Vocabularies may hold any text; text about a run is checked for private information.
 _CHECKED = {*CALIBRATION_FILES, *_MODEL_FILES, ADAPTER_CONFIG, TOKENIZER_CONFIG} - {
     PICTURE_FILE,
     CALIBRATOR_ARRAYS,
@@ -46,7 +46,7 @@ _CHECKED = {*CALIBRATION_FILES, *_MODEL_FILES, ADAPTER_CONFIG, TOKENIZER_CONFIG}
 
 
 def collect_files(folder: Path, base_model: str | None, base_revision: str | None) -> dict[str, Content]:
-    """Collect what a publication of a folder holds.
+    """Collect the files of a folder to publish.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ def collect_files(folder: Path, base_model: str | None, base_revision: str | Non
     InvalidFolderError
         If weights are missing, pickled or damaged, the base model is a local path, or a JSON file is broken.
     PrivateInformationError
-        If a file holds a token or a path of this machine.
+        If a file contains a token or a local path.
     """
     if not folder.is_dir():
         raise InvalidFolderError(f"There is no folder {folder}.", "Give the folder that the model was saved into.")
@@ -102,14 +102,14 @@ def collect_files(folder: Path, base_model: str | None, base_revision: str | Non
 
 
 def outdated_files(files: Mapping[str, Content], remote: Mapping[str, Any]) -> tuple[str, ...]:
-    """List files of an earlier publication that must go, since loading would mix them with the new ones."""
+    """Return files of an earlier publication to delete, since loading would mix them with the new ones."""
     ours = {*TOKENIZER_FILES, *CALIBRATION_FILES, EVALUATION_RESULTS, *_MODEL_FILES, ADAPTER_CONFIG, *PICKLES}
     ours -= {CARD_FILE}
     return tuple(path for path in remote if path not in files and (path in ours or _WEIGHTS.fullmatch(path)))
 
 
 def check_calibrator(folder: Path, name: Any) -> None:
-    """Refuse a folder whose metadata announce a calibrator that is not there."""
+    """Reject a folder whose metadata mention a calibrator that is missing."""
     if not (folder / CALIBRATOR_FILE).is_file():
         raise InvalidFolderError(
             f"{METADATA_FILE} of {name} says that it was calibrated with a calibrator, but there is no "
@@ -119,7 +119,7 @@ def check_calibrator(folder: Path, name: Any) -> None:
 
 
 def check_weights(path: Path) -> None:
-    """Refuse weights that are missing, pickled or cut off."""
+    """Reject weights that are missing, pickled or truncated."""
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():

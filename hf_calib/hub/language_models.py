@@ -1,4 +1,4 @@
-"""Loading a language model from a folder: the class that fits, every weight from its files, no code unasked."""
+"""Loading a language model from a folder, with complete weights and without running its code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .errors import InvalidFolderError, UnsafeRepositoryError
 from .folders import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MAX_CONFIG_BYTES, MODEL_CONFIG, TOKENIZER_CONFIG
 from .local_paths import GGUF
 
-# In the order in which they are tried. Multimodal models answer questions in text alone too.
+# In the order in which they are tried. Multimodal models answer text-only questions too.
 _AUTO_CLASSES = ("AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForMultimodalLM")
 _OTHER_TASKS = re.compile(
     r"For(Sequence|Token|Image|Audio)Classification|ForQuestionAnswering|ForMultipleChoice|ForMaskedLM|Reward|ForScore"
@@ -42,9 +42,9 @@ def load_language_model(folder: Path, name: Any, options: dict[str, Any]) -> Any
     Raises
     ------
     InvalidFolderError
-        If it is no language model, or its weights do not cover the model.
+        If it is not a language model, or its weights are incomplete.
     UnsafeRepositoryError
-        If it needs code of its own and `trust_remote_code` is False, or its weights are pickles.
+        If it needs its own code and `trust_remote_code` is False, or its weights are pickles.
     """
     import transformers
 
@@ -114,7 +114,7 @@ def _load_gguf(file: Path, name: Any, options: dict[str, Any]) -> Any:
 
 
 def put_adapter(model: Any, folder: Path, name: Any, adapter_name: str, tokenizer: Any) -> Any:
-    """Put an adapter on its base model, which first gets as many tokens as the adapter was trained with.
+    """Put an adapter on its base model, after adding the tokens that the adapter was trained with.
 
     Parameters
     ----------
@@ -134,7 +134,7 @@ def put_adapter(model: Any, folder: Path, name: Any, adapter_name: str, tokenize
     Raises
     ------
     InvalidFolderError
-        If its weights do not cover the adapter and the tokens that it adds, or do not fit the base model.
+        If its weights are incomplete, including those of added tokens, or do not fit the base model.
     """
     from peft import PeftModel
 
@@ -151,7 +151,7 @@ def put_adapter(model: Any, folder: Path, name: Any, adapter_name: str, tokenize
 
 
 def add_adapter(model: Any, folder: Path, name: Any, adapter_name: str) -> None:
-    """Load a further adapter of the same base model; parameters and errors as in `put_adapter`."""
+    """Load another adapter of the same base model; parameters and errors as in `put_adapter`."""
     others = set(model.peft_config)
     try:
         result = model.load_adapter(folder, adapter_name=adapter_name)
@@ -159,14 +159,14 @@ def add_adapter(model: Any, folder: Path, name: Any, adapter_name: str) -> None:
         raise _uncovered_adapter(name, str(problem)) from problem
     except RuntimeError as error:
         raise _unfit_adapter(name, error) from error
-    # PEFT lists the other adapters' weights too; an adapter's name is among the last parts of a weight's.
+    # PEFT lists the other adapters' weights too; the adapter's name is among the last parts of a weight's name.
     missing = [key for key in result.missing_keys if others.isdisjoint(key.split(".")[-3:])]
     if missing:
         raise _uncovered_adapter(name, _listed(missing))
 
 
 def embedding_shapes(model: Any, folder: Path) -> dict[str, list[int]]:
-    """Return the shapes of all that an adapter's weights hold of the input and output embeddings, by their keys."""
+    """Return the shapes of the input and output embeddings among an adapter's weights, by key."""
     from safetensors import safe_open
 
     names = set(embedding_names(model).values())
@@ -176,7 +176,7 @@ def embedding_shapes(model: Any, folder: Path) -> dict[str, list[int]]:
 
 
 def embedding_names(model: Any) -> dict[str, str]:
-    """Return the names in its module of a model's "input" and "output" embeddings; of tied ones the input's."""
+    """Return the module names of a model's "input" and "output" embeddings; for tied ones only the input's."""
     layers = {"input": model.get_input_embeddings(), "output": model.get_output_embeddings()}
     if layers["output"] is not None and layers["output"].weight is layers["input"].weight:
         del layers["output"]
@@ -187,7 +187,7 @@ def embedding_names(model: Any) -> dict[str, str]:
 
 
 def check_adapter_task(config: dict[str, Any], name: Any) -> None:
-    """Refuse an adapter of another task than language modeling."""
+    """Reject an adapter for a task other than language modeling."""
     task = config.get("task_type")
     if task not in _ADAPTER_TASKS:
         raise InvalidFolderError(
@@ -198,7 +198,7 @@ def check_adapter_task(config: dict[str, Any], name: Any) -> None:
 
 
 def _check_native(config: dict[str, Any], name: Any) -> None:
-    """Refuse a model that transformers has no class of its own for; say that the others' code is not run."""
+    """Reject a model that transformers has no class for; otherwise warn that its own code is not run."""
     from transformers import CONFIG_MAPPING
 
     if config.get("model_type") not in CONFIG_MAPPING:
@@ -218,7 +218,7 @@ def _needs_code(name: Any, what: str) -> UnsafeRepositoryError:
 
 
 def _auto_class(config: Any, own_code: Any, name: Any) -> str:
-    """Return the name of the transformers class that a configuration's model is to be loaded with."""
+    """Return the name of the transformers class for a configuration."""
     import transformers
     from transformers.models.auto import modeling_auto
 
@@ -251,7 +251,7 @@ def _auto_class(config: Any, own_code: Any, name: Any) -> str:
         fitting = [auto for auto in _AUTO_CLASSES if auto in own_code]
     else:
         fitting = [auto for auto, mapping in mappings.items() if type(config) in mapping]
-        # A configuration may have a text model and a multimodal one: the one that was saved is meant.
+        # A configuration may fit a text model and a multimodal one; the saved one is used.
         exact = [auto for auto in fitting if mappings[auto][type(config)].__name__ in saved_as]
         fitting = exact or fitting
         decoder = "AutoModelForCausalLM" in fitting or not config.is_encoder_decoder
@@ -266,7 +266,7 @@ def _auto_class(config: Any, own_code: Any, name: Any) -> str:
 
 
 def _check_safetensors(folder: Path, name: Any, auto_class: str) -> None:
-    """Refuse a model without safetensors weights."""
+    """Reject a model without safetensors weights."""
     if any(folder.glob("*.safetensors")):
         return
     pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern)) or _pickles_on_hub(name)
@@ -287,7 +287,7 @@ def _check_safetensors(folder: Path, name: Any, auto_class: str) -> None:
 
 
 def _pickles_on_hub(name: Any) -> list[str]:
-    """Return the pickles that a repository lists; none where the Hub cannot be asked."""
+    """Return the pickles in a repository; none if the Hub cannot be reached."""
     from fnmatch import fnmatch
 
     from huggingface_hub import list_repo_files
@@ -303,11 +303,11 @@ def _pickles_on_hub(name: Any) -> list[str]:
 
 
 def _check_covered(model: Any, name: Any, missing: set[str], unexpected: Iterable[str]) -> None:
-    """Refuse a model with weights that are newly initialized, or whose files are a classifier's."""
+    """Reject a model with newly initialized weights, or whose files are a classifier's."""
     unused = list(unexpected)
     heads = [key for key in unused if _OTHER_HEADS.search(key)]
     if not missing and heads:
-        # Where the embeddings are tied, a classifier's files cover a language model.
+        # With tied embeddings, a classifier's files are complete for a language model.
         raise InvalidFolderError(
             f"{name} holds {_listed(heads)}, the head of a reward model or classifier, so it is no language model.",
             _GIVE,
@@ -323,7 +323,7 @@ def _check_covered(model: Any, name: Any, missing: set[str], unexpected: Iterabl
 
 
 def _add_tokens(model: Any, folder: Path, name: Any, config: dict[str, Any], tokenizer: Any) -> None:
-    """Give the base model the tokens that an adapter was trained with, all of whose embeddings the adapter holds."""
+    """Return the base model the tokens that an adapter was trained with, all of whose embeddings the adapter holds."""
     size = model.get_input_embeddings().weight.shape[0]
     names = embedding_names(model)
     saved = {
@@ -335,7 +335,7 @@ def _add_tokens(model: Any, folder: Path, name: Any, config: dict[str, Any], tok
     wanted = max(saved.values()) if saved else max(size, 0 if tokenizer is None else len(tokenizer))
     if wanted == size:
         return
-    # The new rows stay as they are initialized until the adapter's weights replace them.
+    # The new rows keep their initial values until the adapter's weights replace them.
     model.resize_token_embeddings(wanted, mean_resizing=False)
     trained = _trained_tokens(config)
     new = set(range(size, wanted))
@@ -350,7 +350,7 @@ def _add_tokens(model: Any, folder: Path, name: Any, config: dict[str, Any], tok
 
 
 def _trained_tokens(config: dict[str, Any]) -> dict[str, set[int]]:
-    """Return the tokens whose rows an adapter replaces, by the embedding's name."""
+    """Return the tokens whose rows an adapter replaces, by embedding."""
     given = config.get("trainable_token_indices") or {}
     if isinstance(given, list):
         given = {"embed_tokens": given}

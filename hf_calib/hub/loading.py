@@ -1,11 +1,12 @@
-"""Loading a published model together with what its calibration depends on."""
+"""Loading a published model with everything that its calibration depends on."""
 
 from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..tasks import PromptFormat
 from .calibrated_model import CalibratedModel, CalibrationWarning
@@ -33,7 +34,10 @@ from .folders import (
 from .language_models import check_adapter_task, load_language_model, load_tokenizer, put_adapter
 from .local_paths import check_local_path
 
-# All that loading reads; a repository's other files, code above all, are not even fetched.
+if TYPE_CHECKING:
+    from ..calibrators.protocol import BaseCalibrator
+
+# The files that loading reads; a repository's other files, such as code, are not downloaded.
 _FETCHED = (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -47,7 +51,7 @@ _FETCHED = (
     "model-*-of-*.safetensors",
     *TOKENIZER_FILES,
 )
-# Fetched as well where a caller trusts the repository's code.
+# Also downloaded if the caller trusts the repository's code.
 _CODE = ("*.py", "*.tiktoken")
 _KNOWN_LIBRARIES = {"transformers", "peft"}
 
@@ -64,47 +68,47 @@ def load(
     trust_remote_code: bool = False,
     **model_options: Any,
 ) -> CalibratedModel:
-    """Load a model with the prompt format and the calibrator that its figures were measured with.
+    """Load a model with the prompt format and calibrator that its figures were measured with.
 
     Parameters
     ----------
     name : str or path
         "namespace/name" on the Hub, or a folder.
     revision : str, optional
-        A branch, tag or commit of it.
+        A branch, tag or commit.
     base_model, base_revision : str, optional
-        Another base model under the adapter, or another commit of it, than those it was calibrated with.
+        A different base model under the adapter, or a different commit, than in calibration.
     prompt_format : PromptFormat, optional
-        Another prompt than the one it was calibrated with.
+        A different prompt than in calibration.
     token : str, optional
         For private repositories.
     cache_dir : path, optional
         Where downloads are kept, instead of the client's cache.
     trust_remote_code : bool, default False
-        Whether Python code in the repository, or in another one that it names, may be run, for a model or a tokenizer
-        that transformers has no class for. Without it such a repository is refused.
+        Whether Python code in the repository, or in one that it names, may be run. Otherwise a repository that needs
+        it, since transformers has no class for the model or tokenizer, is rejected.
     **model_options
         Of transformers' `from_pretrained` for the model: `dtype`, `device_map`, ...
 
     Returns
     -------
     CalibratedModel
-        With `.confidence(questions)`. In evaluation mode.
+        In evaluation mode; `.confidence(questions)` returns answers.
 
     Raises
     ------
     UnsafeRepositoryError
-        If the repository's weights are pickles, it needs code of its own that is not trusted, or its configuration
-        names code to import or a path of this machine.
+        If the repository's weights are pickles, it needs untrusted code, or its configuration names code to import or
+        a local path.
     InvalidFolderError
-        If it holds no adapter or language model, the weights do not cover the model or the adapter (nothing newly
-        initialized is loaded), the base model is not there, or one of its files is damaged.
+        If there is no adapter or language model, the weights are incomplete (no newly initialized weights are
+        accepted), the base model is missing, or a file is damaged.
 
     Warns
     -----
     CalibrationWarning
-        If the prompt format, the base model or its revision is another than the one it was calibrated with, or the
-        repository does not say what that was.
+        If the prompt format, the base model or its revision differs from calibration, or the repository does not say
+        what was used.
 
     Examples
     --------
@@ -129,12 +133,12 @@ def load_parts(
     *,
     chat: bool = False,
 ) -> CalibratedModel:
-    """Do what `load` says; an adapter gets a name in the model.
+    """Load as `load` does; the adapter gets the given name in the model.
 
-    With `chat` a model without a chat template is refused before its weights are loaded.
+    With `chat`, a model without a chat template is rejected before its weights are loaded.
     """
     folder, is_local = fetch(name, revision, options)
-    metadata = read_calibration_metadata(folder)
+    metadata, calibrator = _calibrated_with(folder, name)
     if metadata is None:
         warnings.warn(
             f"{name} has no {METADATA_FILE}, so it is not known with which prompt it was calibrated; the plain one is "
@@ -175,12 +179,6 @@ def load_parts(
         _check_template(tokenizer, name, chat)
         model = load_language_model(folder, name, options)
     model.eval()
-    calibrator = None
-    if metadata is not None and metadata.calibrator:
-        from ..calibrators import load_calibrator
-
-        check_calibrator(folder, name)
-        calibrator = load_calibrator(folder / CALIBRATOR_FILE)
     return CalibratedModel(
         model=model,
         tokenizer=tokenizer,
@@ -190,15 +188,33 @@ def load_parts(
     )
 
 
-def fetch(name: Any, revision: str | None, options: dict[str, Any]) -> tuple[Path, bool]:
-    """Give the folder with what loading reads of a repository, or its GGUF file, and whether it is the caller's own.
+def calibrated_with(name: str, options: dict[str, Any]) -> tuple[CalibrationMetadata | None, BaseCalibrator | None]:
+    """Return what a folder or repository says it was calibrated with, and its calibrator; no model is loaded."""
+    folder, _ = fetch(name, None, options, (METADATA_FILE, CALIBRATOR_FILE, CALIBRATOR_ARRAYS))
+    return _calibrated_with(folder, name)
+
+
+def _calibrated_with(folder: Path, name: Any) -> tuple[CalibrationMetadata | None, BaseCalibrator | None]:
+    metadata = read_calibration_metadata(folder)
+    if metadata is None or not metadata.calibrator:
+        return metadata, None
+    from ..calibrators import load_calibrator
+
+    check_calibrator(folder, name)
+    return metadata, load_calibrator(folder / CALIBRATOR_FILE)
+
+
+def fetch(
+    name: Any, revision: str | None, options: dict[str, Any], files: Sequence[str] | None = None
+) -> tuple[Path, bool]:
+    """Return the folder with the files to load, or the GGUF file, and whether it is local.
 
     Raises
     ------
     MissingModelError
         If there is neither a folder nor a repository of that name, or the Hub cannot be reached.
     InvalidFolderError
-        If it is a file of another kind, or a folder is given with a revision.
+        If it is another kind of file, or a folder is given with a revision.
     """
     check_local_path(str(name))
     if Path(name).exists():
@@ -209,7 +225,8 @@ def fetch(name: Any, revision: str | None, options: dict[str, Any]) -> tuple[Pat
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     repository, _, file = str(name).partition(":")
-    patterns = [file] if file else [*_FETCHED, *(_CODE if options["trust_remote_code"] else ())]
+    every = [*_FETCHED, *(_CODE if options["trust_remote_code"] else ())]
+    patterns = [file] if file else list(files or every)
     try:
         folder = snapshot_download(
             repository,
@@ -239,7 +256,7 @@ def fetch(name: Any, revision: str | None, options: dict[str, Any]) -> tuple[Pat
 
 
 def check_adapter_config(config: dict[str, Any], name: str, is_local: bool) -> None:
-    """Refuse an adapter's configuration that asks for more than applying weights to a model.
+    """Reject an adapter's configuration that requires more than applying weights to a model.
 
     Raises
     ------
@@ -277,7 +294,7 @@ def check_adapter_config(config: dict[str, Any], name: str, is_local: bool) -> N
 
 
 def checked_adapter_config(folder: Path, name: Any, is_local: bool, base_model: Any = None) -> dict[str, Any]:
-    """Give an adapter's configuration, with the base model asked for, after making sure that loading it runs nothing.
+    """Return an adapter's configuration, with the requested base model, after checking that loading it runs no code.
 
     Raises
     ------
@@ -298,7 +315,7 @@ def _fetch_base(
     name: Any, metadata: CalibrationMetadata | None, config: dict[str, Any], base_model: Any,
     base_revision: str | None, options: dict[str, Any],
 ) -> tuple[Path, str | None]:  # fmt: skip
-    """Return the folder of the model under an adapter, and the revision that was wanted."""
+    """Return the folder of the model under an adapter, and the requested revision."""
     base = config["base_model_name_or_path"]
     calibrated = metadata.base_model_revision if metadata else None
     wanted = base_revision or (calibrated if base_model is None else None) or config.get("revision")
@@ -319,7 +336,7 @@ def _check_base(
     name: Any, metadata: CalibrationMetadata | None, base: str, base_model: Any, wanted: str | None,
     options: dict[str, Any],
 ) -> None:  # fmt: skip
-    """Warn of another base model under an adapter than the one that it was calibrated on."""
+    """Warn if the base model under an adapter differs from the one that it was calibrated on."""
     calibrated = metadata.base_model_revision if metadata else None
     loaded = loaded_revision(base, wanted, options["cache_dir"])
     other_base = metadata is not None and metadata.base_model not in (None, base)

@@ -1,4 +1,4 @@
-"""Names of models that can only be paths on this machine."""
+"""Names of models that can only be local paths."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ GGUF = ".gguf"
 
 
 def check_local_path(name: str) -> None:
-    """Refuse a model's name that looks like a path, and is not one of a folder or a GGUF file.
+    """Reject a model's name that looks like a path but is not a folder or a GGUF file.
 
     Raises
     ------
     MissingModelError
         If nothing is there.
     InvalidFolderError
-        If it is a file of another kind, or a GGUF file and the package that reads it is not installed.
+        If it is another kind of file, or a GGUF file and the package that reads it is not installed.
     """
     path = Path(name)
     if path.suffix == GGUF and importlib.util.find_spec("gguf") is None:

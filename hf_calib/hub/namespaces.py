@@ -1,4 +1,4 @@
-"""Whose name stands before the slash: which namespaces the Hub allows, and which of them this token may write to."""
+"""Namespaces: which the Hub allows, and which a token may write to."""
 
 from __future__ import annotations
 
@@ -12,39 +12,39 @@ from .translation import TRANSPORT_ERROR, token_hint
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-# The namespace in this package's own files, replaced by the one that they are published to.
+# The namespace in this package's files, replaced by the one that they are published to.
 OWN_NAMESPACE = "hf_calib"
 PUBLIC_HUB = "https://huggingface.co"
 _ALLOWED = re.compile(r"(?!\d+\Z)[A-Za-z0-9]+(?:-[A-Za-z0-9]+)*")
 
 
 def suggest_namespace(namespace: str) -> str:
-    """Give the nearest name that the Hub allows: `hf_calib` becomes `hf-calib`."""
+    """Return the closest name that the Hub allows: `hf_calib` becomes `hf-calib`."""
     suggestion = re.sub(r"[^A-Za-z0-9]+", "-", namespace).strip("-")
     return f"{suggestion}-org" if suggestion.isdigit() or not suggestion else suggestion
 
 
 def check_namespace(repo_id: str, endpoint: str, again: str) -> None:
-    """Refuse a namespace that the public Hub does not allow.
+    """Reject a namespace that the public Hub does not allow.
 
     Parameters
     ----------
     repo_id : str
         "namespace/name".
     endpoint : str
-        The Hub's address; Hubs elsewhere may have other rules and answer for themselves.
+        The Hub's address; other Hubs may have other rules and check names themselves.
     again : str
         The command that publishes.
 
     Raises
     ------
     InvalidNamespaceError
-        Offering the nearest allowed name.
+        Suggests the closest allowed name.
     """
     namespace, _, name = repo_id.partition("/")
     if endpoint.rstrip("/") == PUBLIC_HUB and not _ALLOWED.fullmatch(namespace):
         raise InvalidNamespaceError(
-            f"{namespace!r} cannot be a user or an organisation on the Hub: names take letters, digits and single "
+            f"{namespace!r} cannot be a user or an organization on the Hub: names take letters, digits and single "
             "dashes between them.",
             f"Use {suggest_namespace(namespace)!r} instead: {place_option(again, suggest_namespace(namespace), name)}",
         )
@@ -56,7 +56,7 @@ def namespace_of(namespace: str | None, api: HfApi, token: str | None) -> str:
     Raises
     ------
     MissingTokenError
-        If none is given and nobody is logged in, or the Hub cannot be asked who is.
+        If none is given and nobody is logged in, or the Hub cannot be reached.
     """
     if namespace is not None:
         return namespace
@@ -74,7 +74,7 @@ def namespace_of(namespace: str | None, api: HfApi, token: str | None) -> str:
 
 
 def check_write_access(api: HfApi, repo_id: str, token: str | None, create_pr: bool, again: str) -> None:
-    """Find out before anything is uploaded whether the token may write to a repository's namespace.
+    """Check before any upload whether the token may write to a repository's namespace.
 
     Parameters
     ----------
@@ -83,23 +83,23 @@ def check_write_access(api: HfApi, repo_id: str, token: str | None, create_pr: b
         "namespace/name".
     token : str or None
     create_pr : bool
-        Whether a pull request is asked for, which anybody may open.
+        Whether to open a pull request, which anyone may do.
     again : str
         The command that publishes.
 
     Raises
     ------
     MissingTokenError
-        Without a token, or with one that may only read.
+        If there is no token, or it is read-only.
     NotYourRepositoryError
-        If the namespace is neither the user's nor one of their organisations', and no pull request is asked for.
+        If the namespace is neither the user's nor one of their organizations', and `create_pr` is false.
     """
     identity = api.whoami(token=token)
     role = identity.get("auth", {}).get("accessToken", {}).get("role")
     if role == "read":
         raise MissingTokenError("The token in use may only read.", token_hint(again))
     namespace, _, name = repo_id.partition("/")
-    own = [identity["name"], *(organisation["name"] for organisation in identity.get("orgs", ()))]
+    own = [identity["name"], *(organization["name"] for organization in identity.get("orgs", ()))]
     if not create_pr and namespace not in own:
         raise NotYourRepositoryError(
             f"{repo_id} is not yours: you are logged in as {identity['name']}"

@@ -56,59 +56,59 @@ def publish_adapter(
 ) -> Publication:
     """Publish an adapter (or a whole model) from its folder, in one commit.
 
-    What goes up: the weights as safetensors, their configuration, the tokenizer if the folder has one, the card, its
-    picture, `calibration_report.json`, `hf_calib.json` and the calibrator. Nothing else of the folder (checkpoints,
-    optimizer states, logs, pickles) does. Afterwards the weights are downloaded again and compared.
+    Published are the weights as safetensors, their configuration, the tokenizer if the folder has one, the card, its
+    picture, `calibration_report.json`, `hf_calib.json` and the calibrator, but nothing else (checkpoints, optimizer
+    states, logs, pickles). Afterwards the weights are downloaded again and compared.
 
     Parameters
     ----------
     folder : path
-        As `trainer.save_model()` and `write_card` leave it. It is not changed.
+        Written by `trainer.save_model()` and `write_card`. It is not changed.
     repo_id : str
         "namespace/name".
     private : bool, optional
-        What a new repository becomes; asking for a private one refuses to publish to an existing public one.
+        Whether a new repository is private. With True, publishing to an existing public one is refused.
     revision : str, optional
-        The branch to commit to, made if it is not there.
+        The branch to commit to, created if it does not exist.
     create_pr : bool, default False
         Propose the change as a pull request.
     tag : str, optional
-        Name for this version; a tag that names another one is refused.
+        Tag for this version; an existing tag of another version is refused.
     collection : str, optional
         Slug of a collection to add the repository to.
     base_model, base_revision : str, optional
         The base model's id on the Hub and its commit, for an adapter that was trained on a local copy of it.
     card : {"merge", "local", "remote"}, default "merge"
-        Which card's handwritten text stays where the folder's and the repository's each have some that the other
+        Which card's handwritten text to keep if the folder's and the repository's cards both have text that the other
         lacks; with "merge" that is an error.
     model : PeftModel, optional
-        The model in memory, to compare with the folder's weights before they go up.
+        The model in memory, to compare with the folder's weights before uploading.
     commit_message : str, optional
     token : str, optional
         Otherwise HF_TOKEN or the stored login is used.
     endpoint : str, optional
         The Hub's address; otherwise HF_ENDPOINT or the public Hub.
     dry_run : bool, default False
-        Only read, and give the `Publication` that would be made.
+        Only read, and return the `Publication` that would be made.
     again : str, optional
-        What a message tells to run after an interruption, for a publication that is a part of a larger one; otherwise
-        the command that publishes this one.
+        The command that messages suggest after an interruption, if this publication is part of a larger one; by
+        default the one that publishes this one.
 
     Returns
     -------
     Publication
-        With every file, the card as published, the commit and the address.
+        With every file, the published card, the commit and the address.
 
     Raises
     ------
     InvalidFolderError, PrivateInformationError, CardConflictError
         If the folder or its card cannot be published; nothing was sent.
     MissingTokenError, NotYourRepositoryError, InvalidNamespaceError, RepositoryExistsError
-        If the repository cannot be written to as asked; nothing was sent.
+        If the repository cannot be written to; nothing was sent.
     RepositoryChangedError, InterruptedPublicationError
-        If somebody else committed or the connection broke; the repository holds all of the old or all of the new.
+        If someone else committed or the connection broke; the repository is entirely old or entirely new.
     VerificationError
-        If the Hub holds something else than was sent.
+        If the Hub's content differs from what was sent.
     """
     from huggingface_hub import HfApi
 
@@ -170,7 +170,7 @@ def publish_adapter(
 
 
 def save_published_card(publication: Publication, folder: str | os.PathLike[str]) -> Path:
-    """Keep a publication's card, picture and report in `folder`, in a folder of the repository's name.
+    """Save a publication's card, picture and report in a subfolder of `folder` with the repository's name.
 
     Returns
     -------
@@ -186,12 +186,12 @@ def save_published_card(publication: Publication, folder: str | os.PathLike[str]
 
 
 def check_saved_weights(folder: Path, model: PeftModel) -> None:
-    """Compare an adapter's saved weights with those in memory, bit by bit.
+    """Compare an adapter's saved weights bit by bit with those in memory.
 
     Raises
     ------
     VerificationError
-        Naming the first tensor that differs.
+        Names the first tensor that differs.
     """
     import torch
     from peft import get_peft_model_state_dict
@@ -225,7 +225,7 @@ def _published_card(
     folder: Path, repo_id: str, base_model: str | None, base_revision: str | None, remote: bytes | None,
     choice: CardChoice,
 ) -> str:  # fmt: skip
-    """Give the folder's card with the repository's name in it, merged into the card that is published already."""
+    """Return the folder's card with the repository's name, merged into the published card."""
     path = folder / CARD_FILE
     local = read_card(path) if path.is_file() else None
     if (folder / REPORT_FILE).is_file():
@@ -248,7 +248,7 @@ def _published_card(
 
 
 def _merge_with_remote(local: str, remote: str, repo_id: str, choice: CardChoice) -> str:
-    """Join the folder's and the repository's cards, keeping the text that people wrote in either."""
+    """Merge the folder's and the repository's cards, keeping the text that people wrote in either."""
     where = f"the card in {repo_id}"
     here, there = handwritten(local, "the folder's card"), handwritten(remote, where)
     keep_local = choice == "local" or (choice == "merge" and _is_part(there, here))
@@ -264,6 +264,6 @@ def _merge_with_remote(local: str, remote: str, repo_id: str, choice: CardChoice
 
 
 def _is_part(lines: list[str], whole: list[str]) -> bool:
-    """Tell whether all lines stand in `whole`, in the same order."""
+    """Return whether all lines occur in `whole`, in the same order."""
     remaining = iter(whole)
     return all(line in remaining for line in lines)

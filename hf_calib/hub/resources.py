@@ -1,10 +1,10 @@
-"""Where the folders outside the package are: inside it once installed, next to it in a checkout."""
+"""Folders that are next to the package in a checkout, and inside it once installed."""
 
 from pathlib import Path
 from typing import Literal
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-# setup.cfg's package_dir puts the checkout's folders into the wheel under these names.
+# setup.cfg's package_dir maps the checkout's folders to these names in the wheel.
 _INSTALLED_NAMES = {
     "metrics": "spaces",
     "model_cards": "card_templates",
@@ -13,7 +13,7 @@ _INSTALLED_NAMES = {
 
 
 def resource_folder(name: Literal["metrics", "model_cards", "examples/accelerate_configs"]) -> Path:
-    """Return a folder of the checkout that the package needs, wherever it is installed.
+    """Return the location of one of these folders.
 
     Raises
     ------

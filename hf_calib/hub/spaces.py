@@ -1,4 +1,4 @@
-"""Publishing the metrics as Spaces that `evaluate.load` finds, each with everything that it needs."""
+"""Publishing the metrics as self-contained Spaces for `evaluate.load`."""
 
 from __future__ import annotations
 
@@ -87,8 +87,7 @@ def publish_metric(
     name : str
         One of `metric_names()`.
     namespace : str, optional
-        The user or organization, by default the logged-in user. What the Space's files say about loading it names this
-        namespace.
+        The user or organization, by default the logged-in user. The Space's files name it in their examples.
     private, revision, create_pr, tag, collection, token, endpoint, dry_run, again
         As for `publish_adapter`.
 
@@ -105,7 +104,7 @@ def publish_metric(
     """
     from huggingface_hub import HfApi
 
-    metric_path(name)  # one that does not exist is told first
+    metric_path(name)  # an unknown name is reported first
     api = HfApi(endpoint=endpoint, token=token, library_name="hf_calib")
     namespace = namespace_of(namespace, api, token)
     files = space_files(name, namespace)
@@ -153,12 +152,12 @@ def publish_metric(
 def publish_metrics(
     *, namespace: str | None = None, dry_run: bool = False, again: str | None = None, **options: Any
 ) -> list[Publication]:
-    """Publish every metric; `options` are the others of `publish_metric`.
+    """Publish every metric; `options` are those of `publish_metric`.
 
     Raises
     ------
     HubError
-        As `publish_metric`. The message says which ones are published already.
+        As `publish_metric`. The message says which ones are already published.
     """
     from huggingface_hub import HfApi
 
@@ -174,7 +173,7 @@ def publish_metrics(
 
 
 def space_files(name: str, namespace: str) -> dict[str, Content]:
-    """Return what a metric's Space holds: the files of its folder.
+    """Return the content of a metric's Space, the files of its folder.
 
     Returns
     -------
@@ -183,8 +182,8 @@ def space_files(name: str, namespace: str) -> dict[str, Content]:
     Raises
     ------
     InvalidFolderError
-        If there is no such metric, a file is missing, a link leads out of this package, or the module imports
-        something that the Space will not have.
+        If there is no such metric, a file is missing, a link leads outside this package, or the module imports
+        something that the Space lacks.
     """
     folder = Path(metric_path(name)).resolve()
     files: dict[str, Content] = {}
@@ -218,7 +217,7 @@ def _front_matter(readme: Content, name: str) -> dict[str, str]:
 
 
 def _check_imports(name: str, path: str, source: str, files: dict[str, Content]) -> None:
-    """Make sure that a file of a Space finds its modules there, on a machine without this package."""
+    """Check that a file of a Space finds its imports there, without this package."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom) and node.level:
             modules = [node.module] if node.module else [alias.name for alias in node.names]

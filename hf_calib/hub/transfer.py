@@ -1,4 +1,4 @@
-"""One publication is one commit, compared afterwards with what it should hold."""
+"""Publishing as one commit, which is verified afterwards."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Content = bytes | Path
 
 @dataclass(frozen=True)
 class Destination:
-    """Where a publication goes.
+    """The destination of a publication.
 
     Parameters
     ----------
@@ -42,17 +42,17 @@ class Destination:
         "namespace/name".
     repo_type : {"model", "dataset", "space"}
     revision : str, optional
-        The branch, made if it is not there; the main one if None.
+        The branch, created if it does not exist; by default the main one.
     create_pr : bool
         Propose the change as a pull request.
     private : bool, optional
-        What a new repository becomes. An existing one must be so already; None takes it as it is.
+        Whether a new repository is private. With True, an existing one must be private already.
     tag : str, optional
-        The tag that the publication gets.
+        Tag for the publication.
     collection : str, optional
-        Slug of the collection that the repository is added to.
+        Slug of a collection to add the repository to.
     again : str
-        The command that goes on after an interruption.
+        The command to continue with after an interruption.
     """
 
     repo_id: str
@@ -68,7 +68,7 @@ class Destination:
 
 @dataclass(frozen=True)
 class PublishedFile:
-    """A file of a publication: its path in the repository, its size in bytes and whether it is new there."""
+    """A file of a publication: its path in the repository, its size in bytes, and whether it is new."""
 
     path: str
     size: int
@@ -77,26 +77,26 @@ class PublishedFile:
 
 @dataclass(frozen=True)
 class Publication:
-    """What was published, or would be.
+    """A publication, or in a dry run a planned one.
 
     Parameters
     ----------
     repo_id, repo_type : str
     files : tuple of PublishedFile
-        All that the publication consists of.
+        All files of the publication.
     deleted : tuple of str
         Files of an earlier publication that are no longer part of it.
     card : str
-        The README.md as published.
+        The published README.md.
     commit : str or None
-        The commit that holds it; for a dry run the one that the repository is at, if any.
+        The publication's commit; in a dry run the repository's current one, if any.
     url : str
         Of the repository or the pull request.
     changed : bool
-        False if the repository held all of this already, so no commit was made.
+        False if the repository had the same content already, so that no commit was made.
     tag : str or None
     contents : mapping from path to bytes or local path
-        What the files hold.
+        The files' contents.
     """
 
     repo_id: str
@@ -113,7 +113,7 @@ class Publication:
 
 @dataclass(frozen=True)
 class RemoteState:
-    """What a repository holds at one commit; empty for a repository that is not there yet."""
+    """The content of a repository at one commit; empty if the repository does not exist."""
 
     commit: str | None = None
     private: bool | None = None
@@ -121,17 +121,17 @@ class RemoteState:
 
 
 def read_content(content: Content) -> bytes:
-    """Give a content's bytes."""
+    """Return the bytes of a content."""
     return content if isinstance(content, bytes) else content.read_bytes()
 
 
 def file_size(content: Content) -> int:
-    """Give a content's size in bytes."""
+    """Return a content's size in bytes."""
     return len(content) if isinstance(content, bytes) else content.stat().st_size
 
 
 def holds(remote: RepoFile, content: Content) -> bool:
-    """Tell whether a file on the Hub has exactly this content, by the checksum that the Hub keeps of it."""
+    """Return whether a file on the Hub has exactly this content, by the Hub's checksum."""
     size = file_size(content)
     if remote.size != size:
         return False
@@ -151,12 +151,12 @@ def _digest(content: Content, digest: Any) -> str:
 
 
 def read_remote(api: HfApi, destination: Destination) -> RemoteState:
-    """Look at what the repository's branch holds now."""
+    """Return the current content of the repository's branch."""
     look = partial(api.repo_info, destination.repo_id, repo_type=destination.repo_type, token=destination.token)
     try:
         info = look(revision=destination.revision)
     except RevisionNotFoundError:
-        info = look()  # a new branch starts from the main one
+        info = look()  # a new branch starts from main
     except RepositoryNotFoundError:
         return RemoteState()
     return RemoteState(commit=info.sha, private=info.private, files=_list_files(api, destination, info.sha))
@@ -177,7 +177,7 @@ def _list_files(api: HfApi, destination: Destination, commit: str | None) -> dic
 
 @contextmanager
 def downloaded(api: HfApi, destination: Destination, commit: str | None, path: str) -> Iterator[Path]:
-    """Fetch a file as it is at a commit, past every cache, for as long as the context lasts."""
+    """Download a file at a commit, bypassing caches, for the duration of the context."""
     with tempfile.TemporaryDirectory() as folder:
         yield Path(
             api.hf_hub_download(
@@ -192,12 +192,12 @@ def downloaded(api: HfApi, destination: Destination, commit: str | None, path: s
 
 
 def look(api: HfApi, destination: Destination) -> RemoteState:
-    """Check a destination and read what it holds, for a dry run, which works without a login and without the Hub too.
+    """Check a destination and read its content for a dry run, which also works without a login or the Hub.
 
     Raises
     ------
     InvalidNamespaceError, MissingTokenError, NotYourRepositoryError
-        If the Hub does not allow its namespace, or whoever is logged in may not write to it.
+        If the Hub does not allow the namespace, or the logged-in user may not write to it.
 
     Warns
     -----
@@ -218,14 +218,14 @@ def look(api: HfApi, destination: Destination) -> RemoteState:
 
 
 def prepare(api: HfApi, destination: Destination) -> RemoteState:
-    """Check the destination and read what it holds, before anything is made or uploaded.
+    """Check the destination and read its content, before anything is created or uploaded.
 
     Raises
     ------
     InvalidNamespaceError, MissingTokenError, NotYourRepositoryError
         If it cannot be written to.
     RepositoryExistsError
-        If a private publication was asked for and the repository is public, or the tag names another commit.
+        If a private publication was requested but the repository is public, or the tag names another commit.
     """
     with hub_errors(destination.repo_id, destination.again):
         check_namespace(destination.repo_id, api.endpoint, destination.again)
@@ -243,19 +243,19 @@ def publish(
     api: HfApi, destination: Destination, state: RemoteState, files: Mapping[str, Content], deleted: tuple[str, ...],
     message: str, space_sdk: str | None = None,
 ) -> Publication:  # fmt: skip
-    """Commit the files in one go, compare what the Hub then holds with them, and tag it.
+    """Commit the files in one commit, verify the Hub's content, and tag it.
 
     Parameters
     ----------
     files : mapping from path in the repository to content
-        All that the repository should hold; what it holds already is not sent again.
+        The content that the repository should have; unchanged files are not sent again.
     deleted : tuple of str
         Paths to delete in the same commit.
 
     Raises
     ------
     HubError
-        One of its kinds; then the repository holds all of the old state, or all of the new one.
+        One of its subclasses; the repository is then entirely old or entirely new.
     """
     changed = changed_files(state, files)
     with hub_errors(destination.repo_id, destination.again):
@@ -306,7 +306,7 @@ def describe(
     destination: Destination, state: RemoteState, files: Mapping[str, Content], deleted: tuple[str, ...],
     *, changed: list[str], commit: str | None, url: str,
 ) -> Publication:  # fmt: skip
-    """Say what a publication consists of."""
+    """Return what a publication consists of."""
     card = files.get("README.md", b"")
     return Publication(
         repo_id=destination.repo_id,
@@ -325,12 +325,12 @@ def describe(
 def verify(
     api: HfApi, destination: Destination, commit: str | None, files: Mapping[str, Content], deleted: tuple[str, ...]
 ) -> None:
-    """Compare what the Hub holds at a commit with what was to be published; weights are downloaded for it.
+    """Compare the Hub's content at a commit with what was to be published; weights are downloaded for this.
 
     Raises
     ------
     VerificationError
-        Naming the files that differ.
+        Names the files that differ.
     """
     held = _list_files(api, destination, commit)
     wrong = [path for path, content in files.items() if path not in held or not holds(held[path], content)]
@@ -348,12 +348,12 @@ def verify(
 
 
 def _add_to_collection(api: HfApi, destination: Destination) -> None:
-    """Add a published repository to the collection that its destination names, if it names one.
+    """Add a published repository to the destination's collection, if it has one.
 
     Raises
     ------
     HubError
-        One of its kinds, saying that the repository itself was published.
+        One of its subclasses; the message says that the repository itself was published.
     """
     slug = destination.collection
     if slug is None:
@@ -428,7 +428,7 @@ def _landed_commit(
     api: HfApi, destination: Destination, state: RemoteState, files: Mapping[str, Content], deleted: tuple[str, ...],
     error: Exception,
 ) -> str | None:  # fmt: skip
-    """Find the commit that was made although its answer got lost on the way back."""
+    """Find a commit that was made although the Hub's answer was lost."""
     if destination.create_pr or (isinstance(error, HfHubHTTPError) and error.response.status_code < 500):
         return None
     try:

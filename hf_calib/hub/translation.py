@@ -1,4 +1,4 @@
-"""The client's and the connection's errors, told in terms of what was being published and how to go on."""
+"""Translation of the client's and the connection's errors into this package's, with how to continue."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TRANSPORT_ERROR: type[BaseException] = HfHubHTTPError.__bases__[0]
 
 
 def token_hint(again: str) -> str:
-    """Say how to get a token that may write, and the command that then goes on."""
+    """Return how to get a token with write permission, and the command to continue with."""
     return (
         "Log in with `hf auth login`, or set HF_TOKEN to a token with write permission from your account's settings. "
         f"Then go on with: {again}"
@@ -38,14 +38,14 @@ def token_hint(again: str) -> str:
 
 @contextmanager
 def hub_errors(repository: str, again: str) -> Iterator[None]:
-    """Turn whatever the client raises inside into one of this package's errors.
+    """Translate errors that the client raises in this context into this package's.
 
     Parameters
     ----------
     repository : str
-        What is being published to, as the message names it.
+        Name of the repository in the message.
     again : str
-        The command that goes on from where this one stopped.
+        The command to continue with.
     """
     try:
         yield
@@ -62,7 +62,7 @@ def hub_errors(repository: str, again: str) -> Iterator[None]:
 
 @contextmanager
 def after_publishing(repositories: Sequence[str]) -> Iterator[None]:
-    """Add to an error of one of several publications which ones were made before it."""
+    """Add to an error of one of several publications which ones succeeded before it."""
     try:
         yield
     except HubError as error:
@@ -84,7 +84,7 @@ def _known(error: Exception, repository: str, again: str) -> HubError:
 
 
 def _translate(error: BaseException, repository: str, again: str) -> HubError | None:
-    """Find, along the chain of causes, the error that says what happened."""
+    """Find the most specific error along the chain of causes."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, HfHubHTTPError):

@@ -133,12 +133,14 @@ def _run(
     def measure(name: str, model: Any, calibrator: Any = None) -> None:
         results[name] = {}
         for domain in DOMAINS:
-            questions = bench.data.test[domain]
-            predictions: Predictions = predict(model, bench.tokenizer, questions.to_questions(), batch_size=512)
+            asked = bench.data.test[domain]
+            questions = asked.to_questions()
+            predictions: Predictions = predict(model, bench.tokenizer, questions, batch_size=512)
             if calibrator is not None:
                 predictions = predictions.calibrated(calibrator)
-            report = predictions.report(true_probabilities=questions.true_probabilities, seed=seed)
-            results[name][domain] = checked(predictions, report, {"confidence": {"name": "letters"}})
+            report = predictions.report(true_probabilities=asked.true_probabilities, seed=seed)
+            run = {"confidence": {"name": "letters"}}
+            results[name][domain] = checked(predictions, report, run, questions)
         wins[name] = pairs.win_rate(model)
 
     with step(1, f"{PRETRAINED}: train a small model on a synthetic world"):

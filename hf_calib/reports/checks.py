@@ -1,14 +1,13 @@
-"""Whether a reading can be trusted: the checks that run with every evaluation, in one list.
+"""Checks of whether a reading can be trusted, which run with every evaluation.
 
-A check is a code, whether it puts the whole reading in doubt, and a function that returns a sentence and a remedy
-where it finds something. Its order in `CHECKS` is how serious it is. Everything that shows warnings reads them from
-the report.
+A check has a code, whether it puts the whole reading in doubt, and a function that returns a sentence and a remedy if
+it finds something. `CHECKS` lists the most serious first. All warnings that are shown come from the report.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import NormalDist
@@ -19,38 +18,38 @@ import numpy as np
 from ..calibrators.temperature import HIGHEST, LOWEST
 from ..measures import CalibrationReport, Finding, Measure
 from ..measures.verdict import SIGNIFICANT
-from ..tasks import LETTERS
+from ..tasks import LETTERS, Question
 
 if TYPE_CHECKING:
     from ..confidence.predictions import Predictions
 
-# One option is answered far more often than it is right where the excess is this large, and this share of the most
-# that it could be.
+# One option is answered far more often than it is right if the excess is at least this large, and this share of the
+# possible maximum.
 _EXCESS, _EXCESS_SHARE = 0.25, 0.5
-# With less than this on the options together, the model would rather answer something else.
+# If the options together have less than this, the model would rather answer something else.
 _LITTLE_MASS = 0.5
-# Confidence is nearly constant where nine tenths of it lie within this.
+# Confidence is nearly constant if nine tenths of the values are within this range.
 _SPREAD = 0.02
-# Where answers are nearly always right, constant confidence is no fault.
+# If answers are nearly always right, constant confidence is fine.
 _NEARLY_ALL = 0.95
-# An accuracy of which not even the upper end is this share of the way from chance to 1 is that of a guesser.
+# If even the upper end of the accuracy's interval is below this share of the way from chance to 1, the model guesses.
 _ABOVE_CHANCE = 0.3
-# An AUROC of which not even the upper end reaches this is that of a confidence that ranks nothing.
+# If even the upper end of the AUROC's interval is below this, confidence does not rank answers.
 _RANKS = 0.65
-# Replies that could not be read decide the figures from this share on.
+# From this share on, unreadable replies dominate the figures.
 _UNREAD = 0.1
-# Equal predictions are suspicious from this share of the questions on.
+# From this share on, equal predictions are suspicious.
 _REPEATED = 0.1
-# With fewer questions no figure means much; with the second number most do.
+# With fewer questions no figure is meaningful; with the second number most are.
 _FEW, _ENOUGH = 30, 200
-# An error that large should not go unnoticed; questions enough to exclude one of half its size are advised.
+# An error this large should not go unnoticed; the advice is enough questions to exclude half of it.
 _UNNOTICED = 0.1
-# What a model without fault could fail by chance, it fails about once in a thousand runs.
+# A flawless model fails a check by chance about once in a thousand runs.
 _CRITICAL = NormalDist().inv_cdf(1 - 1e-3)
 
 
 class Found(NamedTuple):
-    """What a check found: a sentence, what to try next, and the options for it, the best first."""
+    """A check's result: a sentence, what to try next, and the options for it, the best first."""
 
     sentence: str
     remedy: str
@@ -59,7 +58,7 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True)
 class Reading:
-    """What the checks look at.
+    """The input of the checks.
 
     Parameters
     ----------
@@ -68,12 +67,14 @@ class Reading:
     report : CalibrationReport
         Of these predictions.
     run : mapping
-        The settings of the run as far as they are known: `confidence`, `prompt_format`, `has_chat_template`,
-        `calibrator`, ...; and `in_trainer`, in a trainer: how to have it put questions through the chat template.
+        The known settings of the run: `confidence`, `prompt_format`, `has_chat_template`, `calibrator`, ...; in a
+        trainer also `in_trainer`, how to apply the chat template there.
     dataset : mapping
-        What the run knows of this dataset: `name`, `n`, `skipped_rows`, `drawn`.
+        What is known about this dataset: `name`, `n`, `skipped_rows`, `drawn`.
     missing : mapping, optional
         What a server did not return.
+    questions : sequence of (Question or None)
+        The questions, one for each prediction; empty if unknown.
     """
 
     predictions: Predictions
@@ -81,6 +82,7 @@ class Reading:
     run: Mapping[str, Any] = field(default_factory=dict)
     dataset: Mapping[str, Any] = field(default_factory=dict)
     missing: Mapping[str, Any] | None = None
+    questions: Sequence[Question | None] = ()
 
     @property
     def n(self) -> int:
@@ -89,18 +91,27 @@ class Reading:
 
     @property
     def method(self) -> str | None:
-        """How confidence was read; None where that is not known."""
+        """How confidence was read; None if unknown."""
         return self.run.get("confidence", {}).get("name")
 
     @property
     def has_options(self) -> bool:
-        """Whether the questions have options, so that places and chance mean something."""
+        """Whether the questions have options, so that their positions and chance are meaningful."""
         return "matcher" not in self.run.get("confidence", {})
 
     @property
     def in_writing(self) -> bool:
-        """Whether the answers were read from written replies; then the options' mass is the share that was read."""
+        """Whether answers were read from written replies; then the option mass is the share of readable ones."""
         return self.method in ("stated", "consistency")
+
+    @cached_property
+    def groups(self) -> np.ndarray | None:
+        """A number for each question, equal for identical questions; None if the questions are unknown."""
+        numbers: dict[Any, int] = {}
+        if not self.questions or None in self.questions or not self.has_options:
+            return None
+        said = [(own.context, own.question, tuple(own.choices)) for own in self.questions if own is not None]
+        return np.array([numbers.setdefault(own, len(numbers)) for own in said])
 
     @cached_property
     def template_unused(self) -> bool:
@@ -109,7 +120,7 @@ class Reading:
         return bool(self.run.get("has_chat_template")) and not chat
 
     def try_other_ways(self) -> tuple[str, tuple[str, ...]]:
-        """Return the advice to ask in another way, and the options for it."""
+        """Return advice to ask in another way, and the options for it."""
         if self.run.get("in_trainer"):
             if self.template_unused:
                 return f"Try {self.run['in_trainer']}.", ()
@@ -142,7 +153,7 @@ class Check:
     serious : bool
         Whether what it finds puts the whole reading in doubt; the verdict then leads with it.
     find : callable
-        Returns what speaks against trusting a reading, or None.
+        Returns a finding about a reading, or None.
     """
 
     code: str
@@ -205,7 +216,7 @@ def _one_option(reading: Reading) -> Found | None:
 
 def _little_mass(reading: Reading) -> Found | None:
     predictions = reading.predictions
-    # The probability of a whole text is small for any model, and written answers are counted as read or not.
+    # The probability of a whole text is small for any model, and written answers have their own check.
     if not predictions.has_mass or reading.in_writing or reading.method == "text":
         return None
     mass = float(predictions.option_mass.mean())
@@ -234,56 +245,82 @@ def _at_chance(reading: Reading) -> Found | None:
         if accuracy.high >= chance + _ABOVE_CHANCE * (1 - chance):
             return None  # there are too few questions to tell
         return Found(
-            f"The accuracy, {accuracy.value:.0%} ({interval}), cannot be told from chance, {chance:.0%}.",
+            f"The accuracy, {accuracy.value:.0%} ({interval}), cannot be distinguished from chance, {chance:.0%}.",
             *reading.try_other_ways(),
         )
     counts = np.bincount(answers)
     option, share = int(counts.argmax()), float(counts.max()) / n
-    # The most frequent of options that are right equally often exceeds chance too.
+    # With equally frequent right options, the most frequent one still exceeds chance a little.
     if share <= chance + _CRITICAL * math.sqrt(chance * (1 - chance) / n):
         return None
     better = reading.predictions.correct.astype(float) - (answers == option)
     if better.mean() > NormalDist().inv_cdf(0.975) * better.std() / math.sqrt(n):
         return None
     return Found(
-        f"The accuracy, {accuracy.value:.0%}, cannot be told from that of always answering {LETTERS[option]}, "
+        f"The accuracy, {accuracy.value:.0%}, cannot be distinguished from always answering {LETTERS[option]}, "
         f"{share:.0%}.",
         *reading.try_other_ways(),
     )
 
 
 def _round_up(n: float) -> int:
-    """Return a number of questions with two digits that count."""
+    """Round a number of questions up to two significant digits."""
     step = 10 ** max(0, math.floor(math.log10(n)) - 1)
     return int(math.ceil(n / step) * step)
 
 
 def _repeated(reading: Reading) -> Found | None:
     predictions = reading.predictions
-    # Written confidences, and those of calibrators with steps, have few values.
+    # Written confidences and step-wise calibrators have few values.
     if reading.in_writing or not reading.has_options or reading.run.get("calibrator") or reading.n < 10:
         return None
-    unsure = predictions.confidences < 0.999  # those of a sure model all round to 1
-    rows, counts = np.unique(predictions.probabilities[unsure], axis=0, return_counts=True)
+    different = np.ones(reading.n, dtype=bool)
+    if reading.groups is not None:  # the same question gets the same probabilities again
+        different[:] = False
+        different[np.unique(reading.groups, return_index=True)[1]] = True
+    n = int(different.sum())
+    asked = different & (predictions.confidences < 0.999)  # very confident predictions all round to 1
+    rows, counts = np.unique(predictions.probabilities[asked], axis=0, return_counts=True)
     repeated = int(counts[counts > 1].sum())
-    if repeated <= _REPEATED * reading.n or _are_rounded(rows):
+    if repeated <= _REPEATED * n or _are_rounded(rows):
         return None
+    if reading.groups is not None:
+        return Found(
+            f"{repeated:,} of {n:,} different questions got exactly the same probabilities as another one: the prompt "
+            "may not show the question.",
+            "Look for a prompt that cuts the questions off.",
+        )
     return Found(
-        f"{repeated:,} of {reading.n:,} questions got exactly the same probabilities as another one: the prompt may "
-        "not show the question, or questions occur several times.",
+        f"{repeated:,} of {n:,} questions got exactly the same probabilities as another one: the prompt may not show "
+        "the question, or questions occur several times.",
         "Look for repeated questions in the dataset, and for a prompt that cuts them off.",
     )
 
 
+def _repeated_questions(reading: Reading) -> Found | None:
+    if reading.groups is None:
+        return None
+    groups, answers = reading.groups, reading.predictions.answers
+    first = np.unique(groups, return_index=True)[1]
+    # Copies with different answers are separate observations, for example of several people.
+    repeats = reading.n - len(first) if np.array_equal(answers, answers[first][groups]) else 0
+    if repeats <= _REPEATED * reading.n:
+        return None
+    return Found(
+        f"{repeats:,} of {reading.n:,} questions are repeats of others, so the intervals are too narrow.",
+        "Remove the repeats from the dataset.",
+    )
+
+
 def _are_rounded(p: np.ndarray) -> bool:
-    """Tell whether probabilities, (n, K), were rounded, so that equal ones mean nothing."""
+    """Return whether probabilities, (n, K), were rounded, so that equal ones are expected."""
     positive = p[p > 0]
-    few = len(np.unique(positive)) < 0.9 * len(positive)  # also where rows were divided by their sums afterwards
+    few = len(np.unique(positive)) < 0.9 * len(positive)  # also if rows were normalized afterwards
     return few or bool(np.allclose(p * 1000, np.round(p * 1000), rtol=0, atol=1e-6))
 
 
 def _temperatures(values: Any) -> Iterator[float]:
-    """Yield the temperatures among a calibrator's parameters, those of a calibrator inside it included."""
+    """Yield the temperatures among a calibrator's parameters, including nested calibrators."""
     for key, value in values.items() if isinstance(values, Mapping) else ():
         if isinstance(value, Mapping):
             yield from _temperatures(value)
@@ -315,7 +352,8 @@ def _constant(reading: Reading) -> Found | None:
     if reading.n < 10 or high - low >= _SPREAD or reading.report.measures["accuracy"].value > _NEARLY_ALL:
         return None
     return Found(
-        f"The confidence is nearly the same for all questions, {middle:.1%}: it says nothing about a single answer.",
+        f"The confidence is nearly the same for all questions, {middle:.1%}: it carries no information about "
+        "individual answers.",
         *reading.try_other_ways(),
     )
 
@@ -325,7 +363,7 @@ def _no_ranking(reading: Reading) -> Found | None:
     if area is None or area.low is None or area.high is None or area.low > 0.5 or area.high >= _RANKS:
         return None
     return Found(
-        "Confidence does not rank answers: it is not shown to be higher for right ones than for wrong ones "
+        "Confidence does not rank answers: it is not significantly higher for right answers than for wrong ones "
         f"(AUROC {area.value:.2f}, interval {area.low:.2f} to {area.high:.2f}; 0.5 is chance).",
         *reading.try_other_ways(),
     )
@@ -354,7 +392,7 @@ def _too_few(reading: Reading) -> Found | None:
 
 
 def _unproven(reading: Reading) -> tuple[str, float] | None:
-    """Return what there are too few questions for, and about how many it takes."""
+    """Return the claim that there are too few questions for, and about how many it needs."""
     n, measures = reading.n, reading.report.measures
     if n < _FEW:
         return "for any of these figures", _ENOUGH
@@ -377,7 +415,7 @@ def _unproven(reading: Reading) -> tuple[str, float] | None:
 
 
 def _factor(measure: Measure, other: float) -> float:
-    """Return by how much the questions must grow for an interval to end halfway between its value and a lower one."""
+    """Return the factor of questions that moves an interval's lower end halfway between its value and a lower one."""
     assert measure.low is not None
     return min(100.0, (2 * (measure.value - measure.low) / (measure.value - other)) ** 2)
 
@@ -446,25 +484,26 @@ CHECKS = (
     Check("chat_template_unused", False, _unused_template),
     Check("options_not_returned", False, _not_returned),
     Check("skipped_rows", False, _skipped),
+    Check("repeated_questions", False, _repeated_questions),
     Check("dropped_questions", False, _dropped),
 )
 """All checks, the most serious first."""
 
 
 def findings(reading: Reading) -> tuple[Finding, ...]:
-    """Return what speaks against trusting a reading, the most serious first."""
+    """Return all findings about a reading, the most serious first."""
     found = ((check, check.find(reading)) for check in CHECKS)
     return tuple(Finding(check.code, check.serious, *own) for check, own in found if own is not None)
 
 
 def calibrator_findings(parameters: Mapping[str, Any]) -> tuple[Finding, ...]:
-    """Return what speaks against a fitted calibrator, given its parameters."""
+    """Return the findings about a fitted calibrator, given its parameters."""
     found = _bound_of(parameters)
     return () if found is None else (Finding("calibrator_at_bound", True, *found),)
 
 
 def says_nothing(parameters: Any) -> str | None:
-    """Return why a fitted calibrator says nothing about other questions: all its temperatures are at a bound."""
+    """Return why a fitted calibrator does not generalize, if all its temperatures are at a bound."""
     temperatures = list(_temperatures(parameters))
     if not temperatures or any(LOWEST < temperature < HIGHEST for temperature in temperatures):
         return None
@@ -472,8 +511,10 @@ def says_nothing(parameters: Any) -> str | None:
     return None if found is None else found.sentence
 
 
-def checked(predictions: Predictions, report: CalibrationReport, run: Mapping[str, Any]) -> CalibrationReport:
-    """Return a report with the warnings that its predictions call for.
+def checked(
+    predictions: Predictions, report: CalibrationReport, run: Mapping[str, Any], questions: Sequence[Question]
+) -> CalibrationReport:
+    """Return a report with its warnings.
 
     Parameters
     ----------
@@ -483,8 +524,11 @@ def checked(predictions: Predictions, report: CalibrationReport, run: Mapping[st
         Of these predictions.
     run : mapping
         As in `Reading`.
+    questions : sequence of Question
+        The questions that the predictions' rows refer to.
     """
-    return replace(report, warnings=findings(Reading(predictions, report, run)))
+    asked = [questions[row] for row in predictions.rows]
+    return replace(report, warnings=findings(Reading(predictions, report, run, questions=asked)))
 
 
 def sorted_findings(found: list[Finding]) -> tuple[Finding, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -170,22 +170,8 @@ class Comparison:
         (folder / "comparison.html").write_text(render_comparison(self), encoding="utf-8")
         text = json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
         (folder / "comparison.json").write_text(text, encoding="utf-8")
-        for name, measurement in self._folder_names().items():
-            measurement.save(folder / MEASUREMENTS_FOLDER / name)
-
-    def _folder_names(self) -> dict[str, Measurement]:
-        """Return the measurements by names that can be folders."""
-        several = len(self.methods) > 1
-        named: dict[str, Measurement] = {}
-        for (model, method), measurement in self.measurements.items():
-            name = plain_name = (
-                re.sub(r"[^\w.-]+", "-", f"{model}-{method}" if several else model).strip(".-") or "model"
-            )
-            number = 2
-            while name in named:
-                name, number = f"{plain_name}-{number}", number + 1
-            named[name] = measurement
-        return named
+        for own, name in measurement_folders(self.measurements).items():
+            self.measurements[own].save(folder / MEASUREMENTS_FOLDER / name)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -241,6 +227,20 @@ class Comparison:
             for (model, task, method), found in self.differences.items()
             for own in found
         )
+
+
+def measurement_folders(measured: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """Return the folder's name of each model and method; the method is left out where there is only one."""
+    measured = list(measured)
+    several = len({method for _, method in measured}) > 1
+    names: dict[tuple[str, str], str] = {}
+    for model, method in measured:
+        name = plain_name = re.sub(r"[^\w.-]+", "-", f"{model}-{method}" if several else model).strip(".-") or "model"
+        number = 2
+        while name in names.values():
+            name, number = f"{plain_name}-{number}", number + 1
+        names[model, method] = name
+    return names
 
 
 def summary(model: str, base: str, own: Sequence[Difference]) -> str:

@@ -1,4 +1,4 @@
-"""What measuring a model gave: predictions on one or more datasets, their reports, and the files they make.
+"""Measurements: predictions on one or more datasets, with their reports and files.
 
 Pages, JSON, cards, comparisons, calibrators and diagnoses all read a `Measurement`.
 """
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 REPORT_FILE = "report.json"
 DIAGRAM_FILE = "reliability_diagram.png"
 PAGE_FILE = "report.html"
+BEFORE_FOLDER = "before"
 
 Recording: TypeAlias = "Predictions | Measurement | str | os.PathLike[str]"
 """Predictions; or a measurement, its folder, or a file that holds them."""
@@ -95,11 +96,13 @@ class Measurement:
         for own, facts in run.get("datasets", {}).items():
             if own in datasets:
                 datasets[own] = replace(datasets[own], skipped_rows=facts.get("skipped_rows", 0))
-        return cls(name, datasets, run, {"seed": seed})
+        uncalibrated = path / BEFORE_FOLDER
+        before = cls.load(uncalibrated, seed=seed) if "before" in saved and uncalibrated.is_dir() else None
+        return cls(name, datasets, run, {"seed": seed}, before)
 
     @staticmethod
     def is_saved(source: Any) -> bool:
-        """Tell whether `load` can read something: a data file, or a folder with predictions."""
+        """Return whether `load` can read something: a data file, or a folder with predictions."""
         if not isinstance(source, str | os.PathLike):
             return False
         path = Path(source)
@@ -107,17 +110,17 @@ class Measurement:
 
     @property
     def method(self) -> str | None:
-        """How confidence was read; None for predictions from elsewhere, which don't say."""
+        """How confidence was read; None for predictions from elsewhere."""
         return self.run.get("confidence", {}).get("name")
 
     @property
     def verdict(self) -> str:
-        """Whether the confidence can be believed, in a few sentences."""
+        """Whether the confidence can be trusted, in a few sentences."""
         return self.report.verdict
 
     @property
     def warnings(self) -> tuple[Finding, ...]:
-        """What speaks against trusting the reading, the most serious first; empty where nothing does."""
+        """What speaks against trusting the reading, the most serious first."""
         return self.report.warnings
 
     def __getattr__(self, name: str) -> Measure:
@@ -131,7 +134,7 @@ class Measurement:
 
     @property
     def skipped_rows(self) -> dict[str, int]:
-        """How many rows could not be read and were left out, of each dataset with any."""
+        """Number of unreadable rows that were left out, for each dataset with any."""
         return {name: own.skipped_rows for name, own in self.datasets.items() if own.skipped_rows}
 
     def __repr__(self) -> str:
@@ -152,7 +155,7 @@ class Measurement:
         return ReliabilityDisplay.from_statistics(self.report, name=self.name)
 
     def to_dataframe(self) -> DataFrame:
-        """Return a `pandas.DataFrame` with a row for each question: what it is, and what the model answered."""
+        """Return a `pandas.DataFrame` with a row per question: the question and the model's answer."""
         import pandas as pd
 
         parts = []
@@ -193,10 +196,11 @@ class Measurement:
             **self.run.get("datasets", {}).get(name, {}),
         }
         missing = self.run.get("options_not_returned", {}).get(name)
-        return replace(report, warnings=findings(Reading(predictions, report, self.run, known, missing)))
+        reading = Reading(predictions, report, self.run, known, missing, self.datasets[name].questions)
+        return replace(report, warnings=findings(reading))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain values, with `run`; of several datasets, also each one's report."""
+        """Return the report as plain values, with `run` and, for several datasets, each one's report."""
         several = {name: report.to_dict() for name, report in self.reports.items()} if len(self.datasets) > 1 else {}
         return {
             "model": self.name,
@@ -207,11 +211,16 @@ class Measurement:
         }
 
     def save(self, folder: str | Path) -> None:
-        """Write report.json, predictions.parquet, reliability_diagram.png and report.html into a folder."""
+        """Write report.json, predictions.parquet, reliability_diagram.png and report.html into a folder.
+
+        With a calibrator, the measurement without it is saved in the subfolder before/.
+        """
         from .page import render_page
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        if self.before is not None:
+            self.before.save(folder / BEFORE_FOLDER)
         write_predictions(folder / PREDICTIONS_FILE, self.datasets)
         self.plot().save(folder / DIAGRAM_FILE)
         (folder / PAGE_FILE).write_text(render_page(self), encoding="utf-8")
@@ -220,7 +229,7 @@ class Measurement:
 
 
 def pool(datasets: Mapping[str, Recorded]) -> Predictions:
-    """Return several datasets' predictions as one, with the dataset's name as each question's subject or before it."""
+    """Return several datasets' predictions as one; the dataset's name becomes or precedes each question's subject."""
     parts = [recorded.predictions for recorded in datasets.values()]
     if len(parts) == 1:
         return parts[0]
@@ -256,7 +265,7 @@ def pool(datasets: Mapping[str, Recorded]) -> Predictions:
 
 
 def predictions_of(source: Recording) -> Predictions:
-    """Return predictions that exist already, of all datasets together; answers may be unknown."""
+    """Return existing predictions, of all datasets together; answers may be unknown."""
     if isinstance(source, Measurement):
         return source.predictions
     if isinstance(source, str | os.PathLike):

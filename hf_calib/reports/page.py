@@ -16,7 +16,7 @@ from ..measures import CATALOG, CalibrationReport, MeasureInfo, shown_in
 from .comparison import Comparison, summary
 from .measurement import Measurement
 from .svg import reliability_svg, risk_coverage_svg
-from .terminal import sizes
+from .terminal import shown_name, sizes
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -253,7 +253,7 @@ def render_comparison(comparison: Comparison) -> str:
     cells = [
         {
             "model": key[0],
-            "task": key[1],
+            "task": shown_name(key[1]),
             "method": key[2],
             "n": comparison.n_text(key),
             "differences": own,

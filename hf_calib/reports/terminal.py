@@ -16,7 +16,7 @@ from ..measures.verdict import SIGNIFICANT
 if TYPE_CHECKING:
     from .measurement import Measurement
 
-# A screen of 80 columns has at most so many lines; the texts of a wider one are no longer than this.
+# Lines on a screen of 80 columns, and the largest width of text on a wider one.
 LINES, WIDEST = 20, 120
 _MEASURES = {
     "accuracy": "Accuracy",
@@ -95,7 +95,7 @@ def show(measurement: Measurement, out: Path | None = None, stream: TextIO | Non
 
 def _headings(measurement: Measurement) -> Iterator[str]:
     """Yield two lines: the model and the datasets; the prompt and the number of questions."""
-    names = [Path(name).name if os.sep in name and Path(name).suffix else name for name in measurement.datasets]
+    names = [shown_name(name) for name in measurement.datasets]
     yield f"{measurement.name} on {names[0] if len(names) == 1 else f'{len(names)} datasets'}"
     run = measurement.run
     parts = []
@@ -109,6 +109,11 @@ def _headings(measurement: Measurement) -> Iterator[str]:
         parts.append(f"calibrator {run['calibrator']['method']}")
     parts.append(sizes(measurement))
     yield " · ".join(parts)
+
+
+def shown_name(dataset: str) -> str:
+    """Return a dataset's name, a file's without its folder."""
+    return Path(dataset).name if os.sep in dataset and Path(dataset).suffix else dataset
 
 
 def sizes(measurement: Measurement) -> str:

@@ -1,4 +1,4 @@
-"""What is asked: multiple-choice questions, where they come from, and how they are put to a model."""
+"""Multiple-choice questions: reading them from datasets, and turning them into prompts and tokens."""
 
 import lazy_loader
 

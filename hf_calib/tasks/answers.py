@@ -1,4 +1,4 @@
-"""Which choice an answer means: an index, a letter, a label or a text; and from where a column's indices count."""
+"""Which choice an answer means (an index, a letter, a label or a text), and whether a column counts from 0 or 1."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from .questions import LETTERS, QuestionError
 
-# Pandas writes integers as 2.0 where a column has gaps. The length is bounded since int() refuses very long texts.
+# Pandas writes integers as 2.0 in a column with gaps. The length is bounded since int() rejects very long texts.
 _INTEGER = re.compile(r"([+-]?[0-9]{1,18})(?:\.0*)?")
 
 
@@ -23,7 +23,7 @@ WITHHELD = -1
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a cell holds nothing: None, an empty or blank text, or NaN."""
+    """Whether a cell is empty: None, an empty or blank text, or NaN."""
     if isinstance(value, str):
         return not value.strip()
     return value is None or (isinstance(value, numbers.Real) and value != value)
@@ -31,14 +31,14 @@ def is_missing(value: Any) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class GivenAnswer:
-    """An answer as it stands in the dataset, and the choices that it is one of.
+    """An answer as it is in the dataset, with the choices.
 
     Parameters
     ----------
     value : object
     choices : tuple of str
     labels : tuple of str, optional
-        The choices' own labels, one of which the value then is.
+        The choices' own labels; if given, the value is one of them.
     """
 
     value: Any
@@ -47,7 +47,7 @@ class GivenAnswer:
 
     @property
     def by_text(self) -> int | None:
-        """The index of the one choice that has the value as its text; `None` if it is not exactly one."""
+        """The index of the choice whose text is the value; `None` unless there is exactly one."""
         text = str(self.value).strip()
         places = [place for place, choice in enumerate(self.choices) if choice.strip() == text]
         return places[0] if len(places) == 1 else None
@@ -61,7 +61,7 @@ class GivenAnswer:
             return None
 
     def at(self, base: int) -> int | None:
-        """Return the index that the value means where the first choice has the number `base`; `None` if none."""
+        """Return the index that the value means if the first choice has the number `base`; `None` if there is none."""
         number = self.number
         if number is None:
             return None
@@ -76,23 +76,23 @@ class GivenAnswer:
 def answer_base_of(
     answers: Iterable[GivenAnswer], where: str, *, declared: int | None = None
 ) -> tuple[int | str, str | None]:
-    """Decide how a column gives its answers.
+    """Decide how a column encodes its answers.
 
     Parameters
     ----------
     answers : iterable of GivenAnswer
-        The whole column: a part of it may suggest another base.
+        The whole column, since a part may suggest another base.
     where : str
         The column and the dataset, for messages.
     declared : {0, 1}, optional
-        What the dataset's layout says.
+        The base according to the dataset's layout.
 
     Returns
     -------
     base : {0, 1, "text"}
-        The number of the first choice, or that the answers are the choices' texts.
+        The number of the first choice, or "text" if the answers are the choices' texts.
     doubt : str or None
-        What to warn of, where nothing in the column tells its base.
+        A warning, if nothing in the column shows its base.
 
     Raises
     ------
@@ -133,7 +133,7 @@ def answer_base_of(
 
 
 def _check_one_reading(answers: Sequence[GivenAnswer], where: str) -> None:
-    """Raise if answers that are texts of options, all of them, would mean other options as numbers or letters."""
+    """Raise if all answers are texts of options but would mean other options as numbers or letters."""
     by_text = [answer.by_text for answer in answers]
     for base in (0, 1):
         indices = [answer.at(base) for answer in answers]
@@ -153,25 +153,25 @@ def answer_index(
     base: int | str = 0,
     choices: Sequence[str] | None = None,
 ) -> int | None:
-    """Return the index of the right choice, counted from 0, or `None` where it is not known.
+    """Return the index of the right choice, counted from 0, or `None` if unknown.
 
     Parameters
     ----------
     answer : object
-        As it stands in the dataset. Nothing, NaN and -1 (how datasets on the Hub mark the test questions whose answers
-        are withheld) mean that it is not known. A list of one answer is that answer.
+        As it is in the dataset. Empty cells, NaN and -1 (which datasets on the Hub use for withheld answers) mean
+        unknown. A list of one answer counts as that answer.
     n_choices : int
     labels : sequence, optional
-        The choices' labels, one of which the answer then is.
+        The choices' labels; if given, the answer is one of them.
     base : {0, 1, "text"}, default 0
-        The number of the first choice, where there are no labels; or that the answer is a choice's text.
+        The number of the first choice if there are no labels, or "text" if the answer is a choice's text.
     choices : sequence of str, optional
-        The choices, for answers that are the text of exactly one of them and neither a letter nor an index.
+        The choices, for answers that are the text of exactly one of them rather than a letter or an index.
 
     Raises
     ------
     QuestionError
-        If it is none of the choices, or means none of them.
+        If it does not mean one of the choices.
     """
     answer = single(answer)
     if is_missing(answer):
@@ -212,7 +212,7 @@ def answer_index(
 
 
 def single(answer: Any) -> Any:
-    """Return the only element of a list of one answer, and anything else as it is.
+    """Return the only element of a list of one answer, and anything else unchanged.
 
     Raises
     ------
@@ -236,7 +236,7 @@ def _number_or_none(answer: Any) -> int | str | None:
 
 
 def _number(answer: Any, n_choices: int) -> int | str:
-    """Return the integer that an answer is, or its upper-case letter."""
+    """Return an answer as an integer or an upper-case letter."""
     if isinstance(answer, str):
         text = answer.strip()
         letter = _LETTER.fullmatch(text)

@@ -14,24 +14,25 @@ _ANSWER = "A"
 def answer_stem(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> str:
     """Return the conversation as text, up to the first character of the assistant's answer.
 
-    A generation prompt need not end there: Llama 2's template puts a space before the answer, and those of reasoning
-    models let it follow an empty or absent train of thought, where their generation prompt may begin one. So it is
-    read off the conversation with an answer; only where the template cannot render one is the generation prompt used.
+    The generation prompt may end elsewhere: Llama 2's template puts a space before the answer, and in reasoning
+    models' templates the generation prompt may begin a train of thought, while an answer follows an empty one. So the
+    position is taken from a rendered conversation with an answer; the generation prompt is used only if the template
+    cannot render an answer.
 
-    Every message has to be in the prompt as it is, apart from white space around it. The templates of many multimodal
-    models read content as a list of parts and show nothing of a text, so they get the messages as parts.
+    Every message has to be in the prompt unchanged, apart from surrounding white space. The templates of many
+    multimodal models expect content as a list of parts and ignore plain text, so they get the messages as parts.
 
     Parameters
     ----------
     tokenizer : transformers.PreTrainedTokenizerBase
         With a chat template.
     messages : list of dict
-        Ends with the user's.
+        The last one is the user's.
 
     Raises
     ------
     ValueError
-        If the template refuses the messages, leaves one out, changes it, or repeats it.
+        If the template rejects the messages, or omits, changes or repeats one.
     """
     try:
         return _checked_stem(tokenizer, messages)
@@ -50,7 +51,8 @@ def answer_stem(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str
 
 
 def _checked_stem(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, Any]]) -> str:
-    # A short text, such as an example's answer, may be in the prompt by chance; these are there if they are shown.
+    # A short text, such as an example's answer, may be in the prompt by chance; these markers are there only if they
+    # are shown.
     probes = [f"Text {number} of\nthe conversation, {number}." for number in range(len(messages))]
     stem = _stem(tokenizer, [_with_text(message, text) for message, text in zip(messages, probes, strict=True)])
     _check_shown(stem, messages, probes)
@@ -65,7 +67,7 @@ def _checked_stem(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[st
 def _stem(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, Any]]) -> str:
     try:
         prompt = cast(str, tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
-    except Exception as error:  # a template runs code of its own, which may raise anything
+    except Exception as error:  # a template runs code, which may raise anything
         raise ValueError(f"refuses the question: {error}") from None
     answered = [*messages, _with_text({**messages[-1], "role": "assistant"}, _ANSWER)]
     try:

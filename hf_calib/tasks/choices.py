@@ -1,4 +1,4 @@
-"""The choices of a row, in the ways in which datasets hold them."""
+"""The choices of a row, in the forms that datasets use."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from .answers import is_missing
 from .questions import LETTERS, QuestionError
 
 Choices = tuple[list[Any], list[Any] | None]
-"""The choices, and their labels where they have any."""
+"""The choices, and their labels if they have any."""
 
-# What a mapping for each choice calls its text and its label: ARC, bigbio's MedQA and HEAD-QA.
+# The keys of a choice's text and label, if each choice is a mapping: ARC, bigbio's MedQA and HEAD-QA.
 _TEXT_AND_LABEL = (("text", "label"), ("value", "key"), ("atext", "aid"))
 
 # "(A) x", "A) x" and "A. x", each with its letter and the text.
@@ -29,24 +29,24 @@ _LETTERED = tuple(
     )
 )
 
-# Where a text with all choices begins another: "a ) 38 , b ) 27 , c ) 30".
+# How a text with all choices separates them: "a ) 38 , b ) 27 , c ) 30".
 _NEXT_CHOICE = re.compile(r"(?:^|\s*[,;\n]\s*)(?=[(\[]?\s*[A-Za-z]\s*[)\].:]\s*\S)")
 
 
 def choices_of(values: Sequence[Any]) -> Choices:
-    """Read the choices from the one column that holds them all, or from a column for each.
+    """Read the choices from one column with all of them, or from one column each.
 
     Parameters
     ----------
     values : sequence
-        The columns' cells. A single one is a list of texts, a mapping of two lists, a mapping from labels to texts, a
-        list of mappings, or a text with one of these in JSON or with lettered choices. Of several, the blank ones at
-        the end pad a question with fewer choices.
+        The columns' cells. A single cell is a list of texts, a mapping of two lists, a mapping from labels to texts, a
+        list of mappings, or a text with one of these in JSON or with lettered choices. Of several cells, blank ones at
+        the end mean that a question has fewer choices.
 
     Raises
     ------
     QuestionError
-        If a single cell is something else.
+        If a single cell holds something else.
     """
     if len(values) == 1:
         return _in_one_cell(values[0])
@@ -95,7 +95,7 @@ def _parsed(text: str) -> Any:
 
 
 def _as_list(values: Any) -> list[Any]:
-    if hasattr(values, "tolist"):  # arrays, of datasets that are formatted as such
+    if hasattr(values, "tolist"):  # arrays, in datasets formatted as arrays
         values = values.tolist()
     if not isinstance(values, list | tuple):
         raise QuestionError(f"found {values!r}; expected a list of texts")
@@ -109,12 +109,12 @@ def _without_padding(choices: list[Any]) -> list[Any]:
 
 
 def as_text(choice: Any) -> Any:
-    """Return a number as text ("1990" in a CSV is a number elsewhere); what is missing stays, to be refused."""
+    """Return a number as text ("1990" in a CSV is a number elsewhere); a missing value is kept, and rejected later."""
     return choice if is_missing(choice) or isinstance(choice, list | tuple | Mapping) else str(choice)
 
 
 def without_letters(choices: Sequence[Any]) -> list[Any]:
-    """Return choices without letters of their own, where each has the one of its place in the same style.
+    """Return choices without their own letters, if each begins with the letter of its place in the same style.
 
     The prompt names the options by letters; a second one would contradict it once the options are permuted.
     """
@@ -129,7 +129,7 @@ def without_letters(choices: Sequence[Any]) -> list[Any]:
 
 
 def drawn_order(question: str, choices: Sequence[str]) -> list[int]:
-    """Return an order of the choices that depends on the texts alone: not on the row's place, nor on other rows."""
+    """Return an order of the choices that depends only on their texts, not on the row's place or other rows."""
 
     def key(place: int) -> bytes:
         return hashlib.sha256(f"{question}\0{choices[place]}".encode("utf-8", "surrogatepass")).digest()

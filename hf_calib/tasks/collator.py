@@ -12,7 +12,7 @@ from .encoding import EncodedQuestion
 
 
 class OptionColumns(Protocol):
-    """A batch of B questions whose K options are columns of what a model says of it, shapes as in `QuestionBatch`."""
+    """A batch of B questions whose K options are columns of a model's output; shapes as in `QuestionBatch`."""
 
     @property
     def option_ids(self) -> torch.Tensor:
@@ -35,9 +35,9 @@ class QuestionBatch:
     ----------
     input_ids, attention_mask : torch.Tensor of int64, shape (B, L)
     answer_positions : torch.Tensor of int64, shape (B,)
-        Index of the last token of each prompt, whose logits are the options'.
+        Index of each prompt's last token, whose logits predict the option.
     option_ids : torch.Tensor of int64, shape (B, K)
-        Token of each option; 0 where the question has fewer than K.
+        Token of each option; 0 for missing options.
     option_mask : torch.Tensor of bool, shape (B, K)
         Which options exist.
     answers : torch.Tensor of int64, shape (B,)
@@ -52,7 +52,7 @@ class QuestionBatch:
     answers: torch.Tensor
 
     def to(self, device: torch.device | str) -> QuestionBatch:
-        """Return the batch on another device."""
+        """Return the batch on a device."""
         return QuestionBatch(**{name: tensor.to(device) for name, tensor in vars(self).items()})
 
     @property
@@ -82,7 +82,7 @@ class QuestionBatch:
 
 
 def token_positions(attention_mask: torch.Tensor) -> torch.Tensor:
-    """Count the tokens that are not padding, so that models with absolute positions read alike on either side."""
+    """Count the tokens that are not padding, so that absolute positions do not depend on the padding side."""
     return (attention_mask.cumsum(-1) - 1).clamp(min=0)
 
 
@@ -94,7 +94,7 @@ class QuestionCollator:
     ----------
     pad_token_id : int
     padding_side : {"left", "right"}, default "left"
-        With padding on the left all answers are at the last position, whose logits alone are then computed.
+        With padding on the left, all answers are at the last position, so only its logits are computed.
     """
 
     pad_token_id: int

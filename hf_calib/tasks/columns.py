@@ -1,4 +1,4 @@
-"""The columns of a dataset by what they hold: as the user says, and as their names and values suggest."""
+"""What the columns of a dataset hold: as the user says, or as their names and values suggest."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ CONTEXTS = (
     "context", "passage", "article", "support", "para", "paragraph", "story", "narrative", "dialogue", "background",
     "flores_passage",
 )  # fmt: skip
-"""Columns, in any case, whose text is shown before the question in every layout."""
+"""Columns (in upper or lower case) whose text is shown before the question in every layout."""
 
-# What other datasets call these columns, for suggestions.
+# Names of these columns in other datasets, for suggestions.
 _OTHER_NAMES = {
     "choices": ("choices", "options", "choice", "option", "candidates", "alternatives", "endings", "answers"),
     "question": ("question", "stem", "question_stem", "query", "prompt", "problem", "instruction", "input"),
     "context": CONTEXTS,
 }
 
-# Words that a column of answers has in its name, and words with which it is about answers.
+# Words in the names of columns that hold answers, and of columns that are about answers.
 _ANSWER_WORDS = {
     "answer", "answers", "anwser", "answerkey", "gold", "golden", "label", "labels", "key", "correct", "target",
     "targets", "solution", "truth", "groundtruth", "right", "ans",
@@ -39,10 +39,10 @@ _ABOUT_ANSWERS = {
     "explanation", "rationale", "reason", "human", "accuracy", "type", "text", "source", "count", "length", "id",
 }  # fmt: skip
 
-# Words in the names of columns of wrong choices, beside which the right one has a column of its own.
+# Words in the names of columns of wrong choices; the right choice then has its own column.
 _WRONG = {"distractor", "distractors", "incorrect", "wrong", "false"}
 
-# Words in the names of columns that are about a question and no part of it.
+# Words in the names of columns that are about a question but not part of it.
 _ABOUT_QUESTIONS = {
     "id", "ids", "idx", "uuid", "url", "link", "uri", "source", "src", "explanation", "explanations", "exp",
     "rationale", "reasoning", "reason", "cot", "solution", "solutions", "lecture", "metadata", "meta",
@@ -60,8 +60,8 @@ def parse_columns(text: str) -> dict[str, Any]:
     Parameters
     ----------
     text : str
-        `question=stem,choices=A+B+C,answer=gold,context=passage`, where `answer=` says that there is none; or the same
-        as a JSON object, for names that have a comma, a plus or an equals sign.
+        `question=stem,choices=A+B+C,answer=gold,context=passage`, with `answer=` for no answers; or the same as a JSON
+        object, for names with a comma, a plus or an equals sign.
 
     Returns
     -------
@@ -89,7 +89,7 @@ def parse_columns(text: str) -> dict[str, Any]:
 
 
 def check_columns(columns: Columns) -> dict[str, Any]:
-    """Return a mapping of columns as it is.
+    """Check and return a mapping of columns.
 
     Raises
     ------
@@ -137,9 +137,9 @@ def near_miss(columns: Iterable[str], expected: Sequence[str]) -> str | None:
 
 
 def suggestion(columns: Sequence[str]) -> str | None:
-    """Return a guess at the mapping for columns that fit no layout, as on the command line; `None` without one.
+    """Return a guess at the mapping for columns that fit no layout, as a command-line option; `None` if there is none.
 
-    No column is in it twice.
+    No column appears twice.
     """
     left = list(columns)
     choices = _option_columns(left)
@@ -159,7 +159,7 @@ def suggestion(columns: Sequence[str]) -> str | None:
 
 
 def as_argument(columns: Mapping[str, Sequence[str]]) -> str:
-    """Return a mapping as `parse_columns` reads it, with its flag."""
+    """Return a mapping in the form that `parse_columns` reads, with its flag."""
     if any(set(name) & set(",+=") or name != name.strip() for names in columns.values() for name in names):
         plain = {field: names[0] if len(names) == 1 else list(names) for field, names in columns.items()}
         return f"--columns '{json.dumps(plain, ensure_ascii=False)}'"
@@ -168,7 +168,7 @@ def as_argument(columns: Mapping[str, Sequence[str]]) -> str:
 
 
 def _called(columns: Sequence[str], names: Sequence[str]) -> list[str]:
-    """Return the column with the first of these names, or one that resembles it."""
+    """Return the column with the first of these names that is present, or a similar one."""
     plain = {str(column).strip().lower(): column for column in reversed(columns)}
     for name in names:
         if name in plain:
@@ -213,7 +213,7 @@ def is_called_answer(name: str) -> bool:
 
 
 def are_answers(values: Iterable[tuple[Any, Sequence[str]]]) -> bool:
-    """Whether values, each with its row's choices, are letters or texts of choices, all that are there."""
+    """Whether all nonempty values, each with its row's choices, are letters or texts of choices."""
     seen = False
     for value, choices in values:
         if is_missing(value):
@@ -228,19 +228,19 @@ def are_answers(values: Iterable[tuple[Any, Sequence[str]]]) -> bool:
 
 
 def is_answered(value: Any) -> bool:
-    """Whether a cell of a column of answers holds one."""
+    """Whether a cell holds an answer."""
     if hasattr(value, "tolist"):  # an array
         value = value.tolist()
     return not is_missing(value) and value not in (WITHHELD, str(WITHHELD), [], ())
 
 
 def is_about_questions(name: str) -> bool:
-    """Whether a column's name says that its text is no part of the question: an explanation, a source, ..."""
+    """Whether a column's name says that its text is not part of the question: an explanation, a source, ..."""
     return bool(_words(name) & _ABOUT_QUESTIONS)
 
 
 def holds_text(value: Any) -> bool:
-    """Whether a cell holds several words, which a prompt without it may lack."""
+    """Whether a cell holds several words, which the prompt may need."""
     if isinstance(value, Mapping):
         return any(holds_text(part) for part in value.values())
     if isinstance(value, list | tuple):

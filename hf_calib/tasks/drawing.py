@@ -19,11 +19,11 @@ class Draw:
     Parameters
     ----------
     rows : tuple of int
-        Places of the drawn questions among all that could be read, in increasing order.
+        Positions of the drawn questions among all readable ones, in increasing order.
     of : int
-        How many could be read.
+        Number of readable questions.
     subjects : int
-        How many subjects these have.
+        Number of their subjects.
     seed : int
     """
 
@@ -40,11 +40,11 @@ class QuestionList(list[Q]):
     ----------
     questions : iterable of Question
     source : str, optional
-        The path or the Hub name that they were read from; `None` for what was in memory.
+        The path or Hub name that they were read from; `None` for questions in memory.
     skipped : sequence of str
-        The rows that could not be read and were left out, each with its place and what is wrong with it.
+        The rows that were left out, each with its place and the reason.
     draw : Draw, optional
-        How they were drawn from all questions; `None` for all of them.
+        How they were drawn; `None` if these are all questions.
     """
 
     def __init__(

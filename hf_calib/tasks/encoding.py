@@ -22,13 +22,13 @@ class EncodedQuestion:
     Parameters
     ----------
     input_ids : tuple of int
-        The prompt, to the last token before the option's.
+        The prompt, up to the last token before the option.
     option_ids : tuple of int
         The token that names each option, at the position after the prompt.
     answer : int
         Index of the right option; -1 where it is not known.
     row : int
-        Where the question stands in the sequence that was encoded.
+        Position of the question in the encoded sequence.
     """
 
     input_ids: tuple[int, ...]
@@ -66,12 +66,12 @@ def encode_questions(
     questions : sequence of Question
     tokenizer : transformers.PreTrainedTokenizerBase
     prompt_format : PromptFormat, optional
-        The plain one by default.
+        By default the plain one.
     max_length : int, optional
-        The longest prompt, in tokens, the option's own token included.
+        The longest prompt in tokens, including the option's token.
     on_too_long : {"error", "drop"}, default "error"
-        What to do with a longer one: raise, or leave it out and count it. It is never truncated, since the answer's
-        position would then be another.
+        What to do with longer prompts: raise, or leave them out and count them. They are never truncated, since that
+        would change the question.
 
     Raises
     ------
@@ -79,7 +79,7 @@ def encode_questions(
         If a letter is not one token, two letters share one, a letter is unknown to the tokenizer, a prompt is too
         long, or no question is left.
     ValueError
-        If a chat prompt is asked of a tokenizer without a chat template.
+        If a chat prompt is requested and the tokenizer has no chat template.
     """
     if on_too_long not in ("error", "drop"):
         raise ValueError(f"on_too_long is 'error' or 'drop', got {on_too_long!r}")
@@ -111,10 +111,10 @@ def encode_questions(
 
 
 def maximum_length(model_config, tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """Return the longest input that the model and its tokenizer allow, in tokens; `None` where neither says."""
+    """Return the longest input in tokens that the model and its tokenizer allow; `None` if neither has a limit."""
     config = model_config.get_text_config() if hasattr(model_config, "get_text_config") else model_config
     limits = [getattr(config, name, None) for name in ("max_position_embeddings", "n_positions")]
-    if tokenizer.model_max_length < int(1e9):  # transformers writes 1e30 where the tokenizer has no limit
+    if tokenizer.model_max_length < int(1e9):  # transformers sets 1e30 if the tokenizer has no limit
         limits.append(tokenizer.model_max_length)
     known = [limit for limit in limits if isinstance(limit, int) and limit > 0]
     return min(known) if known else None

@@ -18,15 +18,14 @@ from .questions import Question, QuestionError, require_answers
 class FewShotFormat(PromptFormat):
     """A prompt format with solved examples before the question.
 
-    In running text the examples come first, each with its letter, a blank line apart. The header stands at the top,
-    and again where the subject that it names changes. With a chat template each example is a user's message and the
-    assistant's answer.
+    In plain text the examples come first, each with its letter, separated by blank lines. The header comes first, and
+    again when its subject changes. With a chat template each example is a user message with the assistant's answer.
 
     Parameters
     ----------
     examples : tuple of Question
-        Where all examples that have a subject share the question's subject, or none has one, they are shown in this
-        order. Otherwise those of the question's subject are.
+        If the examples have several subjects, those with the question's subject are shown; otherwise all, in this
+        order.
     **parts
         As in `PromptFormat`.
 
@@ -58,18 +57,18 @@ class FewShotFormat(PromptFormat):
         Parameters
         ----------
         pool : sequence of Question
-            With answers. Where they have subjects, each subject gets examples of its own.
+            With answers. If they have subjects, each subject gets its own examples.
         n_shots : int
-            How many examples a question gets, at least 1.
+            Number of examples per question, at least 1.
         prompt_format : PromptFormat, optional
-            How questions are put; the plain one by default.
+            How questions are formatted; by default the plain format.
         seed : int, optional
-            Draw the examples at random; without it they are the first ones, as MMLU's own evaluation takes them.
+            Draw the examples at random; by default the first ones are used, as in MMLU's own evaluation.
 
         Raises
         ------
         QuestionError
-            If there are too few questions, in all or of a subject, or one has no answer.
+            If there are too few questions, in total or of a subject, or one has no answer.
         ValueError
             If `n_shots` is below 1, or the prompt format has examples already.
         """
@@ -104,7 +103,7 @@ class FewShotFormat(PromptFormat):
         Raises
         ------
         ValueError
-            As `PromptFormat.from_dict`, and if an example is not a question with its answer.
+            As in `PromptFormat.from_dict`, or if an example is not a question with an answer.
         """
         given = data.get("examples")
         if not isinstance(given, list | tuple):
@@ -132,7 +131,7 @@ class FewShotFormat(PromptFormat):
         return {subject: tuple(group) for subject, group in groups.items()}
 
     def examples_for(self, question: Question) -> tuple[Question, ...]:
-        """Return the examples that a question is shown with.
+        """Return the examples for a question.
 
         Raises
         ------
@@ -150,7 +149,7 @@ class FewShotFormat(PromptFormat):
 
     def render(self, question: Question, *, options: bool = True) -> str:
         """Return the examples with their answers and the question, without a chat template."""
-        if self.chat:  # where each message holds one question
+        if self.chat:  # each message holds one question
             return super().render(question, options=options)
         plain = PromptFormat(**{**self._parts(), "header": ""})
         solved = self._shown_with(question)
@@ -165,7 +164,7 @@ class FewShotFormat(PromptFormat):
         return "\n\n".join(parts)
 
     def messages(self, question: Question, *, options: bool = True) -> list[dict[str, str]]:
-        """Return the conversation: a user's message and an assistant's answer an example, then the question."""
+        """Return the conversation: for each example a user message and the assistant's answer, then the question."""
         *system, asked = super().messages(question, options=options)
         turns = []
         for example in self._shown_with(question):
@@ -174,7 +173,7 @@ class FewShotFormat(PromptFormat):
         return [*system, *turns, asked]
 
     def _shown_with(self, question: Question) -> list[Question]:
-        """Return a question's examples, those without a subject with the question's."""
+        """Return a question's examples; those without a subject get the question's."""
         return [
             replace(example, subject=question.subject) if example.subject is None else example
             for example in self.examples_for(question)
@@ -185,6 +184,6 @@ class FewShotFormat(PromptFormat):
 
 
 def _answer(example: Question, options: bool) -> str:
-    """Return the right option's letter, or its text where the options are not listed."""
-    assert example.answer is not None  # the examples' answers were required at the start
+    """Return the right option's letter, or its text if the options are not listed."""
+    assert example.answer is not None  # the examples' answers were checked at the start
     return example.letters[example.answer] if options else example.choices[example.answer].strip()

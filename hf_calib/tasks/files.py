@@ -1,4 +1,4 @@
-"""Rows of data files, each with the place that an error message names."""
+"""Rows of data files, each with its place for error messages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def file_rows(path: Path) -> Iterator[PlacedRow]:
     Raises
     ------
     QuestionError
-        If the file is of another kind, or is not what its name says; with the file and the line.
+        If the file has another format, or not the one that its name says; with the file and the line.
     """
     for place, row in file_rows_and_errors(path):
         if isinstance(row, QuestionError):
@@ -32,7 +32,7 @@ def file_rows(path: Path) -> Iterator[PlacedRow]:
 
 
 def file_rows_and_errors(path: Path) -> Iterator[PlacedRowOrError]:
-    """Yield a file's rows as `file_rows` does, with an error in the place of each that cannot be read.
+    """Yield a file's rows like `file_rows`, with an error in place of each unreadable row.
 
     Raises
     ------
@@ -73,7 +73,7 @@ def _json(path: Path) -> Iterator[PlacedRowOrError]:
     try:
         rows = json.loads(text)
     except json.JSONDecodeError as error:
-        if error.msg == "Extra data" and text.lstrip()[0] == "{":  # one object a line, as many tools name .json
+        if error.msg == "Extra data" and text.lstrip()[0] == "{":  # one object per line, which many tools name .json
             yield from _json_lines(path)
             return
         raise QuestionError(f"{path}, line {error.lineno}, column {error.colno}: {error.msg}") from None
@@ -96,7 +96,7 @@ def _table(delimiter: str) -> Callable[[Path], Iterator[PlacedRowOrError]]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, delimiter=delimiter, strict=True)
             columns: list[str] = []
-            start = 1  # the line on which a row begins, where quoted fields span several
+            start = 1  # the line on which a row begins, since quoted fields may span several
             try:
                 for fields in reader:
                     place, start = f"{path}, line {start}", reader.line_num + 1
@@ -133,7 +133,7 @@ def _header(fields: list[str], place: str) -> list[str]:
 
 
 def looks_like_row(names: Sequence[str]) -> bool:
-    """Whether the names of columns are the values of a question instead, as in a table without a header."""
+    """Whether the column names are actually a question's values, as in a table without a header."""
     texts = [str(name).strip() for name in names]
     if len(texts) < 3 or any(text.lower() in ("question", "choices", "options", "answer", "label") for text in texts):
         return False

@@ -1,4 +1,4 @@
-"""Questions that are answered in words of one's own, and when two answers are the same."""
+"""Questions without options, and how answers to them are compared."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class FreeFormQuestion:
     question : str
         Not empty.
     answers : tuple of str
-        Any of which is right; empty where none is known.
+        All right answers; empty if unknown.
     subject : str or None, default None
     context : str or None, default None
         The text that the question is about; prompts show it before the question.
@@ -57,21 +57,21 @@ class FreeFormQuestion:
 
 
 def normalized(answer: str) -> str:
-    """Return an answer in lower case, without punctuation, articles and further white space.
+    """Return an answer in lower case, without punctuation, articles and extra white space.
 
-    As SQuAD's evaluation does (Rajpurkar et al., EMNLP 2016).
+    As in SQuAD's evaluation (Rajpurkar et al., EMNLP 2016).
     """
     plain = "".join(character for character in answer.lower() if character not in string.punctuation)
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", plain).split())
 
 
 def exact_match(answer: str, other: str) -> bool:
-    """Whether two answers are the same once they are normalised."""
+    """Whether two answers are the same after normalization."""
     return normalized(answer) == normalized(other)
 
 
 def contains(answer: str, other: str) -> bool:
-    """Whether the other answer's words stand in this one, in a row."""
+    """Whether the other answer's words occur in this one consecutively."""
     return f" {normalized(other)} " in f" {normalized(answer)} "
 
 
@@ -104,7 +104,7 @@ def load_free_form_questions(
     Raises
     ------
     QuestionError
-        If a column is missing or a row is wrong, with the file and the row; or there is none.
+        If a column is missing, a row is wrong (with the file and the row), or the file has no rows.
     FileNotFoundError
         If there is no such file.
     """

@@ -1,6 +1,6 @@
-"""The layouts in which published datasets hold multiple-choice questions.
+"""The layouts of published multiple-choice datasets.
 
-A layout is an entry of `LAYOUTS`; most need nothing but the names of their columns.
+A layout is an entry of `LAYOUTS`; most only name their columns.
 """
 
 from __future__ import annotations
@@ -21,33 +21,33 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Layout:
-    """How one family of datasets names its columns.
+    """The column names of one family of datasets.
 
     Parameters
     ----------
     question : str
-        The column of what is asked.
+        The question's column.
     choices : tuple of str
-        The column that holds all choices; or a column for each, of which those after the second may be absent.
+        The column with all choices, or one column per choice, of which those after the second may be absent.
     answer : tuple of str, default ("answerKey", "answer")
-        Names of the answer's column, the first that is there counts; it may be absent. Where it is one of the
-        choices' columns, that one holds the right choice, and the choices' order is drawn.
+        Names of the answer's column, of which the first present one is used; it may be absent. If it is one of the
+        choices' columns, that column holds the right choice, and the choices are shuffled.
     context : tuple of str, optional
-        Columns of the text that the question is about.
+        Columns with the text that the question is about.
     other_contexts : bool, default True
-        Whether columns that are called so (`columns.CONTEXTS`) are read as context too.
+        Whether columns with a usual name (`columns.CONTEXTS`) are read as context too.
     subject : tuple of str, default ("subject",)
-        Names of the group's column, the first that is there counts; it may be absent.
+        Names of the subject's column, of which the first present one is used; it may be absent.
     ignored : tuple of str, optional
-        Columns that are left out on purpose: explanations, parts of what is used, other ways to give the answer.
+        Columns that are left out on purpose: explanations, parts of used columns, other forms of the answer.
     requires : tuple of str, optional
-        The columns by which the layout is recognized. Those of the question and of the first two choices by default.
+        The columns by which the layout is recognized; by default those of the question and of the first two choices.
     base : {0, 1}, optional
-        The first choice's number in the answers; without it, the column's values tell.
+        The first choice's number in the answers; by default inferred from the column's values.
     prepare : callable, optional
-        From a row to the rows that the other fields describe.
+        Turns a row into the rows that the other fields describe.
     is_first_right : bool, default False
-        Whether the right choice has the same place in each row, so that the choices' order is to be drawn.
+        Whether the right choice has the same position in each row, so that the choices must be shuffled.
     """
 
     question: str = "question"
@@ -82,7 +82,7 @@ class Layout:
         return [name for name in self.context if name in columns] + [name for name in others if name not in taken]
 
     def used(self, columns: Iterable[str]) -> set[str]:
-        """Return the columns that are read, or known and left out."""
+        """Return the columns that are read or left out on purpose."""
         return {
             self.question,
             *self.choices,
@@ -94,18 +94,18 @@ class Layout:
         }
 
 
-# From rows to rows
+# Preparing rows
 
 
 def _nested(row: Row) -> list[Row]:
-    """Unpack the rows of MMLU's auxiliary_train, which are in a column."""
+    """Unpack the rows of MMLU's auxiliary_train, which are nested in a column."""
     if not isinstance(row["train"], Mapping):
         raise QuestionError(f"column 'train': found {row['train']!r:.80}; expected a question with its own columns")
     return [row["train"]]
 
 
 def _of_article(row: Row) -> Iterator[Row]:
-    """Unpack QuALITY's articles, each with a list of questions, or with lists of their parts."""
+    """Unpack QuALITY's articles, each of which has a list of questions, or lists of their parts."""
     questions = row["questions"]
     if isinstance(questions, Mapping):  # a list of mappings, as datasets stores it
         questions = [dict(zip(questions, values, strict=True)) for values in zip(*questions.values(), strict=True)]
@@ -119,7 +119,7 @@ def _of_article(row: Row) -> Iterator[Row]:
 
 
 def _redux(row: Row) -> list[Row]:
-    """Take the answers of MMLU-Redux as its annotators corrected them."""
+    """Use the answers of MMLU-Redux that its annotators corrected."""
     error, corrected = row["error_type"], row.get("correct_answer")
     if error == "wrong_groundtruth" and not is_missing(corrected):
         given = GivenAnswer(str(corrected), tuple(map(str, row["choices"])))
@@ -135,7 +135,7 @@ def _redux(row: Row) -> list[Row]:
 
 
 def _activity(row: Row) -> list[Row]:
-    """Begin HellaSwag's texts with what they are about, as its own evaluation does."""
+    """Begin HellaSwag's texts with their activity, as in its own evaluation."""
     return [{**row, "ctx": f"{row['activity_label']}: {row['ctx']}"}]
 
 
@@ -158,15 +158,15 @@ def _yes_no(row: Row) -> list[Row]:
 
 
 def _one_target(row: Row) -> list[Row]:
-    """Read TruthfulQA's targets with a single right one."""
+    """Read TruthfulQA's targets with a single right answer."""
     targets = row["mc1_targets"]
-    if isinstance(targets, Mapping) and not {"choices", "labels"} <= set(targets):  # from text to label, as at first
+    if isinstance(targets, Mapping) and not {"choices", "labels"} <= set(targets):  # as in its first version
         targets = {"choices": list(targets), "labels": list(targets.values())}
     return [{**row, "mc1_targets": targets["choices"], "mc1_targets.labels": _only_one(targets["labels"])}]
 
 
 def _scored(row: Row) -> list[Row]:
-    """Read a task of BIG-bench, without the choices that its input may list too."""
+    """Read a BIG-bench task, without the choices that its input may list too."""
     choices = [str(choice).strip() for choice in row["multiple_choice_targets"]]
     lines = str(row["inputs"]).splitlines()
     listed = [line for line in lines if re.match(r"\s*choice:", line)]
@@ -185,7 +185,7 @@ def _only_one(labels: Sequence[Any]) -> int | None:
 
 
 def _unlisted(row: Row) -> list[Row]:
-    """Read AGIEval as it is made ready for evaluation, without the choices that its query lists too."""
+    """Read AGIEval in its evaluation form, without the choices that its query lists too."""
     query, *listed = re.split(r"Answer Choices:|选项：", str(row["query"]), maxsplit=1)
     if listed and all(str(choice).strip() in listed[0] for choice in without_letters(row["choices"])):
         return [{**row, "query": query.strip()}]
@@ -193,7 +193,7 @@ def _unlisted(row: Row) -> list[Row]:
 
 
 def _plausible(row: Row) -> list[Row]:
-    """Ask COPA's questions in full."""
+    """Write COPA's questions out in full."""
     asked = {"cause": "What was the cause of this?", "effect": "What happened as a result?"}
     return [{**row, "question": f"{row['premise']} {asked.get(row['question'], row['question'])}"}]
 
@@ -385,11 +385,11 @@ LAYOUTS = {
         ignored=("question_concept", "input_formatted")
     ),
     "question, A, B, ...": Layout(choices=tuple(LETTERS)),
-    # Without choices: after all that have some.
+    # Without choices, so after all layouts with choices.
     "google/boolq": Layout(answer=("answer",), requires=("question", "passage", "answer"), base=0, prepare=_yes_no),
     "super_glue:boolq": Layout(answer=("label",), requires=("question", "passage", "label"), base=0, prepare=_yes_no),
 }
-"""By the datasets that have them; the first that fits is taken."""
+"""By the datasets that use them; the first that fits is used."""
 
 
 def is_question_layout(columns: Iterable[str]) -> bool:
@@ -399,19 +399,19 @@ def is_question_layout(columns: Iterable[str]) -> bool:
 
 
 def layout_of(columns: Iterable[str], mapping: Columns | None = None) -> Layout:
-    """Return the layout that a dataset with these columns has.
+    """Return the layout of a dataset with these columns.
 
     Parameters
     ----------
     columns : iterable of str
     mapping : mapping, optional
-        The columns of some fields, in the place of the layout's; with the question's and the choices', any columns
-        will do.
+        The columns of some fields, instead of the layout's. If it has the question and the choices, no layout is
+        needed.
 
     Raises
     ------
     QuestionError
-        If none fits, or the subject's column seems to be misspelt; the message lists the columns found, and the
+        If none fits, or the subject's column seems to be misspelled; the message lists the columns found and the
         mapping to pass.
     """
     columns = list(columns)
@@ -420,7 +420,7 @@ def layout_of(columns: Iterable[str], mapping: Columns | None = None) -> Layout:
     if {"question", "choices"} <= set(given):
         layout: Layout | None = Layout()
     else:
-        # Under the names that layouts have for what the mapping names otherwise.
+        # Rename the mapped columns to the names that layouts use.
         renamed = {name: field for field, names in given.items() for name in names[:1]}
         known = [renamed.get(column, column) for column in columns]
         layout = next((layout for layout in LAYOUTS.values() if layout.fits(known)), None)

@@ -1,4 +1,4 @@
-"""Questions as a task that lm-evaluation-harness runs."""
+"""Questions as a task for lm-evaluation-harness."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from .prompts import PromptFormat
 from .questions import Question, require_answers
 
-# Loaded by the harness from beside the YAML.
+# The harness loads it from the YAML file's folder.
 _FUNCTIONS = '''"""What the task's metrics are, as hf_calib computes them."""
 
 from hf_calib.reports.lm_eval import brier, ece, nll, process_results
@@ -56,7 +56,7 @@ def write_lm_eval_task(
     prompt_format: PromptFormat | None = None,
     texts: bool = False,
 ) -> Path:
-    """Write a task for lm-evaluation-harness that puts the same prompts and reports ECE, Brier score and NLL too.
+    """Write a task for lm-evaluation-harness with the same prompts, which also reports ECE, Brier score and NLL.
 
     Run it with `lm_eval --include_path FOLDER --tasks NAME`, where hf_calib is installed.
 
@@ -65,13 +65,13 @@ def write_lm_eval_task(
     questions : sequence of Question
         With answers.
     folder : path
-        For `NAME.yaml`, `NAME.jsonl` and `calibration.py`; made if necessary.
+        For `NAME.yaml`, `NAME.jsonl` and `calibration.py`; created if necessary.
     name : str
         Letters, digits, underscores and dashes.
     prompt_format : PromptFormat, optional
-        A plain one; few-shot examples become part of the prompts.
+        A plain format; few-shot examples become part of the prompts.
     texts : bool, default False
-        Score the options' texts, which the prompt then doesn't list, in place of their letters.
+        Score the options' texts, which the prompt then does not list, instead of their letters.
 
     Returns
     -------
@@ -81,7 +81,7 @@ def write_lm_eval_task(
     Raises
     ------
     ValueError
-        If the name has other characters, or the format is a chat's, which the harness applies by itself.
+        If the name has other characters, or the format uses the chat template, which the harness applies itself.
     QuestionError
         If an answer is not known.
     """

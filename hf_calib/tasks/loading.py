@@ -1,4 +1,4 @@
-"""Read multiple-choice questions from the Hub, from files and folders, and from what is in memory."""
+"""Read multiple-choice questions from the Hub, from files and folders, and from memory."""
 
 from __future__ import annotations
 
@@ -31,30 +31,30 @@ def load_questions(
     Parameters
     ----------
     name_or_path : str or Path
-        A JSON, JSON Lines, CSV, TSV or Parquet file; a folder of such files (read in the order of their names), or
-        one written by `save_to_disk`; or a dataset's name on the Hub. A Hub name may carry its config and split,
+        A JSON, JSON Lines, CSV, TSV or Parquet file; a folder of such files (read in the order of their names), or one
+        written by `save_to_disk`; or a dataset's name on the Hub. A Hub name may include the config and split,
         `"cais/mmlu:all:test"`.
     config, revision : str, optional
-        Which part and which version of a Hub dataset.
+        Config and revision of a Hub dataset.
     split : str, optional
-        Which split of a Hub dataset or of a folder. Without it, there must be just one. A folder's files belong to
-        the split that is a word of their name, as in `test-00000-of-00001.parquet`.
+        Split of a Hub dataset or of a folder; may be left out if there is only one. A folder's files belong to the
+        split that is a word in their name, as in `test-00000-of-00001.parquet`.
     columns : mapping, optional
-        The columns that hold the "question", "choices", "answer", "context" and "subject", where they are called
-        otherwise than in a known layout: `{"question": "stem", "choices": ("A", "B", "C"), "answer": "gold"}`. The
-        fields left out are found as without it; `None` says that there is no such column. Choices may be one column
-        or several; where the answer's column is one of several, it holds the right choice, and the choices' order is
-        drawn. Several columns of context are shown one after the other.
+        The columns of "question", "choices", "answer", "context" and "subject", if they differ from the known layouts:
+        `{"question": "stem", "choices": ("A", "B", "C"), "answer": "gold"}`. Other fields are found as usual; `None`
+        means that there is no such column. Choices may be one column or several; if the answer's column is among
+        several, it holds the right choice, and the choices are shuffled. Several columns of context are shown one
+        after the other.
     answer_base : {0, 1}, optional
-        The number of the first option, where answers are numbers without labels. By default the dataset's layout, the
-        column's type or all of its values tell.
+        The number of the first option, if answers are numbers without labels. By default it follows from the dataset's
+        layout, the column's type or its values.
     on_bad_row : {"error", "skip"}, default "error"
-        Whether rows that cannot be read stop the load, or are left out and named by the list's `skipped`.
+        Whether to stop at rows that cannot be read, or to leave them out and list them in `skipped`.
     limit : int, optional
         Return at most `limit` questions, drawn at random from all and kept in the file's order. All rows are read, so
         a question's answer does not depend on it; rows that are skipped are not drawn.
     seed : int, default 0
-        Of the draw. With the same seed, a smaller sample is part of a larger one.
+        Seed of the draw. With the same seed, a smaller sample is part of a larger one.
 
     Returns
     -------
@@ -64,9 +64,9 @@ def load_questions(
     Raises
     ------
     QuestionError
-        If the columns fit no known layout, a column that is not read looks like the answers, the answers' base is
-        contradictory, rows are wrong (the message has the file, the rows and the columns), there are several splits
-        to choose from, or there is no question.
+        If the columns fit no known layout, an unused column looks like the answers, the answers' base is
+        contradictory, rows are wrong (the message names the file, rows and columns), there are several splits to
+        choose from, or there is no question.
     FileNotFoundError
         If the name looks like a path and nothing is there.
     ValueError
@@ -75,7 +75,7 @@ def load_questions(
     Warns
     -----
     UserWarning
-        Of columns with text that are not shown, of rows that are skipped, and of answers whose base nothing tells.
+        About columns with text that are not shown, skipped rows, and answers whose base is unclear.
     """
     check_limit(limit)
     path = Path(name_or_path).expanduser()
@@ -122,21 +122,21 @@ def as_questions(
     limit: int | None = None,
     seed: int = 0,
 ) -> QuestionList[Question]:
-    """Turn whatever holds multiple-choice questions into a list of `Question`.
+    """Return a list of `Question` from any source of multiple-choice questions.
 
     Parameters
     ----------
     source : list of Question, iterable of mappings, datasets.Dataset, str or Path
-        Rows in any of the known layouts; a string or path is given to `load_questions`.
+        Rows in any known layout; a string or path is passed to `load_questions`.
     columns, answer_base, on_bad_row, limit, seed
         As in `load_questions`.
 
     Raises
     ------
     QuestionError
-        If the rows fit no layout, one is wrong, or there is none.
+        If the rows fit no layout, a row is wrong, or there are no rows.
     ValueError
-        If an option is out of range, or says how to read what are questions already.
+        If an option is out of range, or applies to rows while `source` holds questions already.
     TypeError
         If `source` is none of the above.
     """
@@ -172,7 +172,7 @@ def as_questions(
 
 
 def _class_labels(dataset: Any) -> list[str]:
-    """Return the columns of class labels, which count from 0 whatever their names are."""
+    """Return the columns of class labels, which always count from 0."""
     features = getattr(dataset, "features", None)
     if not features:
         return []
@@ -203,7 +203,7 @@ def _folder_rows(folder: Path, split: str | None) -> Iterator[PlacedRowOrError]:
     )
     if not files:
         raise QuestionError(f"the folder {str(folder)!r} holds no {', '.join(READERS)} file")
-    # Read as one, a folder with train.csv and test.csv would measure a model on what it was trained on.
+    # Reading train.csv and test.csv together would measure a model on its training data.
     splits = {path: _split_of(path) for path in files}
     chosen = _chosen_split(sorted({name for name in splits.values() if name is not None}), split, str(folder))
     for file in files:
@@ -217,7 +217,7 @@ def _split_of(path: Path) -> str | None:
 
 
 def _chosen_split(splits: list[str], split: str | None, source: str) -> str | None:
-    """Return the split to read, `None` for all there is."""
+    """Return the split to read, or `None` for everything."""
     if split is not None:
         wanted = split if split in splits else _SPLITS.get(split)
         if wanted not in splits:
@@ -244,14 +244,14 @@ def _saved(folder: Path, split: str | None) -> Any:
 
 
 def is_path(name: str) -> bool:
-    """Return whether the name of something that is not on disk can only be a path."""
+    """Return whether a name that does not exist on disk can only be a path."""
     path = Path(name)
     on_hub = name.split(":", 1)[0]
     return path.suffix.lower() in READERS or path.is_absolute() or name.startswith((".", "~")) or on_hub.count("/") > 1
 
 
 def require_hub_dataset(name: str) -> None:
-    """Find out whether the Hub has a dataset, in one short request: the client would try for half a minute.
+    """Check with one short request whether the Hub has a dataset; the client would retry for half a minute.
 
     Parameters
     ----------
@@ -261,7 +261,7 @@ def require_hub_dataset(name: str) -> None:
     Raises
     ------
     FileNotFoundError
-        If it has none that may be read.
+        If there is no readable dataset of this name.
     ConnectionError
         If it cannot be reached.
     """
@@ -270,7 +270,7 @@ def require_hub_dataset(name: str) -> None:
 
     # The base of every error of the client's HTTP library.
     transport_error: type[BaseException] = HfHubHTTPError.__bases__[0]
-    if constants.HF_HUB_OFFLINE:  # the cache is all that is read
+    if constants.HF_HUB_OFFLINE:  # only the cache is read
         return
     try:
         HfApi().dataset_info(name, timeout=_PATIENCE)
@@ -280,7 +280,7 @@ def require_hub_dataset(name: str) -> None:
             f"{str(error).splitlines()[0]}; check the name, and log in with `hf auth login` for a private one"
         ) from error
     except HfHubHTTPError:
-        return  # what the Hub says of it then is told by the client
+        return  # the client reports any other answer of the Hub
     except (transport_error, OSError) as error:
         raise ConnectionError(
             f"{name!r} is not a file or folder here, and the Hub cannot be reached ({error}); give a path, or set "
@@ -295,7 +295,7 @@ def _from_hub(name: str, config: str | None, split: str | None, revision: str | 
     from datasets import DatasetDict, load_dataset
     from huggingface_hub import constants
 
-    name, *parts = name.split(":", 2)  # a split may have a colon of its own, test[:100]
+    name, *parts = name.split(":", 2)  # a split may contain a colon, test[:100]
     config = (parts[0] or config) if parts else config
     split = parts[1] if len(parts) > 1 else split
     try:

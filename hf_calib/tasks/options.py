@@ -1,4 +1,4 @@
-"""Which token stands for which option at the position after a prompt."""
+"""The tokens that stand for the options at the position after a prompt."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 class OptionFinder:
-    """Encodes prompts of one format with one tokenizer, and finds the options' tokens.
+    """Encodes prompts with one format and one tokenizer, and finds the options' tokens.
 
-    A letter after a space is another token than a letter after a newline, and some tokenizers merge the letter with
-    what precedes it; so nothing is assumed. Each prompt is tokenized *with* an option's letter behind it; the tokens
-    that all options have in common are the prompt, and the one in which they differ stands for the option.
+    A letter after a space is a different token than after a newline, and some tokenizers merge the letter with the
+    preceding text, so nothing is assumed: each prompt is tokenized *with* an option's letter after it. The tokens that
+    all options share are the prompt, and the one in which they differ stands for the option.
 
     Parameters
     ----------
@@ -28,10 +28,10 @@ class OptionFinder:
     Raises
     ------
     ValueError
-        If a chat prompt is asked of a tokenizer without a chat template.
+        If a chat prompt is requested and the tokenizer has no chat template.
     """
 
-    # Questions whose texts are handed to the tokenizer at once: enough for its threads, little enough for memory.
+    # Questions per call of the tokenizer: enough for its threads, few enough for memory.
     CHUNK = 512
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt_format: PromptFormat) -> None:
@@ -45,7 +45,7 @@ class OptionFinder:
         self._known: dict[tuple[int, ...], tuple[int, ...]] = {}
 
     def encode_all(self, questions: Sequence[Question]) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
-        """Yield (input_ids, option_ids) for each question in turn.
+        """Yield (input_ids, option_ids) for each question.
 
         Raises
         ------
@@ -55,14 +55,14 @@ class OptionFinder:
         for start in range(0, len(questions), self.CHUNK):
             chunk = questions[start : start + self.CHUNK]
             stems = [self._stem(question) for question in chunk]
-            # Two letters show where prompts end and options begin.
+            # Two letters are enough to find where the prompt ends and the option begins.
             first = self._tokenize([stem + LETTERS[0] for stem in stems])
             second = self._tokenize([stem + LETTERS[1] for stem in stems])
             for offset, question in enumerate(chunk):
                 try:
                     prompt, tail = self._split(first[offset], second[offset])
                     n = len(prompt)
-                    # The other letters are looked up once for each end of a prompt and number of options.
+                    # The other letters are looked up once per prompt ending and number of options.
                     key = (*prompt[-2:], first[offset][n], second[offset][n], len(question.choices))
                     if key not in self._known:
                         self._known[key] = self._options(stems[offset], prompt, tail, question.letters)
@@ -77,14 +77,14 @@ class OptionFinder:
         return self.format.render(question) + self.format.answer_prefix
 
     def _tokenize(self, texts: list[str]) -> list[list[int]]:
-        # A chat template writes the special tokens itself. Lengths are checked by the caller, who says what to do.
+        # A chat template adds the special tokens itself. The caller checks lengths.
         options = {"add_special_tokens": not self.format.chat, "truncation": False, "verbose": False}
         return self.tokenizer(texts, **options)["input_ids"]
 
     def _split(self, first: list[int], second: list[int]) -> tuple[list[int], list[int]]:
-        """Return the tokens before the option's and those after it, from the prompt with A and with B behind it."""
+        """Return the tokens before and after the option's, given the prompt with A and with B after it."""
         n = _common_prefix(first, second)
-        # What the tokenizer appends by itself, as some do.
+        # Tokens that some tokenizers append.
         n_tail = _common_prefix(first[n:][::-1], second[n:][::-1])
         pieces = [ids[n : len(ids) - n_tail] for ids in (first, second)]
         if not any(pieces):

@@ -1,4 +1,4 @@
-"""The same question with its options in another order."""
+"""Questions with their options in another order."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def permute_options(question: Question, order: Sequence[int] | NDArray[np.int64]
     ----------
     question : Question
     order : sequence of int, of length K
-        Which option comes at each place: the new first is the old `order[0]`.
+        The old position of the option at each place: the new first option is the old `order[0]`.
 
     Raises
     ------
@@ -41,22 +41,22 @@ def permute_options(question: Question, order: Sequence[int] | NDArray[np.int64]
 
 
 def random_orders(questions: Sequence[Question], seed: int) -> list[NDArray[np.int64]]:
-    """Return a random order of each question's options; of one row it depends on the seed and the row alone."""
+    """Return a random order of each question's options, which depends only on the seed and the row."""
     return [
         np.random.default_rng([seed, row]).permutation(len(question.choices)) for row, question in enumerate(questions)
     ]
 
 
 def cyclic_orders(n_options: int, n_orders: int) -> list[NDArray[np.int64]]:
-    """Return rotations of the options; with `n_orders = n_options` each option stands once at each place.
+    """Return rotations of the options; with `n_orders = n_options` each option is at each place once.
 
     Raises
     ------
     ValueError
-        If fewer than one order, or more than there are options, is asked for.
+        If the number of orders is below 1 or above the number of options.
     """
     if not 1 <= n_orders <= n_options:
         raise ValueError(f"{n_options} options have 1 to {n_options} rotations, {n_orders} were asked for")
-    # Spread evenly, so that with fewer orders the options still see distant places.
+    # Spread evenly, so that even a few orders move the options far.
     starts = [round(i * n_options / n_orders) for i in range(n_orders)]
     return [np.roll(np.arange(n_options), -start) for start in starts]

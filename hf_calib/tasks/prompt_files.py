@@ -13,12 +13,13 @@ from .loading import as_questions
 from .prompts import PromptFormat
 from .questions import Question
 
-# Formats that have a name; this one is how MMLU's own evaluation begins.
+# "mmlu" is how MMLU's own evaluation begins.
 NAMED_PROMPTS: dict[str, dict[str, str]] = {
+    "plain": {},
     "mmlu": {
         "header": "The following are multiple choice questions (with answers) about {subject}.",
         "question": "{question}",
-    }
+    },
 }
 
 
@@ -30,18 +31,18 @@ def prompt_format_of(
     few_shot_dataset: Any = None,
     reading: Mapping[str, Any] | None = None,
 ) -> PromptFormat:
-    """Return a prompt format, with solved examples where they are asked for.
+    """Return a prompt format, with solved examples if requested.
 
     Parameters
     ----------
     prompt : str, path or PromptFormat, optional
-        "mmlu", a YAML or JSON file with the parts of a `PromptFormat`, or a format; by default the plain one.
+        "plain", "mmlu", a YAML or JSON file with the parts of a `PromptFormat`, or a format; by default "plain".
     chat_template : bool, default False
         Put the questions through the tokenizer's chat template.
     few_shot : int, optional
-        How many solved examples to show before each question.
+        Number of solved examples before each question.
     few_shot_dataset : anything that `as_questions` takes, optional
-        Where the examples come from; each subject gets its own.
+        The examples' dataset; each subject gets its own examples.
     reading : mapping, optional
         How the rows of `few_shot_dataset` are read: `columns`, `answer_base` and `on_bad_row` of `load_questions`.
 
@@ -74,7 +75,7 @@ def wordings_of(
     few_shot_dataset: Any = None,
     reading: Mapping[str, Any] | None = None,
 ) -> tuple[PromptFormat, ...]:
-    """Return further prompt formats, each with the same solved examples.
+    """Return the prompt formats of other wordings, each with the same solved examples.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""How a question is put to a model, plainly or through its chat template."""
+"""How a question is formatted for a model, as plain text or through its chat template."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from .questions import Question
 
-# What each line may name, and must: the header's subject is optional.
+# The placeholders that each line must and may have; the header's subject is optional.
 _PLACEHOLDERS = {
     "header": (set(), {"subject"}),
     "context": ({"context"}, {"context"}),
@@ -19,36 +19,35 @@ _PLACEHOLDERS = {
 
 @dataclass(frozen=True)
 class PromptFormat:
-    """The text that asks a multiple-choice question, ending where the option's letter follows.
+    """The text that asks a multiple-choice question, ending just before the option's letter.
 
     Parameters
     ----------
     header : str, default ""
-        Put first; may name `{subject}`, which is "general knowledge" where a question has none. As in the other lines
-        with names in braces, a brace of the text's own is written twice.
+        First line; may contain `{subject}`, which becomes "general knowledge" for a question without subject. As in
+        the other lines with placeholders, a literal brace is written twice.
     context : str, default "{context}"
-        The text that the question is about, where it has one; a question without context has no such line.
+        The text that the question is about; left out if a question has no context.
     question : str, default "Question: {question}"
     choice : str, default "{letter}. {choice}"
-        One line an option.
+        One line per option.
     cue : str, default "Answer:"
-        Put last.
+        Last line.
     separator : str, default a newline
-        Put between the parts.
+        Text between the parts.
     answer_prefix : str, default " "
-        What stands between the cue and the letter in running text. With a chat template it is found from the
-        template instead.
+        Text between the cue and the letter. With a chat template it follows from the template instead.
     chat : bool, default False
-        Put the text to the model as a user's message, through the tokenizer's chat template.
+        Send the text as a user message, through the tokenizer's chat template.
     system : str or None, default None
         A system message, with `chat` only.
     chat_cue : str, default "Answer with the letter of the right option."
-        Takes the place of `cue` with `chat`, where the assistant's turn begins anew.
+        Replaces `cue` with `chat`, where the answer begins a new turn.
 
     Notes
     -----
-    White space around the context, the question and its choices is not part of the prompt: some sets have stray
-    newlines, after which a letter is another token than after a space.
+    White space around the context, the question and its choices is removed: some datasets have stray newlines, after
+    which a letter is a different token than after a space.
 
     Examples
     --------
@@ -90,8 +89,7 @@ class PromptFormat:
         ----------
         question : Question
         options : bool, default True
-            List the options. Without them the answer is a text of its own, so a chat's cue, which asks for a letter,
-            is left out too.
+            List the options. Without them, `chat_cue`, which asks for a letter, is left out too.
         """
         parts = [self.render_header(question)] if self.header else []
         if question.context is not None:
@@ -113,7 +111,7 @@ class PromptFormat:
         return self.header.format(subject=_subject(question))
 
     def messages(self, question: Question, *, options: bool = True) -> list[dict[str, str]]:
-        """Return the conversation that puts the question, for a chat template; `options` as in `render`."""
+        """Return the question as a conversation for a chat template; `options` as in `render`."""
         system = [{"role": "system", "content": self.system}] if self.system is not None else []
         return [*system, {"role": "user", "content": self.render(question, options=options)}]
 
@@ -123,12 +121,12 @@ class PromptFormat:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> PromptFormat:
-        """Make a format from `to_dict`'s data, a `FewShotFormat` where it has examples.
+        """Return a format from the data of `to_dict`, a `FewShotFormat` if it has examples.
 
         Raises
         ------
         ValueError
-            If there is a key that no prompt format has, or a value of another type.
+            If there is an unknown key, or a value of the wrong type.
         """
         if "examples" in data and cls is PromptFormat:
             from .few_shot import FewShotFormat

@@ -1,4 +1,4 @@
-"""The schema that every dataset of multiple-choice questions is read into."""
+"""The schema of multiple-choice questions."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ LETTERS = string.ascii_uppercase
 
 
 class QuestionError(ValueError):
-    """A question, or a set of them, that cannot be used as it is; the message says which, why and what to do.
+    """A question or dataset cannot be used as it is; the message says which, why, and what to do.
 
     Parameters
     ----------
     message : str
     part : {"question", "choices", "answer", "subject", "context"}, optional
-        What of a question is wrong, for whoever knows the column that it came from.
+        The part of the question that is wrong, for callers that know its column.
     """
 
     def __init__(self, message: str, part: str | None = None) -> None:
@@ -34,11 +34,11 @@ class Question:
     Parameters
     ----------
     question : str
-        What is asked. Not empty.
+        The question's text; not empty.
     choices : tuple of str
-        The options' texts in the order in which they are shown, 2 to 26 of them, none empty.
+        The options' texts in the order shown; 2 to 26, none empty.
     answer : int or None, default None
-        Index of the right option, counted from 0; `None` where it is not known.
+        Index of the right option, counted from 0; `None` if unknown.
     subject : str or None, default None
         The group that the question belongs to (MMLU's subject), used for results per group.
     context : str or None, default None
@@ -107,12 +107,12 @@ class Question:
 
     @property
     def letters(self) -> str:
-        """The letters of this question's options, "ABCD" for four."""
+        """The letters of this question's options, such as "ABCD" for four."""
         return LETTERS[: len(self.choices)]
 
     @property
     def has_identical_choices(self) -> bool:
-        """Whether two options are shown as the same text, as in nine rows of MMLU's test set."""
+        """Whether two options have the same text, as in nine rows of MMLU's test set."""
         return len({choice.strip() for choice in self.choices}) < len(self.choices)
 
 
@@ -122,7 +122,7 @@ def require_answers(questions: Sequence[Question], purpose: str) -> None:
     Raises
     ------
     QuestionError
-        Naming the first rows without an answer, and `purpose`, which needed them.
+        Names the first rows without an answer, and the `purpose` that needs them.
     """
     missing = [row for row, question in enumerate(questions) if question.answer is None]
     if missing:
@@ -135,8 +135,8 @@ def require_answers(questions: Sequence[Question], purpose: str) -> None:
 def handle_identical_choices(questions: Sequence[Question], action: str = "warn") -> tuple[list[Question], list[int]]:
     """Deal with the questions in which two options have the same text.
 
-    Such rows occur in real sets. When a model is measured they count like any other, since the set's published
-    scores contain them; for training, where one of two identical options is called wrong, they may be left out.
+    Real datasets have such rows. In measurements they count like any other, since published scores include them; in
+    training, where one of two identical options would be called wrong, they may be left out.
 
     Parameters
     ----------

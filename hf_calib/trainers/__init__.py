@@ -1,4 +1,4 @@
-"""TRL trainers that keep the model calibrated, or calibrate it again."""
+"""TRL trainers that keep a model calibrated or restore its calibration."""
 
 import lazy_loader
 

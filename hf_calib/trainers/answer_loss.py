@@ -1,4 +1,4 @@
-"""The supervised loss on the answers of questions: on letters without logits elsewhere, or over option texts."""
+"""The supervised loss on answers: of letters, with logits at one position per question, or of option texts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class AnswerLossMixin(Base):
     _padding_side: str | None = None  # of the prompts, once it is known
     _answers_only = False  # whether the training data are questions with labels on the answer's token only
     _text_collator: TextCollator | None = None  # with option texts
-    _text_items: Sequence[EncodedTexts] = ()  # those that are trained on, until a layout is chosen for them
+    _text_items: Sequence[EncodedTexts] = ()  # the training questions, until a layout is chosen for them
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -59,7 +59,7 @@ class AnswerLossMixin(Base):
         if num_items_in_batch is None:
             return losses.mean()
         loss = losses.sum() / torch.as_tensor(num_items_in_batch)
-        # The count is over all processes, and distributed training averages the gradients.
+        # The count covers all processes, while distributed training averages the gradients.
         return loss * self.accelerator.num_processes if self.args.average_tokens_across_devices else loss
 
     def _loss_over_texts(
@@ -118,7 +118,7 @@ class TextRowCollator:
         if "encoded_texts" not in rows[0]:
             return self.collator(rows)
         items = [_encoded_texts(row["encoded_texts"]) for row in rows]
-        # One item per question for transformers to count; it skips the first column, as in labels that are shifted.
+        # One item per question for transformers to count; it skips the first column, as it does for shifted labels.
         return {"labels": torch.tensor([[-100, item.answer] for item in items]), "encoded_texts": items}
 
 
@@ -133,7 +133,7 @@ def _encoded_texts(fields: dict[str, Any]) -> EncodedTexts:
 
 
 def _harmless_side(model: Any, batch: QuestionBatch) -> str:
-    """Return the side on which the prompts are padded without a change to what the model says of them."""
+    """Return the side on which the prompts can be padded without changing the model's output."""
     row = int(batch.attention_mask.sum(dim=1).argmax())
     ids = batch.input_ids[row][batch.attention_mask[row].bool()].tolist()
     item = EncodedQuestion(tuple(ids), tuple(batch.option_ids[row].tolist()), 0, row)

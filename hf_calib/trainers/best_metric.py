@@ -14,12 +14,12 @@ EVALUATION_PREFIX = "eval_calibration"
 
 
 def set_direction(args: Any) -> None:
-    """Set `greater_is_better`, where it is left open, to the direction of the measure that `args` choose a model by.
+    """Set `greater_is_better`, if it was not given, to the direction of the measure that selects the best model.
 
     Parameters
     ----------
     args : transformers.TrainingArguments
-        Before its own `__post_init__`, which makes it true of every name that does not end in "loss".
+        Before their own `__post_init__`, which sets it to true for every name that does not end in "loss".
 
     Raises
     ------
@@ -59,12 +59,12 @@ def correct_direction(args: Any, prefix: str = EVALUATION_PREFIX) -> None:
 
 
 def _measure(args: Any, prefix: str) -> str | None:
-    """Return the measure that the best model is chosen by, or None where it is not one that is logged there."""
+    """Return the calibration measure that selects the best model, or None if another metric does."""
     # Absent from calibration arguments that are not part of a config.
     metric = getattr(args, "metric_for_best_model", None)
     if metric is None:
         return None
-    # transformers looks for it with this prefix.
+    # transformers adds this prefix when it looks for the metric.
     name = metric if metric.startswith("eval_") else f"eval_{metric}"
     if not name.startswith(f"{prefix}/"):
         return None

@@ -1,4 +1,4 @@
-"""The arguments of the calibration terms, added to those of the TRL trainer that is extended."""
+"""The arguments of the calibration terms, added to those of the extended TRL trainer."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from ..confidence.registry import way_named
 from ..regularizers.targets import SHARING_RULES
 from .best_metric import set_direction
 
-# The ways to read confidence that a loss can act on, of `hf_calib.confidence.ways()`.
+# The names in `hf_calib.confidence.ways()` of the ways to read confidence that a loss can act on.
 TRAINABLE = ("letters", "text", "text-characters", "text-tokens")
 
 
 def check_confidence(confidence: str, argument: str = "calibration_confidence") -> None:
-    """Raise a ValueError that names the argument unless a loss can act on confidence that is read so."""
+    """Raise a ValueError that names the argument unless a loss can act on confidence read in this way."""
     if confidence not in TRAINABLE:
         raise ValueError(f"{argument} must be one of {', '.join(TRAINABLE)}; got {confidence!r}")
 
@@ -31,7 +31,7 @@ class CalibrationArguments:
     where all terms but the first are means over a batch of multiple-choice questions. With
     `calibration_confidence="letters"`, $p_\theta$ is the next-token distribution at the answer position, of which the
     last two terms take the options' share; with option texts it is the distribution over the options throughout.
-    Questions without an answer only have the anchor.
+    Questions without an answer only contribute to the anchor.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ class CalibrationArguments:
     calibration_confidence : {"letters", "text", "text-characters", "text-tokens"}, default "letters"
         What confidence is read off, in training, evaluation and the card alike, as `method` of `hf_calib.measure`: the
         options' letters, or their texts, with each text's log-probability as it is or divided by its length. Small
-        models know options' texts better than letters (`examples/real_models/README.md`).
+        models are often better with option texts than with letters (`examples/real_models/README.md`).
     calibration_batch_size : int, optional
         Questions per device and optimizer step, spread over the steps of gradient accumulation. By default half the
         trainer's own samples per device and step.
@@ -71,8 +71,8 @@ class CalibrationArguments:
     **E-step:** how the ECE regularizer finds its targets
 
     em_fraction : float, default 0.2
-        Share of the answered questions that is held out for the E-step if no `em_dataset` is given. The weights are
-        not trained on them.
+        Share of the answered questions that is held out for the E-step, and not trained on, if no `em_dataset` is
+        given.
     em_steps : int, default 5
         Optimizer steps between two E-steps.
     em_batch_size : int, optional
@@ -88,7 +88,7 @@ class CalibrationArguments:
 
     eval_calibrator : str, optional
         Name of a calibrator, such as "temperature" or "auto". `evaluate` then also reports `calibrated_{measure}`,
-        cross-validated on the evaluation questions. If that does as well as the training, it is the cheaper way.
+        cross-validated on the evaluation questions: a cheaper alternative to compare the training with.
 
     **Memory and weights**
 

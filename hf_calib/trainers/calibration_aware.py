@@ -21,15 +21,15 @@ def calibration_aware(trainer_class: type[Trainer]) -> type[CalibrationMixin]:
     Parameters
     ----------
     trainer_class : subclass of transformers.Trainer
-        Any that trains a causal language model and computes its loss in `compute_loss`, TRL's or your own.
+        Any trainer of a causal language model that computes its loss in `compute_loss`, from TRL or your own.
 
     Returns
     -------
     type
         For a trainer that this package extends, such as `trl.DPOTrainer`, its own subclass; for one that is already
-        calibration-aware, `trainer_class` itself; otherwise a new subclass of `CalibrationMixin` and `trainer_class`,
-        the same one every time. Its `args` may be those of `trainer_class`, with the defaults of the calibration
-        arguments, or those of `calibration_aware_config(...)`.
+        calibration-aware, `trainer_class` itself; otherwise a subclass of `CalibrationMixin` and `trainer_class`,
+        created once. Its `args` may be a config of `trainer_class`, which gets the defaults of the calibration
+        arguments, or one of `calibration_aware_config(...)`.
 
     Raises
     ------
@@ -73,10 +73,10 @@ def calibration_aware_config(config_class: type[TrainingArguments]) -> type[Cali
 
 
 def _shipped(extended: type) -> type | None:
-    """Return this package's subclass of a class of TRL, which has the same name with a prefix."""
+    """Return this package's subclass of a TRL class, which has the same name with a prefix."""
     package = importlib.import_module(__package__ or "")
     found = getattr(package, f"CalibrationAware{extended.__name__}", None)
-    # A class of that name elsewhere is another one.
+    # A class of the same name from another module is a different one.
     return found if isinstance(found, type) and extended in found.__bases__ else None
 
 

@@ -42,7 +42,7 @@ class CalibrationCallback(TrainerCallback):
     prompt_format : PromptFormat, optional
         How the questions are formatted.
     confidence : str, default "letters"
-        What confidence is read off, as `calibration_confidence` of a calibration-aware trainer.
+        What confidence is read off; see `calibration_confidence` of the calibration-aware trainers.
     prefix : str, default "eval_calibration"
         Prefix of the logged names; use a different one for each of several callbacks.
     batch_size : int, optional
@@ -51,8 +51,7 @@ class CalibrationCallback(TrainerCallback):
     Attributes
     ----------
     reports : dict from str to CalibrationReport
-        "before", of the model before a run's first step, and "after", the latest report; all measures, with their
-        intervals and warnings.
+        Full reports: "before", from before a run's first step, and "after", the latest one.
     history : list of dict
         The logged measures of every evaluation, with its `step`.
 
@@ -104,7 +103,7 @@ class CalibrationCallback(TrainerCallback):
         return self._evaluator.report(self._evaluator.predictions())
 
     def on_init_end(self, args, state, control, **kwargs):
-        """Check the questions while the trainer is made."""
+        """Check the questions when the trainer is constructed."""
         self._begin(args)
 
     def _begin(self, args: Any) -> None:
@@ -142,7 +141,7 @@ class CalibrationCallback(TrainerCallback):
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
         """Measure the model, log eight measures and the diagram, and add the measures to the evaluation's metrics."""
         if metrics is not None and any(name.startswith(f"{self.prefix}/") for name in metrics):
-            return  # for another evaluation set, or by the trainer under the same names
+            return  # logged for another evaluation set, or by the trainer under the same names
         self._begin(args)
         report = self.measure()
         self.reports["after"] = report
@@ -151,9 +150,9 @@ class CalibrationCallback(TrainerCallback):
         if metrics is not None:
             metrics.update(found)
         if self.history and self.history[-1]["step"] == state.global_step:
-            return  # the same weights again, for another evaluation set
+            return  # the same weights, evaluated on another set
         self.history.append({"step": state.global_step, **found})
-        with evaluating(self.trainer.model):  # keeps a trainer's own training metrics out of these
+        with evaluating(self.trainer.model):  # keep the trainer's own training metrics out of these
             self.trainer.log(dict(found))
         if state.is_world_process_zero:
             self._log_diagram(report, state.global_step)
@@ -177,9 +176,10 @@ class CalibrationCallback(TrainerCallback):
 
 
 def _calling_trainer(callback: TrainerCallback) -> Trainer:
-    """Return the trainer that is calling a callback; transformers tells callbacks everything but this.
+    """Return the trainer that is calling a callback; transformers passes callbacks everything but this.
 
-    The model alone would not do: it has to be asked as the trainer's own forward, and the measures go to its log.
+    The model alone is not enough: it has to be called as the trainer calls it, and the measures go to the trainer's
+    log.
     """
     frame = inspect.currentframe()
     while frame is not None:
@@ -212,7 +212,7 @@ def _to_trackio(callback: Any, name: str, figure: Figure, step: int) -> None:
     callback._trackio.log({name: callback._trackio.Image(_pixels(figure)), "train/global_step": step})
 
 
-# By the name of transformers' reporting callback.
+# By the names of transformers' reporting callbacks.
 _DIAGRAM_WRITERS: dict[str, Callable[..., None]] = {
     "TensorBoardCallback": _to_tensorboard,
     "WandbCallback": _to_wandb,

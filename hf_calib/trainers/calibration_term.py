@@ -1,4 +1,4 @@
-"""What a calibration-aware trainer adds to the loss, apart from any trainer."""
+"""What a calibration-aware trainer adds to the loss, independent of any trainer."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class RunningValues:
-    """What the terms were since the last log: sums of each term, and the questions' bins."""
+    """The terms since the last log: sums of each term, and the questions' bins."""
 
     sums: dict[str, float] = field(default_factory=dict)
     steps: int = 0
@@ -51,22 +51,22 @@ class CalibrationTerm:
     Parameters
     ----------
     questions : sequence of EncodedQuestion or of EncodedTexts
-        The questions that the weights are trained on, with answers or without.
+        The training questions, with or without answers.
     held_out : the same
-        Answered questions for the E-step; may be empty where the EM term has no weight.
+        Answered questions for the E-step; may be empty if the EM term has no weight.
     arguments : CalibrationArguments
         Its `calibration_batch_size` and `em_batch_size` are set.
     seed : int
         Seed of the questions' order.
     collator : QuestionCollator or TextCollator
-        Of its layouts, one is taken that changes nothing that the model says, see `exact_collator`.
+        Its layout is replaced by one that does not change the model's output; see `exact_collator`.
     accelerator : accelerate.Accelerator
     reference_logits : callable or None
-        From a batch to the reference's `answer_scores`; needed where the anchor has a weight.
+        Maps a batch to the reference's `answer_scores`; needed if the anchor has a weight.
     reference_distributions : ReferenceDistributions, optional
-        Taken in the place of `reference_logits`, computed beforehand.
+        Computed beforehand; used instead of `reference_logits`.
     reference_model : torch.nn.Module, optional
-        The reference, where it is another model than the one that is trained.
+        The reference, if it is a separate model.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class CalibrationTerm:
         self.reference_distributions = reference_distributions
         self.reference_model = reference_model
         self.targets = BinTargets(arguments.em_bins, arguments.em_momentum)
-        # With method="auto" the EM term acts from when the model begins to memorize.
+        # With method="auto" the EM term acts once the model begins to memorize.
         self.watch = RegimeWatch(arguments.em_momentum) if getattr(arguments, "method", None) == "auto" else None
         self.running = RunningValues()
         self._accumulation = (-1, 0)
@@ -109,7 +109,7 @@ class CalibrationTerm:
         self._accumulation = (-1, 0)
 
     def next_loss(self, model: nn.Module, step: int, num_parts: int) -> torch.Tensor | None:
-        """Return `loss` for the part of the step that follows the one of the last call."""
+        """Return `loss` for the next part of the step."""
         part = self._accumulation[1] + 1 if self._accumulation[0] == step else 0
         self._accumulation = (step, part)
         return self.loss(model, step, part, num_parts)
@@ -118,13 +118,13 @@ class CalibrationTerm:
         """Return this process's share of the weighted terms for one part of an optimizer step.
 
         The shares of all parts sum to the terms' means over the step's questions, averaged over processes as
-        distributed training averages gradients: so neither accumulation nor the number of processes changes the
+        distributed training averages gradients, so neither accumulation nor the number of processes changes the
         update.
 
         Parameters
         ----------
         model : torch.nn.Module
-            As the trainer's `compute_loss` gets it, wrapped.
+            Wrapped, as the trainer passes it to `compute_loss`.
         step : int
             Number of the optimizer step, from 0.
         part, num_parts : int
@@ -132,7 +132,7 @@ class CalibrationTerm:
 
         Returns
         -------
-        torch.Tensor of float32, shape (), or None where this part has no question.
+        torch.Tensor of float32, shape (), or None if this part has no question.
 
         Raises
         ------
@@ -153,7 +153,7 @@ class CalibrationTerm:
         n_answered = sum(self.questions[i].answer >= 0 for i in indices)
         batch = self._batch(model, items)
         per_question = self._terms(model, batch, step, items)
-        # The loss of a process counts 1/processes in the averaged gradient.
+        # A process's loss has the weight 1/processes in the averaged gradient.
         divisors = {"anchor": len(indices) / processes, "supervised": n_answered / processes}
         divisors["em"] = divisors["dece"] = divisors["supervised"]
         total = torch.zeros((), device=self.accelerator.device)
@@ -170,13 +170,13 @@ class CalibrationTerm:
         return getattr(self.arguments, f"{name}_weight")
 
     def _refresh(self, model: nn.Module, step: int) -> None:
-        """Run the E-step where one is due."""
+        """Run the E-step if one is due."""
         number, between = divmod(step, self.arguments.em_steps)
         if self.held_out and between == 0:
             self.expectation_step(model, number)
 
     def _terms(self, model: nn.Module, batch: Batch, step: int, items: Sequence[Encoded]) -> dict[str, torch.Tensor]:
-        """Return the terms that have a weight, a value a question each."""
+        """Return the terms that have a weight, each with one value per question."""
         arguments = self.arguments
         answered = batch.answers >= 0
         logits = answer_scores(model, batch)
@@ -198,7 +198,7 @@ class CalibrationTerm:
             em = em_loss(probabilities, batch.option_mask, self.targets, arguments.em_sharing)
             terms["em"] = torch.where(answered, em, torch.zeros_like(em))
         if arguments.dece_weight > 0:
-            # One number of the answered questions together, given to each, so that their mean is it.
+            # One number for all answered questions, repeated for each so that their mean equals it.
             error = differentiable_ece(option_logits[answered], batch.answers[answered]) if answered.any() else 0.0
             terms["dece"] = torch.where(answered, error, torch.zeros_like(logits[:, 0]))
         self._record(probabilities.detach(), batch, answered)
@@ -218,7 +218,7 @@ class CalibrationTerm:
         step = number * self.arguments.em_steps
         pairs = self._scored(model, self.held_out, self.held_out_stream.global_batch(number), step)
         self._update_targets(pairs)
-        # Before the first pass has ended not all of these were trained on, which makes the gap too small.
+        # Until the first pass ends, some of these were not trained on yet, which makes the gap too small.
         if self.watch is None:
             return
         trained = self._scored(model, self.questions, self.trained_stream.global_batch(number), step)
@@ -238,7 +238,7 @@ class CalibrationTerm:
     def _scored(
         self, model: nn.Module, questions: Sequence[Encoded], indices: np.ndarray, step: int
     ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Return the confidences of this process's share of the questions, and which of them were right."""
+        """Return the confidences of this process's share of the questions, and which answers were right."""
         share = local_slice(indices, self.accelerator.process_index, self.accelerator.num_processes, 0, 1)
         items = [questions[i] for i in share]
         batch = self._batch(model, items)
@@ -258,7 +258,7 @@ class CalibrationTerm:
         return self.collator(items).to(device)
 
     def _update_targets(self, pairs: list[tuple[np.ndarray, np.ndarray]]) -> None:
-        """Add the confidences, and whether they were right, of all processes to the bins."""
+        """Add all processes' confidences, and whether the answers were right, to the bins."""
         everyone = self._of_everyone(pairs)
         if everyone:
             self.targets.update(
@@ -267,11 +267,11 @@ class CalibrationTerm:
             )
 
     def _of_everyone(self, pairs: list[tuple[np.ndarray, np.ndarray]]) -> list[tuple[np.ndarray, np.ndarray]]:
-        # Objects of float64 rather than padded tensors: exact, and in the processes' order.
+        # Gathered as float64 objects rather than padded tensors: exact, and in the processes' order.
         return gather_object(pairs) if self.accelerator.num_processes > 1 else pairs
 
     def pop_logs(self) -> dict[str, float]:
-        """Return the terms' means since the last call, over all processes, and start anew."""
+        """Return the terms' means since the last call, over all processes, and reset them."""
         running, self.running = self.running, RunningValues()
         if self.accelerator.num_processes > 1:
             everyone: list[RunningValues] = gather_object([running])
@@ -295,7 +295,7 @@ class CalibrationTerm:
         return logs
 
     def state_dict(self) -> dict:
-        """Return what a resumed run needs; the questions' order follows from the step's number."""
+        """Return what a resumed run needs; the questions' order follows from the step number."""
         state: dict = {"targets": self.targets.state_dict()}
         if self.watch is not None:
             state["watch"] = self.watch.state_dict()

@@ -1,4 +1,4 @@
-"""What a calibration-aware trainer does at the points where transformers calls back during a run."""
+"""The callbacks of a calibration-aware trainer."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from .run import CalibrationRun
 
 
 class StateCallback(TrainerCallback, ExportableState):
-    """Puts what a resumed run needs into a checkpoint's `trainer_state.json`, under the name of its class."""
+    """Saves what a resumed run needs in a checkpoint's `trainer_state.json`, under the class's name."""
 
     def __init__(self) -> None:
         self.source: Callable[[], dict[str, Any]] | None = None
 
     def state(self) -> dict[str, Any]:
-        """Return the state, in the form that transformers writes."""
+        """Return the state in the form that transformers saves."""
         return {"args": {}, "attributes": {"saved": self.source() if self.source is not None else None}}
 
     @classmethod
     def begin(
         cls, callbacks: Iterable[TrainerCallback], state: Any, source: Callable[[], dict[str, Any]]
     ) -> dict[str, Any] | None:
-        """Connect the callback of this class among `callbacks` to its source, and return what a checkpoint holds."""
-        # transformers may have replaced the callback by a copy made from the checkpoint, so it is looked up.
+        """Connect this class's callback among `callbacks` to its source, and return its state from the checkpoint."""
+        # transformers may have replaced the callback by a copy from the checkpoint, so it is looked up here.
         for callback in callbacks:
             if isinstance(callback, cls):
                 callback.source = source
-        # A checkpoint of the extended trainer has no entry, and saving expects one.
+        # A checkpoint of the extended trainer has no entry, but saving expects one.
         entry = state.stateful_callbacks.setdefault(cls.__name__, {})
         return entry.get("attributes", {}).get("saved") if isinstance(entry, dict) and state.global_step > 0 else None
 
@@ -54,7 +54,7 @@ class CalibrationRunCallback(TrainerCallback):
     evaluator : CalibrationEvaluator or None
     term : CalibrationTerm or None
     callbacks : callable
-        Returns the trainer's callbacks, a `CalibrationStateCallback` among them if the trainer can be resumed.
+        Returns the trainer's callbacks, including a `CalibrationStateCallback` if the trainer can be resumed.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class CalibrationRunCallback(TrainerCallback):
         self.callbacks = callbacks
 
     def on_train_begin(self, args, state, control, **kwargs):
-        """Restore what the checkpoint holds, or measure the model as it is."""
+        """Restore the state from the checkpoint, or measure the model before training."""
         saved = CalibrationStateCallback.begin(self.callbacks(), state, self._state)
         if saved is not None:
             self._restore(saved)
@@ -77,12 +77,12 @@ class CalibrationRunCallback(TrainerCallback):
 
     def on_step_begin(self, args, state, control, **kwargs):
         """Start counting the parts of gradient accumulation."""
-        # transformers may begin a step twice, when it starts over with a smaller batch.
+        # transformers may begin a step twice when it retries with a smaller batch.
         if self.term is not None:
             self.term.begin_step()
 
     def on_train_end(self, args, state, control, **kwargs):
-        """Measure the final model, and diagnose its regime if answers were trained on."""
+        """Measure the final model, and diagnose its regime if it was trained on answers."""
         if self.evaluator is None:
             return
         run, asked = self.run, self.evaluator.predictions()

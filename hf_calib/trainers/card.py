@@ -1,4 +1,4 @@
-"""From a run of a calibration-aware trainer to the data of its model card."""
+"""The model card's data from a run of a calibration-aware trainer."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ..hub import CalibrationCardData, DatasetReference, Evaluation, loaded_revi
 from .run import CalibrationRun
 from .trl_compatibility import tag_names
 
-# Arguments about monitoring and hardware, which are not part of the method. TRL's `gradient_checkpointing` is an older
-# name of `activation_checkpointing`.
+# Arguments about monitoring and hardware, which are not part of the method. TRL's `gradient_checkpointing` is the
+# older name of `activation_checkpointing`.
 NOT_METHOD = (
     "logging", "log_", "eval", "save", "report", "disable_tqdm", "debug", "use_cpu", "dataloader", "hub", "push",
     "ddp", "fsdp", "deepspeed", "gradient_checkpointing", "metric_for", "greater_is", "load_best", "regime",
@@ -43,7 +43,7 @@ def card_data(
     trainer : transformers.Trainer
         The trainer of the run.
     model_name, dataset_name, tags
-        As in TRL's `create_model_card`; the dataset is that of the trainer's own loss.
+        As in TRL's `create_model_card`; `dataset_name` is the dataset of the trainer's own loss.
     license, language
         As in transformers.
     """
@@ -60,7 +60,7 @@ def card_data(
     repository = trainer.hub_model_id or trainer.args.hub_model_id or ""
     return CalibrationCardData(
         model_name=model_name or repository.split("/")[-1] or Path(trainer.args.output_dir).absolute().name or "model",
-        # Until the repository is created, a name without a namespace does not identify it.
+        # Until the repository exists, a name without a namespace does not identify it.
         hub_model_id=repository if "/" in repository else None,
         base_model=base_model,
         base_model_revision=loaded_revision(base_model) if base_model else None,
@@ -119,14 +119,15 @@ def _hardware(accelerator: Any) -> str:
     if device.type == "cuda":
         return f"{count} x {torch.cuda.get_device_name(device)}"
     if device.type == "cpu":
-        return f"CPU, {count} process{'es' if count > 1 else ''} of {torch.get_num_threads()} threads"
+        threads = torch.get_num_threads()
+        return f"CPU, {count} process{'es' * (count > 1)} with {threads} thread{'s' * (threads > 1)}"
     return f"{count} x {device.type}"
 
 
 def _energy(trainer: Any) -> float | None:
     """Return the energy of the run in kWh, if codecarbon's callback measured it on all machines."""
     if trainer.accelerator.num_processes != int(os.environ.get("LOCAL_WORLD_SIZE", "1")):
-        return None  # each machine's first process measures that machine only
+        return None  # each machine's first process measures only its machine
     for callback in trainer.callback_handler.callbacks:
         if isinstance(callback, CodeCarbonCallback):
             final = getattr(callback.tracker, "final_emissions_data", None)

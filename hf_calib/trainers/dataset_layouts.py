@@ -1,4 +1,4 @@
-"""Training datasets whose columns TRL does not read as they are meant: which they are, and how they are converted."""
+"""Training datasets whose columns TRL misreads: how they are recognized and converted."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KINDS: dict[str, tuple[tuple[str, ...], ...]] = {
     "text": (("completion",), ("messages",), ("conversations",)),
     "prompt_only": ((),),
 }
-"""The columns of the answers, or of the whole conversation, by what a trainer trains on; the first that are there."""
+"""The columns of the answers or of the whole conversation, by kind of training; the first present ones are used."""
 
 PROMPTS: dict[str, tuple[str, ...]] = {
     "prompt": ("prompt",),
@@ -37,13 +37,13 @@ PROMPTS: dict[str, tuple[str, ...]] = {
     "input": ("input",),
     "context": ("context",),
 }
-"""The columns that make up the prompt, in their order, by the one that has to be there; the first that is there."""
+"""The columns that make up the prompt, in order, by the one that is required; the first present one is used."""
 
 SYSTEM = ("system", "system_prompt", "system_message")
 """Columns of the system message, which comes before the prompt."""
 
 HISTORY = "history"
-"""The column of earlier turns, messages or pairs of a question and its answer, which come before the prompt."""
+"""The column of earlier turns (messages, or pairs of a question and its answer), which come before the prompt."""
 
 _CONVERSATIONS = ("messages", "conversations")
 _PREPARED = {
@@ -56,7 +56,7 @@ _PREPARED = {
     "images",
     "image",
 }
-"""Columns of datasets that are left to TRL: tokens, and pictures."""
+"""Columns of datasets that are left to TRL: tokens and images."""
 _ROLES = {
     **dict.fromkeys(("human", "user"), "user"),
     **dict.fromkeys(("gpt", "assistant", "chatgpt", "bing", "bard", "model", "bot"), "assistant"),
@@ -65,7 +65,7 @@ _ROLES = {
 
 
 class DatasetError(ValueError):
-    """A training dataset that cannot be used as it is; the message says which, why and what to do."""
+    """A training dataset cannot be used as it is; the message says which, why, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,9 @@ class DatasetLayout:
     before : tuple of str
         The columns of the system message and of the earlier turns.
     prompt : tuple of str
-        The columns of the prompt; none where the answers, or the one conversation, begin with it.
+        The columns of the prompt; empty if the answers or the conversation begin with it.
     answers : tuple of str
-        The columns of the chosen and the rejected answer, or of the completion, or of the conversation.
+        The columns of the chosen and the rejected answer, of the completion, or of the conversation.
     targets : tuple of str
         What TRL calls the columns of the answers.
     """
@@ -105,18 +105,18 @@ class DatasetLayout:
 
 
 def as_trl_dataset(dataset: Any, kind: str = "preference", *, source: str = "the dataset") -> Any:
-    """Return a dataset in the columns that TRL reads, the same object where it has them already.
+    """Return a dataset with the columns that TRL reads; the same object if it has them already.
 
-    Known are a prompt in `question`, `instruction` (with `input`), `query`, `context` or `conversations`; a `system`
-    message and a `history` before it; answers under the names of other datasets; messages of ShareGPT (`from` and
-    `value`); and answers that repeat the prompt as whole conversations. Texts stay texts, joined by blank lines; as
-    soon as one column holds messages, the others become messages too.
+    Recognized are a prompt in `question`, `instruction` (with `input`), `query`, `context` or `conversations`; a
+    `system` message and a `history` before it; answers under the names that other datasets use; ShareGPT messages
+    (`from` and `value`); and answers that are whole conversations and repeat the prompt. Texts stay texts, joined by
+    blank lines; if one column holds messages, the others become messages too.
 
     Parameters
     ----------
     dataset : datasets.Dataset or datasets.IterableDataset
     kind : {"preference", "unpaired_preference", "text", "prompt_only"}, default "preference"
-        What is trained on: pairs (DPO, reward modeling), completions with a label or pairs (KTO), texts (SFT), or
+        The training data: pairs (DPO, reward modeling), completions with a label or pairs (KTO), texts (SFT), or
         prompts (GRPO, RLOO).
     source : str, default "the dataset"
         For the messages.
@@ -152,7 +152,7 @@ def as_trl_dataset(dataset: Any, kind: str = "preference", *, source: str = "the
 
 
 def check_layout(dataset: Any, kind: str, source: str) -> None:
-    """Check that TRL reads a trainer's dataset as it is meant.
+    """Check that TRL reads a trainer's dataset as intended.
 
     Raises
     ------
@@ -179,7 +179,7 @@ def check_layout(dataset: Any, kind: str, source: str) -> None:
 
 
 def check_layouts(kind: str | None, args: Iterable[Any], kwargs: Mapping[str, Any]) -> None:
-    """Check all datasets among a trainer's arguments, as `check_layout` does; those of an unknown kind are left."""
+    """Check all datasets among a trainer's arguments with `check_layout`, except those of an unknown kind."""
     from datasets import Dataset, IterableDataset
 
     if kind is None or kwargs.get("formatting_func") is not None:
@@ -192,7 +192,7 @@ def check_layouts(kind: str | None, args: Iterable[Any], kwargs: Mapping[str, An
 
 
 def layout_of(dataset: Any, kind: str) -> DatasetLayout | None:
-    """Return the layout that a dataset is to be converted from, or None where TRL reads it, or it is unknown."""
+    """Return the layout to convert a dataset from, or None if TRL reads it or the layout is unknown."""
     columns = column_names(dataset)
     answers = next((names for names in KINDS[kind] if set(names) <= set(columns)), None)
     first = next(_rows(dataset, columns), None)
@@ -258,7 +258,7 @@ def _in_text(before: list[str], prompt: list[Any], answers: list[Any], layout: D
             raise DatasetError(f"found {value!r}; expected a text or messages")
     separate = layout.prompt != ("prompt",)
     if not layout.prompt and len(answers) == 2 and HISTORY not in layout.before:
-        # As TRL does without a prompt: it is what both answers begin with, up to a space.
+        # As TRL does without a prompt: the beginning that both answers share, up to a space.
         shared = _shared_text(answers).removesuffix(" ")
         prompt, answers, separate = [shared], [answer[len(shared) :] for answer in answers], False
     text = "\n\n".join(part for part in [*before, *prompt] if part.strip())
@@ -321,7 +321,7 @@ def _joined(before: list[dict[str, Any]], turns: list[dict[str, Any]]) -> list[d
 
 
 def _shared_turns(answers: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Return the turns that all conversations begin with; of a single one all but the last."""
+    """Return the turns that all conversations begin with; all but the last turn of a single one."""
     length = min(len(answer) for answer in answers) - 1
     shared = 0
     while shared < length and all(answer[shared] == answers[0][shared] for answer in answers):
@@ -330,7 +330,7 @@ def _shared_turns(answers: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any
 
 
 def _holds(shared: list[dict[str, Any]], prompt: list[dict[str, Any]]) -> bool:
-    """Whether a conversation begins with these messages, or a user's turn of it is the one text that is given."""
+    """Whether a conversation begins with these messages, or the one text given is among its user turns."""
     if len(prompt) > 1:
         return shared[: len(prompt)] == prompt
     return any(_same(turn, prompt[0]) for turn in shared)
@@ -343,7 +343,7 @@ def _same(turn: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def _begin_with(answers: list[Any], prompt: list[Any]) -> bool:
-    """Whether the two answers of a pair begin with the prompt, so that TRL finds it there."""
+    """Whether both answers of a pair begin with the prompt, so that TRL finds it there."""
     if all(_is_messages(answer) for answer in answers):
         return all(_is_whole(_messages(answer)) for answer in answers)
     if not all(isinstance(value, str) for value in [*answers, *prompt]):
@@ -371,7 +371,7 @@ def _is_messages(value: Any) -> bool:
 
 
 def _is_standard(value: Any, renamed: bool) -> bool:
-    """Whether TRL and chat templates know the keys and the roles of messages."""
+    """Whether messages have the keys and roles that TRL and chat templates know."""
     if not isinstance(value, list):
         return False
     roles = [message.get("role") or (message.get("from") if renamed else None) for message in value]
@@ -395,7 +395,7 @@ def _messages(value: Any) -> list[dict[str, Any]]:
 
 
 def _require_prompts(dataset: Any, kind: str, source: str) -> None:
-    """Raise a `DatasetError` where a pair has no prompt while a column with text is not used."""
+    """Raise a `DatasetError` if a pair has no prompt while a column with text is not used."""
     columns = column_names(dataset)
     pair = kind in ("preference", "unpaired_preference") and {"chosen", "rejected"} <= set(columns)
     if not pair or _PREPARED & set(columns):
@@ -421,7 +421,7 @@ def _require_prompts(dataset: Any, kind: str, source: str) -> None:
 
 
 def _unused_text(dataset: Any, columns: Iterable[str], used: Iterable[str]) -> list[str]:
-    """Return the columns with text, beyond identifiers and numbers, that are not used."""
+    """Return the unused columns with text other than identifiers and numbers."""
     rest = [name for name in columns if name not in used and not name.lower().endswith("id")]
     first = next(_rows(dataset, rest), {})
     return [
@@ -432,7 +432,7 @@ def _unused_text(dataset: Any, columns: Iterable[str], used: Iterable[str]) -> l
 
 
 def _rows(dataset: Any, columns: Iterable[str]) -> Iterator[Row]:
-    """Iterate over rows, of a stream over the first ones."""
+    """Iterate over the rows, or over a stream's first rows."""
     from datasets import Dataset
 
     columns = list(columns)
@@ -444,7 +444,7 @@ def _rows(dataset: Any, columns: Iterable[str]) -> Iterator[Row]:
 
 
 def column_names(dataset: Any) -> list[str]:
-    """Return the columns of a dataset, of a stream those of its first row."""
+    """Return the columns of a dataset, or of a stream's first row."""
     if dataset.column_names is not None:
         return list(dataset.column_names)
     return list(next(iter(dataset), {}))

@@ -36,7 +36,7 @@ def register_output_layer(model: nn.Module, accelerator: Accelerator) -> None:
 
 
 def needs_separate_backward(accelerator: Accelerator, args: Any) -> bool:
-    """Whether the terms' forward and the trainer's own cannot share a backward.
+    """Whether the terms' forward and the trainer's own need separate backward passes.
 
     With recomputed activations, DistributedDataParallel, DeepSpeed and FSDP expect each weight's gradient once per
     backward, and a weight's shards to be gathered for one recomputation at a time.
@@ -60,7 +60,7 @@ def separate_backward(
     model : torch.nn.Module
         As the trainer's `compute_loss` gets it, wrapped.
     next_term : callable
-        Takes the terms' forward.
+        Runs the terms' forward and returns the loss.
 
     Returns
     -------
@@ -75,7 +75,7 @@ def separate_backward(
         if term is None:
             return None
         if kind == DistributedType.DEEPSPEED:
-            # The accelerator's backward would end the step: clip, update and reset the gradients.
+            # The accelerator's backward would end the step, which clips, updates and resets the gradients.
             engine: Any = model
             engine.set_gradient_accumulation_boundary(is_boundary=False)
             engine.backward(term, scale_wrt_gas=False)

@@ -36,6 +36,6 @@ class CalibrationAwareTrainer(PreferenceMixin, CalibrationMixin, DPOTrainer):  #
         return self.beta * log_ratio_margins(outputs, inputs)
 
 
-# By the names of the other trainers' pattern.
+# Aliases in the pattern of the other trainers' names.
 CalibrationAwareDPOConfig = CalibrationAwareConfig
 CalibrationAwareDPOTrainer = CalibrationAwareTrainer

@@ -41,7 +41,7 @@ class CalibrationEvaluator:
     calibrator : str, optional
         Name of a calibrator that `calibrated_report` fits.
     chat_option : str, default "calibration_prompt='chat'"
-        How to have the questions put through the chat template, for warnings.
+        How to apply the chat template to the questions, for warnings.
 
     Raises
     ------
@@ -62,7 +62,7 @@ class CalibrationEvaluator:
         if calibrator is not None:
             check_fits_on_answers(calibrator)
         self.calibrator = calibrator
-        preparation.encode(questions)  # refuses what can't be asked before anything is trained
+        preparation.encode(questions)  # rejects questions that cannot be asked before training starts
         self.questions = questions
         self.preparation = preparation
         self.model = model
@@ -78,7 +78,7 @@ class CalibrationEvaluator:
 
     def report(self, predictions: Predictions) -> CalibrationReport:
         """Return all measures with their warnings, and log the warnings that were not logged before."""
-        report = checked(predictions, predictions.report(), self._run)
+        report = checked(predictions, predictions.report(), self._run, self.questions)
         for finding in report.warnings:
             if finding.code not in self._logged and self.accelerator.is_main_process:
                 logger.warning("Calibration questions: %s", finding)
@@ -89,7 +89,8 @@ class CalibrationEvaluator:
         """Return all measures after calibration, cross-validated in five folds."""
         assert self.calibrator is not None
         calibrated = held_out_predictions(predictions, partial(by_name, self.calibrator))
-        return checked(calibrated, calibrated.report(), {**self._run, "calibrator": {"method": self.calibrator}})
+        run = {**self._run, "calibrator": {"method": self.calibrator}}
+        return checked(calibrated, calibrated.report(), run, self.questions)
 
     def predictions(self, questions: Sequence[Question] | None = None) -> Predictions:
         """Return the model's answers, the same on every process.
@@ -97,7 +98,7 @@ class CalibrationEvaluator:
         Parameters
         ----------
         questions : sequence of Question, optional
-            Other questions than the evaluator's own.
+            By default the evaluator's own.
         """
         accelerator, preparation = self.accelerator, self.preparation
         source = LocalModel(

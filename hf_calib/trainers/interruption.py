@@ -32,7 +32,7 @@ class InterruptionMixin(Base):
     itself, nothing is changed.
     """
 
-    # What the checkpoint is good for, if the run cannot be resumed from it.
+    # What the checkpoint can be used for, if the run cannot be resumed from it.
     _not_resumed: str | None = None
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
@@ -93,7 +93,7 @@ class _SaveAndStop(TrainerCallback):
         accelerator = self.accelerator
         asked = self.asked
         if accelerator.num_processes > 1:
-            # The signal may reach the processes in different steps.
+            # The signal may reach the processes during different steps.
             asked = bool(accelerator.reduce(torch.tensor(float(asked), device=accelerator.device)) > 0)
         if asked:
             self.saving = control.should_save = True

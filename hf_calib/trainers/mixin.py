@@ -48,8 +48,8 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
     Parameters
     ----------
     calibration_dataset : dataset, list of rows, str or Path, optional
-        Multiple-choice questions in any layout of `hf_calib.tasks.as_questions`. Questions without answers are
-        anchored to the reference model; those with answers also get the supervised and the EM term.
+        Multiple-choice questions in any layout of `hf_calib.tasks.as_questions`. The anchor uses all of them; the
+        supervised and the EM term use those with answers.
     eval_calibration_dataset : dataset, list of rows, str or Path, optional
         Answered questions on which `evaluate()` reports accuracy, calibration error and more.
     em_dataset : dataset, list of rows, str or Path, optional
@@ -70,9 +70,9 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
     calibration_arguments_class: type[CalibrationArguments] = CalibrationArguments
     # Whether the trainer's own loss is the supervised one on the same questions.
     _supervised_by_trainer = False
-    # Whether the extended trainer's loss takes a forward with gradient.
+    # Whether the extended trainer's loss runs a forward with gradient.
     _takes_own_forward = True
-    # For the model card: whether the trainer aligns a base model, and how its method is called with and without terms.
+    # For the model card: whether the trainer aligns a base model, and the method's name with and without terms.
     _aligns = True
     _method_name: str | None = None
     _method_without_terms: str | None = None
@@ -143,7 +143,7 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
 
     @property
     def calibrated_model(self) -> Any:
-        """The language model that is trained and calibrated, unwrapped."""
+        """The language model that is trained, unwrapped."""
         return self.model
 
     # Set-up
@@ -233,7 +233,7 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
         )
 
     def _takes_separate_backward(self) -> bool:
-        """Return whether the terms take a backward of their own, before the extended trainer's forward."""
+        """Return whether the terms run their own backward, before the extended trainer's forward."""
         return self._takes_own_forward and (
             self.calibration_arguments.separate_backward or needs_separate_backward(self.accelerator, self.args)
         )
@@ -265,8 +265,8 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
             term = self._next_term(model)
         if term is None:
             return result
-        # Trainer divides by the number of accumulation steps unless the loss is scaled already; the term's shares sum
-        # to its mean over the step, so the division is undone in advance.
+        # Trainer divides by the number of accumulation steps unless the loss is scaled already; the term's shares
+        # already sum to its mean over the step, so they are multiplied first.
         if not self._loss_is_scaled(num_items_in_batch):
             term = term * self.current_gradient_accumulation_steps
         if return_outputs:
@@ -314,7 +314,7 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
         kind = dataset_kind(self)
         check_layouts(None if kind == "text" else kind, (), {"eval_dataset": eval_dataset})
         own = self.eval_dataset if eval_dataset is None else eval_dataset
-        # With several evaluation sets, each comes through here again, under its own prefix.
+        # With several evaluation sets, this is called again for each, with its own prefix.
         outermost = self._evaluator is not None and self._evaluation_prefix is None
         if not outermost:
             return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
@@ -323,7 +323,7 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
             metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix) if own is not None else {}
             if f"{metric_key_prefix}_calibration/ece" not in metrics:
                 calibration = self._evaluate_calibration(metric_key_prefix)
-                # Keeps a trainer's own training metrics since its last log out of these.
+                # Keep the trainer's own training metrics since its last log out of these.
                 with evaluating(self.model):
                     self.log(dict(calibration))
                 self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, calibration)
@@ -335,7 +335,7 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
         """Run the extended trainer's loop, and add the calibration metrics to those of `evaluate`."""
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        # Here rather than after `evaluate`, so that callbacks such as early stopping and the log see them together.
+        # Here rather than after `evaluate`, so that the log and callbacks such as early stopping see them together.
         if self._evaluator is not None and metric_key_prefix == self._evaluation_prefix:
             output.metrics.update(self._evaluate_calibration(metric_key_prefix))
         return output
@@ -350,7 +350,7 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
         """
         if self._evaluator is None:
             raise ValueError("eval_calibration_dataset: there are no questions to evaluate on; pass it to the trainer")
-        # Not with the run's seed: the same answers have the same intervals wherever they are measured.
+        # Without the run's seed, so that the same answers have the same intervals wherever they are measured.
         return self._evaluator.report(self._evaluator.predictions())
 
     def _evaluate_calibration(self, prefix: str) -> dict[str, float]:
@@ -369,8 +369,8 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
 
 
 def _report_unanswered(n_questions: int, settings: CalibrationArguments) -> None:
-    """Log that the terms that need answers do not act."""
-    # supervised_weight has a weight by default, which is no mistake if the questions have no answers.
+    """Log that the terms that need answers have no effect."""
+    # supervised_weight is positive by default, so questions without answers are no reason for a warning.
     weights = {name: getattr(settings, name) for name in ("em_weight", "dece_weight")}
     given = [f"{name}={weight:g}" for name, weight in weights.items() if weight > 0]
     logger.warning(

@@ -28,18 +28,19 @@ HEAD_FILE, HEAD_SETTINGS = "option_head.safetensors", "option_head.json"
 
 
 class OptionHeadModel(nn.Module):
-    """A language model with an option head on its hidden state at the answer position.
+    """A language model with an option head on the hidden state at the answer position.
 
-    It goes into `transformers.Trainer` as it is: its forward takes a `QuestionBatch`'s tensors and returns the loss.
+    It can be passed to `transformers.Trainer` directly: its forward takes a `QuestionBatch`'s tensors and returns the
+    loss.
 
     Parameters
     ----------
     model : PreTrainedModel or PeftModel
-        Those of its weights that require a gradient are trained with the head.
+        Its weights that require a gradient are trained together with the head.
     tokenizer : PreTrainedTokenizerBase
     head : BalancedOptionHead
     prompt_format : PromptFormat, optional
-        How questions are put; the plain prompt by default.
+        How questions are formatted; by default the plain prompt.
     """
 
     def __init__(
@@ -56,12 +57,12 @@ class OptionHeadModel(nn.Module):
         return {"loss": self.head.loss(hidden, batch.answers, batch.option_mask)}
 
     def predict(self, questions: Any, *, batch_size: int = 16) -> Predictions:
-        """Ask multiple-choice questions; the probabilities are the head's, over the options alone.
+        """Ask multiple-choice questions; the probabilities come from the head and cover the options only.
 
         Parameters
         ----------
         questions : anything that `hf_calib.tasks.as_questions` takes
-            With no more options than the head has.
+            With at most as many options as the head has.
         batch_size : int, default 16
         """
         asked = self._asked(questions, batch_size)
@@ -70,17 +71,17 @@ class OptionHeadModel(nn.Module):
         return replace(asked, option_log_probabilities=values, has_mass=False)
 
     def collator(self, items: Sequence[EncodedQuestion]) -> QuestionCollator:
-        """Return what makes batches of these questions."""
+        """Return the collator for these questions."""
         plain = QuestionCollator(padding_token(self.tokenizer))
         return harmless_collator(self.model, items, plain, next(self.model.parameters()).device)
 
     def rebalance(self, questions: Any, batch_size: int = 64) -> None:
-        """Balance the head on questions with answers that the weights are not trained on."""
+        """Balance the head on answered questions that the weights are not trained on."""
         asked = self._asked(questions, batch_size)
         self.head.rebalance(*head_inputs(asked, self.head), torch.from_numpy(asked.answers))
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write the head into a folder, beside the model or adapter that `save_pretrained` writes; return it."""
+        """Write the head into the folder of the model or adapter that `save_pretrained` wrote; return the folder."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.head.state_dict().items()}
@@ -95,14 +96,14 @@ class OptionHeadModel(nn.Module):
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], model: Any, tokenizer: Any) -> OptionHeadModel:
-        """Return a model with the head that `save` wrote.
+        """Return a model with a head that `save` wrote.
 
         Raises
         ------
         FileNotFoundError
             If the folder has no head.
         ValueError
-            If it is no head, or not one of the model's hidden size.
+            If the file is not a head, or its hidden size differs from the model's.
         """
         folder = Path(folder)
         if not (folder / HEAD_SETTINGS).is_file() or not (folder / HEAD_FILE).is_file():
@@ -128,19 +129,19 @@ class OptionHeadModel(nn.Module):
 
 
 def head_inputs(asked: Predictions, head: BalancedOptionHead) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the hidden states (n, d), and which options there are (n, K), as a head takes them."""
+    """Return the hidden states (n, d) and the mask of existing options (n, K) that a head takes."""
     device = head.scale.device
     exists = np.arange(asked.option_log_probabilities.shape[1]) < asked.n_choices[:, None]
     return torch.from_numpy(asked.hidden_states).to(device), torch.from_numpy(exists).to(device)
 
 
 class BalanceCallback(TrainerCallback):
-    """Balances an option head every so many steps, and at the end.
+    """Balances an option head at intervals and at the end.
 
     Parameters
     ----------
     questions : sequence of Question
-        With answers; the weights are not trained on them.
+        Answered questions that the weights are not trained on.
     steps : int, default 10
     """
 
@@ -150,12 +151,12 @@ class BalanceCallback(TrainerCallback):
         self.questions, self.steps = questions, steps
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        """Balance the head where it is due."""
+        """Balance the head if it is due."""
         if state.global_step % self.steps == 0:
             model.rebalance(self.questions, args.per_device_eval_batch_size)
 
     def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        """Balance the head with the weights as they stay."""
+        """Balance the head for the final weights."""
         model.rebalance(self.questions, args.per_device_eval_batch_size)
 
 
@@ -170,34 +171,34 @@ def train_option_head(
     scale: float = 4.0,
     balance_steps: int = 10,
 ) -> OptionHeadModel:
-    """Train a balanced option head, and the trainable weights of the language model under it.
+    """Train a balanced option head, together with the trainable weights of the language model.
 
     Parameters
     ----------
     model : PreTrainedModel or PeftModel
-        Freeze its weights to train the head alone.
+        Freeze its weights to train only the head.
     tokenizer : PreTrainedTokenizerBase
     questions : anything that `hf_calib.tasks.as_questions` takes
-        With answers, to train on.
+        Answered questions to train on.
     held_out : the same
-        With answers, to balance on.
+        Answered questions to balance on.
     args : transformers.TrainingArguments, optional
-        By default three epochs at a learning rate of 1e-3, into the folder "option-head", without checkpoints.
+        By default three epochs at a learning rate of 1e-3, without checkpoints; the output folder is "option-head".
     prompt_format : PromptFormat, optional
     scale : float, default 4.0
-        Of the simplex classifier to begin with.
+        Initial scale of the simplex classifier.
     balance_steps : int, default 10
-        Optimizer steps from one balancing to the next.
+        Optimizer steps between two balancings.
 
     Returns
     -------
     OptionHeadModel
-        Ask it with `predict`; keep it with `save`, beside the model's own `save_pretrained`.
+        Ask it with `predict`; save it with `save`, in addition to the model's own `save_pretrained`.
 
     Raises
     ------
     QuestionError
-        If a question has no answer, or is none.
+        If a question has no answer or cannot be read.
     """
     asked, aside = as_questions(questions), as_questions(held_out)
     require_answers(asked, "training an option head")
@@ -232,10 +233,10 @@ def _tensors(batch: QuestionBatch) -> dict[str, Any]:
 
 @torch.no_grad()
 def _start_from_letters(head: BalancedOptionHead, layer: Any, items: Sequence[EncodedQuestion]) -> None:
-    """Let the learned classifier begin as what the language model gives the options' letters."""
+    """Initialize the learned classifier with the language model's output rows of the options' letters."""
     widest = max(items, key=lambda item: len(item.option_ids))
     if not all(tuple(item.option_ids) == tuple(widest.option_ids)[: len(item.option_ids)] for item in items):
-        return  # prompts whose letters are other tokens from question to question have no such rows
+        return  # if the letters' tokens differ between questions, there are no such rows
     rows = torch.tensor(widest.option_ids, device=layer.weight.device)
     head.learned.weight[: len(rows)] = layer.weight[rows].to(head.learned.weight)
     head.learned.bias.zero_()

@@ -1,4 +1,4 @@
-"""Confidence read off option texts, with gradient: the same numbers as `hf_calib.measure`, laid out for training."""
+"""Confidence read off option texts, with gradient: the same numbers as in `hf_calib.measure`, batched for training."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from ..tasks import PromptFormat, Question, QuestionError
 from ..tasks.collator import QuestionBatch, QuestionCollator
 from ..tasks.encoding import EncodedQuestion
 
-# The score of an option that a question lacks. Finite, since zero times the logarithm of zero is to be zero in a
-# divergence; its exponential is zero.
+# The score of an option that a question lacks. Finite, so that 0 · log 0 is 0 in a divergence; its exponential is
+# zero.
 ABSENT = -1e4
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedTexts(EncodedOptions):
-    """A prompt and its options' texts as token ids, with what the texts' log-probabilities are divided by.
+    """A prompt and its options' texts as token ids, with the divisors of the texts' log-probabilities.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ def encode_texts(
     max_length: int | None = None,
     on_too_long: str = "error",
 ) -> list[EncodedTexts]:
-    """Tokenize prompts and their options' texts as `method` asks them.
+    """Tokenize prompts and their options' texts the way `method` asks them.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ def encode_texts(
     Raises
     ------
     QuestionError
-        If a text is empty for the tokenizer, a prompt with its text is too long, or no question is left.
+        If a text has no tokens, a prompt with its text is too long, or no question is left.
     """
     if not questions:
         raise QuestionError("there is no question to encode; give a dataset with at least one row")
@@ -80,19 +80,20 @@ def encode_texts(
 class TextBatch:
     """A padded batch of B questions of at most K options whose texts have at most T tokens, N in total.
 
-    A row of the inputs holds one option's text behind its prompt, or all texts of a question behind one copy of it.
+    A row of the inputs holds one option's text after its prompt, or all texts of a question after one copy of the
+    prompt.
 
     Attributes
     ----------
     input_ids, position_ids : torch.Tensor of int64, shape (R, L)
     attention_mask : torch.Tensor, int64 of shape (R, L), or bool of shape (R, 1, L, L)
-        The latter says which tokens each token sees, where a prompt is shared.
+        The latter, for shared prompts, says which tokens each token attends to.
     rows, columns : torch.Tensor of int64, shape (N,)
-        Where each text token is predicted; columns are negative, counted from the end.
+        Position at which each text token is predicted; columns are negative, counted from the end.
     targets : torch.Tensor of int64, shape (N,)
         The text tokens.
     token_mask : torch.Tensor of bool, shape (B, K, T)
-        Where the N tokens stand in the texts.
+        Position of the N tokens in the texts.
     divisors : torch.Tensor of float32, shape (B, K)
     option_mask : torch.Tensor of bool, shape (B, K)
         Which options exist.
@@ -112,12 +113,12 @@ class TextBatch:
     answers: torch.Tensor
 
     def to(self, device: torch.device | str) -> TextBatch:
-        """Return the batch on another device."""
+        """Return the batch on a device."""
         return TextBatch(**{name: tensor.to(device) for name, tensor in vars(self).items()})
 
     @property
     def option_ids(self) -> torch.Tensor:
-        """Each option's column in the scores, shape (B, K), as the tokens that name options are in the logits."""
+        """Each option's column in the scores, shape (B, K), like a letter's column in the logits."""
         return torch.arange(self.option_mask.shape[1], device=self.answers.device).expand_as(self.option_mask)
 
     def __len__(self) -> int:
@@ -129,16 +130,16 @@ Batch: TypeAlias = QuestionBatch | TextBatch
 
 @dataclass
 class TextCollator:
-    """Lays out encoded questions with their options' texts.
+    """Batches encoded questions with their options' texts.
 
     Parameters
     ----------
     pad_token_id : int
     packs_up_to : int, default 0
-        Questions of at most this many tokens, prompt with longest text, have their texts packed behind one copy of
-        the prompt: each text sees the prompt and itself. Longer ones have a copy of the prompt for each text.
+        Questions of at most this many tokens (prompt and longest text) have their texts packed after one copy of the
+        prompt, each attending to the prompt and itself. Longer ones have one copy of the prompt per text.
     padding_side : {"left", "right"}, default "right"
-        Of rows with one text; right is exact for every causal model, left computes fewer logits.
+        Side for rows with one text; right is exact for every causal model, left computes fewer logits.
     """
 
     pad_token_id: int
@@ -156,7 +157,7 @@ class TextCollator:
             for options in [item.options] if packed else [(option,) for option in item.options]:
                 ids, texts, positions = list(item.input_ids), [0] * n, list(range(n))
                 for number, option in enumerate(options, start=1):
-                    # Nothing is predicted from a text's last token, so it is not read.
+                    # Nothing is predicted from a text's last token, so it is left out.
                     n_read = len(option) - 1
                     places += [(len(rows), at) for at in (n - 1, *range(len(ids), len(ids) + n_read))]
                     ids += option[:-1]
@@ -192,16 +193,16 @@ def _padded(values: list[int], length: int, fill: int, left: bool) -> list[int]:
 
 
 def _seen(texts: torch.Tensor) -> torch.Tensor:
-    """Return which tokens each token sees, (R, 1, L, L): the prompt, number 0, and its own text up to itself."""
+    """Return which tokens each token attends to, (R, 1, L, L): the prompt, number 0, and its own text up to itself."""
     seen, seeing = texts[:, None, :], texts[:, :, None]
     length = texts.shape[1]
     before = torch.ones(length, length, dtype=torch.bool).tril()
-    # Padding sees itself, since a softmax over nothing is undefined.
+    # Padding attends to itself, since a softmax over nothing is undefined.
     return (((seen == 0) | (seen == seeing)) & before)[:, None]
 
 
 def answer_scores(model: nn.Module, batch: Batch, arguments: ForwardArguments | None = None) -> torch.Tensor:
-    """Return what the calibration terms act on; `batch.option_ids` are the options' columns in it.
+    """Return the scores that the calibration terms act on; `batch.option_ids` are the options' columns in them.
 
     Parameters
     ----------
@@ -209,13 +210,13 @@ def answer_scores(model: nn.Module, batch: Batch, arguments: ForwardArguments | 
         A causal language model, wrapped or not.
     batch : QuestionBatch or TextBatch
     arguments : ForwardArguments, optional
-        Found from the model when not given.
+        By default found from the model.
 
     Returns
     -------
     torch.Tensor of float32
-        Of letters the logits of the whole vocabulary at the answer positions, shape (B, V). Of texts their
-        log-probabilities divided by `batch.divisors`, shape (B, K), and -1e4 where a question has fewer options.
+        For letters, the logits of the whole vocabulary at the answer positions, shape (B, V). For texts, their
+        log-probabilities divided by `batch.divisors`, shape (B, K), with -1e4 for missing options.
     """
     if isinstance(batch, QuestionBatch):
         return answer_logits(model, batch, arguments)
@@ -234,7 +235,7 @@ def _text_logits(model: nn.Module, batch: TextBatch, arguments: ForwardArguments
     if mask.dim() == 2:
         inputs = arguments.inputs(batch.input_ids, mask)
     else:
-        # What is added to the attention's weights, in the model's number format as its kernels require.
+        # The mask that is added to the attention scores, in the model's number format, as its kernels require.
         dtype = next(parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
         mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
         inputs = arguments.inputs(batch.input_ids, torch.ones_like(batch.input_ids))
@@ -252,14 +253,14 @@ def exact_collator(
     collator: QuestionCollator | TextCollator,
     device: torch.device | str,
 ) -> Any:
-    """Return the cheapest collator whose layout changes nothing that the models say.
+    """Return the cheapest collator whose layout does not change the models' outputs.
 
     Parameters
     ----------
     models : sequence of torch.nn.Module
-        The one that is trained, first, and any other that reads the same batches.
+        The trained model first, then any other that reads the same batches.
     items : sequence of EncodedQuestion or of EncodedTexts
-        The questions that will be asked; the longest is tried.
+        The questions; the longest one is tried.
     collator : QuestionCollator or TextCollator
     device : torch.device or str
         The models'.
@@ -284,6 +285,6 @@ def _is_exact(
         expected = _text_logits(model, plain(items).to(device), None)
         try:
             found = _text_logits(model, collator(items).to(device), None)
-        except Exception:  # a model that takes no such mask; one copy of the prompt per text remains
+        except Exception:  # the model does not support such a mask, so each text keeps its own copy of the prompt
             return False
     return same_to_rounding(found, expected, model)

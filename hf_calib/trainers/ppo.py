@@ -41,9 +41,8 @@ class CalibrationAwarePPOConfig(CalibrationArguments, _Config):
 class CalibrationAwarePPOTrainer(CalibrationMixin, _Trainer):
     """`trl.experimental.ppo.PPOTrainer` with the calibration terms of `CalibrationMixin`.
 
-    TRL's loop is unchanged: the terms are added when it calls `accelerator.backward`. The anchor's reference is that
-    of PPO's own divergence, and the questions are not prompts: nothing is generated for them. A run cannot be
-    resumed, since TRL's PPO cannot.
+    TRL's loop is unchanged: the terms are added when it calls `accelerator.backward`. The anchor's reference is PPO's
+    own, and the questions are not prompts: nothing is generated for them. As in TRL, a run cannot be resumed.
 
     Raises
     ------
@@ -96,7 +95,7 @@ class CalibrationAwarePPOTrainer(CalibrationMixin, _Trainer):
             self.accelerator.backward = backward
 
     def _takes_separate_backward(self) -> bool:
-        # TRL's loop never recomputes activations, so nothing requires one.
+        # TRL's loop never recomputes activations, so no separate backward is required.
         if self.calibration_arguments.separate_backward:
             raise ValueError(
                 "separate_backward: PPO's loop has one backward per step, to which the terms are added; leave it out"

@@ -25,7 +25,7 @@ else:
 class PreferenceMixin(TaggedTrainer, Base):
     """Adds preference calibration, as `PreferenceArguments` describes it, to a trainer on pairs.
 
-    It takes no forward of its own: the margins are read off the trainer's. If it is not requested, training is
+    It needs no additional forward: the margins are computed from the trainer's. Unless it is requested, training is
     bit-identical to the extended trainer's.
     """
 
@@ -47,7 +47,7 @@ class PreferenceMixin(TaggedTrainer, Base):
 
     @abstractmethod
     def _preference_margins(self, outputs: list[Any], inputs: dict[str, Any]) -> torch.Tensor:
-        """Return the margins m of a batch, with gradient, from the outputs of the trainer's forwards."""
+        """Return the margins m of a batch, with gradient, from the outputs of the trainer's forward passes."""
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -68,13 +68,13 @@ class PreferenceMixin(TaggedTrainer, Base):
         return (result[0] + term, result[1]) if return_outputs else result + term
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log as the extended trainer does, with how calibrated the preference's probability was."""
+        """Log as the extended trainer does, with the calibration of the preference's probability."""
         if self._preference_term is not None and self.model.training and "loss" in logs:
             logs.update(self._preference_term.pop_logs("train"))
         super().log(logs, start_time)
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
-        """Run the extended trainer's loop, and add the calibration of the preference's probability."""
+        """Run the extended trainer's evaluation loop, and add the calibration of the preference's probability."""
         if self._preference_term is not None:
             self._preference_term.pop_logs("eval")
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
@@ -95,7 +95,7 @@ class PreferenceRunCallback(TrainerCallback):
         self.term, self.callbacks = term, callbacks
 
     def on_train_begin(self, args, state, control, **kwargs):
-        """Restore what the checkpoint holds."""
+        """Restore the state from the checkpoint."""
         saved = PreferenceStateCallback.begin(self.callbacks(), state, self.term.state_dict)
         if saved is not None:
             self.term.load_state_dict(saved)

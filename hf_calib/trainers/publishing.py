@@ -44,8 +44,7 @@ _MODEL_SUFFIXES = {".safetensors", ".json", ".jinja", ".model", ".txt"}
 class PublishingMixin(Base):
     """The part of `CalibrationMixin` that writes the model card and publishes.
 
-    A trainer without calibration terms and without questions to train or evaluate on behaves like the trainer that it
-    extends.
+    A trainer with neither calibration terms nor questions behaves like the trainer that it extends.
     """
 
     _calibration_term: Any
@@ -69,7 +68,7 @@ class PublishingMixin(Base):
     ) -> None:
         """Write the model card into the output folder, with what `hf_calib.load` needs.
 
-        Text that a person wrote into an existing card is kept. During training, when the card is written at every
+        Text that was added to an existing card by hand is kept. During training, when the card is written at every
         checkpoint, a failure to write it is a warning and does not end the run.
 
         Parameters

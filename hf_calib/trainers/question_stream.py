@@ -6,12 +6,11 @@ import numpy as np
 
 
 class QuestionStream:
-    """An endless shuffled order of questions, of which each step takes the next batch.
+    """An endless shuffled sequence of questions, from which each step takes the next batch.
 
-    The order is a permutation of all questions, then another, and so on, each made from the seed and its number. A
-    step's questions follow from its number, so a resumed run continues with the questions that the uninterrupted one
-    would have seen, with nothing to save; and they are the same for any number of processes with the same global
-    batch.
+    The sequence consists of permutations of all questions, each determined by the seed and its number. A step's
+    questions follow from its number, so a resumed run continues with the same questions without saved state, and they
+    do not depend on the number of processes for a given global batch.
 
     Parameters
     ----------
@@ -30,7 +29,7 @@ class QuestionStream:
         self._permutations: dict[int, np.ndarray] = {}
 
     def global_batch(self, step: int) -> np.ndarray:
-        """Return the indices of the questions that all processes together see in a step, shape (batch_size,)."""
+        """Return the indices of the questions that all processes together use in a step, shape (batch_size,)."""
         positions = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
         rounds, offsets = np.divmod(positions, self.n_questions)
         return np.array([self._permutation(int(r))[o] for r, o in zip(rounds, offsets, strict=True)])
@@ -46,8 +45,8 @@ class QuestionStream:
 def local_slice(indices: np.ndarray, process: int, num_processes: int, part: int, num_parts: int) -> np.ndarray:
     """Return one process's share of a global batch, for one part of gradient accumulation.
 
-    Shares are as even as they can be; a part may be empty where there are fewer questions than parts, in the same
-    parts on every process.
+    Shares are as even as possible. With fewer questions than parts, some parts are empty, the same ones on every
+    process.
     """
     share = indices[process::num_processes]
     return np.array_split(share, num_parts)[part]

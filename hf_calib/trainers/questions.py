@@ -1,4 +1,4 @@
-"""Multiple-choice questions made ready for a trainer: read, checked, split and encoded."""
+"""Multiple-choice questions prepared for a trainer: read, checked, split and encoded."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class PreparedQuestions:
     questions : list of Question
         All of them; an item's `row` is an index into this list.
     trained : list of EncodedQuestion or of EncodedTexts
-        Those that the weights are trained on.
+        The training questions.
     held_out : the same
-        Those of the E-step, from this list or from an `em_dataset`.
+        The questions of the E-step, from this list or from an `em_dataset`.
     """
 
     questions: list[Question]
@@ -49,11 +49,11 @@ class PreparedQuestions:
 
     @property
     def answered(self) -> list[Any]:
-        """The questions with answers that the weights are trained on."""
+        """The training questions with answers."""
         return [item for item in self.trained if item.answer >= 0]
 
     def of(self, items: Sequence[Encoded]) -> list[Question]:
-        """Return the questions of items."""
+        """Return the questions that items were encoded from."""
         return [self.questions[item.row] for item in items]
 
 
@@ -75,7 +75,7 @@ class QuestionPreparation:
     Attributes
     ----------
     method : ConfidenceMethod
-        How confidence is read, as `calibration_confidence` of the settings says.
+        How confidence is read, selected by `calibration_confidence` in the settings.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class QuestionPreparation:
 
     @property
     def collator(self) -> QuestionCollator | TextCollator:
-        """What turns encoded questions into a batch."""
+        """The collator for encoded questions."""
         pad = padding_token(self.tokenizer)
         return TextCollator(pad) if isinstance(self.method, OptionTexts) else QuestionCollator(pad)
 
@@ -137,9 +137,9 @@ class QuestionPreparation:
         ----------
         questions : sequence of Question
         em_dataset : dataset, list of rows, str or Path, optional
-            Answered questions for the E-step; otherwise some of the questions are held out for it if it needs any.
+            Answered questions for the E-step; by default some of the questions are held out if it needs any.
         prompts : sequence of Question
-            More questions, without answers, for the anchor.
+            Additional questions, used without answers for the anchor.
 
         Raises
         ------
@@ -174,13 +174,13 @@ class QuestionPreparation:
 
     @property
     def answers_only(self) -> bool:
-        """Whether the supervised loss is on the answer alone."""
+        """Whether the supervised loss is on the answer only."""
         return getattr(self.settings, "supervised_on", "answer") == "answer"
 
     def supervised_rows(self, items: Sequence[Any]) -> Dataset:
         """Return answered questions as an SFT dataset, labeled on the answer's token or on every token.
 
-        With option texts a row also has the fields of its `EncodedTexts`, since its loss is over all of them.
+        With option texts a row also has the fields of its `EncodedTexts`, since the loss uses all of them.
         """
         if isinstance(self.method, OptionTexts):
             return Dataset.from_list([_row_of_texts(item) for item in items])
@@ -216,13 +216,13 @@ def are_questions(dataset: Any) -> bool:
     if dataset is None:
         return False
     if isinstance(dataset, Dataset | IterableDataset):
-        # A stream may not know its columns before it is read; it is then taken as text.
+        # A stream may not know its columns before it is read; it is then treated as text.
         return is_question_layout(dataset.column_names or ())
     return True
 
 
 def use_chat_template(tokenizer: Any, path: str | None) -> None:
-    """Give a tokenizer the chat template of a .jinja file, as the SFT trainer will, before questions are formatted.
+    """Return a tokenizer the chat template of a .jinja file, as the SFT trainer will, before questions are formatted.
 
     Raises
     ------

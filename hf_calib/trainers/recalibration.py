@@ -26,7 +26,7 @@ class RecalibrationConfig(CalibrationArguments, TrainingArguments):
     Parameters
     ----------
     supervised_weight : float, default 0.0
-        Answers are not used, even if the prompts have them; above 0 they are.
+        At 0, answers are not used, even if the prompts have them.
     learning_rate : float, default 1e-4
         Higher than transformers' default, since a repair usually trains an adapter.
     trust_remote_code : bool, default False
@@ -83,12 +83,12 @@ class RecalibrationTrainer(CalibrationMixin, _TermsOnlyTrainer):  # type: ignore
         questions = as_questions(prompts)
         args.remove_unused_columns = False
         use_chat_template(processing_class, args.chat_template_path)
-        # Every part of an optimizer step then has a question, so that every backward has a graph.
+        # Gives every part of an optimizer step a question, so that every backward has a graph.
         args.calibration_batch_size = args.per_device_train_batch_size * args.gradient_accumulation_steps
         super().__init__(
             model=model,
             args=args,
-            # The questions come from the term's own stream; these rows only determine the number of steps.
+            # The questions come from the term's stream; these rows only determine the number of steps.
             train_dataset=Dataset.from_dict({"row": range(len(questions))}),
             data_collator=lambda rows: {"row": torch.tensor([row["row"] for row in rows])},
             processing_class=processing_class,

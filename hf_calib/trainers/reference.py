@@ -15,36 +15,35 @@ from ..regularizers import anchor_divergence
 from .option_texts import Batch, Encoded, EncodedTexts, TextBatch, answer_scores
 from .trl_compatibility import initial_adapter_weights, prepared_for_inference, takes_reference_model
 
-# The values of `init_lora_weights`, or their beginnings, with which PEFT takes a part of the base weights into the
-# adapter, so that they are no model by themselves.
+# The values of `init_lora_weights`, or their beginnings, with which PEFT moves a part of the base weights into the
+# adapter, so that the base weights alone are no longer the original model.
 _CHANGE_BASE_WEIGHTS = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 class ReferenceUnavailableError(ValueError):
-    """The anchor has no reference model to keep to."""
+    """There is no reference model for the anchor."""
 
 
 class Reference:
-    """The model whose distribution the anchor keeps to: of the next token, or over the options' texts.
+    """The model whose distribution, of the next token or over the options' texts, the anchor preserves.
 
-    That is, in this order: the `calibration_reference_model` given; the trainer's own reference model (with full
-    weights, where the trainer has one); the model that is trained, with its adapter disabled or replaced by the copy
-    that TRL keeps of an adapter trained before; a copy of the weights that training starts from.
+    The first available of: the given `calibration_reference_model`; the trainer's own reference model (with full
+    weights); the trained model with its adapter disabled, or replaced by TRL's copy of a previously trained adapter; a
+    copy of the weights that training starts from.
 
     Parameters
     ----------
     trainer : transformers.Trainer
     model : torch.nn.Module, str or None
-        The `calibration_reference_model`; a string is loaded with the trainer's `model_init_kwargs`, from its
-        main branch. Of a model that is loaded with its tokenizer, the vocabulary may be longer or shorter than that of
-        the model that is trained, as padding and added tokens make it: the reference gives no probability to tokens
-        that only one of the two has.
+        The `calibration_reference_model`; a string is loaded with the trainer's `model_init_kwargs`, from its main
+        branch. If its tokenizer is loaded too, the vocabulary sizes may differ by padding and added tokens; the
+        reference gives no probability to tokens that only one of the two has.
 
     Raises
     ------
     ReferenceUnavailableError
-        If there is none, it would move with the policy, its vocabulary is another, or the initialization of the
-        adapter changes the base weights.
+        If there is none, it would move with the policy, it has a different vocabulary, or the adapter's initialization
+        changes the base weights.
     """
 
     def __init__(self, trainer: Any, model: Any = None) -> None:
@@ -68,7 +67,7 @@ class Reference:
 
     @torch.no_grad()
     def answer_scores(self, batch: Batch) -> torch.Tensor:
-        """Return the reference's `hf_calib.trainers.option_texts.answer_scores`, logits as wide as the policy's."""
+        """Return the reference's `hf_calib.trainers.option_texts.answer_scores`, as wide as the policy's."""
         if self.model is not None:
             scores = answer_scores(self.model, batch, self._arguments)
             return scores if isinstance(batch, TextBatch) else _of_width(scores, self._width)
@@ -77,7 +76,7 @@ class Reference:
         return self._initial_scores(batch)
 
     def check_tokens(self, items: Sequence[Encoded]) -> None:
-        """Raise a `ReferenceUnavailableError` if the questions have tokens that the reference has not."""
+        """Raise a `ReferenceUnavailableError` if the questions have tokens that the reference lacks."""
         if self.model is None:
             return
         known = _vocabulary_size(self.model)
@@ -90,18 +89,18 @@ class Reference:
             )
 
     def check_start(self, batch: Batch) -> None:
-        """Check that a model with its adapter disabled is the one that training starts from.
+        """Check that the model with its adapter disabled is the model that training starts from.
 
-        Where weights are sharded this waits for the first step, and a resumed run is past it.
+        With sharded weights this waits for the first step; a resumed run skips it.
 
         Raises
         ------
         ReferenceUnavailableError
-            If it is another one, as with an adapter that was trained before or starts from random values.
+            If it differs, for example because the adapter was trained before or starts from random values.
         """
         trainer, model = self.trainer, self.trainer.calibrated_model
         if self.model is not None or (
-            # These prepare the weights when training begins.
+            # Here the weights are prepared when training begins.
             (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled) and trainer.model_wrapped is trainer.model
         ):
             return
@@ -111,7 +110,7 @@ class Reference:
         with torch.no_grad(), evaluating(model), trainer.accelerator.autocast():
             divergence = float(anchor_divergence(answer_scores(model, batch), self._initial_scores(batch)).max())
         exact = model.dtype in (torch.float32, torch.float64) and trainer.accelerator.mixed_precision == "no"
-        # Rounding alone is far below, and an adapter that acts from the start far above.
+        # Rounding errors are far smaller, and the effect of an adapter that is not zero at the start far larger.
         if divergence > (1e-4 if exact else 1e-2):
             raise ReferenceUnavailableError(
                 f"the anchor would keep to the model with its adapter disabled, which differs from the model that "
@@ -123,12 +122,12 @@ class Reference:
 
     def _initial_scores(self, batch: Batch) -> torch.Tensor:
         model = self.trainer.calibrated_model
-        # Dropout would make the reference a random one; TRL disables it for DPO, other trainers keep it.
+        # Dropout would make the reference random; TRL disables it for DPO, but not in other trainers.
         with evaluating(model), initial_adapter_weights(self.trainer.accelerator.unwrap_model(model)):
             return answer_scores(model, batch)
 
     def _starting_weights(self) -> nn.Module:
-        """Return a copy of the model as it is before training."""
+        """Return a copy of the model before training."""
         parameters = self.trainer.calibrated_model.parameters()
         if self.trainer.is_fsdp_enabled or any(hasattr(parameter, "ds_id") for parameter in parameters):
             raise ReferenceUnavailableError(
@@ -137,7 +136,7 @@ class Reference:
                 "model to keep to, usually the pre-trained one), or a `peft_config`, or set anchor_weight=0"
             )
         model = self.trainer.calibrated_model
-        # Made anew, since the forward that TRL gives a model instance would, in a deep copy, run the original's.
+        # Constructed anew: in a deep copy, a forward that TRL patched onto the instance would run the original model.
         reference = type(model)(copy.deepcopy(model.config)).to(device=model.device, dtype=model.dtype)
         reference.load_state_dict(model.state_dict())
         return prepared_for_inference(reference.requires_grad_(False).eval(), self.trainer)
@@ -157,18 +156,18 @@ class Reference:
 
 
 def _read(item: Encoded) -> tuple[tuple[int, ...], ...]:
-    """Return the tokens that a model reads of a question, or predicts as its options' texts."""
+    """Return the tokens that a model reads from a question, or predicts as its options' texts."""
     return (item.input_ids, *item.options) if isinstance(item, EncodedTexts) else (item.input_ids,)
 
 
 def check_base_weights(trainer: Any, disables_adapter: bool) -> None:
-    """Check that an adapter can be disabled, where the anchor's or the trainer's own reference does so.
+    """Check that the adapter can be disabled, if the anchor's or the trainer's own reference does so.
 
     Parameters
     ----------
     trainer : transformers.Trainer
     disables_adapter : bool
-        Whether the anchor's reference is the model without its adapter.
+        Whether the anchor's reference is the model with its adapter disabled.
 
     Raises
     ------
@@ -180,7 +179,7 @@ def check_base_weights(trainer: Any, disables_adapter: bool) -> None:
         return
     used = {str(getattr(config, "init_lora_weights", True)) for config in model.peft_config.values()}
     changing = sorted(name for name in used if name.lower().startswith(_CHANGE_BASE_WEIGHTS))
-    # Trainers with a penalty of their own keep `ref_model`, which is None where they disable the adapter.
+    # Trainers with their own penalty keep `ref_model`, which is None if they disable the adapter.
     own = hasattr(trainer, "ref_model") and getattr(trainer.args, "beta", 1.0) != 0
     if not changing or not (own or disables_adapter):
         return
@@ -196,17 +195,17 @@ def check_base_weights(trainer: Any, disables_adapter: bool) -> None:
 
 
 def load_reference(trainer: Any, name: str) -> Any:
-    """Load a reference model as the trainer loads the model that is trained, from its main branch."""
+    """Load a reference model as the trainer loads the trained model, from its main branch."""
     from transformers import AutoModelForCausalLM
 
     options = dict(getattr(trainer.args, "model_init_kwargs", None) or {})
-    options.pop("revision", None)  # of the model that is trained, in a repository of its own
+    options.pop("revision", None)  # which belongs to the trained model's repository
     options.setdefault("dtype", trainer.calibrated_model.dtype)
     return AutoModelForCausalLM.from_pretrained(name, **options)
 
 
 def reference_tokenizer(trainer: Any, name: Any) -> Any:
-    """Return the tokenizer of a reference that is given by name, or None where there is none."""
+    """Return the tokenizer of a reference that is given by name, or None if it has none."""
     from transformers import AutoTokenizer
 
     if not isinstance(name, str):
@@ -214,12 +213,12 @@ def reference_tokenizer(trainer: Any, name: Any) -> Any:
     trusted = (getattr(trainer.args, "model_init_kwargs", None) or {}).get("trust_remote_code", False)
     try:
         return AutoTokenizer.from_pretrained(name, trust_remote_code=trusted)
-    except (OSError, ValueError):  # the weights alone were saved
+    except (OSError, ValueError):  # only the weights were saved
         return None
 
 
 def vocabularies_agree(ours: Any, theirs: Any) -> bool:
-    """Whether every token that two tokenizers have in common has one number in both, and the other way round."""
+    """Whether the tokens that two tokenizers have in common have the same ids in both."""
     mine, others = ours.get_vocab(), theirs.get_vocab()
     tokens = {number: token for token, number in others.items()}
     return all(
@@ -228,12 +227,12 @@ def vocabularies_agree(ours: Any, theirs: Any) -> bool:
 
 
 def _vocabulary_size(model: Any) -> int:
-    # DeepSpeed's engine has a configuration of its own.
+    # DeepSpeed's engine has its own configuration.
     return getattr(model, "module", model).config.get_text_config().vocab_size
 
 
 def _of_width(logits: torch.Tensor, width: int) -> torch.Tensor:
-    """Return logits for `width` tokens, where further ones are left out and missing ones have no probability."""
+    """Return logits for `width` tokens: additional ones are left out, missing ones get no probability."""
     missing = width - logits.shape[-1]
-    # Finite, since zero times the logarithm of zero is to be zero; its exponential is zero in float32.
+    # Finite, so that 0 · log 0 is 0; its exponential is zero in float32.
     return logits[..., :width] if missing <= 0 else nn.functional.pad(logits, (0, missing), value=-1e4)

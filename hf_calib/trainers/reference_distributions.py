@@ -1,4 +1,4 @@
-"""A reference's distributions, computed once and kept, so that a large teacher is loaded once."""
+"""A reference's distributions, computed once and saved, so that a large teacher is loaded only once."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ _FORMAT = "hf_calib reference distributions, version 1"
 
 
 class ReferenceMismatchError(ValueError):
-    """The questions, or the tokenizers, are not those that the reference was asked with."""
+    """The questions or the tokenizer differ from those that the reference was asked with."""
 
 
 @dataclass(frozen=True, eq=False)
 class ReferenceDistributions:
-    """For each of n questions the reference's most probable tokens with their probabilities, and the rest's mass.
+    """The reference's most probable tokens, their probabilities, and the remaining mass, for each of n questions.
 
-    With option texts, the options themselves take the place of the tokens, and there is no rest.
+    With option texts, the options take the place of the tokens, and no mass remains.
 
     Parameters
     ----------
     keys : tuple of str
-        A digest of each question's tokens.
+        Digest of each question's tokens.
     token_ids : torch.Tensor of int32, shape (n, k)
-        The options' tokens and the most probable others; -1 where a row has fewer.
+        The options' tokens and the most probable others, padded with -1.
     log_probabilities : torch.Tensor of float32, shape (n, k)
-        Natural logarithms; -inf where a row has fewer.
+        Natural logarithms, padded with -inf.
     rest : torch.Tensor of float32, shape (n,)
-        Mass of all other tokens, in [0, 1]. The anchor falls short of the whole divergence by this times the
-        divergence within the rest, see `hf_calib.regularizers.coarse_anchor_divergence`.
+        Mass of all other tokens, in [0, 1]. The anchor underestimates the divergence by this mass times the divergence
+        among those tokens; see `hf_calib.regularizers.coarse_anchor_divergence`.
     confidence : str, default "letters"
         What the reference's confidence was read off.
     """
@@ -74,7 +74,7 @@ class ReferenceDistributions:
         )
 
     def require(self, items: Sequence[Encoded]) -> None:
-        """Raise a `ReferenceMismatchError` if a question is not among these."""
+        """Raise a `ReferenceMismatchError` if a question is missing."""
         missing = [item.row for item in items if _key(item) not in self._rows]  # type: ignore[attr-defined]
         if missing:
             raise ReferenceMismatchError(
@@ -85,7 +85,7 @@ class ReferenceDistributions:
             )
 
     def divergence(self, policy_logits: torch.Tensor, items: Sequence[Encoded]) -> torch.Tensor:
-        """Return the anchor's divergence of each question, float32, shape (B,).
+        """Return the anchor's divergence for each question, float32, shape (B,).
 
         Parameters
         ----------
@@ -107,7 +107,7 @@ class ReferenceDistributions:
         )
 
     def save(self, path: str | Path) -> None:
-        """Write them to a safetensors file."""
+        """Write the distributions to a safetensors file."""
         from safetensors.torch import save_file
 
         tensors = {name: getattr(self, name).contiguous() for name in ("token_ids", "log_probabilities", "rest")}
@@ -116,12 +116,12 @@ class ReferenceDistributions:
 
     @classmethod
     def load(cls, path: str | Path) -> ReferenceDistributions:
-        """Read what `save` wrote.
+        """Read a file that `save` wrote.
 
         Raises
         ------
         ReferenceMismatchError
-            If the file is another one.
+            If the file holds something else.
         """
         from safetensors import safe_open
 
@@ -148,7 +148,7 @@ def reference_distributions(
     prompt_format: PromptFormat | None = None,
     batch_size: int = 16,
 ) -> ReferenceDistributions:
-    """Ask a reference model questions once, for any number of runs that are anchored to it.
+    """Return a reference model's distributions, for any number of runs that are anchored to it.
 
     Parameters
     ----------
@@ -159,14 +159,14 @@ def reference_distributions(
     questions : dataset, list of rows, str or Path
         In any layout of `hf_calib.tasks.as_questions`, with or without answers.
     top_k : int, default 256
-        How many tokens are kept beside the options'.
+        Number of tokens to keep in addition to the options'.
     student_tokenizer : transformers.PreTrainedTokenizerBase, optional
-        Of the model that will be trained, where it is another one.
+        Tokenizer of the model to be trained, if it differs.
     match_options : bool, default False
-        Where the two vocabularies differ, keep the options' probabilities alone, as the tokens that name them can be
-        matched; the anchor then keeps to those and the rest's mass. Option texts need no matching.
+        If the vocabularies differ, keep only the options' probabilities, whose tokens can be matched; the anchor then
+        preserves these and the remaining mass. Option texts need no matching.
     confidence : str, default "letters"
-        What confidence is read off, as `calibration_confidence` of the trainer.
+        What confidence is read off; see `calibration_confidence` of the trainers.
     prompt_format : PromptFormat, optional
     batch_size : int, default 16
 
@@ -175,7 +175,8 @@ def reference_distributions(
     ReferenceMismatchError
         If the vocabularies differ and `match_options` is false.
     QuestionError
-        As `hf_calib.tasks.encode_questions`, such as where an option is no single token of one of the vocabularies.
+        As `hf_calib.tasks.encode_questions`, for example if an option is not a single token in one of the
+        vocabularies.
     NonFiniteLogitsError
         If the model's logits are not finite.
     """
@@ -217,7 +218,7 @@ def reference_distributions(
             names = kept if same else torch.tensor(ours[row].option_ids)
             token_ids[row, : len(names)] = names.int()
             log_probabilities[row, : len(names)] = values[kept].float()
-            # One minus the sum would lose a small rest to rounding.
+            # One minus the sum would lose a small remainder to rounding.
             values[kept] = -torch.inf
             rest[row] = values.exp().sum().float()
         return [None] * len(items)
@@ -236,7 +237,7 @@ def _over_texts(
     prompt_format: PromptFormat | None,
     batch_size: int,
 ) -> ReferenceDistributions:
-    """Ask a reference for its distributions over the options' texts."""
+    """Return a reference's distributions over the options' texts."""
     prompt_format = prompt_format or PromptFormat()
     found = method.predict(LocalModel(model, tokenizer), questions, prompt_format, Asking(batch_size))
     keys = tuple(_key(item) for item in encode_texts(questions, student, method, prompt_format))
@@ -247,7 +248,7 @@ def _over_texts(
 
 
 def read_distributions(reference: Any) -> ReferenceDistributions | None:
-    """Return the distributions that a `calibration_reference_model` is or names, or None where it is a model."""
+    """Return the distributions if `calibration_reference_model` is or names them, or None if it is a model."""
     if isinstance(reference, ReferenceDistributions):
         return reference
     if isinstance(reference, str | Path) and Path(reference).suffix == ".safetensors":
@@ -258,11 +259,11 @@ def read_distributions(reference: Any) -> ReferenceDistributions | None:
 def matched_distributions(
     trainer: Any, name: Any, questions: Sequence[Question], tokenizer: Any, confidence: str = "letters"
 ) -> ReferenceDistributions | None:
-    """Ask a reference that is given by name and has another tokenizer, matching the tokens that name the options.
+    """Ask a reference that is given by name and has a different tokenizer, by matching the options' tokens.
 
-    Option texts need no matching; there it is the questions' tokens that are compared.
+    With option texts, which need no matching, the questions' tokens are compared.
 
-    Returns None where it is no name, or its tokens are those of the model that is trained.
+    Returns None if it is not a name, or has the same tokens as the trained model.
 
     Raises
     ------
@@ -292,7 +293,7 @@ def matched_distributions(
             f"matched: {error}. Take a reference of the same family"
         ) from error
     if confidence != "letters":
-        return found  # nothing is left out: the anchor is over the options alone
+        return found  # nothing is left out: the anchor only covers the options
     logger.warning(
         "%s has another tokenizer than the model that is trained: the anchor keeps to its probabilities of the "
         "options and to the mass of all else",

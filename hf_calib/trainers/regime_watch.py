@@ -13,16 +13,16 @@ _NORMAL = NormalDist()
 
 
 class RegimeWatch:
-    """The generalization gap with its interval, and whether it has been above zero.
+    """The generalization gap with its interval, and whether it has ever been significantly positive.
 
-    Both accuracies are exponential averages over the E-steps; the interval is Newcombe's, with the averages'
-    effective numbers of questions. Once the whole interval has been above zero the watch stays on: the regularizer
-    that it turns on is what closes the gap.
+    Both accuracies are exponential averages over the E-steps; the interval is Newcombe's, with the averages' effective
+    numbers of questions. Once the whole interval has been above zero, the watch stays on, since the regularizer that
+    it turns on closes the gap again.
 
     Parameters
     ----------
     momentum : float
-        Weight that an E-step leaves to what was seen before, in [0, 1).
+        Weight of the earlier counts at each E-step, in [0, 1).
     confidence_level : float, default 0.95
         Of the interval.
     """
@@ -31,11 +31,11 @@ class RegimeWatch:
         self.momentum = momentum
         self.critical = _NORMAL.inv_cdf((1 + confidence_level) / 2)
         self.memorizing = False
-        # Weight, squared weight and weighted number of right answers; on questions trained on, and on held-out ones.
+        # Weight, squared weight and weighted number of right answers, on training questions and on held-out ones.
         self._sums = [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
 
     def update(self, trained: torch.Tensor, held_out: torch.Tensor) -> bool:
-        """Add whether questions of both kinds were answered right; return whether the watch has just turned on.
+        """Add whether questions of both kinds were answered correctly; return whether the watch has just turned on.
 
         Parameters
         ----------
@@ -53,7 +53,7 @@ class RegimeWatch:
         return True
 
     def gap(self) -> tuple[float, float, float]:
-        """Return the accuracy on questions trained on less that on held-out ones, and its interval."""
+        """Return the accuracy on training questions minus that on held-out ones, with its interval."""
         if min(sums[0] for sums in self._sums) == 0:
             return 0.0, -1.0, 1.0
         accuracies = [right / weight for weight, _, right in self._sums]

@@ -34,7 +34,7 @@ class CalibrationAwareRewardTrainer(PreferenceMixin, InterruptionMixin, RewardTr
     """`trl.RewardTrainer` that reports and regularizes how calibrated σ(score difference) is.
 
     Its confidence is max(σ, 1 - σ) of the margin, and correct if the margin is positive; see `PreferenceArguments`.
-    With a plain `RewardConfig` as `args` it trains as the extended trainer.
+    With a plain `RewardConfig` as `args`, it trains like the extended trainer.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -26,7 +26,7 @@ class CalibrationRun:
     alignment : str, optional
         Name of the alignment method, if the trainer aligns a model.
     starting_stage : {"base", "before"}, default "before"
-        What the model is before training: a base model, or one that was aligned before.
+        What the model is before training: a base model, or an aligned one.
     prompt_format : PromptFormat
         How the questions are formatted.
     confidence : str, default "letters"
@@ -76,7 +76,7 @@ class CalibrationRun:
 
     @property
     def method(self) -> str | None:
-        """The calibration method as a card names it; None for a run that calibrates nothing."""
+        """Name of the calibration method in the card; None for a run without calibration."""
         if not self.terms:
             return self.method_without_terms
         names = {

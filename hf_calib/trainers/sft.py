@@ -24,7 +24,7 @@ class SFTCalibrationArguments(CalibrationArguments):
     Parameters
     ----------
     anchor_weight : float, default 0.0
-        Off: unlike alignment, fine-tuning starts from a miscalibrated model.
+        Off by default: unlike alignment, fine-tuning starts from a miscalibrated model.
     supervised_on : {"answer", "question_and_answer"}, default "answer"
         Tokens of the supervised loss where `train_dataset` holds questions.
     method : {"cft", "rcft", "auto"}, optional
@@ -79,10 +79,10 @@ class CalibrationAwareSFTTrainer(CalibrationMixin, AnswerLossMixin, SFTTrainer):
     """`trl.SFTTrainer` with the calibration terms of `CalibrationMixin`.
 
     Its `train_dataset` may be multiple-choice questions with answers, in any layout of `hf_calib.tasks.as_questions`.
-    Then the trainer's own loss is the supervised one (CFT): on the right option's token, or with
-    `calibration_confidence="text-tokens"` and its like the cross-entropy over the options' texts. The other terms that
-    have a weight use the same questions (RCFT, with `em_weight`). A `calibration_dataset` adds prompts for the anchor,
-    whose answers, if any, are not used. Otherwise `train_dataset` is any SFT dataset, and the terms use the
+    Then the trainer's own loss is the supervised one (CFT): on the right option's token or, with option texts
+    (`calibration_confidence="text-tokens"`), the cross-entropy over the options. The other terms that have a weight
+    use the same questions (RCFT, with `em_weight`). A `calibration_dataset` adds prompts for the anchor, whose
+    answers, if any, are not used. Otherwise `train_dataset` is any SFT dataset, and the terms use the
     `calibration_dataset`.
 
     If the pre-trained model is available, `anchor_weight=0.5` with it as `calibration_reference_model`, prompts as
@@ -121,7 +121,7 @@ class CalibrationAwareSFTTrainer(CalibrationMixin, AnswerLossMixin, SFTTrainer):
             eval_dataset = self._questions.supervised_evaluation(eval_dataset)
             processing_class = processing_class or self._questions.tokenizer
             kwargs["calibration_dataset"] = prepared
-            # The best step is selected on questions that the weights are not trained on.
+            # The best step is selected on held-out questions.
             auto = getattr(settings, "method", None) == "auto" and getattr(args, "eval_strategy", "no") != "no"
             if auto and kwargs.get("eval_calibration_dataset") is None:
                 own = prepared.of(prepared.held_out) if kwargs.get("em_dataset") is None else kwargs["em_dataset"]
@@ -130,7 +130,7 @@ class CalibrationAwareSFTTrainer(CalibrationMixin, AnswerLossMixin, SFTTrainer):
             if isinstance(collator, TextCollator):
                 _check_text_options(settings)
                 self._text_collator, self._text_items = collator, prepared.answered
-                args.remove_unused_columns = False  # a row's texts are no input of the model's
+                args.remove_unused_columns = False  # a row's texts are not inputs of the model
             self._supervised_by_trainer = True
             self._answers_only = self._questions.answers_only
             self._method_without_terms = "Calibration-aware fine-tuning (CFT)"
@@ -170,7 +170,7 @@ class CalibrationAwareSFTTrainer(CalibrationMixin, AnswerLossMixin, SFTTrainer):
 
 
 def _prompts(source: Any, settings: CalibrationArguments) -> list[Question]:
-    """Return the anchor's prompts that are given in addition to answered questions."""
+    """Return the anchor's prompts, given in addition to answered questions."""
     if source is None:
         return []
     if settings.anchor_weight == 0:
@@ -191,7 +191,7 @@ def _check_packing(args: Any) -> None:
 
 
 def _check_text_options(settings: CalibrationArguments) -> None:
-    """Raise a ValueError if the supervised loss is to be on other tokens than the options'."""
+    """Raise a ValueError if the supervised loss is requested on tokens other than the options'."""
     if getattr(settings, "supervised_on", "answer") != "answer":
         raise ValueError(
             f'supervised_on="question_and_answer" needs calibration_confidence="letters", got '
@@ -202,7 +202,7 @@ def _check_text_options(settings: CalibrationArguments) -> None:
 def _preparation(
     model: Any, args: Any, settings: CalibrationArguments, processing_class: Any, prompt_format: Any
 ) -> QuestionPreparation:
-    """Prepare questions as the trainer that does not exist yet would: with its tokenizer and its limits."""
+    """Prepare questions with the tokenizer and limits of the trainer, before the trainer is constructed."""
     options = {"trust_remote_code": getattr(args, "trust_remote_code", False)}
     revision = (getattr(args, "model_init_kwargs", None) or {}).get("revision")
     if revision is not None and isinstance(model, str):

@@ -1,4 +1,4 @@
-"""Everything that is used of TRL outside its documented interface, so that a new version is checked in one place.
+"""All uses of TRL beyond its documented interface, so that a new version can be checked in one place.
 
 Present in TRL 1.8.0, 1.12.0 and 1.16.0; PPO only up to 1.12.0.
 """
@@ -22,7 +22,7 @@ class TrainerUnavailableError(ImportError):
 
 
 def initial_adapter_weights(model: Any) -> AbstractContextManager:
-    """Return a context in which a model with an adapter is as it was before training.
+    """Return a context in which a model with an adapter behaves as before training.
 
     A new adapter is disabled; one that was already trained is replaced by TRL's copy of its initial weights.
     """
@@ -45,7 +45,7 @@ def prepared_for_inference(model: Any, trainer: Any) -> Any:
 
 
 class TaggedTrainer:
-    """Gives every trainer that inherits it the tags of the trainer that it extends, and this package's."""
+    """Adds this package's tags for the Hub to those of the extended trainer."""
 
     _tag_names: list[str]
 
@@ -55,7 +55,7 @@ class TaggedTrainer:
 
 
 def tag_names(trainer_class: type) -> list[str]:
-    """Return a trainer's tags for the Hub: those of the trainer that it extends, and this package's."""
+    """Return a trainer's tags for the Hub: those of the extended trainer, and this package's."""
     declared = (vars(base)["_tag_names"] for base in trainer_class.__mro__ if "_tag_names" in vars(base))
     foreign = next((tags for tags in declared if tags != _OWN_TAGS), ())
     return list(dict.fromkeys([*foreign, *_OWN_TAGS]))
@@ -67,7 +67,7 @@ def takes_reference_model(trainer: Any) -> bool:
 
 
 def dataset_kind(trainer: Any) -> str | None:
-    """Return the kind of dataset that a trainer of TRL reads, as `as_trl_dataset` calls it, or None for others."""
+    """Return the kind of dataset that a TRL trainer reads, in `as_trl_dataset`'s terms, or None for other trainers."""
     kinds = {
         "DPOTrainer": "preference",
         "RewardTrainer": "preference",
@@ -80,7 +80,7 @@ def dataset_kind(trainer: Any) -> str | None:
 
 
 def trainer_name(trainer_class: type) -> str:
-    """Return the name of a trainer's method in TRL's model cards; of other trainers, the name of the class."""
+    """Return a trainer's method as TRL's model cards name it; for other trainers, the class's name."""
     return getattr(trainer_class, "_name", None) or trainer_class.__name__.removesuffix("Trainer") or "Trainer"
 
 

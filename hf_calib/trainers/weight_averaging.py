@@ -22,14 +22,14 @@ FILE = "weight_average.safetensors"
 
 
 class WeightAveragingCallback(TrainerCallback):
-    """Averages the trained weights over the last steps, and leaves the mean in the model when training ends.
+    """Averages the trained weights over the last steps, and puts the mean into the model when training ends.
 
-    TRL's `BEMACallback` averages full weights only, and saves the mean beside the model rather than as the model.
+    TRL's `BEMACallback` averages full weights only, and saves the mean separately instead of as the model.
 
     Parameters
     ----------
     share : float
-        Share of the run's optimizer steps, at its end, that are averaged over, in (0, 1].
+        Share of the run's optimizer steps, at its end, to average over, in (0, 1].
 
     References
     ----------
@@ -55,7 +55,7 @@ class WeightAveragingCallback(TrainerCallback):
         return min(state.max_steps, math.floor(state.max_steps * (1 - self.share)) + 1)
 
     def on_step_end(self, args, state, control, **kwargs):
-        """Add the step's weights to the mean, once it is one of the last."""
+        """Add the step's weights to the mean, if it is one of the last steps."""
         if state.global_step < self._first(state):
             return
         self._count += 1
@@ -94,7 +94,7 @@ class WeightAveragingCallback(TrainerCallback):
 
 
 def check_averaging(accelerator: Accelerator, args: Any) -> None:
-    """Raise if the weights are sharded, or if the best step is loaded instead.
+    """Raise if the weights are sharded, or if the best step is to be loaded.
 
     Raises
     ------

@@ -117,7 +117,7 @@ def test_calibrate_and_measure_with_it(folder, tmp_path, tokenizer, capsys):
     refused = capsys.readouterr()
     assert "calibrator   accuracy" in refused.out
     assert "Saved" not in refused.out
-    assert "not saved, since the fit says nothing" in refused.err
+    assert "not saved, since the fit does not generalize" in refused.err
     assert "UserWarning" not in refused.err
     assert not (tmp_path / "c" / "calibrator.json").exists()
     assert run("calibrate", *options, "--out", tmp_path / "c", "--force") == 0

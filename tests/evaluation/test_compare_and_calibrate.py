@@ -10,7 +10,7 @@ import pytest
 import hf_calib
 from hf_calib.calibrators import TemperatureScaling, load_calibrator
 from hf_calib.calibrators.inputs import UninformativeFitWarning
-from hf_calib.confidence import OptionTexts, predict
+from hf_calib.confidence import Journal, LocalModel, OptionTexts, predict
 from hf_calib.evaluation import CalibratorMismatchWarning, UninformativeFitError, diagnose, measure_recorded
 from hf_calib.evaluation.models import files_digest
 from hf_calib.reports import differences
@@ -36,7 +36,6 @@ def test_models_in_memory_with_names_of_ones_own(models, tmp_path):
         "comparison.json",
         "comparison.html",
         "measurements",
-        ".answers",
     }
     # The predictions are kept, to be compared again without asking.
     kept = [tmp_path / "measurements" / f"{name}-letters" for name in models]
@@ -45,6 +44,41 @@ def test_models_in_memory_with_names_of_ones_own(models, tmp_path):
         again.differences["other", "own", "letters"], found.differences["other", "own", "letters"], strict=True
     ):
         assert one.difference.value == pytest.approx(expected.difference.value, abs=1e-12)
+
+
+def test_an_interruption_counts_what_is_kept_of_all_models(models, tmp_path, monkeypatch):
+    append = Journal.append
+
+    def stopping(self, stage, outcomes):
+        append(self, stage, outcomes)
+        if self.folder.parent.name == "other":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Journal, "append", stopping)
+    options = {"out": tmp_path, "batch_size": 5, "limit": 20}
+    with pytest.raises(KeyboardInterrupt, match=r"^25 answers are kept .* the same call with this folder$"):
+        hf_calib.compare(models, {"own": ASKED}, **options)
+    monkeypatch.undo()
+    score = LocalModel.score_letters
+
+    def of_the_other(self, *arguments):
+        assert self.model is models["other"][0]
+        return score(self, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LocalModel, "score_letters", of_the_other)
+        found = hf_calib.compare(models, {"own": ASKED}, **options)
+    assert found.to_dict() == hf_calib.compare(models, {"own": ASKED}, batch_size=5, limit=20).to_dict()
+    assert not [*tmp_path.glob("**/.progress")]
+
+
+def test_answers_that_a_calibrator_was_fitted_on_are_kept(models, tmp_path, monkeypatch):
+    hf_calib.calibrate(models["base"], {"own": ASKED}, folds=2, out=tmp_path, force=True)
+    kept = hf_calib.Measurement.load(tmp_path / "measurement")
+    assert kept.to_dict()["run"]["confidence"]["name"] == "letters"
+    monkeypatch.setattr("hf_calib.evaluation.models.ModelSource.opened", None)  # nothing is asked again
+    other = hf_calib.calibrate(models["base"], {"own": ASKED}, calibrators="vector", folds=2, out=tmp_path, force=True)
+    assert other.n == 24
 
 
 def test_measurements_and_their_folders(models, tmp_path):
@@ -238,7 +272,7 @@ def test_a_fit_that_says_nothing_is_not_saved_unless_forced(tmp_path):
     (tmp_path / "p.csv").write_text("\n".join(rows))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(UninformativeFitError, match=r"the fit says nothing\. .*were right") as caught:
+        with pytest.raises(UninformativeFitError, match=r"the fit does not generalize\. .*were right") as caught:
             hf_calib.calibrate(tmp_path / "p.csv", out=tmp_path / "c")
         assert not (tmp_path / "c" / "calibrator.json").exists()
         assert caught.value.calibration.problem

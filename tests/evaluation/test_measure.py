@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import shutil
 from dataclasses import fields
 from typing import get_type_hints
 
@@ -12,9 +13,10 @@ from datasets import Dataset, DatasetDict
 import hf_calib
 from hf_calib.calibrators import TemperatureScaling, by_name
 from hf_calib.confidence import Journal, LocalModel, Marginalized, OptionTexts, ServedModel, predict
+from hf_calib.evaluation import CalibratorMismatchWarning
 from hf_calib.evaluation.measuring import measure_recorded
 from hf_calib.evaluation.settings import AskOptions, AskSettings
-from hf_calib.hub import CalibratedModel
+from hf_calib.hub import CalibratedModel, save_calibration_metadata
 from hf_calib.tasks import FewShotFormat, PromptFormat, as_questions, permute_options, random_orders
 from hf_calib.tasks.free_form import FreeFormQuestion
 from tests.confidence.test_served import Server
@@ -220,12 +222,80 @@ def test_it_saves_what_it_returns_and_reads_it_back(llama, tokenizer, tmp_path):
     measured.save(tmp_path / "again")
     names = {"report.json", "report.html", "predictions.parquet", "reliability_diagram.png"}
     for folder in ("out", "again"):
-        kept = {".answers"} if folder == "out" else set()
-        assert {path.name for path in (tmp_path / folder).iterdir()} == names | kept
+        assert {path.name for path in (tmp_path / folder).iterdir()} == names
         assert json.loads((tmp_path / folder / "report.json").read_text()) == measured.to_dict()
     back = hf_calib.Measurement.load(tmp_path / "out")
     assert back.to_dict() == measured.to_dict()
     assert (back.name, back.method) == (measured.name, "letters")
+
+
+def test_what_it_was_without_the_calibrator_is_saved_too(llama, tokenizer, tmp_path, monkeypatch):
+    plain = hf_calib.measure((llama, tokenizer), ASKED)
+    fitted = TemperatureScaling().fit(plain.predictions.option_log_probabilities, plain.predictions.answers)
+    options = {"calibrator": fitted, "out": tmp_path}
+    measured = hf_calib.measure((llama, tokenizer), ASKED, **options)
+    back = hf_calib.Measurement.load(tmp_path)
+    assert back.to_dict() == measured.to_dict()
+    same(back.before, plain.predictions)
+    monkeypatch.setattr("hf_calib.evaluation.models.ModelSource.opened", None)  # nothing is asked again
+    assert hf_calib.measure((llama, tokenizer), ASKED, **options).to_dict() == measured.to_dict()
+    again = hf_calib.measure((llama, tokenizer), ASKED, out=tmp_path)
+    same(again, plain.predictions)
+    assert hf_calib.Measurement.load(tmp_path).before is None
+
+
+def test_a_damaged_report_is_replaced(llama, tokenizer, tmp_path):
+    measured = hf_calib.measure((llama, tokenizer), ASKED, out=tmp_path)
+    for file in ("report.json", "predictions.parquet"):
+        (tmp_path / file).write_text("{")
+        same(hf_calib.measure((llama, tokenizer), ASKED, out=tmp_path), measured.predictions)
+    assert hf_calib.Measurement.load(tmp_path).values() == measured.values()
+
+
+@pytest.fixture(scope="module")
+def calibrated_folder(folder, tokenizer):
+    """A model that was calibrated on its options' texts, with a prompt of its own."""
+    where = folder / "calibrated"
+    model = tiny_llama(tokenizer)
+    model.save_pretrained(where)
+    tokenizer.save_pretrained(where)
+    form = PromptFormat(cue="So:")
+    raw = predict(model, tokenizer, ASKED, prompt_format=form, method="text")
+    fitted = TemperatureScaling().fit(raw.option_log_probabilities, raw.answers)
+    save_calibration_metadata(where, prompt_format=form, confidence="text", option_counts=[3, 4], calibrator=fitted)
+    return where
+
+
+def test_a_folder_is_asked_as_load_would_ask_it(calibrated_folder, llama, tokenizer, expected):
+    loaded = hf_calib.load(calibrated_folder)
+    measured = hf_calib.measure(calibrated_folder, ASKED)
+    assert measured.method == "text"
+    same(measured, loaded.predict(ASKED).calibrated(loaded.calibrator))
+    same(measured.before, loaded.predict(ASKED))
+    same(measured, hf_calib.measure(loaded, ASKED).predictions)
+    for model in (calibrated_folder, loaded):
+        with pytest.warns(CalibratorMismatchWarning, match=r"^method, prompt: the calibrator of .* is not applied"):
+            other = hf_calib.measure(model, ASKED, method="letters", prompt="plain")
+        same(other, expected)
+    given = hf_calib.measure(calibrated_folder, ASKED, method="text", prompt=PromptFormat(cue="So:"))
+    same(given, measured.predictions)
+
+
+def test_models_are_compared_in_one_way(calibrated_folder, folder, llama, tokenizer, tmp_path):
+    compared = hf_calib.compare([folder / "model", calibrated_folder], ASKED)
+    assert compared.methods == ("text",)
+    raw = predict(llama, tokenizer, ASKED, prompt_format=PromptFormat(cue="So:"), method="text")
+    for own in compared.measurements.values():
+        same(own, raw)
+    other = tmp_path / "other"
+    shutil.copytree(calibrated_folder, other)
+    save_calibration_metadata(other, prompt_format=PromptFormat(cue="Then:"), confidence="text")
+    with pytest.raises(ValueError, match=r"^prompt: calibrated was .*, and other with .*Then"):
+        hf_calib.compare([calibrated_folder, other], ASKED)
+    save_calibration_metadata(other, prompt_format=PromptFormat(cue="So:"))
+    with pytest.raises(ValueError, match=r"^method: calibrated was .* 'text', and other with 'letters'; "):
+        hf_calib.compare([calibrated_folder, other], ASKED)
+    assert hf_calib.compare([calibrated_folder, other], ASKED, method="letters").methods == ("letters",)
 
 
 def test_a_stopped_run_goes_on_and_other_weights_do_not(llama, tokenizer, tmp_path, monkeypatch):
@@ -293,7 +363,7 @@ def test_what_speaks_against_a_reading_is_said(llama, tokenizer, tmp_path):
     assert measure_recorded(tmp_path / "p.csv").warnings == ()
     (tmp_path / "p.csv").write_text("p_A,p_B,answer\n" + "0.9,0.1,0\n" * 80 + "0.6,0.4,1\n" * 20)
     warnings = measure_recorded(tmp_path / "p.csv").warnings
-    assert "cannot be told from that of always answering A, 80%" in warnings[0].sentence
+    assert "cannot be distinguished from always answering A, 80%" in warnings[0].sentence
 
 
 def test_unread_answers_are_told(llama, tokenizer):

@@ -17,6 +17,7 @@ from hf_calib.confidence.recorded import Recorded
 from hf_calib.measures import CalibrationReport, Finding
 from hf_calib.reports import Measurement
 from hf_calib.reports.checks import CHECKS, Reading, calibrator_findings, findings
+from hf_calib.tasks import Question
 
 LETTERS = {"confidence": {"name": "letters"}}
 TEXT = {"confidence": {"name": "text", "normalization": "none"}}
@@ -90,7 +91,7 @@ def test_the_advice_depends_on_how_the_model_was_asked():
 
 def test_an_accuracy_at_chance():
     guess = confident(400, balanced(400, seed=5), spread(400), balanced(400))
-    assert "cannot be told from chance, 25%" in found(guess)["at_chance"].sentence
+    assert "cannot be distinguished from chance, 25%" in found(guess)["at_chance"].sentence
     assert "at_chance" not in found(calibrated(400))
     below = confident(200, (balanced(200) + 1) % 4, spread(200), balanced(200))
     assert "is below chance, 25%" in found(below)["at_chance"].sentence
@@ -104,7 +105,7 @@ def test_an_accuracy_of_always_answering_the_most_frequent_option():
     rng = np.random.default_rng(0)
     chosen = np.where(rng.random(400) < 0.7, answers, 1 - answers)
     own = found(confident(400, chosen, spread(400), answers, k=2))["at_chance"]
-    assert "cannot be told from that of always answering A, 70%" in own.sentence
+    assert "cannot be distinguished from always answering A, 70%" in own.sentence
     assert "at_chance" not in found(confident(400, answers, spread(400), answers, k=2))
 
 
@@ -203,6 +204,25 @@ def test_predictions_that_repeat():
     assert "repeated_predictions" not in found(replace(again, option_log_probabilities=np.log(np.minimum(p, 1))))
     assert "repeated_predictions" not in found(again, STATED)
     assert "repeated_predictions" not in found(again, LETTERS | {"calibrator": {"method": "isotonic"}})
+
+
+def test_different_questions_and_repeated_ones_are_told_apart():
+    one, rows = calibrated(100), np.arange(100) % 40
+    same = replace(one.subset(rows), rows=np.arange(100))
+    asked = [Question(f"Question {row}", ("a", "b", "c", "d")) for row in rows]
+    own = found(same, questions=asked)
+    assert "repeated_predictions" not in own  # the same question gets the same probabilities
+    assert own["repeated_questions"].sentence == (
+        "60 of 100 questions are repeats of others, so the intervals are too narrow."
+    )
+    assert not own["repeated_questions"].serious
+    others = [Question(f"Question {row}", ("a", "b", "c", "d")) for row in range(100)]
+    own = found(same, questions=others)
+    assert own["repeated_predictions"].sentence.startswith("100 of 100 different questions got exactly the same")
+    assert "repeated_questions" not in own
+    assert "repeated_questions" not in found(
+        with_answers(same, balanced(100)), questions=asked
+    )  # several answers each
 
 
 def test_what_a_dataset_lacks():
