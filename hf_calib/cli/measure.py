@@ -71,6 +71,12 @@ def add_measure_parser(commands: argparse._SubParsersAction) -> None:
         help="the questions have no options, and an answer is right if it matches so; with --confidence "
         "consistency, stated or p-true",
     )
+    parser.add_argument(
+        "--check-order",
+        type=int,
+        metavar="K",
+        help="ask each question in K other orders of its options too, and report the share of answers that change",
+    )
     add_question_options(parser)
     add_model_options(parser)
     add_report_options(parser)

@@ -80,6 +80,8 @@ def measure(
         - few_shot, few_shot_dataset: how many solved examples to show before each question, and where from.
         - wordings: further prompt formats, a file or a sequence; the probabilities are averaged over all.
         - permute_options: ask each question with its options in a random order, default False.
+        - check_order: ask every question in so many other, random orders of its options too, and report the share of
+          answers that change (`flip_rate`).
         - free_form: "exact", "contains" or "numeric": the questions have no options, and an answer is right if it
           matches so.
         - n_orders, n_samples, temperature, top_k: settings of the methods that have them.

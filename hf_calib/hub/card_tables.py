@@ -11,7 +11,7 @@ from .card_data import AFTER, BASE, BEFORE, CalibrationCardData, Evaluation
 from .escaping import Markdown, escape_markdown
 
 if TYPE_CHECKING:
-    from ..measures import CalibrationReport, Measure, MeasureInfo
+    from ..measures import AccuracyThreshold, CalibrationReport, Measure, MeasureInfo
 
 
 # The columns of the table in sight besides the model and n; only the last one has an interval, so that a row fits.
@@ -59,12 +59,23 @@ def evaluation_table(data: CalibrationCardData, evaluation: Evaluation) -> dict[
             [[labels[stage], f"{report.n:,}", *_cells_in_sight(report)] for stage, report in reports.items()],
         ),
         "warnings": [str(finding) for finding in _without_remedies(reports[AFTER]).further_warnings],
+        "thresholds": [_threshold(own) for own in reports[AFTER].thresholds if own.threshold is not None],
         "all_measures": markdown_table(["Measure", *labels.values()], _measure_rows(reports)),
         "group_count": len(reports[AFTER].groups or ()),
         "group_table": markdown_table(["Subject", "n", *map(_heading, shown_in("groups"))], groups)
         if groups
         else None,
     }
+
+
+def _threshold(own: AccuracyThreshold) -> Markdown:
+    """Say above which confidence answers reach an accuracy."""
+    which = "All answers" if own.threshold == 0 else f"Answers with a confidence above {own.threshold:.3f}"
+    share = "" if own.threshold == 0 else f" ({own.coverage:.0%} of them)"
+    return Markdown(
+        f"{which}{share} to new questions of this kind are right at least {own.accuracy:.0%} of the time, with "
+        f"{own.level:.0%} probability."
+    )
 
 
 def _without_remedies(report: CalibrationReport) -> CalibrationReport:

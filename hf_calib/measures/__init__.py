@@ -34,10 +34,12 @@ from .scores import (
 )
 from .smooth import SmoothECE, smooth_ece
 from .streams import CalibrationStream, StreamedMeasure
+from .thresholds import AccuracyThreshold, accuracy_threshold
 from .verdict import Finding
 
 __all__ = [
     "CATALOG",
+    "AccuracyThreshold",
     "BinStatistics",
     "BrierDecomposition",
     "CalibrationReport",
@@ -53,6 +55,7 @@ __all__ = [
     "StreamedMeasure",
     "accuracy",
     "accuracy_at_coverage",
+    "accuracy_threshold",
     "adaptive_calibration_error",
     "aurc",
     "auroc",

@@ -68,6 +68,10 @@ class Battery:
         mass = self.sample.option_mass
         return None if mass is None else self.estimator.mean(mass, of_answers=False)
 
+    def flip_rate(self) -> Measure | None:
+        flips = self.sample.flips
+        return None if flips is None else self.estimator.mean(flips, of_answers=False)
+
     def tce(self) -> Measure | None:
         if self.sample.true_probabilities is None:
             return None

@@ -300,6 +300,15 @@ _MEASURES = (
         Battery.option_mass,
         ("page", "card", "log"),
     ),
+    MeasureInfo(
+        "flip_rate",
+        "Flip rate under other orders of the options",
+        "flip rate",
+        "share of answers that change when the options are put in another order",
+        "lower",
+        Battery.flip_rate,
+        ("page", "card"),
+    ),
 )
 
 #: Every measure by its key, in the order of a report.

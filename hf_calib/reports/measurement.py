@@ -178,7 +178,10 @@ class Measurement:
         if len(self.datasets) == 1:
             return next(iter(self.reports.values()))
         found = [finding.of(name) for name, own in self.reports.items() for finding in own.warnings]
-        return replace(self.predictions.report(**self.report_options), warnings=sorted_findings(found))
+        report = replace(self.predictions.report(**self.report_options), warnings=sorted_findings(found))
+        if any(finding.code == "calibrator_in_sample" for finding in found):
+            report = replace(report, thresholds=())
+        return report
 
     @cached_property
     def reports(self) -> dict[str, CalibrationReport]:
@@ -193,7 +196,10 @@ class Measurement:
             **self.run.get("datasets", {}).get(name, {}),
         }
         missing = self.run.get("options_not_returned", {}).get(name)
-        return replace(report, warnings=findings(Reading(predictions, report, self.run, known, missing)))
+        warnings = findings(Reading(predictions, report, self.run, known, missing))
+        if any(finding.code == "calibrator_in_sample" for finding in warnings):  # then nothing is guaranteed
+            report = replace(report, thresholds=())
+        return replace(report, warnings=warnings)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain values, with `run`; of several datasets, also each one's report."""
@@ -239,6 +245,7 @@ def pool(datasets: Mapping[str, Recorded]) -> Predictions:
         for subject in part.subjects
     ]
     states = [part.hidden_states for part in parts if part.hidden_states is not None]
+    flips = [part.flips for part in parts if part.flips is not None]
     bounds = [np.zeros(len(part)) if part.missing_bounds is None else part.missing_bounds for part in parts]
     return Predictions(
         option_log_probabilities=np.concatenate(values),
@@ -252,6 +259,7 @@ def pool(datasets: Mapping[str, Recorded]) -> Predictions:
         else None,
         missing_bounds=np.concatenate(bounds) if any(own.any() for own in bounds) else None,
         hidden_states=np.concatenate(states) if len(states) == len(parts) else None,
+        flips=np.concatenate(flips) if len(flips) == len(parts) else None,
     )
 
 
