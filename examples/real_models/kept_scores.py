@@ -9,6 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hf_calib.confidence import Asking, LocalModel, OptionScores
 from hf_calib.tasks import PromptFormat, Question, load_questions
 
@@ -99,5 +101,6 @@ def opened(model: str, file: str | Path) -> KeptScores:
 
 
 def questions_of(dataset: str, n: int) -> list[Question]:
-    """Return `n` questions drawn at random with seed 0."""
-    return list(load_questions(dataset, limit=n, seed=0))
+    """Return `n` of 200 questions drawn at random with seed 0, in random order: fewer are among the first of more."""
+    drawn = load_questions(dataset, limit=N, seed=0)
+    return [drawn[row] for row in np.random.default_rng(0).permutation(len(drawn))[:n]]

@@ -129,6 +129,7 @@ def _print(calibration: Calibration, out: Path | None) -> None:
     ]
     print("Cross-validated: each question's probabilities come from a fit without it.\n")
     print(render_table(rows))
+    print(textwrap.fill(calibration.report.ece_note, 80))
     for name, reason in calibration.refused.items():
         print(textwrap.fill(f"{name} can't be fitted here: {reason}", 80))
     for finding in calibration.warnings:

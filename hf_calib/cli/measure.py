@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..evaluation.thresholds import check_names
 from .options import (
@@ -80,6 +81,11 @@ def add_measure_parser(commands: argparse._SubParsersAction) -> None:
     add_question_options(parser)
     add_model_options(parser)
     add_report_options(parser)
+    parser.add_argument(
+        "--conventions",
+        action="store_true",
+        help="print the ECE under the usual conventions, each with the value of a perfectly calibrated model",
+    )
     parser.add_argument("--all", action="store_true", help="print all measures, warnings, bins and subjects")
     add_threshold(parser)
     parser.set_defaults(run=_run)
@@ -100,10 +106,14 @@ def _run(options: argparse.Namespace) -> int:
         measurement = measure(options.model, options.dataset, method=options.confidence, **how, **ask_options(options))
     if not this_process(options.device).is_first:  # another process prints
         return 0
+    conventions = [row._asdict() for row in measurement.conventions()] if options.conventions else None
     if options.json:
-        print_json(measurement.to_dict(), options)
+        extra = {} if conventions is None else {"conventions": conventions}
+        print_json({**measurement.to_dict(), **extra}, options)
     else:
         _print(measurement, options.out, options.all)
+        if conventions is not None:
+            print(f"\n{conventions_table(conventions)}")
     return exit_code("measure", options.fail_if, {"": measurement.values()})
 
 
@@ -132,6 +142,18 @@ def _print(measurement: Measurement, out: Path | None, everything: bool) -> None
         ]
         print()
         print(render_table(rows))
+
+
+def conventions_table(conventions: Sequence[Mapping[str, Any]]) -> str:
+    """Return a table of the ECE under several conventions."""
+    from ..reports import render_table
+
+    return render_table(
+        [
+            {"convention": own["name"], "ECE": own["value"], "if calibrated": own["calibrated"], "used by": own["who"]}
+            for own in conventions
+        ]
+    )
 
 
 def before_and_after(measurement: Measurement) -> str:

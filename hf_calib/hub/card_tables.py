@@ -102,7 +102,8 @@ def _description(evaluation: Evaluation) -> Markdown:
     revision = f"Revision {escape_markdown(dataset.revision)}. " if dataset.revision else ""
     skipped = f"{dataset.skipped:,} unreadable rows left out. " if dataset.skipped else ""
     level = 100 * evaluation.reports[AFTER].confidence_level
-    return Markdown(f"{domain}{revision}{skipped}In brackets, {level:g}% intervals.")
+    note = escape_markdown(evaluation.reports[AFTER].ece_note)
+    return Markdown(f"{domain}{revision}{skipped}In brackets, {level:g}% intervals. {note}")
 
 
 def _group_rows(data: CalibrationCardData, reports: Mapping[str, CalibrationReport]) -> Iterable[list[str]]:

@@ -217,6 +217,32 @@ class CalibrationReport:
         return verdict(self.measures, self.test, self.n, self.confidence_level, self.warnings)
 
     @property
+    def ece_convention(self) -> dict[str, Any]:
+        """How the ECE was computed, and what a perfectly calibrated model would score (None without intervals).
+
+        `in_sample` tells whether a calibrator was fitted on these questions, as far as that is known.
+        """
+        return {
+            "n_bins": len(self.statistics.weights),
+            "bins": "equal width",
+            "norm": 1,
+            "pooling": "all questions",
+            "n": self.n,
+            "calibrated_model": None if self.test is None else self.test.expected_error,
+            "in_sample": any(finding.code == "calibrator_in_sample" for finding in self.warnings),
+        }
+
+    @property
+    def ece_note(self) -> str:
+        """The convention of the ECE in a sentence."""
+        own = self.ece_convention
+        questions = "1 question" if self.n == 1 else f"{self.n:,} questions"
+        text = f"ECE: {own['n_bins']} bins of equal width, L1, pooled over {questions}"
+        if own["calibrated_model"] is not None:
+            text += f"; a perfectly calibrated model would score {own['calibrated_model']:.3f} on average"
+        return text + ("; a calibrator was fitted on these questions." if own["in_sample"] else ".")
+
+    @property
     def further_warnings(self) -> tuple[Finding, ...]:
         """The warnings without the one that the verdict leads with."""
         return self.warnings[1:] if self.warnings and self.warnings[0].serious else self.warnings
@@ -245,6 +271,7 @@ class CalibrationReport:
             "clustered": self.clustered,
             "test": None if self.test is None else self.test._asdict(),
             "measures": _measures_to_dict(self.measures),
+            "ece_convention": self.ece_convention,
             "bins": self.bins,
             "statistics": self.statistics.to_dict(),
             "groups": {
@@ -316,7 +343,7 @@ class CalibrationReport:
     def __str__(self) -> str:
         """Return the report as a table."""
         lines = [f"{self.n:,} question{'' if self.n == 1 else 's'}", ""]
-        lines += measures_table(self.measures, self.confidence_level)
+        lines += [*measures_table(self.measures, self.confidence_level), "", self.ece_note]
         if self.test is not None:
             lines += ["", *calibration_test_lines(self.test)]
         lines += ["", *bins_table(self.bins)]

@@ -17,7 +17,8 @@ import numpy as np
 
 from ..confidence.predictions import Predictions
 from ..confidence.recorded import PREDICTIONS_FILE, Recorded, read_predictions, write_predictions
-from ..measures import CATALOG, CalibrationReport, Finding, Measure
+from ..measures import CATALOG, CalibrationReport, Convention, Finding, Measure, ece_conventions
+from ..measures.battery import LOW_MASS
 from ..tasks.files import READERS
 from .checks import Reading, findings, sorted_findings
 from .reliability import ReliabilityDisplay
@@ -166,6 +167,23 @@ class Measurement:
     def values(self) -> dict[str, float]:
         """Return the measures over all questions by name."""
         return {name: measure.value for name, measure in self.report.measures.items()}
+
+    def conventions(self) -> list[Convention]:
+        """Return the calibration error over all questions under the usual conventions.
+
+        Questions are grouped by subject where they have any, and by dataset where there are several. Where the options
+        have less than 90% of the probability on average, the error of the raw probabilities is given too.
+        """
+        predictions = self.predictions
+        grouped = any(subject is not None for subject in predictions.subjects)
+        low = predictions.has_mass and predictions.option_mass.mean() < LOW_MASS
+        return ece_conventions(
+            predictions.confidences,
+            predictions.correct,
+            groups=np.array([str(subject) for subject in predictions.subjects]) if grouped else None,
+            option_mass=predictions.option_mass if low else None,
+            seed=self.report_options.get("seed", 0),
+        )
 
     @cached_property
     def predictions(self) -> Predictions:
