@@ -15,7 +15,7 @@ from hf_calib.confidence import Asking, LocalModel, OptionScores
 from hf_calib.tasks import PromptFormat, Question, load_questions
 
 # Questions scored at once; what has been scored is on disk after each.
-CHUNK = 40
+CHUNK = 16
 N = 200
 
 

@@ -1,5 +1,6 @@
 """After training: fit a map on held-out predictions, apply it to new ones."""
 
+from .grouped_temperature import GroupedTemperature
 from .protocol import Calibrator, NotFittedError
 from .registry import by_name, calibrator_class, load_calibrator, names
 from .storage import CALIBRATOR_FILE
@@ -8,6 +9,7 @@ from .temperature import TemperatureScaling
 __all__ = [
     "CALIBRATOR_FILE",
     "Calibrator",
+    "GroupedTemperature",
     "NotFittedError",
     "TemperatureScaling",
     "by_name",

@@ -268,7 +268,9 @@ class Predictions:
                 chosen[place] = order[chosen[place]]
         return replace(self, option_log_probabilities=values, answers=answers, chosen=chosen)
 
-    def calibrated(self, calibrator: BaseCalibrator | None, *others: Predictions) -> Predictions:
+    def calibrated(
+        self, calibrator: BaseCalibrator | None, *others: Predictions, groups: Sequence[str] | np.ndarray | None = None
+    ) -> Predictions:
         """Return these predictions with a calibrator's probabilities; the options' mass stays.
 
         Parameters
@@ -277,11 +279,14 @@ class Predictions:
             One that needs features gets the hidden states; None changes nothing.
         *others : Predictions
             Of the same questions, by an ensemble's members after the first, for a calibrator that pools them.
+        groups : sequence of str, of length n, optional
+            Each question's group, for a calibrator with a temperature for each; by default the subjects or numbers of
+            options, if these are its groups.
 
         Raises
         ------
         ValueError
-            If it needs features and there are no hidden states.
+            If it needs features and there are no hidden states, or groups that are not known.
         """
         if calibrator is None:
             return self
@@ -292,8 +297,24 @@ class Predictions:
                     f"the calibrator {calibrator.name!r} needs features; ask with predict(..., hidden_states=True)"
                 )
             features = self.hidden_states
+        if getattr(calibrator, "needs_groups", False):
+            if groups is None:
+                groups = self._groups(calibrator.by)  # type: ignore[attr-defined]
+            probabilities = calibrator.transform(self.logits, kind="logits", groups=groups)  # type: ignore[call-arg]
+            return self.with_probabilities(probabilities)
         logits = np.stack([own.logits for own in (self, *others)]) if others else self.logits
         return self.with_probabilities(calibrator.transform(logits, kind="logits", features=features))
+
+    def _groups(self, by: str) -> list[str]:
+        """Return each question's group, by what predictions hold."""
+        if by == "n_options":
+            return [f"{k} options" for k in self.n_choices]
+        if by == "subject":
+            return [str(subject) for subject in self.subjects]
+        raise ValueError(
+            f"groups: the calibrator has a temperature for each {by}, which predictions don't tell; give the groups, "
+            "or apply it with hf_calib.measure"
+        )
 
     def with_probabilities(self, probabilities: np.ndarray) -> Predictions:
         """Return these predictions with other probabilities of the options, (n, K); the options' mass stays."""

@@ -13,6 +13,7 @@ from ..reports import Measurement
 from .asking import ask
 from .datasets import Datasets
 from .fitted import check_fits, fitted_on_same_questions
+from .grouping import groups_of
 from .keeping import interruptible, save_result
 from .models import ModelSource, model_source, this_process
 from .settings import AskOptions, AskSettings
@@ -219,10 +220,17 @@ def calibrated(measurement: Measurement, calibrator: BaseCalibrator) -> Measurem
     ValueError
         If the calibrator needs hidden states and the predictions have none.
     """
+    from ..calibrators.grouped_temperature import GroupedTemperature
     from ..calibrators.storage import described
 
+    by = calibrator.by if isinstance(calibrator, GroupedTemperature) and calibrator.needs_groups else None
     datasets = {
-        name: replace(own, predictions=own.predictions.calibrated(calibrator))
+        name: replace(
+            own,
+            predictions=own.predictions.calibrated(
+                calibrator, groups=None if by is None else groups_of(replace(measurement, datasets={name: own}), by)
+            ),
+        )
         for name, own in measurement.datasets.items()
     }
     own = {"method": calibrator.name, **described(calibrator.parameters())}
