@@ -58,6 +58,10 @@ def add_measure_parser(commands: argparse._SubParsersAction) -> None:
         "--from-lm-eval", metavar="FILE", nargs="+", help="lm-evaluation-harness's samples_*.jsonl (--log_samples)"
     )
     source.add_argument("--from-helm", metavar="DIR", help="a run folder of HELM, with its scenario_state.json")
+    source.add_argument("--from-lighteval", metavar="FILE", nargs="+", help="lighteval's details_*.parquet")
+    source.add_argument(
+        "--from-inspect", metavar="FILE", nargs="+", help="logs of Inspect (--top-logprobs 20, or several --epochs)"
+    )
     parser.add_argument("--dataset", action="append", default=[], help=f"{DATASET_HELP}; may be given several times")
     parser.add_argument(
         "--calibrator", metavar="DIR", help="what `hf-calib calibrate` saved: applied before measuring"
@@ -99,7 +103,7 @@ def _run(options: argparse.Namespace) -> int:
     check_names(options.fail_if, CATALOG)
     how = {"calibrator": options.calibrator, "force": options.force, "out": options.out, "seed": options.seed}
     if options.model is None:
-        for kind in ("lm_eval", "helm", "predictions"):
+        for kind in ("lm_eval", "helm", "lighteval", "inspect", "predictions"):
             if (path := getattr(options, f"from_{kind}")) is not None:
                 measurement = measure_recorded(path, kind, **how)
     else:

@@ -158,9 +158,9 @@ def measure_recorded(
     ----------
     path : str, path or sequence of str
         As the kind's reader takes it.
-    kind : {"predictions", "lm_eval", "helm"}, default "predictions"
-        A file that `hf_calib.confidence.recorded.read_predictions` reads, lm-evaluation-harness's samples, or a run
-        folder of HELM.
+    kind : {"predictions", "lm_eval", "helm", "lighteval", "inspect"}, default "predictions"
+        A file that `hf_calib.confidence.recorded.read_predictions` reads, lm-evaluation-harness's samples, a run
+        folder of HELM, lighteval's details, or Inspect's logs.
     calibrator, force, out, seed
         As in `measure`.
 
@@ -175,9 +175,17 @@ def measure_recorded(
     """
     from ..confidence.recorded import read_predictions
     from ..confidence.recorded_helm import read_helm
+    from ..confidence.recorded_inspect import read_inspect
+    from ..confidence.recorded_lighteval import read_lighteval
     from ..confidence.recorded_lm_eval import read_lm_eval
 
-    readers: dict[str, Any] = {"predictions": read_predictions, "lm_eval": read_lm_eval, "helm": read_helm}
+    readers: dict[str, Any] = {
+        "predictions": read_predictions,
+        "lm_eval": read_lm_eval,
+        "helm": read_helm,
+        "lighteval": read_lighteval,
+        "inspect": read_inspect,
+    }
     if kind not in readers:
         raise ValueError(f"kind: {kind!r} is not a kind of recorded predictions; choose from {', '.join(readers)}")
     first = path if isinstance(path, str | os.PathLike) else path[0]

@@ -312,7 +312,7 @@ _MEASURES = (
     ),
     MeasureInfo(
         "flip_rate",
-        "Flip rate under other orders of the options",
+        "Flip rate under permuted options",
         "flip rate",
         "share of answers that change when the options are put in another order",
         "lower",

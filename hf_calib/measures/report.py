@@ -1,6 +1,7 @@
 """The calibration report: every measure of a model's predictions with its interval, as a table and as JSON."""
 
 import json
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -343,7 +344,7 @@ class CalibrationReport:
     def __str__(self) -> str:
         """Return the report as a table."""
         lines = [f"{self.n:,} question{'' if self.n == 1 else 's'}", ""]
-        lines += [*measures_table(self.measures, self.confidence_level), "", self.ece_note]
+        lines += [*measures_table(self.measures, self.confidence_level), "", *textwrap.wrap(self.ece_note, 80)]
         if self.test is not None:
             lines += ["", *calibration_test_lines(self.test)]
         lines += ["", *bins_table(self.bins)]

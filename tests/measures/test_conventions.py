@@ -107,7 +107,7 @@ def test_reports_say_what_their_ece_is():
     assert own["calibrated_model"] == report.test.expected_error
     assert report.ece_note.startswith("ECE: 15 bins of equal width, L1, pooled over 400 questions; a perfectly")
     assert report.to_dict()["ece_convention"] == own
-    assert report.ece_note in str(report)
+    assert report.ece_note in " ".join(str(report).split())
     bare = CalibrationReport.from_predictions(p, labels, n_resamples=0)
     assert bare.ece_convention["calibrated_model"] is None
 
