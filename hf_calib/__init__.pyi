@@ -17,10 +17,12 @@ from .confidence import (
 )
 from .evaluation import (
     Calibration as Calibration,
+    ConfidenceThreshold as ConfidenceThreshold,
     Diagnosis as Diagnosis,
     calibrate as calibrate,
     compare as compare,
     diagnose as diagnose,
+    find_threshold as find_threshold,
     measure as measure,
 )
 from .hub import (

@@ -26,6 +26,10 @@ from .models import (
 from .settings import (
     AskOptions as AskOptions,
 )
+from .thresholding import (
+    ConfidenceThreshold as ConfidenceThreshold,
+    find_threshold as find_threshold,
+)
 from .thresholds import (
     Threshold as Threshold,
 )

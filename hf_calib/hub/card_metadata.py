@@ -15,6 +15,7 @@ from huggingface_hub.utils import yaml_dump
 
 from .._version import __version__
 from ..confidence.registry import way_named
+from ..measures import CATALOG
 from .card_data import AFTER, CalibrationCardData, Evaluation
 from .errors import CardConflictError
 from .escaping import is_hub_id, single_line
@@ -27,7 +28,7 @@ _DIGITS = 6
 _EMPTY_BLOCK = re.compile(r"(\s*---(\r\n|\r|\n))(?=---[ \t]*(?:\r\n|\n|\Z))")
 _UNCLOSED_BLOCK = re.compile(r"\s*---[ \t]*[\r\n]+[ \t]*[\w\"'-]+[ \t]*:")
 _COMMENTS_BEFORE = re.compile(r"(?<=\n)(?:[ \t]*(?:#[^\n]*)?\n)+\Z")
-_OURS_UNLESS_EDITED = ("library_name", "base_model", "pipeline_tag", "license", "language")
+_OURS_UNLESS_EDITED = ("library_name", "base_model", "base_model_relation", "pipeline_tag", "license", "language")
 _LISTS = ("datasets", "metrics", "tags")
 _MODEL_INDEX = "model-index"
 _CORRECT = "Correct the block between the lines --- at its beginning."
@@ -53,6 +54,7 @@ def card_metadata(data: CalibrationCardData) -> ModelCardData:
     return ModelCardData(
         library_name="peft" if data.adapter_type else "transformers",
         base_model=data.base_model if data.base_model_on_hub else None,
+        base_model_relation="adapter" if data.adapter_type and data.base_model_on_hub else None,
         datasets=datasets or None,
         metrics=["accuracy", "ece"] if data.evaluations else None,
         pipeline_tag="text-generation",
@@ -97,7 +99,9 @@ def _eval_results(data: CalibrationCardData, evaluation: Evaluation) -> list[Eva
 
 
 def evaluation_results(data: CalibrationCardData) -> str | None:
-    """Return the Hub's evaluation-result file, with the accuracy on every set that is a registered benchmark's task.
+    """Return the Hub's evaluation-result file, with an entry for every registered benchmark's task.
+
+    A task that has the name of a measure, such as `ece` or `brier`, gets that measure, any other one the accuracy.
 
     Returns
     -------
@@ -111,15 +115,18 @@ def evaluation_results(data: CalibrationCardData) -> str | None:
     entries = [
         EvalResultEntry(
             dataset_id=evaluation.dataset.name,
-            task_id=evaluation.dataset.task_id,
+            task_id=task_id,
             dataset_revision=evaluation.dataset.revision,
-            value=round(evaluation.reports[AFTER].measures["accuracy"].value, _DIGITS),
+            value=round(
+                evaluation.reports[AFTER].measures[task_id if task_id in CATALOG else "accuracy"].value, _DIGITS
+            ),
             notes=f"confidence read off {way_named(data.confidence).help}, n = {evaluation.reports[AFTER].n}, "
             f"ECE {evaluation.reports[AFTER].measures['ece'].value:.3f}",
             **_source(data),
         )
         for evaluation in data.evaluations
-        if evaluation.dataset.task_id is not None and evaluation.dataset.on_hub
+        if evaluation.dataset.on_hub
+        for task_id in evaluation.dataset.task_ids
     ]
     return yaml_dump(eval_result_entries_to_yaml(entries), sort_keys=False) if entries else None
 
