@@ -18,10 +18,12 @@ from .confidence import (
 from .evaluation import (
     Calibration as Calibration,
     Diagnosis as Diagnosis,
+    SelfEvaluationQuestions as SelfEvaluationQuestions,
     calibrate as calibrate,
     compare as compare,
     diagnose as diagnose,
     measure as measure,
+    self_evaluation_questions as self_evaluation_questions,
 )
 from .hub import (
     ensemble as ensemble,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..tasks import FewShotFormat, PromptFormat
-from ..tasks.free_form import FreeFormQuestion, Matcher, exact_match
+from ..tasks.free_form import FreeFormQuestion, Matcher, exact_match, grade
 from .asking import Asking
 from .backend import Backend
 from .elicited import consistency, probability_of_true, stated_request, true_question
@@ -118,7 +118,7 @@ def predict_free_form(
     if method == "p-true":
         texts, confidences, rows = _true(backend, questions, rows, texts, prompt_format, asking)
     right = [
-        -1 if not questions[row].answers else 0 if any(matcher(text, one) for one in questions[row].answers) else 1
+        -1 if not questions[row].answers else 0 if grade(text, questions[row].answers, matcher) else 1
         for row, text in zip(rows, texts, strict=True)
     ]
     predictions = Predictions.from_answers(
