@@ -68,6 +68,7 @@ from .trainers import (
     RecalibrationConfig as RecalibrationConfig,
     RecalibrationTrainer as RecalibrationTrainer,
     ReferenceDistributions as ReferenceDistributions,
+    SelfEvaluationCallback as SelfEvaluationCallback,
     as_trl_dataset as as_trl_dataset,
     calibration_aware as calibration_aware,
     calibration_aware_config as calibration_aware_config,

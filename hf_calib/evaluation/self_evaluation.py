@@ -189,8 +189,13 @@ class SelfEvaluationQuestions(QuestionList[Question]):
         path = Path(path)
         if path.suffix != ".parquet":
             raise ValueError(f"path: {str(path)!r} does not end in .parquet, the format that holds the provenance too")
+        # The right option as a text, which means the same to every reader.
         rows = [
-            {**asdict(question), "source": asdict(answer)}
+            {
+                **asdict(question),
+                "answer": None if question.answer is None else question.choices[question.answer],
+                "source": asdict(answer),
+            }
             for question, answer in zip(self, self.answers, strict=True)
         ]
         table = arrow.Table.from_pylist(rows)
@@ -387,7 +392,9 @@ def answered_and_graded(
         list_options=False,
         seed=sampling.seed,
     )
-    counts = Counter(dict.fromkeys(("answers", "too_long", "empty", "cut_off", "dropped_cut_off", "not_comparable"), 0))
+    counts = Counter(
+        dict.fromkeys(("answers", "too_long", "empty", "cut_off", "dropped_cut_off", "not_comparable"), 0)
+    )
     answers = []
     for row, (question, samples) in enumerate(zip(questions, written, strict=True)):
         counts["too_long"] += samples is None

@@ -62,6 +62,9 @@ from .rloo import (
 from .run import (
     CalibrationRun as CalibrationRun,
 )
+from .self_evaluation import (
+    SelfEvaluationCallback as SelfEvaluationCallback,
+)
 from .sft import (
     CalibrationAwareSFTConfig as CalibrationAwareSFTConfig,
     CalibrationAwareSFTTrainer as CalibrationAwareSFTTrainer,

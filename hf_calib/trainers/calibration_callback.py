@@ -111,7 +111,7 @@ class CalibrationCallback(TrainerCallback):
         """Find the trainer and make the questions ready for it, once."""
         if self._evaluator is not None:
             return
-        self.trainer = _calling_trainer(self)
+        self.trainer = calling_trainer(self)
         tokenizer = self.tokenizer if self.tokenizer is not None else self.trainer.processing_class
         if tokenizer is None:
             raise ValueError("tokenizer: the trainer has no processing_class; pass `tokenizer=` to the callback")
@@ -176,7 +176,7 @@ class CalibrationCallback(TrainerCallback):
         return self.trainer.callback_handler.callbacks
 
 
-def _calling_trainer(callback: TrainerCallback) -> Trainer:
+def calling_trainer(callback: TrainerCallback) -> Trainer:
     """Return the trainer that is calling a callback; transformers tells callbacks everything but this.
 
     The model alone would not do: it has to be asked as the trainer's own forward, and the measures go to its log.

@@ -81,13 +81,8 @@ class CalibrationTerm:
         reference_distributions: ReferenceDistributions | None = None,
         reference_model: nn.Module | None = None,
     ) -> None:
-        assert arguments.calibration_batch_size is not None
-        assert arguments.em_batch_size is not None
-        self.questions = questions
-        self.held_out = held_out
         self.arguments = arguments
         self.collator = collator
-        self._collator_checked = False
         self.accelerator = accelerator
         self.reference_logits = reference_logits
         self.reference_distributions = reference_distributions
@@ -97,7 +92,24 @@ class CalibrationTerm:
         self.watch = RegimeWatch(arguments.em_momentum) if getattr(arguments, "method", None) == "auto" else None
         self.running = RunningValues()
         self._accumulation = (-1, 0)
-        processes = accelerator.num_processes
+        self._seed = seed
+        self.replace_questions(questions, held_out)
+
+    def replace_questions(self, questions: Sequence[Any], held_out: Sequence[Any]) -> None:
+        """Take other questions from the next step on; parameters as in the class.
+
+        Raises
+        ------
+        ValueError
+            If `reference_distributions` hold nothing for one of the questions.
+        """
+        if self.reference_distributions is not None:
+            self.reference_distributions.require(questions)
+        self.questions, self.held_out = questions, held_out
+        self._collator_checked = False
+        arguments, processes, seed = self.arguments, self.accelerator.num_processes, self._seed
+        assert arguments.calibration_batch_size is not None
+        assert arguments.em_batch_size is not None
         self.stream = QuestionStream(len(questions), arguments.calibration_batch_size * processes, seed)
         if held_out:
             self.held_out_stream = QuestionStream(len(held_out), arguments.em_batch_size * processes, seed + 1)

@@ -88,6 +88,7 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
         **kwargs: Any,
     ) -> None:
         self._calibration_term: CalibrationTerm | None = None
+        self._em_dataset = em_dataset
         self._separate_backward = False
         self._evaluator: CalibrationEvaluator | None = None
         self._evaluation_prefix: str | None = None
@@ -293,6 +294,34 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
         if self._calibration_term is not None and self.model.training and "loss" in logs:
             logs.update(self._calibration_term.pop_logs())
         super().log(logs, start_time)
+
+    def replace_calibration_questions(self, questions: Any) -> None:
+        """Train on other calibration questions from the next step on.
+
+        Parameters
+        ----------
+        questions : dataset, list of rows, str or Path
+            As `calibration_dataset`. Without an `em_dataset`, a share of them is held out for the E-step again.
+
+        Raises
+        ------
+        ValueError
+            If no term acts on calibration questions, or the reference's distributions were computed beforehand for
+            others.
+        QuestionError
+            If the questions cannot be used.
+        """
+        if self._calibration_term is None or self._supervised_by_trainer:
+            raise ValueError(
+                "calibration_dataset: there are no calibration questions to replace; pass them as calibration_dataset "
+                "and give a term a weight, for example in a RecalibrationTrainer with supervised_weight=1"
+            )
+        run = self.calibration_run
+        prepared = self._questions.for_training(as_questions(questions), self._em_dataset)
+        self._calibration_term.replace_questions(prepared.trained, prepared.held_out)
+        run.questions = prepared.questions
+        if run.trained_on:
+            run.trained_on = prepared.of(prepared.answered)
 
     # Evaluation
 
