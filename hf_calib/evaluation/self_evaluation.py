@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 _METADATA = b"hf_calib.self_evaluation"
 _VERSIONS_OF = ("hf-calib", "transformers", "torch")
+_COUNTS = ("answers", "too_long", "empty", "cut_off", "dropped_cut_off", "not_comparable")
 
 
 @dataclass(frozen=True)
@@ -347,7 +348,7 @@ def as_free_form_questions(questions: Any) -> QuestionList[FreeFormQuestion]:
         If they are something else.
     """
     if isinstance(questions, str | os.PathLike):
-        return load_free_form_questions(questions)
+        return load_free_form_questions(Path(questions))
     asked = questions if isinstance(questions, QuestionList) else QuestionList(questions)
     for row, question in enumerate(asked):
         if not isinstance(question, FreeFormQuestion):
@@ -440,12 +441,13 @@ def answered_and_graded(
 def _warn(graded: SelfEvaluationQuestions, sampling: Sampling) -> None:
     """Warn of what may be wrong with the answers."""
     balance, counts = graded.balance, graded.provenance["counts"]
+    matcher = repr(name_of_matcher(sampling.matcher))
     found = []
     for name, other in (("right", "wrong"), ("wrong", "right")):
         if balance[name] == 0 and balance[other] > 0:
             found.append(
-                f"no answer is {name} of {balance[other]} graded by {name_of_matcher(sampling.matcher)!r}, so there is "
-                f"nothing to tell {other} ones from; use another matcher, other questions or more of them"
+                f"no answer is {name} of {balance[other]} graded by {matcher}, so there is nothing to tell {other} "
+                "ones from; use another matcher, other questions or more of them"
             )
     if counts["empty"]:
         found.append(f"{counts['empty']} of {counts['answers']} answers are empty and left out; check the prompt")
@@ -457,8 +459,8 @@ def _warn(graded: SelfEvaluationQuestions, sampling: Sampling) -> None:
         )
     if counts["not_comparable"]:
         found.append(
-            f"{counts['not_comparable']} of {counts['answers']} answers hold nothing that "
-            f"{name_of_matcher(sampling.matcher)!r} could compare, and count as wrong"
+            f"{counts['not_comparable']} of {counts['answers']} answers hold nothing that {matcher} could compare, "
+            "and count as wrong"
         )
     for text in found:
         warnings.warn(f"self-evaluation: {text}", stacklevel=4)

@@ -56,8 +56,9 @@ class SelfEvaluationCallback(TrainerCallback):
     Examples
     --------
     >>> graded = self_evaluation_questions(model, tokenizer, "triviaqa.jsonl")  # doctest: +SKIP
+    >>> refresh = SelfEvaluationCallback(graded, every=50)  # doctest: +SKIP
     >>> trainer = CalibrationAwareTrainer(  # doctest: +SKIP
-    ...     model, train_dataset=pairs, calibration_dataset=graded, callbacks=[SelfEvaluationCallback(graded, every=50)]
+    ...     model, train_dataset=pairs, calibration_dataset=graded, callbacks=[refresh]
     ... )
     """
 

@@ -64,9 +64,7 @@ def fitted_or_refused(name, data):
         try:
             return calibrator.fit(data.logits, labels, features=features, weights=data.weights)
         except ValueError as error:
-            assert any(
-                word in str(error) for word in ("give", "needs", "all weights are 0", "agree on no", "add a constant")
-            )  # noqa: PT017
+            assert any(word in str(error) for word in ("give", "needs", "all weights are 0", "agree on no", "add a constant"))  # noqa: PT017
             return None
 
 

@@ -99,7 +99,7 @@ def test_bad_input_is_refused():
         self_evaluation_questions(Scripted(), None, [])
     with pytest.raises(TypeError, match="row 1 is a Question"):
         self_evaluation_questions(Scripted(), None, [ASKED[0], Question("a?", ("b", "c"))])
-    with pytest.raises(ValueError, match="'exakt' is not a way to match answers.*exact"):
+    with pytest.raises(ValueError, match=r"'exakt' is not a way to match answers.*exact"):
         graded(["Paris"], matcher="exakt")
     with pytest.raises(ValueError, match="at 0 all 2 samples of a question are the same"):
         graded(["Paris", "Rome"], temperature=0.0)
@@ -109,7 +109,7 @@ def test_bad_input_is_refused():
 
     with pytest.raises(ValueError, match=r"row 1, .*broken raised KeyError: 'five' while comparing .*'five' with '4'"):
         self_evaluation_questions(Scripted(["x"], ["five"]), None, [ASKED[2], ASKED[1]], matcher=broken)
-    with pytest.raises(ValueError, match="returned 0.5 while comparing"):
+    with pytest.raises(ValueError, match=r"returned 0\.5 while comparing"):
         graded(["Paris"], matcher=lambda answer, other: 0.5)
 
 
@@ -125,7 +125,7 @@ def test_files_hold_everything_and_are_question_files_too(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert load_questions(path) == list(found)
-    with pytest.raises(ValueError, match="does not end in .parquet"):
+    with pytest.raises(ValueError, match=r"does not end in \.parquet"):
         found.save(tmp_path / "graded.jsonl")
     with pytest.raises(FileNotFoundError, match="no file"):
         SelfEvaluationQuestions.load(tmp_path / "other.parquet")
