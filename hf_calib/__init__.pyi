@@ -5,6 +5,7 @@ from . import (
     hub as hub,
     measures as measures,
     reports as reports,
+    rewards as rewards,
     tasks as tasks,
     trainers as trainers,
 )
