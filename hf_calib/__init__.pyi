@@ -70,6 +70,8 @@ from .trainers import (
     RecalibrationTrainer as RecalibrationTrainer,
     ReferenceDistributions as ReferenceDistributions,
     SelfEvaluationCallback as SelfEvaluationCallback,
+    StatedConfidenceConfig as StatedConfidenceConfig,
+    StatedConfidenceTrainer as StatedConfidenceTrainer,
     as_trl_dataset as as_trl_dataset,
     calibration_aware as calibration_aware,
     calibration_aware_config as calibration_aware_config,

@@ -41,3 +41,6 @@ from .registry import (
 from .served import (
     ServedModel as ServedModel,
 )
+from .stated_levels import (
+    StatedLevels as StatedLevels,
+)

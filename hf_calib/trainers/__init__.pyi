@@ -69,3 +69,7 @@ from .sft import (
     CalibrationAwareSFTConfig as CalibrationAwareSFTConfig,
     CalibrationAwareSFTTrainer as CalibrationAwareSFTTrainer,
 )
+from .stated_confidence import (
+    StatedConfidenceConfig as StatedConfidenceConfig,
+    StatedConfidenceTrainer as StatedConfidenceTrainer,
+)

@@ -15,12 +15,14 @@ from torch import nn
 
 from ..calibrators.differentiable_ece import differentiable_ece
 from ..confidence.forward import NonFiniteLogitsError, evaluating, option_log_probabilities
+from ..confidence.stated_levels import StatedLevels
 from ..measures import BinStatistics
 from ..regularizers import (
     BinTargets,
     anchor_divergence,
     answer_loss,
     em_loss,
+    expected_brier_loss,
 )
 from ..tasks.collator import QuestionCollator
 from .calibration_arguments import CalibrationArguments
@@ -203,7 +205,8 @@ class CalibrationTerm:
             self._check_finite(reference, "the reference model", step, rows)
             terms["anchor"] = anchor_divergence(logits, reference)
         if arguments.supervised_weight > 0:
-            terms["supervised"] = answer_loss(logits, batch)
+            stated = arguments.calibration_confidence == StatedLevels.name
+            terms["supervised"] = (expected_brier_loss if stated else answer_loss)(logits, batch)
         option_logits = logits.gather(-1, batch.option_ids).masked_fill(~batch.option_mask, -torch.inf)
         probabilities = torch.softmax(option_logits, dim=-1)
         if arguments.em_weight > 0:
@@ -217,9 +220,15 @@ class CalibrationTerm:
         return terms
 
     def _record(self, probabilities: torch.Tensor, batch: Batch, answered: torch.Tensor) -> None:
-        confidences, predicted = probabilities.max(dim=-1)
+        if self.arguments.calibration_confidence == StatedLevels.name:
+            last = probabilities.shape[-1] - 1
+            confidences = probabilities @ torch.linspace(0, 1, last + 1, device=probabilities.device)
+            right = batch.answers == last
+        else:
+            confidences, predicted = probabilities.max(dim=-1)
+            right = predicted == batch.answers
         if bool(answered.any()):
-            correct = (predicted == batch.answers)[answered]
+            correct = right[answered]
             self.running.statistics.update(
                 confidences[answered].double().cpu().numpy(), correct.cpu().numpy().astype(float)
             )
