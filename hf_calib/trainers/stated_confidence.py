@@ -48,7 +48,7 @@ class StatedConfidenceConfig(RecalibrationConfig):
         for name in ("em_weight", "dece_weight"):
             if getattr(self, name) != 0:
                 raise ValueError(
-                    f"{name}: this term acts on options, and levels of confidence are none; leave it at 0"
+                    f"{name}: this term acts on a question's options, not on levels of confidence; set it to 0"
                 )
         super().__post_init__()
 
