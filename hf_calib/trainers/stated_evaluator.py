@@ -71,10 +71,10 @@ def stated_prompts(source: Any, *, chat: bool) -> list[StatedPrompt] | None:
         if not path.is_file() or path.suffix.lower() not in READERS:
             return None
         rows = [row for _, row in file_rows(path)]
-        if rows and "prompt" not in rows[0] and _is_free_form(rows[0]):
+        if rows and "prompt" not in rows[0] and is_free_form(rows[0]):
             rows = list(load_free_form_questions(path))
     elif isinstance(source, Dataset | IterableDataset):
-        if not _is_free_form(source.column_names or ()):
+        if not is_free_form(source.column_names or ()):
             return None
         rows = list(source)
     elif isinstance(source, Sequence):
@@ -84,10 +84,10 @@ def stated_prompts(source: Any, *, chat: bool) -> list[StatedPrompt] | None:
     if not rows:
         return None
     if isinstance(rows[0], Mapping):
-        if not _is_free_form(rows[0]):
+        if not is_free_form(rows[0]):
             return None
         if "prompt" not in rows[0]:
-            rows = [_question(number, row) for number, row in enumerate(rows)]
+            rows = free_form_questions(rows)
     if isinstance(rows[0], FreeFormQuestion):
         rows = list(confidence_prompts(rows, chat=chat))
     elif not isinstance(rows[0], Mapping):
@@ -109,22 +109,35 @@ def stated_prompts(source: Any, *, chat: bool) -> list[StatedPrompt] | None:
     return prompts
 
 
-def _is_free_form(columns: Iterable[str]) -> bool:
+def is_free_form(columns: Iterable[str]) -> bool:
+    """Return whether columns are those of free-form questions, or of prompts, rather than of questions with options."""
     names = set(columns)
     if "prompt" in names:
         return not is_question_layout(names)
     # Any other column may hold options.
     answers = names & {"answer", "answers"}
-    return bool(answers) and names - answers <= {"question", "subject", "context"}
+    return "question" in names and bool(answers) and names - answers <= {"question", "subject", "context"}
 
 
-def _question(number: int, row: Mapping[str, Any]) -> FreeFormQuestion:
-    answers = row.get("answers", row.get("answer"))
-    answers = answers if isinstance(answers, list | tuple) else () if answers is None else (answers,)
-    try:
-        return FreeFormQuestion(row["question"], tuple(map(str, answers)), row.get("subject"), row.get("context"))
-    except QuestionError as error:
-        raise QuestionError(f"row {number}, counted from 0: {error}") from None
+def free_form_questions(rows: Iterable[Mapping[str, Any]]) -> list[FreeFormQuestion]:
+    """Return rows with the columns `question` and `answer` or `answers` as questions.
+
+    Raises
+    ------
+    QuestionError
+        If a row cannot be one.
+    """
+    questions = []
+    for number, row in enumerate(rows):
+        answers = row.get("answers", row.get("answer"))
+        answers = answers if isinstance(answers, list | tuple) else () if answers is None else (answers,)
+        try:
+            questions.append(
+                FreeFormQuestion(row["question"], tuple(map(str, answers)), row.get("subject"), row.get("context"))
+            )
+        except QuestionError as error:
+            raise QuestionError(f"row {number}, counted from 0: {error}") from None
+    return questions
 
 
 def grading_reward(trainer: Any) -> AnswerReward:
