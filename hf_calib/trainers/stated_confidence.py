@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..confidence.stated_levels import LEVELS, StatedLevels, answered_question, find_levels
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from ..confidence.encoded import EncodedOptions, PromptEncoder
+from ..confidence.stated_levels import LEVELS, AnsweredQuestion, StatedLevels, answered_question, find_levels
 from ..evaluation import SelfEvaluationQuestions
 from ..hub import dataset_reference
-from ..tasks import PromptFormat, Question
+from ..tasks import PromptFormat, Question, QuestionError
 from ..tasks.drawing import QuestionList
 from .questions import use_chat_template
 from .recalibration import RecalibrationConfig, RecalibrationTrainer
@@ -27,6 +32,8 @@ class StatedConfidenceConfig(RecalibrationConfig):
     scale : {"auto", "percent", "digits", "words"}, default "auto"
         The levels: 0 to 100 in steps of 5, 0 to 9, or ten words. "auto" is the first of these whose levels are one
         token each.
+    answer_weight : float, default 0.0
+        Weight of the log-loss of the right answers' texts, per token. At 0 the answers are not trained.
     """
 
     supervised_weight: float = field(
@@ -41,9 +48,15 @@ class StatedConfidenceConfig(RecalibrationConfig):
         metadata={"help": "Levels of confidence; auto takes the first that are tokens.", "choices": ["auto", *LEVELS]},
     )
 
+    answer_weight: float = field(
+        default=0.0, metadata={"help": "Weight of the log-loss of the right answers' texts; 0 leaves them untrained."}
+    )
+
     trainable_confidence = (StatedLevels.name,)
 
     def __post_init__(self) -> None:
+        if not 0.0 <= self.answer_weight < float("inf"):
+            raise ValueError(f"answer_weight must be a finite, nonnegative number, got {self.answer_weight}")
         self.calibration_confidence = StatedLevels.name
         for name in ("em_weight", "dece_weight"):
             if getattr(self, name) != 0:
@@ -57,8 +70,8 @@ class StatedConfidenceTrainer(RecalibrationTrainer):
     """Trains the confidence that a model states after its own answers, without reinforcement learning (ConfTuner).
 
     After each answer the model has a distribution over the levels of confidence; the loss is the expected Brier score
-    of the level that it states, plus, with an `anchor_weight`, the anchor. Nothing else is trained: neither the
-    answers nor how they are found. `hf-calib measure --free-form ... --confidence stated-levels` asks with the same
+    of the level that it states, plus, with an `anchor_weight`, the anchor. The answers' texts are not trained, unless
+    `answer_weight` says so. `hf-calib measure --free-form ... --confidence stated-levels` asks with the same
     prompt.
 
     Parameters
@@ -107,20 +120,65 @@ class StatedConfidenceTrainer(RecalibrationTrainer):
         if kwargs.get("eval_calibration_dataset") is not None:
             held_out = _checked(kwargs["eval_calibration_dataset"], "eval_calibration_dataset")
             kwargs["eval_calibration_dataset"] = level_questions(held_out, self.levels)
+        own = level_questions(questions, self.levels)
+        self._answer_weight = args.answer_weight
+        self._takes_own_forward = args.answer_weight > 0
         super().__init__(
             model,
             args,
-            level_questions(questions, self.levels),
+            own,
             reference,
             processing_class,
             prompt_format=prompt_format,
             **kwargs,
         )
         self.calibration_run.calibration_source = dataset_reference(answers, len(answers))
+        self._right_answers = self._encoded_answers(own)
 
     def replace_calibration_questions(self, questions: Any) -> None:
         """Train on other graded answers from the next step on."""
-        super().replace_calibration_questions(level_questions(_checked(questions, "questions"), self.levels))
+        own = level_questions(_checked(questions, "questions"), self.levels)
+        super().replace_calibration_questions(own)
+        self._right_answers = self._encoded_answers(own)
+
+    def _encoded_answers(self, questions: Sequence[Question]) -> list[EncodedOptions]:
+        """Return the right answers with their prompts as tokens, if they are to be trained."""
+        if not self._takes_own_forward:
+            return []
+        top = len(self.levels) - 1
+        # An answer is the first of two choices, since a question has at least two.
+        right = [
+            Question(own.question, (own.given, "?"), 0, own.subject, own.context)
+            for own in questions
+            if isinstance(own, AnsweredQuestion) and own.answer == top
+        ]
+        if not right:
+            raise QuestionError("answer_weight: no answer is right, so there is none to train; set it to 0")
+        preparation = self._questions
+        encoder = PromptEncoder(
+            preparation.tokenizer, preparation.max_length, preparation.settings.calibration_on_too_long
+        )
+        return encoder.texts(right, preparation.prompt_format, list_options=False)
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Return the calibration terms, and with an `answer_weight` the log-loss of right answers."""
+        loss = super().compute_loss(model, inputs, False, num_items_in_batch)
+        if not self._right_answers:
+            return loss
+        rows = inputs["row"].tolist()
+        chosen = [self._right_answers[row % len(self._right_answers)] for row in rows]
+        device = self.accelerator.device
+        sequences = [torch.tensor([*item.input_ids, *item.options[0]]) for item in chosen]
+        ids = pad_sequence(sequences, batch_first=True, padding_value=0).to(device)
+        lengths = torch.tensor([len(sequence) for sequence in sequences])
+        starts = torch.tensor([len(item.input_ids) for item in chosen])
+        places = torch.arange(ids.shape[1])
+        mask = (places < lengths[:, None]).to(device)
+        labels = ids.masked_fill(~(mask & (places >= starts[:, None]).to(device)), -100)
+        answers = model(input_ids=ids, attention_mask=mask.long(), labels=labels).loss
+        return loss + self._answer_weight * answers
 
 
 def level_questions(answers: SelfEvaluationQuestions, levels: tuple[str, ...]) -> QuestionList[Question]:

@@ -110,7 +110,7 @@ def stated_prompts(source: Any, *, chat: bool) -> list[StatedPrompt] | None:
 
 
 def is_free_form(columns: Iterable[str]) -> bool:
-    """Return whether columns are those of free-form questions, or of prompts, rather than of questions with options."""
+    """Return whether columns are those of free-form questions or prompts rather than of questions with options."""
     names = set(columns)
     if "prompt" in names:
         return not is_question_layout(names)

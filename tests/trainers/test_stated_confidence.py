@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from hf_calib import SelfEvaluationCallback, StatedConfidenceConfig, StatedConfidenceTrainer
+from hf_calib import (
+    SelfEvaluationCallback,
+    SelfEvaluationQuestions,
+    StatedConfidenceConfig,
+    StatedConfidenceTrainer,
+)
 from hf_calib.regularizers import expected_brier_loss
 from hf_calib.tasks import QuestionError
 from hf_calib.tasks.collator import QuestionBatch
@@ -98,6 +103,28 @@ def test_the_anchor_keeps_to_the_model_as_it_was(graded, tokenizer, tmp_path):  
     assert moved(anchored) < moved(free)
 
 
+def test_answers_are_trained_only_where_that_is_asked_for(graded, tokenizer, tmp_path):  # noqa: F811
+    def log_loss(model):
+        """The right answers' mean log-loss, one by one."""
+        losses = []
+        for answer in graded.answers:
+            if answer.right:
+                prompt = tokenizer(f"Question: {answer.question.question}\nAnswer:")["input_ids"]
+                whole = tokenizer(f"Question: {answer.question.question}\nAnswer: {answer.text}")["input_ids"]
+                ids = torch.tensor([whole])
+                with torch.no_grad():
+                    logits = model(ids).logits[0, len(prompt) - 1 : -1]
+                losses.append(torch.nn.functional.cross_entropy(logits, ids[0, len(prompt) :], reduction="sum"))
+        return float(torch.stack(losses).sum()) / 100
+
+    without, with_ = (
+        trained(tokenizer, tmp_path, graded, max_steps=20, answer_weight=weight, evaluated=False)
+        for weight in (0.0, 1.0)
+    )
+    assert log_loss(with_.model.eval()) < 0.7 * log_loss(tiny_llama(tokenizer))
+    assert log_loss(with_.model) < 0.7 * log_loss(without.model.eval())
+
+
 def test_the_answers_are_refreshed(graded, tokenizer, tmp_path):  # noqa: F811
     refresh = SelfEvaluationCallback(graded, 2, matcher=even_sum)
     trainer = trained(tokenizer, tmp_path, graded, callbacks=[refresh], evaluated=False)
@@ -114,6 +141,12 @@ def test_bad_input_is_refused(graded, tokenizer, tmp_path):  # noqa: F811
         StatedConfidenceTrainer(tiny_llama(tokenizer), args, graded, tokenizer, eval_calibration_dataset=list(graded))
     with pytest.raises(ValueError, match="em_weight: this term acts on a question's options"):
         StatedConfidenceConfig(str(tmp_path), em_weight=1.0, **training_arguments())
+    with pytest.raises(ValueError, match="answer_weight must be a finite, nonnegative number, got -1"):
+        StatedConfidenceConfig(str(tmp_path), answer_weight=-1, **training_arguments())
+    wrong = SelfEvaluationQuestions([answer for answer in graded.answers if not answer.right], graded.provenance)
+    args = StatedConfidenceConfig(str(tmp_path), answer_weight=1.0, **training_arguments())
+    with pytest.raises(QuestionError, match="answer_weight: no answer is right"):
+        StatedConfidenceTrainer(tiny_llama(tokenizer), args, wrong, tokenizer)
     args = StatedConfidenceConfig(str(tmp_path), scale="percent", **training_arguments())
     with pytest.raises(QuestionError, match="this tokenizer has no such levels as tokens; percent: the level '10' is"):
         StatedConfidenceTrainer(tiny_llama(tokenizer), args, graded, tokenizer)
