@@ -249,11 +249,16 @@ class PTrue(ConfidenceMethod):
 
 def about_answer(question: Question, option: int) -> Question:
     """Return the question whether an option is the right answer, with "True" and "False" to choose from."""
+    return true_question(*in_words(question, option), question.subject, question.context)
+
+
+def in_words(question: Question, option: int) -> tuple[str, str]:
+    """Return a question with its options, and one of them as its answer, as texts."""
     options = "\n".join(
         f"{letter}. {choice.strip()}" for letter, choice in zip(question.letters, question.choices, strict=True)
     )
     answer = f"{question.letters[option]}. {question.choices[option].strip()}"
-    return true_question(f"{question.question.strip()}\n{options}", answer, question.subject, question.context)
+    return f"{question.question.strip()}\n{options}", answer
 
 
 def true_question(question: str, answer: str, subject: str | None = None, context: str | None = None) -> Question:

@@ -14,7 +14,7 @@ from ..tasks.free_form import FreeFormQuestion
 from .asking import Asking
 from .backend import Backend
 from .batching import common_prefix
-from .elicited import about_answer
+from .elicited import in_words
 from .encoded import PromptEncoder
 from .methods import ConfidenceMethod, OptionLetters
 from .predictions import Predictions
@@ -211,10 +211,8 @@ class StatedLevels(ConfidenceMethod):
         asked = []
         for row, option in zip(letters.rows, letters.predicted, strict=True):
             question = questions[row]
-            text, _, given = about_answer(question, int(option)).question.rpartition("\nProposed answer: ")
-            asked.append(
-                AnsweredQuestion(text, levels, None, question.subject, question.context, given.rpartition("\n")[0])
-            )
+            text, given = in_words(question, int(option))
+            asked.append(AnsweredQuestion(text, levels, None, question.subject, question.context, given))
         plain = PromptFormat(chat=prompt_format.chat, system=prompt_format.system)
         found = level_predictions(backend, asked, plain, asking.for_part("level_"))
         kept = letters.subset(found.rows)

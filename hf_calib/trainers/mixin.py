@@ -121,7 +121,7 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
             n = len(self._evaluator.questions)
             run.evaluation_source = dataset_reference(eval_calibration_dataset, n)
             if not self._evaluator.asks_options:
-                run.confidence = "stated"
+                run.confidence, run.free_form = "stated", True
         # Before the callback that measures the final model.
         if settings.average_weights > 0:
             check_averaging(self.accelerator, self.args)

@@ -132,7 +132,8 @@ class StatedConfidenceTrainer(RecalibrationTrainer):
             prompt_format=prompt_format,
             **kwargs,
         )
-        self.calibration_run.calibration_source = dataset_reference(answers, len(answers))
+        run = self.calibration_run
+        run.calibration_source, run.free_form = dataset_reference(answers, len(answers)), True
         self._right_answers = self._encoded_answers(own)
 
     def replace_calibration_questions(self, questions: Any) -> None:

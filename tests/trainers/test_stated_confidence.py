@@ -82,7 +82,7 @@ def test_the_stated_confidence_becomes_calibrated(graded, tokenizer, tmp_path): 
     trainer.create_model_card()
     text = (tmp_path / "README.md").read_text()
     assert "stated-confidence training" in text
-    assert "the mean level of confidence" in text
+    assert "measured on free-form questions, with confidence read off the mean level of confidence" in text
 
 
 def test_the_anchor_keeps_to_the_model_as_it_was(graded, tokenizer, tmp_path):  # noqa: F811

@@ -62,7 +62,11 @@ def test_evaluate_reports_the_ece_of_stated_confidence(make, scripted, tokenizer
     assert trainer.calibration_run.confidence == "stated"
     assert trainer.calibration_run.regime is None
     trainer.create_model_card()
-    assert "the percentage that the model states" in (tmp_path / "README.md").read_text()
+    card = (tmp_path / "README.md").read_text()
+    assert "measured on free-form questions, with confidence read off the percentage that the model states" in card
+    assert "it says nothing about multiple-choice answers" in card
+    assert "options per question" not in card
+    assert "- multiple-choice" not in card
 
 
 def test_the_trainers_own_reward_grades(scripted, tokenizer, tmp_path):
