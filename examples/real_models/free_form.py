@@ -38,6 +38,7 @@ def make_parser():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="a folder or a Hub id")
     parser.add_argument("--questions", type=Path, required=True, help="file with the columns question and answers")
+    parser.add_argument("--readings", nargs="+", default=READINGS, choices=READINGS, help="default: both")
     parser.add_argument("--shots", type=int, default=5, help="solved examples before each question (default 5)")
     parser.add_argument("--n_train", type=int, default=900, help="answers to train on (default 900)")
     parser.add_argument("--n_fit", type=int, default=100, help="answers to fit the temperature on (default 100)")
@@ -65,9 +66,9 @@ def main(argv=None):
         return AutoModelForCausalLM.from_pretrained(options.model, dtype="float32")
 
     test, train, fit = answered(options, model, tokenizer)
-    run.values["answers"] = {"test": test.describe(), "train": train.describe(), "fit": fit.describe()}
+    run.values["answers"] = {name: counts(part) for name, part in (("test", test), ("train", train), ("fit", fit))}
     run.right = np.array([answer.right for answer in test.answers])
-    for reading in READINGS:
+    for reading in options.readings:
         if run.missing(reading, "before"):
             run.add(reading, "before", read(reading, model(), tokenizer, test))
         if run.missing(reading, "before, temperature"):
@@ -114,6 +115,13 @@ def answered(options, model, tokenizer):
     train, provenance = found["train"].answers, found["train"].provenance
     parts = (train[: -options.n_fit], train[-options.n_fit :])
     return found["test"], *(SelfEvaluationQuestions(part, {**provenance, "n_questions": len(part)}) for part in parts)
+
+
+def counts(graded):
+    """Return how many answers there are, how many are right, and how many the limit on tokens cuts off."""
+    answers = graded.answers
+    cut_off = sum(not answer.ended for answer in answers)
+    return {"n": len(answers), "right": sum(answer.right for answer in answers), "cut_off": cut_off}
 
 
 def read(reading, model, tokenizer, graded):
@@ -182,7 +190,7 @@ class Run:
     def __init__(self, options):
         self.options = options
         self.right = None
-        settings = {name: value for name, value in vars(options).items() if name != "out"}
+        settings = {name: value for name, value in vars(options).items() if name not in ("out", "readings")}
         settings["questions"] = options.questions.name
         settings["model"] = Path(options.model).name if Path(options.model).exists() else options.model
         versions = {name: importlib.metadata.version(name) for name in VERSIONS_OF}
@@ -238,9 +246,11 @@ class Run:
     def save(self):
         """Write `results.json`."""
         results = {name: value for name, value in self.values.items() if name != "confidences"}
-        results["n_test"], results["accuracy"] = len(self.right), float(self.right.mean())
+        accuracy = float(self.right.mean())
+        # What a constant confidence would score that is right on average.
+        results["accuracy"], results["brier_of_constant"] = accuracy, 2 * accuracy * (1 - accuracy)
         results["measured"] = {
-            reading: {stage: self.figures(reading, stage) for stage in STAGES} for reading in READINGS
+            reading: {stage: self.figures(reading, stage) for stage in STAGES} for reading in self.options.readings
         }
         text = json.dumps(results, indent=2) + "\n"
         (self.options.out / "results.json").write_text(text, encoding="utf-8")

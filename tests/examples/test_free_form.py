@@ -35,11 +35,12 @@ def test_every_stage_is_measured_once(arguments, tmp_path, monkeypatch, capsys):
     assert str(tmp_path) not in written
     results = json.loads(written)
     readings = json.loads((tmp_path / "out" / "readings.json").read_text())["confidences"]
-    assert results["n_test"] == 16
-    assert results["answers"]["test"].startswith("16 answers to 16 questions")
+    assert [results["answers"][name]["n"] for name in ("test", "train", "fit")] == [16, 20, 8]
     answers = hf_calib.SelfEvaluationQuestions.load(tmp_path / "out" / "answers_test.parquet").answers
     right = np.array([answer.right for answer in answers])
     assert results["accuracy"] == right.mean()
+    assert results["answers"]["test"]["right"] == right.sum()
+    assert results["brier_of_constant"] == pytest.approx(2 * np.mean((right.mean() - right) ** 2))
     lines = iter(table[2:])
     for reading in ("p-true", "stated-levels"):
         stages = results["measured"][reading]
@@ -63,6 +64,8 @@ def test_every_stage_is_measured_once(arguments, tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(free_form, name, asked_again)
     free_form.main(arguments)
     assert (tmp_path / "out" / "results.json").read_text() == written
+    free_form.main([*arguments, "--readings", "p-true"])
+    assert list(json.loads((tmp_path / "out" / "results.json").read_text())["measured"]) == ["p-true"]
     with pytest.raises(SystemExit, match="other settings"):
         free_form.main([*arguments, "--steps", "5"])
 
