@@ -47,3 +47,6 @@ from .registry import (
 from .served import (
     ServedModel as ServedModel,
 )
+from .stated_levels import (
+    StatedLevels as StatedLevels,
+)

@@ -126,6 +126,12 @@ _WAYS = {
         ("top_k",),
         free_form={"method": "stated", "top_k": 4},
     ),
+    "stated-levels": Way(
+        "the mean level of confidence that the model would state after its answer",
+        _made_by("stated_levels", "StatedLevels"),
+        gives_distribution=False,
+        free_form={"method": "levels"},
+    ),
     "consistency": Way(
         "the share of samples that agree",
         _made_by("elicited", "SampleConsistency"),

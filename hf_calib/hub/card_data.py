@@ -155,6 +155,8 @@ class CalibrationCardData:
         The prompt the options' probabilities were read with.
     confidence : str, default "letters"
         What confidence was read off, a name of `hf_calib.confidence.ways()`.
+    free_form : bool, default False
+        Whether the questions have no options.
     option_counts : tuple of int
         The calibration questions' numbers of options.
     subjects : tuple of str
@@ -190,6 +192,7 @@ class CalibrationCardData:
     regime: str | None = None
     prompt_format: Mapping[str, Any] | None = None
     confidence: str = "letters"
+    free_form: bool = False
     option_counts: tuple[int, ...] = ()
     subjects: tuple[str, ...] = ()
     label_free: bool | None = None

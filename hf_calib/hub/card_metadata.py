@@ -20,7 +20,7 @@ from .card_data import AFTER, CalibrationCardData, Evaluation
 from .errors import CardConflictError
 from .escaping import is_hub_id, single_line
 
-TASK_TYPE = "multiple-choice"
+TASK_TYPE, FREE_FORM_TASK_TYPE = "multiple-choice", "question-answering"
 HUB_URL = "https://huggingface.co"
 # Six decimals are far more precise than any interval, and keep rounding errors out of the card's history.
 _DIGITS = 6
@@ -46,7 +46,7 @@ def card_metadata(data: CalibrationCardData) -> ModelCardData:
     """
     used = [reference for reference in (data.preference_data, data.calibration_data) if reference is not None]
     datasets = list(dict.fromkeys(reference.name for reference in used if reference.on_hub))
-    tags = {"hf_calib", "calibration", "multiple-choice", *map(single_line, data.tags)}
+    tags = {"hf_calib", "calibration", *map(single_line, data.tags)} | (set() if data.free_form else {TASK_TYPE})
     if data.adapter_type:
         # The tags that PEFT adds when it saves, so that a card does not depend on who wrote it first.
         tags |= {data.adapter_type.lower(), "transformers"}
@@ -71,8 +71,8 @@ def _eval_results(data: CalibrationCardData, evaluation: Evaluation) -> list[Eva
     report, dataset = evaluation.reports[AFTER], evaluation.dataset
     n_bins = len(report.bins)
     shared: dict[str, Any] = {
-        "task_type": TASK_TYPE,
-        "task_name": "Multiple choice",
+        "task_type": FREE_FORM_TASK_TYPE if data.free_form else TASK_TYPE,
+        "task_name": "Question answering" if data.free_form else "Multiple choice",
         "dataset_type": single_line(dataset.name),
         "dataset_name": single_line(dataset),
         "dataset_config": dataset.config,
