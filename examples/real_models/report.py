@@ -42,8 +42,9 @@ def report(rows):
     lines = [f"# {settings['model']}", ""]
     for reading in dict.fromkeys(row["reading"] for row in rows):
         for test in TEST:
-            n = {row["measured"][test]["n"] for row in rows if row["reading"] == reading}
-            expected = np.mean([row["measured"][test]["ece_if_calibrated"] for row in rows if row["reading"] == reading])
+            measured = [row["measured"][test] for row in rows if row["reading"] == reading]
+            n = {own["n"] for own in measured}
+            expected = np.mean([own["ece_if_calibrated"] for own in measured])
             lines += [
                 f"## {reading}, {test}",
                 "",
