@@ -100,18 +100,15 @@ def answered(options, model, tokenizer):
     parts = {"test": questions[start:end], "train": questions[end:needed]}
     found = {}
     for name, part in parts.items():
-        path = options.out / f"answers_{name}.parquet"
-        if not path.exists():
-            graded = self_evaluation_questions(
-                model(),
-                tokenizer,
-                QuestionList(part, source=options.questions.name),
-                matcher=options.matcher,
-                max_new_tokens=options.max_new_tokens,
-                prompt_format=FewShotFormat(examples=examples),
-            )
-            graded.save(path)
-        found[name] = SelfEvaluationQuestions.load(path)
+        found[name] = self_evaluation_questions(
+            model(),
+            tokenizer,
+            QuestionList(part, source=options.questions.name),
+            matcher=options.matcher,
+            max_new_tokens=options.max_new_tokens,
+            prompt_format=FewShotFormat(examples=examples),
+            out=options.out / f"answers_{name}.parquet",
+        )
     train, provenance = found["train"].answers, found["train"].provenance
     parts = (train[: -options.n_fit], train[-options.n_fit :])
     return found["test"], *(SelfEvaluationQuestions(part, {**provenance, "n_questions": len(part)}) for part in parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -13,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..confidence import Asking
+from ..confidence import Asking, Journal
 from ..confidence.elicited import self_evaluation_format, true_question
 from ..tasks import PromptFormat, Question, QuestionError
 from ..tasks.drawing import QuestionList
@@ -187,9 +188,7 @@ class SelfEvaluationQuestions(QuestionList[Question]):
         import pyarrow as arrow
         import pyarrow.parquet as parquet
 
-        path = Path(path)
-        if path.suffix != ".parquet":
-            raise ValueError(f"path: {str(path)!r} does not end in .parquet, the format that holds the provenance too")
+        path = _parquet(path)
         # The right option as a text, which means the same to every reader.
         rows = [
             {
@@ -238,6 +237,14 @@ class SelfEvaluationQuestions(QuestionList[Question]):
         return cls(answers, json.loads(metadata[_METADATA]))
 
 
+def _parquet(path: str | os.PathLike[str]) -> Path:
+    """Return a path, unless it is that of another kind of file."""
+    path = Path(path)
+    if path.suffix != ".parquet":
+        raise ValueError(f"{str(path)!r} does not end in .parquet, the format that holds the provenance too")
+    return path
+
+
 def _question(answer: GradedAnswer) -> Question:
     """Return the question whether an answer is right."""
     asked = answer.question
@@ -259,6 +266,7 @@ def self_evaluation_questions(
     seed: int = 0,
     batch_size: int | str = 16,
     progress: bool = True,
+    out: str | os.PathLike[str] | None = None,
 ) -> SelfEvaluationQuestions:
     """Let a model answer free-form questions, grade its answers, and return questions whether they are right.
 
@@ -290,6 +298,9 @@ def self_evaluation_questions(
         Of the samples.
     batch_size, progress
         As in `hf_calib.measure`.
+    out : path, optional
+        A .parquet file to save the questions to. A run that was stopped continues with the answers it has, and one
+        that is finished is read from there.
 
     Returns
     -------
@@ -300,7 +311,8 @@ def self_evaluation_questions(
     QuestionError
         If there is no question, or no answer is left.
     ValueError
-        If a setting is out of range, or the matcher raises or returns something else than a bool.
+        If a setting is out of range, the matcher raises or returns something else than a bool, or `out` holds
+        another run.
 
     Warns
     -----
@@ -332,9 +344,38 @@ def self_evaluation_questions(
         matcher_named(matcher),
         prompt_format or PromptFormat(),
     )
+    identity = {"name": source.name, **source.identity}
+    journal, path = None, None
+    if out is not None:
+        path = _parquet(out)
+        run = {"model": identity, **sampling.to_dict(), "questions_sha256": _digest(asked)}
+        if path.exists():
+            return _finished(path, run)
+        journal = Journal(path.with_suffix(".progress"), run, where.index)
     backend = source.opened(sampling.prompt_format.chat)
-    asking = Asking(batch_size, progress, process_index=where.index, num_processes=where.count)
-    return answered_and_graded(backend, asked, sampling, asking, {"name": source.name, **source.identity})
+    asking = Asking(batch_size, progress, journal, where.index, where.count)
+    graded = answered_and_graded(backend, asked, sampling, asking, identity)
+    if path is not None and journal is not None and where.is_first:
+        graded.save(path)
+        journal.remove()
+    return graded
+
+
+def _finished(path: Path, run: Mapping[str, Any]) -> SelfEvaluationQuestions:
+    """Return the questions of a finished run, unless it was another."""
+    found = SelfEvaluationQuestions.load(path)
+    wanted = json.loads(json.dumps(dict(run)))
+    differing = [name for name in wanted if found.provenance.get(name) != wanted[name]]
+    if differing:
+        raise ValueError(
+            f"out: {path} holds answers that differ in {', '.join(differing)}; remove it or give another file"
+        )
+    return found
+
+
+def _digest(questions: Sequence[FreeFormQuestion]) -> str:
+    content = json.dumps([asdict(question) for question in questions], ensure_ascii=False)
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def as_free_form_questions(questions: Any) -> QuestionList[FreeFormQuestion]:
@@ -427,6 +468,7 @@ def answered_and_graded(
         "model": dict(model),
         "source": questions.source,
         "n_questions": len(questions),
+        "questions_sha256": _digest(questions),
         **sampling.to_dict(),
         "counts": dict(counts),
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),

@@ -70,9 +70,11 @@ def stated_prompts(source: Any, *, chat: bool) -> list[StatedPrompt] | None:
         path = Path(source)
         if not path.is_file() or path.suffix.lower() not in READERS:
             return None
-        rows = [row for _, row in file_rows(path)]
-        if rows and "prompt" not in rows[0] and is_free_form(rows[0]):
-            rows = list(load_free_form_questions(path))
+        _, first = next(file_rows(path), (None, {}))
+        if not is_free_form(first):
+            return None
+        prompts_given = "prompt" in first
+        rows = [row for _, row in file_rows(path)] if prompts_given else list(load_free_form_questions(path))
     elif isinstance(source, Dataset | IterableDataset):
         if not is_free_form(source.column_names or ()):
             return None

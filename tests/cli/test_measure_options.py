@@ -307,7 +307,7 @@ def test_questions_without_options(folder, tmp_path, capsys):
     assert "--free-form: confidence read by letters needs options" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("confidence", ["p-true", "stated", "stated-words", "stated-top-k"])
+@pytest.mark.parametrize("confidence", ["p-true", "stated", "stated-levels", "stated-words", "stated-top-k"])
 def test_words_of_ones_own_with_each_way(folder, tmp_path, confidence):
     (tmp_path / "q.jsonl").write_text('{"question": "What is it?", "answer": "x"}\n' * 3)
     options = ["--model", folder / "model", "--dataset", tmp_path / "q.jsonl", "--free-form", "exact"]

@@ -140,6 +140,39 @@ def test_files_hold_everything_and_are_question_files_too(tmp_path):
         SelfEvaluationQuestions.load(tmp_path / "text.parquet")
 
 
+@pytest.mark.filterwarnings("ignore:self-evaluation")
+def test_a_stopped_run_goes_on_and_a_finished_one_is_not_repeated(tmp_path, model, tokenizer):
+    path = tmp_path / "graded.parquet"
+    options = {"max_new_tokens": 3, "progress": False, "batch_size": 1, "out": path}
+
+    class Stopping(LocalModel):
+        left = 2
+
+        def run(self, stage, items, asking, work, **own):
+            def stopping(batch, prefix):
+                if self.left == 0:
+                    raise KeyboardInterrupt
+                self.left -= 1
+                return work(batch, prefix)
+
+            return super().run(stage, items, asking, stopping, **own)
+
+    backend = Stopping(model, tokenizer)
+    with pytest.raises(KeyboardInterrupt):
+        self_evaluation_questions(backend, None, ASKED, **options)
+    assert not path.exists()
+    backend.left = 1  # all that is missing
+    found = self_evaluation_questions(backend, None, ASKED, **options)
+    assert [answer.row for answer in found.answers] == [0, 1, 2]
+    assert [child.name for child in tmp_path.iterdir()] == ["graded.parquet"]
+    again = self_evaluation_questions(backend, None, ASKED, **options)
+    assert (list(again), again.provenance) == (list(found), found.provenance)
+    with pytest.raises(ValueError, match=r"graded\.parquet holds answers that differ in sampling, questions_sha256"):
+        self_evaluation_questions(backend, None, ASKED[:2], **options | {"max_new_tokens": 4})
+    with pytest.raises(ValueError, match=r"'graded\.csv' does not end in \.parquet"):
+        self_evaluation_questions(backend, None, ASKED, out="graded.csv")
+
+
 def test_a_file_of_questions_is_read(tmp_path):
     path = tmp_path / "asked.jsonl"
     path.write_text('{"question": "Capital of France?", "answers": ["Paris"]}\n')

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import hf_calib
+from hf_calib.confidence import LocalModel
 from hf_calib.tasks.free_form import MATCHERS
 from tests.examples.scripts import script, write
 from tests.support import COLOURS, NOUNS
@@ -59,7 +60,7 @@ def test_every_stage_is_measured_once(arguments, tmp_path, monkeypatch, capsys):
     def asked_again(*args, **kwargs):
         raise AssertionError("what was measured is measured again")
 
-    monkeypatch.setattr(hf_calib, "self_evaluation_questions", asked_again)
+    monkeypatch.setattr(LocalModel, "generate", asked_again)
     for name in ("read", "trained"):
         monkeypatch.setattr(free_form, name, asked_again)
     free_form.main(arguments)
