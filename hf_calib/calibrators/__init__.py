@@ -1,4 +1,4 @@
-"""Calibrators: maps fitted on held-out predictions and applied to new ones."""
+"""After training: fit a map on held-out predictions, apply it to new ones."""
 
 from .protocol import Calibrator, NotFittedError
 from .registry import by_name, calibrator_class, load_calibrator, names
