@@ -1,4 +1,4 @@
-"""After training: fit a map on held-out predictions, apply it to new ones."""
+"""Calibrators: maps fitted on held-out predictions and applied to new ones."""
 
 from .protocol import Calibrator, NotFittedError
 from .registry import by_name, calibrator_class, load_calibrator, names

@@ -130,7 +130,7 @@ def _print(calibration: Calibration, out: Path | None) -> None:
     print("Cross-validated: each question's probabilities come from a fit without it.\n")
     print(render_table(rows))
     for name, reason in calibration.refused.items():
-        print(textwrap.fill(f"{name} can't be fitted here: {reason}", 80))
+        print(textwrap.fill(f"{name} cannot be fitted here: {reason}", 80))
     for finding in calibration.warnings:
         print(textwrap.fill(f"! {finding}", 80, break_on_hyphens=False))
     print()

@@ -36,9 +36,8 @@ def add_measure_parser(commands: argparse._SubParsersAction) -> None:
         usage="(--model M --dataset D | --from-... FILE)",
         help="measure a model's calibration on multiple-choice questions",
         description="Ask a causal language model multiple-choice questions, read its confidence, and report accuracy, "
-        "calibration error and more, with their 95% intervals. A run into --out that was stopped goes on when it is "
-        "started again; torchrun or accelerate launch share the work among processes. Or measure predictions that "
-        "exist already.",
+        "calibration error and more, with 95% intervals. With --out, a stopped run resumes when it is started again. "
+        "torchrun or accelerate launch distribute the work. Existing predictions can be measured too.",
         example="hf-calib measure --model gpt2 --dataset cais/mmlu:all:test --out report --fail-if 'ece>0.05'",
         flags_of_arguments={"method": "--confidence", "matcher": "--free-form"},
     )

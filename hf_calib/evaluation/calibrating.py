@@ -156,10 +156,10 @@ def calibrate(
     dataset : optional
         Questions that the model was not trained on, as in `hf_calib.measure`; left out with a measurement.
     calibrators : str or sequence of str, default "temperature"
-        Names of `hf_calib.calibrators.names()`; of several, the one whose cross-validated log-loss is the lowest is
-        taken. "auto" chooses by what there is to fit on.
+        Names from `hf_calib.calibrators.names()`; of several, the one with the lowest cross-validated log-loss is
+        chosen. "auto" chooses by the available data.
     target_predictions : Measurement, Predictions or path, optional
-        The model's predictions of the questions to come, whose answers are not used.
+        The model's predictions for new questions, whose answers are not used.
     reference_predictions : Measurement, Predictions or path, optional
         The pre-trained model's predictions for the same questions, used instead of answers.
     folds : int, default 5
@@ -277,7 +277,7 @@ class _Given:
         return held_out.report(seed=seed)
 
     def fitted(self, name: str) -> BaseCalibrator:
-        """Return a calibrator that is fitted on all there is."""
+        """Return a calibrator fitted on all data."""
         calibrator = self._new(name)
         predictions = self.predictions.logits
         if self.target is not None:

@@ -94,8 +94,8 @@ def measure_and_write_card(
     in_domain : bool, optional
         Whether the questions are of the kind that the model was calibrated on.
     task_id : str, optional
-        The benchmark's task on the Hub that the questions are, where its owner registered one; then the accuracy is
-        also written as an evaluation-result file.
+        The registered benchmark's task on the Hub, if the questions are one; then the accuracy is also written as an
+        evaluation-result file.
     trained_on : str or path, optional
         The questions with answers that the model was fine-tuned on. At most a thousand of them, drawn at random, are
         asked too, and the card states the regime (see `hf_calib.diagnose`).

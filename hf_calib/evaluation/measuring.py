@@ -186,7 +186,7 @@ def measure_recorded(
     Parameters
     ----------
     path : str, path or sequence of str
-        As the kind's reader takes it.
+        In the form that the kind's reader takes.
     kind : {"predictions", "lm_eval", "helm"}, default "predictions"
         A file that `hf_calib.confidence.recorded.read_predictions` reads, lm-evaluation-harness's samples, or a run
         folder of HELM.

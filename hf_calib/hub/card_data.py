@@ -43,10 +43,10 @@ class DatasetReference:
     size : int, optional
         Number of rows used.
     task_id : str, optional
-        The benchmark's task on the Hub that this set is, where its owner registered one; then the accuracy is also
-        written as an evaluation-result file.
+        The registered benchmark's task on the Hub, if this set is one; then the accuracy is also written as an
+        evaluation-result file.
     skipped : int, optional
-        Number of rows that could not be read and were left out.
+        Number of unreadable rows that were left out.
     """
 
     name: str
@@ -150,7 +150,7 @@ class CalibrationCardData:
     confidence : str, default "letters"
         What confidence was read off, a name of `hf_calib.confidence.ways()`.
     option_counts : tuple of int
-        The numbers of options that the calibration questions had.
+        The calibration questions' numbers of options.
     subjects : tuple of str
         The calibration questions' subjects.
     label_free : bool, optional

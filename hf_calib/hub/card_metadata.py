@@ -21,7 +21,7 @@ from .escaping import is_hub_id, single_line
 
 TASK_TYPE = "multiple-choice"
 HUB_URL = "https://huggingface.co"
-# Six digits are far below any interval's width and keep rounding in the last place out of the card's history.
+# Six decimals are far more precise than any interval, and keep rounding errors out of the card's history.
 _DIGITS = 6
 
 _EMPTY_BLOCK = re.compile(r"(\s*---(\r\n|\r|\n))(?=---[ \t]*(?:\r\n|\n|\Z))")
@@ -47,7 +47,7 @@ def card_metadata(data: CalibrationCardData) -> ModelCardData:
     datasets = list(dict.fromkeys(reference.name for reference in used if reference.on_hub))
     tags = {"hf_calib", "calibration", "multiple-choice", *map(single_line, data.tags)}
     if data.adapter_type:
-        # Those that PEFT gives to what it saves, so that a card is the same whoever wrote into it first.
+        # The tags that PEFT adds when it saves, so that a card does not depend on who wrote it first.
         tags |= {data.adapter_type.lower(), "transformers"}
         tags |= {f"{_ADAPTER_TAG}{data.base_model}"} if data.base_model_on_hub else set()
     return ModelCardData(
@@ -97,7 +97,7 @@ def _eval_results(data: CalibrationCardData, evaluation: Evaluation) -> list[Eva
 
 
 def evaluation_results(data: CalibrationCardData) -> str | None:
-    """Give the Hub's evaluation-result file: the accuracy on every set that is a registered benchmark's task.
+    """Return the Hub's evaluation-result file, with the accuracy on every set that is a registered benchmark's task.
 
     Returns
     -------

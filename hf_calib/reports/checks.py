@@ -481,10 +481,10 @@ CHECKS = (
     Check("some_unread_replies", False, _some_unread),
     Check("too_few_questions", False, _too_few),
     Check("one_subject", False, _one_subject),
-    Check("repeated_questions", False, _repeated_questions),
     Check("chat_template_unused", False, _unused_template),
     Check("options_not_returned", False, _not_returned),
     Check("skipped_rows", False, _skipped),
+    Check("repeated_questions", False, _repeated_questions),
     Check("dropped_questions", False, _dropped),
 )
 """All checks, the most serious first."""

@@ -48,7 +48,7 @@ def random_orders(questions: Sequence[Question], seed: int) -> list[NDArray[np.i
 
 
 def cyclic_orders(n_options: int, n_orders: int) -> list[NDArray[np.int64]]:
-    """Return rotations of the options; with `n_orders = n_options` each option stands once at each place.
+    """Return rotations of the options; with `n_orders = n_options` each option is at each place once.
 
     Raises
     ------

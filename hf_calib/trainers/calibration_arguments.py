@@ -13,7 +13,7 @@ TRAINABLE = ("letters", "text", "text-characters", "text-tokens")
 
 
 def check_confidence(confidence: str, argument: str = "calibration_confidence") -> None:
-    """Raise a ValueError that names the argument unless a loss can act on confidence that is read so."""
+    """Raise a ValueError that names the argument unless a loss can act on confidence read in this way."""
     if confidence not in TRAINABLE:
         raise ValueError(f"{argument} must be one of {', '.join(TRAINABLE)}; got {confidence!r}")
 
@@ -31,7 +31,7 @@ class CalibrationArguments:
     where all terms but the first are means over a batch of multiple-choice questions. With
     `calibration_confidence="letters"`, $p_\theta$ is the next-token distribution at the answer position, of which the
     last two terms take the options' share; with option texts it is the distribution over the options throughout.
-    Questions without an answer only have the anchor.
+    Questions without an answer only contribute to the anchor.
 
     Parameters
     ----------

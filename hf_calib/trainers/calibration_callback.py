@@ -176,7 +176,7 @@ class CalibrationCallback(TrainerCallback):
 
 
 def _calling_trainer(callback: TrainerCallback) -> Trainer:
-    """Return the trainer that is calling a callback; transformers tells callbacks everything but this.
+    """Return the trainer that is calling a callback; transformers passes callbacks everything but this.
 
     The model alone is not enough: it has to be called as the trainer calls it, and the measures go to the trainer's
     log.

@@ -153,7 +153,7 @@ class CalibrationTerm:
         n_answered = sum(self.questions[i].answer >= 0 for i in indices)
         batch = self._batch(model, items)
         per_question = self._terms(model, batch, step, items)
-        # The loss of a process counts 1/processes in the averaged gradient.
+        # A process's loss has the weight 1/processes in the averaged gradient.
         divisors = {"anchor": len(indices) / processes, "supervised": n_answered / processes}
         divisors["em"] = divisors["dece"] = divisors["supervised"]
         total = torch.zeros((), device=self.accelerator.device)

@@ -62,7 +62,7 @@ class CalibrationEvaluator:
         if calibrator is not None:
             check_fits_on_answers(calibrator)
         self.calibrator = calibrator
-        preparation.encode(questions)  # refuses what can't be asked before anything is trained
+        preparation.encode(questions)  # rejects questions that cannot be asked before training starts
         self.questions = questions
         self.preparation = preparation
         self.model = model
