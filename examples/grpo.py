@@ -15,8 +15,17 @@ python examples/grpo.py \
     --use_peft
 ```
 
-`--reward_funcs` takes names of TRL's own rewards and `package.module.function`; `--reward_model_name_or_path` a reward
-model.
+`--reward_funcs` takes names of the rewards of `hf_calib.rewards` and of TRL's, and `package.module.function`;
+`--reward_model_name_or_path` a reward model.
+
+With rewards for stated confidence, on a file of free-form questions with the columns `question` and `answers`:
+
+```bash
+python examples/grpo.py --config examples/grpo_stated_confidence.yaml \
+    --dataset_name train.jsonl --eval_calibration_dataset test.jsonl
+```
+
+Questions are put with the request to state a confidence; a dataset of prompts has to hold that request itself.
 """
 
 from hf_calib.scripts.grpo import main, make_parser

@@ -5,6 +5,7 @@ from . import (
     hub as hub,
     measures as measures,
     reports as reports,
+    rewards as rewards,
     tasks as tasks,
     trainers as trainers,
 )
@@ -17,11 +18,15 @@ from .confidence import (
 )
 from .evaluation import (
     Calibration as Calibration,
+    ConfidenceThreshold as ConfidenceThreshold,
     Diagnosis as Diagnosis,
+    SelfEvaluationQuestions as SelfEvaluationQuestions,
     calibrate as calibrate,
     compare as compare,
     diagnose as diagnose,
+    find_threshold as find_threshold,
     measure as measure,
+    self_evaluation_questions as self_evaluation_questions,
 )
 from .hub import (
     ensemble as ensemble,
@@ -66,6 +71,9 @@ from .trainers import (
     RecalibrationConfig as RecalibrationConfig,
     RecalibrationTrainer as RecalibrationTrainer,
     ReferenceDistributions as ReferenceDistributions,
+    SelfEvaluationCallback as SelfEvaluationCallback,
+    StatedConfidenceConfig as StatedConfidenceConfig,
+    StatedConfidenceTrainer as StatedConfidenceTrainer,
     as_trl_dataset as as_trl_dataset,
     calibration_aware as calibration_aware,
     calibration_aware_config as calibration_aware_config,

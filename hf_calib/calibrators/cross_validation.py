@@ -70,11 +70,9 @@ def cross_validate(
         raise ValueError(
             f"predictions of the shape {values.shape} and labels of the shape {answers.shape} don't match"
         )
-    if not 2 <= n_folds <= n:
-        raise ValueError(f"{n} questions make 2 to {n} folds, {n_folds} were asked for")
     phi = None if features is None else np.asarray(features)
     target = np.zeros((0, values.shape[1])) if unlabeled is None else np.asarray(unlabeled)
-    folds = np.random.default_rng(seed).permutation(n) % n_folds
+    folds = random_folds(n, n_folds, seed)
     probabilities = np.zeros(values.shape)
     for fold in range(n_folds):
         held_out = folds == fold
@@ -96,6 +94,19 @@ def cross_validate(
             values[held_out], kind=kind, features=None if used is None else used[held_out]
         )
     return CrossValidation(probabilities, folds)
+
+
+def random_folds(n: int, n_folds: int, seed: int) -> NDArray[np.int64]:
+    """Return the fold of each of n questions, of equal sizes to within one.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two folds or fewer questions than folds.
+    """
+    if not 2 <= n_folds <= n:
+        raise ValueError(f"{n} questions make 2 to {n} folds, {n_folds} were asked for")
+    return np.random.default_rng(seed).permutation(n) % n_folds
 
 
 def held_out_predictions(

@@ -19,6 +19,7 @@ _HOME: dict[str, tuple[str, str]] = {
     "beta": ("parametric_maps", "BetaCalibration"),
     "dirichlet": ("linear", "DirichletCalibration"),
     "ensemble": ("ensemble", "EnsembleCalibration"),
+    "grouped_temperature": ("grouped_temperature", "GroupedTemperature"),
     "histogram": ("binned", "HistogramBinning"),
     "importance_weighted": ("importance_weighted", "ImportanceWeightedCalibration"),
     "isotonic": ("isotonic", "IsotonicCalibration"),

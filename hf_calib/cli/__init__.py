@@ -22,6 +22,7 @@ from .measure import add_measure_parser
 from .output import short_warnings, with_flags
 from .parser import CommandParser, check_options, command_of
 from .publish import add_publish_parser
+from .threshold import add_threshold_parser
 from .train import TRAINING, add_training_parsers, train
 
 # Errors that a user can act on are told in a line; a traceback would bury the message.
@@ -41,6 +42,7 @@ _ADDERS = (
     add_measure_parser,
     add_compare_parser,
     add_calibrate_parser,
+    add_threshold_parser,
     add_diagnose_parser,
     add_card_parser,
     add_publish_parser,

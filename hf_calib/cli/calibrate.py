@@ -55,6 +55,11 @@ def add_calibrate_parser(commands: argparse._SubParsersAction) -> None:
         "and simplex_etf use the hidden states of --model (default: temperature)",
     )
     parser.add_argument(
+        "--by",
+        choices=("subject", "type", "n_options", "dataset"),
+        help="fit a temperature for each group of questions, close to that of all questions where a group is small",
+    )
+    parser.add_argument(
         "--target-predictions",
         metavar="FILE",
         help="the model's predictions for new questions, without their answers: for adaptive_ensemble, "
@@ -90,6 +95,7 @@ def _run(options: argparse.Namespace) -> int:
             options.model if recorded is None else Measurement.load(recorded, seed=options.seed),
             options.dataset or None,
             calibrators=options.method,
+            by=options.by,
             target_predictions=options.target_predictions,
             reference_predictions=options.reference_predictions,
             folds=options.folds,
@@ -129,6 +135,7 @@ def _print(calibration: Calibration, out: Path | None) -> None:
     ]
     print("Cross-validated: each question's probabilities come from a fit without it.\n")
     print(render_table(rows))
+    print(textwrap.fill(calibration.report.ece_note, 80))
     for name, reason in calibration.refused.items():
         print(textwrap.fill(f"{name} cannot be fitted here: {reason}", 80))
     for finding in calibration.warnings:

@@ -51,7 +51,11 @@ def add_card_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--method", help="how it was calibrated")
     parser.add_argument("--license", help="the Hub's identifier, for example apache-2.0")
     parser.add_argument("--language", help="for example en")
-    parser.add_argument("--task-id", metavar="TASK", help="the benchmark's task on the Hub that the questions are")
+    parser.add_argument(
+        "--task-id",
+        metavar="TASK",
+        help="the benchmark's task on the Hub that the questions are, or several, such as accuracy,brier,ece",
+    )
     # A published prompt format holds no examples.
     add_prompt_options(parser, examples=False)
     parser.add_argument("--batch-size", type=int, default=16, help="questions in one forward (default: %(default)s)")

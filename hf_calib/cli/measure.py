@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..evaluation.thresholds import check_names
 from .options import (
@@ -56,6 +57,10 @@ def add_measure_parser(commands: argparse._SubParsersAction) -> None:
         "--from-lm-eval", metavar="FILE", nargs="+", help="lm-evaluation-harness's samples_*.jsonl (--log_samples)"
     )
     source.add_argument("--from-helm", metavar="DIR", help="a run folder of HELM, with its scenario_state.json")
+    source.add_argument("--from-lighteval", metavar="FILE", nargs="+", help="lighteval's details_*.parquet")
+    source.add_argument(
+        "--from-inspect", metavar="FILE", nargs="+", help="logs of Inspect (--top-logprobs 20, or several --epochs)"
+    )
     parser.add_argument("--dataset", action="append", default=[], help=f"{DATASET_HELP}; may be given several times")
     parser.add_argument(
         "--calibrator", metavar="DIR", help="what `hf-calib calibrate` saved: applied before measuring"
@@ -70,9 +75,20 @@ def add_measure_parser(commands: argparse._SubParsersAction) -> None:
         help="the questions have no options, and an answer is right if it matches in this way; with --confidence "
         "consistency, stated or p-true",
     )
+    parser.add_argument(
+        "--check-order",
+        type=int,
+        metavar="K",
+        help="ask each question in K other orders of its options too, and report the share of answers that change",
+    )
     add_question_options(parser)
     add_model_options(parser)
     add_report_options(parser)
+    parser.add_argument(
+        "--conventions",
+        action="store_true",
+        help="print the ECE under the usual conventions, each with the value of a perfectly calibrated model",
+    )
     parser.add_argument("--all", action="store_true", help="print all measures, warnings, bins and subjects")
     add_threshold(parser)
     parser.set_defaults(run=_run)
@@ -86,17 +102,21 @@ def _run(options: argparse.Namespace) -> int:
     check_names(options.fail_if, CATALOG)
     how = {"calibrator": options.calibrator, "force": options.force, "out": options.out, "seed": options.seed}
     if options.model is None:
-        for kind in ("lm_eval", "helm", "predictions"):
+        for kind in ("lm_eval", "helm", "lighteval", "inspect", "predictions"):
             if (path := getattr(options, f"from_{kind}")) is not None:
                 measurement = measure_recorded(path, kind, **how)
     else:
         measurement = measure(options.model, options.dataset, method=options.confidence, **how, **ask_options(options))
     if not this_process(options.device).is_first:  # another process prints
         return 0
+    conventions = [row._asdict() for row in measurement.conventions()] if options.conventions else None
     if options.json:
-        print_json(measurement.to_dict(), options)
+        extra = {} if conventions is None else {"conventions": conventions}
+        print_json({**measurement.to_dict(), **extra}, options)
     else:
         _print(measurement, options.out, options.all)
+        if conventions is not None:
+            print(f"\n{conventions_table(conventions)}")
     return exit_code("measure", options.fail_if, {"": measurement.values()})
 
 
@@ -125,6 +145,18 @@ def _print(measurement: Measurement, out: Path | None, everything: bool) -> None
         ]
         print()
         print(render_table(rows))
+
+
+def conventions_table(conventions: Sequence[Mapping[str, Any]]) -> str:
+    """Return a table of the ECE under several conventions."""
+    from ..reports import render_table
+
+    return render_table(
+        [
+            {"convention": own["name"], "ECE": own["value"], "if calibrated": own["calibrated"], "used by": own["who"]}
+            for own in conventions
+        ]
+    )
 
 
 def before_and_after(measurement: Measurement) -> str:

@@ -6,6 +6,12 @@ from .backend import (
     OptionScores as OptionScores,
     ServerError as ServerError,
 )
+from .debiased import (
+    BatchCalibrated as BatchCalibrated,
+    ContentFreeLetters as ContentFreeLetters,
+    PriDe as PriDe,
+    TextsOverPrior as TextsOverPrior,
+)
 from .elicited import (
     PTrue as PTrue,
     SampleConsistency as SampleConsistency,
@@ -40,4 +46,7 @@ from .registry import (
 )
 from .served import (
     ServedModel as ServedModel,
+)
+from .stated_levels import (
+    StatedLevels as StatedLevels,
 )

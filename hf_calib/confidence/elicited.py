@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
 import numpy as np
@@ -249,17 +249,31 @@ class PTrue(ConfidenceMethod):
 
 def about_answer(question: Question, option: int) -> Question:
     """Return the question whether an option is the right answer, with "True" and "False" to choose from."""
+    return true_question(*in_words(question, option), question.subject, question.context)
+
+
+def in_words(question: Question, option: int) -> tuple[str, str]:
+    """Return a question with its options, and one of them as its answer, as texts."""
     options = "\n".join(
         f"{letter}. {choice.strip()}" for letter, choice in zip(question.letters, question.choices, strict=True)
     )
     answer = f"{question.letters[option]}. {question.choices[option].strip()}"
-    return true_question(f"{question.question.strip()}\n{options}", answer, question.subject, question.context)
+    return f"{question.question.strip()}\n{options}", answer
 
 
 def true_question(question: str, answer: str, subject: str | None = None, context: str | None = None) -> Question:
-    """Return the question whether an answer is true."""
-    text = f"Question: {question}\nProposed answer: {answer}\nIs the proposed answer true?"
+    """Return the question whether an answer is true, to be asked in `self_evaluation_format`."""
+    text = f"{question}\nProposed answer: {answer}\nIs the proposed answer true?"
     return Question(text, _TRUE, None, subject, context)
+
+
+def self_evaluation_format(prompt_format: PromptFormat) -> PromptFormat:
+    """Return the format in which a model is asked whether an answer is true: without header and examples.
+
+    Both are about another kind of answer. A format without them stays as it is.
+    """
+    parts = {field.name: getattr(prompt_format, field.name) for field in fields(PromptFormat)}
+    return PromptFormat(**{**parts, "header": ""})
 
 
 def probability_of_true(
@@ -270,13 +284,11 @@ def probability_of_true(
     Parameters
     ----------
     backend, prompt_format, asking
-        As in `ConfidenceMethod.predict`; of the format, all but the question's own line and examples.
+        As in `ConfidenceMethod.predict`; the format is used as `self_evaluation_format` returns it.
     asked : sequence of Question
         Made by `true_question`.
     """
-    names = ("context", "choice", "separator", "answer_prefix", "chat", "system", "cue", "chat_cue")
-    plain = PromptFormat(**{name: getattr(prompt_format, name) for name in names}, question="{question}")
-    return OptionLetters().predict(backend, asked, plain, asking.for_part("true_"))
+    return OptionLetters().predict(backend, asked, self_evaluation_format(prompt_format), asking.for_part("true_"))
 
 
 def _answers(questions: Sequence[Question], rows: np.ndarray) -> np.ndarray:

@@ -72,6 +72,8 @@ class PromptEncoder:
     ) -> list[EncodedOptions]:
         """Return prompts with the options' texts as continuations.
 
+        An empty prompt is the beginning-of-sequence token, or the end-of-sequence token of a tokenizer without one.
+
         Raises
         ------
         QuestionError
@@ -88,9 +90,8 @@ class PromptEncoder:
             for letter, ids in zip(question.letters, whole, strict=True):
                 if len(ids) == n:
                     raise QuestionError(f"row {row}, counted from 0: choice {letter} is no token for this tokenizer")
-            if n == 0:
-                raise QuestionError("no token precedes the option, so the model has nothing to condition on")
-            items.append(EncodedOptions(row, tuple(whole[0][:n]), tuple(tuple(ids[n:]) for ids in whole)))
+            prompt = tuple(whole[0][:n]) if n else (self._beginning(),)
+            items.append(EncodedOptions(row, prompt, tuple(tuple(ids[n:]) for ids in whole)))
         return self._fitting(items, len(questions))
 
     def prompts(
@@ -120,6 +121,13 @@ class PromptEncoder:
             return self.tokenizer(texts, add_special_tokens=False, **options)["input_ids"]
         n_tail = self._appended()
         return [ids[: len(ids) - n_tail] for ids in self.tokenizer(texts, **options)["input_ids"]]
+
+    def _beginning(self) -> int:
+        """Return the token that stands for the beginning of a text, before options without any prompt."""
+        token = self.tokenizer.bos_token_id if self.tokenizer.bos_token_id is not None else self.tokenizer.eos_token_id
+        if token is None:
+            raise QuestionError("no token precedes the option, so the model has nothing to condition on")
+        return token
 
     def _appended(self) -> int:
         """Return how many special tokens the tokenizer puts behind a text."""

@@ -10,14 +10,17 @@ from typing import Any
 import numpy as np
 
 from ..tasks import FewShotFormat, PromptFormat
-from ..tasks.free_form import FreeFormQuestion, Matcher, exact_match
+from ..tasks.free_form import FreeFormQuestion, Matcher, exact_match, grade
 from .asking import Asking
 from .backend import Backend
 from .elicited import consistency, probability_of_true, stated_request, true_question
 from .parsing import parse_confidence
 from .predictions import Predictions
+from .stated_levels import answered_question, find_levels, level_predictions
 
-METHODS = ("stated", "p-true", "agreement", "entropy", "distance")
+METHODS = ("stated", "p-true", "levels", "agreement", "entropy", "distance")
+# The answer is written greedily, and the model is then asked about it.
+_ASKED_AFTER = ("p-true", "levels")
 
 
 @dataclass(frozen=True)
@@ -59,11 +62,11 @@ def predict_free_form(
     backend, prompt_format, asking
         As in `ConfidenceMethod.predict`; the format's question line and cue are used.
     questions : sequence of FreeFormQuestion
-    method : {"agreement", "entropy", "distance", "stated", "p-true"}, default "agreement"
+    method : {"agreement", "entropy", "distance", "stated", "p-true", "levels"}, default "agreement"
         Of the samples' largest cluster: its share, 1 - H/log n with the entropy H of the clusters' shares of n
         samples, or its share less the second's. Or what the model says along with its answer, written greedily; an
         answer without a stated confidence counts as one of 0. Or P(True): the answer is written greedily, and the
-        model is then asked whether it is true.
+        model is then asked whether it is true; with "levels" how confident it is, as in `StatedLevels`.
     matcher : callable, default exact_match
         Whether an answer is a right one.
     equivalence : callable, optional
@@ -83,7 +86,7 @@ def predict_free_form(
     """
     if method not in METHODS:
         raise ValueError(f"the confidence in an answer in words is one of {', '.join(METHODS)}; got {method!r}")
-    if method not in ("stated", "p-true") and n_samples < 2:
+    if method not in ("stated", *_ASKED_AFTER) and n_samples < 2:
         raise ValueError(f"consistency needs at least two samples, got {n_samples}")
     if method == "stated" and isinstance(prompt_format, FewShotFormat):
         raise ValueError("few-shot examples show no stated confidence; ask for it without them")
@@ -96,7 +99,7 @@ def predict_free_form(
         # A chat's cue asks for a letter and is left out without options, so the request joins the question.
         question = prompt_format.question + (f"\n{_braced(request)}" if prompt_format.chat else "")
         asked_with = replace(prompt_format, cue=f"{request}\n{prompt_format.cue}", question=question)
-    elif method != "p-true":
+    elif method not in _ASKED_AFTER:
         settings |= {"n_samples": n_samples, "temperature": temperature, "seed": seed}
     written = backend.generate("free_form", questions, asked_with, asking, **settings)  # type: ignore[arg-type]
     rows = np.array([row for row, samples in enumerate(written) if samples is not None], dtype=np.int64)
@@ -105,7 +108,7 @@ def predict_free_form(
         samples = [sample.text.strip() for sample in written[row] or ()]
         if method == "stated":
             text, confidence = _stated(samples[0]) if top_k == 1 else _best_guess(samples[0])
-        elif method == "p-true":
+        elif method in _ASKED_AFTER:
             text, confidence = samples[0], 0.0
         else:
             clusters = cluster(samples, equivalence or matcher)
@@ -115,10 +118,10 @@ def predict_free_form(
             text, confidence = clusters[0][0], consistency(padded, method)
         texts.append(text)
         confidences.append(confidence)
-    if method == "p-true":
-        texts, confidences, rows = _true(backend, questions, rows, texts, prompt_format, asking)
+    if method in _ASKED_AFTER:
+        texts, confidences, rows = _asked_after(method, backend, questions, rows, texts, prompt_format, asking)
     right = [
-        -1 if not questions[row].answers else 0 if any(matcher(text, one) for one in questions[row].answers) else 1
+        -1 if not questions[row].answers else 0 if grade(text, questions[row].answers, matcher) else 1
         for row, text in zip(rows, texts, strict=True)
     ]
     predictions = Predictions.from_answers(
@@ -132,7 +135,8 @@ def predict_free_form(
     return FreeFormAnswers(tuple(texts), predictions)
 
 
-def _true(
+def _asked_after(
+    method: str,
     backend: Backend,
     questions: Sequence[FreeFormQuestion],
     rows: np.ndarray,
@@ -140,7 +144,7 @@ def _true(
     prompt_format: PromptFormat,
     asking: Asking,
 ) -> tuple[list[str], list[float], np.ndarray]:
-    """Ask whether answers are true; an empty one is not asked after, and counts as 0.
+    """Ask about answers; an empty one is not asked after, and counts as 0.
 
     Returns
     -------
@@ -151,11 +155,17 @@ def _true(
     if not given:
         return list(texts), [0.0] * len(texts), rows
     answered = [questions[rows[place]] for place in given]
-    asked = [
-        true_question(question.question.strip(), texts[place], question.subject, question.context)
-        for place, question in zip(given, answered, strict=True)
-    ]
-    scores = probability_of_true(backend, asked, prompt_format, asking)
+    pairs = zip(given, answered, strict=True)
+    if method == "levels":
+        levels = find_levels(getattr(backend, "tokenizer", None), prompt_format)
+        leveled = [answered_question(question, texts[place], None, levels) for place, question in pairs]
+        scores = level_predictions(backend, leveled, prompt_format, asking)
+    else:
+        asked = [
+            true_question(question.question.strip(), texts[place], question.subject, question.context)
+            for place, question in pairs
+        ]
+        scores = probability_of_true(backend, asked, prompt_format, asking)
     found = {place: 0.0 for place, text in enumerate(texts) if not text}
     found |= {given[row]: float(p) for row, p in zip(scores.rows, scores.probabilities[:, 0], strict=True)}
     places = sorted(found)

@@ -75,7 +75,7 @@ class OptionLetters(ConfidenceMethod):
         asking: Asking,
     ) -> Predictions:
         """Ask the questions; see `ConfidenceMethod.predict`."""
-        return _collect(questions, backend.score_letters("letters", questions, prompt_format, asking))
+        return collected(questions, backend.score_letters("letters", questions, prompt_format, asking))
 
 
 NORMALIZATIONS = ("none", "characters", "tokens")
@@ -112,12 +112,12 @@ class OptionTexts(ConfidenceMethod):
         """Ask the questions; see `ConfidenceMethod.predict`."""
         scores = backend.score_texts("texts", questions, prompt_format, asking, list_options=self.list_options)
         if self.normalization == "none":
-            return _collect(questions, scores)
+            return collected(questions, scores)
         divided = [
             None if score is None else self._divided(score, question)
             for score, question in zip(scores, questions, strict=True)
         ]
-        return _collect(questions, divided, has_mass=False)
+        return collected(questions, divided, has_mass=False)
 
     def divisors(self, question: Question, n_tokens: Sequence[int]) -> tuple[int, ...]:
         """Return what each option's log-probability is divided by.
@@ -152,14 +152,20 @@ class Marginalized(ConfidenceMethod):
         Rotations of the options, spread evenly; a question with fewer options gets as many as it has.
     formats : tuple of PromptFormat
         Further wordings beside the one that is asked for.
+    mean : {"arithmetic", "geometric"}, default "arithmetic"
+        The geometric mean is the mean of the log-probabilities, normalized over the options; an option without any
+        probability counts as in `Predictions.logits`.
     """
 
     name: ClassVar[str] = "marginalized"
     method: ConfidenceMethod = OptionLetters()
     n_orders: int = 4
     formats: tuple[PromptFormat, ...] = ()
+    mean: str = "arithmetic"
 
     def __post_init__(self) -> None:
+        if self.mean not in ("arithmetic", "geometric"):
+            raise ValueError(f"mean: {self.mean!r} is not one; choose from arithmetic, geometric")
         if self.n_orders < 1:
             raise ValueError(f"the options are asked in at least one order, got {self.n_orders}")
 
@@ -189,20 +195,37 @@ class Marginalized(ConfidenceMethod):
                 back = part.with_options_back([orders[row][turn] for row in rows])
                 kept = rows[part.rows]
                 dropped[np.setdiff1d(rows, kept)] = True
-                sums[kept, : back.probabilities.shape[1]] += back.probabilities
+                sums[kept, : back.probabilities.shape[1]] += self._terms(back)
                 masses[kept] += back.option_mass
                 times[kept] += 1
                 has_mass = part.has_mass
         rows = np.flatnonzero(~dropped)
+        means = sums[rows] / times[rows, None]
         with np.errstate(divide="ignore"):
-            values = np.log(sums[rows] / times[rows, None]) + np.log(masses[rows] / times[rows])[:, None]
+            values = np.log(means) if self.mean == "arithmetic" else self._normalized(means, questions, rows)
+            values += np.log(masses[rows] / times[rows])[:, None]
         return _predictions(questions, rows, values, has_mass=has_mass)
 
+    def _terms(self, predictions: Predictions) -> np.ndarray:
+        """Return what is averaged: probabilities or their logarithms, 0 for options that a question does not have."""
+        if self.mean == "arithmetic":
+            return predictions.probabilities
+        logits = predictions.logits
+        values = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+        return np.where(np.isneginf(values), 0.0, values)
 
-def _collect(
+    @staticmethod
+    def _normalized(means: np.ndarray, questions: Sequence[Question], rows: np.ndarray) -> np.ndarray:
+        """Return mean log-probabilities as those of a distribution, -inf for options that a question does not have."""
+        counts = np.array([len(questions[row].choices) for row in rows])
+        values = np.where(np.arange(means.shape[1]) < counts[:, None], means, -np.inf)
+        return values - np.logaddexp.reduce(values, axis=1, keepdims=True)
+
+
+def collected(
     questions: Sequence[Question], scores: Sequence[OptionScores | None], *, has_mass: bool = True
 ) -> Predictions:
-    """Put options' scores into one array."""
+    """Return options' scores as predictions; None stands for a question that was dropped."""
     rows = np.array([row for row, score in enumerate(scores) if score is not None], dtype=np.int64)
     values = np.full((len(rows), max(len(questions[row].choices) for row in rows)), -np.inf)
     for place, row in enumerate(rows):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 # Confidence in words. The expressions are those of Tian et al., *Just Ask for Calibration* (EMNLP 2023); the numbers
 # are this package's reading of them. The longer of two that fit counts.
@@ -73,6 +74,111 @@ def parse_confidence(text: str) -> float | None:
     last = max(end for end, _ in found)
     value = next(value for end, value in found if end == last)
     return value if 0 <= value <= 1 else None
+
+
+_WHOLE = re.compile(rf"{_NUMBER}\s*(?:(%|percent)|(?:/|out of)\s*(10|100))?", re.IGNORECASE)
+
+
+def whole_confidence(text: str) -> float | None:
+    """Return the confidence that a text states and nothing else, in [0, 1]; None where it is anything else.
+
+    A number of at most 1 is a probability, a greater one a percentage. "80%", "80 percent", "8/10", "80 out of 100"
+    and `EXPRESSIONS` are understood. White space around it and a period behind it do not matter.
+
+    Examples
+    --------
+    >>> [whole_confidence(text) for text in ("0.8", "80", " 80%.", "8/10", "Very likely", "1", "1%")]
+    [0.8, 0.8, 0.8, 0.8, 0.9, 1.0, 0.01]
+    >>> [whole_confidence(text) for text in ("120", "-0.5", "0.8 or 0.9", "sure", "")]
+    [None, None, None, None, None]
+    """
+    plain = text.strip().removesuffix(".").strip()
+    match = _WHOLE.fullmatch(plain)
+    if match is None:
+        return EXPRESSIONS.get(plain.casefold())
+    number, percent, out_of = float(match[1]), match[2], match[3]
+    value = number / float(out_of) if out_of else number / 100 if percent or number > 1 else number
+    return value if value <= 1 else None
+
+
+@dataclass(frozen=True)
+class StatedAnswer:
+    """An answer with the confidence that was stated in it.
+
+    Parameters
+    ----------
+    answer : str or None
+        None where there is none, an empty one, or more than one.
+    confidence : float or None
+        In [0, 1]; None where there is none, more than one, or one that `whole_confidence` cannot read.
+    well_formed : bool
+        Whether both are there, the confidence after the answer and nothing after the confidence.
+    """
+
+    answer: str | None
+    confidence: float | None
+    well_formed: bool
+
+
+def _tagged(opening: str, closing: str) -> tuple[str, str]:
+    return tuple(  # type: ignore[return-value]
+        opening.format(name) + "(.*?)" + closing.format(name) for name in ("answer", "confidence")
+    )
+
+
+# Where an answer and its confidence stand, as regular expressions with one group each.
+STYLES = {
+    "tags": _tagged("<{}>", "</{}>"),
+    "brackets": _tagged(r"\[{}\]", r"\[/{}\]"),
+    "lines": tuple(rf"^[ \t*_#]*{name}[ \t*_]*:[ \t*_]*([^\n]*?)[ \t*_]*$" for name in ("answer", "confidence")),
+}
+
+
+def check_style(style: str) -> None:
+    """Raise a ValueError unless there is such a style of stated confidence."""
+    if style not in ("auto", *STYLES):
+        raise ValueError(f"style: {style!r} is not one of auto, {', '.join(STYLES)}")
+
+
+def read_stated_answer(text: str, style: str = "auto") -> StatedAnswer:
+    """Return the answer and the confidence that a text states.
+
+    What stands before a `</think>` is not read.
+
+    Parameters
+    ----------
+    text : str
+    style : {"auto", "tags", "brackets", "lines"}, default "auto"
+        `<answer>Paris</answer><confidence>80%</confidence>`, the same in brackets, or the lines `Answer: Paris` and
+        `Confidence: 80%`, in upper or lower case. "auto" is the first of these that the text has something of.
+
+    Raises
+    ------
+    ValueError
+        If there is no such style.
+
+    Examples
+    --------
+    >>> read_stated_answer("<answer>Paris</answer> <confidence>80%</confidence>")
+    StatedAnswer(answer='Paris', confidence=0.8, well_formed=True)
+    """
+    check_style(style)
+    text = text.rpartition("</think>")[2]
+    for patterns in STYLES.values() if style == "auto" else (STYLES[style],):
+        answers, confidences = (
+            list(re.finditer(pattern, text, re.IGNORECASE | re.MULTILINE | re.DOTALL)) for pattern in patterns
+        )
+        if answers or confidences:
+            break
+    answer = answers[0][1].strip() or None if len(answers) == 1 else None
+    confidence = whole_confidence(confidences[0][1]) if len(confidences) == 1 else None
+    well_formed = (
+        answer is not None
+        and confidence is not None
+        and answers[0].end() <= confidences[0].start()
+        and not text[confidences[0].end() :].strip()
+    )
+    return StatedAnswer(answer, confidence, well_formed)
 
 
 def parse_letter(text: str, letters: str, choices: Sequence[str] = ()) -> int | None:

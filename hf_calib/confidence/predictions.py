@@ -49,6 +49,8 @@ class Predictions:
         were divided by their lengths are not.
     hidden_states : ndarray of float32, shape (n, d), optional
         What the model's output layer is given at each answer position: features for the calibrators that take them.
+    flips : ndarray of float64, shape (n,), optional
+        Share of other orders of a question's options in which another option was answered.
 
     Raises
     ------
@@ -65,6 +67,7 @@ class Predictions:
     chosen: np.ndarray | None = None
     missing_bounds: np.ndarray | None = None
     hidden_states: np.ndarray | None = None
+    flips: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         shape = self.option_log_probabilities.shape
@@ -73,6 +76,8 @@ class Predictions:
             raise ValueError(f"the log-probabilities have the shape {shape}, but there are {lengths}")
         if self.option_counts is not None and len(self.option_counts) != shape[0]:
             raise ValueError(f"there are {shape[0]} questions, and option_counts has {len(self.option_counts)}")
+        if self.flips is not None and len(self.flips) != shape[0]:
+            raise ValueError(f"there are {shape[0]} questions, and flips has {len(self.flips)}")
         if self.hidden_states is not None and (self.hidden_states.ndim != 2 or len(self.hidden_states) != shape[0]):
             raise ValueError(f"there are {shape[0]} questions, and hidden states of shape {self.hidden_states.shape}")
         if not (self.option_log_probabilities <= LOG_ROUNDING).all() or np.any(self.n_choices == 0):
@@ -226,6 +231,7 @@ class Predictions:
             chosen=None if self.chosen is None else self.chosen[places],
             missing_bounds=None if self.missing_bounds is None else self.missing_bounds[places],
             hidden_states=None if self.hidden_states is None else self.hidden_states[places],
+            flips=None if self.flips is None else self.flips[places],
         )
 
     @cached_property
@@ -262,7 +268,9 @@ class Predictions:
                 chosen[place] = order[chosen[place]]
         return replace(self, option_log_probabilities=values, answers=answers, chosen=chosen)
 
-    def calibrated(self, calibrator: BaseCalibrator | None, *others: Predictions) -> Predictions:
+    def calibrated(
+        self, calibrator: BaseCalibrator | None, *others: Predictions, groups: Sequence[str] | np.ndarray | None = None
+    ) -> Predictions:
         """Return these predictions with a calibrator's probabilities; the options' mass stays.
 
         Parameters
@@ -271,11 +279,14 @@ class Predictions:
             One that needs features gets the hidden states; None changes nothing.
         *others : Predictions
             Of the same questions, by an ensemble's members after the first, for a calibrator that pools them.
+        groups : sequence of str, of length n, optional
+            Each question's group, for a calibrator with a temperature for each; by default the subjects or numbers of
+            options, if these are its groups.
 
         Raises
         ------
         ValueError
-            If it needs features and there are no hidden states.
+            If it needs features and there are no hidden states, or groups that are not known.
         """
         if calibrator is None:
             return self
@@ -286,8 +297,24 @@ class Predictions:
                     f"the calibrator {calibrator.name!r} needs features; ask with predict(..., hidden_states=True)"
                 )
             features = self.hidden_states
+        if getattr(calibrator, "needs_groups", False):
+            if groups is None:
+                groups = self._groups(calibrator.by)  # type: ignore[attr-defined]
+            probabilities = calibrator.transform(self.logits, kind="logits", groups=groups)  # type: ignore[call-arg]
+            return self.with_probabilities(probabilities)
         logits = np.stack([own.logits for own in (self, *others)]) if others else self.logits
         return self.with_probabilities(calibrator.transform(logits, kind="logits", features=features))
+
+    def _groups(self, by: str) -> list[str]:
+        """Return each question's group, by what predictions hold."""
+        if by == "n_options":
+            return [f"{k} options" for k in self.n_choices]
+        if by == "subject":
+            return [str(subject) for subject in self.subjects]
+        raise ValueError(
+            f"groups: the calibrator has a temperature for each {by}, which predictions don't tell; give the groups, "
+            "or apply it with hf_calib.measure"
+        )
 
     def with_probabilities(self, probabilities: np.ndarray) -> Predictions:
         """Return these predictions with other probabilities of the options, (n, K); the options' mass stays."""
@@ -314,4 +341,6 @@ class Predictions:
             options["groups"] = np.array(["no subject" if subject is None else subject for subject in self.subjects])
         if self.has_mass:
             options.setdefault("option_mass", self.option_mass)
+        if self.flips is not None:
+            options.setdefault("flips", self.flips)
         return CalibrationReport.from_predictions(self.probabilities, self.answers, chosen=self.chosen, **options)

@@ -47,8 +47,9 @@ def read_predictions(path: str | Path) -> dict[str, Recorded]:
 
     Of the columns, `log_probabilities` (of each option in the whole vocabulary) or `probabilities` (a list a row; in a
     table of text as JSON) or one column an option, `p_A`, `p_B`, ..., hold what the model gave; `answer` is the right
-    option's index or letter. Taken if there are: `option_mass`, `predicted` (index or letter of the option that
-    was answered, by default the most probable one), `subject`, `dataset`, `row`, `context`, `question`, `choices`.
+    option's index or letter. Taken if there are: `option_mass`, `flip_rate`, `predicted` (index or letter of the
+    option that was answered, by default the most probable one), `subject`, `dataset`, `row`, `context`, `question`,
+    `choices`.
 
     A probability of zero is that of an option; the columns of options that a question doesn't have stay empty.
     Probabilities up to `hf_calib.measures.validation.ROUNDING`, 1e-6, outside [0, 1] count as 0 or 1. The sum of a row
@@ -108,6 +109,7 @@ class RecordedRow:
     question: Question | None
     chosen: int
     total: float = 1.0  # of the probabilities as they were written
+    flips: float | None = None
 
 
 def recorded_from(rows: Sequence[RecordedRow]) -> Recorded:
@@ -134,6 +136,9 @@ def recorded_from(rows: Sequence[RecordedRow]) -> Recorded:
         option_counts=counts,
         has_mass=all(row.has_mass for row in ordered),
     )
+    flips = [row.flips for row in ordered if row.flips is not None]
+    if len(flips) == len(ordered):
+        predictions = replace(predictions, flips=np.array(flips))
     chosen = np.array([row.chosen for row in ordered], dtype=np.int64)
     if (chosen != predictions.predicted).any():
         predictions = replace(predictions, chosen=chosen)
@@ -150,6 +155,7 @@ def recorded_row(
     question: Question | None = None,
     chosen: int | None = None,
     total: float = 1.0,
+    flips: float | None = None,
 ) -> RecordedRow:
     """Make a row after checking its numbers.
 
@@ -169,7 +175,7 @@ def recorded_row(
         chosen = int(values.argmax())
     elif not 0 <= chosen < len(values):
         raise QuestionError(f"the predicted option {chosen} is outside the {len(values)} options, counted from 0")
-    return RecordedRow(values, answer, subject, row, has_mass, question, chosen, total)
+    return RecordedRow(values, answer, subject, row, has_mass, question, chosen, total, flips)
 
 
 def write_predictions(path: str | Path, datasets: Mapping[str, Recorded]) -> None:
@@ -177,7 +183,8 @@ def write_predictions(path: str | Path, datasets: Mapping[str, Recorded]) -> Non
 
     The columns: dataset, row, subject, context (null where there is none), question, choices, answer (index; null
     where it is not known), predicted, confidence, correct, probabilities (of each option among the options),
-    log_probabilities (in the whole vocabulary), option_mass (null where it has no meaning).
+    log_probabilities (in the whole vocabulary), option_mass (null where it has no meaning), flip_rate (null where
+    no other order of the options was asked).
     """
     import pyarrow as arrow
     import pyarrow.parquet as parquet
@@ -203,6 +210,7 @@ def write_predictions(path: str | Path, datasets: Mapping[str, Recorded]) -> Non
                 "probabilities": predictions.probabilities[place, :n].tolist(),
                 "log_probabilities": predictions.option_log_probabilities[place, :n].tolist(),
                 "option_mass": float(predictions.option_mass[place]) if predictions.has_mass else None,
+                "flip_rate": None if predictions.flips is None else float(predictions.flips[place]),
             }
             for column, value in values.items():
                 columns[column].append(value)
@@ -232,6 +240,7 @@ _SCHEMA = {
     "probabilities": "numbers",
     "log_probabilities": "numbers",
     "option_mass": "number",
+    "flip_rate": "number",
 }
 
 
@@ -266,6 +275,7 @@ def _row_of(values: Mapping[str, Any], number: int) -> RecordedRow:
         if is_missing(values.get("predicted"))
         else answer_index(values["predicted"], len(log_probabilities)),
         total=total,
+        flips=None if is_missing(values.get("flip_rate")) else _probability(values["flip_rate"], "flip_rate"),
     )
 
 

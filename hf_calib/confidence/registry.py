@@ -69,7 +69,38 @@ _WAYS = {
         _made_by("methods", "OptionTexts", normalization="tokens"),
     ),
     "marginalized": Way(
-        "the letters' mean over orders of the options", _made_by("methods", "Marginalized"), ("n_orders",)
+        "the letters' mean over orders of the options, one forward for each",
+        _made_by("methods", "Marginalized"),
+        ("n_orders",),
+    ),
+    "marginalized-geometric": Way(
+        "the letters' geometric mean over orders of the options, one forward for each",
+        _made_by("methods", "Marginalized", mean="geometric"),
+        ("n_orders",),
+    ),
+    "letters-pride": Way(
+        "the letters over a prior estimated on a few of the questions (PriDe), one forward and K more for those",
+        _made_by("debiased", "PriDe"),
+        ("seed",),
+    ),
+    "letters-batch": Way(
+        "the letters over their means over all questions, one forward", _made_by("debiased", "BatchCalibrated")
+    ),
+    "letters-content-free": Way(
+        "the letters over those for questions without content, one forward and 3 for each subject",
+        _made_by("debiased", "ContentFreeLetters"),
+    ),
+    "text-pmi": Way(
+        "the options' texts over the texts alone (PMI), two forwards",
+        _made_by("debiased", "TextsOverPrior", prior="none"),
+    ),
+    "text-pmi-domain": Way(
+        "the options' texts over the texts after the prompt's last line (domain-conditional PMI), two forwards",
+        _made_by("debiased", "TextsOverPrior", prior="cue"),
+    ),
+    "text-content-free": Way(
+        "the options' texts over the texts after questions without content, four forwards",
+        _made_by("debiased", "TextsOverPrior", prior="content-free"),
     ),
     "p-true": Way(
         "whether the model calls its answer true",
@@ -94,6 +125,12 @@ _WAYS = {
         _made_by("elicited", "StatedConfidence", top_k=4),
         ("top_k",),
         free_form={"method": "stated", "top_k": 4},
+    ),
+    "stated-levels": Way(
+        "the mean level of confidence that the model would state after its answer",
+        _made_by("stated_levels", "StatedLevels"),
+        gives_distribution=False,
+        free_form={"method": "levels"},
     ),
     "consistency": Way(
         "the share of samples that agree",

@@ -23,8 +23,17 @@ from .measuring import (
 from .models import (
     this_process as this_process,
 )
+from .self_evaluation import (
+    GradedAnswer as GradedAnswer,
+    SelfEvaluationQuestions as SelfEvaluationQuestions,
+    self_evaluation_questions as self_evaluation_questions,
+)
 from .settings import (
     AskOptions as AskOptions,
+)
+from .thresholding import (
+    ConfidenceThreshold as ConfidenceThreshold,
+    find_threshold as find_threshold,
 )
 from .thresholds import (
     Threshold as Threshold,

@@ -19,6 +19,7 @@ from ..reports import Measurement
 from ..tasks import (
     PromptFormat,
     Question,
+    other_orders,
     permute_options,
     prompt_format_of,
     random_orders,
@@ -32,6 +33,7 @@ from .provenance import NotesPrompt
 from .settings import AskOptions, AskSettings
 
 if TYPE_CHECKING:
+    from ..confidence import Predictions
     from ..confidence.backend import Backend
     from .models import Model
 
@@ -97,6 +99,7 @@ def ask(
         "prompt_format": prompt_format.to_dict(),
         "confidence": plan.method,
         "permute_options": settings.permute_options,
+        **({} if settings.check_order is None else {"check_order": settings.check_order}),
         "max_length": settings.max_length,
         "drop_too_long": settings.drop_too_long,
         "dtype": settings.dtype,
@@ -160,15 +163,53 @@ def _with_options(
     way = _method(method, wordings, settings, seed)
 
     def ask_one(backend: Backend, questions: list[Question], prompt_format: PromptFormat, asking: Asking) -> Recorded:
-        if not settings.permute_options:
-            predictions = way.predict(backend, questions, prompt_format, asking)
-        else:
+        asked: Sequence[Question] = questions
+        if settings.permute_options:
             orders = random_orders(questions, seed)
             asked = [permute_options(question, order) for question, order in zip(questions, orders, strict=True)]
-            predictions = way.predict(backend, asked, prompt_format, asking).with_options_back(orders)
+        predictions = way.predict(backend, asked, prompt_format, asking)
+        if settings.check_order is not None:
+            predictions = replace(
+                predictions,
+                flips=_flips(way, backend, asked, predictions, settings.check_order, seed, prompt_format, asking),
+            )
+        if settings.permute_options:
+            predictions = predictions.with_options_back(orders)
         return Recorded(predictions, tuple(questions[row] for row in predictions.rows), _skipped(questions))
 
     return _Plan(read_datasets(dataset, settings, seed), way.to_dict(), ask_one)
+
+
+def _flips(
+    way: ConfidenceMethod,
+    backend: Backend,
+    questions: Sequence[Question],
+    predictions: Predictions,
+    n_orders: int,
+    seed: int,
+    prompt_format: PromptFormat,
+    asking: Asking,
+) -> np.ndarray:
+    """Return for each prediction the share of other orders of the options in which another option is answered."""
+    asked = [questions[row] for row in predictions.rows]
+    orders = other_orders(asked, n_orders, seed)
+    changed, times = np.zeros(len(asked)), np.zeros(len(asked))
+    for turn in range(n_orders):
+        rows = [row for row, own in enumerate(orders) if turn < len(own)]
+        if not rows:
+            break
+        turned = [permute_options(asked[row], orders[row][turn]) for row in rows]
+        part = way.predict(backend, turned, prompt_format, asking.for_part(f"other_order{turn}_"))
+        back = part.with_options_back([orders[row][turn] for row in rows])
+        kept = np.array(rows)[part.rows]
+        changed[kept] += back.predicted != predictions.predicted[kept]
+        times[kept] += 1
+    if not times.all():
+        raise ValueError(
+            "check_order: a question fits in one order of its options, and is longer than the model allows in every "
+            "other; raise max_length"
+        )
+    return changed / times
 
 
 def _method(
@@ -203,8 +244,8 @@ def _free_form(
         raise ValueError(
             "columns, answer_base, on_bad_row: these read questions with options, and --free-form has none"
         )
-    if settings.permute_options:
-        raise ValueError("permute_options: free_form has no options to permute")
+    if settings.permute_options or settings.check_order is not None:
+        raise ValueError("permute_options, check_order: free_form has no options to put in another order")
     arguments = free_form_settings(method, **settings.of_method(seed))
 
     def ask_one(

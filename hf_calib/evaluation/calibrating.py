@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 
 from ..calibrators import CALIBRATOR_FILE, by_name
-from ..calibrators.cross_validation import fit_with_target, held_out_predictions
+from ..calibrators.cross_validation import fit_with_target, held_out_predictions, random_folds
+from ..calibrators.grouped_temperature import GroupedTemperature
 from ..calibrators.inputs import UninformativeFitWarning
 from ..calibrators.protocol import BaseCalibrator
 from ..calibrators.storage import described
@@ -25,6 +26,7 @@ from ..reports.measurement import predictions_of
 from .asking import ask
 from .datasets import Datasets
 from .fitted import fitted_on_measurement
+from .grouping import groups_of
 from .keeping import interruptible, save_result
 from .settings import AskOptions
 
@@ -138,6 +140,7 @@ def calibrate(
     dataset: Datasets | None = None,
     *,
     calibrators: str | Sequence[str] = "temperature",
+    by: str | None = None,
     target_predictions: Recording | None = None,
     reference_predictions: Recording | None = None,
     folds: int = 5,
@@ -158,6 +161,9 @@ def calibrate(
     calibrators : str or sequence of str, default "temperature"
         Names from `hf_calib.calibrators.names()`; of several, the one with the lowest cross-validated log-loss is
         chosen. "auto" chooses by the available data.
+    by : {"subject", "type", "n_options", "dataset"}, optional
+        Fit a temperature for each group of questions, shrunk toward that of all questions where a group is small; see
+        `hf_calib.calibrators.GroupedTemperature`. The reports include one temperature for comparison.
     target_predictions : Measurement, Predictions or path, optional
         The model's predictions for new questions, whose answers are not used.
     reference_predictions : Measurement, Predictions or path, optional
@@ -209,6 +215,11 @@ def calibrate(
             "reference_predictions: they are taken in the answers' place, without target_predictions; give only one "
             "of them"
         )
+    if by is not None and (names != ("temperature",) or target is not None or reference is not None):
+        raise ValueError(
+            "by: groups get temperatures fitted on answers; leave out calibrators, target_predictions and "
+            "reference_predictions"
+        )
     with_features = any(getattr(by_name(name), "needs_features", False) for name in names)
     if isinstance(model, Measurement) or Measurement.is_saved(model):
         if dataset is not None or set(options) - {"progress"}:
@@ -224,7 +235,8 @@ def calibrate(
             )
             save_result(measurement, kept_in, options.get("device"))
     predictions = measurement.predictions
-    given = _given(predictions, target, reference)
+    given = _given(predictions, target, reference, None if by is None else (by, groups_of(measurement, by)))
+    names += () if by is None else (GroupedTemperature.name,)
     reports = {"none": predictions.report(seed=seed)}
     refused: dict[str, str] = {}
     for name in names:
@@ -238,6 +250,7 @@ def calibrate(
     if not candidates:
         raise ValueError(f"calibrators: none can be fitted here: {'; '.join(refused.values())}")
     best = min(candidates, key=lambda name: reports[name].measures["nll"].value)
+    best = best if by is None else GroupedTemperature.name
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UninformativeFitWarning)  # the findings say so
         fitted = given.fitted(best)
@@ -267,17 +280,32 @@ class _Given:
     predictions: Predictions
     labels: np.ndarray
     target: np.ndarray | None
+    groups: tuple[str, np.ndarray] | None = None
 
     def cross_validated(self, name: str, folds: int, seed: int) -> CalibrationReport:
         """Return the cross-validated report."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UninformativeFitWarning)  # the fit on all questions says so
+            if name == GroupedTemperature.name and self.groups is not None:
+                return self._grouped_cross_validation(*self.groups, folds, seed)
             options: dict[str, Any] = {"unlabeled": self.target, "n_folds": folds, "seed": seed}
             held_out = held_out_predictions(self.predictions, partial(self._new, name), self.labels, **options)
         return held_out.report(seed=seed)
 
+    def _grouped_cross_validation(self, by: str, names: np.ndarray, n_folds: int, seed: int) -> CalibrationReport:
+        logits, probabilities = self.predictions.logits, np.zeros(self.predictions.logits.shape)
+        folds = random_folds(len(names), n_folds, seed)
+        for fold in range(n_folds):
+            out = folds == fold
+            fitted = GroupedTemperature(by).fit(logits[~out], self.labels[~out], groups=names[~out])
+            probabilities[out] = fitted.transform(logits[out], groups=names[out])
+        return self.predictions.with_probabilities(probabilities).report(seed=seed)
+
     def fitted(self, name: str) -> BaseCalibrator:
         """Return a calibrator fitted on all data."""
+        if name == GroupedTemperature.name and self.groups is not None:
+            by, names = self.groups
+            return GroupedTemperature(by).fit(self.predictions.logits, self.labels, groups=names)
         calibrator = self._new(name)
         predictions = self.predictions.logits
         if self.target is not None:
@@ -298,7 +326,12 @@ class _Given:
         return calibrator
 
 
-def _given(predictions: Predictions, target: Predictions | None, reference: Predictions | None) -> _Given:
+def _given(
+    predictions: Predictions,
+    target: Predictions | None,
+    reference: Predictions | None,
+    groups: tuple[str, np.ndarray] | None,
+) -> _Given:
     labels: np.ndarray = predictions.answers
     if reference is not None:
         labels = reference.logits
@@ -308,4 +341,4 @@ def _given(predictions: Predictions, target: Predictions | None, reference: Pred
                 f"{len(predictions)}; both must be asked the same ones"
             )
     unlabelled = None if target is None else target.logits
-    return _Given(predictions, labels, unlabelled)
+    return _Given(predictions, labels, unlabelled, groups)

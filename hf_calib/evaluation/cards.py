@@ -94,7 +94,8 @@ def measure_and_write_card(
     in_domain : bool, optional
         Whether the questions are of the kind that the model was calibrated on.
     task_id : str, optional
-        The registered benchmark's task on the Hub, if the questions are one; then the accuracy is also written as an
+        The registered benchmark's task on the Hub, if the questions are one, or several separated by commas; then the
+        accuracy, or the measure that a task is named after ("accuracy,brier,ece"), is also written as an
         evaluation-result file.
     trained_on : str or path, optional
         The questions with answers that the model was fine-tuned on. At most a thousand of them, drawn at random, are

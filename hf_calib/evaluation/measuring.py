@@ -14,6 +14,7 @@ from ..reports import Measurement
 from .asking import ask
 from .datasets import Datasets
 from .fitted import CalibratorMismatchWarning, check_fits, fitted_on_same_questions
+from .grouping import groups_of
 from .keeping import interruptible, save_result
 from .models import ModelSource, model_source, this_process
 from .settings import AskOptions, AskSettings
@@ -84,6 +85,8 @@ def measure(
         - few_shot, few_shot_dataset: how many solved examples to show before each question, and where from.
         - wordings: further prompt formats, a file or a sequence; the probabilities are averaged over all.
         - permute_options: ask each question with its options in a random order, default False.
+        - check_order: ask every question in so many other, random orders of its options too, and report the share of
+          answers that change (`flip_rate`).
         - free_form: "exact", "contains" or "numeric": the questions have no options, and an answer is right if it
           matches so.
         - n_orders, n_samples, temperature, top_k: settings of the methods that have them.
@@ -187,9 +190,9 @@ def measure_recorded(
     ----------
     path : str, path or sequence of str
         In the form that the kind's reader takes.
-    kind : {"predictions", "lm_eval", "helm"}, default "predictions"
-        A file that `hf_calib.confidence.recorded.read_predictions` reads, lm-evaluation-harness's samples, or a run
-        folder of HELM.
+    kind : {"predictions", "lm_eval", "helm", "lighteval", "inspect"}, default "predictions"
+        A file that `hf_calib.confidence.recorded.read_predictions` reads, lm-evaluation-harness's samples, a run
+        folder of HELM, lighteval's details, or Inspect's logs.
     calibrator, force, out, seed
         As in `measure`.
 
@@ -204,9 +207,17 @@ def measure_recorded(
     """
     from ..confidence.recorded import read_predictions
     from ..confidence.recorded_helm import read_helm
+    from ..confidence.recorded_inspect import read_inspect
+    from ..confidence.recorded_lighteval import read_lighteval
     from ..confidence.recorded_lm_eval import read_lm_eval
 
-    readers: dict[str, Any] = {"predictions": read_predictions, "lm_eval": read_lm_eval, "helm": read_helm}
+    readers: dict[str, Any] = {
+        "predictions": read_predictions,
+        "lm_eval": read_lm_eval,
+        "helm": read_helm,
+        "lighteval": read_lighteval,
+        "inspect": read_inspect,
+    }
     if kind not in readers:
         raise ValueError(f"kind: {kind!r} is not a kind of recorded predictions; choose from {', '.join(readers)}")
     first = path if isinstance(path, str | os.PathLike) else path[0]
@@ -249,10 +260,17 @@ def calibrated(measurement: Measurement, calibrator: BaseCalibrator) -> Measurem
     ValueError
         If the calibrator needs hidden states and the predictions have none.
     """
+    from ..calibrators.grouped_temperature import GroupedTemperature
     from ..calibrators.storage import described
 
+    by = calibrator.by if isinstance(calibrator, GroupedTemperature) and calibrator.needs_groups else None
     datasets = {
-        name: replace(own, predictions=own.predictions.calibrated(calibrator))
+        name: replace(
+            own,
+            predictions=own.predictions.calibrated(
+                calibrator, groups=None if by is None else groups_of(replace(measurement, datasets={name: own}), by)
+            ),
+        )
         for name, own in measurement.datasets.items()
     }
     own = {"method": calibrator.name, **described(calibrator.parameters())}

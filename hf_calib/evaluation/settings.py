@@ -38,6 +38,7 @@ class AskOptions(TypedDict, total=False):
     few_shot_dataset: Any
     wordings: str | os.PathLike[str] | Sequence[PromptFormat] | None
     permute_options: bool
+    check_order: int | None
     free_form: str | None
     n_orders: int | None
     n_samples: int | None
@@ -70,6 +71,7 @@ class AskSettings:
     few_shot_dataset: Any = None
     wordings: str | os.PathLike[str] | Sequence[PromptFormat] | None = None
     permute_options: bool = False
+    check_order: int | None = None
     free_form: str | None = None
     n_orders: int | None = None
     n_samples: int | None = None
@@ -89,6 +91,8 @@ class AskSettings:
                 + did_you_mean(self.dtype, known)
             )
         object.__setattr__(self, "dtype", known[self.dtype])
+        if self.check_order is not None and self.check_order < 1:
+            raise ValueError(f"check_order: ask in at least 1 other order of the options, got {self.check_order}")
 
     @property
     def reading(self) -> dict[str, Any]:

@@ -274,10 +274,12 @@ def _duration(seconds: float) -> str:
 def _limits(data: CalibrationCardData, calibrator: bool) -> Iterable[object]:
     was_calibrated = bool(data.method or data.calibration_data)
     done = "Calibrated" if was_calibrated else "Recalibrated and measured" if calibrator else "Measured"
+    asked, others = "multiple-choice questions", "free-form answers"
+    if data.free_form:
+        asked, others = "free-form questions", "multiple-choice answers"
     yield (
-        "For research on the calibration of language models, and for multiple-choice questions like those that it was "
-        f"{done.lower()} on. The confidence is read off {way_named(data.confidence).help}; it says nothing about "
-        "free-form answers."
+        f"For research on the calibration of language models, and for {asked} like those that it was {done.lower()} "
+        f"on. The confidence is read off {way_named(data.confidence).help}; it says nothing about {others}."
     )
     with_what = []
     if data.calibration_data:

@@ -43,7 +43,8 @@ class DatasetReference:
     size : int, optional
         Number of rows used.
     task_id : str, optional
-        The registered benchmark's task on the Hub, if this set is one; then the accuracy is also written as an
+        The registered benchmark's task on the Hub, if this set is one, or several separated by commas; then the
+        accuracy, or the measure that a task is named after, is also written as an
         evaluation-result file.
     skipped : int, optional
         Number of unreadable rows that were left out.
@@ -68,6 +69,11 @@ class DatasetReference:
         name, *parts = str(source).split(":", 2)  # a split may contain a colon, test[:100]
         config, split = (*parts, None, None)[:2]
         return cls(name, config=config or None, split=split or None, size=size)
+
+    @property
+    def task_ids(self) -> tuple[str, ...]:
+        """The benchmark's tasks, one by one."""
+        return tuple(own.strip() for own in (self.task_id or "").split(",") if own.strip())
 
     @property
     def on_hub(self) -> bool:
@@ -149,6 +155,8 @@ class CalibrationCardData:
         The prompt the options' probabilities were read with.
     confidence : str, default "letters"
         What confidence was read off, a name of `hf_calib.confidence.ways()`.
+    free_form : bool, default False
+        Whether the questions have no options.
     option_counts : tuple of int
         The calibration questions' numbers of options.
     subjects : tuple of str
@@ -184,6 +192,7 @@ class CalibrationCardData:
     regime: str | None = None
     prompt_format: Mapping[str, Any] | None = None
     confidence: str = "letters"
+    free_form: bool = False
     option_counts: tuple[int, ...] = ()
     subjects: tuple[str, ...] = ()
     label_free: bool | None = None

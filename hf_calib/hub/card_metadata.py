@@ -15,11 +15,12 @@ from huggingface_hub.utils import yaml_dump
 
 from .._version import __version__
 from ..confidence.registry import way_named
+from ..measures import CATALOG
 from .card_data import AFTER, CalibrationCardData, Evaluation
 from .errors import CardConflictError
 from .escaping import is_hub_id, single_line
 
-TASK_TYPE = "multiple-choice"
+TASK_TYPE, FREE_FORM_TASK_TYPE = "multiple-choice", "question-answering"
 HUB_URL = "https://huggingface.co"
 # Six decimals are far more precise than any interval, and keep rounding errors out of the card's history.
 _DIGITS = 6
@@ -27,7 +28,7 @@ _DIGITS = 6
 _EMPTY_BLOCK = re.compile(r"(\s*---(\r\n|\r|\n))(?=---[ \t]*(?:\r\n|\n|\Z))")
 _UNCLOSED_BLOCK = re.compile(r"\s*---[ \t]*[\r\n]+[ \t]*[\w\"'-]+[ \t]*:")
 _COMMENTS_BEFORE = re.compile(r"(?<=\n)(?:[ \t]*(?:#[^\n]*)?\n)+\Z")
-_OURS_UNLESS_EDITED = ("library_name", "base_model", "pipeline_tag", "license", "language")
+_OURS_UNLESS_EDITED = ("library_name", "base_model", "base_model_relation", "pipeline_tag", "license", "language")
 _LISTS = ("datasets", "metrics", "tags")
 _MODEL_INDEX = "model-index"
 _CORRECT = "Correct the block between the lines --- at its beginning."
@@ -45,7 +46,7 @@ def card_metadata(data: CalibrationCardData) -> ModelCardData:
     """
     used = [reference for reference in (data.preference_data, data.calibration_data) if reference is not None]
     datasets = list(dict.fromkeys(reference.name for reference in used if reference.on_hub))
-    tags = {"hf_calib", "calibration", "multiple-choice", *map(single_line, data.tags)}
+    tags = {"hf_calib", "calibration", *map(single_line, data.tags)} | (set() if data.free_form else {TASK_TYPE})
     if data.adapter_type:
         # The tags that PEFT adds when it saves, so that a card does not depend on who wrote it first.
         tags |= {data.adapter_type.lower(), "transformers"}
@@ -53,6 +54,7 @@ def card_metadata(data: CalibrationCardData) -> ModelCardData:
     return ModelCardData(
         library_name="peft" if data.adapter_type else "transformers",
         base_model=data.base_model if data.base_model_on_hub else None,
+        base_model_relation="adapter" if data.adapter_type and data.base_model_on_hub else None,
         datasets=datasets or None,
         metrics=["accuracy", "ece"] if data.evaluations else None,
         pipeline_tag="text-generation",
@@ -69,8 +71,8 @@ def _eval_results(data: CalibrationCardData, evaluation: Evaluation) -> list[Eva
     report, dataset = evaluation.reports[AFTER], evaluation.dataset
     n_bins = len(report.bins)
     shared: dict[str, Any] = {
-        "task_type": TASK_TYPE,
-        "task_name": "Multiple choice",
+        "task_type": FREE_FORM_TASK_TYPE if data.free_form else TASK_TYPE,
+        "task_name": "Question answering" if data.free_form else "Multiple choice",
         "dataset_type": single_line(dataset.name),
         "dataset_name": single_line(dataset),
         "dataset_config": dataset.config,
@@ -97,7 +99,9 @@ def _eval_results(data: CalibrationCardData, evaluation: Evaluation) -> list[Eva
 
 
 def evaluation_results(data: CalibrationCardData) -> str | None:
-    """Return the Hub's evaluation-result file, with the accuracy on every set that is a registered benchmark's task.
+    """Return the Hub's evaluation-result file, with an entry for every registered benchmark's task.
+
+    A task that has the name of a measure, such as `ece` or `brier`, gets that measure, any other one the accuracy.
 
     Returns
     -------
@@ -111,15 +115,18 @@ def evaluation_results(data: CalibrationCardData) -> str | None:
     entries = [
         EvalResultEntry(
             dataset_id=evaluation.dataset.name,
-            task_id=evaluation.dataset.task_id,
+            task_id=task_id,
             dataset_revision=evaluation.dataset.revision,
-            value=round(evaluation.reports[AFTER].measures["accuracy"].value, _DIGITS),
+            value=round(
+                evaluation.reports[AFTER].measures[task_id if task_id in CATALOG else "accuracy"].value, _DIGITS
+            ),
             notes=f"confidence read off {way_named(data.confidence).help}, n = {evaluation.reports[AFTER].n}, "
             f"ECE {evaluation.reports[AFTER].measures['ece'].value:.3f}",
             **_source(data),
         )
         for evaluation in data.evaluations
-        if evaluation.dataset.task_id is not None and evaluation.dataset.on_hub
+        if evaluation.dataset.on_hub
+        for task_id in evaluation.dataset.task_ids
     ]
     return yaml_dump(eval_result_entries_to_yaml(entries), sort_keys=False) if entries else None
 

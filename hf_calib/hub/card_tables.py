@@ -11,7 +11,7 @@ from .card_data import AFTER, BASE, BEFORE, CalibrationCardData, Evaluation
 from .escaping import Markdown, escape_markdown
 
 if TYPE_CHECKING:
-    from ..measures import CalibrationReport, Measure, MeasureInfo
+    from ..measures import AccuracyThreshold, CalibrationReport, Measure, MeasureInfo
 
 
 # The columns of the visible table in addition to the model and n; only the last one has an interval, so that a row
@@ -60,12 +60,23 @@ def evaluation_table(data: CalibrationCardData, evaluation: Evaluation) -> dict[
             [[labels[stage], f"{report.n:,}", *_cells_in_sight(report)] for stage, report in reports.items()],
         ),
         "warnings": [str(finding) for finding in _without_remedies(reports[AFTER]).further_warnings],
+        "thresholds": [_threshold(own) for own in reports[AFTER].thresholds if own.threshold is not None],
         "all_measures": markdown_table(["Measure", *labels.values()], _measure_rows(reports)),
         "group_count": len(reports[AFTER].groups or ()),
         "group_table": markdown_table(["Subject", "n", *map(_heading, shown_in("groups"))], groups)
         if groups
         else None,
     }
+
+
+def _threshold(own: AccuracyThreshold) -> Markdown:
+    """Say above which confidence answers reach an accuracy."""
+    which = "All answers" if own.threshold == 0 else f"Answers with a confidence above {own.threshold:.3f}"
+    share = "" if own.threshold == 0 else f" ({own.coverage:.0%} of them)"
+    return Markdown(
+        f"{which}{share} to new questions of this kind are right at least {own.accuracy:.0%} of the time, with "
+        f"{own.level:.0%} probability."
+    )
 
 
 def _without_remedies(report: CalibrationReport) -> CalibrationReport:
@@ -92,7 +103,8 @@ def _description(evaluation: Evaluation) -> Markdown:
     revision = f"Revision {escape_markdown(dataset.revision)}. " if dataset.revision else ""
     skipped = f"{dataset.skipped:,} unreadable rows left out. " if dataset.skipped else ""
     level = 100 * evaluation.reports[AFTER].confidence_level
-    return Markdown(f"{domain}{revision}{skipped}In brackets, {level:g}% intervals.")
+    note = escape_markdown(evaluation.reports[AFTER].ece_note)
+    return Markdown(f"{domain}{revision}{skipped}In brackets, {level:g}% intervals. {note}")
 
 
 def _group_rows(data: CalibrationCardData, reports: Mapping[str, CalibrationReport]) -> Iterable[list[str]]:

@@ -4,6 +4,7 @@ from .binning import BinStatistics, bin_edges
 from .catalog import CATALOG, MeasureInfo, shown_in
 from .classwise import adaptive_calibration_error, classwise_calibration_error
 from .consistency import CalibrationTest, calibration_test
+from .conventions import Convention, confidence_at_k, ece_conventions, hle_calibration_error
 from .dece import differentiable_calibration_error
 from .errors import expected_calibration_error, maximum_calibration_error, signed_gap
 from .estimates import Measure
@@ -34,15 +35,18 @@ from .scores import (
 )
 from .smooth import SmoothECE, smooth_ece
 from .streams import CalibrationStream, StreamedMeasure
+from .thresholds import AccuracyThreshold, accuracy_threshold
 from .verdict import Finding
 
 __all__ = [
     "CATALOG",
+    "AccuracyThreshold",
     "BinStatistics",
     "BrierDecomposition",
     "CalibrationReport",
     "CalibrationStream",
     "CalibrationTest",
+    "Convention",
     "Finding",
     "GroupReport",
     "LocalCalibrationError",
@@ -53,6 +57,7 @@ __all__ = [
     "StreamedMeasure",
     "accuracy",
     "accuracy_at_coverage",
+    "accuracy_threshold",
     "adaptive_calibration_error",
     "aurc",
     "auroc",
@@ -62,12 +67,15 @@ __all__ = [
     "calibration_error_interval",
     "calibration_test",
     "classwise_calibration_error",
+    "confidence_at_k",
     "coverage_at_accuracy",
     "differentiable_calibration_error",
+    "ece_conventions",
     "equal_mass_calibration_error",
     "equal_mass_edges",
     "excess_aurc",
     "expected_calibration_error",
+    "hle_calibration_error",
     "kernel_calibration_error",
     "kolmogorov_smirnov_calibration_error",
     "local_calibration_error",

@@ -24,6 +24,9 @@ COVERAGE = 0.8
 #: ... and the largest share of the answers that reaches this accuracy.
 ACCURACY = 0.9
 
+#: Where the options have less of the probability than this on average, the ECE of the raw probabilities is given too.
+LOW_MASS = 0.9
+
 # A report measures the local calibration error on at most this many samples.
 _LOCAL_SAMPLES = 2000
 
@@ -68,6 +71,10 @@ class Battery:
         mass = self.sample.option_mass
         return None if mass is None else self.estimator.mean(mass, of_answers=False)
 
+    def flip_rate(self) -> Measure | None:
+        flips = self.sample.flips
+        return None if flips is None else self.estimator.mean(flips, of_answers=False)
+
     def tce(self) -> Measure | None:
         if self.sample.true_probabilities is None:
             return None
@@ -77,6 +84,18 @@ class Battery:
 
     def ece(self) -> Measure:
         return self.estimator.absolute_sum([self.statistics], lambda: self._covariance)
+
+    def ece_raw(self) -> Measure | None:
+        mass = self.sample.option_mass
+        if mass is None or mass.mean() >= LOW_MASS:
+            return None
+        raw = self.confidences * mass
+        statistics = BinStatistics.from_predictions(
+            raw, self.sample.correct, self.settings.n_bins, weights=self.sample.weights
+        )
+        return self.estimator.absolute_sum(
+            [statistics], lambda: self.estimator.covariance(statistics, raw, self.sample.correct)
+        )
 
     def overconfidence(self) -> Measure:
         over, _ = self.statistics.over_and_underconfidence()

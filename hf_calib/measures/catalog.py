@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from .battery import ACCURACY, COVERAGE, Battery
+from .battery import ACCURACY, COVERAGE, LOW_MASS, Battery
 from .estimates import Measure
 
 #: Where a measure can be shown besides a report's table and JSON, which hold all of them: among the key figures at the
@@ -83,6 +83,16 @@ _MEASURES = (
         "lower",
         Battery.ece,
         ("page", "card", "log", "models", "calibrators", "groups"),
+    ),
+    MeasureInfo(
+        "ece_raw",
+        "ECE of the raw probabilities",
+        "raw ECE",
+        "ECE of the probabilities in the whole vocabulary, not normalized over the options; given where these have "
+        f"less than {LOW_MASS:.0%} of it",
+        "lower",
+        Battery.ece_raw,
+        ("page", "card"),
     ),
     MeasureInfo(
         "overconfidence",
@@ -299,6 +309,15 @@ _MEASURES = (
         None,
         Battery.option_mass,
         ("page", "card", "log"),
+    ),
+    MeasureInfo(
+        "flip_rate",
+        "Flip rate under permuted options",
+        "flip rate",
+        "share of answers that change when the options are put in another order",
+        "lower",
+        Battery.flip_rate,
+        ("page", "card"),
     ),
 )
 

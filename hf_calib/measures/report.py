@@ -1,6 +1,7 @@
 """The calibration report: every measure of a model's predictions with its interval, as a table and as JSON."""
 
 import json
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -21,6 +22,7 @@ from .report_table import bins_table, calibration_test_lines, groups_table, meas
 from .samples import Sample
 from .sampling import MIN_CLUSTERS
 from .scores import check_true_probabilities
+from .thresholds import SHOWN_ACCURACIES, AccuracyThreshold, accuracy_threshold
 from .validation import (
     check_labels,
     check_n_bins,
@@ -52,9 +54,9 @@ class CalibrationReport:
         Number of questions.
     measures : dict of str to Measure
         Value, low and high of each measure in `CATALOG`, by its key. option_mass requires the raw masses, tce and
-        ece_true the true probabilities, lce features. The AUROC is NaN if all answers are right, or all wrong. These
-        have no interval: measures of a single sample; the NLL if it is infinite or the same for every sample, since
-        unseen samples may have any loss; the AUROC where it is NaN.
+        ece_true the true probabilities, lce features, flip_rate the flips. The AUROC is NaN if all answers are right,
+        or all wrong. These have no interval: measures of a single sample; the NLL if it is infinite or the same for
+        every sample, since unseen samples may have any loss; the AUROC where it is NaN.
     statistics : BinStatistics
         Statistics of the confidences over equal-width bins.
     groups : dict of str to GroupReport
@@ -68,6 +70,9 @@ class CalibrationReport:
     warnings : tuple of Finding
         What speaks against trusting the reading, the most serious first; empty where nothing does, and for reports
         made from numbers alone, which `hf_calib.reports.checks` has not seen.
+    thresholds : tuple of AccuracyThreshold
+        The confidences above which answers reach 80%, 90% and 95% accuracy, each with a guarantee at the confidence
+        level; empty with weights and without intervals.
 
     Each measure is also an attribute by its key: `report.ece`, `report.accuracy`, ... with `value`, `low` and `high`.
 
@@ -88,6 +93,7 @@ class CalibrationReport:
     clustered: bool = False
     test: CalibrationTest | None = None
     warnings: tuple[Finding, ...] = ()
+    thresholds: tuple[AccuracyThreshold, ...] = ()
 
     def __getattr__(self, name: str) -> Measure:
         measures = self.__dict__.get("measures", {})
@@ -116,6 +122,7 @@ class CalibrationReport:
         true_probabilities: ArrayLike | None = None,
         features: ArrayLike | None = None,
         chosen: ArrayLike | None = None,
+        flips: ArrayLike | None = None,
         seed: int = 0,
         confidence_level: float = 0.95,
         n_resamples: int = 1000,
@@ -147,6 +154,8 @@ class CalibrationReport:
         chosen : array_like of shape (n,), optional
             Index of the chosen option, where it may not be the most probable one, as with a stated confidence below
             one half. Its probability is the confidence.
+        flips : array_like of shape (n,), optional
+            Share of other orders of each question's options in which another option was answered, in [0, 1].
         seed : int, default 0
             Seed of the intervals' resamples.
         confidence_level : float, default 0.95
@@ -167,8 +176,13 @@ class CalibrationReport:
         n = len(p)
         if n_resamples:
             check_resampling(confidence_level, n_resamples)
-        mass = None if option_mass is None else _of_length(check_unit_interval(option_mass, "option_mass"), n)
+        mass = (
+            None
+            if option_mass is None
+            else _of_length(check_unit_interval(option_mass, "option_mass"), n, "option_mass")
+        )
         truth = None if true_probabilities is None else check_true_probabilities(true_probabilities, p.shape)
+        turned = None if flips is None else _of_length(check_unit_interval(flips, "flips"), n, "flips")
         phi = None if features is None else check_features(features, n)
         names, clusters = _group_codes(groups, n)
         w = check_weights(weights, n)
@@ -176,7 +190,7 @@ class CalibrationReport:
             _check_group_weights(names, clusters, w)
         given = None if chosen is None else check_labels(chosen, p.shape[0], p.shape[1], name="chosen")
         y = check_labels(labels, *p.shape)
-        sample = Sample(p, y, w, mass, truth, phi, clusters, given)
+        sample = Sample(p, y, w, mass, truth, phi, clusters, given, turned)
         settings = Settings(check_n_bins(n_bins), confidence_level, n_resamples, seed)
         of_groups = replace(settings, brief=not all_group_intervals)
         statistics, measures = _measure(sample, settings)
@@ -190,12 +204,44 @@ class CalibrationReport:
             confidence_level=confidence_level,
             clustered=len(names) >= MIN_CLUSTERS,
             test=_test(sample, settings) if n_resamples else None,
+            thresholds=()
+            if w is not None or not n_resamples
+            else tuple(
+                accuracy_threshold(sample.confidences, sample.correct, accuracy, level=confidence_level)
+                for accuracy in SHOWN_ACCURACIES
+            ),
         )
 
     @property
     def verdict(self) -> str:
         """Whether the confidence can be trusted, in a few sentences."""
         return verdict(self.measures, self.test, self.n, self.confidence_level, self.warnings)
+
+    @property
+    def ece_convention(self) -> dict[str, Any]:
+        """How the ECE was computed, and what a perfectly calibrated model would score (None without intervals).
+
+        `in_sample` tells whether a calibrator was fitted on these questions, as far as that is known.
+        """
+        return {
+            "n_bins": len(self.statistics.weights),
+            "bins": "equal width",
+            "norm": 1,
+            "pooling": "all questions",
+            "n": self.n,
+            "calibrated_model": None if self.test is None else self.test.expected_error,
+            "in_sample": any(finding.code == "calibrator_in_sample" for finding in self.warnings),
+        }
+
+    @property
+    def ece_note(self) -> str:
+        """The convention of the ECE in a sentence."""
+        own = self.ece_convention
+        questions = "1 question" if self.n == 1 else f"{self.n:,} questions"
+        text = f"ECE: {own['n_bins']} bins of equal width, L1, pooled over {questions}"
+        if own["calibrated_model"] is not None:
+            text += f"; a perfectly calibrated model would score {own['calibrated_model']:.3f} on average"
+        return text + ("; a calibrator was fitted on these questions." if own["in_sample"] else ".")
 
     @property
     def further_warnings(self) -> tuple[Finding, ...]:
@@ -226,6 +272,7 @@ class CalibrationReport:
             "clustered": self.clustered,
             "test": None if self.test is None else self.test._asdict(),
             "measures": _measures_to_dict(self.measures),
+            "ece_convention": self.ece_convention,
             "bins": self.bins,
             "statistics": self.statistics.to_dict(),
             "groups": {
@@ -235,6 +282,7 @@ class CalibrationReport:
             },
             "verdict": self.verdict,
             "warnings": [finding.to_dict() for finding in self.warnings],
+            "thresholds": [threshold.to_dict() for threshold in self.thresholds],
         }
 
     @classmethod
@@ -267,6 +315,7 @@ class CalibrationReport:
             clustered=bool(state["clustered"]),
             test=None if state["test"] is None else CalibrationTest(**state["test"]),
             warnings=tuple(map(Finding.from_dict, state.get("warnings", ()))),
+            thresholds=tuple(map(AccuracyThreshold.from_dict, state.get("thresholds", ()))),
         )
 
     def save(self, path: str | PathLike[str]) -> None:
@@ -295,7 +344,7 @@ class CalibrationReport:
     def __str__(self) -> str:
         """Return the report as a table."""
         lines = [f"{self.n:,} question{'' if self.n == 1 else 's'}", ""]
-        lines += measures_table(self.measures, self.confidence_level)
+        lines += [*measures_table(self.measures, self.confidence_level), "", *textwrap.wrap(self.ece_note, 80)]
         if self.test is not None:
             lines += ["", *calibration_test_lines(self.test)]
         lines += ["", *bins_table(self.bins)]
@@ -360,9 +409,9 @@ def _check_group_weights(names: Sequence[str], clusters: NDArray[np.intp], weigh
         )
 
 
-def _of_length(values: NDArray, n: int) -> NDArray:
+def _of_length(values: NDArray, n: int, name: str) -> NDArray:
     if len(values) != n:
-        raise ValueError(f"option_mass has {len(values)} values, but there are {n} questions")
+        raise ValueError(f"{name} has {len(values)} values, but there are {n} questions")
     return values
 
 

@@ -23,6 +23,7 @@ class Sample:
     features: Array | None = None
     clusters: NDArray[np.intp] | None = None
     chosen: NDArray[np.integer] | None = None
+    flips: Floats | None = None
     _top: tuple = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -66,4 +67,5 @@ class Sample:
             take(self.true_probabilities),
             take(self.features),
             chosen=take(self.chosen),
+            flips=take(self.flips),
         )

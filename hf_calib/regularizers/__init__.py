@@ -2,6 +2,7 @@
 
 from .anchor import anchor_divergence, coarse_anchor_divergence
 from .em import BinTargets, em_loss
+from .stated import expected_brier_loss
 from .supervised import answer_loss
 from .targets import SHARING_RULES, target_distribution
 
@@ -12,5 +13,6 @@ __all__ = [
     "answer_loss",
     "coarse_anchor_divergence",
     "em_loss",
+    "expected_brier_loss",
     "target_distribution",
 ]

@@ -207,7 +207,7 @@ def _one_option(reading: Reading) -> Found | None:
     ):
         return None
     letter = LETTERS[option]
-    if reading.method in ("letters", "marginalized", "p-true"):
+    if reading.method in ("marginalized", "p-true") or str(reading.method).startswith("letters"):
         meaning = ": letters cannot be read off this model with this prompt."
     else:
         meaning = f", which is right for {right:.0%}: the answers follow the options' places, not what they say."
@@ -468,6 +468,24 @@ def _in_sample(reading: Reading) -> Found | None:
     )
 
 
+def _skewed_labels(reading: Reading) -> Found | None:
+    if reading.method != "letters-batch" or reading.run.get("permute_options"):
+        return None
+    predictions = reading.predictions
+    for n_options in np.unique(predictions.n_choices):
+        counts = np.bincount(predictions.answers[predictions.n_choices == n_options], minlength=n_options)
+        n, option = int(counts.sum()), int(counts.argmax())
+        chance = 1 / n_options
+        if counts[option] - n * chance > _CRITICAL * math.sqrt(n * chance * (1 - chance)):
+            return Found(
+                f"{LETTERS[option]} is right for {counts[option] / n:.0%} of the questions with {n_options} options, "
+                "and batch calibration takes all letters to be right equally often.",
+                "Try --permute-options or --confidence letters-pride.",
+                ("--permute-options", "--confidence letters-pride"),
+            )
+    return None
+
+
 CHECKS = (
     Check("unread_replies", True, _mostly_unread),
     Check("one_option", True, _one_option),
@@ -483,6 +501,7 @@ CHECKS = (
     Check("one_subject", False, _one_subject),
     Check("chat_template_unused", False, _unused_template),
     Check("options_not_returned", False, _not_returned),
+    Check("skewed_labels", False, _skewed_labels),
     Check("skipped_rows", False, _skipped),
     Check("repeated_questions", False, _repeated_questions),
     Check("dropped_questions", False, _dropped),

@@ -17,7 +17,8 @@ import numpy as np
 
 from ..confidence.predictions import Predictions
 from ..confidence.recorded import PREDICTIONS_FILE, Recorded, read_predictions, write_predictions
-from ..measures import CATALOG, CalibrationReport, Finding, Measure
+from ..measures import CATALOG, CalibrationReport, Convention, Finding, Measure, ece_conventions
+from ..measures.battery import LOW_MASS
 from ..tasks.files import READERS
 from .checks import Reading, findings, sorted_findings
 from .reliability import ReliabilityDisplay
@@ -170,6 +171,23 @@ class Measurement:
         """Return the measures over all questions by name."""
         return {name: measure.value for name, measure in self.report.measures.items()}
 
+    def conventions(self) -> list[Convention]:
+        """Return the calibration error over all questions under the usual conventions.
+
+        Questions are grouped by subject where they have any, and by dataset where there are several. Where the options
+        have less than 90% of the probability on average, the error of the raw probabilities is given too.
+        """
+        predictions = self.predictions
+        grouped = any(subject is not None for subject in predictions.subjects)
+        low = predictions.has_mass and predictions.option_mass.mean() < LOW_MASS
+        return ece_conventions(
+            predictions.confidences,
+            predictions.correct,
+            groups=np.array([str(subject) for subject in predictions.subjects]) if grouped else None,
+            option_mass=predictions.option_mass if low else None,
+            seed=self.report_options.get("seed", 0),
+        )
+
     @cached_property
     def predictions(self) -> Predictions:
         """The predictions on all datasets, concatenated, with new row numbers if there are several."""
@@ -181,7 +199,10 @@ class Measurement:
         if len(self.datasets) == 1:
             return next(iter(self.reports.values()))
         found = [finding.of(name) for name, own in self.reports.items() for finding in own.warnings]
-        return replace(self.predictions.report(**self.report_options), warnings=sorted_findings(found))
+        report = replace(self.predictions.report(**self.report_options), warnings=sorted_findings(found))
+        if any(finding.code == "calibrator_in_sample" for finding in found):
+            report = replace(report, thresholds=())
+        return report
 
     @cached_property
     def reports(self) -> dict[str, CalibrationReport]:
@@ -197,7 +218,10 @@ class Measurement:
         }
         missing = self.run.get("options_not_returned", {}).get(name)
         reading = Reading(predictions, report, self.run, known, missing, self.datasets[name].questions)
-        return replace(report, warnings=findings(reading))
+        warnings = findings(reading)
+        if any(finding.code == "calibrator_in_sample" for finding in warnings):  # then nothing is guaranteed
+            report = replace(report, thresholds=())
+        return replace(report, warnings=warnings)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain values, with `run` and, for several datasets, each one's report."""
@@ -248,6 +272,7 @@ def pool(datasets: Mapping[str, Recorded]) -> Predictions:
         for subject in part.subjects
     ]
     states = [part.hidden_states for part in parts if part.hidden_states is not None]
+    flips = [part.flips for part in parts if part.flips is not None]
     bounds = [np.zeros(len(part)) if part.missing_bounds is None else part.missing_bounds for part in parts]
     return Predictions(
         option_log_probabilities=np.concatenate(values),
@@ -261,6 +286,7 @@ def pool(datasets: Mapping[str, Recorded]) -> Predictions:
         else None,
         missing_bounds=np.concatenate(bounds) if any(own.any() for own in bounds) else None,
         hidden_states=np.concatenate(states) if len(states) == len(parts) else None,
+        flips=np.concatenate(flips) if len(flips) == len(parts) else None,
     )
 
 

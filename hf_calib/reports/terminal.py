@@ -137,6 +137,9 @@ def _chart(measurement: Measurement, width: int, paint: Callable[[str, str], str
         interval = "" if measure.low is None else f" [{measure.low:.3f}, {measure.high:.3f}]"
         value = "  -  " if measure.value != measure.value else f"{measure.value:.3f}"
         right.append(f"{label:<12}{value}{interval}")
+    own = report.ece_convention
+    if own["calibrated_model"] is not None:
+        right.append(f"({own['n_bins']} bins; if calibrated {own['calibrated_model']:.3f})")
     right += ["", f"{marks[0]} accuracy of the answers", f"{marks[1]} their mean confidence"]
     right += ["last column: number of answers"]
     beside = width >= _AROUND + _RIGHT + 20

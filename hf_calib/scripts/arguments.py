@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from trl import ScriptArguments
 
+from ..tasks.free_form import MATCHERS
+
 _QUESTIONS = "A JSON(L), CSV, TSV or Parquet file, a folder of them, or a Hub dataset as name[:config[:split]]."
 
 
@@ -97,14 +99,28 @@ class RewardedScriptArguments(CalibrationScriptArguments):
     Parameters
     ----------
     reward_funcs : list of str, optional
-        Names of TRL's rewards, or `package.module.function`.
+        Names of the rewards of `hf_calib.rewards` and of TRL's, or `package.module.function`. `brier_reward` and
+        `log_score_reward` grade answers by TRL's `accuracy_reward` or `reasoning_accuracy_reward` if it is named too,
+        otherwise by the `reward_matcher`.
+    reward_matcher : {"exact", "contains", "numeric"}, default "exact"
+        How `answer_reward`, `brier_reward` and `log_score_reward` compare answers.
     reward_model_name_or_path : str, optional
         Folder or Hub id of a reward model.
     """
 
     reward_funcs: list[str] | None = field(
         default=None,
-        metadata={"help": "Rewards: accuracy_reward and the like of trl.rewards, or package.module.function."},
+        metadata={
+            "help": "Rewards: brier_reward and others of hf_calib.rewards, accuracy_reward and others of trl.rewards, "
+            "or package.module.function."
+        },
+    )
+    reward_matcher: str = field(
+        default="exact",
+        metadata={
+            "help": "How answer_reward, brier_reward and log_score_reward compare answers.",
+            "choices": list(MATCHERS),
+        },
     )
     reward_model_name_or_path: str | None = field(
         default=None, metadata={"help": "Folder or Hub id of a reward model."}

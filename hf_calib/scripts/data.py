@@ -22,7 +22,7 @@ UNPAIRED_COLUMNS = (("prompt", "completion", "label"), *PREFERENCE_COLUMNS)
 """What a dataset for KTO has; preference pairs are taken apart into completions that are wanted or not."""
 
 PROMPT_COLUMNS = (("prompt",),)
-"""What a dataset for a trainer that generates its own answers has."""
+"""What a dataset for a trainer that generates its own answers has; free-form questions are made into prompts."""
 
 
 def text_columns(text_field: str = "text") -> tuple[tuple[str, ...], ...]:
@@ -125,11 +125,12 @@ def training_datasets(
     else:
         raise DatasetError("no training data; give --dataset_name, or `datasets` in a --config file")
     train = _split(splits, script_args.dataset_train_split, source, "dataset_train_split")
-    train = _readable(train, formats, source)
+    chat = getattr(training_args, "calibration_prompt", "plain") == "chat"
+    train = _readable(train, formats, source, chat)
     if not _evaluates(script_args, training_args, splits):
         return train, None
     held_out = _split(splits, script_args.dataset_test_split, source, "dataset_test_split")
-    return train, _readable(held_out, formats, f"{source}, split {script_args.dataset_test_split}")
+    return train, _readable(held_out, formats, f"{source}, split {script_args.dataset_test_split}", chat)
 
 
 def training_questions(script_args: Any, training_args: Any) -> tuple[Any, Any] | None:
@@ -246,9 +247,22 @@ def check_dataset(dataset: Any, formats: Iterable[tuple[str, ...]], source: str)
             _require_fields(dataset, name, source)
 
 
-def _readable(dataset: Any, formats: tuple[tuple[str, ...], ...], source: str) -> Any:
-    """Return a dataset in the columns of one of the formats."""
+def _readable(dataset: Any, formats: tuple[tuple[str, ...], ...], source: str, chat: bool) -> Any:
+    """Return a dataset in the columns of one of the formats; free-form questions become prompts that ask for them."""
+    from datasets import Dataset
+
+    from ..rewards import confidence_prompts
+    from ..trainers.stated_evaluator import free_form_questions, is_free_form
+
     names = {name for columns in formats for name in columns}
+    columns = column_names(dataset)
+    if (
+        formats == PROMPT_COLUMNS
+        and isinstance(dataset, Dataset)
+        and "prompt" not in columns
+        and is_free_form(columns)
+    ):
+        dataset = confidence_prompts(free_form_questions(dataset), chat=chat)
     kinds = {"label": "unpaired_preference", "chosen": "preference", "completion": "text", "prompt": "prompt_only"}
     dataset = as_trl_dataset(dataset, next(kind for name, kind in kinds.items() if name in names), source=source)
     check_dataset(dataset, formats, source)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from ..rewards import get_answer_reward, get_brier_reward, get_confidence_format_reward, get_log_score_reward
 from .data import DatasetError
 
 
@@ -21,7 +22,9 @@ def reward_functions(script_args: Any) -> list[str | Callable]:
     ValueError
         If none is given, or a name is that of no function.
     """
-    rewards: list[str | Callable] = [_reward(name) for name in script_args.reward_funcs or ()]
+    names = script_args.reward_funcs or ()
+    own = _own_rewards(names, getattr(script_args, "reward_matcher", None) or "exact")
+    rewards: list[str | Callable] = [own[name] if name in own else _reward(name) for name in names]
     if script_args.reward_model_name_or_path:
         rewards.insert(0, script_args.reward_model_name_or_path)
     if not rewards:
@@ -32,6 +35,22 @@ def reward_functions(script_args: Any) -> list[str | Callable]:
     return rewards
 
 
+def _own_rewards(names: Sequence[str], matcher: str) -> dict[str, Callable]:
+    """Return the rewards of `hf_calib.rewards` by name; scores grade by a correctness reward that is named too."""
+    correctness = next((_reward(name) for name in names if name in _CORRECTNESS), None)
+    scored: dict[str, Any] = {"matcher": matcher, "correctness_reward": correctness}
+    return {
+        "answer_reward": get_answer_reward(matcher),
+        "brier_reward": get_brier_reward(**scored),
+        "log_score_reward": get_log_score_reward(**scored),
+        "confidence_format_reward": get_confidence_format_reward(),
+    }
+
+
+# TRL's rewards that say whether an answer is right.
+_CORRECTNESS = ("accuracy_reward", "reasoning_accuracy_reward")
+
+
 def _reward(name: str) -> Callable:
     rewards = importlib.import_module("trl.rewards")
     # Of the other public names some are modules, and some make a reward from arguments.
@@ -40,7 +59,10 @@ def _reward(name: str) -> Callable:
         return getattr(rewards, name)
     module_name, _, function = name.rpartition(".")
     if not module_name:
-        raise ValueError(f"the reward {name!r} is none of TRL's: {', '.join(known)}; or give package.module.function")
+        raise ValueError(
+            f"the reward {name!r} is none of hf_calib.rewards: {', '.join(_own_rewards((), 'exact'))}; none of TRL's: "
+            f"{', '.join(known)}; or give package.module.function"
+        )
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:

@@ -29,6 +29,7 @@ from .loading import (
 )
 from .permuting import (
     cyclic_orders as cyclic_orders,
+    other_orders as other_orders,
     permute_options as permute_options,
     random_orders as random_orders,
 )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from .._suggestions import did_you_mean
 from .answers import is_missing
@@ -77,22 +79,97 @@ def contains(answer: str, other: str) -> bool:
 
 def numeric_match(answer: str, other: str) -> bool:
     """Whether the last numbers in two answers are equal, to a relative 1e-6."""
-    numbers = [re.findall(r"-?\d[\d,]*(?:\.\d+)?|-?\.\d+", text) for text in (answer, other)]
+    numbers = [_numbers(text) for text in (answer, other)]
     if not all(numbers):
         return False
     first, second = (float(own[-1].replace(",", "")) for own in numbers)
     return abs(first - second) <= 1e-6 * max(1.0, abs(second))
 
 
+def _numbers(text: str) -> list[str]:
+    return re.findall(r"-?\d[\d,]*(?:\.\d+)?|-?\.\d+", text)
+
+
 MATCHERS: dict[str, Matcher] = {"exact": exact_match, "contains": contains, "numeric": numeric_match}
+
+
+def matcher_named(matcher: str | Matcher, argument: str = "matcher") -> Matcher:
+    """Return the matcher of a name, or a matcher itself.
+
+    Raises
+    ------
+    ValueError
+        If there is none of that name; the message begins with `argument`.
+    """
+    if callable(matcher):
+        return matcher
+    if matcher not in MATCHERS:
+        raise ValueError(
+            f"{argument}: {matcher!r} is not a way to match answers; choose from {', '.join(MATCHERS)}."
+            + did_you_mean(matcher, MATCHERS)
+        )
+    return MATCHERS[matcher]
+
+
+def name_of_matcher(matcher: str | Matcher) -> str:
+    """Return the name under which a matcher is recorded: its key in `MATCHERS`, or the function's own name."""
+    if isinstance(matcher, str):
+        return matcher
+    return next(
+        (name for name, known in MATCHERS.items() if known is matcher),
+        getattr(matcher, "__qualname__", type(matcher).__name__),
+    )
+
+
+def grade(answer: str, answers: Sequence[str], matcher: Matcher) -> bool:
+    """Return whether an answer is one of the right ones.
+
+    Parameters
+    ----------
+    answer : str
+    answers : sequence of str
+        The right answers.
+    matcher : callable
+
+    Raises
+    ------
+    ValueError
+        If the matcher raises, or returns anything but a bool; with both answers.
+    """
+    for right in answers:
+        given = f"comparing the answer {answer!r} with {right!r}"
+        try:
+            same = matcher(answer, right)
+        except Exception as error:
+            raise ValueError(
+                f"matcher: {name_of_matcher(matcher)} raised {type(error).__name__}: {error} while {given}; "
+                "correct the matcher"
+            ) from error
+        if not isinstance(same, bool | np.bool_):
+            raise ValueError(
+                f"matcher: {name_of_matcher(matcher)} returned {same!r} while {given}; return True or False"
+            )
+        if same:
+            return True
+    return False
+
+
+def is_comparable(answer: str, matcher: Matcher) -> bool:
+    """Return whether an answer holds what a matcher compares: a number for `numeric_match`, a word for the others.
+
+    Of a matcher that is not in `MATCHERS`, every answer counts as comparable.
+    """
+    if matcher is numeric_match:
+        return bool(_numbers(answer))
+    return bool(normalized(answer)) or matcher not in (exact_match, contains)
 
 
 def load_free_form_questions(
     path: str | Path, *, limit: int | None = None, seed: int = 0
 ) -> QuestionList[FreeFormQuestion]:
-    """Load questions from the columns `question`, `answer` (a text or a list of right ones), `subject` and `context`.
+    """Load questions from the columns `question`, `answer` or `answers`, `subject` and `context`.
 
-    The last two may be absent or empty.
+    An answer is a text or a list of right ones. The last two columns may be absent or empty.
 
     Parameters
     ----------
@@ -113,7 +190,8 @@ def load_free_form_questions(
         raise FileNotFoundError(f"there is no file {str(path)!r} to read questions from")
     questions: QuestionList[FreeFormQuestion] = QuestionList(source=str(path))
     for place, row in file_rows(path):
-        missing = [name for name in ("question", "answer") if name not in row]
+        answers = "answers" if "answers" in row and "answer" not in row else "answer"
+        missing = [name for name in ("question", answers) if name not in row]
         if missing:
             raise QuestionError(
                 f"{place}: there is no column {missing[0]!r} among {', '.join(map(repr, row))}."
@@ -124,7 +202,7 @@ def load_free_form_questions(
             questions.append(
                 FreeFormQuestion(
                     row["question"],
-                    _answers(row["answer"]),
+                    _answers(row[answers]),
                     None if is_missing(subject) else str(subject),
                     None if is_missing(context) else context,
                 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -45,6 +46,36 @@ def random_orders(questions: Sequence[Question], seed: int) -> list[NDArray[np.i
     return [
         np.random.default_rng([seed, row]).permutation(len(question.choices)) for row, question in enumerate(questions)
     ]
+
+
+def other_orders(questions: Sequence[Question], n_orders: int, seed: int) -> list[list[NDArray[np.int64]]]:
+    """Return random orders of each question's options that differ from the given one and from each other.
+
+    Parameters
+    ----------
+    questions : sequence of Question
+    n_orders : int
+        For each question, at least 1; two options have only one other order, three have five.
+    seed : int
+        The orders of one row depend on the seed and the row alone.
+
+    Raises
+    ------
+    ValueError
+        If `n_orders` is below 1.
+    """
+    if n_orders < 1:
+        raise ValueError(f"n_orders: at least one other order of the options is drawn, got {n_orders}")
+    found = []
+    for row, question in enumerate(questions):
+        n_options = len(question.choices)
+        rng = np.random.default_rng([seed, row])
+        seen = {tuple(range(n_options)): np.arange(n_options)}
+        while len(seen) < min(n_orders + 1, math.factorial(n_options)):
+            order = rng.permutation(n_options)
+            seen.setdefault(tuple(order.tolist()), order)
+        found.append(list(seen.values())[1:])
+    return found
 
 
 def cyclic_orders(n_options: int, n_orders: int) -> list[NDArray[np.int64]]:

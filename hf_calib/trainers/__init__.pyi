@@ -62,7 +62,14 @@ from .rloo import (
 from .run import (
     CalibrationRun as CalibrationRun,
 )
+from .self_evaluation import (
+    SelfEvaluationCallback as SelfEvaluationCallback,
+)
 from .sft import (
     CalibrationAwareSFTConfig as CalibrationAwareSFTConfig,
     CalibrationAwareSFTTrainer as CalibrationAwareSFTTrainer,
+)
+from .stated_confidence import (
+    StatedConfidenceConfig as StatedConfidenceConfig,
+    StatedConfidenceTrainer as StatedConfidenceTrainer,
 )

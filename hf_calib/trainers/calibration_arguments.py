@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from ..confidence.registry import way_named
 from ..regularizers.targets import SHARING_RULES
@@ -12,10 +13,12 @@ from .best_metric import set_direction
 TRAINABLE = ("letters", "text", "text-characters", "text-tokens")
 
 
-def check_confidence(confidence: str, argument: str = "calibration_confidence") -> None:
+def check_confidence(
+    confidence: str, argument: str = "calibration_confidence", trainable: tuple[str, ...] = TRAINABLE
+) -> None:
     """Raise a ValueError that names the argument unless a loss can act on confidence read in this way."""
-    if confidence not in TRAINABLE:
-        raise ValueError(f"{argument} must be one of {', '.join(TRAINABLE)}; got {confidence!r}")
+    if confidence not in trainable:
+        raise ValueError(f"{argument} must be one of {', '.join(trainable)}; got {confidence!r}")
 
 
 @dataclass
@@ -110,6 +113,9 @@ class CalibrationArguments:
     `examples/lab/sweep.py weight` varies the weights of the anchor and of the ECE regularizer; `average_weights` is
     part of `rcft` in `examples/lab/report.md`.
     """
+
+    # What `calibration_confidence` may be.
+    trainable_confidence: ClassVar[tuple[str, ...]] = TRAINABLE
 
     # Terms
     anchor_weight: float = field(
@@ -227,7 +233,7 @@ class CalibrationArguments:
             raise ValueError(f"average_weights must be a share between 0 and 1, got {self.average_weights}")
         if not 0.0 <= self.em_momentum < 1.0:
             raise ValueError(f"em_momentum must be in [0, 1), got {self.em_momentum}")
-        check_confidence(self.calibration_confidence)
+        check_confidence(self.calibration_confidence, trainable=self.trainable_confidence)
         for name, choices in (
             ("calibration_prompt", ("plain", "chat")),
             ("calibration_on_too_long", ("error", "drop")),

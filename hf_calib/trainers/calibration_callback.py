@@ -18,6 +18,7 @@ from .best_metric import EVALUATION_PREFIX, correct_direction
 from .calibration_arguments import CalibrationArguments, check_confidence
 from .evaluator import CalibrationEvaluator, model_to_ask
 from .questions import QuestionPreparation
+from .stated_evaluator import MAX_NEW_TOKENS, StatedEvaluator, grading_reward, stated_prompts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,7 +37,8 @@ class CalibrationCallback(TrainerCallback):
     Parameters
     ----------
     questions : dataset, list of rows, str or Path
-        Answered questions, in any layout of `hf_calib.tasks.as_questions`.
+        Answered questions, in any layout of `hf_calib.tasks.as_questions`. On free-form questions the confidence that
+        the model states is measured, as in a calibration-aware trainer's `eval_calibration_dataset`.
     tokenizer : transformers.PreTrainedTokenizerBase, optional
         By default the trainer's.
     prompt_format : PromptFormat, optional
@@ -110,7 +112,7 @@ class CalibrationCallback(TrainerCallback):
         """Find the trainer and make the questions ready for it, once."""
         if self._evaluator is not None:
             return
-        self.trainer = _calling_trainer(self)
+        self.trainer = calling_trainer(self)
         tokenizer = self.tokenizer if self.tokenizer is not None else self.trainer.processing_class
         if tokenizer is None:
             raise ValueError("tokenizer: the trainer has no processing_class; pass `tokenizer=` to the callback")
@@ -123,14 +125,21 @@ class CalibrationCallback(TrainerCallback):
         # The config of a calibration-aware trainer has set the direction of its own measures.
         if self.prefix != EVALUATION_PREFIX or not isinstance(args, CalibrationArguments):
             correct_direction(args, self.prefix)
-        self._evaluator = CalibrationEvaluator(
-            preparation.for_evaluation(self.questions),
+        others: Any = (
             preparation,
             partial(model_to_ask, self.trainer),
             self.trainer.accelerator,
             self.batch_size or args.per_device_eval_batch_size,
-            chat_option="prompt_format=PromptFormat(chat=True)",
         )
+        options: Any = {"chat_option": "prompt_format=PromptFormat(chat=True)"}
+        prompts = stated_prompts(self.questions, chat=preparation.prompt_format.chat)
+        if prompts is None:
+            questions = preparation.for_evaluation(self.questions)
+            self._evaluator = CalibrationEvaluator(questions, *others, **options)
+        else:
+            max_new_tokens = getattr(args, "max_completion_length", None) or MAX_NEW_TOKENS
+            reward = grading_reward(self.trainer)
+            self._evaluator = StatedEvaluator(prompts, reward, max_new_tokens, *others, **options)
 
     def on_train_begin(self, args, state, control, **kwargs):
         """Measure the model before the first step."""
@@ -147,6 +156,8 @@ class CalibrationCallback(TrainerCallback):
         self.reports["after"] = report
         shown = [info.key for info in shown_in("log") if info.key in report.measures]
         found = {f"{self.prefix}/{key}": float(report.measures[key].value) for key in shown}
+        assert self._evaluator is not None
+        found.update(self._evaluator.extra_measures(self.prefix))
         if metrics is not None:
             metrics.update(found)
         if self.history and self.history[-1]["step"] == state.global_step:
@@ -175,7 +186,7 @@ class CalibrationCallback(TrainerCallback):
         return self.trainer.callback_handler.callbacks
 
 
-def _calling_trainer(callback: TrainerCallback) -> Trainer:
+def calling_trainer(callback: TrainerCallback) -> Trainer:
     """Return the trainer that is calling a callback; transformers passes callbacks everything but this.
 
     The model alone is not enough: it has to be called as the trainer calls it, and the measures go to the trainer's

@@ -15,12 +15,14 @@ from torch import nn
 
 from ..calibrators.differentiable_ece import differentiable_ece
 from ..confidence.forward import NonFiniteLogitsError, evaluating, option_log_probabilities
+from ..confidence.stated_levels import StatedLevels
 from ..measures import BinStatistics
 from ..regularizers import (
     BinTargets,
     anchor_divergence,
     answer_loss,
     em_loss,
+    expected_brier_loss,
 )
 from ..tasks.collator import QuestionCollator
 from .calibration_arguments import CalibrationArguments
@@ -81,13 +83,8 @@ class CalibrationTerm:
         reference_distributions: ReferenceDistributions | None = None,
         reference_model: nn.Module | None = None,
     ) -> None:
-        assert arguments.calibration_batch_size is not None
-        assert arguments.em_batch_size is not None
-        self.questions = questions
-        self.held_out = held_out
         self.arguments = arguments
         self.collator = collator
-        self._collator_checked = False
         self.accelerator = accelerator
         self.reference_logits = reference_logits
         self.reference_distributions = reference_distributions
@@ -97,7 +94,24 @@ class CalibrationTerm:
         self.watch = RegimeWatch(arguments.em_momentum) if getattr(arguments, "method", None) == "auto" else None
         self.running = RunningValues()
         self._accumulation = (-1, 0)
-        processes = accelerator.num_processes
+        self._seed = seed
+        self.replace_questions(questions, held_out)
+
+    def replace_questions(self, questions: Sequence[Any], held_out: Sequence[Any]) -> None:
+        """Take other questions from the next step on; parameters as in the class.
+
+        Raises
+        ------
+        ValueError
+            If `reference_distributions` hold nothing for one of the questions.
+        """
+        if self.reference_distributions is not None:
+            self.reference_distributions.require(questions)
+        self.questions, self.held_out = questions, held_out
+        self._collator_checked = False
+        arguments, processes, seed = self.arguments, self.accelerator.num_processes, self._seed
+        assert arguments.calibration_batch_size is not None
+        assert arguments.em_batch_size is not None
         self.stream = QuestionStream(len(questions), arguments.calibration_batch_size * processes, seed)
         if held_out:
             self.held_out_stream = QuestionStream(len(held_out), arguments.em_batch_size * processes, seed + 1)
@@ -191,7 +205,8 @@ class CalibrationTerm:
             self._check_finite(reference, "the reference model", step, rows)
             terms["anchor"] = anchor_divergence(logits, reference)
         if arguments.supervised_weight > 0:
-            terms["supervised"] = answer_loss(logits, batch)
+            stated = arguments.calibration_confidence == StatedLevels.name
+            terms["supervised"] = (expected_brier_loss if stated else answer_loss)(logits, batch)
         option_logits = logits.gather(-1, batch.option_ids).masked_fill(~batch.option_mask, -torch.inf)
         probabilities = torch.softmax(option_logits, dim=-1)
         if arguments.em_weight > 0:
@@ -205,9 +220,15 @@ class CalibrationTerm:
         return terms
 
     def _record(self, probabilities: torch.Tensor, batch: Batch, answered: torch.Tensor) -> None:
-        confidences, predicted = probabilities.max(dim=-1)
+        if self.arguments.calibration_confidence == StatedLevels.name:
+            last = probabilities.shape[-1] - 1
+            confidences = probabilities @ torch.linspace(0, 1, last + 1, device=probabilities.device)
+            right = batch.answers == last
+        else:
+            confidences, predicted = probabilities.max(dim=-1)
+            right = predicted == batch.answers
         if bool(answered.any()):
-            correct = (predicted == batch.answers)[answered]
+            correct = right[answered]
             self.running.statistics.update(
                 confidences[answered].double().cpu().numpy(), correct.cpu().numpy().astype(float)
             )

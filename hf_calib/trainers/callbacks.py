@@ -88,7 +88,7 @@ class CalibrationRunCallback(TrainerCallback):
         run, asked = self.run, self.evaluator.predictions()
         run.reports["after"] = self.evaluator.report(asked)
         n = len(run.trained_on)
-        if n == 0:
+        if n == 0 or not self.evaluator.asks_options:
             return
         assert run.evaluation_source is not None
         known = self.evaluator.predictions([run.trained_on[i] for i in regime_sample(n)])

@@ -49,6 +49,9 @@ class CalibrationEvaluator:
         If there is no calibrator of that name, or it needs more than predictions and answers.
     """
 
+    # Whether the questions have options.
+    asks_options = True
+
     def __init__(
         self,
         questions: Sequence[Question],
@@ -62,19 +65,29 @@ class CalibrationEvaluator:
         if calibrator is not None:
             check_fits_on_answers(calibrator)
         self.calibrator = calibrator
-        preparation.encode(questions)  # rejects questions that cannot be asked before training starts
         self.questions = questions
         self.preparation = preparation
+        self._check()
         self.model = model
         self.accelerator = accelerator
         self.batch_size = batch_size
         self._run = {
-            "confidence": preparation.method.to_dict(),
-            "prompt_format": preparation.prompt_format.to_dict(),
+            **self._described(),
             "has_chat_template": getattr(preparation.tokenizer, "chat_template", None) is not None,
             "in_trainer": chat_option,
         }
         self._logged: set[str] = set()
+
+    def _check(self) -> None:
+        """Refuse what can't be asked before anything is trained."""
+        self.preparation.encode(self.questions)
+
+    def _described(self) -> dict[str, Any]:
+        """Return how the questions are asked, for the report's warnings."""
+        return {
+            "confidence": self.preparation.method.to_dict(),
+            "prompt_format": self.preparation.prompt_format.to_dict(),
+        }
 
     def report(self, predictions: Predictions) -> CalibrationReport:
         """Return all measures with their warnings, and log the warnings that were not logged before."""
@@ -113,9 +126,14 @@ class CalibrationEvaluator:
             self.batch_size, process_index=accelerator.process_index, num_processes=accelerator.num_processes
         )
         with accelerator.autocast():
-            return preparation.method.predict(
-                source, self.questions if questions is None else questions, preparation.prompt_format, asking
-            )
+            return self._ask(source, self.questions if questions is None else questions, asking)
+
+    def _ask(self, source: LocalModel, questions: Sequence[Question], asking: Asking) -> Predictions:
+        return self.preparation.method.predict(source, questions, self.preparation.prompt_format, asking)
+
+    def extra_measures(self, prefix: str) -> dict[str, float]:
+        """Return what is logged in addition to the measures, by name."""
+        return {}
 
 
 def model_to_ask(trainer: Any) -> nn.Module:

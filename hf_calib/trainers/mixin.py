@@ -30,6 +30,7 @@ from .questions import PreparedQuestions, QuestionPreparation
 from .reference import Reference, check_base_weights
 from .reference_distributions import matched_distributions, read_distributions
 from .run import CalibrationRun
+from .stated_evaluator import MAX_NEW_TOKENS, StatedEvaluator, grading_reward, stated_prompts
 from .trl_compatibility import TaggedTrainer, dataset_kind, trainer_name
 from .weight_averaging import WeightAveragingCallback, check_averaging, resumed_folder
 
@@ -51,7 +52,9 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
         Multiple-choice questions in any layout of `hf_calib.tasks.as_questions`. The anchor uses all of them; the
         supervised and the EM term use those with answers.
     eval_calibration_dataset : dataset, list of rows, str or Path, optional
-        Answered questions on which `evaluate()` reports accuracy, calibration error and more.
+        Answered questions on which `evaluate()` reports accuracy, calibration error and more. Free-form questions, or
+        prompts as a trainer that generates gets them, are answered greedily, and the confidence stated in the answers
+        is measured; the trainer's own `hf_calib.rewards`, if it has any, grade them.
     em_dataset : dataset, list of rows, str or Path, optional
         Answered questions for the E-step. By default, if the EM term has a weight, a share of the answered
         calibration questions is held out for it.
@@ -88,6 +91,7 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
         **kwargs: Any,
     ) -> None:
         self._calibration_term: CalibrationTerm | None = None
+        self._em_dataset = em_dataset
         self._separate_backward = False
         self._evaluator: CalibrationEvaluator | None = None
         self._evaluation_prefix: str | None = None
@@ -113,16 +117,11 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
         if calibration_dataset is not None:
             self._set_up_term(calibration_dataset, em_dataset, calibration_reference_model)
         if eval_calibration_dataset is not None:
-            questions = self._questions.for_evaluation(eval_calibration_dataset)
-            run.evaluation_source = dataset_reference(eval_calibration_dataset, len(questions))
-            self._evaluator = CalibrationEvaluator(
-                questions,
-                self._questions,
-                self._model_to_ask,
-                self.accelerator,
-                self.args.per_device_eval_batch_size,
-                settings.eval_calibrator,
-            )
+            self._evaluator = self._evaluator_of(eval_calibration_dataset)
+            n = len(self._evaluator.questions)
+            run.evaluation_source = dataset_reference(eval_calibration_dataset, n)
+            if not self._evaluator.asks_options:
+                run.confidence, run.free_form = "stated", True
         # Before the callback that measures the final model.
         if settings.average_weights > 0:
             check_averaging(self.accelerator, self.args)
@@ -171,6 +170,21 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
             prompt_format=self.prompt_format,
             max_length=getattr(self.args, "max_length", None),
         )
+
+    def _evaluator_of(self, source: Any) -> CalibrationEvaluator:
+        settings = self.calibration_arguments
+        others = (
+            self._questions,
+            self._model_to_ask,
+            self.accelerator,
+            self.args.per_device_eval_batch_size,
+            settings.eval_calibrator,
+        )
+        prompts = stated_prompts(source, chat=self.prompt_format.chat)
+        if prompts is None:
+            return CalibrationEvaluator(self._questions.for_evaluation(source), *others)
+        max_new_tokens = getattr(self.args, "max_completion_length", None) or MAX_NEW_TOKENS
+        return StatedEvaluator(prompts, grading_reward(self), max_new_tokens, *others)
 
     def _set_up_term(self, source: Any, em_dataset: Any, reference_model: Any) -> None:
         run, settings = self.calibration_run, copy.copy(self.calibration_arguments)
@@ -294,6 +308,34 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
             logs.update(self._calibration_term.pop_logs())
         super().log(logs, start_time)
 
+    def replace_calibration_questions(self, questions: Any) -> None:
+        """Train on other calibration questions from the next step on.
+
+        Parameters
+        ----------
+        questions : dataset, list of rows, str or Path
+            As `calibration_dataset`. Without an `em_dataset`, a share of them is held out for the E-step again.
+
+        Raises
+        ------
+        ValueError
+            If no term acts on calibration questions, or the reference's distributions were computed beforehand for
+            others.
+        QuestionError
+            If the questions cannot be used.
+        """
+        if self._calibration_term is None or self._supervised_by_trainer:
+            raise ValueError(
+                "calibration_dataset: there are no calibration questions to replace; pass them as calibration_dataset "
+                "and give a term a weight, for example in a RecalibrationTrainer with supervised_weight=1"
+            )
+        run = self.calibration_run
+        prepared = self._questions.for_training(as_questions(questions), self._em_dataset)
+        self._calibration_term.replace_questions(prepared.trained, prepared.held_out)
+        run.questions = prepared.questions
+        if run.trained_on:
+            run.trained_on = prepared.of(prepared.answered)
+
     # Evaluation
 
     def _model_to_ask(self) -> nn.Module:
@@ -309,7 +351,8 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
         dict
             The extended trainer's metrics. With an `eval_calibration_dataset` also `{prefix}_calibration/accuracy`,
             `/confidence`, `/ece`, `/cw_ece`, `/smooth_ece`, `/nll`, `/brier` and `/option_mass`; with an
-            `eval_calibrator` also `{prefix}_calibration/calibrated_ece` and so on.
+            `eval_calibrator` also `{prefix}_calibration/calibrated_ece` and so on. On free-form questions also
+            `/missing_confidence`, the share of answers without a confidence that could be read.
         """
         kind = dataset_kind(self)
         check_layouts(None if kind == "text" else kind, (), {"eval_dataset": eval_dataset})
@@ -359,6 +402,7 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
         report = self._evaluator.report(predictions)
         run.reports["after" if self.state.global_step else "before"] = report
         metrics = logged_measures(report, prefix)
+        metrics.update(self._evaluator.extra_measures(f"{prefix}_calibration"))
         if self._evaluator.calibrator is not None:
             calibrated = self._evaluator.calibrated_report(predictions)
             metrics.update(logged_measures(calibrated, prefix, "calibrated_"))

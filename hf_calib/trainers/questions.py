@@ -12,6 +12,7 @@ from datasets import Dataset, IterableDataset
 from ..confidence import confidence_method
 from ..confidence.encoded import padding_token
 from ..confidence.methods import OptionTexts
+from ..confidence.stated_levels import StatedLevels, encode_levels
 from ..tasks import (
     PromptFormat,
     Question,
@@ -113,6 +114,8 @@ class QuestionPreparation:
         limits: Any = {"max_length": self.max_length, "on_too_long": self.settings.calibration_on_too_long}
         if isinstance(self.method, OptionTexts):
             return encode_texts(questions, self.tokenizer, self.method, self.prompt_format, **limits)
+        if isinstance(self.method, StatedLevels):
+            return encode_levels(questions, self.tokenizer, self.prompt_format, **limits)
         return list(encode_questions(questions, self.tokenizer, self.prompt_format, **limits))
 
     def for_evaluation(self, source: Any) -> list[Question]:

@@ -31,6 +31,8 @@ class CalibrationRun:
         How the questions are formatted.
     confidence : str, default "letters"
         What confidence is read off, a name of `hf_calib.confidence.ways()`.
+    free_form : bool, default False
+        Whether the evaluation questions have no options.
     calibrator : str, optional
         Name of the calibrator that evaluation also reports with.
 
@@ -62,6 +64,7 @@ class CalibrationRun:
     starting_stage: str = "before"
     prompt_format: PromptFormat = field(default_factory=PromptFormat)
     confidence: str = "letters"
+    free_form: bool = False
     calibrator: str | None = None
     terms: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)

@@ -3,12 +3,12 @@
 from types import SimpleNamespace
 
 import pytest
-from trl.rewards import think_format_reward
+from trl.rewards import accuracy_reward, think_format_reward
 
 from hf_calib import load_questions, reference_distributions
 from hf_calib.scripts.rewards import reward_functions, tokenized_prompts
 from hf_calib.trainers.trl_compatibility import has_ppo
-from tests.examples.scripts import run_here, script, write
+from tests.examples.scripts import EXAMPLES, run_here, script, write
 from tests.examples.test_scripts import adapter_moved, assert_printed_is_right
 from tests.support import byte_level_tokenizer, pairs, tiny_llama
 from tests.trainers.runs import unpaired
@@ -103,8 +103,10 @@ def test_recalibrate_says_what_is_missing(saved_model, data, tmp_path):
         )  # fmt: skip
 
 
-def names(*functions, model=None):
-    return SimpleNamespace(reward_funcs=list(functions) or None, reward_model_name_or_path=model)
+def names(*functions, model=None, matcher="exact"):
+    return SimpleNamespace(
+        reward_funcs=list(functions) or None, reward_model_name_or_path=model, reward_matcher=matcher
+    )
 
 
 def test_rewards():
@@ -112,11 +114,44 @@ def test_rewards():
     assert reward_functions(names("think_format_reward", model="some/model")) == ["some/model", think_format_reward]
 
 
+def test_rewards_of_stated_confidence_grade_as_the_script_says():
+    completions, solution = ["<answer>It is 4</answer><confidence>1</confidence>"], ["4"]
+    answer, brier = reward_functions(names("answer_reward", "brier_reward"))
+    assert [reward(completions=completions, solution=solution) for reward in (answer, brier)] == [[0.0], [-1.0]]
+    answer, log_score, form = reward_functions(
+        names("answer_reward", "log_score_reward", "confidence_format_reward", matcher="contains")
+    )
+    assert answer(completions=completions, solution=solution) == form(completions=completions) == [1.0]
+    assert log_score(completions=completions, solution=solution)[0] > -0.02
+    accuracy, brier = reward_functions(names("accuracy_reward", "brier_reward"))
+    assert (accuracy, brier.correctness_reward) == (accuracy_reward, accuracy_reward)
+
+
+def test_grpo_on_free_form_questions_with_the_example_config(saved_model, tmp_path, capsys):
+    import yaml
+
+    rows = [{"question": f"What is number {n}?", "answers": [f"n{n}", str(n)]} for n in range(8)]
+    path = write(tmp_path / "asked.jsonl", rows)
+    config = yaml.safe_load((EXAMPLES / "grpo_stated_confidence.yaml").read_text())
+    # The small model's tokenizer has no chat template, and two generations are enough.
+    config |= {"calibration_prompt": "plain", "num_generations": 2, "max_completion_length": 4, "eval_steps": 2}
+    config |= {"model_name_or_path": str(saved_model), "output_dir": str(tmp_path / "out")}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    run_here(
+        "grpo", config=tmp_path / "config.yaml", dataset_name=path, eval_calibration_dataset=path,
+        model_name_or_path=saved_model, output_dir=tmp_path / "out",
+    )  # fmt: skip
+    out = capsys.readouterr().out
+    for name in ("rewards/brier_reward/mean", "rewards/answer_reward/mean", "eval_calibration/ece"):
+        assert name in out
+    assert "eval_calibration/missing_confidence" in out
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         ((), "no reward; give --reward_funcs"),
-        (("accuracy",), "none of TRL's: .*accuracy_reward"),
+        (("accuracy",), r"none of hf_calib\.rewards: .*brier_reward.*; none of TRL's: .*accuracy_reward"),
         (("no_such_module.reward",), "'no_such_module' cannot be imported"),
         (("tests.trainers.runs.shorter",), "has no function 'shorter'"),
     ],

@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -19,7 +20,7 @@ from hf_calib.hub import (
 )
 from hf_calib.hub.card_tables import evaluation_table
 from hf_calib.hub.escaping import escape_markdown, single_line
-from hf_calib.measures import Finding
+from hf_calib.measures import CalibrationReport, Finding
 from tests.hub.cards import card_data, html, report, shown
 
 CARD = render_card(card_data())
@@ -456,3 +457,20 @@ def test_whatever_people_write_between_sections_stays(insertions):
         assert text in updated
     assert render_card(card_data(duration_seconds=9.0), updated) == updated
     assert render_card(card_data(), updated) == existing
+
+
+def test_thresholds_that_are_reached_are_in_the_card():
+    rng = np.random.default_rng(0)
+    top = rng.uniform(0.5, 1, 600)
+    p = np.stack([top, 1 - top], axis=1)
+    sure = CalibrationReport.from_predictions(p, (rng.random(600) > top**0.2).astype(int), n_resamples=100)
+    unsure = CalibrationReport.from_predictions(p, np.arange(600) % 2, n_resamples=100)
+    cards = [
+        render_card(card_data(evaluations=(Evaluation(DatasetReference("a/b"), {"after": own}),)))
+        for own in (sure, unsure)
+    ]
+    assert "to new questions of this kind are right at least" not in cards[1]
+    threshold = next(own for own in sure.thresholds if own.threshold)
+    text = shown(cards[0])[0]
+    assert f"confidence above {threshold.threshold:.3f} ({threshold.coverage:.0%} of them)" in text
+    assert f"are right at least {threshold.accuracy:.0%} of the time, with 95% probability" in text

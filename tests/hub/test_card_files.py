@@ -47,6 +47,15 @@ def test_registered_benchmarks_get_an_evaluation_result_file(tmp_path):
     assert entry.verify_token is None
 
 
+def test_tasks_that_are_named_after_measures_get_these(tmp_path):
+    dataset = DatasetReference("LocalLLaMA/typed-decisions", "all", "test", task_id="accuracy, ece,brier,overall")
+    write_card(tmp_path, card_data(evaluations=(Evaluation(dataset, {"after": report(0)}),)))
+    entries = parse_eval_result_entries(yaml.safe_load((tmp_path / ".eval_results" / "hf_calib.yaml").read_text()))
+    assert [entry.task_id for entry in entries] == ["accuracy", "ece", "brier", "overall"]
+    for entry, key in zip(entries, ("accuracy", "ece", "brier", "accuracy"), strict=True):
+        assert entry.value == pytest.approx(report(0).measures[key].value, abs=1e-6)
+
+
 def test_names_with_dollars_are_drawn(tmp_path):
     write_card(tmp_path, card_data(stage_labels={"before": r"$\frac{"}))
     assert (tmp_path / "reliability_diagram.png").exists()

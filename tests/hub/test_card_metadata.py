@@ -126,6 +126,14 @@ def test_ours_follow_what_is_measured():
     assert metadata_of(render_card(card_data(), place))["base_model"] == "lab/tiny"
 
 
+def test_an_adapter_says_how_it_is_related_to_its_base_model():
+    assert metadata_of(CARD)["base_model_relation"] == "adapter"
+    for other in (card_data(adapter_type=None), card_data(base_model=None)):
+        assert "base_model_relation" not in metadata_of(render_card(other))
+    merged = CARD.replace("base_model_relation: adapter", "base_model_relation: merge", 1)
+    assert metadata_of(render_card(card_data(), merged))["base_model_relation"] == "merge"
+
+
 def test_results_of_another_model_are_not_ours():
     theirs = yaml.safe_load(THEIRS["an evaluation of the same questions"])["model-index"][0]
     existing = "---\n" + THEIRS["an evaluation of the same questions"] + "\n---\n\nText.\n"

@@ -196,7 +196,7 @@ def test_kept_reports_have_what_todays_have(path):
         true**1.5 / (true**1.5).sum(1, keepdims=True),
         answers,
         groups=subjects,
-        option_mass=rng.uniform(0.5, 1, 500),
+        option_mass=rng.uniform(0.9, 1, 500),
         true_probabilities=true,
         n_resamples=100,
     )

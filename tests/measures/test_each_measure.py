@@ -20,6 +20,7 @@ def given(n, seed=5):
         "option_mass": rng.random(n),
         "true_probabilities": rng.permuted(p, axis=1),
         "features": rng.random((n, 2)),
+        "flips": rng.random(n),
     }
 
 

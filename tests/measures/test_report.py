@@ -25,6 +25,7 @@ def report(predictions):
         option_mass=rng.random(600),
         true_probabilities=np.roll(p, 1, axis=1),
         features=rng.random((600, 2)),
+        flips=rng.random(600),
     )
 
 

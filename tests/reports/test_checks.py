@@ -292,3 +292,23 @@ def test_warnings_of_several_datasets_name_theirs():
     assert own.verdict.startswith("bad: Answers A on 99% of questions")
     assert {finding.dataset for finding in own.warnings} == {"bad"}
     assert own.reports["good"].warnings == ()
+
+
+def test_batch_calibration_is_told_of_skewed_labels():
+    predictions = calibrated(400)
+    batch = {"confidence": {"name": "letters-batch"}}
+    even, skewed = balanced(400), np.where(np.arange(400) % 3 < 2, 1, balanced(400))
+    assert "skewed_labels" not in found(with_answers(predictions, even), batch)
+    told = found(with_answers(predictions, skewed), batch)["skewed_labels"]
+    assert "B is right for 7" in told.sentence
+    assert not told.serious
+    for other in (LETTERS, batch | {"permute_options": True}):
+        assert "skewed_labels" not in found(with_answers(predictions, skewed), other)
+
+
+def test_no_threshold_is_shown_where_the_calibrator_was_fitted_on_the_same_questions():
+    recorded = Recorded(confident(300, 0, 0.9, np.zeros(300, dtype=int)), (None,) * 300)
+    fitted = {"calibrator": {"method": "temperature", "fitted_on_same_questions": ["one"]}}
+    for datasets in ({"one": recorded}, {"one": recorded, "two": recorded}):
+        assert Measurement("m", datasets, fitted).report.thresholds == ()
+        assert [own.coverage for own in Measurement("m", datasets).report.thresholds] == [1, 1, 1]

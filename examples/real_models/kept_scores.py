@@ -1,0 +1,106 @@
+"""A source of answers that keeps every score in a file, so that several ways to read confidence share forwards."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hf_calib.confidence import Asking, LocalModel, OptionScores
+from hf_calib.tasks import PromptFormat, Question, load_questions
+
+# Questions scored at once; what has been scored is on disk after each.
+CHUNK = 16
+N = 200
+
+
+class KeptScores:
+    """Scores of a model's options, read from a file where they are known.
+
+    Parameters
+    ----------
+    source : LocalModel
+    file : path
+        JSON Lines, one score of a question per line.
+    """
+
+    def __init__(self, source: LocalModel, file: str | Path) -> None:
+        self.source = source
+        self.file = Path(file)
+        self.known: dict[str, OptionScores] = {}
+        if self.file.is_file():
+            for line in self.file.read_text(encoding="utf-8").splitlines():
+                key, values, n_tokens = json.loads(line)
+                self.known[key] = OptionScores(tuple(values), tuple(n_tokens))
+
+    def score_letters(
+        self, stage: str, questions: Sequence[Question], prompt_format: PromptFormat, asking: Asking
+    ) -> list[OptionScores | None]:
+        """Return each question's letters' log-probabilities."""
+        return self._scores("letters", self.source.score_letters, questions, prompt_format, asking)
+
+    def score_texts(
+        self,
+        stage: str,
+        questions: Sequence[Question],
+        prompt_format: PromptFormat,
+        asking: Asking,
+        *,
+        list_options: bool = False,
+    ) -> list[OptionScores | None]:
+        """Return the log-probabilities of each question's options' texts."""
+        return self._scores(
+            f"texts, options listed: {list_options}",
+            self.source.score_texts,
+            questions,
+            prompt_format,
+            asking,
+            list_options=list_options,
+        )
+
+    def _scores(
+        self,
+        kind: str,
+        score: Any,
+        questions: Sequence[Question],
+        prompt_format: PromptFormat,
+        asking: Asking,
+        **options: Any,
+    ) -> list[OptionScores | None]:
+        keys = [_key(kind, question, prompt_format) for question in questions]
+        missing = list({key: row for row, key in enumerate(keys) if key not in self.known}.values())
+        for start in range(0, len(missing), CHUNK):
+            rows = missing[start : start + CHUNK]
+            found = score(
+                "scores", [questions[row] for row in rows], prompt_format, Asking(asking.batch_size), **options
+            )
+            with self.file.open("a", encoding="utf-8") as lines:
+                for row, own in zip(rows, found, strict=True):
+                    self.known[keys[row]] = own
+                    lines.write(json.dumps([keys[row], own.log_probabilities, own.n_tokens]) + "\n")
+        return [self.known[key] for key in keys]
+
+
+def _key(kind: str, question: Question, prompt_format: PromptFormat) -> str:
+    asked = [kind, type(prompt_format).__name__, prompt_format.to_dict(), {**asdict(question), "answer": None}]
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+
+
+def opened(model: str, file: str | Path) -> KeptScores:
+    """Return a model from a folder or the Hub, in 32-bit floating point."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    return KeptScores(LocalModel(loaded, AutoTokenizer.from_pretrained(model)), file)
+
+
+def questions_of(dataset: str, n: int) -> list[Question]:
+    """Return `n` of 200 questions drawn at random with seed 0, in random order: fewer are among the first of more."""
+    drawn = load_questions(dataset, limit=N, seed=0)
+    return [drawn[row] for row in np.random.default_rng(0).permutation(len(drawn))[:n]]

@@ -1,0 +1,160 @@
+"""A temperature for each group of questions, drawn towards that of all questions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .inputs import Inputs, Sample, softmax
+from .protocol import Calibrator
+from .storage import ParameterReader
+from .temperature import HIGHEST, LOWEST, TemperatureScaling, best_temperature, scaled
+
+# A stranger's file may hold as many groups as this, with names as long as that.
+_MOST, _LONGEST = 10_000, 1000
+
+
+class GroupedTemperature(Calibrator):
+    """Divide the logits by the temperature of the question's group: its subject, type or number of options.
+
+    The fit of a group counts its own questions, and all questions together as `shrinkage` more; so a small group's
+    temperature is close to the one of all questions, and a large group's is its own. A group that was not fitted gets
+    the temperature of all questions. Every argmax stays.
+
+    Parameters
+    ----------
+    by : str, default "subject"
+        What the questions are grouped by, for `hf_calib.measure`, which finds the groups of the questions.
+    shrinkage : float, default 50
+        So many questions in a group weigh as much as all questions together.
+
+    Raises
+    ------
+    ValueError
+        If the shrinkage is not above 0.
+    """
+
+    name: ClassVar[str] = "grouped_temperature"
+    keeps_argmax: bool = True
+    wrappable: ClassVar[bool] = False
+
+    def __init__(self, by: str = "subject", shrinkage: float = 50.0) -> None:
+        super().__init__()
+        if not 0 < shrinkage < np.inf:
+            raise ValueError(f"shrinkage: must be a number above 0, got {shrinkage}")
+        self._by, self._shrinkage = by, float(shrinkage)
+        self._groups: NDArray[np.str_] | None = None
+
+    @property
+    def by(self) -> str:
+        """What the questions are grouped by."""
+        return self._by
+
+    @property
+    def needs_groups(self) -> bool:
+        """Whether `transform` needs the groups: those were given to `fit`."""
+        return bool(self.parameters()["groups"])
+
+    def fit(
+        self,
+        predictions: ArrayLike,
+        labels: ArrayLike,
+        *,
+        kind: str = "logits",
+        features: ArrayLike | None = None,
+        weights: ArrayLike | None = None,
+        groups: Sequence[str] | NDArray[np.str_] | None = None,
+    ) -> Self:
+        """Fit on predictions that the model was not trained on; see `BaseCalibrator.fit`.
+
+        Parameters
+        ----------
+        predictions, labels, kind, features, weights
+            As in `BaseCalibrator.fit`.
+        groups : sequence of str, of length n, optional
+            Each question's group; without them there is one temperature, that of all questions.
+        """
+        self._groups = None if groups is None else _checked(groups, len(np.asarray(labels)))
+        return super().fit(predictions, labels, kind=kind, features=features, weights=weights)
+
+    def transform(
+        self,
+        predictions: ArrayLike,
+        *,
+        kind: str = "logits",
+        features: ArrayLike | None = None,
+        groups: Sequence[str] | NDArray[np.str_] | None = None,
+    ) -> Any:
+        """Return calibrated probabilities; see `BaseCalibrator.transform`.
+
+        Parameters
+        ----------
+        predictions, kind, features
+            As in `BaseCalibrator.transform`.
+        groups : sequence of str, of length n, optional
+            Each question's group; needed if it was fitted with groups.
+
+        Raises
+        ------
+        ValueError
+            If the groups are missing, or are not as many as the questions.
+        """
+        parameters = self.parameters()
+        if groups is None:
+            if self.needs_groups:
+                raise ValueError(
+                    f"groups: the calibrator has a temperature for each {self._by}; give each question's group, or "
+                    "apply it with hf_calib.measure"
+                )
+            return super().transform(predictions, kind=kind, features=features)
+        values = np.asarray(predictions)
+        names = _checked(groups, len(values))
+        probabilities = np.zeros(values.shape)
+        for name in np.unique(names):
+            own = names == name
+            temperature = parameters["groups"].get(str(name), parameters["temperature"])
+            scaling = TemperatureScaling().set_parameters({"temperature": temperature})
+            probabilities[own] = scaling.transform(values[own], kind=kind)
+        return probabilities
+
+    def _estimate(self, sample: Sample) -> dict[str, Any]:
+        targets = sample.logits[np.arange(len(sample)), sample.labels]
+
+        def fitted(weights: NDArray[np.float64]) -> float:
+            return best_temperature(sample.logits, float(weights @ targets), weights)
+
+        found = {}
+        for name in () if self._groups is None else np.unique(self._groups):
+            weights = sample.weights * (len(sample) * (self._groups == name) + self._shrinkage)
+            found[str(name)] = fitted(weights / weights.sum())
+        overall = fitted(sample.weights)
+        return {"by": self._by, "shrinkage": self._shrinkage, "temperature": overall, "groups": found}
+
+    def _apply(self, inputs: Inputs) -> NDArray[np.float64]:
+        return softmax(scaled(inputs.logits, self.parameters()["temperature"]))
+
+    def _read(self, reader: ParameterReader) -> dict[str, Any]:
+        by = reader.text("by", _LONGEST)
+        shrinkage = reader.number("shrinkage", np.nextafter(0, 1), 1e300)
+        temperature = reader.number("temperature", LOWEST, HIGHEST)
+        groups = reader.mapping("groups")
+        if len(groups) > _MOST or any(len(name) > _LONGEST for name in groups):
+            raise ValueError(f"'groups' of the calibrator {self.name!r} must hold at most {_MOST:,} short names")
+        inner = ParameterReader(groups, self.name)
+        self._by, self._shrinkage = by, shrinkage
+        return {
+            "by": by,
+            "shrinkage": shrinkage,
+            "temperature": temperature,
+            "groups": {name: inner.number(name, LOWEST, HIGHEST) for name in groups},
+        }
+
+
+def _checked(groups: Sequence[str] | NDArray[np.str_], n: int) -> NDArray[np.str_]:
+    names = np.asarray([str(name) for name in groups])
+    if len(names) != n:
+        raise ValueError(f"groups: there are {n} questions and {len(names)} groups; give each question's")
+    return names

@@ -1,0 +1,169 @@
+"""Predictions in the logs of Inspect."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+import zipfile
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..tasks import LETTERS, Question
+from ..tasks.questions import QuestionError
+from .recorded import Recorded, RecordedRow, recorded_from, recorded_row
+
+_SUFFIXES = (".eval", ".json")
+_ANSWER = re.compile(r"ANSWER\s*:\s*$", re.IGNORECASE)
+
+
+def read_inspect(paths: Iterable[str | Path]) -> dict[str, Recorded]:
+    """Read multiple-choice results from Inspect's `.eval` or `.json` logs.
+
+    Where the log has log-probabilities (`inspect eval --logprobs --top-logprobs 20`), the options' probabilities are
+    the letters' at the answer, after "ANSWER:" if the reply says so; letters that were not returned have none, with a
+    warning. Otherwise, with several epochs, they are the shares of the epochs that gave each answer.
+
+    Parameters
+    ----------
+    paths : iterable of path
+        Logs, or folders that hold them (searched to any depth).
+
+    Returns
+    -------
+    dict of str to Recorded
+        By task.
+
+    Raises
+    ------
+    QuestionError
+        If a log has neither log-probabilities nor several epochs, or is damaged; with the log and the sample.
+    FileNotFoundError
+        If a path does not exist, or a folder holds no log.
+    """
+    tasks: dict[str, Recorded] = {}
+    for path in _files([paths] if isinstance(paths, str | Path) else paths):
+        header, samples = _log(path)
+        task = str(header.get("task") or path.stem)
+        if task in tasks:
+            raise QuestionError(f"{path}: the task {task!r} occurs in two logs; give one run's logs")
+        by_id: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+        for sample in samples:
+            by_id[str(sample.get("id"))].append(sample)
+        rows, missing = [], 0
+        for number, (name, own) in enumerate(by_id.items()):
+            try:
+                row = _row(own, number)
+            except (QuestionError, KeyError, TypeError, IndexError, AttributeError) as error:
+                raise QuestionError(f"{path}, sample {name}: {error}") from None
+            missing += bool(np.isneginf(row.log_probabilities).any() and len(own) == 1)
+            rows.append(row)
+        if not rows:
+            raise QuestionError(f"{path} holds no sample")
+        if missing:
+            warnings.warn(
+                f"{path}: of {missing} samples not all letters are among the returned tokens; those letters count as "
+                "having no probability (run Inspect with a larger --top-logprobs)",
+                stacklevel=2,
+            )
+        tasks[task] = recorded_from(rows)
+    return tasks
+
+
+def _files(paths: Iterable[str | Path]) -> list[Path]:
+    files: list[Path] = []
+    for path in map(Path, paths):
+        found = sorted(own for own in path.rglob("*") if own.suffix in _SUFFIXES) if path.is_dir() else [path]
+        if not found or not found[0].exists():
+            raise FileNotFoundError(f"there is no .eval or .json log of Inspect at {str(path)!r}")
+        files += found
+    return files
+
+
+def _log(path: Path) -> tuple[Mapping[str, Any], list[Mapping[str, Any]]]:
+    """Return what a log says of its run, and its samples."""
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as file:
+                names = sorted(name for name in file.namelist() if re.fullmatch(r"samples/.*\.json", name))
+                header = json.loads(file.read("header.json"))
+                samples = [json.loads(file.read(name)) for name in names]
+        else:
+            header = json.loads(path.read_text(encoding="utf-8"))
+            samples = header["samples"]
+        return header["eval"], samples or []
+    except (ValueError, KeyError, TypeError, RecursionError, zipfile.BadZipFile) as error:
+        raise QuestionError(f"{path} is not a log of Inspect: {error!r}") from None
+
+
+def _row(epochs: list[Mapping[str, Any]], number: int) -> RecordedRow:
+    sample = epochs[0]
+    choices = [str(choice) for choice in sample.get("choices") or ()]
+    letters = LETTERS[: len(choices)]
+    target = sample.get("target")
+    target = target[0] if isinstance(target, list) and len(target) == 1 else target
+    if len(choices) < 2 or not isinstance(target, str) or target not in letters:
+        raise QuestionError(
+            f"the target {target!r} is not the letter of one of {len(choices)} choices; only multiple-choice tasks "
+            "with one right answer have confidences"
+        )
+    answer = letters.index(target)
+    if len(epochs) == 1:
+        scores = _letters(sample, letters)
+    else:
+        answers = [_answer(own) for own in epochs]
+        counts = np.array([answers.count(letter) for letter in letters])
+        with np.errstate(divide="ignore"):
+            scores = np.log(counts / len(epochs)).tolist()
+    return recorded_row(scores, answer, number, question=_question(sample, choices, answer))
+
+
+def _answer(sample: Mapping[str, Any]) -> str | None:
+    """Return the letter that the scorer read."""
+    found = {str(score.get("answer")).strip() for score in (sample.get("scores") or {}).values()}
+    return next(iter(found)) if len(found) == 1 else None
+
+
+def _letters(sample: Mapping[str, Any], letters: str) -> list[float]:
+    """Return the letters' log-probabilities at the answer."""
+    logprobs = (sample["output"]["choices"][0].get("logprobs") or {}).get("content")
+    if not logprobs:
+        raise QuestionError(
+            "there are no log-probabilities, and one epoch only; run Inspect with --logprobs --top-logprobs 20, or "
+            "with --epochs 10"
+        )
+    written, places = "", []
+    for token in logprobs:
+        if str(token["token"]).strip() in list(letters):
+            places.append((bool(_ANSWER.search(written)), token))
+        written += str(token["token"])
+    # The letter after "ANSWER:", or the only letter of the reply.
+    marked = [token for said, token in places if said] or [token for _, token in places]
+    if len(marked) != 1:
+        raise QuestionError(f"{len(marked)} tokens of the reply {written[:80]!r} may be the answer; expected one")
+    chosen = str(marked[0]["token"]).strip()
+    if _answer(sample) not in (None, chosen):
+        raise QuestionError(
+            f"the reply's letter is {chosen} and the scored answer {_answer(sample)}: the choices were shuffled, and "
+            "the log does not say how; run Inspect without shuffling"
+        )
+    found: dict[str, list[float]] = defaultdict(list)
+    returned = marked[0].get("top_logprobs") or [marked[0]]
+    for token in returned:
+        found[str(token["token"]).strip()].append(float(token["logprob"]))
+    # The letter with and without a space before it are the same answer.
+    return [min(float(np.logaddexp.reduce(found[letter])), 0.0) if letter in found else -np.inf for letter in letters]
+
+
+def _question(sample: Mapping[str, Any], choices: list[str], answer: int) -> Question | None:
+    text = sample.get("input")
+    if isinstance(text, list):  # messages; the last one asks
+        text = text[-1].get("content") if text else None
+    try:
+        return Question(text, tuple(choices), answer) if isinstance(text, str) else None
+    except QuestionError:  # it is shown in a report only
+        return None

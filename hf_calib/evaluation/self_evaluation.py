@@ -1,0 +1,466 @@
+"""A model's own graded answers to free-form questions, as two-option questions to train on."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..confidence import Asking
+from ..confidence.elicited import self_evaluation_format, true_question
+from ..tasks import PromptFormat, Question, QuestionError
+from ..tasks.drawing import QuestionList
+from ..tasks.free_form import (
+    MATCHERS,
+    FreeFormQuestion,
+    Matcher,
+    grade,
+    is_comparable,
+    load_free_form_questions,
+    matcher_named,
+    name_of_matcher,
+)
+from .models import Model, model_source, this_process
+from .settings import AskSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from ..confidence.backend import Backend
+
+_METADATA = b"hf_calib.self_evaluation"
+_VERSIONS_OF = ("hf-calib", "transformers", "torch")
+_COUNTS = ("answers", "too_long", "empty", "cut_off", "dropped_cut_off", "not_comparable")
+
+
+@dataclass(frozen=True)
+class GradedAnswer:
+    """An answer of a model in its own words.
+
+    Parameters
+    ----------
+    question : FreeFormQuestion
+    text : str
+        Not empty.
+    right : bool or None
+        None where no right answer is known.
+    ended : bool
+        Whether it came to an end within the allowed number of tokens.
+    row : int
+        Of the question among those that were asked.
+    """
+
+    question: FreeFormQuestion
+    text: str
+    right: bool | None
+    ended: bool
+    row: int
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a model answers free-form questions, and how its answers are graded.
+
+    Parameters
+    ----------
+    n_samples : int
+    temperature : float
+        0 takes the most probable token each time.
+    max_new_tokens, seed : int
+    drop_cut_off : bool
+        Leave out answers that the limit on tokens cuts off.
+    matcher : callable
+    prompt_format : PromptFormat
+    """
+
+    n_samples: int
+    temperature: float
+    max_new_tokens: int
+    seed: int
+    drop_cut_off: bool
+    matcher: Matcher
+    prompt_format: PromptFormat
+
+    def __post_init__(self) -> None:
+        if self.n_samples > 1 and self.temperature == 0:
+            raise ValueError(
+                f"temperature: at 0 all {self.n_samples} samples of a question are the same; raise it, or set "
+                "n_samples=1"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as JSON values."""
+        settings = {name: value for name, value in vars(self).items() if name not in ("matcher", "prompt_format")}
+        return {
+            "sampling": settings,
+            "matcher": name_of_matcher(self.matcher),
+            "prompt_format": self.prompt_format.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], matcher: str | Matcher | None = None) -> Sampling:
+        """Make the settings that `to_dict` returned; a matcher of one's own has to be given again.
+
+        Raises
+        ------
+        ValueError
+            If the matcher is not known by its name and is not given.
+        """
+        if matcher is None and data["matcher"] not in MATCHERS:
+            raise ValueError(f"matcher: the answers were graded by {data['matcher']!r}; pass that function")
+        return cls(
+            **data["sampling"],
+            matcher=matcher_named(data["matcher"] if matcher is None else matcher),
+            prompt_format=PromptFormat.from_dict(data["prompt_format"]),
+        )
+
+
+class SelfEvaluationQuestions(QuestionList[Question]):
+    """Two-option questions whether a model's own answers are right, with the options "True" and "False".
+
+    A list of `Question`: trainers, calibrators and reports take it like any other.
+
+    Parameters
+    ----------
+    answers : sequence of GradedAnswer
+        One per question. An answer without a grade makes a question without an answer, which only the anchor uses.
+    provenance : mapping
+        JSON values: the model, the sampling, the matcher, the prompt format, the source, and the `counts` of answers.
+
+    Attributes
+    ----------
+    answers, provenance
+    """
+
+    def __init__(self, answers: Sequence[GradedAnswer], provenance: Mapping[str, Any]) -> None:
+        super().__init__(map(_question, answers), source=provenance.get("source"))
+        self.answers = tuple(answers)
+        self.provenance = dict(provenance)
+
+    @property
+    def prompt_format(self) -> PromptFormat:
+        """The format in which `hf-calib measure --free-form ... --confidence p-true` asks these questions.
+
+        Pass it to a trainer as `prompt_format`, unless the answers were asked for in the trainer's own format.
+        """
+        return self_evaluation_format(PromptFormat.from_dict(self.provenance["prompt_format"]))
+
+    @property
+    def balance(self) -> dict[str, int]:
+        """Number of answers that are "right", "wrong" and "ungraded"."""
+        names = {True: "right", False: "wrong", None: "ungraded"}
+        return {name: sum(names[answer.right] == name for answer in self.answers) for name in names.values()}
+
+    def describe(self) -> str:
+        """Return a sentence on how many answers there are, and how many of them are right."""
+        balance, counts = self.balance, self.provenance["counts"]
+        graded = balance["right"] + balance["wrong"]
+        share = f" ({balance['right'] / graded:.1%} of the graded)" if graded else ""
+        parts = [f"{balance['right']} right{share}", f"{balance['wrong']} wrong"]
+        parts += [f"{balance['ungraded']} ungraded"] if balance["ungraded"] else []
+        text = f"{len(self)} answers to {self.provenance['n_questions']} questions: {', '.join(parts)}"
+        notes = {
+            "cut_off": "cut off by the limit on tokens",
+            "not_comparable": "without anything to compare, counted as wrong",
+            "empty": "empty, left out",
+            "dropped_cut_off": "cut off and left out",
+        }
+        return "; ".join([text, *(f"{counts[name]} {note}" for name, note in notes.items() if counts[name])])
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the questions with their answers and provenance to a Parquet file.
+
+        `hf_calib.load_questions` and every `--calibration_dataset` read it as questions; `load` reads all of it.
+
+        Raises
+        ------
+        ValueError
+            If the file's name does not end in .parquet.
+        """
+        import pyarrow as arrow
+        import pyarrow.parquet as parquet
+
+        path = Path(path)
+        if path.suffix != ".parquet":
+            raise ValueError(f"path: {str(path)!r} does not end in .parquet, the format that holds the provenance too")
+        # The right option as a text, which means the same to every reader.
+        rows = [
+            {
+                **asdict(question),
+                "answer": None if question.answer is None else question.choices[question.answer],
+                "source": asdict(answer),
+            }
+            for question, answer in zip(self, self.answers, strict=True)
+        ]
+        table = arrow.Table.from_pylist(rows)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        metadata = {**(table.schema.metadata or {}), _METADATA: json.dumps(self.provenance).encode()}
+        parquet.write_table(table.replace_schema_metadata(metadata), path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> SelfEvaluationQuestions:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        QuestionError
+            If it is another kind of file.
+        """
+        import pyarrow as arrow
+        import pyarrow.parquet as parquet
+
+        path = Path(path)
+        if not path.exists():
+            raise FileNotFoundError(f"there is no file {str(path)!r} to read self-evaluation questions from")
+        try:
+            table = parquet.read_table(path)
+        except arrow.ArrowException as error:
+            raise QuestionError(f"{path}: {error}") from None
+        metadata = table.schema.metadata or {}
+        if _METADATA not in metadata:
+            raise QuestionError(
+                f"{path}: there is no provenance of self-evaluation questions; read it with load_questions, or give a "
+                "file that SelfEvaluationQuestions.save wrote"
+            )
+        answers = []
+        for row in table.column("source").to_pylist():
+            asked = row["question"] | {"answers": tuple(row["question"]["answers"])}
+            answers.append(GradedAnswer(**row | {"question": FreeFormQuestion(**asked)}))
+        return cls(answers, json.loads(metadata[_METADATA]))
+
+
+def _question(answer: GradedAnswer) -> Question:
+    """Return the question whether an answer is right."""
+    asked = answer.question
+    question = true_question(asked.question.strip(), answer.text, asked.subject, asked.context)
+    return question if answer.right is None else replace(question, answer=0 if answer.right else 1)
+
+
+def self_evaluation_questions(
+    model: Model,
+    tokenizer: PreTrainedTokenizerBase | None,
+    questions: str | os.PathLike[str] | Iterable[FreeFormQuestion],
+    *,
+    matcher: str | Matcher = "exact",
+    n_samples: int = 1,
+    temperature: float | None = None,
+    max_new_tokens: int = 32,
+    prompt_format: PromptFormat | None = None,
+    drop_cut_off: bool = False,
+    seed: int = 0,
+    batch_size: int | str = 16,
+    progress: bool = True,
+) -> SelfEvaluationQuestions:
+    """Let a model answer free-form questions, grade its answers, and return questions whether they are right.
+
+    Trained on these with the supervised term, a model learns to say whether its answers are right
+    (Calibration-tuning); P(True), as `hf-calib measure --free-form ... --confidence p-true` reads it, is asked with
+    the same prompt. The share of right answers is left as it is: a balanced sample would teach another base rate.
+
+    Parameters
+    ----------
+    model : as in `hf_calib.measure`
+        A loaded model with its `tokenizer`, a name, or a source of answers such as `hf_calib.confidence.ServedModel`.
+    tokenizer : transformers.PreTrainedTokenizerBase or None
+        Of a loaded model; None for all others.
+    questions : path or iterable of FreeFormQuestion
+        A path is given to `hf_calib.tasks.free_form.load_free_form_questions`. Answers to a question without a right
+        answer are not graded.
+    matcher : {"exact", "contains", "numeric"} or callable, default "exact"
+        Whether an answer is a right one.
+    n_samples : int, default 1
+        Answers per question; repeated answers are kept.
+    temperature : float, optional
+        By default 0 for one sample, which `hf-calib measure` asks about, and 1 for several.
+    max_new_tokens : int, default 32
+    prompt_format : PromptFormat, optional
+        How the questions are put; its question line and cue are used, and its examples, if it has any.
+    drop_cut_off : bool, default False
+        Leave out answers that are longer than `max_new_tokens`. They are counted in any case.
+    seed : int, default 0
+        Of the samples.
+    batch_size, progress
+        As in `hf_calib.measure`.
+
+    Returns
+    -------
+    SelfEvaluationQuestions
+
+    Raises
+    ------
+    QuestionError
+        If there is no question, or no answer is left.
+    ValueError
+        If a setting is out of range, or the matcher raises or returns something else than a bool.
+
+    Warns
+    -----
+    UserWarning
+        If answers are empty (these are left out, since there is nothing to ask about), are cut off, hold nothing to
+        compare, or are all right or all wrong.
+
+    References
+    ----------
+    Kapoor et al., *Large Language Models Must Be Taught to Know What They Don't Know*, NeurIPS 2024
+    (arXiv 2406.08391).
+
+    Examples
+    --------
+    >>> graded = self_evaluation_questions(model, tokenizer, "triviaqa.jsonl", matcher="contains")  # doctest: +SKIP
+    >>> graded.describe()  # doctest: +SKIP
+    '1000 answers to 1000 questions: 183 right (18.3% of the graded), 817 wrong'
+    """
+    asked = as_free_form_questions(questions)
+    settings = AskSettings(tokenizer=tokenizer, progress=progress)
+    where = this_process()
+    source = model_source(model, settings, where)
+    sampling = Sampling(
+        n_samples,
+        temperature if temperature is not None else float(n_samples > 1),
+        max_new_tokens,
+        seed,
+        drop_cut_off,
+        matcher_named(matcher),
+        prompt_format or PromptFormat(),
+    )
+    backend = source.opened(sampling.prompt_format.chat)
+    asking = Asking(batch_size, progress, process_index=where.index, num_processes=where.count)
+    return answered_and_graded(backend, asked, sampling, asking, {"name": source.name, **source.identity})
+
+
+def as_free_form_questions(questions: Any) -> QuestionList[FreeFormQuestion]:
+    """Return questions without options, read from a file where a path is given.
+
+    Raises
+    ------
+    QuestionError
+        If there is none.
+    TypeError
+        If they are something else.
+    """
+    if isinstance(questions, str | os.PathLike):
+        return load_free_form_questions(Path(questions))
+    asked = questions if isinstance(questions, QuestionList) else QuestionList(questions)
+    for row, question in enumerate(asked):
+        if not isinstance(question, FreeFormQuestion):
+            raise TypeError(
+                f"questions: row {row} is a {type(question).__name__}; give FreeFormQuestion objects or a file's path"
+            )
+    if not asked:
+        raise QuestionError("questions: there is none to answer; give at least one")
+    return asked
+
+
+def answered_and_graded(
+    backend: Backend,
+    questions: QuestionList[FreeFormQuestion],
+    sampling: Sampling,
+    asking: Asking,
+    model: Mapping[str, Any],
+    **notes: Any,
+) -> SelfEvaluationQuestions:
+    """Answer and grade questions; see `self_evaluation_questions`.
+
+    Parameters
+    ----------
+    backend, asking
+        As in `ConfidenceMethod.predict`.
+    questions : QuestionList of FreeFormQuestion
+    sampling : Sampling
+    model : mapping
+        What the provenance says of the model.
+    **notes
+        More entries of the provenance.
+    """
+    written = backend.generate(
+        "self_evaluation",
+        questions,  # type: ignore[arg-type]  # rendered without options, like any question
+        sampling.prompt_format,
+        asking,
+        n_samples=sampling.n_samples,
+        temperature=sampling.temperature,
+        max_new_tokens=sampling.max_new_tokens,
+        stop=("\n",),
+        list_options=False,
+        seed=sampling.seed,
+    )
+    counts = Counter(
+        dict.fromkeys(("answers", "too_long", "empty", "cut_off", "dropped_cut_off", "not_comparable"), 0)
+    )
+    answers = []
+    for row, (question, samples) in enumerate(zip(questions, written, strict=True)):
+        counts["too_long"] += samples is None
+        for sample in samples or ():
+            counts["answers"] += 1
+            text = sample.text.strip()
+            if not text:
+                counts["empty"] += 1
+                continue
+            if not sample.ended:
+                counts["cut_off"] += 1
+                if sampling.drop_cut_off:
+                    counts["dropped_cut_off"] += 1
+                    continue
+            right = None
+            if question.answers:
+                try:
+                    right = grade(text, question.answers, sampling.matcher)
+                except ValueError as error:
+                    raise ValueError(f"row {row}, counted from 0: {error}") from error
+                counts["not_comparable"] += not is_comparable(text, sampling.matcher)
+            answers.append(GradedAnswer(question, text, right, sample.ended, row))
+    if not answers:
+        raise QuestionError(
+            f"questions: of {counts['answers']} answers {counts['empty']} are empty and {counts['dropped_cut_off']} "
+            "cut off and left out, so none remains; check the prompt format, or raise max_new_tokens"
+        )
+    provenance = {
+        "model": dict(model),
+        "source": questions.source,
+        "n_questions": len(questions),
+        **sampling.to_dict(),
+        "counts": dict(counts),
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "versions": {name: importlib.metadata.version(name) for name in _VERSIONS_OF},
+        **notes,
+    }
+    graded = SelfEvaluationQuestions(answers, provenance)
+    _warn(graded, sampling)
+    return graded
+
+
+def _warn(graded: SelfEvaluationQuestions, sampling: Sampling) -> None:
+    """Warn of what may be wrong with the answers."""
+    balance, counts = graded.balance, graded.provenance["counts"]
+    matcher = repr(name_of_matcher(sampling.matcher))
+    found = []
+    for name, other in (("right", "wrong"), ("wrong", "right")):
+        if balance[name] == 0 and balance[other] > 0:
+            found.append(
+                f"no answer is {name} of {balance[other]} graded by {matcher}, so there is nothing to tell {other} "
+                "ones from; use another matcher, other questions or more of them"
+            )
+    if counts["empty"]:
+        found.append(f"{counts['empty']} of {counts['answers']} answers are empty and left out; check the prompt")
+    if counts["cut_off"]:
+        kept = "left out" if sampling.drop_cut_off else "graded as they are; pass drop_cut_off=True to leave them out"
+        found.append(
+            f"{counts['cut_off']} of {counts['answers']} answers are longer than {sampling.max_new_tokens} tokens and "
+            f"{kept}, or raise max_new_tokens"
+        )
+    if counts["not_comparable"]:
+        found.append(
+            f"{counts['not_comparable']} of {counts['answers']} answers hold nothing that {matcher} could compare, "
+            "and count as wrong"
+        )
+    for text in found:
+        warnings.warn(f"self-evaluation: {text}", stacklevel=4)

@@ -1,0 +1,203 @@
+"""The usual conventions of the calibration error, side by side, and that of Humanity's Last Exam."""
+
+from collections.abc import Callable, Iterator
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .errors import expected_calibration_error
+from .ranking import equal_mass_calibration_error
+from .smooth import smooth_ece
+from .validation import check_correct, check_unit_interval
+
+Array = NDArray[np.float64]
+_Error = Callable[[Array, NDArray], float]
+
+# Draws of a calibrated model's answers; the mean of a calibration error over them is within a few percent.
+_DRAWS = 100
+
+
+class Convention(NamedTuple):
+    """A calibration error under one convention; see `ece_conventions`."""
+
+    name: str
+    value: float
+    calibrated: float
+    n: int
+    who: str
+
+
+def hle_calibration_error(
+    confidences: ArrayLike,
+    correct: ArrayLike,
+    *,
+    bin_size: int = 100,
+    variant: Literal["corrected", "published"] = "corrected",
+) -> float:
+    """Return the root mean square calibration error of Humanity's Last Exam, in [0, 1].
+
+    The answers are sorted by confidence and cut into bins of `bin_size`, the last one with the remainder. The
+    published code leaves the last bin out, the most confident answers: an error of 0 for up to 199 answers. The
+    corrected one counts all bins. Answers of equal confidence stay in their order, on which both depend.
+
+    Parameters
+    ----------
+    confidences, correct
+        As in `expected_calibration_error`.
+    bin_size : int, default 100
+    variant : {"corrected", "published"}, default "corrected"
+
+    Raises
+    ------
+    ValueError
+        If the bin size is below 1, there is no such variant, or fewer answers than one bin are given to the published
+        one, which then has no bin.
+
+    References
+    ----------
+    Phan et al., *Humanity's Last Exam*, 2025 (arXiv 2501.14249); the code is `calib_err` of Hendrycks et al., *Deep
+    Anomaly Detection with Outlier Exposure*, ICLR 2019.
+
+    Examples
+    --------
+    >>> confidences, correct = np.full(150, 0.9), np.zeros(150)
+    >>> hle_calibration_error(confidences, correct, variant="published")
+    0.0
+    >>> round(hle_calibration_error(confidences, correct), 3)
+    0.9
+    """
+    if bin_size < 1:
+        raise ValueError(f"bin_size: must be at least 1, got {bin_size}")
+    if variant not in ("corrected", "published"):
+        raise ValueError(f"variant: {variant!r} is not one; choose from corrected, published")
+    c = check_unit_interval(confidences, "confidences").astype(np.float64)
+    y = check_correct(correct, len(c))
+    if variant == "published" and len(c) < bin_size:
+        raise ValueError(
+            f"variant: the published error has no bin for {len(c)} answers; give at least {bin_size}, or use "
+            "'corrected'"
+        )
+    order = np.argsort(c, kind="stable")
+    starts = np.arange(max(len(c) // bin_size, 1)) * bin_size
+    sizes = np.diff(np.append(starts, len(c)))
+    gaps = np.add.reduceat((c - y)[order], starts) / sizes
+    last = len(starts) - (variant == "published")
+    return float(np.sqrt((sizes[:last] / len(c)) @ np.square(gaps[:last])))
+
+
+def confidence_at_k(confidences: ArrayLike, correct: ArrayLike) -> float:
+    """Return the accuracy if of k sampled answers to each question the most confident one is given, in [0, 1].
+
+    Parameters
+    ----------
+    confidences : array_like of shape (n, k)
+        Confidence of each sample, in [0, 1].
+    correct : array_like of shape (n, k)
+        Whether each sample is right. Of equally confident samples the share that is right counts.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ, or a value is out of range.
+
+    References
+    ----------
+    CATTO, arXiv 2601.23096.
+
+    Examples
+    --------
+    >>> confidence_at_k([[0.9, 0.4], [0.5, 0.5]], [[1, 0], [1, 0]])
+    0.75
+    """
+    c = np.asarray(confidences)
+    if c.ndim != 2 or c.shape != np.shape(correct):
+        raise ValueError(
+            f"confidences: expected two arrays of shape (n, k), got {c.shape} and {np.shape(correct)} for correct"
+        )
+    values = check_unit_interval(c.ravel(), "confidences").reshape(c.shape)
+    right = np.asarray(check_correct(np.ravel(correct), c.size), dtype=np.float64).reshape(c.shape)
+    top = values == values.max(axis=1, keepdims=True)
+    return float(((right * top).sum(axis=1) / top.sum(axis=1)).mean())
+
+
+def ece_conventions(
+    confidences: ArrayLike,
+    correct: ArrayLike,
+    *,
+    groups: ArrayLike | None = None,
+    option_mass: ArrayLike | None = None,
+    seed: int = 0,
+) -> list[Convention]:
+    """Return the calibration error of the same answers under the usual conventions.
+
+    Parameters
+    ----------
+    confidences, correct
+        As in `expected_calibration_error`.
+    groups : array_like of shape (n,), optional
+        Each question's group, for the mean of the groups' errors.
+    option_mass : array_like of shape (n,), optional
+        Total probability of the options in the vocabulary, for the error of the probabilities before they were
+        normalized over the options.
+    seed : int, default 0
+        Of the answers that are drawn for a calibrated model.
+
+    Returns
+    -------
+    list of Convention
+        With the value; the mean value of a perfectly calibrated model with the same confidences and number of answers,
+        which is above 0 as the errors are biased; and where the convention is used.
+    """
+    c = check_unit_interval(confidences, "confidences").astype(np.float64)
+    y = np.asarray(check_correct(correct, len(c)))
+    rng = np.random.default_rng([seed, 1])  # not the stream that the data may have been drawn with
+
+    def row(name: str, error: _Error, who: str, values: Array = c) -> Convention:
+        drawn = [error(values, rng.random(len(values)) < values) for _ in range(_DRAWS)]
+        return Convention(name, error(values, y), float(np.mean(drawn)), len(values), who)
+
+    found = [row(*one) for one in _conventions(len(c))]
+    if groups is not None:
+        codes = np.unique(np.asarray(groups).astype(str), return_inverse=True)[1]
+
+        def of_groups(values: Array, right: NDArray) -> float:
+            return float(
+                np.mean(
+                    [expected_calibration_error(values[codes == g], right[codes == g]) for g in range(codes.max() + 1)]
+                )
+            )
+
+        found.append(row("10 equal-width bins, mean over groups", of_groups, "per-question or per-subject tables"))
+    if option_mass is not None:
+        raw = c * check_unit_interval(option_mass, "option_mass")
+        found.append(row("10 equal-width bins, raw probability", expected_calibration_error, "", raw))
+    return found
+
+
+def _conventions(n: int) -> Iterator[tuple[str, _Error, str]]:
+    for n_bins, who in ((10, "hf_calib, typed decisions"), (15, "Guo et al., torchmetrics"), (20, "")):
+        yield (
+            f"{n_bins} equal-width bins",
+            lambda c, y, k=n_bins: expected_calibration_error(c, y, k),  # type: ignore[misc]
+            who,
+        )
+    for n_bins in (10, 15):
+        yield (
+            f"{n_bins} equal-mass bins",
+            lambda c, y, k=n_bins: equal_mass_calibration_error(c, y, k),  # type: ignore[misc]
+            "Nguyen and O'Connor",
+        )
+    yield (
+        "15 equal-mass bins, root mean square, debiased",
+        lambda c, y: equal_mass_calibration_error(c, y, 15, norm=2, debias=True),
+        "Kumar et al.",
+    )
+    yield "smooth, no bins", lambda c, y: smooth_ece(c, y).value, "Błasiok and Nakkiran"
+    yield "100 per bin, root mean square", hle_calibration_error, "Humanity's Last Exam, corrected"
+    if n >= 100:
+        yield (
+            "100 per bin, root mean square, last bin left out",
+            lambda c, y: hle_calibration_error(c, y, variant="published"),
+            "Humanity's Last Exam",
+        )

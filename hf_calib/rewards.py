@@ -1,0 +1,372 @@
+"""Rewards that make a model state its confidence truthfully, with the signature of `trl.rewards`.
+
+The functions are ready to use; `get_brier_reward` and its like return others, with another matcher, correctness reward
+or style. They take plain and conversational completions. With `accuracy_reward` or `answer_reward`, `brier_reward` is
+the reward of RLCR, and `log_score_reward` that of Rewarding Doubt.
+
+References
+----------
+Damani et al., *Beyond Binary Rewards: Training LMs to Reason about Their Uncertainty* (RLCR), arXiv 2507.16806.
+Stangel et al., *Rewarding Doubt*, arXiv 2503.02623.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .confidence.parsing import StatedAnswer, check_style, read_stated_answer
+from .tasks.answers import is_missing
+from .tasks.free_form import FreeFormQuestion, Matcher, grade, load_free_form_questions, matcher_named
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+__all__ = [
+    "answer_reward",
+    "brier_reward",
+    "confidence_format_reward",
+    "confidence_prompts",
+    "get_answer_reward",
+    "get_brier_reward",
+    "get_confidence_format_reward",
+    "get_log_score_reward",
+    "log_score_reward",
+]
+
+COLUMNS = ("solution", "answers", "answer")
+"""The columns that right answers are looked for in, the first that there is."""
+
+
+def completion_text(completion: Any) -> str:
+    """Return the text of a completion, plain or conversational.
+
+    Parameters
+    ----------
+    completion : str or list of dict
+        Of messages, the last one's content, which may be a list of parts.
+
+    Raises
+    ------
+    TypeError
+        If it is neither.
+    """
+    if isinstance(completion, str):
+        return completion
+    if isinstance(completion, Sequence) and completion and all(isinstance(part, Mapping) for part in completion):
+        content = completion[-1].get("content")
+        if isinstance(content, str | None):
+            return content or ""
+        return "".join(part.get("text", "") for part in content)
+    raise TypeError(f"expected a text or a list of messages, got {completion!r:.80}")
+
+
+class _Reward:
+    """What the rewards have in common. A class rather than a closure, so that it can be pickled."""
+
+    def __init__(self, name: str, style: str) -> None:
+        check_style(style)
+        self.__name__ = name
+        self.style = style
+
+    def read(self, completions: Sequence[Any]) -> list[StatedAnswer]:
+        """Return the answer and confidence of each completion."""
+        found = []
+        for row, completion in enumerate(completions):
+            try:
+                found.append(read_stated_answer(completion_text(completion), self.style))
+            except TypeError as error:
+                raise TypeError(f"{self.__name__}: completion {row}, counted from 0: {error}") from None
+        return found
+
+
+class _FormatReward(_Reward):
+    def __call__(self, completions: Sequence[Any], **columns: Any) -> list[float]:
+        return [float(stated.well_formed) for stated in self.read(completions)]
+
+
+class AnswerReward(_Reward):
+    """Whether the answer of a completion is right; the class of the rewards that know right answers."""
+
+    def __init__(self, name: str, style: str, matcher: str | Matcher, column: str | None) -> None:
+        super().__init__(name, style)
+        self.matcher = matcher_named(matcher)
+        self.column = column
+
+    def __call__(
+        self, completions: Sequence[Any], solution: Sequence[Any] | None = None, **columns: Any
+    ) -> list[float | None]:
+        return self.rights(completions, self.read(completions), _given(solution, columns))
+
+    def rights(
+        self, completions: Sequence[Any], stated: Sequence[StatedAnswer], columns: Mapping[str, Any]
+    ) -> list[float | None]:
+        """Return 1 for a right answer, 0 for a wrong or missing one, and None where no right answer is known.
+
+        Parameters
+        ----------
+        completions : sequence
+        stated : sequence of StatedAnswer
+            What `read` returns of them.
+        columns : mapping from str to sequence
+            The dataset's.
+        """
+        names = COLUMNS if self.column is None else (self.column,)
+        name = next((name for name in names if columns.get(name) is not None), None)
+        if name is None:
+            there = ", ".join(repr(own) for own in columns if own not in _NO_COLUMNS) or "none"
+            raise ValueError(
+                f"{self.__name__}: the dataset has no column {' or '.join(map(repr, names))} with the right answers "
+                f"(its columns: {there}); add one, or name it with get_{self.__name__}(column=...)"
+            )
+        if len(columns[name]) != len(stated):
+            raise ValueError(
+                f"{self.__name__}: {len(stated)} completions, but the column {name!r} has {len(columns[name])} rows"
+            )
+        rewards: list[float | None] = []
+        for own, value in zip(stated, columns[name], strict=True):
+            answers = [str(one) for one in (value if isinstance(value, list | tuple) else [value])]
+            answers = [] if is_missing(value) else [one for one in answers if one.strip()]
+            right = own.answer is not None and grade(own.answer, answers, self.matcher)
+            rewards.append(float(right) if answers else None)
+        return rewards
+
+
+def _given(solution: Sequence[Any] | None, columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a dataset's columns, with the one that TRL's rewards also take as second argument."""
+    return dict(columns) if solution is None else {"solution": solution, **columns}
+
+
+# What TRL passes in addition to the dataset's columns.
+_NO_COLUMNS = ("prompts", "completion_ids", "trainer_state", "log_extra", "log_metric", "environments")
+
+
+class _ScoreReward(AnswerReward):
+    """A score of the stated confidence, given whether the answer is right."""
+
+    def __init__(
+        self,
+        name: str,
+        style: str,
+        matcher: str | Matcher,
+        column: str | None,
+        correctness_reward: Callable[..., Sequence[float | None]] | None,
+        clip: float | None = None,
+    ) -> None:
+        super().__init__(name, style, matcher, column)
+        self.correctness_reward = correctness_reward
+        self.clip = clip
+
+    def __call__(
+        self, completions: Sequence[Any], solution: Sequence[Any] | None = None, **columns: Any
+    ) -> list[float | None]:
+        columns = _given(solution, columns)
+        stated = self.read(completions)
+        rights = self.rights(completions, stated, columns)
+        if callable(log_metric := columns.get("log_metric")) and stated:
+            log_metric("confidence/missing", sum(own.confidence is None for own in stated) / len(stated))
+        return [
+            None if right is None else self._score(own.confidence, float(right))
+            for own, right in zip(stated, rights, strict=True)
+        ]
+
+    def rights(
+        self, completions: Sequence[Any], stated: Sequence[StatedAnswer], columns: Mapping[str, Any]
+    ) -> list[float | None]:
+        """Return the correctness reward, from 0 to 1, or grade as `AnswerReward` does where there is none."""
+        if self.correctness_reward is None:
+            return super().rights(completions, stated, columns)
+        rights = list(self.correctness_reward(completions=completions, **columns))
+        self._check(rights, len(completions))
+        return rights
+
+    def _score(self, confidence: float | None, right: float) -> float:
+        if self.clip is None:
+            return -1.0 if confidence is None else -((confidence - right) ** 2)
+        if confidence is None:
+            return math.log(self.clip)
+        p = min(max(confidence, self.clip), 1 - self.clip)
+        return right * math.log(p) + (1 - right) * math.log(1 - p)
+
+    def _check(self, rights: Sequence[float | None], n: int) -> None:
+        name = getattr(self.correctness_reward, "__name__", "correctness_reward")
+        if len(rights) != n:
+            raise ValueError(f"{self.__name__}: {name} returned {len(rights)} values for {n} completions")
+        for row, right in enumerate(rights):
+            if right is not None and not 0 <= right <= 1:
+                raise ValueError(
+                    f"{self.__name__}: {name} returned {right} for completion {row}, counted from 0; it must be "
+                    "between 0, wrong, and 1, right, or None where that is not known"
+                )
+
+
+def get_answer_reward(
+    matcher: str | Matcher = "exact", *, column: str | None = None, style: str = "auto"
+) -> AnswerReward:
+    """Return a reward of 1 for a right answer, 0 for a wrong or missing one, and None where none is known.
+
+    Unlike `trl.rewards.accuracy_reward`, it compares the stated answer alone, and takes any text.
+
+    Parameters
+    ----------
+    matcher : {"exact", "contains", "numeric"} or callable, default "exact"
+        Whether the answer is one of the right ones.
+    column : str, optional
+        The dataset's column with the right answer or a list of them; by default the first there is of `COLUMNS`.
+    style : {"auto", "tags", "brackets", "lines"}, default "auto"
+        How the answer and the confidence are marked, as in `hf_calib.confidence.parsing.read_stated_answer`.
+
+    Raises
+    ------
+    ValueError
+        If there is no such matcher or style; when it is called, if the column is missing or the matcher raises.
+    """
+    return AnswerReward("answer_reward", style, matcher, column)
+
+
+def get_brier_reward(
+    matcher: str | Matcher = "exact",
+    *,
+    correctness_reward: Callable[..., Sequence[float | None]] | None = None,
+    column: str | None = None,
+    style: str = "auto",
+) -> AnswerReward:
+    """Return the reward -(q - right)², from -1 to 0, of a stated confidence q.
+
+    A missing or malformed confidence gets -1, the least that any confidence could get, so stating one never costs
+    anything. An answer that is missing, or one of several, is wrong. Where it is not known whether an answer is right,
+    the reward is None, which TRL leaves out.
+
+    Parameters
+    ----------
+    matcher, column, style
+        As in `get_answer_reward`.
+    correctness_reward : callable, optional
+        A reward with TRL's signature, from 0 to 1, that says whether a completion is right, instead of the matcher.
+
+    Raises
+    ------
+    ValueError
+        As `get_answer_reward`; when it is called, also if `correctness_reward` returns something else.
+
+    Examples
+    --------
+    >>> completions = ["<answer>Paris</answer><confidence>80%</confidence>", "<answer>Rome</answer>"]
+    >>> [round(reward, 3) for reward in get_brier_reward()(completions=completions, solution=["Paris", "Paris"])]
+    [-0.04, -1.0]
+    """
+    return _ScoreReward("brier_reward", style, matcher, column, correctness_reward)
+
+
+def get_log_score_reward(
+    matcher: str | Matcher = "exact",
+    *,
+    correctness_reward: Callable[..., Sequence[float | None]] | None = None,
+    column: str | None = None,
+    style: str = "auto",
+    clip: float = 0.01,
+) -> AnswerReward:
+    """Return the reward log q of a right answer and log(1 - q) of a wrong one, of a stated confidence q.
+
+    A missing or malformed confidence gets the least reward, log `clip`; all else is as in `get_brier_reward`.
+
+    Parameters
+    ----------
+    matcher, correctness_reward, column, style
+        As in `get_brier_reward`.
+    clip : float, default 0.01
+        Confidence counts as at least this and at most 1 less this, so that the reward is finite.
+
+    Raises
+    ------
+    ValueError
+        As `get_brier_reward`, and if `clip` is not between 0 and 0.5.
+    """
+    if not 0 < clip < 0.5:
+        raise ValueError(f"clip: must lie between 0 and 0.5, got {clip}")
+    return _ScoreReward("log_score_reward", style, matcher, column, correctness_reward, clip)
+
+
+def get_confidence_format_reward(style: str = "auto") -> Callable[..., list[float]]:
+    """Return a reward of 1 for one answer, then one readable confidence and nothing else, and 0 for all others.
+
+    Parameters
+    ----------
+    style : {"auto", "tags", "brackets", "lines"}, default "auto"
+        As in `get_answer_reward`. Text may stand before the answer and between the two.
+
+    Raises
+    ------
+    ValueError
+        If there is no such style.
+    """
+    return _FormatReward("confidence_format_reward", style)
+
+
+_MARKS = {
+    "tags": ("<answer>{}</answer>", "<confidence>{}</confidence>"),
+    "brackets": ("[answer]{}[/answer]", "[confidence]{}[/confidence]"),
+    "lines": ("Answer: {}", "Confidence: {}"),
+}
+
+
+def confidence_prompts(
+    questions: str | Path | Iterable[FreeFormQuestion], *, chat: bool = True, style: str = "tags"
+) -> Dataset:
+    """Return questions as a dataset for GRPO and RLOO, with the request to state a confidence.
+
+    Parameters
+    ----------
+    questions : path or iterable of FreeFormQuestion
+        A path is given to `hf_calib.tasks.free_form.load_free_form_questions`.
+    chat : bool, default True
+        Make prompts of messages, which the trainer puts through the chat template, rather than of text.
+    style : {"tags", "brackets", "lines"}, default "tags"
+        How the answer and the confidence are to be marked.
+
+    Returns
+    -------
+    datasets.Dataset
+        With the columns `prompt` and `answers`.
+
+    Raises
+    ------
+    QuestionError
+        If the questions cannot be read.
+    ValueError
+        If there is no such style.
+
+    Examples
+    --------
+    >>> print(confidence_prompts([FreeFormQuestion("Capital of France?", ("Paris",))], chat=False)[0]["prompt"])
+    Question: Capital of France?
+    Answer in a few words, then state the probability that your answer is right, from 0% to 100%, in this form:
+    <answer>your answer</answer>
+    <confidence>50%</confidence>
+    <BLANKLINE>
+    """
+    from datasets import Dataset
+
+    if style not in _MARKS:
+        raise ValueError(f"style: {style!r} is not one of {', '.join(_MARKS)}")
+    asked = load_free_form_questions(questions) if isinstance(questions, str | Path) else list(questions)
+    answer, confidence = _MARKS[style]
+    request = (
+        "Answer in a few words, then state the probability that your answer is right, from 0% to 100%, in this form:\n"
+        f"{answer.format('your answer')}\n{confidence.format('50%')}"
+    )
+    rows = []
+    for question in asked:
+        parts = [] if question.context is None else [question.context.strip()]
+        text = "\n".join([*parts, f"Question: {question.question.strip()}", request])
+        prompt = [{"role": "user", "content": text}] if chat else f"{text}\n"
+        rows.append({"prompt": prompt, "answers": list(question.answers)})
+    return Dataset.from_list(rows)
+
+
+answer_reward = get_answer_reward()
+brier_reward = get_brier_reward()
+log_score_reward = get_log_score_reward()
+confidence_format_reward = get_confidence_format_reward()

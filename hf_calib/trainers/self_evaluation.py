@@ -1,0 +1,137 @@
+"""Keep self-evaluation questions up to date with the model that is trained on them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from ..confidence import Asking, LocalModel
+from ..evaluation.self_evaluation import (
+    Sampling,
+    SelfEvaluationQuestions,
+    answered_and_graded,
+    as_free_form_questions,
+)
+from ..tasks.free_form import Matcher
+from .calibration_callback import calling_trainer
+from .evaluator import model_to_ask
+from .mixin import CalibrationMixin
+
+_FILE = "self_evaluation.parquet"
+
+
+class SelfEvaluationCallback(TrainerCallback):
+    """Lets the model answer its questions again every so many steps, and trains on the new graded answers.
+
+    The questions, the sampling and the matcher are those of the first answers; samples are drawn anew. Checkpoints
+    hold the current answers, so a resumed run goes on with them.
+
+    Parameters
+    ----------
+    questions : SelfEvaluationQuestions
+        What the trainer got as `calibration_dataset`.
+    every : int
+        Optimizer steps between two refreshes.
+    asked : path or iterable of FreeFormQuestion, optional
+        The questions to answer; by default those that `questions` answer.
+    matcher : callable, optional
+        Needed where `questions` were graded by a matcher of one's own and read from a file.
+    batch_size : int, optional
+        Questions per device; by default the trainer's `per_device_eval_batch_size`.
+
+    Attributes
+    ----------
+    questions : SelfEvaluationQuestions
+        The current ones; their provenance has the "step" at which they were answered.
+
+    Raises
+    ------
+    ValueError
+        If `every` is below 1, the matcher is not known, or the trainer has no `calibration_dataset` to refresh.
+
+    Examples
+    --------
+    >>> graded = self_evaluation_questions(model, tokenizer, "triviaqa.jsonl")  # doctest: +SKIP
+    >>> refresh = SelfEvaluationCallback(graded, every=50)  # doctest: +SKIP
+    >>> trainer = CalibrationAwareTrainer(  # doctest: +SKIP
+    ...     model, train_dataset=pairs, calibration_dataset=graded, callbacks=[refresh]
+    ... )
+    """
+
+    def __init__(
+        self,
+        questions: SelfEvaluationQuestions,
+        every: int,
+        *,
+        asked: Any = None,
+        matcher: str | Matcher | None = None,
+        batch_size: int | None = None,
+    ) -> None:
+        if not isinstance(questions, SelfEvaluationQuestions):
+            raise TypeError(
+                f"questions: expected SelfEvaluationQuestions, got {type(questions).__name__}; make them with "
+                "self_evaluation_questions, or read them with SelfEvaluationQuestions.load"
+            )
+        if every < 1:
+            raise ValueError(f"every is a number of optimizer steps, at least 1; got {every}")
+        self.questions = questions
+        self.every = every
+        self.sampling = Sampling.from_dict(questions.provenance, matcher)
+        answered = {answer.row: answer.question for answer in questions.answers}
+        self.asked = as_free_form_questions([answered[row] for row in sorted(answered)] if asked is None else asked)
+        self.batch_size = batch_size
+        self.trainer: Any = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Find the trainer, and go on with a checkpoint's answers where a run is resumed."""
+        self.trainer = calling_trainer(self)
+        if not isinstance(self.trainer, CalibrationMixin):
+            raise ValueError(
+                f"callbacks: {type(self.trainer).__name__} has no calibration questions that SelfEvaluationCallback "
+                "could refresh; use a calibration-aware trainer with the answers as calibration_dataset"
+            )
+        saved = self._checkpoint(args, state) / _FILE
+        if state.global_step > 0 and saved.exists():
+            self._take(SelfEvaluationQuestions.load(saved))
+
+    def on_step_end(self, args, state, control, **kwargs):
+        """Answer and grade anew where it is due."""
+        if state.global_step % self.every == 0 and state.global_step < state.max_steps:
+            self._take(self.answer(state.global_step))
+
+    def on_save(self, args, state, control, **kwargs):
+        """Keep the current answers in the checkpoint."""
+        folder = self._checkpoint(args, state)
+        if state.is_world_process_zero and folder.is_dir():
+            self.questions.save(folder / _FILE)
+
+    def answer(self, step: int) -> SelfEvaluationQuestions:
+        """Return the current model's graded answers, the same on every process."""
+        trainer = self.trainer
+        accelerator = trainer.accelerator
+        tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
+        backend = LocalModel(
+            model_to_ask(trainer), tokenizer, device=accelerator.device, in_step=accelerator.num_processes > 1
+        )
+        asking = Asking(
+            self.batch_size or trainer.args.per_device_eval_batch_size,
+            process_index=accelerator.process_index,
+            num_processes=accelerator.num_processes,
+        )
+        sampling = replace(self.sampling, seed=self.sampling.seed + step)
+        with accelerator.autocast():
+            return answered_and_graded(
+                backend, self.asked, sampling, asking, self.questions.provenance["model"], step=step
+            )
+
+    def _take(self, questions: SelfEvaluationQuestions) -> None:
+        self.questions = questions
+        self.trainer.replace_calibration_questions(questions)
+
+    @staticmethod
+    def _checkpoint(args: Any, state: Any) -> Path:
+        return Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"

@@ -1,0 +1,199 @@
+"""Train the confidence that a model states, without reinforcement learning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from ..confidence.encoded import EncodedOptions, PromptEncoder
+from ..confidence.stated_levels import LEVELS, AnsweredQuestion, StatedLevels, answered_question, find_levels
+from ..evaluation import SelfEvaluationQuestions
+from ..hub import dataset_reference
+from ..tasks import PromptFormat, Question, QuestionError
+from ..tasks.drawing import QuestionList
+from .questions import use_chat_template
+from .recalibration import RecalibrationConfig, RecalibrationTrainer
+
+
+@dataclass
+class StatedConfidenceConfig(RecalibrationConfig):
+    """`RecalibrationConfig` with the defaults of `StatedConfidenceTrainer`.
+
+    Parameters
+    ----------
+    supervised_weight : float, default 1.0
+        Weight of the expected Brier score of the stated level.
+    anchor_weight : float, default 0.0
+        Weight of the divergence from the reference's next-token distribution where the level is stated.
+    scale : {"auto", "percent", "digits", "words"}, default "auto"
+        The levels: 0 to 100 in steps of 5, 0 to 9, or ten words. "auto" is the first of these whose levels are one
+        token each.
+    answer_weight : float, default 0.0
+        Weight of the log-loss of the right answers' texts, per token. At 0 the answers are not trained.
+    """
+
+    supervised_weight: float = field(
+        default=1.0, metadata={"help": "Weight of the expected Brier score of the stated level."}
+    )
+    anchor_weight: float = field(
+        default=0.0,
+        metadata={"help": "Weight of the anchor: KL to the reference's distribution where the level is stated."},
+    )
+    scale: str = field(
+        default="auto",
+        metadata={"help": "Levels of confidence; auto takes the first that are tokens.", "choices": ["auto", *LEVELS]},
+    )
+
+    answer_weight: float = field(
+        default=0.0, metadata={"help": "Weight of the log-loss of the right answers' texts; 0 leaves them untrained."}
+    )
+
+    trainable_confidence = (StatedLevels.name,)
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.answer_weight < float("inf"):
+            raise ValueError(f"answer_weight must be a finite, nonnegative number, got {self.answer_weight}")
+        self.calibration_confidence = StatedLevels.name
+        for name in ("em_weight", "dece_weight"):
+            if getattr(self, name) != 0:
+                raise ValueError(
+                    f"{name}: this term acts on a question's options, not on levels of confidence; set it to 0"
+                )
+        super().__post_init__()
+
+
+class StatedConfidenceTrainer(RecalibrationTrainer):
+    """Trains the confidence that a model states after its own answers, without reinforcement learning (ConfTuner).
+
+    After each answer the model has a distribution over the levels of confidence; the loss is the expected Brier score
+    of the level that it states, plus, with an `anchor_weight`, the anchor. The answers' texts are not trained, unless
+    `answer_weight` says so. `hf-calib measure --free-form ... --confidence stated-levels` asks with the same
+    prompt.
+
+    Parameters
+    ----------
+    model : PreTrainedModel or PeftModel
+        The model that gave the answers.
+    args : StatedConfidenceConfig
+    answers : SelfEvaluationQuestions
+        The model's graded answers; its prompt format is used.
+    processing_class : transformers.PreTrainedTokenizerBase
+    reference : PreTrainedModel, str or Path, optional
+        What the anchor keeps to; by default the model as it is before training.
+    **kwargs
+        Passed to `RecalibrationTrainer`. An `eval_calibration_dataset` holds graded answers too.
+
+    Raises
+    ------
+    TypeError
+        If the answers are something else.
+    QuestionError
+        If the tokenizer splits the levels, or a prompt is too long.
+
+    References
+    ----------
+    Li et al., *ConfTuner*, NeurIPS 2025 (arXiv 2508.18847).
+    """
+
+    _method_name = _method_without_terms = "stated-confidence training"
+
+    def __init__(
+        self,
+        model: Any,
+        args: StatedConfidenceConfig,
+        answers: SelfEvaluationQuestions,
+        processing_class: Any,
+        reference: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        use_chat_template(processing_class, args.chat_template_path)
+        questions = _checked(answers, "answers")
+        prompt_format = kwargs.pop("prompt_format", None)
+        if prompt_format is None:
+            prompt_format = PromptFormat.from_dict(answers.provenance["prompt_format"])
+        tokenizer = getattr(processing_class, "tokenizer", processing_class)
+        self.levels = find_levels(tokenizer, prompt_format, args.scale)
+        if kwargs.get("eval_calibration_dataset") is not None:
+            held_out = _checked(kwargs["eval_calibration_dataset"], "eval_calibration_dataset")
+            kwargs["eval_calibration_dataset"] = level_questions(held_out, self.levels)
+        own = level_questions(questions, self.levels)
+        self._answer_weight = args.answer_weight
+        self._takes_own_forward = args.answer_weight > 0
+        super().__init__(
+            model,
+            args,
+            own,
+            reference,
+            processing_class,
+            prompt_format=prompt_format,
+            **kwargs,
+        )
+        run = self.calibration_run
+        run.calibration_source, run.free_form = dataset_reference(answers, len(answers)), True
+        self._right_answers = self._encoded_answers(own)
+
+    def replace_calibration_questions(self, questions: Any) -> None:
+        """Train on other graded answers from the next step on."""
+        own = level_questions(_checked(questions, "questions"), self.levels)
+        super().replace_calibration_questions(own)
+        self._right_answers = self._encoded_answers(own)
+
+    def _encoded_answers(self, questions: Sequence[Question]) -> list[EncodedOptions]:
+        """Return the right answers with their prompts as tokens, if they are to be trained."""
+        if not self._takes_own_forward:
+            return []
+        top = len(self.levels) - 1
+        # An answer is the first of two choices, since a question has at least two.
+        right = [
+            Question(own.question, (own.given, "?"), 0, own.subject, own.context)
+            for own in questions
+            if isinstance(own, AnsweredQuestion) and own.answer == top
+        ]
+        if not right:
+            raise QuestionError("answer_weight: no answer is right, so there is none to train; set it to 0")
+        preparation = self._questions
+        encoder = PromptEncoder(
+            preparation.tokenizer, preparation.max_length, preparation.settings.calibration_on_too_long
+        )
+        return encoder.texts(right, preparation.prompt_format, list_options=False)
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Return the calibration terms, and with an `answer_weight` the log-loss of right answers."""
+        loss = super().compute_loss(model, inputs, False, num_items_in_batch)
+        if not self._right_answers:
+            return loss
+        rows = inputs["row"].tolist()
+        chosen = [self._right_answers[row % len(self._right_answers)] for row in rows]
+        device = self.accelerator.device
+        sequences = [torch.tensor([*item.input_ids, *item.options[0]]) for item in chosen]
+        ids = pad_sequence(sequences, batch_first=True, padding_value=0).to(device)
+        lengths = torch.tensor([len(sequence) for sequence in sequences])
+        starts = torch.tensor([len(item.input_ids) for item in chosen])
+        places = torch.arange(ids.shape[1])
+        mask = (places < lengths[:, None]).to(device)
+        labels = ids.masked_fill(~(mask & (places >= starts[:, None]).to(device)), -100)
+        answers = model(input_ids=ids, attention_mask=mask.long(), labels=labels).loss
+        return loss + self._answer_weight * answers
+
+
+def level_questions(answers: SelfEvaluationQuestions, levels: tuple[str, ...]) -> QuestionList[Question]:
+    """Return the questions how confident a model is in its graded answers."""
+    return QuestionList(
+        [answered_question(answer.question, answer.text, answer.right, levels) for answer in answers.answers],
+        source=answers.source,
+    )
+
+
+def _checked(answers: Any, argument: str) -> SelfEvaluationQuestions:
+    if not isinstance(answers, SelfEvaluationQuestions):
+        raise TypeError(
+            f"{argument}: expected SelfEvaluationQuestions, got {type(answers).__name__}; make them with "
+            "self_evaluation_questions, or read them with SelfEvaluationQuestions.load"
+        )
+    return answers

@@ -1,0 +1,225 @@
+"""Measure the confidence that a model states in free-form answers, while it is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, IterableDataset
+
+from ..confidence import Asking, LocalModel, Predictions
+from ..confidence.encoded import PromptEncoder
+from ..rewards import COLUMNS, AnswerReward, brier_reward, confidence_prompts
+from ..tasks import PromptFormat, QuestionError, is_question_layout
+from ..tasks.files import READERS, file_rows
+from ..tasks.free_form import FreeFormQuestion, load_free_form_questions
+from .evaluator import CalibrationEvaluator
+
+# Of a trainer that generates nothing itself.
+MAX_NEW_TOKENS = 256
+
+
+@dataclass(frozen=True)
+class StatedPrompt:
+    """A prompt as a trainer that generates gets it.
+
+    Parameters
+    ----------
+    prompt : str or list of dict
+        A text, or messages.
+    columns : dict
+        The row's other columns, the right answers among them.
+    """
+
+    prompt: str | list[dict[str, str]]
+    columns: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _AsGiven(PromptFormat):
+    """Puts prompts as they are."""
+
+    def render(self, question: Any, *, options: bool = True) -> str:
+        return question.prompt
+
+    def messages(self, question: Any, *, options: bool = True) -> list[dict[str, str]]:
+        return question.prompt
+
+
+def stated_prompts(source: Any, *, chat: bool) -> list[StatedPrompt] | None:
+    """Read free-form questions to state confidence in; None if the source holds something else.
+
+    Parameters
+    ----------
+    source : iterable of FreeFormQuestion, dataset, list of rows, str or Path
+        Rows have a `prompt` and one of `hf_calib.rewards.COLUMNS`, and are asked as they are; or a `question` and an
+        `answer` or `answers`, and no options, and are asked as `hf_calib.rewards.confidence_prompts` does.
+    chat : bool
+        Ask questions through the chat template.
+
+    Raises
+    ------
+    QuestionError
+        If a row has no right answer, or some prompts are texts and others messages.
+    """
+    rows: list[Any]
+    if isinstance(source, str | Path):
+        path = Path(source)
+        if not path.is_file() or path.suffix.lower() not in READERS:
+            return None
+        rows = [row for _, row in file_rows(path)]
+        if rows and "prompt" not in rows[0] and is_free_form(rows[0]):
+            rows = list(load_free_form_questions(path))
+    elif isinstance(source, Dataset | IterableDataset):
+        if not is_free_form(source.column_names or ()):
+            return None
+        rows = list(source)
+    elif isinstance(source, Sequence):
+        rows = list(source)
+    else:
+        return None
+    if not rows:
+        return None
+    if isinstance(rows[0], Mapping):
+        if not is_free_form(rows[0]):
+            return None
+        if "prompt" not in rows[0]:
+            rows = free_form_questions(rows)
+    if isinstance(rows[0], FreeFormQuestion):
+        rows = list(confidence_prompts(rows, chat=chat))
+    elif not isinstance(rows[0], Mapping):
+        return None
+    prompts = [
+        StatedPrompt(row["prompt"], {name: value for name, value in row.items() if name != "prompt"}) for row in rows
+    ]
+    for number, prompt in enumerate(prompts):
+        if not any(prompt.columns.get(name) for name in COLUMNS):
+            raise QuestionError(
+                f"row {number}, counted from 0: there is no right answer in {', '.join(map(repr, COLUMNS))}, and "
+                "evaluating stated confidence needs one; complete or remove the row"
+            )
+        if isinstance(prompt.prompt, str) != isinstance(prompts[0].prompt, str):
+            raise QuestionError(
+                f"row {number}, counted from 0: its prompt is a {type(prompt.prompt).__name__}, that of row 0 a "
+                f"{type(prompts[0].prompt).__name__}; give texts or messages throughout"
+            )
+    return prompts
+
+
+def is_free_form(columns: Iterable[str]) -> bool:
+    """Return whether columns are those of free-form questions or prompts rather than of questions with options."""
+    names = set(columns)
+    if "prompt" in names:
+        return not is_question_layout(names)
+    # Any other column may hold options.
+    answers = names & {"answer", "answers"}
+    return "question" in names and bool(answers) and names - answers <= {"question", "subject", "context"}
+
+
+def free_form_questions(rows: Iterable[Mapping[str, Any]]) -> list[FreeFormQuestion]:
+    """Return rows with the columns `question` and `answer` or `answers` as questions.
+
+    Raises
+    ------
+    QuestionError
+        If a row cannot be one.
+    """
+    questions = []
+    for number, row in enumerate(rows):
+        answers = row.get("answers", row.get("answer"))
+        answers = answers if isinstance(answers, list | tuple) else () if answers is None else (answers,)
+        try:
+            questions.append(
+                FreeFormQuestion(row["question"], tuple(map(str, answers)), row.get("subject"), row.get("context"))
+            )
+        except QuestionError as error:
+            raise QuestionError(f"row {number}, counted from 0: {error}") from None
+    return questions
+
+
+def grading_reward(trainer: Any) -> AnswerReward:
+    """Return what grades a trainer's answers: the first reward of `hf_calib.rewards` that it has, or the default."""
+    own = (reward for reward in getattr(trainer, "reward_funcs", ()) if isinstance(reward, AnswerReward))
+    return next(own, brier_reward)
+
+
+class StatedEvaluator(CalibrationEvaluator):
+    """Lets a model answer prompts greedily, and reads the confidence that it states.
+
+    A missing or malformed confidence counts as 0, as in `hf-calib measure --free-form ... --confidence stated`.
+
+    Parameters
+    ----------
+    prompts : sequence of StatedPrompt
+    reward : AnswerReward
+        Reads and grades the answers.
+    max_new_tokens : int
+    *arguments, **options
+        As of `CalibrationEvaluator`, after its questions.
+
+    Attributes
+    ----------
+    missing : float
+        Share of the last answers without a confidence that could be read.
+    """
+
+    asks_options = False
+
+    def __init__(
+        self,
+        prompts: Sequence[StatedPrompt],
+        reward: AnswerReward,
+        max_new_tokens: int,
+        *arguments: Any,
+        **options: Any,
+    ) -> None:
+        self.reward = reward
+        self.max_new_tokens = max_new_tokens
+        self.missing = float("nan")
+        self._format = _AsGiven(chat=not isinstance(prompts[0].prompt, str))
+        super().__init__(prompts, *arguments, **options)  # type: ignore[arg-type]
+
+    def _check(self) -> None:
+        encoder = PromptEncoder(self.preparation.tokenizer, self.preparation.max_length)
+        encoder.prompts(self.questions, self._format, list_options=False, max_new_tokens=self.max_new_tokens)
+
+    def _described(self) -> dict[str, Any]:
+        return {
+            "confidence": {"name": "stated", "matcher": self.reward.__name__},
+            "prompt_format": {"chat": self._format.chat},
+        }
+
+    def _ask(self, source: LocalModel, questions: Sequence[Any], asking: Asking) -> Predictions:
+        written = source.generate(
+            "stated", questions, self._format, asking, max_new_tokens=self.max_new_tokens, list_options=False
+        )
+        rows = [row for row, samples in enumerate(written) if samples is not None]
+        texts = [samples[0].text for samples in written if samples is not None]
+        chat = self._format.chat
+        completions = [[{"role": "assistant", "content": text}] if chat else text for text in texts]
+        names = {name for row in rows for name in questions[row].columns}
+        columns = {name: [questions[row].columns.get(name) for row in rows] for name in names}
+        stated = self.reward.read(completions)
+        rights = self.reward.rights(completions, stated, columns)
+        for row, right in zip(rows, rights, strict=True):
+            if right is None:
+                raise QuestionError(
+                    f"row {row}, counted from 0: {self.reward.__name__} cannot tell whether the answer is right; "
+                    "correct the row's right answer or remove it"
+                )
+        self.missing = sum(own.confidence is None for own in stated) / len(stated)
+        return Predictions.from_answers(
+            np.zeros(len(rows), dtype=np.int64),
+            [own.confidence or 0.0 for own in stated],
+            np.full(len(rows), 2),
+            [0 if right and right >= 0.5 else 1 for right in rights],
+            (None,) * len(rows),
+            np.array(rows),
+        )
+
+    def extra_measures(self, prefix: str) -> dict[str, float]:
+        """Return what is logged in addition to the measures, `{prefix}/missing_confidence`."""
+        return {f"{prefix}/missing_confidence": self.missing}

@@ -1,0 +1,161 @@
+"""What lighteval and Inspect saved, read back: probabilities, answers, and what cannot be read."""
+
+import json
+import zipfile
+
+import numpy as np
+import pyarrow as arrow
+import pyarrow.parquet as parquet
+import pytest
+
+from hf_calib.cli import main
+from hf_calib.confidence.recorded_inspect import read_inspect
+from hf_calib.confidence.recorded_lighteval import read_lighteval
+from hf_calib.tasks.questions import QuestionError
+
+LOGS = np.log([[0.6, 0.1, 0.2], [0.05, 0.3, 0.25]])
+
+
+def details(logs=LOGS, gold=(0, 2), **changes):
+    rows = []
+    for number, (values, answer) in enumerate(zip(logs, gold, strict=True)):
+        doc = {"query": f"Question {number}?", "choices": [" red", " green", " blue"], "gold_index": [answer]}
+        rows.append(
+            {
+                "doc": {**doc, **changes},
+                "model_response": {"logprobs": list(values), "text": []},
+                "metric": {"acc": 1.0},
+            }
+        )
+    return rows
+
+
+def write_details(path, rows):
+    parquet.write_table(arrow.Table.from_pylist(rows), path)
+    return path
+
+
+@pytest.mark.parametrize("around", ["", "__"])
+def test_lighteval(around, tmp_path):
+    rows = [{f"{around}{name}{around}": value for name, value in row.items()} for row in details()]
+    name = "details_lighteval|arc:easy|0_2026-05-01T10-00-00.123456.parquet"
+    write_details(tmp_path / name, rows)
+    (recorded,) = read_lighteval([tmp_path]).values()
+    assert list(read_lighteval([tmp_path / name])) == ["lighteval|arc:easy|0"]
+    np.testing.assert_allclose(recorded.predictions.option_log_probabilities, LOGS)
+    assert recorded.predictions.answers.tolist() == [0, 2]
+    assert recorded.predictions.option_mass == pytest.approx([0.9, 0.6])
+    assert recorded.questions[1].question == "Question 1?"
+    assert recorded.questions[1].choices == ("red", "green", "blue")
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"example": "old"}], "lighteval 0.10 or newer"),
+        (details(logs=LOGS[:, :2]), "row 0: 3 choices have 2 log-probabilities"),
+        (details(gold_index=[0, 1]), "expected the index of exactly one choice"),
+        (details(gold=(0, 3)), "row 1: the answer 3 is outside the 3 options"),
+    ],
+)
+def test_lighteval_that_cannot_be_read(rows, message, tmp_path):
+    with pytest.raises(QuestionError, match=message):
+        read_lighteval([write_details(tmp_path / "details_x.parquet", rows)])
+
+
+def test_lighteval_files(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no details_\*\.parquet"):
+        read_lighteval([tmp_path])
+    write_details(tmp_path / "details_x_2026-05-01T10-00-00.1.parquet", details())
+    write_details(tmp_path / "details_x_2026-05-02T10-00-00.1.parquet", details())
+    with pytest.raises(QuestionError, match="'x' occurs in two files"):
+        read_lighteval([tmp_path])
+
+
+def token(text, **letters):
+    top = [{"token": f" {letter}", "logprob": float(np.log(p))} for letter, p in letters.items()]
+    return {"token": text, "logprob": -0.1, "top_logprobs": top or None}
+
+
+def sample(tokens=None, *, name=1, epoch=1, target="B", answer="B"):
+    output = {"choices": [{"logprobs": None if tokens is None else {"content": tokens}}]}
+    return {
+        "id": name, "epoch": epoch, "input": f"Question {name}?", "choices": ["red", "green", "blue"],
+        "target": target, "output": output, "scores": {"choice": {"value": "C", "answer": answer}},
+    }  # fmt: skip
+
+
+SAID = [token("A"), token(" guess. "), token("ANSWER"), token(": "), token(" B", A=0.1, B=0.7, C=0.05)]
+
+
+def write_log(path, samples):
+    header = {"eval": {"task": "colours"}}
+    if path.suffix == ".json":
+        path.write_text(json.dumps({**header, "samples": samples}))
+    else:
+        with zipfile.ZipFile(path, "w") as file:
+            file.writestr("header.json", json.dumps(header))
+            for own in samples:
+                file.writestr(f"samples/{own['id']}_epoch_{own['epoch']}.json", json.dumps(own))
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".json", ".eval"])
+def test_inspect_with_log_probabilities(suffix, tmp_path):
+    samples = [sample(SAID), sample([token("C", A=0.2, C=0.5, B=0.1)], name=2, target=["A"], answer="C")]
+    recorded = read_inspect([write_log(tmp_path / f"log{suffix}", samples)])["colours"]
+    expected = np.log([[0.1, 0.7, 0.05], [0.2, 0.1, 0.5]])
+    np.testing.assert_allclose(recorded.predictions.option_log_probabilities, expected)
+    assert recorded.predictions.answers.tolist() == [1, 0]
+    assert recorded.questions[0].choices == ("red", "green", "blue")
+
+
+def test_inspect_letters_that_were_not_returned_have_no_probability(tmp_path):
+    log = write_log(tmp_path / "log.json", [sample([token("B", A=0.2, B=0.7)])])
+    with pytest.warns(UserWarning, match="of 1 samples not all letters are among the returned tokens"):
+        recorded = read_inspect([log])["colours"]
+    assert recorded.predictions.option_log_probabilities[0, 2] == -np.inf
+
+
+def test_inspect_epochs_are_samples(tmp_path):
+    epochs = [sample(name=1, epoch=i + 1, answer=answer) for i, answer in enumerate(["B", "B", "A", "nothing"])]
+    recorded = read_inspect([write_log(tmp_path / "log.eval", epochs)])["colours"]
+    with np.errstate(divide="ignore"):
+        np.testing.assert_allclose(recorded.predictions.option_log_probabilities, np.log([[0.25, 0.5, 0.0]]))
+    assert recorded.predictions.option_mass[0] == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        (sample(), "no log-probabilities, and one epoch only"),
+        (sample(SAID, answer="A"), "the choices were shuffled"),
+        (sample(SAID, target="D"), "'D' is not the letter of one of 3 choices"),
+        (sample([token("A"), token("B")]), "2 tokens of the reply 'AB' may be the answer"),
+        ({**sample(SAID), "output": {"choices": []}}, "sample 1: list index"),
+    ],
+)
+def test_inspect_that_cannot_be_read(own, message, tmp_path):
+    with pytest.raises(QuestionError, match=message):
+        read_inspect([write_log(tmp_path / "log.json", [own])])
+
+
+def test_what_is_no_log(tmp_path):
+    (tmp_path / "other.json").write_text("[1]")
+    with pytest.raises(QuestionError, match="is not a log of Inspect"):
+        read_inspect([tmp_path / "other.json"])
+    with pytest.raises(FileNotFoundError, match=r"no \.eval or \.json log"):
+        read_inspect([tmp_path / "none.eval"])
+
+
+def test_the_command_reads_both(tmp_path, capsys):
+    write_details(tmp_path / "details_x.parquet", details())
+    write_log(tmp_path / "log.json", [sample(SAID), sample(SAID, name=2, target="A")])
+    for words, accuracy in (
+        (["--from-lighteval", str(tmp_path / "details_x.parquet")], 0.5),
+        (["--from-inspect", str(tmp_path / "log.json")], 0.5),
+    ):
+        assert main(["measure", *words, "--json"]) == 0
+        state = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert state["n"] == 2
+        assert state["measures"]["accuracy"]["value"] == accuracy

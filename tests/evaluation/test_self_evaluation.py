@@ -1,0 +1,183 @@
+import warnings
+
+import numpy as np
+import pytest
+
+import hf_calib
+from hf_calib import PromptFormat, Question, SelfEvaluationQuestions, load_questions, self_evaluation_questions
+from hf_calib.confidence import Asking, LocalModel, ServedModel
+from hf_calib.confidence.backend import Generation
+from hf_calib.confidence.free_form import predict_free_form
+from hf_calib.tasks import FewShotFormat, QuestionError, prompt_format_of
+from hf_calib.tasks.free_form import FreeFormQuestion
+from tests.confidence.test_served import Server
+from tests.support import byte_level_tokenizer, tiny_llama
+
+ASKED = [
+    FreeFormQuestion("Capital of France?", ("Paris", "Paris, France"), "geography"),
+    FreeFormQuestion("2 + 2?", ("4", "four"), None, "Sums are easy."),
+    FreeFormQuestion("Open?"),
+]
+
+
+class Scripted:
+    """Gives texts as answers; one that ends in an ellipsis was cut off."""
+
+    def __init__(self, *texts):
+        self.texts = texts
+
+    def generate(self, stage, asked, prompt_format, asking, **options):
+        self.options = options
+        return [[Generation(text, not text.endswith("...")) for text in own] for own in self.texts]
+
+    def score_letters(self, *arguments):
+        raise NotImplementedError
+
+
+def graded(*texts, asked=ASKED, **options):
+    options.setdefault("n_samples", max(map(len, texts)))
+    return self_evaluation_questions(Scripted(*texts), None, asked[: len(texts)], progress=False, **options)
+
+
+def test_the_answers_become_questions_with_their_grades():
+    found = graded([" paris. "], ["five"], ["yes"])
+    assert [question.answer for question in found] == [0, 1, None]
+    assert found[0] == Question(
+        "Capital of France?\nProposed answer: paris.\nIs the proposed answer true?", ("True", "False"), 0, "geography"
+    )
+    assert found[1].context == "Sums are easy."
+    assert [(answer.text, answer.right, answer.row) for answer in found.answers] == [
+        ("paris.", True, 0), ("five", False, 1), ("yes", None, 2),
+    ]  # fmt: skip
+    assert found.balance == {"right": 1, "wrong": 1, "ungraded": 1}
+    assert found.describe() == "3 answers to 3 questions: 1 right (50.0% of the graded), 1 wrong, 1 ungraded"
+
+
+def test_every_sample_counts_and_the_provenance_says_how():
+    found = graded(["Paris", "Rome", "Paris"], ["4", "5", ""], matcher="contains", temperature=0.7, seed=3)
+    assert [question.answer for question in found] == [0, 1, 0, 0, 1]
+    provenance = found.provenance
+    assert provenance["model"]["name"] == "Scripted"
+    assert provenance["sampling"] == {
+        "n_samples": 3, "temperature": 0.7, "max_new_tokens": 32, "seed": 3, "drop_cut_off": False,
+    }  # fmt: skip
+    assert provenance["matcher"] == "contains"
+    assert provenance["counts"]["answers"] == 6
+    assert provenance["counts"]["empty"] == 1
+
+
+def test_the_settings_reach_the_model():
+    backend = Scripted(["Paris"], ["4"])
+    with pytest.warns(UserWarning, match="no answer is wrong"):
+        self_evaluation_questions(backend, None, ASKED[:2], max_new_tokens=5, progress=False)
+    assert backend.options == {
+        "n_samples": 1, "temperature": 0.0, "max_new_tokens": 5, "stop": ("\n",), "list_options": False, "seed": 0,
+    }  # fmt: skip
+
+
+def test_what_may_be_wrong_is_told():
+    with pytest.warns(UserWarning, match=r"no answer is right of 2 graded by 'exact'"):
+        graded(["Rome"], ["5"])
+    with pytest.warns(UserWarning, match="1 of 2 answers are empty and left out"):
+        assert len(graded(["Paris"], [" "])) == 1
+    with pytest.warns(UserWarning, match="1 of 2 answers are longer than 32 tokens and graded as they are"):
+        found = graded(["Paris"], ["5 or..."])
+    assert (len(found), found.answers[1].ended, found.provenance["counts"]["cut_off"]) == (2, False, 1)
+    with pytest.warns(UserWarning, match="1 of 2 answers are longer than 32 tokens and left out"):
+        found = graded(["Paris"], ["5 or..."], drop_cut_off=True)
+    assert (len(found), found.provenance["counts"]["dropped_cut_off"]) == (1, 1)
+    with pytest.warns(UserWarning, match="1 of 2 answers hold nothing that 'numeric' could compare"):
+        assert [question.answer for question in graded(["Paris"], ["4"], matcher="numeric")] == [1, 0]
+    with pytest.warns(UserWarning, match="1 of 2 answers hold nothing that 'exact' could compare"):
+        graded(["Paris"], ["..!"])
+
+
+def test_bad_input_is_refused():
+    with pytest.raises(QuestionError, match="of 2 answers 2 are empty and 0 cut off and left out, so none remains"):
+        graded([""], [" "])
+    with pytest.raises(QuestionError, match="there is none to answer"):
+        self_evaluation_questions(Scripted(), None, [])
+    with pytest.raises(TypeError, match="row 1 is a Question"):
+        self_evaluation_questions(Scripted(), None, [ASKED[0], Question("a?", ("b", "c"))])
+    with pytest.raises(ValueError, match=r"'exakt' is not a way to match answers.*exact"):
+        graded(["Paris"], matcher="exakt")
+    with pytest.raises(ValueError, match="at 0 all 2 samples of a question are the same"):
+        graded(["Paris", "Rome"], temperature=0.0)
+
+    def broken(answer, other):
+        return {}[answer]
+
+    with pytest.raises(ValueError, match=r"row 1, .*broken raised KeyError: 'five' while comparing .*'five' with '4'"):
+        self_evaluation_questions(Scripted(["x"], ["five"]), None, [ASKED[2], ASKED[1]], matcher=broken)
+    with pytest.raises(ValueError, match=r"returned 0\.5 while comparing"):
+        graded(["Paris"], matcher=lambda answer, other: 0.5)
+
+
+def test_files_hold_everything_and_are_question_files_too(tmp_path):
+    path = tmp_path / "deep" / "graded.parquet"
+    found = graded(["Paris"], ["5"], ["yes"])
+    found.save(path)
+    loaded = SelfEvaluationQuestions.load(path)
+    assert list(loaded) == list(found)
+    assert loaded.answers == found.answers
+    assert loaded.provenance == found.provenance
+    assert loaded.prompt_format == PromptFormat()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_questions(path) == list(found)
+    with pytest.raises(ValueError, match=r"does not end in \.parquet"):
+        found.save(tmp_path / "graded.jsonl")
+    with pytest.raises(FileNotFoundError, match="no file"):
+        SelfEvaluationQuestions.load(tmp_path / "other.parquet")
+    import pyarrow as arrow
+    import pyarrow.parquet as parquet
+
+    parquet.write_table(arrow.table({"question": ["a?"]}), tmp_path / "other.parquet")
+    with pytest.raises(QuestionError, match="no provenance"):
+        SelfEvaluationQuestions.load(tmp_path / "other.parquet")
+    (tmp_path / "text.parquet").write_text("no table")
+    with pytest.raises(QuestionError, match=r"text\.parquet"):
+        SelfEvaluationQuestions.load(tmp_path / "text.parquet")
+
+
+def test_a_file_of_questions_is_read(tmp_path):
+    path = tmp_path / "asked.jsonl"
+    path.write_text('{"question": "Capital of France?", "answers": ["Paris"]}\n')
+    with pytest.warns(UserWarning, match="no answer is wrong"):
+        found = self_evaluation_questions(Scripted(["paris"]), None, path, progress=False)
+    assert found.provenance["source"] == found.source == str(path)
+
+
+SHOTS = (Question("1 + 1?", ("2", "3"), 0), Question("Sky?", ("blue", "red"), 0))
+
+
+@pytest.mark.filterwarnings("ignore:self-evaluation")
+@pytest.mark.parametrize(
+    "prompt_format",
+    [PromptFormat(), PromptFormat(chat=True), FewShotFormat(examples=SHOTS), prompt_format_of("mmlu")],
+    ids=["plain", "chat", "few-shot", "mmlu"],
+)
+def test_what_is_trained_is_what_is_measured(prompt_format):
+    """The questions, asked like any other in their own format, give the P(True) that measuring free-form gives."""
+    tokenizer = byte_level_tokenizer(chat=True)
+    model = tiny_llama(tokenizer, positions=2048)
+    found = self_evaluation_questions(
+        model, tokenizer, ASKED, max_new_tokens=5, prompt_format=prompt_format, progress=False
+    )
+    measured = predict_free_form(
+        LocalModel(model, tokenizer), ASKED, prompt_format, Asking(), method="p-true", max_new_tokens=5
+    )
+    assert tuple(answer.text for answer in found.answers) == measured.texts
+    asked = hf_calib.predict(model, tokenizer, found, prompt_format=found.prompt_format)
+    np.testing.assert_allclose(asked.probabilities[:, 0], measured.predictions.confidences, atol=1e-6)
+    assert len(set(np.round(asked.probabilities[:, 0], 6))) > 1
+
+
+@pytest.mark.filterwarnings("ignore:self-evaluation")
+def test_a_served_model_answers_too():
+    server = Server()
+    found = self_evaluation_questions(ServedModel(server.url, "tiny"), None, ASKED, max_new_tokens=1, progress=False)
+    assert {request[0] for request in server.requests} == {"/v1/completions"}
+    assert found.provenance["model"]["model_name"] == "tiny"
+    assert found.provenance["model"]["model"] == f"openai:{server.url}"
+    assert found.provenance["counts"]["answers"] == 3

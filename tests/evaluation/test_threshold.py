@@ -1,0 +1,168 @@
+"""`hf_calib.find_threshold` and `hf-calib threshold`: groups, the check on new questions, conditions, files."""
+
+import json
+
+import numpy as np
+import pytest
+
+import hf_calib
+from hf_calib.calibrators import TemperatureScaling
+from hf_calib.cli import main
+from hf_calib.evaluation.grouping import groups_of, question_type
+from hf_calib.measures import accuracy_threshold
+from hf_calib.tasks import Question
+from tests.support import question_rows, tiny_llama
+
+
+def write(path, n, *, seed, exponent=0.2, choices=("red", "blue")):
+    """Write predictions of two subjects, "easy" and "hard"; of the hard one half of the answers are right."""
+    rng = np.random.default_rng(seed)
+    with path.open("w") as file:
+        for row in range(n):
+            c = float(rng.uniform(0.5, 1))
+            subject = ("easy", "hard")[row % 2]
+            right = rng.random() < (c**exponent if subject == "easy" else 0.5)
+            record = {"probabilities": [c, 1 - c], "answer": 0 if right else 1, "subject": subject}
+            file.write(json.dumps({**record, "question": f"{row}?", "choices": list(choices)}) + "\n")
+    return path
+
+
+@pytest.fixture
+def held_out(tmp_path):
+    return write(tmp_path / "held_out.jsonl", 800, seed=0)
+
+
+def test_each_group_has_the_threshold_of_its_own_answers_at_a_shared_level(held_out):
+    found = hf_calib.find_threshold(held_out, accuracy=0.85, by="subject")
+    predictions = found_predictions(held_out)
+    for name, place in (("easy", 0), ("hard", 1)):
+        c, y = predictions.confidences[place::2], predictions.correct[place::2]
+        assert found.thresholds[name] == accuracy_threshold(c, y, 0.85, level=0.975)
+    assert found.thresholds["easy"].coverage > 0.8
+    assert found.thresholds["hard"].threshold is None
+    assert found.coverage == found.thresholds["easy"].n_accepted / 800
+    assert "not reached" in str(found).casefold()
+    alone = hf_calib.find_threshold(held_out, accuracy=0.85)
+    assert alone.thresholds[""] == accuracy_threshold(predictions.confidences, predictions.correct, 0.85)
+
+
+def found_predictions(path):
+    from hf_calib.evaluation import measure_recorded
+
+    return measure_recorded(path).predictions
+
+
+def test_the_check_on_new_questions_counts_those_above(held_out, tmp_path):
+    new = write(tmp_path / "new.jsonl", 400, seed=1)
+    worse = write(tmp_path / "worse.jsonl", 400, seed=2, exponent=3.0)
+    found = hf_calib.find_threshold(held_out, accuracy=0.85, by="subject", new=new)
+    predictions = found_predictions(new)
+    above = predictions.confidences[::2] > found.thresholds["easy"].threshold
+    check = found.checks["easy"]
+    assert (check.n, check.n_accepted, check.n_correct) == (200, above.sum(), predictions.correct[::2][above].sum())
+    assert check.low < check.accuracy_accepted < check.high
+    assert not check.missed
+    assert (found.checks["hard"].n_accepted, found.checks["hard"].coverage) == (0, 0)
+    shifted = hf_calib.find_threshold(held_out, accuracy=0.85, by="subject", new=worse)
+    assert shifted.checks["easy"].missed
+    assert "significantly lower" in str(shifted)
+    other = write(tmp_path / "other.jsonl", 100, seed=3)
+    other.write_text(other.read_text().replace('"hard"', '"law"'))
+    with pytest.raises(ValueError, match="no threshold was found for the group 'law'; there are easy, hard"):
+        hf_calib.find_threshold(held_out, accuracy=0.85, by="subject", new=other)
+
+
+def test_what_is_saved_can_be_applied(held_out, tmp_path):
+    found = hf_calib.find_threshold(held_out, accuracy=0.85, by="subject", out=tmp_path / "out")
+    again = hf_calib.ConfidenceThreshold.load(tmp_path / "out")
+    measurement = hf_calib.Measurement.load(held_out)
+    accepted = again.accepts(measurement)
+    np.testing.assert_array_equal(accepted, found.accepts(measurement))
+    assert accepted.sum() == found.thresholds["easy"].n_accepted
+    (tmp_path / "out" / "threshold.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"threshold\.json is not what hf-calib threshold wrote"):
+        hf_calib.ConfidenceThreshold.load(tmp_path / "out")
+
+
+def test_a_calibrator_of_the_same_questions_is_refused(tmp_path, tokenizer):
+    rows = question_rows(40)
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    model = (tiny_llama(tokenizer), tokenizer)
+    fitted = hf_calib.calibrate(model, tmp_path / "q.jsonl", progress=False, force=True).calibrator
+    with pytest.raises(ValueError, match="fitted on the same questions"):
+        hf_calib.find_threshold(model, tmp_path / "q.jsonl", calibrator=fitted, progress=False)
+    other = question_rows(40, seed=5)
+    (tmp_path / "other.jsonl").write_text("".join(json.dumps(row) + "\n" for row in other))
+    found = hf_calib.find_threshold(
+        model, tmp_path / "other.jsonl", accuracy=0.1, calibrator=fitted, new=tmp_path / "q.jsonl", progress=False
+    )
+    assert found.checks[""].n == 40
+
+
+def test_a_calibrator_is_applied_to_recorded_answers(held_out):
+    halved = TemperatureScaling().set_parameters({"temperature": 2.0})
+    plain = hf_calib.find_threshold(held_out, accuracy=0.7)
+    found = hf_calib.find_threshold(held_out, accuracy=0.7, calibrator=halved)
+    c = plain.thresholds[""].threshold
+    odds = np.sqrt(c / (1 - c))
+    assert found.thresholds[""].threshold == pytest.approx(odds / (1 + odds))
+
+
+def test_questions_are_grouped(tmp_path):
+    path = write(tmp_path / "p.jsonl", 6, seed=0, choices=("Yes", "No"))
+    measurement = hf_calib.Measurement.load(path)
+    assert set(groups_of(measurement, "type")) == {"yes or no"}
+    assert set(groups_of(measurement, "n_options")) == {"2 options"}
+    assert set(groups_of(measurement, "dataset")) == {"p"}
+    assert list(groups_of(measurement, "subject")) == ["easy", "hard"] * 3
+    with pytest.raises(ValueError, match="by: 'topic' is not a way to group questions"):
+        groups_of(measurement, "topic")
+    bare = tmp_path / "bare.jsonl"
+    bare.write_text('{"probabilities": [0.7, 0.3], "answer": 0}\n')
+    for by, what in (("type", "column 'choices'"), ("subject", "column 'subject'")):
+        with pytest.raises(ValueError, match=f"row 0 of bare .*{what}"):
+            groups_of(hf_calib.Measurement.load(bare), by)
+
+
+@pytest.mark.parametrize(
+    ("choices", "expected"),
+    [
+        (("True", "False"), "yes or no"),
+        (("yes.", "No"), "yes or no"),
+        (("0", "1", "2"), "score"),
+        (("3", "1", "2"), "score"),
+        (("1", "2", "4"), "choice"),
+        (("yes", "no", "maybe"), "choice"),
+    ],
+)
+def test_types_are_told_from_the_options(choices, expected):
+    assert question_type(Question("?", choices)) == expected
+
+
+def test_the_command(held_out, tmp_path, capsys):
+    new = write(tmp_path / "new.jsonl", 400, seed=1)
+    words = ["threshold", "--from-predictions", str(held_out), "--accuracy", "0.85", "--by", "subject"]
+    assert main([*words, "--new", str(new), "--out", str(tmp_path / "out")]) == 0
+    shown = capsys.readouterr().out
+    assert "With 95% probability" in shown
+    assert "in all groups at once" in shown
+    assert "threshold.json" in shown
+    assert main([*words, "--json", "--fail-if", "coverage<0.4"]) == 3
+    captured = capsys.readouterr()
+    assert "coverage<0.4 holds of hard" in captured.err
+    assert "holds of easy" not in captured.err
+    state = json.loads(captured.out.splitlines()[-1])
+    assert state["thresholds"]["hard"]["threshold"] is None
+    assert state["thresholds"]["easy"]["coverage"] > 0.4
+    assert main([*words, "--fail-if", "check.accuracy<0.5"]) == 1
+    assert "there is no measure 'check.accuracy'" in capsys.readouterr().err
+    assert main([*words[:-2], "--accuracy", "1.5"]) == 1
+    assert "--accuracy: must be above 0 and below 1, got 1.5" in capsys.readouterr().err
+
+
+def test_pages_show_thresholds(held_out):
+    from hf_calib.reports.page import render_page
+
+    page = render_page(hf_calib.Measurement.load(write(held_out, 800, seed=0, exponent=0.01)))
+    assert "Answers that need no check" in page
+    assert "not reached" in page

@@ -1,0 +1,126 @@
+"""The conventions of the calibration error, that of Humanity's Last Exam, and Confidence@k."""
+
+import numpy as np
+import pytest
+
+from hf_calib.measures import (
+    CalibrationReport,
+    confidence_at_k,
+    ece_conventions,
+    expected_calibration_error,
+    hle_calibration_error,
+    smooth_ece,
+)
+
+
+def published(confidence, correct, beta=100):
+    """Compute the error as the published code does, bin by bin, with its loop over all bins but the last."""
+    order = np.argsort(confidence, kind="stable")
+    confidence, correct = np.asarray(confidence)[order], np.asarray(correct, dtype=float)[order]
+    bins = [[i * beta, (i + 1) * beta] for i in range(len(confidence) // beta)]
+    bins[-1][1] = len(confidence)
+    total = 0.0
+    for low, high in bins[:-1]:
+        gap = abs(confidence[low:high].mean() - correct[low:high].mean())
+        total += (high - low) / len(confidence) * gap**2
+    return np.sqrt(total), (len(confidence) - bins[-1][0]) / len(confidence) * (
+        confidence[bins[-1][0] :].mean() - correct[bins[-1][0] :].mean()
+    ) ** 2
+
+
+@pytest.mark.parametrize("n", [100, 150, 199, 250, 1234])
+def test_the_error_of_humanitys_last_exam(n):
+    rng = np.random.default_rng(n)
+    c = rng.random(n)
+    y = rng.random(n) < c**2
+    without, of_last = published(c, y)
+    assert hle_calibration_error(c, y, variant="published") == pytest.approx(without, abs=1e-12)
+    assert hle_calibration_error(c, y) == pytest.approx(np.sqrt(without**2 + of_last), abs=1e-12)
+    assert (without == 0) == (n < 200)
+
+
+def test_what_it_refuses():
+    with pytest.raises(ValueError, match="no bin for 99 answers"):
+        hle_calibration_error(np.full(99, 0.5), np.ones(99), variant="published")
+    assert hle_calibration_error(np.full(99, 0.5), np.ones(99)) == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="bin_size"):
+        hle_calibration_error([0.5], [1], bin_size=0)
+    with pytest.raises(ValueError, match="variant: 'fixed'"):
+        hle_calibration_error([0.5], [1], variant="fixed")
+
+
+def test_confidence_at_k_picks_the_most_confident_sample():
+    rng = np.random.default_rng(0)
+    c, y = rng.random((50, 4)).round(1), rng.random((50, 4)) < 0.5
+    expected = [np.mean([y[i, j] for j in range(4) if c[i, j] == max(c[i])]) for i in range(50)]
+    assert confidence_at_k(c, y) == pytest.approx(np.mean(expected))
+    with pytest.raises(ValueError, match="two arrays of shape"):
+        confidence_at_k([0.5, 0.6], [1, 0])
+    with pytest.raises(ValueError, match="confidences"):
+        confidence_at_k([[1.5]], [[1]])
+
+
+def rows(**options):
+    rng = np.random.default_rng(0)
+    c = rng.random(1500)
+    y = rng.random(1500) < c**1.5
+    return c, y, {row.name: row for row in ece_conventions(c, y, **options)}
+
+
+def test_each_convention_is_what_it_says():
+    c, y, found = rows(groups=np.arange(1500) % 3, option_mass=np.full(1500, 0.4))
+    for n_bins in (10, 15, 20):
+        assert found[f"{n_bins} equal-width bins"].value == expected_calibration_error(c, y, n_bins)
+    order = np.argsort(c)
+    by_rank = [abs(c[part].mean() - y[part].mean()) for part in np.split(order, 10)]
+    assert found["10 equal-mass bins"].value == pytest.approx(np.mean(by_rank))
+    assert found["smooth, no bins"].value == smooth_ece(c, y).value
+    per_group = [expected_calibration_error(c[g::3], y[g::3]) for g in range(3)]
+    assert found["10 equal-width bins, mean over groups"].value == pytest.approx(np.mean(per_group))
+    raw = expected_calibration_error(0.4 * c, y)
+    assert found["10 equal-width bins, raw probability"].value == pytest.approx(raw)
+    assert found["100 per bin, root mean square, last bin left out"].value == pytest.approx(published(c, y)[0])
+    assert all(row.n == 1500 for row in found.values())
+
+
+def test_a_calibrated_model_scores_what_is_said():
+    """Answers drawn with the confidences as probabilities have these errors on average."""
+    c, _, found = rows()
+    rng = np.random.default_rng(7)
+    drawn = [expected_calibration_error(c, rng.random(1500) < c) for _ in range(200)]
+    calibrated = found["10 equal-width bins"].calibrated
+    assert calibrated == pytest.approx(np.mean(drawn), rel=0.15)
+    # Debiased, a calibrated model scores much less than the plain error says.
+    assert found["15 equal-mass bins, root mean square, debiased"].calibrated < 0.7 * calibrated
+    assert found["10 equal-width bins"].value > 3 * calibrated
+
+
+def test_reports_say_what_their_ece_is():
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet(np.ones(3), 400)
+    labels = (rng.random((400, 1)) > p.cumsum(axis=1)).sum(axis=1).clip(max=2)
+    report = CalibrationReport.from_predictions(p, labels, n_bins=15)
+    own = report.ece_convention
+    assert {key: own[key] for key in ("n_bins", "n", "norm", "in_sample")} == {
+        "n_bins": 15, "n": 400, "norm": 1, "in_sample": False
+    }  # fmt: skip
+    assert own["calibrated_model"] == report.test.expected_error
+    assert report.ece_note.startswith("ECE: 15 bins of equal width, L1, pooled over 400 questions; a perfectly")
+    assert report.to_dict()["ece_convention"] == own
+    assert report.ece_note in " ".join(str(report).split())
+    bare = CalibrationReport.from_predictions(p, labels, n_resamples=0)
+    assert bare.ece_convention["calibrated_model"] is None
+
+
+def test_the_raw_ece_is_given_where_the_options_have_little_of_the_probability():
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet(np.ones(3), 300)
+    labels = rng.integers(3, size=300)
+    mass = rng.uniform(0.2, 0.6, 300)
+    report = CalibrationReport.from_predictions(p, labels, option_mass=mass, n_resamples=100)
+    top = p.argmax(axis=1)
+    expected = expected_calibration_error(p.max(axis=1) * mass, top == labels)
+    assert report.ece_raw.value == pytest.approx(expected)
+    assert report.ece_raw.low <= expected <= report.ece_raw.high
+    for other in (None, np.full(300, 0.95)):
+        assert "ece_raw" not in CalibrationReport.from_predictions(p, labels, option_mass=other).measures

@@ -1,0 +1,129 @@
+"""Training on a model's own graded answers, and answering anew as it changes."""
+
+import pytest
+import torch
+from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments
+
+import hf_calib
+from hf_calib import (
+    RecalibrationConfig,
+    RecalibrationTrainer,
+    SelfEvaluationCallback,
+    SelfEvaluationQuestions,
+    self_evaluation_questions,
+)
+from hf_calib.tasks.free_form import FreeFormQuestion
+from tests.support import COLOURS, NOUNS, tiny_llama, training_arguments
+from tests.trainers.runs import dpo, grpo, lora, sft
+
+ASKED = [FreeFormQuestion(f"What colour is the {noun}?", (colour,)) for noun in NOUNS for colour in COLOURS[:3]]
+
+pytestmark = pytest.mark.filterwarnings("ignore:self-evaluation")
+
+
+def even_sum(answer, other):
+    """Grade about half of a tiny model's answers as right."""
+    return sum(map(ord, answer)) % 2 == 0
+
+
+@pytest.fixture(scope="module")
+def graded(tokenizer):
+    return answers(tiny_llama(tokenizer), tokenizer)
+
+
+def answers(model, tokenizer, **options):
+    return self_evaluation_questions(
+        model, tokenizer, ASKED, matcher=even_sum, max_new_tokens=4, progress=False, **options
+    )
+
+
+def callback(graded, every=1, **options):
+    return SelfEvaluationCallback(graded, every, matcher=even_sum, **options)
+
+
+def repair(tokenizer, folder, graded, *, callbacks=(), **options):
+    torch.manual_seed(1)
+    args = RecalibrationConfig(str(folder), supervised_weight=1.0, anchor_weight=0.1, **training_arguments(**options))
+    model = tiny_llama(tokenizer)
+    return RecalibrationTrainer(model, args, graded, None, tokenizer, callbacks=list(callbacks))
+
+
+def test_a_model_learns_whether_its_answers_are_right(graded, tokenizer, tmp_path):
+    assert 10 < graded.balance["right"] < 20
+    trainer = repair(tokenizer, tmp_path, graded, max_steps=60, per_device_train_batch_size=16)
+    before = hf_calib.predict(trainer.model, tokenizer, graded).report().measures
+    trainer.train()
+    after = hf_calib.predict(trainer.model, tokenizer, graded).report().measures
+    assert after["accuracy"].value > before["accuracy"].value + 0.1
+    assert after["brier"].value < before["brier"].value - 0.1
+
+
+@pytest.mark.parametrize("make", [dpo, grpo])
+def test_every_trainer_takes_them(make, graded, tokenizer, tmp_path):
+    trainer = make(
+        tokenizer, tmp_path, calibration_dataset=graded, eval_calibration_dataset=graded, em_weight=1.0,
+        peft_config=lora(), callbacks=[callback(graded, 2)],
+    )  # fmt: skip
+    trainer.train()
+    assert trainer.calibration_run.terms == ("anchor", "supervised", "em")
+    assert trainer.calibration_reports["after"].n == len(graded)
+    assert trainer.calibration_run.questions != list(graded)
+
+
+def test_supervised_fine_tuning_takes_them(graded, tokenizer, tmp_path):
+    trainer = sft(tokenizer, tmp_path, train_dataset=graded, peft_config=lora())
+    trainer.train()
+    assert len(trainer.train_dataset) == len(graded)
+
+
+def test_the_answers_are_those_of_the_model_as_it_is(graded, tokenizer, tmp_path):
+    seen = []
+
+    class Spy(SelfEvaluationCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            super().on_step_end(args, state, control, **kwargs)
+            if state.global_step == 2:
+                expected = answers(self.trainer.model, tokenizer, seed=2)
+                assert list(self.questions) == list(expected)
+                assert list(self.trainer.calibration_run.questions) == list(expected)
+            seen.append(self.questions.provenance.get("step"))
+
+    refresh = Spy(graded, 2, matcher=even_sum)
+    trainer = repair(tokenizer, tmp_path, graded, callbacks=[refresh], max_steps=5)
+    trainer.train()
+    assert seen == [None, 2, 2, 4, 4]
+    assert list(refresh.questions) != list(graded)
+
+
+def test_a_resumed_run_goes_on_with_the_answers_of_the_checkpoint(graded, tokenizer, tmp_path):
+    weights = []
+    options = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3, "learning_rate": 1e-3}
+    for resumed in (False, True):
+        refresh = callback(graded, 2)
+        trainer = repair(tokenizer, tmp_path / "run", graded, callbacks=[refresh], **options)
+        trainer.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-3") if resumed else None)
+        weights.append([p.detach().clone() for p in trainer.model.parameters()])
+    saved = SelfEvaluationQuestions.load(tmp_path / "run" / "checkpoint-3" / "self_evaluation.parquet")
+    assert saved.provenance["step"] == 2
+    for whole, continued in zip(*weights, strict=True):
+        torch.testing.assert_close(whole, continued)
+
+
+def test_bad_input_is_refused(graded, tokenizer, tmp_path):
+    with pytest.raises(ValueError, match="every is a number of optimizer steps"):
+        callback(graded, 0)
+    with pytest.raises(TypeError, match="expected SelfEvaluationQuestions, got list"):
+        SelfEvaluationCallback(list(graded), 5)
+    with pytest.raises(ValueError, match="graded by 'even_sum'; pass that function"):
+        SelfEvaluationCallback(graded, 5)
+    trainer = sft(tokenizer, tmp_path, train_dataset=graded, peft_config=lora(), callbacks=[callback(graded)])
+    with pytest.raises(ValueError, match="there are no calibration questions to replace"):
+        trainer.train()
+    rows = [{"input_ids": tokenizer("a b")["input_ids"]}] * 4
+    plain = Trainer(
+        model=tiny_llama(tokenizer), args=TrainingArguments(str(tmp_path), **training_arguments()),
+        train_dataset=rows, processing_class=tokenizer, callbacks=[callback(graded)],
+        data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="Trainer has no calibration questions"):
+        plain.train()
