@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        The exit code: 0; 1 after an error, which is printed on standard error; 3 where a condition of `--fail-if` holds;
+        The exit code: 0; 1 after an error, printed on standard error; 3 where a condition of `--fail-if` holds;
         130 after an interruption. Wrong usage ends with 2.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
