@@ -25,7 +25,7 @@ from .publish import add_publish_parser
 from .threshold import add_threshold_parser
 from .train import TRAINING, add_training_parsers, train
 
-# Errors that a user can act on are told in a line; a traceback would bury the message.
+# Errors that a user can act on are printed in one line, without a traceback.
 USER_ERRORS = (
     ValueError,
     FileNotFoundError,
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        The exit code: 0; 1 after an error that is told on standard error; 3 where a condition of `--fail-if` holds;
+        The exit code: 0; 1 after an error, printed on standard error; 3 where a condition of `--fail-if` holds;
         130 after an interruption. Wrong usage ends with 2.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)

@@ -29,22 +29,22 @@ def add_card_parser(commands: argparse._SubParsersAction) -> None:
         "card",
         help="measure a model that was trained elsewhere and write its model card",
         description="Measure a saved adapter or model on multiple-choice questions, with the base model under it for "
-        "comparison, and write its card, reliability diagram and report into its folder. A card that is there keeps "
+        "comparison, and write its card, reliability diagram and report into its folder. An existing card keeps "
         "what people wrote in it.",
         example="hf-calib card my-adapter --dataset questions.jsonl --before my-dpo-adapter",
     )
     parser.add_argument("folder", metavar="DIR", help="folder of the adapter or model")
     parser.add_argument("--dataset", required=True, help=DATASET_HELP)
     parser.add_argument("--before", metavar="MODEL", help="another model to compare with: a folder or a Hub id")
+    parser.add_argument("--calibrator", metavar="DIR", help="a fitted calibrator to save with the model and apply")
+    add_force(parser, "accept a calibrator that was fitted on another model, prompt or way of reading confidence")
     parser.add_argument(
-        "--calibrator", metavar="DIR", help="a fitted calibrator to put beside the model and measure with"
-    )
-    add_force(parser, "take a calibrator that was fitted on another model, prompt or way of reading confidence")
-    parser.add_argument(
-        "--trained-on", metavar="D", help="the answered questions that it was fine-tuned on, to tell the regime with"
+        "--trained-on", metavar="D", help="the answered questions that it was fine-tuned on, to diagnose the regime"
     )
     domain = parser.add_mutually_exclusive_group()
-    domain.add_argument("--in-domain", action="store_true", default=None, help="the model was calibrated on such")
+    domain.add_argument(
+        "--in-domain", action="store_true", default=None, help="the model was calibrated on questions of this kind"
+    )
     domain.add_argument("--out-of-domain", dest="in_domain", action="store_false", help="it was not")
     parser.add_argument("--name", dest="model_name", help="the card's title (default: the folder's name)")
     parser.add_argument("--alignment", help="what it was aligned with, for example DPO")
@@ -58,12 +58,14 @@ def add_card_parser(commands: argparse._SubParsersAction) -> None:
     )
     # A published prompt format holds no examples.
     add_prompt_options(parser, examples=False)
-    parser.add_argument("--batch-size", type=int, default=16, help="questions in one forward (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=16, help="questions per forward pass (default: %(default)s)")
     add_length_options(parser)
     add_trust(parser)
     add_reading_options(parser)
     parser.add_argument("--limit", type=int, metavar="N", help="ask N questions, drawn at random with --seed")
-    parser.add_argument("--seed", type=int, default=0, help="of the intervals' resampling (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of drawn questions and of the intervals (default: %(default)s)"
+    )
     add_json(parser)
     add_threshold(parser)
     parser.set_defaults(run=_run)

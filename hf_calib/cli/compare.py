@@ -57,7 +57,7 @@ def add_compare_parser(commands: argparse._SubParsersAction) -> None:
         parser,
         "ece.change.low>0",
         several=": ece is a model's own, ece.base the base's, ece.change the difference, ece.change.low and .high its "
-        "interval; sharpening. It is enough that it holds of one model on one dataset in one way",
+        "interval; sharpening. One model, dataset and way for which it holds is enough",
     )
     parser.set_defaults(run=_run)
 

@@ -15,11 +15,11 @@ def add_completion_parser(commands: argparse._SubParsersAction) -> None:
     parser = add_command(
         commands,
         "completion",
-        help="print what makes a shell complete this command",
-        description="Print a script that makes a shell complete the commands and options of hf-calib.",
+        help="print a shell completion script",
+        description="Print a script that completes the commands and options of hf-calib in a shell.",
         example='eval "$(hf-calib completion bash)"',
     )
-    parser.add_argument("shell", choices=SHELLS, help="the shell to print it for")
+    parser.add_argument("shell", choices=SHELLS, help="the shell")
     add_json(parser)
     parser.set_defaults(run=_run)
 

@@ -13,7 +13,7 @@ from .parser import command_of
 
 
 def with_configuration(arguments: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
-    """Return the arguments with those of the file that `--config` names put behind the command's name.
+    """Return the arguments, with those of the `--config` file inserted after the command's name.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def with_configuration(arguments: Sequence[str], parser: argparse.ArgumentParser
 
 
 def _arguments_of(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
-    """Return what may stand in a file for a command, by name."""
+    """Return the options that a file may set for a command, by name."""
     known: dict[str, argparse.Action] = {}
     for action in parser._actions:
         names = [option[2:] for option in action.option_strings if option.startswith("--")] or [action.dest]
@@ -101,7 +101,7 @@ def _value_of(flag: str, arguments: Sequence[str]) -> str | None:
 
 
 def _as_arguments(action: argparse.Action, value: Any, place: str) -> list[str]:
-    """Return an option with its value as on the command line."""
+    """Return an option and its value as command-line arguments."""
     flag = action.option_strings[-1]
     if action.nargs == 0:
         if not isinstance(value, bool):

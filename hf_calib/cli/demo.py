@@ -15,7 +15,7 @@ def add_demo_parser(commands: argparse._SubParsersAction) -> None:
     parser = add_command(
         commands,
         "demo",
-        help="align, measure and recalibrate a small model in a world whose true probabilities are known",
+        help="align, measure and recalibrate a small model in a synthetic world",
         description="Pre-train a small language model in a synthetic world whose true probabilities are known, align "
         "it with plain DPO and with calibration-aware DPO, repair the overconfident one, and compare them all.",
         example="hf-calib demo --out demo",
@@ -25,7 +25,7 @@ def add_demo_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--preset", default="demo", choices=("demo", "mini"), help="sizes; 'mini' is a miniature for a quick look"
     )
-    parser.add_argument("--cache-dir", help="where the pre-trained model is kept (default: inside --out)")
+    parser.add_argument("--cache-dir", help="cache of the pre-trained model (default: inside --out)")
     add_json(parser)
     parser.set_defaults(run=_run)
 
@@ -33,7 +33,7 @@ def add_demo_parser(commands: argparse._SubParsersAction) -> None:
 def _run(options: argparse.Namespace) -> None:
     from ..lab.demo import run_demo
 
-    # Its steps are told on standard error where the result is to be read by a program.
+    # With --json, the steps are printed on standard error.
     with redirect_stdout(sys.stderr) if options.json else nullcontext():
         results = run_demo(options.out, preset=options.preset, seed=options.seed, cache_dir=options.cache_dir)
     if options.json:

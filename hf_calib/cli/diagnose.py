@@ -33,14 +33,14 @@ def add_diagnose_parser(commands: argparse._SubParsersAction) -> None:
         commands,
         "diagnose",
         usage="(--model M --dataset D --held-out D | ...)",
-        help="tell whether a fine-tuned model can be calibrated at no cost, and with which method",
-        description="Ask a model the questions that it was fine-tuned on and new ones of the same kind, and tell the "
-        "regime: calibratable, where plain supervised fine-tuning (CFT) suffices, or not, since it has begun to "
-        "memorise.",
+        help="tell whether a fine-tuned model can be calibrated without losing accuracy, and how",
+        description="Ask a model the questions that it was fine-tuned on and new ones of the same kind, and determine "
+        "the regime: calibratable, where plain supervised fine-tuning (CFT) suffices, or not, since it has begun to "
+        "memorize.",
         example="hf-calib diagnose --model my/model --dataset train.jsonl --held-out test.jsonl",
         flags_of_arguments={"method": "--confidence", "training": "--dataset", "new": "--held-out"},
     )
-    parser.add_argument("--model", help="a folder or the Hub id of a causal language model or adapter")
+    parser.add_argument("--model", help="a folder or Hub id of a causal language model or adapter")
     parser.add_argument(
         "--from-predictions",
         nargs=2,
@@ -53,7 +53,7 @@ def add_diagnose_parser(commands: argparse._SubParsersAction) -> None:
         "--critical-accuracy",
         type=float,
         metavar="ACC",
-        help="E[max p*] where it is known (default: the accuracy on the new questions, a lower estimate)",
+        help="E[max p*], if known (default: the accuracy on the new questions, a lower estimate)",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="for diagnosis.json")
     add_question_options(parser)

@@ -22,7 +22,7 @@ def add_lm_eval_task_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--dataset", required=True, help=DATASET_HELP)
     parser.add_argument("--name", required=True, help="the task's name")
     parser.add_argument("--out", required=True, metavar="DIR", help="for NAME.yaml, NAME.jsonl and calibration.py")
-    parser.add_argument("--texts", action="store_true", help="score the options' texts, not their letters")
+    parser.add_argument("--texts", action="store_true", help="score the options' texts instead of their letters")
     parser.add_argument("--limit", type=int, metavar="N", help="N questions, drawn at random (seed 0)")
     add_prompt_options(parser)
     add_reading_options(parser)

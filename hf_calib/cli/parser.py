@@ -1,4 +1,4 @@
-"""A parser whose errors suggest what was meant."""
+"""A parser whose errors suggest corrections."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .._suggestions import did_you_mean
 
 
 class CommandParser(argparse.ArgumentParser):
-    """An `ArgumentParser` that suggests the command, option or choice that a misspelled one resembles."""
+    """An `ArgumentParser` that suggests a similar command, option or choice for a misspelled one."""
 
     def error(self, message: str) -> NoReturn:
         """Print the message with a suggestion, and exit with 2."""
@@ -35,9 +35,9 @@ def command_of(arguments: Sequence[str], parser: argparse.ArgumentParser) -> tup
 
 
 def check_options(arguments: Sequence[str], parser: argparse.ArgumentParser) -> None:
-    """Refuse an option that the command does not have, before what else is wrong or missing.
+    """Reject an unknown option before reporting other errors.
 
-    argparse tells of required arguments first, and of unknown ones without the command's own options.
+    argparse reports missing required arguments first, and unknown ones without the command's options.
     """
     command, depth = command_of(arguments, parser)
     known = command._option_string_actions

@@ -21,7 +21,7 @@ def add_publish_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "publish",
         help="publish an adapter with its card, or the metrics as Spaces, to the Hugging Face Hub",
-        description="Publish to the Hugging Face Hub: one commit, compared afterwards with what was sent. The token "
+        description="Publish to the Hugging Face Hub: one commit, verified afterwards. The token "
         "comes from `hf auth login` or HF_TOKEN, the Hub's address from HF_ENDPOINT.",
         epilog="example: hf-calib publish adapter demo/adapter --repo ann/demo-adapter --dry-run",
     )
@@ -32,11 +32,13 @@ def add_publish_parser(commands: argparse._SubParsersAction) -> None:
         "adapter",
         help="an adapter or a model from its folder",
         description="Publish an adapter (or a whole model) with its tokenizer, card, reliability diagram, reports and "
-        "calibrator. Checkpoints, optimizer states and pickles in the folder stay where they are.",
+        "calibrator. Checkpoints, optimizer states and pickles in the folder are not published.",
         example="hf-calib publish adapter demo/adapter --repo ann/demo-adapter --dry-run",
     )
-    adapter.add_argument("folder", metavar="DIR", help="as `trainer.save_model()` or `hf-calib demo` leaves it")
-    adapter.add_argument("--repo", required=True, metavar="NAMESPACE/NAME", help="the repository, made if necessary")
+    adapter.add_argument("folder", metavar="DIR", help="written by `trainer.save_model()` or `hf-calib demo`")
+    adapter.add_argument(
+        "--repo", required=True, metavar="NAMESPACE/NAME", help="the repository, created if necessary"
+    )
     adapter.add_argument("--base-model", metavar="NAMESPACE/NAME", help="the base model's id, if it was a local copy")
     adapter.add_argument("--base-revision", metavar="REVISION", help="the base model's commit")
     adapter.add_argument(
@@ -57,7 +59,7 @@ def add_publish_parser(commands: argparse._SubParsersAction) -> None:
         example="hf-calib publish demo demo --namespace ann --dry-run",
     )
     demo.add_argument("folder", metavar="DIR", nargs="?", default="demo", help="the demo's output (default: demo)")
-    demo.add_argument("--save-cards", metavar="FOLDER", type=Path, help="also keep the cards as published here")
+    demo.add_argument("--save-cards", metavar="FOLDER", type=Path, help="also save the published cards here")
     _add_namespace(demo)
     _add_common(demo)
     demo.set_defaults(run=lambda options: _run(options, _publish_demo))
@@ -96,11 +98,11 @@ def _add_namespace(parser: argparse.ArgumentParser) -> None:
 def _add_common(parser: argparse.ArgumentParser) -> None:
     version = f"v{__version__}"
     parser.add_argument("--private", action="store_true", default=None, help="make a new repository private")
-    parser.add_argument("--revision", metavar="BRANCH", help="commit to this branch, made if necessary")
+    parser.add_argument("--revision", metavar="BRANCH", help="commit to this branch, created if necessary")
     parser.add_argument("--create-pr", action="store_true", help="propose the change as a pull request")
     parser.add_argument("--tag", nargs="?", const=version, metavar="NAME", help=f"tag it (without a name: {version})")
     parser.add_argument("--collection", metavar="SLUG", help="add the repository to this collection")
-    parser.add_argument("--dry-run", action="store_true", help="list every file and show the card, and send nothing")
+    parser.add_argument("--dry-run", action="store_true", help="list every file and show the card, but send nothing")
     add_json(parser)
 
 
@@ -189,7 +191,7 @@ def _described(publication: Publication, dry_run: bool) -> str:
     elif publication.changed:
         lines.append(f"in commit {publication.commit}, and compared with what was sent.")
     else:
-        lines.append(f"Nothing new: commit {publication.commit} holds all of this already.")
+        lines.append(f"Nothing new: commit {publication.commit} already holds all of this.")
     if publication.tag and not dry_run:
         lines.append(f"Tagged {publication.tag}.")
     return "\n".join(lines)

@@ -38,8 +38,8 @@ def add_threshold_parser(commands: argparse._SubParsersAction) -> None:
         flags_of_arguments={"method": "--confidence"},
     )
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--model", help="a folder or the Hub id of a causal language model or adapter")
-    source.add_argument("--from-predictions", metavar="FILE", help="predictions that exist already, or their folder")
+    source.add_argument("--model", help="a folder or Hub id of a causal language model or adapter")
+    source.add_argument("--from-predictions", metavar="FILE", help="existing predictions, or their folder")
     parser.add_argument("--dataset", action="append", default=[], help=f"held-out questions: {DATASET_HELP}")
     parser.add_argument(
         "--accuracy", type=float, default=0.95, help="accuracy to reach, above 0 and below 1 (default: %(default)s)"

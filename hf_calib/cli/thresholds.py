@@ -1,4 +1,4 @@
-"""Conditions on what was measured, as options that decide the exit code."""
+"""Conditions on measures, as options that determine the exit code."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from collections.abc import Mapping, Sequence
 
 from ..evaluation.thresholds import Threshold, those_that_hold
 
-# What a script can tell apart by the exit code, besides argparse's 2 for wrong usage.
+# Exit codes for scripts, in addition to argparse's 2 for wrong usage.
 FAILED_THRESHOLD = 3
 
 
 def add_threshold(parser: argparse.ArgumentParser, example: str = "ece>0.05", *, several: str = "") -> None:
-    """Add the conditions under which the command ends with an exit code of its own.
+    """Add the conditions under which the command ends with a separate exit code.
 
     Parameters
     ----------
     parser : argparse.ArgumentParser
     example : str
     several : str
-        What else there is to say of the values, for commands with more than one of a name.
+        An explanation of the values, for commands with several values per name.
     """
     parser.add_argument(
         "--fail-if",
@@ -41,7 +41,7 @@ def _condition(text: str) -> Threshold:
 
 
 def exit_code(command: str, thresholds: Sequence[Threshold], found: Mapping[str, Mapping[str, float]]) -> int:
-    """Return the command's exit code, and tell the conditions that hold on standard error.
+    """Return the command's exit code, and print the conditions that hold on standard error.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""From a model and a task to probabilities."""
+"""Reading a model's confidence in its answers."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Going through many requests: batches, progress, what is known already, several processes, memory that runs out."""
+"""Working through many requests: batches, progress, journals, several processes, and running out of memory."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ AUTO_BATCH_SIZE = 64
 
 @dataclass
 class Asking:
-    """How requests are gone through.
+    """How requests are worked through.
 
     Parameters
     ----------
     batch_size : int or "auto", default 16
-        Requests in one forward. "auto" begins with 64 and halves it where memory runs out.
+        Requests per forward. "auto" begins with 64 and halves it when memory runs out.
     progress : bool, default False
-        Show a bar with the time left, or print a line now and then where there is no terminal.
+        Show a bar with the time left, or print a line now and then if there is no terminal.
     journal : Journal, optional
-        Holds what was answered before, and gets what is answered now.
+        Holds previous answers, and records new ones.
     process_index, num_processes : int
-        This process, and how many share the work; every one gets all outcomes. More than one needs
-        `torch.distributed` to be initialised.
+        The index and number of processes that share the work; each gets all outcomes. Several need an initialized
+        `torch.distributed`.
     part : str, default ""
-        Put before the stages' names in the journal.
+        Prefix of the stages' names in the journal.
     hidden_states : bool, default False
-        Keep the hidden states at the letters' position too, for calibrators that take features; a local model has
-        them.
+        Also keep the hidden states at the letters' position, for calibrators that take features; only for local
+        models.
 
     Raises
     ------
@@ -61,7 +61,7 @@ class Asking:
         return AUTO_BATCH_SIZE if isinstance(self.batch_size, str) else self.batch_size
 
     def for_part(self, name: str) -> Asking:
-        """Return the same for one part of a run, whose stages are kept apart from the others'."""
+        """Return a copy for one part of a run, with separate stages."""
         return replace(self, part=self.part + name)
 
     def run(
@@ -72,11 +72,11 @@ class Asking:
         Parameters
         ----------
         stage : str
-            Its name, a word, unique in a run.
+            Its name, a word that is unique in a run.
         batches : sequence of sequence of int
             The numbers of the requests, 0 to n - 1, each once.
         work : callable
-            From a batch's numbers to an outcome each, of JSON values.
+            Maps a batch's numbers to their outcomes, as JSON values.
         wait : callable, optional
             Called once this process's share is done, before the processes exchange their outcomes.
 
@@ -102,7 +102,7 @@ class Asking:
                     try:
                         done = dict(zip(part, work(part), strict=True))
                     except Exception as error:
-                        # A smaller batch gives the same outcomes, so running out of memory needs nobody's attention.
+                        # A smaller batch gives the same outcomes, so running out of memory is not reported.
                         if self.batch_size != "auto" or len(part) == 1 or not out_of_memory(error):
                             raise
                         limit = len(part) // 2
@@ -123,7 +123,7 @@ class Asking:
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory ran out, on an accelerator or not."""
+    """Whether an error means that memory ran out, on any device."""
     from accelerate.utils.memory import should_reduce_batch_size
 
     return isinstance(error, MemoryError) or should_reduce_batch_size(error)
@@ -139,7 +139,7 @@ def _bar(stage: str, remaining: int, n: int, show: bool) -> Iterator[Callable[[i
 
     how: dict[str, Any] = {"delay": 1}
     if not (sys.stderr.isatty() or _in_notebook()):
-        how = {"file": _Lines(), "mininterval": 30}  # a log file gets whole lines, one in half a minute
+        how = {"file": _Lines(), "mininterval": 30}  # a log file gets whole lines, one every half minute
     with tqdm(total=n, initial=n - remaining, desc=stage.replace("_", " "), unit="question", **how) as bar:
         yield bar.update
 
@@ -149,7 +149,7 @@ def _in_notebook() -> bool:
 
 
 class _Lines:
-    """A stream on which a progress bar's states are lines of their own."""
+    """A stream that writes a progress bar's states as separate lines."""
 
     def write(self, text: str) -> None:
         if text.strip("\r\n "):

@@ -1,4 +1,4 @@
-"""Which requests are asked together, so that what their prompts share is computed once and little is padding."""
+"""Batching of requests, so that shared beginnings are computed once and there is little padding."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# A shared beginning shorter than this is not worth a forward of its own.
+# A shared beginning shorter than this is not worth a separate forward.
 MIN_PREFIX = 32
 
-# Grouping by what is shared makes smaller batches; it has to spare at least this share of the cost.
+# Grouping by shared beginnings makes smaller batches, so it has to save at least this share of the cost.
 _SPARED = 0.2
 
-# What a forward costs beyond its tokens, counted in tokens: an accelerator takes about as long to read the weights
-# as to compute with them for this many.
+# The fixed cost of a forward, in tokens: an accelerator reads the weights in about the time of computing this many.
 _FORWARD = 256
 
 
@@ -26,7 +25,7 @@ class BatchPlan:
     batches : tuple of tuple of int
         Positions of the requests.
     prefixes : tuple of int
-        Of each request, by its position: the tokens that are computed once for its group. Less than its prompt.
+        For each request, the number of tokens that are computed once for its group; less than its prompt.
     """
 
     batches: tuple[tuple[int, ...], ...]
@@ -43,9 +42,9 @@ def plan_batches(
     prompts : sequence of sequences of int
     batch_size : int
     share_prefixes : bool, default True
-        Group prompts that begin alike where that costs less: few-shot prompts do, plain ones don't.
+        Group prompts with the same beginning if that costs less, as with few-shot prompts.
     padded : bool, default True
-        Let a batch have prompts of different lengths.
+        Allow prompts of different lengths in a batch.
     """
     lengths = [len(prompt) for prompt in prompts]
 
@@ -78,9 +77,9 @@ def plan_batches(
 
 
 def by_length(lengths: Sequence[int], batch_size: int, *, padded: bool = True) -> Iterator[list[int]]:
-    """Yield batches of the positions, the longest first: little padding, and too large a batch fails at once.
+    """Yield batches of the positions, the longest first, for little padding and early failure of too large batches.
 
-    Without padding a batch has one length only.
+    Without padding, all prompts in a batch have the same length.
     """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     start = 0
@@ -93,14 +92,14 @@ def by_length(lengths: Sequence[int], batch_size: int, *, padded: bool = True) -
 
 
 def _groups(prompts: Sequence[Sequence[int]]) -> list[tuple[int, list[int]]]:
-    """Return groups of two positions or more, with the length of the prefix that the group shares."""
+    """Return groups of at least two positions, with the length of their shared prefix."""
     order = sorted(range(len(prompts)), key=lambda i: tuple(prompts[i]))
     groups: list[tuple[int, list[int]]] = []
     for position in order:
         prompt = prompts[position]
         if groups:
             shared, members = groups[-1]
-            # The last token is never shared: its logits are what a forward is for.
+            # The last token is never shared, since its logits are needed.
             length = min(common_prefix(prompts[members[0]], prompt, shared), len(prompt) - 1)
             if length >= MIN_PREFIX and 2 * length >= len(prompt):
                 groups[-1] = (length, members)
@@ -111,7 +110,7 @@ def _groups(prompts: Sequence[Sequence[int]]) -> list[tuple[int, list[int]]]:
 
 
 def common_prefix(first: Sequence[Any], second: Sequence[Any], limit: int | None = None) -> int:
-    """Return how many first tokens two sequences share, at most `limit`."""
+    """Return the number of first tokens that two sequences share, at most `limit`."""
     high = min(len(first), len(second), len(first) if limit is None else limit)
     low = 0
     while low < high:  # slices compare much faster than a loop over tokens

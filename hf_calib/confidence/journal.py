@@ -1,4 +1,4 @@
-"""What was answered so far, kept on disk, so that a run that was killed goes on where it stopped."""
+"""A journal of answers on disk, so that a killed run can be resumed."""
 
 from __future__ import annotations
 
@@ -14,22 +14,21 @@ _FINGERPRINT = "run.json"
 class Journal:
     """Outcomes of a run by stage and request, appended as they come.
 
-    Each process writes files of its own, a line a batch, so that a line that was cut off by a kill is all that is
-    lost.
+    Each process writes its own files, one line per batch, so that at most one incomplete line is lost.
 
     Parameters
     ----------
     folder : path
-        Made if necessary.
+        Created if necessary.
     fingerprint : mapping
-        All that the outcomes depend on, as JSON values.
+        Everything that the outcomes depend on, as JSON values.
     process_index : int, default 0
 
     Raises
     ------
     ValueError
-        If the folder holds answers of another run; the message names what differs. A run that ended before its first
-        answer, such as one that was refused, leaves nothing to finish and gives way.
+        If the folder holds answers of another run; the message names what differs. A run without any answers, such as
+        a rejected one, is replaced.
     """
 
     def __init__(self, folder: str | Path, fingerprint: Mapping[str, Any], process_index: int = 0) -> None:
@@ -39,7 +38,7 @@ class Journal:
         wanted = json.loads(json.dumps(dict(fingerprint)))
         if not any(self.folder.glob("*.jsonl")):
             self.folder.mkdir(parents=True, exist_ok=True)
-            # Written aside and moved, since another process may read it meanwhile.
+            # Written to another file and moved, since another process may be reading it.
             aside = self.folder / f"{_FINGERPRINT}.{process_index}"
             aside.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
             aside.replace(path)
@@ -47,7 +46,7 @@ class Journal:
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
-            raise ValueError(f"{path} is missing or damaged; remove {self.folder} to begin anew") from None
+            raise ValueError(f"{path} is missing or damaged; remove {self.folder} to start over") from None
         differing = sorted(key for key in {*wanted, *found} if wanted.get(key) != found.get(key))
         if differing:
             raise ValueError(
@@ -62,7 +61,7 @@ class Journal:
             for line in path.read_text(encoding="utf-8").splitlines():
                 try:
                     entries = json.loads(line)
-                except ValueError:  # cut off by a kill; what it held is asked again
+                except ValueError:  # incomplete after a kill; asked again
                     continue
                 outcomes.update((int(number), outcome) for number, outcome in entries)
         return outcomes
@@ -70,13 +69,13 @@ class Journal:
     def append(self, stage: str, outcomes: Mapping[int, Any]) -> None:
         """Write the outcomes of a batch."""
         path = self.folder / f"{stage}-{self.process_index}.jsonl"
-        # Begin on a new line where a kill has cut off the last one.
+        # Begin on a new line if the last one is incomplete.
         cut_off = path.exists() and not _ends_a_line(path)
         with path.open("a", encoding="utf-8") as file:
             file.write("\n" * cut_off + json.dumps(list(outcomes.items())) + "\n")
 
     def remove(self) -> None:
-        """Remove the journal, once its outcomes are kept elsewhere."""
+        """Remove the journal after its outcomes were saved elsewhere."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

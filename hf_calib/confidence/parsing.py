@@ -1,4 +1,4 @@
-"""Reading answers and confidence out of what a model writes. What cannot be read for sure is not read."""
+"""Parsing of answers and confidence in what a model writes. Ambiguous text is not parsed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _NAMED = re.compile(rf"(?:confidence|probability|certainty|sure)[^\d\n]{{0,20}}?
 
 
 def parse_confidence(text: str) -> float | None:
-    """Return the confidence that a text states, in [0, 1]; None where it states none, or one out of range.
+    """Return the confidence that a text states, in [0, 1]; None if it states none, or one out of range.
 
     Percentages, a range of them (its middle), "8/10" and "80 out of 100", decimals from 0 to 1, a number of at most
     100 after "confidence" or "probability", and `EXPRESSIONS` are understood; the last one in the text counts.
@@ -182,7 +182,7 @@ def read_stated_answer(text: str, style: str = "auto") -> StatedAnswer:
 
 
 def parse_letter(text: str, letters: str, choices: Sequence[str] = ()) -> int | None:
-    """Return the index of the option that a text answers; None where it is not clear which.
+    """Return the index of the option that a text answers; None if that is unclear.
 
     In this order: what follows "answer" ("the answer is (B)", "Answer: B"), the last such; a letter that the text
     begins with ("B", "B.", "(B) because"); an option's text that is the whole text; the only letter in parentheses.
@@ -211,9 +211,9 @@ def parse_letter(text: str, letters: str, choices: Sequence[str] = ()) -> int | 
 
 
 def parse_guesses(text: str, letters: str) -> dict[int, float]:
-    """Return the options that a list of guesses names with their probabilities, a guess a line ("B: 60%").
+    """Return the options and probabilities in a list of guesses, one per line ("B: 60%").
 
-    A line without a letter or a probability is passed over; of an option that is named twice the first counts.
+    Lines without a letter or a probability are skipped; if an option is named twice, the first one counts.
     """
     guesses: dict[int, float] = {}
     for line in text.splitlines():

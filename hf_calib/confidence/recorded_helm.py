@@ -37,7 +37,7 @@ def read_helm(path: str | Path) -> dict[str, Recorded]:
     Raises
     ------
     QuestionError
-        If the results hold no log-probabilities of all options, or are damaged.
+        If the results lack log-probabilities of options, or are damaged.
     FileNotFoundError
         If there is no such file.
     """
@@ -58,7 +58,7 @@ def _read(file: Path) -> Recorded:
         raise QuestionError(f"{file} is not a scenario state of HELM: {error!r}") from None
     by_instance: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for request in requests:
-        if request.get("train_trial_index", 0) == 0:  # further trials ask the same with other examples
+        if request.get("train_trial_index", 0) == 0:  # other trials ask the same with other examples
             by_instance[str(request["instance"].get("id"))].append(request)
     rows = []
     for number, (name, own) in enumerate(by_instance.items()):
@@ -111,7 +111,7 @@ def _joint(request: Mapping[str, Any], choices: list[str], right: int) -> tuple[
             f"the log-probability of {', '.join(missing)} was not returned; run HELM with a model that returns "
             "top_logprobs for all letters"
         )
-    # The letter with and without a space before it are the same answer.
+    # A letter with and without a leading space is the same answer.
     scores = {text: float(np.logaddexp.reduce(found[letter])) for letter, text in mapping.items()}
     if len(scores) < len(choices):
         raise QuestionError("two options have the same text, so the letters can't be told apart")

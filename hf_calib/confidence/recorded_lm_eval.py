@@ -20,8 +20,7 @@ _NAME = re.compile(r"samples_(.+?)(?:_\d{4}-\d\d-\d\dT[\d.:-]+)?")
 def read_lm_eval(paths: Iterable[str | Path]) -> dict[str, Recorded]:
     """Read `samples_*.jsonl` files of multiple-choice tasks.
 
-    The options' log-likelihoods become log-probabilities as they are: of the letters where the task's options are
-    letters, of the options' texts where they are texts.
+    The options' log-likelihoods are used as log-probabilities: of letters or of texts, depending on the task.
 
     Parameters
     ----------
@@ -36,7 +35,7 @@ def read_lm_eval(paths: Iterable[str | Path]) -> dict[str, Recorded]:
     Raises
     ------
     QuestionError
-        If a file is of a task that generates text, or a line is wrong; with the file and the line.
+        If a file belongs to a generation task, or a line is wrong; with the file and the line.
     FileNotFoundError
         If a path does not exist, or a folder holds no such file.
     """
@@ -99,7 +98,7 @@ class _Sample:
         if len(requests) != len(responses):
             raise QuestionError(f"{len(requests)} requests have {len(responses)} responses")
         asked = list(zip(requests, responses, strict=True))
-        # For mutual information each option is asked again without its context.
+        # For mutual information, each option is asked again without its context.
         with_context = [one for one in asked if one[0][0]]
         asked = with_context or asked
         try:
@@ -133,7 +132,7 @@ class _Sample:
 
 
 def _rows(samples: list[_Sample], task: str, path: Path) -> list[RecordedRow]:
-    """Make rows; whether targets are indices or texts is not logged, so what fits all samples is taken."""
+    """Make rows. Whether targets are indices or texts is not logged, so it is inferred from all samples."""
     readings = [[sample.by_index() for sample in samples], [sample.by_text() for sample in samples]]
     fitting = [answers for answers in readings if None not in answers]
     if not fitting:

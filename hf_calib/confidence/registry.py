@@ -146,7 +146,7 @@ _WAYS = {
         free_form={"method": "entropy"},
     ),
     "consistency-distance": Way(
-        "the first answer's share of the samples less the second's",
+        "the first answer's share of the samples minus the second's",
         _made_by("elicited", "SampleConsistency", measure="distance"),
         _SAMPLED,
         gives_distribution=False,

@@ -1,4 +1,4 @@
-"""What an OpenAI-compatible server answers, read."""
+"""Parsing of an OpenAI-compatible server's answers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NO_ECHO = (
     "llama-cpp-python have); read its confidence off the letters, what it states or its samples"
 )
 
-# What stands for a space in tokens, and spaces themselves, which some servers leave out.
+# Representations of a space in tokens, including spaces themselves, which some servers leave out.
 _SPACES = str.maketrans("", "", " \t\n▁ĠĊ")
 
 
@@ -36,8 +36,8 @@ def first_choice(answer: Mapping[str, Any]) -> Mapping[str, Any]:
 def first_token_logprobs(answer: Mapping[str, Any]) -> dict[str, float]:
     """Return the log-probabilities of the first token's alternatives, by their texts.
 
-    Both forms are read: `top_logprobs` as a mapping for each token, as completions have it, and `content` with a list
-    of alternatives for each token, as chats have it and llama.cpp's completions too. Tokens of one text are added up.
+    Both forms are supported: `top_logprobs` as a mapping for each token, as in completions, and `content` with a list
+    of alternatives for each token, as in chats and llama.cpp's completions. Tokens with the same text are added up.
 
     Raises
     ------

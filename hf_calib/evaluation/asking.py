@@ -1,4 +1,4 @@
-"""Asking a model the questions of datasets, which gives a measurement."""
+"""Reading sets of questions and asking a model, which gives a measurement."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import hashlib
 import importlib.metadata
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Unpack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, Unpack
 
 import numpy as np
 
@@ -19,23 +20,35 @@ from ..reports import Measurement
 from ..tasks import (
     PromptFormat,
     Question,
+    as_questions,
+    handle_identical_choices,
+    load_questions,
     other_orders,
     permute_options,
     prompt_format_of,
     random_orders,
+    require_answers,
     wordings_of,
 )
-from ..tasks.free_form import MATCHERS, FreeFormQuestion
-from .datasets import Datasets, ReadDatasets, read_datasets
+from ..tasks.drawing import QuestionList, sample
+from ..tasks.free_form import MATCHERS, FreeFormQuestion, load_free_form_questions
 from .keeping import finished, journal
 from .models import ModelSource, model_source, this_process
 from .provenance import NotesPrompt
 from .settings import AskOptions, AskSettings
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+
     from ..confidence import Predictions
     from ..confidence.backend import Backend
     from .models import Model
+
+Questions: TypeAlias = "str | os.PathLike[str] | Dataset | Iterable[Question] | Iterable[Mapping[str, Any]]"
+"""What `hf_calib.tasks.as_questions` takes."""
+
+Datasets: TypeAlias = "Questions | Sequence[str | os.PathLike[str]] | Mapping[str, Questions]"
+"""One set of questions, several by their names or paths, or several by names of your own."""
 
 _VERSIONS_OF = ("hf-calib", "transformers", "peft", "datasets", "torch", "numpy")
 
@@ -321,3 +334,79 @@ def _check_gives_hidden_states(method: str | ConfidenceMethod, settings: AskSett
             "a calibrator on features takes the hidden states of a local model at the letters' position; they can't "
             f"be had with {', '.join(found)}"
         )
+
+
+def named(dataset: Datasets) -> dict[str, Any]:
+    """Return sets of questions by name.
+
+    Raises
+    ------
+    ValueError
+        If there is no dataset, or one is given twice.
+    """
+    if isinstance(dataset, str | os.PathLike):
+        return {str(dataset): dataset}
+    if isinstance(dataset, Mapping):
+        sets = {str(name): source for name, source in dataset.items()}
+    elif isinstance(dataset, Sequence) and all(isinstance(source, str | os.PathLike) for source in dataset):
+        sets = {}
+        for source in dataset:
+            if str(source) in sets:
+                raise ValueError(f"the dataset {str(source)!r} is given twice")
+            sets[str(source)] = source
+    else:
+        return {"questions": dataset}
+    if not sets:
+        raise ValueError("dataset: there is none; give at least one")
+    return sets
+
+
+def read_datasets(dataset: Datasets | ReadDatasets, settings: AskSettings, seed: int) -> ReadDatasets:
+    """Read each set of questions and check that all answers are known; `seed` is for samples with a limit.
+
+    Returns
+    -------
+    ReadDatasets
+        Lists of `Question` or, with `free_form`, of `FreeFormQuestion`.
+
+    Raises
+    ------
+    QuestionError
+        If questions cannot be read, or an answer is not known.
+    ValueError
+        If there is no dataset, one is given twice, or the limit is below 1.
+    """
+    if isinstance(dataset, ReadDatasets):
+        return dataset
+    read = _read if settings.free_form is None else _read_free_form
+    return ReadDatasets((name, read(name, source, settings, seed)) for name, source in named(dataset).items())
+
+
+class ReadDatasets(dict[str, list[Any]]):
+    """Sets of questions that `read_datasets` has read and checked already."""
+
+
+def _read(name: str, source: Any, settings: AskSettings, seed: int) -> list[Question]:
+    settings.say(f"Reading {name}")
+    if isinstance(source, str | os.PathLike):
+        path = source if isinstance(source, str) else Path(source)
+        questions = load_questions(path, limit=settings.limit, seed=seed, **settings.reading)
+    else:
+        questions = as_questions(source, limit=settings.limit, seed=seed, **settings.reading)
+    require_answers(questions, f"measuring calibration on {name}")
+    handle_identical_choices(questions, "warn")
+    return questions
+
+
+def _read_free_form(name: str, source: Any, settings: AskSettings, seed: int) -> list[FreeFormQuestion]:
+    if isinstance(source, str | os.PathLike):
+        questions = load_free_form_questions(Path(source), limit=settings.limit, seed=seed)
+    else:
+        questions = QuestionList(source)
+        if not questions or not all(isinstance(question, FreeFormQuestion) for question in questions):
+            raise TypeError(f"{name}: questions without options are a file, or a list of FreeFormQuestion")
+        questions = sample(questions, settings.limit, seed)
+    unanswered = [row for row, question in enumerate(questions) if not question.answers]
+    if unanswered:
+        raise ValueError(f"{name}: {len(unanswered)} questions have no answer (the first is row {unanswered[0]})")
+    return questions

@@ -23,8 +23,7 @@ from ..measures import CalibrationReport, Finding
 from ..reports import Measurement
 from ..reports.checks import calibrator_findings, says_nothing, sorted_findings
 from ..reports.measurement import predictions_of
-from .asking import ask
-from .datasets import Datasets
+from .asking import Datasets, ask
 from .fitted import fitted_on_measurement
 from .grouping import groups_of
 from .keeping import interruptible, save_result

@@ -16,8 +16,7 @@ from ..confidence import ConfidenceMethod
 from ..confidence.registry import DEFAULT_WAY, SETTINGS, way_named
 from ..reports import Comparison, Measurement
 from ..reports.comparison import MEASUREMENTS_FOLDER, measurement_folders
-from .asking import ask
-from .datasets import Datasets, read_datasets
+from .asking import Datasets, ask, read_datasets
 from .keeping import interruptible, save_result
 from .models import model_source, this_process
 from .settings import AskOptions, AskSettings

@@ -29,8 +29,7 @@ from ..measures import expected_calibration_error
 from ..measures.sampling import wilson_interval
 from ..reports import Measurement
 from ..reports.measurement import predictions_of
-from .asking import ask
-from .datasets import Questions
+from .asking import Questions, ask
 from .keeping import interruptible, save_result
 from .settings import AskOptions
 from .thresholds import flattened

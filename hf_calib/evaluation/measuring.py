@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from ..reports import Measurement
-from .asking import ask
-from .datasets import Datasets
+from .asking import Datasets, ask
 from .fitted import CalibratorMismatchWarning, check_fits, fitted_on_same_questions
 from .grouping import groups_of
 from .keeping import interruptible, save_result

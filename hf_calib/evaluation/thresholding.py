@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..calibrators.protocol import BaseCalibrator
     from ..confidence import ConfidenceMethod
     from ..confidence.predictions import Predictions
-    from .datasets import Datasets
+    from .asking import Datasets
     from .models import Model
 
 THRESHOLD_FILE = "threshold.json"

@@ -52,7 +52,7 @@ class QuestionBatch:
     answers: torch.Tensor
 
     def to(self, device: torch.device | str) -> QuestionBatch:
-        """Return the batch on a device."""
+        """Return the batch on another device."""
         return QuestionBatch(**{name: tensor.to(device) for name, tensor in vars(self).items()})
 
     @property

@@ -28,7 +28,7 @@ class EncodedQuestion:
     answer : int
         Index of the right option; -1 where it is not known.
     row : int
-        Position of the question in the encoded sequence.
+        Where the question stands in the sequence that was encoded.
     """
 
     input_ids: tuple[int, ...]
@@ -111,7 +111,7 @@ def encode_questions(
 
 
 def maximum_length(model_config, tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """Return the longest input in tokens that the model and its tokenizer allow; `None` if neither has a limit."""
+    """Return the longest input that the model and its tokenizer allow, in tokens; `None` where neither says."""
     config = model_config.get_text_config() if hasattr(model_config, "get_text_config") else model_config
     limits = [getattr(config, name, None) for name in ("max_position_embeddings", "n_positions")]
     if tokenizer.model_max_length < int(1e9):  # transformers sets 1e30 if the tokenizer has no limit

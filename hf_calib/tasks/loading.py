@@ -127,7 +127,7 @@ def as_questions(
     Parameters
     ----------
     source : list of Question, iterable of mappings, datasets.Dataset, str or Path
-        Rows in any known layout; a string or path is passed to `load_questions`.
+        Rows in any of the known layouts; a string or path is given to `load_questions`.
     columns, answer_base, on_bad_row, limit, seed
         As in `load_questions`.
 

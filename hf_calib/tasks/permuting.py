@@ -79,7 +79,7 @@ def other_orders(questions: Sequence[Question], n_orders: int, seed: int) -> lis
 
 
 def cyclic_orders(n_options: int, n_orders: int) -> list[NDArray[np.int64]]:
-    """Return rotations of the options; with `n_orders = n_options` each option is at each place once.
+    """Return rotations of the options; with `n_orders = n_options` each option stands once at each place.
 
     Raises
     ------

@@ -112,7 +112,7 @@ class Question:
 
     @property
     def has_identical_choices(self) -> bool:
-        """Whether two options have the same text, as in nine rows of MMLU's test set."""
+        """Whether two options are shown as the same text, as in nine rows of MMLU's test set."""
         return len({choice.strip() for choice in self.choices}) < len(self.choices)
 
 

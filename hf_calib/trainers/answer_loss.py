@@ -33,7 +33,7 @@ class AnswerLossMixin(Base):
     _padding_side: str | None = None  # of the prompts, once it is known
     _answers_only = False  # whether the training data are questions with labels on the answer's token only
     _text_collator: TextCollator | None = None  # with option texts
-    _text_items: Sequence[EncodedTexts] = ()  # the training questions, until a layout is chosen for them
+    _text_items: Sequence[EncodedTexts] = ()  # those that are trained on, until a layout is chosen for them
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -118,7 +118,7 @@ class TextRowCollator:
         if "encoded_texts" not in rows[0]:
             return self.collator(rows)
         items = [_encoded_texts(row["encoded_texts"]) for row in rows]
-        # One item per question for transformers to count; it skips the first column, as it does for shifted labels.
+        # One item per question for transformers to count; it skips the first column, as in labels that are shifted.
         return {"labels": torch.tensor([[-100, item.answer] for item in items]), "encoded_texts": items}
 
 

@@ -34,7 +34,7 @@ class CalibrationArguments:
     where all terms but the first are means over a batch of multiple-choice questions. With
     `calibration_confidence="letters"`, $p_\theta$ is the next-token distribution at the answer position, of which the
     last two terms take the options' share; with option texts it is the distribution over the options throughout.
-    Questions without an answer only contribute to the anchor.
+    Questions without an answer only have the anchor.
 
     Parameters
     ----------

@@ -49,8 +49,8 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
     Parameters
     ----------
     calibration_dataset : dataset, list of rows, str or Path, optional
-        Multiple-choice questions in any layout of `hf_calib.tasks.as_questions`. The anchor uses all of them; the
-        supervised and the EM term use those with answers.
+        Multiple-choice questions in any layout of `hf_calib.tasks.as_questions`. Questions without answers are
+        anchored to the reference model; those with answers also get the supervised and the EM term.
     eval_calibration_dataset : dataset, list of rows, str or Path, optional
         Answered questions on which `evaluate()` reports accuracy, calibration error and more. Free-form questions, or
         prompts as a trainer that generates gets them, are answered greedily, and the confidence stated in the answers
@@ -413,8 +413,8 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
 
 
 def _report_unanswered(n_questions: int, settings: CalibrationArguments) -> None:
-    """Log that the terms that need answers have no effect."""
-    # supervised_weight is positive by default, so questions without answers are no reason for a warning.
+    """Log that the terms that need answers do not act."""
+    # supervised_weight has a weight by default, which is no mistake if the questions have no answers.
     weights = {name: getattr(settings, name) for name in ("em_weight", "dece_weight")}
     given = [f"{name}={weight:g}" for name, weight in weights.items() if weight > 0]
     logger.warning(

@@ -18,8 +18,8 @@ from ..tasks import PromptFormat, Question, QuestionError
 from ..tasks.collator import QuestionBatch, QuestionCollator
 from ..tasks.encoding import EncodedQuestion
 
-# The score of an option that a question lacks. Finite, so that 0 · log 0 is 0 in a divergence; its exponential is
-# zero.
+# The score of an option that a question lacks. Finite, since zero times the logarithm of zero is to be zero in a
+# divergence; its exponential is zero.
 ABSENT = -1e4
 
 
@@ -113,7 +113,7 @@ class TextBatch:
     answers: torch.Tensor
 
     def to(self, device: torch.device | str) -> TextBatch:
-        """Return the batch on a device."""
+        """Return the batch on another device."""
         return TextBatch(**{name: tensor.to(device) for name, tensor in vars(self).items()})
 
     @property
@@ -193,11 +193,11 @@ def _padded(values: list[int], length: int, fill: int, left: bool) -> list[int]:
 
 
 def _seen(texts: torch.Tensor) -> torch.Tensor:
-    """Return which tokens each token attends to, (R, 1, L, L): the prompt, number 0, and its own text up to itself."""
+    """Return which tokens each token sees, (R, 1, L, L): the prompt, number 0, and its own text up to itself."""
     seen, seeing = texts[:, None, :], texts[:, :, None]
     length = texts.shape[1]
     before = torch.ones(length, length, dtype=torch.bool).tril()
-    # Padding attends to itself, since a softmax over nothing is undefined.
+    # Padding sees itself, since a softmax over nothing is undefined.
     return (((seen == 0) | (seen == seeing)) & before)[:, None]
 
 
@@ -235,7 +235,7 @@ def _text_logits(model: nn.Module, batch: TextBatch, arguments: ForwardArguments
     if mask.dim() == 2:
         inputs = arguments.inputs(batch.input_ids, mask)
     else:
-        # The mask that is added to the attention scores, in the model's number format, as its kernels require.
+        # What is added to the attention's weights, in the model's number format as its kernels require.
         dtype = next(parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
         mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
         inputs = arguments.inputs(batch.input_ids, torch.ones_like(batch.input_ids))

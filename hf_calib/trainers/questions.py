@@ -183,7 +183,7 @@ class QuestionPreparation:
     def supervised_rows(self, items: Sequence[Any]) -> Dataset:
         """Return answered questions as an SFT dataset, labeled on the answer's token or on every token.
 
-        With option texts a row also has the fields of its `EncodedTexts`, since the loss uses all of them.
+        With option texts a row also has the fields of its `EncodedTexts`, since its loss is over all of them.
         """
         if isinstance(self.method, OptionTexts):
             return Dataset.from_list([_row_of_texts(item) for item in items])

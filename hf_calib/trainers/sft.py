@@ -130,7 +130,7 @@ class CalibrationAwareSFTTrainer(CalibrationMixin, AnswerLossMixin, SFTTrainer):
             if isinstance(collator, TextCollator):
                 _check_text_options(settings)
                 self._text_collator, self._text_items = collator, prepared.answered
-                args.remove_unused_columns = False  # a row's texts are not inputs of the model
+                args.remove_unused_columns = False  # a row's texts are no input of the model's
             self._supervised_by_trainer = True
             self._answers_only = self._questions.answers_only
             self._method_without_terms = "Calibration-aware fine-tuning (CFT)"

@@ -234,11 +234,11 @@ def test_a_calibrator_of_numbers_is_refused_for_options(recorded, tmp_path, caps
 
 def test_auto_takes_what_the_comparison_recommends(recorded, tmp_path, capsys):
     assert run("calibrate", *recorded, "--method", "auto") == 0
-    assert "auto took temperature: there are 400 labels" in capsys.readouterr().out
+    assert "auto chose temperature: there are 400 labels" in capsys.readouterr().out
     write_predictions(tmp_path / "far.jsonl", sharpness=1.0, seed=2)
     target = ["--target-predictions", tmp_path / "far.jsonl"]
     assert run("calibrate", *recorded, *target, "--method", "auto") == 0
-    assert "auto took adaptive_ensemble" in capsys.readouterr().out
+    assert "auto chose adaptive_ensemble" in capsys.readouterr().out
     assert run("calibrate", *recorded, *target, "--method", "importance_weighted", "--json") == 0
     assert json.loads(capsys.readouterr().out)["cross_validated"]["importance_weighted"]["n"] == 400
     assert run("calibrate", *recorded, *target, "--method", "temperature") == 1

@@ -141,8 +141,8 @@ def test_gpu_is_whichever_there_is(monkeypatch):
         (["--model", "FOLDER/model", "--dataset", "d", "--limit", "0"], "--limit is the number"),
         (["--model", "FOLDER/model", "--dataset", "d", "--few-shot", "2"], "--few-shot and --few-shot-dataset go"),
         (["--model", "openai:http://127.0.0.1:1/v1", "--dataset", "d"], "--model-name: a served model needs it"),
-        (["--from-predictions", "FOLDER/p.csv", "--columns", "answer=a"], "--columns: predictions that exist"),
-        (["--from-predictions", "FOLDER/p.csv", "--limit", "3"], "--limit: predictions that exist"),
+        (["--from-predictions", "FOLDER/p.csv", "--columns", "answer=a"], "--columns: not applicable to existing"),
+        (["--from-predictions", "FOLDER/p.csv", "--limit", "3"], "--limit: not applicable to existing"),
     ],
 )
 def test_messages_name_what_is_missing_and_the_flag(options, message, folder, capsys):

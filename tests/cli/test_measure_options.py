@@ -193,7 +193,7 @@ def test_wrong_configuration_files(tmp_path, text, message, capsys):
     ("arguments", "message"),
     [
         (["--model", "m"], "--model needs at least one --dataset"),
-        (["--from-predictions", "p.csv", "--dataset", "d"], "predictions that exist already need none"),
+        (["--from-predictions", "p.csv", "--dataset", "d"], "not applicable to existing predictions"),
         (["--from-predictions", "gone.csv"], "there is no file 'gone.csv'"),
         (["--from-lm-eval", "gone"], "no samples_*.jsonl"),
         (["--from-helm", "gone"], "no scenario_state.json"),

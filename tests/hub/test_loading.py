@@ -84,6 +84,14 @@ def test_load_gives_model_tokenizer_prompt_and_confidence(published, adapter):
     assert sum(first.probabilities) == pytest.approx(1)
 
 
+def test_a_published_model_is_measured_as_load_would_ask_it(published):
+    asked = questions(8)
+    measured = hf_calib.measure(published, asked)
+    assert measured.run["prompt_format"] == FORMAT.to_dict()
+    expected = load(published).predict(asked)
+    np.testing.assert_allclose(measured.predictions.probabilities, expected.probabilities, atol=1e-5)
+
+
 def test_plain_rows_are_questions_too(published):
     rows = [{"question": "Which is a fruit?", "choices": ["chair", "apple", "stone", "river"]}]
     (answer,) = load(published).confidence(rows)
