@@ -41,5 +41,5 @@ def test_a_trainer_trains_on_them(tokenizer, tmp_path):
         calibration_dataset=ASKED,
         processing_class=tokenizer,
     )
-    answers = [item.answer for item in trainer.calibration_term.questions]
+    answers = [item.answer for item in trainer._calibration_term.questions]
     assert len(set(answers)) == 4
