@@ -99,8 +99,8 @@ def main() -> None:
         "methods": compared(source, asked, min(arguments.n_flips, len(asked)), texts=not arguments.no_texts),
     }
     results = json.loads(arguments.out.read_text()) if arguments.out.is_file() else []
-    same = [own for own in results if (own["model"], own["dataset"]) != (result["model"], result["dataset"])]
-    arguments.out.write_text(json.dumps([*same, result], indent=2) + "\n", encoding="utf-8")
+    others = [own for own in results if any(own[key] != result[key] for key in ("model", "dataset", "n"))]
+    arguments.out.write_text(json.dumps([*others, result], indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,9 @@ from .protocol import Calibrator
 from .storage import ParameterReader
 from .temperature import HIGHEST, LOWEST, TemperatureScaling, best_temperature, scaled
 
+#: What questions can be grouped by.
+GROUPINGS = ("subject", "type", "n_options", "dataset")
+
 # A stranger's file may hold as many groups as this, with names as long as that.
 _MOST, _LONGEST = 10_000, 1000
 
@@ -26,7 +29,7 @@ class GroupedTemperature(Calibrator):
 
     Parameters
     ----------
-    by : str, default "subject"
+    by : {"subject", "type", "n_options", "dataset"}, default "subject"
         What the questions are grouped by, for `hf_calib.measure`, which finds the groups of the questions.
     shrinkage : float, default 50
         So many questions in a group weigh as much as all questions together.
@@ -34,7 +37,7 @@ class GroupedTemperature(Calibrator):
     Raises
     ------
     ValueError
-        If the shrinkage is not above 0.
+        If there is no such grouping, or the shrinkage is not above 0.
     """
 
     name: ClassVar[str] = "grouped_temperature"
@@ -43,6 +46,8 @@ class GroupedTemperature(Calibrator):
 
     def __init__(self, by: str = "subject", shrinkage: float = 50.0) -> None:
         super().__init__()
+        if by not in GROUPINGS:
+            raise ValueError(f"by: {by!r} is not a way to group questions; choose from {', '.join(GROUPINGS)}")
         if not 0 < shrinkage < np.inf:
             raise ValueError(f"shrinkage: must be a number above 0, got {shrinkage}")
         self._by, self._shrinkage = by, float(shrinkage)
@@ -137,7 +142,7 @@ class GroupedTemperature(Calibrator):
         return softmax(scaled(inputs.logits, self.parameters()["temperature"]))
 
     def _read(self, reader: ParameterReader) -> dict[str, Any]:
-        by = reader.text("by", _LONGEST)
+        by = reader.choice("by", GROUPINGS)
         shrinkage = reader.number("shrinkage", np.nextafter(0, 1), 1e300)
         temperature = reader.number("temperature", LOWEST, HIGHEST)
         groups = reader.mapping("groups")

@@ -159,13 +159,6 @@ class ParameterReader:
             raise self._fail(name, f"must be one of {', '.join(choices)}", value)
         return value
 
-    def text(self, name: str, longest: int) -> str:
-        """Take a text of at most so many characters."""
-        value = self._take(name)
-        if not isinstance(value, str) or len(value) > longest:
-            raise self._fail(name, f"must be a text of at most {longest:,} characters", value)
-        return value
-
     def array(
         self, name: str, shape: tuple[int | None, ...], low: float = -1e308, high: float = 1e308
     ) -> NDArray[np.float64]:

@@ -29,12 +29,12 @@ def add_threshold_parser(commands: argparse._SubParsersAction) -> None:
     parser = add_command(
         commands,
         "threshold",
-        usage="(--model M --dataset D | --from-predictions FILE)",
+        usage="(--model M --dataset D | ...)",
         help="find the confidence above which answers reach an accuracy",
         description="Find the confidence above which a model's answers to new questions reach an accuracy, with a "
         "guarantee (an exact binomial bound that allows for all thresholds tried), and the share of answers there. "
         "Questions must be held out and like those to come.",
-        example="hf-calib threshold --from-predictions report --accuracy 0.95 --fail-if 'coverage<0.4'",
+        example="hf-calib threshold --from-predictions report --fail-if 'coverage<0.4'",
         flags_of_arguments={"method": "--confidence"},
     )
     source = parser.add_mutually_exclusive_group(required=True)

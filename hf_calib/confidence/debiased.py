@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -157,7 +157,7 @@ class ContentFreeLetters(ConfidenceMethod):
     """The letters' probabilities divided by those for questions without content.
 
     The prior is the mean over `CONTENT_FREE`, each put in place of the question and of each option; once for every
-    number of options and subject.
+    number of options, and for every subject if the prompt shows subjects.
 
     References
     ----------
@@ -175,20 +175,30 @@ class ContentFreeLetters(ConfidenceMethod):
     ) -> Predictions:
         """Ask the questions; see `ConfidenceMethod.predict`."""
         predictions = OptionLetters().predict(backend, questions, prompt_format, asking)
-        kinds = [(len(questions[row].choices), questions[row].subject) for row in predictions.rows]
-        distinct = list(dict.fromkeys(kinds))
-        empty = [
-            Question(text, (text,) * n_options, subject=subject)
-            for n_options, subject in distinct
-            for text in CONTENT_FREE
-        ]
+        empty_of: dict[str, list[Question]] = {}
+        kinds = []
+        for row in predictions.rows:
+            own = [
+                replace(
+                    questions[row],
+                    question=text,
+                    choices=(text,) * len(questions[row].choices),
+                    answer=None,
+                    context=None,
+                )
+                for text in CONTENT_FREE
+            ]
+            shown = prompt_format.messages(own[0]) if prompt_format.chat else prompt_format.render(own[0])
+            kinds.append(str(shown))
+            empty_of.setdefault(str(shown), own)
+        empty = [question for own in empty_of.values() for question in own]
         answered = OptionLetters().predict(backend, empty, prompt_format, asking.for_part("content_free_"))
         if len(answered) < len(empty):
             raise ValueError(
                 "letters-content-free: the prompt without content is longer than the model allows; raise --max-length"
             )
-        means = answered.probabilities.reshape(len(distinct), len(CONTENT_FREE), -1).mean(axis=1)
-        priors = {kind: mean[: kind[0]] for kind, mean in zip(distinct, means, strict=True)}
+        means = answered.probabilities.reshape(len(empty_of), len(CONTENT_FREE), -1).mean(axis=1)
+        priors = {kind: mean[: len(own[0].choices)] for (kind, own), mean in zip(empty_of.items(), means, strict=True)}
         return divided_by(predictions, priors, kinds)
 
 
@@ -270,9 +280,7 @@ class _Premise(PromptFormat):
         return self.cue
 
 
-def divided_by(
-    predictions: Predictions, priors: Mapping[Hashable, np.ndarray], kinds: Sequence[Hashable]
-) -> Predictions:
+def divided_by(predictions: Predictions, priors: Mapping[Any, np.ndarray], kinds: Sequence[Any]) -> Predictions:
     """Return predictions with each question's probabilities divided by the prior of its kind, and normalized.
 
     Parameters

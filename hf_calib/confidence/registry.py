@@ -87,7 +87,7 @@ _WAYS = {
         "the letters over their means over all questions, one forward", _made_by("debiased", "BatchCalibrated")
     ),
     "letters-content-free": Way(
-        "the letters over those for questions without content, one forward and 3 for each subject",
+        "the letters over those for questions without content, one forward and 3 for each subject that is shown",
         _made_by("debiased", "ContentFreeLetters"),
     ),
     "text-pmi": Way(

@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..calibrators.grouped_temperature import GROUPINGS
 from ..tasks import Question
 
 if TYPE_CHECKING:
     from ..reports import Measurement
-
-#: What questions can be grouped by.
-GROUPINGS = ("subject", "type", "n_options", "dataset")
 
 
 def groups_of(measurement: Measurement, by: str) -> np.ndarray:

@@ -70,6 +70,9 @@ class CalibrationArguments:
         What to do with longer prompts; they are never truncated.
     calibration_identical_choices : {"warn", "skip", "error"}, default "warn"
         What to do with training questions that have two options with the same text.
+    permute_options : bool, default False
+        Put the options of each training question in a random order, drawn once from the seed, so that no letter is
+        right more often than others. `hf-calib measure --check-order` shows how much the order matters to a model.
 
     **E-step:** how the ECE regularizer finds its targets
 
@@ -168,6 +171,11 @@ class CalibrationArguments:
             "help": "What to do with training questions that have two identical options.",
             "choices": ["warn", "skip", "error"],
         },
+    )
+
+    permute_options: bool = field(
+        default=False,
+        metadata={"help": "Put the options of each training question in a random order, drawn once from the seed."},
     )
 
     # E-step

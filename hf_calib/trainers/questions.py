@@ -22,6 +22,8 @@ from ..tasks import (
     handle_identical_choices,
     is_question_layout,
     maximum_length,
+    permute_options,
+    random_orders,
     require_answers,
 )
 from ..tasks.collator import QuestionCollator
@@ -152,6 +154,9 @@ class QuestionPreparation:
         settings = self.settings
         kept, _ = handle_identical_choices(questions, settings.calibration_identical_choices)
         kept = [*kept, *prompts]
+        if settings.permute_options:
+            orders = random_orders(kept, self.seed)
+            kept = [permute_options(question, order) for question, order in zip(kept, orders, strict=True)]
         encoded = self.encode(kept)
         answered = [i for i, item in enumerate(encoded) if item.answer >= 0]
         if settings.anchor_weight == 0 and not answered:

@@ -149,7 +149,7 @@ def test_means_over_all_rotations_by_hand(model, tokenizer):
     [
         (PriDe(), 40 + 10 * 4 + 10 * 3),
         (BatchCalibrated(), 40),
-        (ContentFreeLetters(), 40 + 3 * 6),  # two numbers of options, three subjects
+        (ContentFreeLetters(), 40 + 3 * 2),  # two numbers of options; the prompt shows no subject
         (Marginalized(n_orders=4), 20 * 4 + 20 * 3),
     ],
     ids=lambda value: getattr(value, "name", value),
@@ -180,6 +180,12 @@ def test_texts_over_their_prior_by_hand(prior, model, tokenizer):
         expected = np.exp(values - values.max())
         np.testing.assert_allclose(found.probabilities[row, : len(values)], expected / expected.sum(), atol=1e-4)
     assert not found.has_mass
+
+
+def test_content_free_prompts_are_asked_for_each_subject_that_is_shown():
+    source = Biased(BIAS)
+    ask(ContentFreeLetters(), source, prompt_format=PromptFormat(header="About {subject}."))
+    assert source.asked == 40 + 3 * 2 * 3
 
 
 def test_what_does_not_fit_is_named(model, tokenizer):
