@@ -23,6 +23,8 @@ class Sample:
     features: Array | None = None
     clusters: NDArray[np.intp] | None = None
     chosen: NDArray[np.integer] | None = None
+    gold: Floats | None = None
+    ordered: NDArray[np.bool_] | None = None
     _top: tuple = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -66,4 +68,6 @@ class Sample:
             take(self.true_probabilities),
             take(self.features),
             chosen=take(self.chosen),
+            gold=take(self.gold),
+            ordered=take(self.ordered),
         )

@@ -12,7 +12,7 @@ from torch import nn
 
 from ..confidence.cached import harmless_collator
 from ..confidence.encoded import EncodedOptions, PromptEncoder
-from ..confidence.forward import ForwardArguments, answer_logits, evaluating, same_to_rounding
+from ..confidence.forward import ForwardArguments, answer_logits, evaluating, packed_mask, same_to_rounding
 from ..confidence.methods import OptionTexts
 from ..tasks import PromptFormat, Question, QuestionError
 from ..tasks.collator import QuestionBatch, QuestionCollator
@@ -175,7 +175,7 @@ class TextCollator:
         return TextBatch(
             input_ids=input_ids,
             position_ids=positions_,
-            attention_mask=_seen(texts_) if packed else (texts_ >= 0).long(),
+            attention_mask=packed_mask(texts_) if packed else (texts_ >= 0).long(),
             rows=torch.tensor([row for row, _ in places]),
             columns=torch.tensor(columns),
             targets=torch.tensor([token for item in items for option in item.options for token in option]),
@@ -189,15 +189,6 @@ class TextCollator:
 def _padded(values: list[int], length: int, fill: int, left: bool) -> list[int]:
     padding = [fill] * (length - len(values))
     return padding + values if left else values + padding
-
-
-def _seen(texts: torch.Tensor) -> torch.Tensor:
-    """Return which tokens each token sees, (R, 1, L, L): the prompt, number 0, and its own text up to itself."""
-    seen, seeing = texts[:, None, :], texts[:, :, None]
-    length = texts.shape[1]
-    before = torch.ones(length, length, dtype=torch.bool).tril()
-    # Padding sees itself, since a softmax over nothing is undefined.
-    return (((seen == 0) | (seen == seeing)) & before)[:, None]
 
 
 def answer_scores(model: nn.Module, batch: Batch, arguments: ForwardArguments | None = None) -> torch.Tensor:
@@ -234,11 +225,7 @@ def _text_logits(model: nn.Module, batch: TextBatch, arguments: ForwardArguments
     if mask.dim() == 2:
         inputs = arguments.inputs(batch.input_ids, mask)
     else:
-        # What is added to the attention's weights, in the model's number format as its kernels require.
-        dtype = next(parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
-        mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
-        inputs = arguments.inputs(batch.input_ids, torch.ones_like(batch.input_ids))
-        inputs |= {"attention_mask": mask, "position_ids": batch.position_ids}
+        inputs = arguments.packed_inputs(model, batch.input_ids, mask, batch.position_ids)
     if not arguments.logits_to_keep:
         return model(**inputs).logits[batch.rows, batch.columns].float()
     kept, columns = torch.unique(batch.columns, return_inverse=True)
