@@ -22,6 +22,7 @@ from .evaluation import (
     compare as compare,
     diagnose as diagnose,
     measure as measure,
+    measure_decisions as measure_decisions,
 )
 from .hub import (
     ensemble as ensemble,
@@ -41,6 +42,7 @@ from .reports import (
 from .tasks import (
     PromptFormat as PromptFormat,
     Question as Question,
+    TypedDecisions as TypedDecisions,
     load_questions as load_questions,
 )
 from .trainers import (

@@ -6,6 +6,12 @@ from .backend import (
     OptionScores as OptionScores,
     ServerError as ServerError,
 )
+from .decisions import (
+    Decided as Decided,
+    LocalDecisions as LocalDecisions,
+    read_temperatures as read_temperatures,
+    save_temperatures as save_temperatures,
+)
 from .elicited import (
     PTrue as PTrue,
     SampleConsistency as SampleConsistency,
@@ -40,4 +46,7 @@ from .registry import (
 )
 from .served import (
     ServedModel as ServedModel,
+)
+from .served_decisions import (
+    ServedDecisions as ServedDecisions,
 )

@@ -67,7 +67,7 @@ class Decision:
     def __post_init__(self) -> None:
         if not isinstance(self.type, str) or self.type not in TYPES:
             raise QuestionError(f"the type is {self.type!r}; choose from {', '.join(TYPES)}")
-        if not _shown(self.instructions, "the instructions").strip():
+        if not shown(self.instructions, "the instructions").strip():
             raise QuestionError("the instructions are empty; say what is asked")
         options, texts = _OPTIONS[self.type](self.criteria)
         object.__setattr__(self, "options", options)
@@ -84,7 +84,7 @@ class Decision:
     def question(self, state: str) -> DecisionQuestion:
         """Return it as a multiple-choice question about the state's text, which is put first."""
         return DecisionQuestion(
-            question=_shown(self.instructions, "the instructions"),
+            question=shown(self.instructions, "the instructions"),
             choices=self.texts,
             answer=self.label,
             subject=self.type,
@@ -137,7 +137,7 @@ class Case:
     @property
     def state_text(self) -> str:
         """The state as the prompt shows it."""
-        return _shown(self.state, "the state")
+        return shown(self.state, "the state")
 
     @classmethod
     def from_dict(cls, data: Any) -> Case:
@@ -393,7 +393,7 @@ def _score(criteria: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
         raise QuestionError(f"criteria: a score needs a list of levels, got {_type(criteria)}")
     if not 2 <= len(criteria) <= MOST_LEVELS:
         raise QuestionError(f"criteria: a score has 2 to {MOST_LEVELS} levels, got {len(criteria)}")
-    texts = tuple(_shown(level, f"criteria: level {number}") for number, level in enumerate(criteria))
+    texts = tuple(shown(level, f"criteria: level {number}") for number, level in enumerate(criteria))
     for number, text in enumerate(texts):
         if not text.strip():
             raise QuestionError(f"criteria: the description of level {number} is empty")
@@ -404,11 +404,11 @@ _OPTIONS = {"choice": _choice, "noul": _noul, "score": _score}
 
 
 def _described(name: Any, description: Any) -> str:
-    text = "" if description is None else _shown(description, f"criteria: {name}").strip()
+    text = "" if description is None else shown(description, f"criteria: {name}").strip()
     return f"{name}: {text}" if text else str(name)
 
 
-def _shown(value: Any, what: str) -> str:
+def shown(value: Any, what: str) -> str:
     """Return a text as it is, and an object or array as JSON."""
     if isinstance(value, str):
         return value
