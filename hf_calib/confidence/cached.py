@@ -317,7 +317,7 @@ def _keeps_everything(model: nn.Module) -> bool:
 
 def _window(model: nn.Module) -> int | None:
     """How many tokens back the model's attention reaches, None for all of them."""
-    config = getattr(unwrapped(model), "config", None)
+    config: Any = getattr(unwrapped(model), "config", None)
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
     window = getattr(config, "sliding_window", None)
     return window if isinstance(window, int) else None

@@ -189,8 +189,8 @@ def _listed(decision: Decision) -> dict[str, Any]:
     instructions = shown(decision.instructions, "the instructions")
     base = {"name": decision.name, "instructions": instructions}
     if decision.type == "noul":
-        described = [text for text in decision.texts if ": " in text]
-        return {"type": "predicate", **base, "instructions": "\n".join([instructions, *described])}
+        outcomes = [text for text in decision.texts if ": " in text]
+        return {"type": "predicate", **base, "instructions": "\n".join([instructions, *outcomes])}
     if decision.type == "score":
         levels = [
             {"label": option, "description": text}

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import numpy as np
 
@@ -120,8 +120,8 @@ def decision_backend(
     """
     settings = AskSettings(**options)
     if not isinstance(model, ModelSource) and hasattr(model, "decide"):
-        _refuse(settings, _SHARED, "a source of decisions")
-        return type(model).__name__, model, {"model": type(model).__name__}
+        _refuse(settings, ("limit", "progress"), "a source of decisions")
+        return type(model).__name__, cast(DecisionBackend, model), {"model": type(model).__name__}
     if isinstance(model, str) and model.partition(":")[0] in CONTRACTS:
         _refuse(settings, (*_SERVED, "limit", "progress"), "a server of typed decisions")
         if temperatures is not None:

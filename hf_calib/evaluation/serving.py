@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import socket
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -145,12 +146,10 @@ def serve(
 
     Raises
     ------
-    OSError
+    PermissionError
         If the address can't be listened on.
     """
     app = make_app(backend, name, max_body=max_body, max_questions=max_questions)
-    import socket
-
     import uvicorn
 
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -158,6 +157,7 @@ def serve(
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind((host, port))
+            listening.listen(128)
         except OSError as error:
             raise PermissionError(f"--host {host} --port {port}: {error.strerror}; choose another port") from None
         shown = f"[{host}]" if ":" in host else host

@@ -216,7 +216,7 @@ def decision_report(
     chosen : ndarray of bool, optional
     """
     decisions = cases.decisions
-    places = np.flatnonzero(np.ones(len(decisions), dtype=bool) if chosen is None else chosen)
+    places = np.flatnonzero(np.ones(len(decisions), dtype=bool) if chosen is None else chosen).tolist()
     width = max(len(decisions[place].options) for place in places)
     p = _padded([probabilities[place] for place in places], width)
     labels = np.array([decisions[place].label for place in places])

@@ -15,8 +15,8 @@ from ..confidence.encoded import EncodedOptions, PromptEncoder
 from ..confidence.forward import ForwardArguments, answer_logits, evaluating, packed_mask, same_to_rounding
 from ..confidence.methods import OptionTexts
 from ..tasks import PromptFormat, Question, QuestionError
-from ..tasks.collator import QuestionBatch, QuestionCollator
-from ..tasks.encoding import EncodedQuestion
+from ..tasks.collator import QuestionBatch, QuestionCollator, distributions_of, on_device
+from ..tasks.encoding import EncodedQuestion, target_of
 
 # The score of an option that a question lacks. Finite, since zero times the logarithm of zero is to be zero in a
 # divergence; its exponential is zero.
@@ -33,10 +33,13 @@ class EncodedTexts(EncodedOptions):
         One per option, at least 1.
     answer : int
         Index of the right option; -1 where it is not known.
+    target : tuple of float or None, default None
+        Probability of each option, in place of the one right answer.
     """
 
     divisors: tuple[int, ...]
     answer: int
+    target: tuple[float, ...] | None = None
 
 
 Encoded: TypeAlias = EncodedQuestion | EncodedTexts
@@ -72,7 +75,7 @@ def encode_texts(
         question = questions[item.row]
         answer = -1 if question.answer is None else question.answer
         divisors = method.divisors(question, [len(option) for option in item.options])
-        encoded.append(EncodedTexts(item.row, item.input_ids, item.options, divisors, answer))
+        encoded.append(EncodedTexts(item.row, item.input_ids, item.options, divisors, answer, target_of(question)))
     return encoded
 
 
@@ -98,6 +101,8 @@ class TextBatch:
         Which options exist.
     answers : torch.Tensor of int64, shape (B,)
         Index of the right option; -1 where it is not known.
+    distributions : torch.Tensor of float32, shape (B, K), or None
+        As of `QuestionBatch`.
     """
 
     input_ids: torch.Tensor
@@ -110,10 +115,11 @@ class TextBatch:
     divisors: torch.Tensor
     option_mask: torch.Tensor
     answers: torch.Tensor
+    distributions: torch.Tensor | None = None
 
     def to(self, device: torch.device | str) -> TextBatch:
         """Return the batch on another device."""
-        return TextBatch(**{name: tensor.to(device) for name, tensor in vars(self).items()})
+        return TextBatch(**on_device(self, device))
 
     @property
     def option_ids(self) -> torch.Tensor:
@@ -183,6 +189,7 @@ class TextCollator:
             divisors=torch.tensor(divisors, dtype=torch.float32),
             option_mask=sizes > 0,
             answers=torch.tensor([item.answer for item in items]),
+            distributions=distributions_of(items, width),
         )
 
 
