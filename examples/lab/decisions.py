@@ -36,7 +36,7 @@ ARMS = {
     "to the labels": {"labels": True},
     "ours": {"em_weight": 1.0, "brier_weight": 0.5},
 }
-STEPS = 500
+STEPS = 300
 KINDS = ("choice", "choice", "noul", "noul", "score")
 
 
