@@ -13,12 +13,9 @@ from typing import Protocol
 import numpy as np
 
 from ..tasks import PromptFormat, Question, cyclic_orders, permute_options
-from ..tasks.decisions import TYPES, Case
+from ..tasks.decisions import TEMPERATURES_FILE, TYPES, Case
 from .asking import Asking
 from .local import LocalModel
-
-TEMPERATURES_FILE = "decision_temperatures.json"
-"""What a folder of an adapter has next to the weights: one temperature per question type."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
@@ -12,7 +14,6 @@ import numpy as np
 
 from ..confidence import Asking
 from ..confidence.decisions import (
-    TEMPERATURES_FILE,
     DecisionBackend,
     LocalDecisions,
     check_temperatures,
@@ -21,7 +22,7 @@ from ..confidence.decisions import (
 from ..confidence.served_decisions import CONTRACTS, ServedDecisions
 from ..reports.decisions import DecisionMeasurement
 from ..tasks import QuestionError, TypedDecisions, prompt_format_of
-from ..tasks.decisions import TYPES
+from ..tasks.decisions import TEMPERATURES_FILE, TYPES
 from .keeping import Keeper, interruptible, save_result
 from .models import ModelSource, model_source, this_process
 from .settings import AskOptions, AskSettings
@@ -87,7 +88,9 @@ def measure_decisions(
     prior = None if prior_from is None else prior_answers(_cases(prior_from, None, seed), cases)
     where = this_process(settings.device)
     name, backend, run = decision_backend(model, temperatures=temperatures, **options)
-    run |= {"dataset": cases.source, "cases": len(cases), "limit": settings.limit, "seed": seed}
+    content = json.dumps([[case.state, [own.to_dict() for own in case.decisions]] for case in cases])
+    digest = hashlib.sha256(content.encode()).hexdigest()
+    run |= {"dataset": cases.source, "sha256": digest, "cases": len(cases), "limit": settings.limit, "seed": seed}
     with interruptible(out):
         journal = Keeper(out, "decisions", where, settings.say).journal(run)
         asking = Asking(1, settings.progress, journal, where.index, where.count)

@@ -16,6 +16,9 @@ from .questions import DecisionQuestion, Question, QuestionError, check_distribu
 TYPES = ("choice", "noul", "score")
 """The types of questions: one of several options, no or yes, and a level of an ordered scale."""
 
+TEMPERATURES_FILE = "decision_temperatures.json"
+"""What the folder of a decision model has next to the weights: one temperature per question type."""
+
 MOST_OPTIONS = DecisionQuestion.most_choices
 MOST_LEVELS = 10
 

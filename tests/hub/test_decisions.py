@@ -6,8 +6,10 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
+from hf_calib.confidence import save_temperatures
 from hf_calib.hub import write_decision_results
 from hf_calib.hub.decisions import BENCHMARK
+from hf_calib.hub.folders import collect_files
 from hf_calib.reports import DecisionMeasurement
 from hf_calib.tasks import TypedDecisions
 from tests.evaluation.test_decisions import benchmark
@@ -82,3 +84,11 @@ def test_labels_alone_are_refused(tmp_path):
     result = DecisionMeasurement("m", TypedDecisions([row]), [(0.5, 0.5)], [None])
     with pytest.raises(ValueError, match="measurement: the leaderboards compare with gold distributions"):
         write_decision_results(tmp_path, result)
+
+
+def test_the_temperatures_and_the_results_are_published_with_the_adapter(tmp_path, adapter_folder):
+    save_temperatures({"noul": 2.0}, adapter_folder)
+    write_decision_results(adapter_folder, measured())
+    files = collect_files(adapter_folder, None, None)
+    assert "decision_temperatures.json" in files
+    assert ".eval_results/typed-decisions.yaml" in files
