@@ -360,7 +360,9 @@ def _group_codes(groups: ArrayLike | None, n: int, what: str = "groups") -> tupl
     # NumPy turns a missing name among strings into a string, so the original names are checked.
     for row, name in enumerate(np.asarray(groups, dtype=object)):
         if name is None or (isinstance(name, float | np.floating) and np.isnan(name)):
-            raise ValueError(f"{what}[{row}] is {name}: every question needs one; give a name to those without")
+            raise ValueError(
+                f"{what}[{row}] is {name}: every question needs a {what[:-1]}; name one for those without"
+            )
     names, codes = np.unique(array.astype(str), return_inverse=True)
     return [str(name) for name in names], codes
 

@@ -20,6 +20,8 @@ def given(n, seed=5):
         "option_mass": rng.random(n),
         "true_probabilities": rng.permuted(p, axis=1),
         "features": rng.random((n, 2)),
+        "gold": rng.permuted(p, axis=1),
+        "ordered": np.arange(n) % 2 == 0,
     }
 
 
