@@ -26,6 +26,7 @@ from .evaluation import (
     diagnose as diagnose,
     find_threshold as find_threshold,
     measure as measure,
+    measure_decisions as measure_decisions,
     self_evaluation_questions as self_evaluation_questions,
 )
 from .hub import (
@@ -46,6 +47,7 @@ from .reports import (
 from .tasks import (
     PromptFormat as PromptFormat,
     Question as Question,
+    TypedDecisions as TypedDecisions,
     load_questions as load_questions,
 )
 from .trainers import (

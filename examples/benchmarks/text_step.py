@@ -73,14 +73,14 @@ def make_trainer(folder, options, questions, case):
         peft_config=LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM"),
     )
     if case == "texts, a row per text":
-        trainer._text_collator, trainer._text_items = replace(trainer._text_collator, padding_side="left"), ()
+        trainer._option_collator, trainer._option_items = replace(trainer._option_collator, padding_side="left"), ()
     return trainer
 
 
 def n_tokens(trainer, questions):
     """Return how many tokens, padding included, a step of a trainer reads."""
     items = trainer._questions.encode(questions[: trainer.args.per_device_train_batch_size])
-    collator = trainer._text_collator or trainer._questions.collator
+    collator = trainer._option_collator or trainer._questions.collator
     return collator(items).input_ids.numel()
 
 

@@ -22,6 +22,7 @@ from .measure import add_measure_parser
 from .output import short_warnings, with_flags
 from .parser import CommandParser, check_options, command_of
 from .publish import add_publish_parser
+from .serve import add_serve_parser
 from .threshold import add_threshold_parser
 from .train import TRAINING, add_training_parsers, train
 
@@ -46,6 +47,7 @@ _ADDERS = (
     add_diagnose_parser,
     add_card_parser,
     add_publish_parser,
+    add_serve_parser,
     add_lm_eval_task_parser,
     add_training_parsers,
     add_completion_parser,

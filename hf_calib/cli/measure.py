@@ -35,7 +35,7 @@ def add_measure_parser(commands: argparse._SubParsersAction) -> None:
         commands,
         "measure",
         usage="(--model M --dataset D | --from-... FILE)",
-        help="measure a model's calibration on multiple-choice questions",
+        help="measure a model's calibration on multiple-choice questions or typed decisions",
         description="Ask a causal language model multiple-choice questions, read its confidence, and report accuracy, "
         "calibration error and more, with 95% intervals. With --out, a stopped run resumes when it is started again. "
         "torchrun or accelerate launch distribute the work. Existing predictions can be measured too.",
@@ -60,6 +60,23 @@ def add_measure_parser(commands: argparse._SubParsersAction) -> None:
     source.add_argument("--from-lighteval", metavar="FILE", nargs="+", help="lighteval's details_*.parquet")
     source.add_argument(
         "--from-inspect", metavar="FILE", nargs="+", help="logs of Inspect (--top-logprobs 20, or several --epochs)"
+    )
+    parser.add_argument(
+        "--task",
+        choices=("questions", "typed-decisions"),
+        default="questions",
+        help="what is asked: multiple-choice questions, or cases of typed questions, of which servers may be given as "
+        "--model systemone:http://host:port (vLLM), decisions:... (SGLang, OpenAI) or openrouter:... (default: "
+        "%(default)s)",
+    )
+    parser.add_argument(
+        "--temperatures",
+        metavar="FILE",
+        help="with typed decisions: one temperature per question type (default: decision_temperatures.json in the "
+        "adapter's or model's folder)",
+    )
+    parser.add_argument(
+        "--prior-from", metavar="D", help="with typed decisions: training cases, whose mean answers are shown too"
     )
     parser.add_argument("--dataset", action="append", default=[], help=f"{DATASET_HELP}; may be given several times")
     parser.add_argument(
@@ -100,6 +117,12 @@ def _run(options: argparse.Namespace) -> int:
 
     check_source(options)
     check_names(options.fail_if, CATALOG)
+    if options.task == "typed-decisions":
+        return _run_decisions(options)
+    needless = [name for name in ("temperatures", "prior_from") if getattr(options, name) is not None]
+    if needless:
+        flags = ", ".join("--" + name.replace("_", "-") for name in needless)
+        raise ValueError(f"{flags}: does not apply to multiple-choice questions; leave it out")
     how = {"calibrator": options.calibrator, "force": options.force, "out": options.out, "seed": options.seed}
     if options.model is None:
         for kind in ("lm_eval", "helm", "lighteval", "inspect", "predictions"):
@@ -117,6 +140,35 @@ def _run(options: argparse.Namespace) -> int:
         _print(measurement, options.out, options.all)
         if conventions is not None:
             print(f"\n{conventions_table(conventions)}")
+    return exit_code("measure", options.fail_if, {"": measurement.values()})
+
+
+def _run_decisions(options: argparse.Namespace) -> int:
+    from ..confidence.registry import ways
+    from ..evaluation import measure_decisions, this_process
+
+    if options.model is None or len(options.dataset) != 1:
+        raise ValueError("--task typed-decisions needs --model and one --dataset")
+    needless = [name for name in ("calibrator", "force", "all") if getattr(options, name)]
+    needless += ["confidence"] * (options.confidence != next(iter(ways())))
+    if needless:
+        flags = ", ".join(f"--{name}" for name in needless)
+        raise ValueError(f"{flags}: does not apply to typed decisions; leave it out")
+    measurement = measure_decisions(
+        options.model,
+        options.dataset[0],
+        temperatures=options.temperatures,
+        prior_from=options.prior_from,
+        out=options.out,
+        seed=options.seed,
+        **ask_options(options),
+    )
+    if not this_process(options.device).is_first:  # another process prints
+        return 0
+    if options.json:
+        print_json(measurement.to_dict(), options)
+    else:
+        print(measurement)
     return exit_code("measure", options.fail_if, {"": measurement.values()})
 
 

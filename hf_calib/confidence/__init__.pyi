@@ -12,6 +12,12 @@ from .debiased import (
     PriDe as PriDe,
     TextsOverPrior as TextsOverPrior,
 )
+from .decisions import (
+    Decided as Decided,
+    LocalDecisions as LocalDecisions,
+    read_temperatures as read_temperatures,
+    save_temperatures as save_temperatures,
+)
 from .elicited import (
     PTrue as PTrue,
     SampleConsistency as SampleConsistency,
@@ -46,6 +52,9 @@ from .registry import (
 )
 from .served import (
     ServedModel as ServedModel,
+)
+from .served_decisions import (
+    ServedDecisions as ServedDecisions,
 )
 from .stated_levels import (
     StatedLevels as StatedLevels,

@@ -12,7 +12,7 @@ from torch import nn
 from ..tasks.collator import QuestionCollator
 from ..tasks.encoding import EncodedQuestion
 from .asking import out_of_memory
-from .forward import ForwardArguments, evaluating, logits_at, same_to_rounding, unwrapped
+from .forward import ForwardArguments, evaluating, logits_at, packed_mask, same_to_rounding, unwrapped
 
 # Logits of the whole vocabulary are held for this many numbers at most at once, 256 MiB of float32.
 LOGITS_BUDGET = 2**26
@@ -92,6 +92,7 @@ class CachedForward:
         self.shares: bool | None = None if able else False
         self.pads: bool | None = None
         self._prefix: tuple[tuple[int, ...], Any] | None = None
+        self._packs: bool | None = None
 
     def check(self, prompt: Sequence[int], *, pads: bool, shares: bool) -> bool:
         """Find out what is not known yet: whether what the model says depends on padding, or on a shared prefix.
@@ -175,6 +176,49 @@ class CachedForward:
         inputs = self._inputs(input_ids, mask, past=past, keep=keep)
         logits, hidden, output = logits_at(self.model, self.arguments, inputs, ends, states=states)
         return Computed(logits, output.past_key_values if keep else None, mask, hidden)
+
+    @torch.no_grad()
+    def packs(self, prompts: Sequence[Sequence[int]], prefix: int) -> bool:
+        """Find out, once, whether prompts may be read together: whether that changes nothing that the model says."""
+        window = _window(self.model)
+        if self.in_step or not prefix or (window is not None and max(map(len, prompts)) > window):
+            return False
+        if self._packs is None:
+            able = self.arguments.position_ids and not self.arguments.virtual_tokens
+            try:
+                self._packs = able and same_to_rounding(
+                    self.read_together(prompts[-2:], prefix).logits[-1], self.read(prompts[-1:]).logits[0], self.model
+                )
+            except Exception as error:  # a model that takes no mask of this kind
+                if out_of_memory(error):
+                    raise
+                self._packs = False
+        return self._packs
+
+    def read_together(self, prompts: Sequence[Sequence[int]], prefix: int) -> Computed:
+        """Read prompts in one forward as one row: what they share once, and behind it what each has of its own.
+
+        Parameters
+        ----------
+        prompts : sequence of sequence of int
+        prefix : int
+            How many first tokens all of them share, less than the shortest has.
+        """
+        ids, texts, positions, ends = list(prompts[0][:prefix]), [0] * prefix, list(range(prefix)), []
+        for number, prompt in enumerate(prompts, start=1):
+            own = prompt[prefix:]
+            ids += own
+            texts += [number] * len(own)
+            positions += range(prefix, len(prompt))
+            ends.append(len(ids) - 1)
+        row, numbers, places = (torch.tensor([values], device=self.device) for values in (ids, texts, positions))
+        inputs = self.arguments.packed_inputs(self.model, row, packed_mask(numbers), places)
+        columns = torch.tensor(ends, device=self.device)
+        if self.arguments.logits_to_keep:
+            logits = self.model(**inputs, logits_to_keep=columns).logits[0]
+        else:
+            logits = self.model(**inputs).logits[0, columns]
+        return Computed(logits.float(), None, torch.ones_like(row))
 
     def continue_from(
         self, computed: Computed, rows: Sequence[int], tokens: Sequence[Sequence[int]], *, keep: bool = False
@@ -269,6 +313,14 @@ def _keeps_everything(model: nn.Module) -> bool:
     except Exception:  # a configuration of a kind of its own says nothing of how it caches
         return False
     return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
+
+
+def _window(model: nn.Module) -> int | None:
+    """How many tokens back the model's attention reaches, None for all of them."""
+    config: Any = getattr(unwrapped(model), "config", None)
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    window = getattr(config, "sliding_window", None)
+    return window if isinstance(window, int) else None
 
 
 def _repeated(cache: Any, n: int) -> Any:

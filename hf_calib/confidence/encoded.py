@@ -5,9 +5,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
-from ..tasks import PromptFormat, Question, QuestionError, encode_questions
+from ..tasks import LETTERS, DecisionQuestion, PromptFormat, Question, QuestionError, encode_questions
 from ..tasks.chat import answer_stem
 from .batching import common_prefix
 
@@ -59,6 +60,7 @@ class PromptEncoder:
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.on_too_long = on_too_long
+        self._known: dict[tuple[Any, ...], tuple[tuple[int, ...], ...]] = {}
 
     def letters(self, questions: Sequence[Question], prompt_format: PromptFormat) -> list[EncodedOptions]:
         """Return prompts with the options' letters as continuations; see `hf_calib.tasks.encode_questions`."""
@@ -82,17 +84,69 @@ class PromptEncoder:
         items = []
         for row, question in enumerate(questions):
             stem = self._stem(prompt_format, question, list_options)
-            prefix = "" if prompt_format.chat else prompt_format.answer_prefix
-            whole = self._tokenize([stem + prefix + choice.strip() for choice in question.choices], prompt_format)
-            start = self._tokenize([stem], prompt_format)[0]
-            # A tokenizer may merge the prompt's end with an option's beginning; what all agree on is the prompt.
-            n = min(common_prefix(start, ids) for ids in whole)
-            for letter, ids in zip(question.letters, whole, strict=True):
-                if len(ids) == n:
-                    raise QuestionError(f"row {row}, counted from 0: choice {letter} is no token for this tokenizer")
-            prompt = tuple(whole[0][:n]) if n else (self._beginning(),)
-            items.append(EncodedOptions(row, prompt, tuple(tuple(ids[n:]) for ids in whole)))
+            texts = [choice.strip() for choice in question.choices]
+            items.append(self._continued(row, stem, texts, prompt_format))
         return self._fitting(items, len(questions))
+
+    def labels(self, questions: Sequence[Question], prompt_format: PromptFormat) -> list[EncodedOptions]:
+        """Return prompts with the options' labels as continuations, for questions of up to 255 options.
+
+        The labels are the letters where there are enough and each is one token. Otherwise they are the first of two
+        letters (AA, AB, ...) and numbers of equal length of which none begins another in tokens. So the options are
+        disjoint, and the probability of each is the exact product over its tokens.
+
+        Raises
+        ------
+        QuestionError
+            If the tokenizer can't tell the options apart by any labels, or a prompt is too long.
+        """
+        found: dict[int, EncodedOptions] = {}
+        with_letters = [row for row, question in enumerate(questions) if len(question.choices) <= len(LETTERS)]
+        if with_letters:
+            try:
+                encoded = encode_questions([questions[row] for row in with_letters], self.tokenizer, prompt_format)
+            except QuestionError:
+                with_letters = []
+            else:
+                for row, item in zip(with_letters, encoded, strict=True):
+                    found[row] = EncodedOptions(row, item.input_ids, tuple((token,) for token in item.option_ids))
+        for row, question in enumerate(questions):
+            if row not in found:
+                found[row] = self._labeled(row, question, prompt_format)
+        return self._fitting([found[row] for row in range(len(questions))], len(questions))
+
+    def _labeled(self, row: int, question: Question, prompt_format: PromptFormat) -> EncodedOptions:
+        n = len(question.choices)
+        for labels in (_two_letters(n), _numbers(n)):
+            named = DecisionQuestion(
+                question.question, question.choices, None, question.subject, question.context, labels=labels
+            )
+            stem = self._stem(prompt_format, named, True)
+            two = self._continued(row, stem, (labels[0], labels[-1]), prompt_format)
+            # The others are looked up once for each end of a prompt and number of options.
+            key = (*labels, *two.input_ids[-2:], two.options)
+            if key not in self._known:
+                self._known[key] = self._continued(row, stem, labels, prompt_format).options
+            if _tells_apart(self._known[key], self.tokenizer.unk_token_id):
+                return EncodedOptions(row, two.input_ids, self._known[key])
+        raise QuestionError(
+            f"row {row}, counted from 0: this tokenizer tells {n} options apart neither by letters nor by numbers; "
+            "use another tokenizer or fewer options"
+        )
+
+    def _continued(self, row: int, stem: str, texts: Sequence[str], prompt_format: PromptFormat) -> EncodedOptions:
+        """Return a prompt with the texts that may follow it."""
+        prefix = "" if prompt_format.chat else prompt_format.answer_prefix
+        whole = self._tokenize([stem + prefix + text for text in texts], prompt_format)
+        start = self._tokenize([stem], prompt_format)[0]
+        # A tokenizer may merge the prompt's end with an option's beginning; what all agree on is the prompt.
+        n = min(common_prefix(start, ids) for ids in whole)
+        for number, ids in enumerate(whole):
+            if len(ids) == n:
+                name = LETTERS[number] if number < len(LETTERS) else str(number)
+                raise QuestionError(f"row {row}, counted from 0: choice {name} is no token for this tokenizer")
+        prompt = tuple(whole[0][:n]) if n else (self._beginning(),)
+        return EncodedOptions(row, prompt, tuple(tuple(ids[n:]) for ids in whole))
 
     def prompts(
         self, questions: Sequence[Question], prompt_format: PromptFormat, *, list_options: bool, max_new_tokens: int
@@ -156,6 +210,20 @@ class PromptEncoder:
             raise QuestionError(f"{found}, and dropping them leaves no question; raise the maximum length")
         warnings.warn(f"{found}; they are dropped", stacklevel=4)
         return kept
+
+
+def _two_letters(n: int) -> tuple[str, ...]:
+    return tuple(first + second for first in LETTERS for second in LETTERS)[:n]
+
+
+def _numbers(n: int) -> tuple[str, ...]:
+    return tuple(str(number).zfill(len(str(n))) for number in range(1, n + 1))
+
+
+def _tells_apart(options: Sequence[tuple[int, ...]], unknown: int | None) -> bool:
+    """Whether no option's tokens are the beginning of another's, and all are known."""
+    begins = any(after[: len(before)] == before for before, after in pairwise(sorted(options)))
+    return not begins and not any(unknown in option for option in options if unknown is not None)
 
 
 def padding_token(tokenizer) -> int:

@@ -71,6 +71,36 @@ class ForwardArguments:
             inputs["past_key_values"] = past
         return inputs
 
+    def packed_inputs(
+        self, model: nn.Module, input_ids: torch.Tensor, seen: torch.Tensor, position_ids: torch.Tensor
+    ) -> dict[str, Any]:
+        """Return the keywords for a forward of rows that hold several texts; `seen` as of `packed_mask`."""
+        # What is added to the attention's weights, in the model's number format as its kernels require.
+        dtype = next(parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
+        mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)
+        inputs = self.inputs(input_ids, torch.ones_like(input_ids))
+        return inputs | {"attention_mask": mask, "position_ids": position_ids}
+
+
+def packed_mask(texts: torch.Tensor) -> torch.Tensor:
+    """Return which tokens each token sees where a row holds several texts behind one prompt.
+
+    Parameters
+    ----------
+    texts : torch.Tensor of int64, shape (R, L)
+        Number of the text that each token belongs to: 0 for the prompt, which all texts see, and -1 for padding.
+
+    Returns
+    -------
+    torch.Tensor of bool, shape (R, 1, L, L)
+        Each token sees the prompt and its own text up to itself.
+    """
+    seen, seeing = texts[:, None, :], texts[:, :, None]
+    length = texts.shape[1]
+    before = torch.ones(length, length, dtype=torch.bool, device=texts.device).tril()
+    # Padding sees itself, since a softmax over nothing is undefined.
+    return (((seen == 0) | (seen == seeing)) & before)[:, None]
+
 
 def answer_logits(model: nn.Module, batch: QuestionBatch, arguments: ForwardArguments | None = None) -> torch.Tensor:
     """Return the logits of the whole vocabulary at each question's answer position.

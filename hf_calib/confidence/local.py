@@ -13,7 +13,7 @@ from torch import nn
 from ..tasks import PromptFormat, Question, as_questions, handle_identical_choices, maximum_length
 from .asking import Asking
 from .backend import Generation, OptionScores
-from .batching import BatchPlan, plan_batches
+from .batching import BatchPlan, common_prefix, plan_batches
 from .cached import LOGITS_BUDGET, CachedForward, Computed
 from .encoded import EncodedOptions, PromptEncoder, padding_token
 from .forward import NonFiniteLogitsError, evaluating, unwrapped
@@ -134,6 +134,44 @@ class LocalModel:
         items = self.encoder.texts(questions, prompt_format, list_options=list_options)
         return self._score(stage, items, len(questions), asking)
 
+    @torch.no_grad()
+    def score_cases(
+        self, stage: str, cases: Sequence[Sequence[Question]], prompt_format: PromptFormat, asking: Asking
+    ) -> list[list[OptionScores | None]]:
+        """Return the labels' log-probabilities of each case's questions; None where a prompt was dropped.
+
+        What the prompts of a case share, their state, is computed once. A case is one forward where the model takes
+        a mask that keeps its questions apart and every label is one token.
+
+        Parameters
+        ----------
+        stage, asking
+            As of `Asking.run`; a batch is a case.
+        cases : sequence of sequence of Question
+        prompt_format : PromptFormat
+        """
+        case_of = [number for number, case in enumerate(cases) for _ in case]
+        items = self.encoder.labels([question for case in cases for question in case], prompt_format)
+        batches: dict[int, list[int]] = {}
+        for place, item in enumerate(items):
+            batches.setdefault(case_of[item.row], []).append(place)
+
+        def work(places: Sequence[int]) -> list[tuple[list[float], str | None]]:
+            own = [items[place] for place in places]
+            if self.forward.pads is False:
+                return [scored for item in own for scored in self._score_batch([item], 0, False)]
+            return self._score_batch(own, _shared(own), False, together=True)
+
+        with evaluating(self.model):
+            self.forward.check(max((item.input_ids for item in items), key=len), pads=True, shares=True)
+            self.forward.agree(asking.num_processes)
+            outcomes = asking.run(stage, list(batches.values()), work, wait=self.forward.wait)
+        placed: list[OptionScores | None] = [None] * len(case_of)
+        for item, (values, _) in zip(items, outcomes, strict=True):
+            placed[item.row] = OptionScores(tuple(values), tuple(map(len, item.options)))
+        scores = iter(placed)
+        return [[next(scores) for _ in case] for case in cases]
+
     def generate(
         self,
         stage: str,
@@ -241,15 +279,17 @@ class LocalModel:
         return placed
 
     def _score_batch(
-        self, items: Sequence[EncodedOptions], prefix: int, states: bool
+        self, items: Sequence[EncodedOptions], prefix: int, states: bool, *, together: bool = False
     ) -> list[tuple[list[float], str | None]]:
         """Return each item's options' log-probabilities, and its hidden state in base 64, which JSON can hold."""
         longer = [
             (row, option) for row, item in enumerate(items) for option, ids in enumerate(item.options) if len(ids) > 1
         ]
-        computed = self.forward.read(
-            [item.input_ids for item in items], prefix=prefix, keep=bool(longer), states=states
-        )
+        prompts = [item.input_ids for item in items]
+        if together and not longer and self.forward.packs(prompts, prefix):
+            computed = self.forward.read_together(prompts, prefix)
+        else:
+            computed = self.forward.read(prompts, prefix=prefix, keep=bool(longer), states=states)
         width = max(len(item.options) for item in items)
         first = [[ids[0] for ids in item.options] + [0] * (width - len(item.options)) for item in items]
         chosen = computed.logits.gather(1, torch.tensor(first, device=computed.logits.device))
@@ -268,40 +308,46 @@ class LocalModel:
         self, items: Sequence[EncodedOptions], longer: Sequence[tuple[int, int]], computed: Computed
     ) -> list[float]:
         """Return the log-probability of the tokens after the first of each of the longer options."""
+        # Options that differ in their last token alone are read once.
+        alike: dict[tuple[int, tuple[int, ...]], list[int]] = {}
+        for number, (row, option) in enumerate(longer):
+            alike.setdefault((row, items[row].options[option][:-1]), []).append(number)
         scores = [0.0] * len(longer)
         vocabulary = computed.logits.shape[1]
-        order = sorted(range(len(longer)), key=lambda i: -len(items[longer[i][0]].options[longer[i][1]]))
+        order = sorted(alike, key=lambda one: -len(one[1]))
         start = 0
         while start < len(order):
-            row, option = longer[order[start]]
-            width = len(items[row].options[option]) - 1
-            size = max(1, min(LOGITS_BUDGET // (width * vocabulary), 2 * len(items)))
-            chunk = [longer[i] for i in order[start : start + size]]
-            for i, score in zip(order[start : start + size], self._chunk(items, chunk, computed), strict=True):
-                scores[i] = score
+            size = max(1, min(LOGITS_BUDGET // (len(order[start][1]) * vocabulary), 2 * len(items)))
+            chunk = order[start : start + size]
+            for one, log_probabilities in zip(chunk, self._chunk(items, chunk, computed), strict=True):
+                between = torch.tensor(one[1][1:], device=log_probabilities.device, dtype=torch.long)
+                shared = float(log_probabilities[:-1].gather(1, between[:, None]).sum())
+                for number in alike[one]:
+                    row, option = longer[number]
+                    scores[number] = shared + float(log_probabilities[-1, items[row].options[option][-1]])
             start += size
         return scores
 
     def _chunk(
-        self, items: Sequence[EncodedOptions], chunk: Sequence[tuple[int, int]], computed: Computed
-    ) -> Iterable[float]:
-        options = [items[row].options[option] for row, option in chunk]
+        self, items: Sequence[EncodedOptions], chunk: Sequence[tuple[int, tuple[int, ...]]], computed: Computed
+    ) -> Iterable[torch.Tensor]:
+        """Yield the log-probabilities after each token of each continuation, float64, shape (T, V)."""
         if computed.cache is not None:
-            rows = [row for row, _ in chunk]
-            logits, _, _ = self.forward.continue_from(computed, rows, [ids[:-1] for ids in options])
-            for number, ids in enumerate(options):
-                targets = torch.tensor(ids[1:], device=logits.device)
-                own = logits[number, : len(targets)].float()
-                yield float((own.gather(1, targets[:, None])[:, 0] - own.logsumexp(-1)).double().sum())
+            logits, _, _ = self.forward.continue_from(computed, [row for row, _ in chunk], [ids for _, ids in chunk])
+            for number, (_, ids) in enumerate(chunk):
+                yield logits[number, : len(ids)].float().log_softmax(-1).double()
             return
         # Without a cache: one forward for each further token.
-        for (row, _), ids in zip(chunk, options, strict=True):
-            prompts = [(*items[row].input_ids, *ids[:n]) for n in range(1, len(ids))]
-            total = 0.0
-            for prompt, target in zip(prompts, ids[1:], strict=True):
-                logits = self.forward.read([prompt]).logits[0]
-                total += float((logits[target] - logits.logsumexp(-1)).double())
-            yield total
+        for row, ids in chunk:
+            prompts = [(*items[row].input_ids, *ids[:n]) for n in range(1, len(ids) + 1)]
+            logits = torch.cat([self.forward.read([prompt]).logits for prompt in prompts])
+            yield logits.log_softmax(-1).double()
+
+
+def _shared(items: Sequence[EncodedOptions]) -> int:
+    """Return how many first tokens all prompts share, less than the shortest has; 0 for one prompt."""
+    first, *others = (item.input_ids for item in items)
+    return min((min(common_prefix(first, other), len(other) - 1, len(first) - 1) for other in others), default=0)
 
 
 def _check_finite(values: np.ndarray, row: int) -> None:

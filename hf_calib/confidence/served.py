@@ -77,6 +77,7 @@ class ServedModel:
         self.top_logprobs = top_logprobs
         self.concurrency = concurrency
         self.retries, self.backoff, self.timeout = retries, backoff, timeout
+        self.key_variable = "OPENAI_API_KEY"
 
     def score_letters(
         self, stage: str, questions: Sequence[Question], prompt_format: PromptFormat, asking: Asking
@@ -222,7 +223,7 @@ class ServedModel:
         adapter = HTTPAdapter(max_retries=retry, pool_maxsize=self.concurrency)
         session.mount("http://", adapter)
         session.mount("https://", adapter)
-        key = os.environ.get("OPENAI_API_KEY")
+        key = os.environ.get(self.key_variable)
         if key:
             session.headers["Authorization"] = f"Bearer {key}"
         return session

@@ -9,6 +9,10 @@ from .cards import (
 from .comparing import (
     compare as compare,
 )
+from .decisions import (
+    fit_temperatures as fit_temperatures,
+    measure_decisions as measure_decisions,
+)
 from .diagnosing import (
     Diagnosis as Diagnosis,
     diagnose as diagnose,

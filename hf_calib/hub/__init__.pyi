@@ -28,6 +28,9 @@ from .dataset_references import (
 from .demo import (
     publish_demo as publish_demo,
 )
+from .decisions import (
+    write_decision_results as write_decision_results,
+)
 from .ensembles import (
     ensemble as ensemble,
 )

@@ -9,9 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..tasks.decisions import TEMPERATURES_FILE
 from .calibration_metadata import CALIBRATOR_ARRAYS, CALIBRATOR_FILE, METADATA_FILE, read_calibration_metadata
 from .card import CARD_FILE, EVALUATION_RESULTS, PICTURE_FILE
 from .card_data import REPORT_FILE, CalibrationCardData, read_json
+from .decisions import RESULTS_FILE as DECISION_RESULTS
 from .errors import InvalidFolderError
 from .escaping import check_nothing_private, is_hub_id
 from .transfer import Content
@@ -33,7 +35,16 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "chat_template.json",
 )
-CALIBRATION_FILES = (CARD_FILE, PICTURE_FILE, REPORT_FILE, METADATA_FILE, CALIBRATOR_FILE, CALIBRATOR_ARRAYS)
+CALIBRATION_FILES = (
+    CARD_FILE,
+    PICTURE_FILE,
+    REPORT_FILE,
+    METADATA_FILE,
+    CALIBRATOR_FILE,
+    CALIBRATOR_ARRAYS,
+    TEMPERATURES_FILE,
+    DECISION_RESULTS,
+)
 MAX_CONFIG_BYTES = 4 * 2**20
 _MODEL_FILES = (MODEL_CONFIG, "generation_config.json", "model.safetensors.index.json")
 _WEIGHTS = re.compile(r"adapter_model\.safetensors|model(-\d{5}-of-\d{5})?\.safetensors")

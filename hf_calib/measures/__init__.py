@@ -6,6 +6,13 @@ from .classwise import adaptive_calibration_error, classwise_calibration_error
 from .consistency import CalibrationTest, calibration_test
 from .conventions import Convention, confidence_at_k, ece_conventions, hle_calibration_error
 from .dece import differentiable_calibration_error
+from .distributions import (
+    brier_from_gold,
+    expected_score_error,
+    kl_from_gold,
+    labels_with_ties,
+    total_variation,
+)
 from .errors import expected_calibration_error, maximum_calibration_error, signed_gap
 from .estimates import Measure
 from .intervals import calibration_error_interval
@@ -63,6 +70,7 @@ __all__ = [
     "auroc",
     "bin_edges",
     "brier_decomposition",
+    "brier_from_gold",
     "brier_score",
     "calibration_error_interval",
     "calibration_test",
@@ -75,9 +83,12 @@ __all__ = [
     "equal_mass_edges",
     "excess_aurc",
     "expected_calibration_error",
+    "expected_score_error",
     "hle_calibration_error",
     "kernel_calibration_error",
+    "kl_from_gold",
     "kolmogorov_smirnov_calibration_error",
+    "labels_with_ties",
     "local_calibration_error",
     "maximum_calibration_error",
     "mean_confidence",
@@ -88,4 +99,5 @@ __all__ = [
     "signed_gap",
     "smooth_ece",
     "target_calibration_error",
+    "total_variation",
 ]

@@ -11,12 +11,14 @@ from . import ranking
 from .binning import BinStatistics, bin_index
 from .classwise import classwise_statistics, option_gaps
 from .dece import soft_bins
+from .distributions import kl_terms, score_terms, squared_distance, variation_terms
 from .estimates import NOISE_CELLS, Array, Estimator, Measure, Settings
 from .intervals import absolute_sum_interval, prior_variance
 from .kernels import KERNEL_WIDTH, kernel_error_from_blocks, local_map, local_subsample
 from .samples import Sample
 from .scores import brier_terms, nll_terms
 from .smooth import absolute_integral, gap_grid, smooth_cells, smooth_ece_from_gaps
+from .validation import Floats
 
 #: A report gives the accuracy of this share of the answers, the most confident ones, ...
 COVERAGE = 0.8
@@ -79,6 +81,38 @@ class Battery:
         if self.sample.true_probabilities is None:
             return None
         return self.estimator.mean(np.abs(self.sample.true_confidences - self.confidences), of_answers=False)
+
+    # Distances from gold distributions.
+
+    def kl_from_gold(self) -> Measure | None:
+        return self._from_gold(kl_terms, np.inf)
+
+    def brier_from_gold(self) -> Measure | None:
+        return self._from_gold(squared_distance, 2.0)
+
+    def total_variation(self) -> Measure | None:
+        return self._from_gold(variation_terms, 1.0)
+
+    def score_error(self) -> Measure | None:
+        sample = self.sample
+        if sample.gold is None or sample.ordered is None or not sample.ordered.any():
+            return None
+        chosen = sample.ordered
+        clusters = None if sample.clusters is None else np.unique(sample.clusters[chosen], return_inverse=True)[1]
+        weights = None if sample.weights is None else sample.weights[chosen]
+        if weights is not None and not weights.any():
+            return None
+        estimator = Estimator(self.confidences[chosen], sample.correct[chosen], self.settings, weights, clusters)
+        values = score_terms(sample.probabilities[chosen], sample.gold[chosen])
+        return estimator.mean(values, 0.0, np.inf, of_answers=False)
+
+    def _from_gold(self, terms: Callable[[Floats, Floats], Array], most: float) -> Measure | None:
+        gold = self.sample.gold
+        return (
+            None
+            if gold is None
+            else self.estimator.mean(terms(self.sample.probabilities, gold), 0.0, most, of_answers=False)
+        )
 
     # Norms of the gaps of equal-width bins.
 

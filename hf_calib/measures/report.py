@@ -15,6 +15,7 @@ from .battery import Battery
 from .binning import BinStatistics
 from .catalog import CATALOG, shown_in
 from .consistency import CalibrationTest, calibration_test
+from .distributions import check_gold
 from .estimates import Measure, Settings
 from .intervals import check_resampling
 from .kernels import check_features
@@ -24,6 +25,7 @@ from .sampling import MIN_CLUSTERS
 from .scores import check_true_probabilities
 from .thresholds import SHOWN_ACCURACIES, AccuracyThreshold, accuracy_threshold
 from .validation import (
+    check_correct,
     check_labels,
     check_n_bins,
     check_probabilities,
@@ -54,9 +56,10 @@ class CalibrationReport:
         Number of questions.
     measures : dict of str to Measure
         Value, low and high of each measure in `CATALOG`, by its key. option_mass requires the raw masses, tce and
-        ece_true the true probabilities, lce features, flip_rate the flips. The AUROC is NaN if all answers are right,
-        or all wrong. These have no interval: measures of a single sample; the NLL if it is infinite or the same for
-        every sample, since unseen samples may have any loss; the AUROC where it is NaN.
+        ece_true the true probabilities, lce features, flip_rate the flips, the distances from gold the gold
+        distributions. The AUROC is NaN if all answers are right, or all wrong. These have no interval: measures of a
+        single sample; the NLL and the divergence from gold if they are infinite or the same for every sample, since
+        unseen samples may have any loss; the AUROC where it is NaN.
     statistics : BinStatistics
         Statistics of the confidences over equal-width bins.
     groups : dict of str to GroupReport
@@ -123,6 +126,9 @@ class CalibrationReport:
         features: ArrayLike | None = None,
         chosen: ArrayLike | None = None,
         flips: ArrayLike | None = None,
+        gold: ArrayLike | None = None,
+        ordered: ArrayLike | None = None,
+        clusters: ArrayLike | None = None,
         seed: int = 0,
         confidence_level: float = 0.95,
         n_resamples: int = 1000,
@@ -156,6 +162,12 @@ class CalibrationReport:
             one half. Its probability is the confidence.
         flips : array_like of shape (n,), optional
             Share of other orders of each question's options in which another option was answered, in [0, 1].
+        gold : array_like of shape (n, K), optional
+            Distributions to compare the predicted ones with, such as a teacher's.
+        ordered : array_like of bool, shape (n,), optional
+            Which questions have ordered levels as options, whose expected level is compared with the gold one.
+        clusters : array_like of shape (n,), optional
+            Which questions may depend on each other, such as those about one case; by default those of a group.
         seed : int, default 0
             Seed of the intervals' resamples.
         confidence_level : float, default 0.95
@@ -184,13 +196,16 @@ class CalibrationReport:
         truth = None if true_probabilities is None else check_true_probabilities(true_probabilities, p.shape)
         turned = None if flips is None else _of_length(check_unit_interval(flips, "flips"), n, "flips")
         phi = None if features is None else check_features(features, n)
-        names, clusters = _group_codes(groups, n)
+        names, of_group = _group_codes(groups, n)
+        cluster_names, of_cluster = (names, of_group) if clusters is None else _group_codes(clusters, n, "clusters")
         w = check_weights(weights, n)
-        if clusters is not None and w is not None:
-            _check_group_weights(names, clusters, w)
+        if of_group is not None and w is not None:
+            _check_group_weights(names, of_group, w)
         given = None if chosen is None else check_labels(chosen, p.shape[0], p.shape[1], name="chosen")
         y = check_labels(labels, *p.shape)
-        sample = Sample(p, y, w, mass, truth, phi, clusters, given, turned)
+        own = None if gold is None else check_gold(gold, p.shape)
+        levels = None if ordered is None else check_correct(ordered, n, "ordered").astype(bool)
+        sample = Sample(p, y, w, mass, truth, phi, of_cluster, given, turned, own, levels)
         settings = Settings(check_n_bins(n_bins), confidence_level, n_resamples, seed)
         of_groups = replace(settings, brief=not all_group_intervals)
         statistics, measures = _measure(sample, settings)
@@ -199,10 +214,10 @@ class CalibrationReport:
             measures=measures,
             statistics=statistics,
             groups={}
-            if clusters is None
-            else {name: _group(sample, clusters == code, of_groups) for code, name in enumerate(names)},
+            if of_group is None
+            else {name: _group(sample, of_group == code, of_groups) for code, name in enumerate(names)},
             confidence_level=confidence_level,
-            clustered=len(names) >= MIN_CLUSTERS,
+            clustered=len(cluster_names) >= MIN_CLUSTERS,
             test=_test(sample, settings) if n_resamples else None,
             thresholds=()
             if w is not None or not n_resamples
@@ -385,16 +400,18 @@ def _group(sample: Sample, chosen: NDArray[np.bool_], settings: Settings) -> Gro
     )
 
 
-def _group_codes(groups: ArrayLike | None, n: int) -> tuple[list[str], NDArray[np.intp] | None]:
+def _group_codes(groups: ArrayLike | None, n: int, what: str = "groups") -> tuple[list[str], NDArray[np.intp] | None]:
     if groups is None:
         return [], None
     array = np.asarray(groups)
     if array.shape != (n,):
-        raise ValueError(f"groups has shape {array.shape}, but there are {n} questions: expected ({n},)")
+        raise ValueError(f"{what} has shape {array.shape}, but there are {n} questions: expected ({n},)")
     # NumPy turns a missing name among strings into a string, so the original names are checked.
     for row, name in enumerate(np.asarray(groups, dtype=object)):
         if name is None or (isinstance(name, float | np.floating) and np.isnan(name)):
-            raise ValueError(f"groups[{row}] is {name}: every question needs a group; name one for those without")
+            raise ValueError(
+                f"{what}[{row}] is {name}: every question needs a {what[:-1]}; name one for those without"
+            )
     names, codes = np.unique(array.astype(str), return_inverse=True)
     return [str(name) for name in names], codes
 

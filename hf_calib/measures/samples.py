@@ -24,6 +24,8 @@ class Sample:
     clusters: NDArray[np.intp] | None = None
     chosen: NDArray[np.integer] | None = None
     flips: Floats | None = None
+    gold: Floats | None = None
+    ordered: NDArray[np.bool_] | None = None
     _top: tuple = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -68,4 +70,6 @@ class Sample:
             take(self.features),
             chosen=take(self.chosen),
             flips=take(self.flips),
+            gold=take(self.gold),
+            ordered=take(self.ordered),
         )

@@ -5,6 +5,11 @@ from .collator import (
 from .columns import (
     parse_columns as parse_columns,
 )
+from .decisions import (
+    Case as Case,
+    Decision as Decision,
+    TypedDecisions as TypedDecisions,
+)
 from .drawing import (
     QuestionList as QuestionList,
 )
@@ -42,6 +47,7 @@ from .prompts import (
 )
 from .questions import (
     LETTERS as LETTERS,
+    DecisionQuestion as DecisionQuestion,
     Question as Question,
     QuestionError as QuestionError,
     handle_identical_choices as handle_identical_choices,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -26,6 +26,10 @@ class OptionColumns(Protocol):
     def answers(self) -> torch.Tensor:
         """Index of the right option."""
 
+    @property
+    def distributions(self) -> torch.Tensor | None:
+        """Probability of each option, if a question has a distribution in place of the one right answer."""
+
 
 @dataclass
 class QuestionBatch:
@@ -42,6 +46,8 @@ class QuestionBatch:
         Which options exist.
     answers : torch.Tensor of int64, shape (B,)
         Index of the right option; -1 where it is not known.
+    distributions : torch.Tensor of float32, shape (B, K), or None
+        Probability of each option, where a question of the batch has a distribution; see `distributions_of`.
     """
 
     input_ids: torch.Tensor
@@ -50,10 +56,11 @@ class QuestionBatch:
     option_ids: torch.Tensor
     option_mask: torch.Tensor
     answers: torch.Tensor
+    distributions: torch.Tensor | None = None
 
     def to(self, device: torch.device | str) -> QuestionBatch:
         """Return the batch on another device."""
-        return QuestionBatch(**{name: tensor.to(device) for name, tensor in vars(self).items()})
+        return QuestionBatch(**on_device(self, device))
 
     @property
     def position_ids(self) -> torch.Tensor:
@@ -127,4 +134,38 @@ class QuestionCollator:
             option_ids=option_ids,
             option_mask=option_mask,
             answers=torch.tensor([item.answer for item in items]),
+            distributions=distributions_of(items, width),
         )
+
+
+class HasTarget(Protocol):
+    """An encoded question with its answer, -1 for none, and perhaps a distribution in its place."""
+
+    @property
+    def answer(self) -> int:
+        """Index of the right option."""
+
+    @property
+    def target(self) -> tuple[float, ...] | None:
+        """Probability of each option."""
+
+
+def distributions_of(items: Sequence[HasTarget], width: int) -> torch.Tensor | None:
+    """Return the distributions of B questions, shape (B, width), or None where no question has one.
+
+    The answer of a question without one counts as certain; a question without an answer has zeros.
+    """
+    if all(item.target is None for item in items):
+        return None
+    distributions = torch.zeros(len(items), width)
+    for row, item in enumerate(items):
+        if item.target is not None:
+            distributions[row, : len(item.target)] = torch.tensor(item.target)
+        elif item.answer >= 0:
+            distributions[row, item.answer] = 1.0
+    return distributions
+
+
+def on_device(batch: Any, device: torch.device | str) -> dict[str, Any]:
+    """Return a batch's tensors on another device, by name."""
+    return {name: tensor if tensor is None else tensor.to(device) for name, tensor in vars(batch).items()}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from .options import OptionFinder
 from .prompts import PromptFormat
-from .questions import Question, QuestionError
+from .questions import DecisionQuestion, Question, QuestionError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -29,12 +29,15 @@ class EncodedQuestion:
         Index of the right option; -1 where it is not known.
     row : int
         Where the question stands in the sequence that was encoded.
+    target : tuple of float or None, default None
+        Probability of each option, in place of the one right answer.
     """
 
     input_ids: tuple[int, ...]
     option_ids: tuple[int, ...]
     answer: int
     row: int
+    target: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -95,8 +98,9 @@ def encode_questions(
             dropped.append(row)
             longest = max(longest, (length, row))
             continue
-        answer = questions[row].answer
-        items.append(EncodedQuestion(input_ids, option_ids, -1 if answer is None else answer, row))
+        question = questions[row]
+        answer = -1 if question.answer is None else question.answer
+        items.append(EncodedQuestion(input_ids, option_ids, answer, row, target_of(question)))
     if dropped:
         found = (
             f"{len(dropped)} of {len(questions)} prompts are longer than {max_length} tokens (the longest is row "
@@ -108,6 +112,11 @@ def encode_questions(
             raise QuestionError(f"{found}, and dropping them leaves no question; raise the maximum length")
         warnings.warn(f"{found}; they are dropped", stacklevel=2)
     return EncodedQuestions(tuple(items), tuple(dropped))
+
+
+def target_of(question: Question) -> tuple[float, ...] | None:
+    """Return the distribution that a question has in place of the one right answer, None for others."""
+    return question.target if isinstance(question, DecisionQuestion) else None
 
 
 def maximum_length(model_config, tokenizer: PreTrainedTokenizerBase) -> int | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .columns import Columns
+from .decisions import TypedDecisions
 from .drawing import QuestionList, check_limit, sample
 from .files import READERS, PlacedRow, PlacedRowOrError, file_rows_and_errors
 from .questions import Question, QuestionError
@@ -78,6 +79,30 @@ def load_questions(
         About columns with text that are not shown, skipped rows, and answers whose base is unclear.
     """
     check_limit(limit)
+    rows, zero_based = rows_of(name_or_path, config, split, revision)
+    questions = read_questions(
+        rows,
+        str(name_or_path),
+        columns=columns,
+        answer_base=answer_base,
+        on_bad_row=on_bad_row,
+        limit=limit,
+        seed=seed,
+        zero_based=zero_based,
+    )
+    questions.source = str(name_or_path)
+    if config is not None or (split is not None and not Path(name_or_path).expanduser().exists()):
+        questions.source += f":{config or ''}" + (f":{split}" if split is not None else "")
+    return questions
+
+
+def rows_of(
+    name_or_path: str | Path, config: str | None = None, split: str | None = None, revision: str | None = None
+) -> tuple[Iterable[PlacedRowOrError], Collection[str]]:
+    """Return the rows of a file, a folder or a Hub dataset with their places, and its columns of class labels.
+
+    Parameters and errors as of `load_questions`.
+    """
     path = Path(name_or_path).expanduser()
     rows: Iterable[PlacedRowOrError]
     zero_based: Collection[str] = ()
@@ -97,20 +122,7 @@ def load_questions(
         dataset = _from_hub(str(name_or_path), config, split, revision)
         rows = _dataset_rows(dataset, str(name_or_path).split(":", 1)[0])
         zero_based = _class_labels(dataset)
-    questions = read_questions(
-        rows,
-        str(name_or_path),
-        columns=columns,
-        answer_base=answer_base,
-        on_bad_row=on_bad_row,
-        limit=limit,
-        seed=seed,
-        zero_based=zero_based,
-    )
-    questions.source = str(name_or_path)
-    if config is not None or (split is not None and not path.exists()):
-        questions.source += f":{config or ''}" + (f":{split}" if split is not None else "")
-    return questions
+    return rows, zero_based
 
 
 def as_questions(
@@ -126,7 +138,7 @@ def as_questions(
 
     Parameters
     ----------
-    source : list of Question, iterable of mappings, datasets.Dataset, str or Path
+    source : list of Question, TypedDecisions, iterable of mappings, datasets.Dataset, str or Path
         Rows in any of the known layouts; a string or path is given to `load_questions`.
     columns, answer_base, on_bad_row, limit, seed
         As in `load_questions`.
@@ -144,6 +156,8 @@ def as_questions(
         reading: dict[str, Any] = {"columns": columns, "answer_base": answer_base, "on_bad_row": on_bad_row}
         return load_questions(source, **reading, limit=limit, seed=seed)
     check_limit(limit)
+    if isinstance(source, TypedDecisions):
+        source = source.questions()
     if isinstance(source, Mapping):
         raise TypeError(
             f"questions were given as a mapping with the keys {sorted(map(str, source))}; choose one of its splits"

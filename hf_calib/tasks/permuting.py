@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .questions import Question
+from .questions import DecisionQuestion, Question
 
 
 def permute_options(question: Question, order: Sequence[int] | NDArray[np.int64]) -> Question:
@@ -34,11 +35,13 @@ def permute_options(question: Question, order: Sequence[int] | NDArray[np.int64]
     places = [int(place) for place in order]
     if sorted(places) != list(range(len(question.choices))):
         raise ValueError(f"the order {places} is not one of the {len(question.choices)} options' indices")
-    return replace(
-        question,
-        choices=tuple(question.choices[place] for place in places),
-        answer=None if question.answer is None else places.index(question.answer),
-    )
+    changes: dict[str, Any] = {
+        "choices": tuple(question.choices[place] for place in places),
+        "answer": None if question.answer is None else places.index(question.answer),
+    }
+    if isinstance(question, DecisionQuestion) and question.target is not None:
+        changes["target"] = tuple(question.target[place] for place in places)
+    return replace(question, **changes)
 
 
 def random_orders(questions: Sequence[Question], seed: int) -> list[NDArray[np.int64]]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import string
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 LETTERS = string.ascii_uppercase
 """The letters that name the options, in order; a question has at most this many."""
@@ -56,6 +58,8 @@ class Question:
     subject: str | None = None
     context: str | None = None
 
+    most_choices: ClassVar[int] = len(LETTERS)
+
     def __post_init__(self) -> None:
         if not isinstance(self.question, str) or not self.question.strip():
             raise QuestionError(f"the question is {self.question!r}; it must be a text that is not empty", "question")
@@ -68,16 +72,18 @@ class Question:
                 f"{n_choices} choice{'s' * (n_choices != 1)} given; a multiple-choice question has at least two",
                 "choices",
             )
-        if n_choices > len(LETTERS):
-            raise QuestionError(
-                f"{n_choices} choices given; options are named by the letters A to Z, so at most {len(LETTERS)} are "
-                "possible",
-                "choices",
+        if n_choices > self.most_choices:
+            limit = (
+                f"options are named by the letters A to Z, so at most {len(LETTERS)} are possible"
+                if self.most_choices == len(LETTERS)
+                else f"at most {self.most_choices} are possible"
             )
-        for letter, choice in zip(LETTERS, self.choices, strict=False):
+            raise QuestionError(f"{n_choices} choices given; {limit}", "choices")
+        for number, choice in enumerate(self.choices):
             if not isinstance(choice, str) or not choice.strip():
+                name = LETTERS[number] if number < len(LETTERS) else f"number {number}, counted from 0,"
                 raise QuestionError(
-                    f"choice {letter} is {choice!r}; every choice must be a text that is not empty", "choices"
+                    f"choice {name} is {choice!r}; every choice must be a text that is not empty", "choices"
                 )
         if self.answer is not None:
             object.__setattr__(self, "answer", self._checked_answer())
@@ -114,6 +120,67 @@ class Question:
     def has_identical_choices(self) -> bool:
         """Whether two options are shown as the same text, as in nine rows of MMLU's test set."""
         return len({choice.strip() for choice in self.choices}) < len(self.choices)
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionQuestion(Question):
+    """A question whose answer may be a distribution, with up to 255 options.
+
+    Parameters
+    ----------
+    target : tuple of float or None, default None
+        Probability of each choice, summing to one: what trainers take in place of the one right answer. Where
+        `answer` is None, the first of the most probable choices becomes the answer.
+    labels : tuple of str or None, default None
+        What names the options in the prompt; the letters by default, which are enough for 26.
+
+    Raises
+    ------
+    QuestionError
+        If the target is not a distribution over the choices, or there is not one label per choice.
+    """
+
+    target: tuple[float, ...] | None = None
+    labels: tuple[str, ...] | None = None
+
+    most_choices: ClassVar[int] = 255
+
+    def __post_init__(self) -> None:
+        Question.__post_init__(self)
+        if self.labels is not None and len(set(self.labels)) != len(self.choices):
+            raise QuestionError(f"{len(self.choices)} choices need as many different labels, got {self.labels!r}")
+        if self.target is None:
+            return
+        target = tuple(map(float, self.target))
+        check_distribution(target, len(self.choices), "the target")
+        object.__setattr__(self, "target", target)
+        if self.answer is None:
+            object.__setattr__(self, "answer", target.index(max(target)))
+
+    @property
+    def letters(self) -> Sequence[str]:  # type: ignore[override]  # labels may have several characters
+        """What names this question's options."""
+        if self.labels is not None:
+            return self.labels
+        if len(self.choices) > len(LETTERS):
+            raise QuestionError(
+                f"{len(self.choices)} choices need labels of more than one letter, which are found with a tokenizer "
+                "when a model is measured or served; training on letters takes at most 26 options, so use "
+                'calibration_confidence="text"'
+            )
+        return LETTERS[: len(self.choices)]
+
+
+def check_distribution(values: Sequence[float], n: int, name: str) -> None:
+    """Raise a QuestionError unless `values` are n probabilities that sum to one, as rounding to three decimals can."""
+    from ..measures.validation import sum_tolerance
+
+    if len(values) != n:
+        raise QuestionError(f"{name} has {len(values)} probabilities for {n} options; give one for each")
+    if not all(0 <= value <= 1 for value in values):
+        raise QuestionError(f"{name} is {list(values)}; probabilities must be between 0 and 1")
+    if abs(math.fsum(values) - 1) > sum_tolerance(n):
+        raise QuestionError(f"{name} sums to {math.fsum(values):.6g}; the probabilities of all options must sum to 1")
 
 
 def require_answers(questions: Sequence[Question], purpose: str) -> None:

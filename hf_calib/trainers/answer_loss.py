@@ -13,7 +13,7 @@ from ..confidence.forward import answer_logits
 from ..regularizers import answer_loss
 from ..tasks.collator import QuestionBatch, QuestionCollator
 from ..tasks.encoding import EncodedQuestion
-from .option_texts import EncodedTexts, TextCollator, answer_scores, exact_collator
+from .option_texts import Encoded, EncodedTexts, TextCollator, answer_scores, exact_collator
 from .trl_compatibility import log_supervised_metrics
 
 if TYPE_CHECKING:
@@ -32,15 +32,17 @@ class AnswerLossMixin(Base):
 
     _padding_side: str | None = None  # of the prompts, once it is known
     _answers_only = False  # whether the training data are questions with labels on the answer's token only
-    _text_collator: TextCollator | None = None  # with option texts
-    _text_items: Sequence[EncodedTexts] = ()  # those that are trained on, until a layout is chosen for them
+    # With option texts, or distributions as answers: what lays questions out, and the questions that are trained on
+    # until a layout is chosen for them.
+    _option_collator: TextCollator | QuestionCollator | None = None
+    _option_items: Sequence[Encoded] = ()
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Return the mean log-loss of the answers, or their sum over `num_items_in_batch`."""
-        if "encoded_texts" in inputs:
-            return self._loss_over_texts(model, inputs["encoded_texts"], return_outputs, num_items_in_batch)
+        if "encoded" in inputs:
+            return self._loss_over_options(model, inputs["encoded"], return_outputs, num_items_in_batch)
         batch = _batch_of(inputs) if self._answers_only and not return_outputs and self._is_plain() else None
         if batch is None:
             return super().compute_loss(
@@ -62,24 +64,23 @@ class AnswerLossMixin(Base):
         # The count covers all processes, while distributed training averages the gradients.
         return loss * self.accelerator.num_processes if self.args.average_tokens_across_devices else loss
 
-    def _loss_over_texts(
-        self, model: Any, items: Sequence[EncodedTexts], return_outputs: bool, num_items_in_batch: Any
+    def _loss_over_options(
+        self, model: Any, items: Sequence[Encoded], return_outputs: bool, num_items_in_batch: Any
     ) -> Any:
         device = self.accelerator.device
-        assert self._text_collator is not None
-        if self._text_items:
-            self._text_collator = exact_collator([model], self._text_items, self._text_collator, device)
-            self._text_items = ()
-        batch = self._text_collator(items).to(device)
+        assert self._option_collator is not None
+        if self._option_items:
+            self._option_collator = exact_collator([model], self._option_items, self._option_collator, device)
+            self._option_items = ()
+        batch = self._option_collator(items).to(device)  # type: ignore[arg-type]  # a collator gets its own items
         scores = answer_scores(model, batch)
         loss = self._mean(answer_loss(scores, batch), num_items_in_batch)
-        right = (scores.detach().argmax(dim=-1) == batch.answers).double()
+        options = scores.detach().gather(-1, batch.option_ids).masked_fill(~batch.option_mask, -torch.inf)
+        right = (options.argmax(dim=-1) == batch.answers).double()
         n_right, n = self.accelerator.gather_for_metrics(
             torch.stack([right.sum(), torch.ones_like(right).sum()])[None]
         ).sum(dim=0).tolist()  # fmt: skip
-        n_tokens = torch.tensor(
-            sum(len(item.input_ids) + sum(map(len, item.options)) for item in items), device=device
-        )
+        n_tokens = torch.tensor(sum(map(_n_tokens, items)), device=device)
         log_supervised_metrics(self, {"option_accuracy": n_right / n}, n_tokens)
         return (loss, CausalLMOutput(loss=loss, logits=scores)) if return_outputs else loss
 
@@ -107,19 +108,24 @@ class AnswerLossMixin(Base):
         log_supervised_metrics(self, metrics, attention_mask.sum())
 
 
-class TextRowCollator:
-    """Collates rows of `QuestionPreparation.supervised_rows` with option texts, and leaves others to `collator`."""
+class OptionRowCollator:
+    """Collates rows of `QuestionPreparation.supervised_rows` that have options, and leaves others to `collator`."""
 
     def __init__(self, collator: Callable[[list[dict[str, Any]]], dict[str, Any]]) -> None:
         self.collator = collator
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Return a batch."""
-        if "encoded_texts" not in rows[0]:
+        readers: dict[str, Callable[[dict[str, Any]], Encoded]] = {
+            "encoded_texts": _encoded_texts,
+            "encoded_question": _encoded_question,
+        }
+        column = next((name for name in readers if name in rows[0]), None)
+        if column is None:
             return self.collator(rows)
-        items = [_encoded_texts(row["encoded_texts"]) for row in rows]
+        items = [readers[column](row[column]) for row in rows]
         # One item per question for transformers to count; it skips the first column, as in labels that are shifted.
-        return {"labels": torch.tensor([[-100, item.answer] for item in items]), "encoded_texts": items}
+        return {"labels": torch.tensor([[-100, item.answer] for item in items]), "encoded": items}
 
 
 def _encoded_texts(fields: dict[str, Any]) -> EncodedTexts:
@@ -129,7 +135,22 @@ def _encoded_texts(fields: dict[str, Any]) -> EncodedTexts:
         options=tuple(map(tuple, fields["options"])),
         divisors=tuple(fields["divisors"]),
         answer=fields["answer"],
+        target=_target(fields),
     )
+
+
+def _encoded_question(fields: dict[str, Any]) -> EncodedQuestion:
+    return EncodedQuestion(
+        tuple(fields["input_ids"]), tuple(fields["option_ids"]), fields["answer"], fields["row"], _target(fields)
+    )
+
+
+def _target(fields: dict[str, Any]) -> tuple[float, ...] | None:
+    return None if fields["target"] is None else tuple(fields["target"])
+
+
+def _n_tokens(item: Encoded) -> int:
+    return len(item.input_ids) + (sum(map(len, item.options)) if isinstance(item, EncodedTexts) else 1)
 
 
 def _harmless_side(model: Any, batch: QuestionBatch) -> str:

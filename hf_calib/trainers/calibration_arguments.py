@@ -29,11 +29,11 @@ class CalibrationArguments:
     The loss of a calibration-aware trainer is
 
     $$ L_{trainer} + w_{anchor} KL(p_{ref} \| p_\theta) + w_{sup} (-\log p_\theta(y)) + w_{em} \| p_\theta - t \|^2
-    + w_{dece} DECE $$
+    + w_{dece} DECE + w_{brier} \| p_\theta - y \|^2 $$
 
     where all terms but the first are means over a batch of multiple-choice questions. With
     `calibration_confidence="letters"`, $p_\theta$ is the next-token distribution at the answer position, of which the
-    last two terms take the options' share; with option texts it is the distribution over the options throughout.
+    last three terms take the options' share; with option texts it is the distribution over the options throughout.
     Questions without an answer only have the anchor.
 
     Parameters
@@ -45,7 +45,10 @@ class CalibrationArguments:
         keeps a model calibrated through alignment, in all domains of the prompts and beyond
         (`examples/lab/report.md`: calibration-aware-dpo-unlabelled).
     supervised_weight : float, default 1.0
-        Weight of the supervised term, the right answer's log-loss (CFT).
+        Weight of the supervised term, the right answer's log-loss (CFT). Of questions with a distribution in place of
+        the one right answer (`DecisionQuestion`), it is the cross-entropy to the distribution.
+    brier_weight : float, default 0.0
+        Weight of the Brier score: the squared distance to the right answer or to the distribution.
     em_weight : float, default 0.0
         Weight of the ECE regularizer (RCFT; 1 in the paper).
     dece_weight : float, default 0.0
@@ -126,6 +129,9 @@ class CalibrationArguments:
         metadata={"help": "Weight of the anchor: KL to the reference's distribution. Needs no answers."},
     )
     supervised_weight: float = field(default=1.0, metadata={"help": "Weight of the right answer's log-loss (CFT)."})
+    brier_weight: float = field(
+        default=0.0, metadata={"help": "Weight of the Brier score against the answer or its distribution."}
+    )
     em_weight: float = field(
         default=0.0, metadata={"help": "Weight of the ECE regularizer found by EM (RCFT; 1 in the paper)."}
     )
@@ -228,7 +234,7 @@ class CalibrationArguments:
 
     def check_calibration_arguments(self) -> None:
         """Raise a ValueError that names the first argument with an invalid value."""
-        for name in ("anchor_weight", "supervised_weight", "em_weight", "dece_weight"):
+        for name in ("anchor_weight", "supervised_weight", "brier_weight", "em_weight", "dece_weight"):
             if not 0.0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be a finite, nonnegative number, got {getattr(self, name)}")
         for name in ("calibration_batch_size", "calibration_max_length", "em_batch_size", "em_steps", "em_bins"):

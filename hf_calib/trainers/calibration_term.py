@@ -21,6 +21,7 @@ from ..regularizers import (
     BinTargets,
     anchor_divergence,
     answer_loss,
+    brier_loss,
     em_loss,
     expected_brier_loss,
 )
@@ -169,7 +170,7 @@ class CalibrationTerm:
         per_question = self._terms(model, batch, step, items)
         # A process's loss has the weight 1/processes in the averaged gradient.
         divisors = {"anchor": len(indices) / processes, "supervised": n_answered / processes}
-        divisors["em"] = divisors["dece"] = divisors["supervised"]
+        divisors["em"] = divisors["dece"] = divisors["brier"] = divisors["supervised"]
         total = torch.zeros((), device=self.accelerator.device)
         for name, values in per_question.items():
             term = values.sum() / max(divisors[name], 1e-12)
@@ -209,6 +210,8 @@ class CalibrationTerm:
             terms["supervised"] = (expected_brier_loss if stated else answer_loss)(logits, batch)
         option_logits = logits.gather(-1, batch.option_ids).masked_fill(~batch.option_mask, -torch.inf)
         probabilities = torch.softmax(option_logits, dim=-1)
+        if arguments.brier_weight > 0:
+            terms["brier"] = brier_loss(probabilities, batch)
         if arguments.em_weight > 0:
             em = em_loss(probabilities, batch.option_mask, self.targets, arguments.em_sharing)
             terms["em"] = torch.where(answered, em, torch.zeros_like(em))

@@ -196,7 +196,9 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
         if self._supervised_by_trainer:
             settings.supervised_weight = 0.0
             run.terms = ("supervised",)
-        weights = {name: getattr(settings, f"{name}_weight") for name in ("anchor", "supervised", "em", "dece")}
+        weights = {
+            name: getattr(settings, f"{name}_weight") for name in ("anchor", "supervised", "brier", "em", "dece")
+        }
         if max(weights.values()) == 0:
             run.terms = ()
             return
@@ -215,7 +217,7 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
         run.terms = (*run.terms, *active)
         run.settings = {f"{name}_weight": weights[name] for name in active}
         run.settings["calibration_batch_size"] = settings.calibration_batch_size
-        if max(weights["supervised"], weights["em"], weights["dece"]) > 0:
+        if max(weight for name, weight in weights.items() if name != "anchor") > 0:
             run.trained_on = prepared.of(prepared.answered)
             if not prepared.answered and self.accelerator.is_main_process:
                 _report_unanswered(len(prepared.trained), settings)
@@ -415,7 +417,7 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
 def _report_unanswered(n_questions: int, settings: CalibrationArguments) -> None:
     """Log that the terms that need answers do not act."""
     # supervised_weight has a weight by default, which is no mistake if the questions have no answers.
-    weights = {name: getattr(settings, name) for name in ("em_weight", "dece_weight")}
+    weights = {name: getattr(settings, name) for name in ("brier_weight", "em_weight", "dece_weight")}
     given = [f"{name}={weight:g}" for name, weight in weights.items() if weight > 0]
     logger.warning(
         "None of the %d calibration questions has an answer: only the anchor acts%s",

@@ -12,11 +12,11 @@ from torch import nn
 
 from ..confidence.cached import harmless_collator
 from ..confidence.encoded import EncodedOptions, PromptEncoder
-from ..confidence.forward import ForwardArguments, answer_logits, evaluating, same_to_rounding
+from ..confidence.forward import ForwardArguments, answer_logits, evaluating, packed_mask, same_to_rounding
 from ..confidence.methods import OptionTexts
 from ..tasks import PromptFormat, Question, QuestionError
-from ..tasks.collator import QuestionBatch, QuestionCollator
-from ..tasks.encoding import EncodedQuestion
+from ..tasks.collator import QuestionBatch, QuestionCollator, distributions_of, on_device
+from ..tasks.encoding import EncodedQuestion, target_of
 
 # The score of an option that a question lacks. Finite, since zero times the logarithm of zero is to be zero in a
 # divergence; its exponential is zero.
@@ -33,10 +33,13 @@ class EncodedTexts(EncodedOptions):
         One per option, at least 1.
     answer : int
         Index of the right option; -1 where it is not known.
+    target : tuple of float or None, default None
+        Probability of each option, in place of the one right answer.
     """
 
     divisors: tuple[int, ...]
     answer: int
+    target: tuple[float, ...] | None = None
 
 
 Encoded: TypeAlias = EncodedQuestion | EncodedTexts
@@ -72,7 +75,7 @@ def encode_texts(
         question = questions[item.row]
         answer = -1 if question.answer is None else question.answer
         divisors = method.divisors(question, [len(option) for option in item.options])
-        encoded.append(EncodedTexts(item.row, item.input_ids, item.options, divisors, answer))
+        encoded.append(EncodedTexts(item.row, item.input_ids, item.options, divisors, answer, target_of(question)))
     return encoded
 
 
@@ -99,6 +102,8 @@ class TextBatch:
         Which options exist.
     answers : torch.Tensor of int64, shape (B,)
         Index of the right option; -1 where it is not known.
+    distributions : torch.Tensor of float32, shape (B, K), or None
+        As of `QuestionBatch`.
     """
 
     input_ids: torch.Tensor
@@ -111,10 +116,11 @@ class TextBatch:
     divisors: torch.Tensor
     option_mask: torch.Tensor
     answers: torch.Tensor
+    distributions: torch.Tensor | None = None
 
     def to(self, device: torch.device | str) -> TextBatch:
         """Return the batch on another device."""
-        return TextBatch(**{name: tensor.to(device) for name, tensor in vars(self).items()})
+        return TextBatch(**on_device(self, device))
 
     @property
     def option_ids(self) -> torch.Tensor:
@@ -176,7 +182,7 @@ class TextCollator:
         return TextBatch(
             input_ids=input_ids,
             position_ids=positions_,
-            attention_mask=_seen(texts_) if packed else (texts_ >= 0).long(),
+            attention_mask=packed_mask(texts_) if packed else (texts_ >= 0).long(),
             rows=torch.tensor([row for row, _ in places]),
             columns=torch.tensor(columns),
             targets=torch.tensor([token for item in items for option in item.options for token in option]),
@@ -184,21 +190,13 @@ class TextCollator:
             divisors=torch.tensor(divisors, dtype=torch.float32),
             option_mask=sizes > 0,
             answers=torch.tensor([item.answer for item in items]),
+            distributions=distributions_of(items, width),
         )
 
 
 def _padded(values: list[int], length: int, fill: int, left: bool) -> list[int]:
     padding = [fill] * (length - len(values))
     return padding + values if left else values + padding
-
-
-def _seen(texts: torch.Tensor) -> torch.Tensor:
-    """Return which tokens each token sees, (R, 1, L, L): the prompt, number 0, and its own text up to itself."""
-    seen, seeing = texts[:, None, :], texts[:, :, None]
-    length = texts.shape[1]
-    before = torch.ones(length, length, dtype=torch.bool).tril()
-    # Padding sees itself, since a softmax over nothing is undefined.
-    return (((seen == 0) | (seen == seeing)) & before)[:, None]
 
 
 def answer_scores(model: nn.Module, batch: Batch, arguments: ForwardArguments | None = None) -> torch.Tensor:
@@ -235,11 +233,7 @@ def _text_logits(model: nn.Module, batch: TextBatch, arguments: ForwardArguments
     if mask.dim() == 2:
         inputs = arguments.inputs(batch.input_ids, mask)
     else:
-        # What is added to the attention's weights, in the model's number format as its kernels require.
-        dtype = next(parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
-        mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
-        inputs = arguments.inputs(batch.input_ids, torch.ones_like(batch.input_ids))
-        inputs |= {"attention_mask": mask, "position_ids": batch.position_ids}
+        inputs = arguments.packed_inputs(model, batch.input_ids, mask, batch.position_ids)
     if not arguments.logits_to_keep:
         return model(**inputs).logits[batch.rows, batch.columns].float()
     kept, columns = torch.unique(batch.columns, return_inverse=True)

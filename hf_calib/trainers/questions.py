@@ -27,6 +27,7 @@ from ..tasks import (
     require_answers,
 )
 from ..tasks.collator import QuestionCollator
+from ..tasks.encoding import EncodedQuestion
 from .calibration_arguments import CalibrationArguments
 from .option_texts import Encoded, EncodedTexts, TextCollator, encode_texts
 from .question_stream import held_out_split
@@ -188,10 +189,23 @@ class QuestionPreparation:
     def supervised_rows(self, items: Sequence[Any]) -> Dataset:
         """Return answered questions as an SFT dataset, labeled on the answer's token or on every token.
 
-        With option texts a row also has the fields of its `EncodedTexts`, since its loss is over all of them.
+        With option texts, and where a question has a distribution in place of the one right answer, a row also has
+        the fields of its encoded question, since its loss is over all options.
+
+        Raises
+        ------
+        ValueError
+            If the loss is to be on every token, and a question has a distribution.
         """
         if isinstance(self.method, OptionTexts):
             return Dataset.from_list([_row_of_texts(item) for item in items])
+        if any(item.target is not None for item in items):
+            if not self.answers_only:
+                raise ValueError(
+                    'supervised_on: questions with a distribution as their answer need "answer", got '
+                    '"question_and_answer"'
+                )
+            return Dataset.from_list([_row_of_options(item) for item in items])
         input_ids = [[*item.input_ids, item.option_ids[item.answer]] for item in items]
         labels = [[-100] * (len(ids) - 1) + ids[-1:] for ids in input_ids] if self.answers_only else input_ids
         return Dataset.from_dict({"input_ids": input_ids, "labels": labels})
@@ -217,6 +231,12 @@ def _row_of_texts(item: EncodedTexts) -> dict[str, Any]:
     right = item.options[item.answer]
     labels = [*[-100] * len(item.input_ids), *right]
     return {"input_ids": [*item.input_ids, *right], "labels": labels, "encoded_texts": asdict(item)}
+
+
+def _row_of_options(item: EncodedQuestion) -> dict[str, Any]:
+    right = item.option_ids[item.answer]
+    labels = [*[-100] * len(item.input_ids), right]
+    return {"input_ids": [*item.input_ids, right], "labels": labels, "encoded_question": asdict(item)}
 
 
 def are_questions(dataset: Any) -> bool:

@@ -39,7 +39,8 @@ class CalibrationRun:
     Attributes
     ----------
     terms : tuple of str
-        The terms that have a weight and questions to act on: "anchor", "supervised", "em", "dece".
+        The terms that have a weight and questions to act on: "anchor", "supervised", "brier", "em",
+        "dece".
     settings : dict from str to Any
         The values in effect for the terms: their weights and `calibration_batch_size`.
     questions : sequence of Question
@@ -85,6 +86,7 @@ class CalibrationRun:
         names = {
             "anchor": "anchored to its reference",
             "supervised": "supervised by the right answers",
+            "brier": "with the Brier score",
             "em": "with the ECE regularizer found by EM",
             "dece": "with the differentiable ECE",
         }

@@ -10,7 +10,7 @@ from trl import SFTConfig, SFTTrainer
 
 from ..hub import dataset_reference
 from ..tasks import Question, as_questions, require_answers
-from .answer_loss import AnswerLossMixin, TextRowCollator
+from .answer_loss import AnswerLossMixin, OptionRowCollator
 from .calibration_arguments import CalibrationArguments
 from .mixin import CalibrationMixin
 from .option_texts import TextCollator
@@ -129,8 +129,9 @@ class CalibrationAwareSFTTrainer(CalibrationMixin, AnswerLossMixin, SFTTrainer):
             collator = self._questions.collator
             if isinstance(collator, TextCollator):
                 _check_text_options(settings)
-                self._text_collator, self._text_items = collator, prepared.answered
-                args.remove_unused_columns = False  # a row's texts are no input of the model's
+            if isinstance(collator, TextCollator) or any(item.target is not None for item in prepared.answered):
+                self._option_collator, self._option_items = collator, prepared.answered
+                args.remove_unused_columns = False  # a row's options are no input of the model's
             self._supervised_by_trainer = True
             self._answers_only = self._questions.answers_only
             self._method_without_terms = "Calibration-aware fine-tuning (CFT)"
@@ -148,14 +149,15 @@ class CalibrationAwareSFTTrainer(CalibrationMixin, AnswerLossMixin, SFTTrainer):
             processing_class=processing_class,
             **kwargs,
         )
-        if self._text_collator is not None:
+        if self._option_collator is not None:
             if not self._is_plain():
                 raise ValueError(
-                    "calibration_confidence: with option texts the loss is the cross-entropy over the options; it "
-                    "cannot be combined with another loss_type or compute_loss_func, label smoothing, a router loss, "
-                    "Liger kernels, parallelism_config, or several GPUs in one process"
+                    "calibration_confidence: with option texts, and with distributions as answers, the loss is a "
+                    "cross-entropy over the options; it cannot be combined with another loss_type or "
+                    "compute_loss_func, label smoothing, a router loss, Liger kernels, parallelism_config, or "
+                    "several GPUs in one process"
                 )
-            self.data_collator: Any = TextRowCollator(self.data_collator)
+            self.data_collator: Any = OptionRowCollator(self.data_collator)
         if self._asked:
             self.calibration_run.calibration_source = source
             self.calibration_run.trained_on = prepared.of(prepared.answered)

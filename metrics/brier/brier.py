@@ -6,11 +6,12 @@ import numpy as np
 # `evaluate` fetches only the files that are imported here, so this includes what those files import.
 # ruff: noqa: F401
 from .binning import BinStatistics
+from .distributions import check_gold, kl_terms, squared_distance, variation_terms
 from .estimates import Estimator, Settings
 from .inputs import PROBABILITIES, CheckedInputs
 from .intervals import family_interval
 from .sampling import influence_error
-from .scores import brier_decomposition, brier_score, brier_terms
+from .scores import brier_decomposition, brier_score, brier_terms, weighted_mean
 from .validation import check_labels, check_probabilities, check_weights, top_prediction
 
 _DESCRIPTION = """
@@ -28,11 +29,16 @@ Args:
         for a right answer and 0 for a wrong one. Defaults to False.
     n_bins (int): number of equal-width bins for the decomposition. Defaults to 10.
     sample_weight (list of float): weight of each sample. Defaults to None (equal weights).
+    gold (list of list of float): the distributions to compare with, such as a teacher's, padded like the predictions;
+        also return the distances from them. Defaults to None.
     confidence_level (float): also return a confidence interval at this level, such as 0.95. Defaults to None.
 Returns:
     brier (float): in [0, 2], 0 if the right option always has probability one. For two options it is twice the score
         of one option's probability.
     brier_low, brier_high (float): the interval, with `confidence_level`.
+    brier_from_gold, kl_from_gold, total_variation (float): with `gold`: the mean squared distance, summed over the
+        options; the mean divergence KL(gold ‖ prediction) in nats, with predictions clipped at 1e-9; and half the mean
+        sum of the distances.
     reliability, resolution, uncertainty, within_bin (float): with `decomposition`; reliability - resolution +
         uncertainty + within_bin is the Brier score of the confidence.
 Examples:
@@ -43,7 +49,13 @@ Examples:
     >>> results = brier.compute(predictions=[[0.75, 0.25], [0.75, 0.25]], references=[0, 1], decomposition=True)
     >>> results["reliability"], results["resolution"], results["uncertainty"]
     (0.0625, 0.0, 0.25)
+
+    >>> results = brier.compute(predictions=[[0.5, 0.5]], references=[0], gold=[[1.0, 0.0]])
+    >>> results["brier_from_gold"], round(results["kl_from_gold"], 3), results["total_variation"]
+    (0.5, 0.693, 0.5)
 """
+
+_DISTANCES = {"brier_from_gold": squared_distance, "kl_from_gold": kl_terms, "total_variation": variation_terms}
 
 _CITATION = """
 @article{brier1950verification,
@@ -76,15 +88,20 @@ class BrierScore(CheckedInputs, evaluate.Metric):
         decomposition=False,
         n_bins=10,
         sample_weight=None,
+        gold=None,
         confidence_level=None,
     ):
         results = {"brier": brier_score(predictions, references, weights=sample_weight)}
-        if not decomposition and confidence_level is None:
+        if not decomposition and confidence_level is None and gold is None:
             return results
         probabilities = check_probabilities(predictions)
         labels = check_labels(references, *probabilities.shape)
         weights = check_weights(sample_weight, len(labels))
         confidences, _, correct = top_prediction(probabilities, labels)
+        if gold is not None:
+            distributions = check_gold(gold, probabilities.shape)
+            for name, terms in _DISTANCES.items():
+                results[name] = weighted_mean(terms(probabilities, distributions), weights)
         if confidence_level is not None:
             estimator = Estimator(confidences, correct, Settings(confidence_level=confidence_level), weights)
             measure = estimator.mean(brier_terms(probabilities, labels), 0.0, 2.0)

@@ -25,7 +25,7 @@ def test_the_keys_that_logs_and_tables_are_read_by_stay():
     assert keys("calibrators") == ["accuracy", "confidence", "ece", "nll"]
     assert keys("groups") == ["accuracy", "confidence", "ece"]
     assert all(key == info.key for key, info in CATALOG.items())
-    assert len({info.label for info in CATALOG.values()}) == len({info.short for info in CATALOG.values()}) == 32
+    assert len({info.label for info in CATALOG.values()}) == len({info.short for info in CATALOG.values()}) == 36
 
 
 def sharpened(p, power):
@@ -39,6 +39,7 @@ def test_directions_prefer_the_better_model():
     y = np.array([rng.choice(4, p=row) for row in p])
     features = np.ones((3000, 1))
     options = {"n_resamples": 0, "true_probabilities": p, "features": features}
+    options |= {"gold": p, "ordered": np.ones(3000, dtype=bool)}
     good = CalibrationReport.from_predictions(p, y, **options).measures
     overconfident = CalibrationReport.from_predictions(sharpened(p, 3), y, **options).measures
     underconfident = CalibrationReport.from_predictions(sharpened(p, 0.3), y, **options).measures

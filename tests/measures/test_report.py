@@ -26,6 +26,8 @@ def report(predictions):
         true_probabilities=np.roll(p, 1, axis=1),
         features=rng.random((600, 2)),
         flips=rng.random(600),
+        gold=np.roll(p, 2, axis=1),
+        ordered=np.arange(600) % 3 == 0,
     )
 
 
@@ -38,6 +40,7 @@ def test_every_measure_is_there_with_an_interval_around_it(report):
 def test_the_values_are_those_of_the_functions(report, predictions):
     p, y = predictions
     c, right = p.max(axis=1), p.argmax(axis=1) == y
+    gold, ordered = np.roll(p, 2, axis=1), np.arange(600) % 3 == 0
     truth = np.roll(p, 1, axis=1)[np.arange(600), p.argmax(axis=1)]
     parts = measures.brier_decomposition(c, right)
     expected = {
@@ -62,6 +65,10 @@ def test_the_values_are_those_of_the_functions(report, predictions):
         "brier_reliability": parts.reliability,
         "brier_resolution": parts.resolution,
         "brier_uncertainty": parts.uncertainty,
+        "kl_from_gold": measures.kl_from_gold(p, gold),
+        "brier_from_gold": measures.brier_from_gold(p, gold),
+        "total_variation": measures.total_variation(p, gold),
+        "score_error": measures.expected_score_error(p[ordered], gold[ordered]),
         "auroc": measures.auroc(c, right),
         "aurc": measures.aurc(c, right),
         "excess_aurc": measures.excess_aurc(c, right),

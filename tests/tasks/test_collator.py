@@ -48,7 +48,7 @@ def test_padding_is_on_the_side_asked_for(items):
 def test_padding_moved_to_the_right(items, side):
     moved, right = QuestionCollator(PAD, side)(items).padded_right(), QuestionCollator(PAD, "right")(items)
     for name, tensor in vars(right).items():
-        assert torch.equal(getattr(moved, name), tensor), name
+        torch.testing.assert_close(getattr(moved, name), tensor, rtol=0, atol=0, msg=name)
 
 
 def test_a_batch_of_questions_of_one_length_has_no_padding():
@@ -56,13 +56,25 @@ def test_a_batch_of_questions_of_one_length_has_no_padding():
     left, right = (QuestionCollator(PAD, side)(items) for side in ("left", "right"))
     assert (left.attention_mask == 1).all()
     for name, tensor in vars(left).items():
-        assert torch.equal(getattr(right, name), tensor)
+        torch.testing.assert_close(getattr(right, name), tensor, rtol=0, atol=0)
+
+
+def test_distributions_are_padded_and_answers_count_as_certain():
+    items = [
+        EncodedQuestion((1,), (4, 5, 6), 2, 0, (0.25, 0.25, 0.5)),
+        EncodedQuestion((1,), (4, 5), 1, 1),
+        EncodedQuestion((1,), (4, 5), -1, 2),
+    ]
+    batch = QuestionCollator(PAD)(items)
+    assert batch.distributions.tolist() == [[0.25, 0.25, 0.5], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
+    assert batch.to("meta").distributions.is_meta
+    assert QuestionCollator(PAD)(items[1:]).distributions is None
 
 
 def test_a_batch_moves_to_another_device_whole():
     batch = QuestionCollator(PAD)([EncodedQuestion((1, 2), (4, 5), 0, 0)]).to("meta")
     assert isinstance(batch, QuestionBatch)
-    assert {tensor.device.type for tensor in vars(batch).values()} == {"meta"}
+    assert {tensor.device.type for tensor in vars(batch).values() if tensor is not None} == {"meta"}
 
 
 def test_another_side_is_refused():

@@ -1,0 +1,224 @@
+"""Answer typed decisions over HTTP: POST /v1/systemone."""
+
+from __future__ import annotations
+
+import json
+import math
+import socket
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ..confidence.decisions import Decided, DecisionBackend
+from ..tasks import QuestionError
+from ..tasks.decisions import Case, Decision
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+MAX_BODY = 2**20
+MAX_QUESTIONS = 64
+
+
+class RefusedRequest(Exception):
+    """A request that is not answered, with the HTTP status that says why."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def make_app(
+    backend: DecisionBackend, name: str, *, max_body: int = MAX_BODY, max_questions: int = MAX_QUESTIONS
+) -> Starlette:
+    """Return the server's application.
+
+    Requests are answered one after the other, each on its own: no answer depends on what else is asked meanwhile.
+    Errors are JSON, `{"error": {"message": ..., "type": ...}}`: 400 for what is not a case of typed questions, 404 and
+    405 for other addresses and methods, 413 for a body that is too large, 415 for one that is not JSON by its type,
+    and 500 where the model fails.
+
+    Parameters
+    ----------
+    backend : DecisionBackend
+        Such as `hf_calib.confidence.LocalDecisions`.
+    name : str
+        What answers call the model. A request may leave its `model` out; another name is refused.
+    max_body : int, default 1048576
+        The longest request, in bytes.
+    max_questions : int, default 64
+        The most questions in one.
+
+    Raises
+    ------
+    ImportError
+        If Starlette is not installed.
+    """
+    try:
+        from starlette.applications import Starlette
+        from starlette.concurrency import run_in_threadpool
+        from starlette.exceptions import HTTPException
+        from starlette.responses import JSONResponse
+        from starlette.routing import Route
+    except ImportError:
+        raise ImportError('serving needs Starlette and uvicorn: pip install "hf-calib[serve]"') from None
+
+    one_at_a_time = threading.Lock()
+
+    def answer(body: bytes) -> dict[str, Any]:
+        case = _read(body, name, max_questions)
+        with one_at_a_time:
+            (answers,) = backend.decide([case])
+        return {
+            "model": name,
+            "answers": {
+                decision.name: _answer(decision, own) for decision, own in zip(case.decisions, answers, strict=True)
+            },
+        }
+
+    async def systemone(request: Request) -> Response:
+        kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+        if kind != "application/json":
+            raise RefusedRequest(415, f"the content type is {kind}; send application/json")
+        body = await _body(request, max_body)
+        return JSONResponse(await run_in_threadpool(answer, body))
+
+    async def models(request: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [{"id": name, "object": "model"}]})
+
+    async def health(request: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def refused(request: Request, error: Exception) -> Response:
+        status = error.status if isinstance(error, RefusedRequest) else 400
+        return _error(status, str(error))
+
+    async def http_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return _error(error.status_code, error.detail)
+
+    async def failed(request: Request, error: Exception) -> Response:
+        return _error(500, f"the model failed: {type(error).__name__}")
+
+    def _error(status: int, message: str) -> Response:
+        kind = "invalid_request_error" if status < 500 else "server_error"
+        return JSONResponse({"error": {"message": message, "type": kind}}, status_code=status)
+
+    return Starlette(
+        routes=[
+            Route("/v1/systemone", systemone, methods=["POST"]),
+            Route("/v1/models", models),
+            Route("/health", health),
+        ],
+        exception_handlers={
+            RefusedRequest: refused,
+            QuestionError: refused,
+            HTTPException: http_error,
+            Exception: failed,
+        },
+    )
+
+
+def serve(
+    backend: DecisionBackend,
+    name: str,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    max_body: int = MAX_BODY,
+    max_questions: int = MAX_QUESTIONS,
+    ready: Callable[[str], None] = lambda url: None,
+) -> None:
+    """Serve until interrupted.
+
+    Parameters
+    ----------
+    backend, name, max_body, max_questions
+        As of `make_app`.
+    host : str, default "127.0.0.1"
+        Only this machine by default.
+    port : int, default 8000
+        0 for any that is free.
+    ready : callable, optional
+        Called with the address once it is known.
+
+    Raises
+    ------
+    PermissionError
+        If the address can't be listened on.
+    """
+    app = make_app(backend, name, max_body=max_body, max_questions=max_questions)
+    import uvicorn
+
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind((host, port))
+            listening.listen(128)
+        except OSError as error:
+            raise PermissionError(f"--host {host} --port {port}: {error.strerror}; choose another port") from None
+        shown = f"[{host}]" if ":" in host else host
+        ready(f"http://{shown}:{listening.getsockname()[1]}")
+        uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listening])
+
+
+async def _body(request: Request, limit: int) -> bytes:
+    """Return the request's body; a longer one is refused before it is read to its end."""
+    told = request.headers.get("content-length")
+    if told is not None and told.isdigit() and int(told) > limit:
+        raise RefusedRequest(413, f"the body has {told} bytes; at most {limit} are read")
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > limit:
+            raise RefusedRequest(413, f"the body is longer than {limit} bytes")
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _read(body: bytes, name: str, max_questions: int) -> Case:
+    try:
+        data = json.loads(body.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise RefusedRequest(400, f"the body is not JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise RefusedRequest(400, f"the body is a {type(data).__name__}; send an object with state and questions")
+    unknown = sorted(set(data) - {"model", "state", "questions"})
+    if unknown:
+        raise RefusedRequest(400, f"unknown field {', '.join(unknown)}; a request has model, state and questions")
+    if data.get("model", name) not in (name, "default", None):
+        raise RefusedRequest(404, f"there is no model {data['model']!r}; this server has {name!r}")
+    if isinstance(data.get("questions"), dict) and len(data["questions"]) > max_questions:
+        raise RefusedRequest(400, f"{len(data['questions'])} questions; at most {max_questions} are answered at once")
+    return Case.from_dict(data)
+
+
+def _no_constant(text: str) -> None:
+    raise ValueError(f"{text} is not a JSON value")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"the key {', '.join(map(repr, twice))} is there more than once")
+    return dict(pairs)
+
+
+def _answer(decision: Decision, decided: Decided | None) -> dict[str, Any]:
+    """Return an answer as the contract has it."""
+    assert decided is not None  # prompts that are too long are refused
+    p = decided.probabilities
+    mass = {"label_mass": decided.mass}
+    if decision.type == "noul":
+        return {"type": "noul", "noul": p[1], **mass}
+    named = dict(zip(decision.options, p, strict=True))
+    entropy = -math.fsum(value * math.log(value) for value in p if value > 0)
+    shared = {"probabilities": named, "confidence": max(0.0, 1 - entropy / math.log(len(p))), **mass}
+    if decision.type == "choice":
+        return {"type": "choice", "choice": max(named, key=named.__getitem__), **shared}
+    legend = dict(zip(decision.options, decision.texts, strict=True))
+    return {"type": "score", "score": math.fsum(i * value for i, value in enumerate(p)), "legend": legend, **shared}

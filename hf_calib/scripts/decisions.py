@@ -1,0 +1,162 @@
+"""Fine-tune a decision model: soft targets, an ECE regularizer toward accuracy, and one temperature per type."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..tasks import Question, TypedDecisions
+
+
+@dataclass
+class DecisionArguments:
+    """What a decision model is trained and measured on.
+
+    Parameters
+    ----------
+    dataset_name : str
+        Training cases with gold answers: a Parquet or JSON(L) file, a folder, or a Hub dataset as
+        name[:config[:split]].
+    test_dataset : str, optional
+        Cases to measure on, before and after.
+    held_out : float, default 0.2
+        Share of the training cases that the weights are not trained on: the temperatures and the regularizer's bins
+        are fitted to them.
+    orders : int, default 1
+        Copies of each training question, all but the first with its options in a random order.
+    limit : int, optional
+        At most so many cases of each dataset, drawn at random.
+    """
+
+    dataset_name: str = field(
+        metadata={
+            "help": "Training cases: a Parquet or JSON(L) file, a folder, or a Hub dataset name[:config[:split]]."
+        }
+    )
+    test_dataset: str | None = field(default=None, metadata={"help": "Cases to measure on, before and after."})
+    held_out: float = field(
+        default=0.2, metadata={"help": "Share of the training cases for the temperatures and the regularizer's bins."}
+    )
+    orders: int = field(
+        default=1, metadata={"help": "Copies of each question; all but the first have their options in random order."}
+    )
+    limit: int | None = field(default=None, metadata={"help": "At most so many cases of each dataset."})
+
+    def __post_init__(self) -> None:
+        if not 0 < self.held_out < 1:
+            raise ValueError(f"held_out must lie between 0 and 1, got {self.held_out}")
+        if self.orders < 1:
+            raise ValueError(f"orders must be at least 1, got {self.orders}")
+
+
+def split_cases(cases: TypedDecisions, share: float, seed: int = 0) -> tuple[TypedDecisions, TypedDecisions]:
+    """Return the cases to train on, and a share that is held out; whole cases, drawn at random.
+
+    Raises
+    ------
+    ValueError
+        If one of the two would be empty.
+    """
+    n = round(share * len(cases))
+    if not 0 < n < len(cases):
+        raise ValueError(
+            f"held_out: a share of {share} of {len(cases)} cases leaves none on one side; give more cases"
+        )
+    order = np.random.default_rng(seed).permutation(len(cases))
+    return cases.at(sorted(order[n:].tolist())), cases.at(sorted(order[:n].tolist()))
+
+
+def training_questions(cases: TypedDecisions, orders: int = 1, seed: int = 0) -> list[Question]:
+    """Return all questions, and `orders` - 1 more copies with their options in random orders."""
+    copies = [cases.questions(permute=seed + number) for number in range(1, orders)]
+    return [question for questions in (cases.questions(), *copies) for question in questions]
+
+
+def fitted_temperatures(trainer: Any, held_out: TypedDecisions) -> dict[str, float]:
+    """Return one temperature per question type for a trainer's model."""
+    from ..evaluation import fit_temperatures, measure_decisions
+
+    return fit_temperatures(measure_decisions(decisions_of(trainer), held_out, progress=False))
+
+
+def decisions_of(trainer: Any, temperatures: Mapping[str, float] | None = None) -> Any:
+    """Return a trainer's model as a source of decisions, asked as it is trained."""
+    from ..confidence import LocalDecisions, LocalModel
+
+    source = LocalModel(trainer.calibrated_model, trainer._questions.tokenizer)
+    return LocalDecisions(source, trainer._questions.prompt_format, temperatures=temperatures)
+
+
+def main(script_args: DecisionArguments, training_args: Any, model_args: Any) -> None:
+    """Train, fit the temperatures, save both, and report the figures before and after."""
+    from ..confidence import save_temperatures
+    from ..evaluation import measure_decisions
+    from ..hub.decisions import write_decision_results
+    from ..reports.table import render_table
+    from ..trainers import CalibrationAwareSFTTrainer
+    from .data import published_name
+    from .training import trainer_options
+
+    if training_args.push_to_hub:
+        raise ValueError(
+            "push_to_hub: the temperatures and the results are written after training; leave it out, and upload the "
+            f"folder: hf upload your-name/your-model {training_args.output_dir}"
+        )
+    seed = training_args.seed
+    cases = TypedDecisions.load(script_args.dataset_name, limit=script_args.limit, seed=seed)
+    test = None
+    if script_args.test_dataset is not None:
+        test = TypedDecisions.load(script_args.test_dataset, limit=script_args.limit, seed=seed)
+    trained, held_out = split_cases(cases, script_args.held_out, seed)
+    trainer = CalibrationAwareSFTTrainer(
+        train_dataset=training_questions(trained, script_args.orders, seed),
+        em_dataset=held_out.questions() if training_args.em_weight > 0 else None,
+        **trainer_options(training_args, model_args),
+    )
+    measured: dict[str, Any] = {}
+
+    def measure(name: str, temperatures: Mapping[str, float] | None = None) -> None:
+        if test is not None:
+            measured[name] = measure_decisions(decisions_of(trainer, temperatures), test, prior_from=trained)
+
+    measure("before")
+    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    temperatures = fitted_temperatures(trainer, held_out)
+    measure("after")
+    measure("after, temperatures", temperatures)
+    trainer.save_model(training_args.output_dir)
+    trainer.create_model_card(dataset_name=published_name(script_args.dataset_name))
+    save_temperatures(temperatures, training_args.output_dir)
+    say: Callable[..., None] = trainer.accelerator.print
+    say(f"Model saved to {training_args.output_dir}, with the temperatures {temperatures}.")
+    if test is None:
+        return
+    rows = [{"": name, **{key: own.value for key, own in result.figures.items()}} for name, result in measured.items()]
+    say(render_table(rows))
+    final = measured["after, temperatures"]
+    final.save(training_args.output_dir)
+    write_decision_results(
+        training_args.output_dir,
+        final,
+        script_args.test_dataset,
+        training=f"fine-tuned on {published_name(script_args.dataset_name)}",
+    )
+
+
+def make_parser(prog: str | None = None):
+    """Return the script's parser."""
+    from trl import ModelConfig
+
+    from ..trainers import CalibrationAwareSFTConfig
+    from .parser import ScriptParser
+
+    return ScriptParser(DecisionArguments, CalibrationAwareSFTConfig, ModelConfig, description=__doc__, prog=prog)
+
+
+if __name__ == "__main__":
+    from hf_calib.scripts.launch import run
+
+    run(main, make_parser())
