@@ -15,10 +15,15 @@ test test-slow test-trl-% nightly: export OMP_NUM_THREADS := 1
 # The oldest supported TRL, and the last one with PPO.
 OTHER_TRL := 1.8.0 1.12.0
 
-.PHONY: demo test test-slow test-all test-trl-% lint docs fix-copies nightly clean
+.PHONY: demo demo-real test test-slow test-all test-trl-% lint docs fix-copies nightly clean
 
 demo: $(VENV)/.base
 	$(BIN)/hf-calib demo --out demo
+
+# A real language model, fetched, measured, repaired and measured again.
+demo-real: $(VENV)/.base
+	$(INSTALL) -e ".[gguf]"
+	$(BIN)/python examples/real_models/demo.py --out demo-real
 
 test: $(VENV)/.dev
 	$(BIN)/pytest -n 2 --dist worksteal -m "not slow and not distributed and not nightly"

@@ -1,179 +1,162 @@
 """
-Fine-tune a language model on multiple-choice questions to repair its calibration, and measure it before and after.
+Repair the calibration of an aligned language model in several ways, and measure each.
 
 ```bash
-python examples/real_models/repair.py \
-    --model HuggingFaceTB/SmolLM2-135M-Instruct \
-    --train allenai/openbookqa:main:train allenai/ai2_arc:ARC-Easy:train allenai/ai2_arc:ARC-Challenge:train \
-    --test allenai/ai2_arc:ARC-Easy:test \
-    --confidence text-tokens --steps 75 --out repaired
+python examples/real_models/repair.py --model HuggingFaceTB/SmolLM2-135M-Instruct --seeds 0 1 2
 ```
 
-`--out` gets `results.json` with every figure and setting, and the adapter with its card in `model/`. In addition to
-the model before and after training, the model before with a temperature is measured; the temperature is fitted on
-questions that are set aside from those to train on. A run that was stopped continues when it is started again with
-the same settings. Set `OMP_NUM_THREADS` to limit the cores it uses.
+Arms, for confidence in the options' letters and in their texts:
+
+- as it is; with the chat template;
+- calibrators: temperature, vector, isotonic, auto, fitted on training questions that no arm trains on;
+- CFT; RCFT; long fine-tuning, which is CFT for four times the steps; long + temperature.
+
+All are measured on the same questions: ARC-Easy, a mixture of the training sets' own test questions (in domain), and
+MMLU (out of domain). Each row is written to a file of its own below `--out` when it is complete. A run that was
+stopped continues where it was, from the last checkpoint of a training, when it is started again. Set
+`OMP_NUM_THREADS` to limit the cores it uses. `report.py` makes tables and figures from the rows.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import json
-import random
-import time
 from pathlib import Path
 
-RESULTS = "results.json"
-SHOWN = ("accuracy", "confidence", "ece", "smooth_ece", "nll", "brier", "auroc")
-VERSIONS_OF = ("hf-calib", "torch", "transformers", "trl", "peft")
+from common import TEST, TRAIN, Rows, figures, fine_tune, read, test_sets
+
+CALIBRATORS = ("temperature", "vector", "isotonic", "auto")
+# Optimizer steps, as a multiple of --steps, and the trainer's method.
+TRAINED = {"cft": (1, "cft"), "rcft": (1, "rcft"), "long": (4, "cft")}
+AFTERWARDS = "long + temperature"
+ARMS = ("as it is", "chat template", *CALIBRATORS, *TRAINED, AFTERWARDS)
+# Letters are learned from more questions than texts, which the model knows already.
+STEPS = {"letters": 200, "text": 100, "text-characters": 100, "text-tokens": 100}
 
 
 def make_parser():
     """Return the parser of the script."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="a folder or a Hub id")
-    parser.add_argument("--train", nargs="+", required=True, help="question files or Hub datasets to train on")
-    parser.add_argument("--test", nargs="+", required=True, help="question files or Hub datasets to measure on")
-    parser.add_argument(
-        "--confidence", default="text-tokens", help="what confidence is read off (default text-tokens)"
-    )
-    parser.add_argument("--steps", type=int, default=75, help="optimizer steps (default 75)")
-    parser.add_argument("--batch_size", type=int, default=4, help="questions per step (default 4)")
-    parser.add_argument("--learning_rate", type=float, default=3e-4, help="default 3e-4, linear decay")
+    parser.add_argument("--data", type=Path, help="folder of question files; by default the sets come from the Hub")
+    parser.add_argument("--readings", nargs="+", default=["letters", "text-tokens"], choices=list(STEPS))
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS, metavar="ARM", help="default: all")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of the trained arms (default 0 1 2)")
+    parser.add_argument("--steps", type=int, help="optimizer steps of CFT (default 200 for letters, 100 for texts)")
+    parser.add_argument("--batch_size", type=int, default=8, help="questions per step (default 8)")
+    parser.add_argument("--learning_rate", type=float, default=2e-4, help="default 2e-4, cosine decay")
     parser.add_argument("--lora_r", type=int, default=16, help="rank of the adapter (default 16), alpha is twice that")
-    parser.add_argument("--n_test", type=int, default=200, help="questions to measure on (default 200)")
-    parser.add_argument("--n_fit", type=int, default=200, help="questions to fit the temperature on (default 200)")
-    parser.add_argument("--seed", type=int, default=0, help="of the questions' order and of the training (default 0)")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the results and the model")
+    parser.add_argument("--n_test", type=int, default=1000, help="questions of each test set (default 1000)")
+    parser.add_argument("--n_fit", type=int, default=500, help="questions to fit calibrators on (default 500)")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="of measuring")
+    parser.add_argument("--out", type=Path, default=Path("repaired"), help="folder of the rows (default repaired)")
+    parser.add_argument("--work", type=Path, help="folder of adapters and answers (default OUT/work)")
     return parser
 
 
 def main(argv=None):
-    """Do what is not done yet, and print the table."""
-    import hf_calib
-
+    """Compute the rows that are missing."""
     options = make_parser().parse_args(argv)
-    results = Results(options)
-    rng = random.Random(options.seed)
-    test, train = (read(names, rng) for names in (options.test, options.train))
-    test, fit, train = test[: options.n_test], train[: options.n_fit], train[options.n_fit :]
-    results.values["n"] = {"test": len(test), "temperature": len(fit), "train": len(train)}
-    how = {"method": options.confidence, "seed": options.seed, "progress": True}
-    before = options.out / "before"
-    if "before" not in results:
-        found = hf_calib.measure(options.model, {"test": test}, out=before, dtype="float32", **how)
-        results.add("before", found.report)
-    if "before, temperature" not in results:
-        folder = options.out / "temperature"
-        calibrator = hf_calib.calibrate(options.model, {"fit": fit}, out=folder, dtype="float32", **how).calibrator
-        results.values["temperature"] = calibrator.parameters()
-        predictions = hf_calib.Measurement.load(before).predictions
-        results.add("before, temperature", predictions.calibrated(calibrator).report(seed=options.seed))
-    folder = options.out / "model"
-    if "training" not in results.values:
-        results.values["training"] = trained(options, train, folder)
-        results.save()
-    if "after" not in results:
-        # The folder says what confidence is read off.
-        model = hf_calib.load(folder)
-        found = hf_calib.measure(model, {"test": test}, out=options.out / "after", seed=options.seed, progress=True)
-        results.add("after", found.report)
-    print(results.table())
+    experiment = Experiment(options)
+    for reading in options.readings:
+        for arm in ("as it is", "chat template", *CALIBRATORS):
+            if arm in options.arms:
+                experiment.untrained(reading, arm)
+    for seed in options.seeds:
+        for reading in options.readings:
+            for arm in (*TRAINED, AFTERWARDS):
+                if arm in options.arms:
+                    experiment.trained(reading, arm, seed)
 
 
-def read(names, rng):
-    """Return the questions of several sets in a random order."""
-    import hf_calib
-
-    questions = [question for name in names for question in hf_calib.load_questions(name)]
-    rng.shuffle(questions)
-    return questions
-
-
-def trained(options, questions, folder):
-    """Train an adapter from the last checkpoint on, save it with its card, and return how it went."""
-    from peft import LoraConfig
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.trainer_utils import get_last_checkpoint
-
-    import hf_calib
-
-    config = hf_calib.CalibrationAwareSFTConfig(
-        str(folder),
-        calibration_confidence=options.confidence,
-        max_steps=options.steps,
-        per_device_train_batch_size=options.batch_size,
-        learning_rate=options.learning_rate,
-        seed=options.seed,
-        bf16=False,
-        gradient_checkpointing=False,
-        logging_steps=5,
-        save_steps=10,
-        save_total_limit=1,
-        report_to="none",
-    )
-    trainer = hf_calib.CalibrationAwareSFTTrainer(
-        AutoModelForCausalLM.from_pretrained(options.model, dtype="float32"),
-        args=config,
-        train_dataset=questions,
-        processing_class=AutoTokenizer.from_pretrained(options.model),
-        peft_config=LoraConfig(
-            r=options.lora_r, lora_alpha=2 * options.lora_r, target_modules="all-linear", task_type="CAUSAL_LM"
-        ),
-    )
-    checkpoint = get_last_checkpoint(folder) if folder.is_dir() else None
-    start = time.perf_counter()
-    trainer.train(resume_from_checkpoint=checkpoint)
-    seconds = round(time.perf_counter() - start, 1)
-    trainer.save_model()
-    trainer.create_model_card()
-    losses = [{"step": log["step"], "loss": log["loss"]} for log in trainer.state.log_history if "loss" in log]
-    return {"seconds_since_last_checkpoint": seconds, "losses": losses}
-
-
-class Results:
-    """The content of `results.json`, written whenever a figure is added."""
+class Experiment:
+    """The arms of one model."""
 
     def __init__(self, options):
-        self.path = options.out / RESULTS
-        settings = {name: value for name, value in vars(options).items() if name != "out"}
-        for name in ("train", "test"):
-            settings[name] = [Path(source).name if Path(source).exists() else source for source in settings[name]]
-        settings["model"] = Path(options.model).name if Path(options.model).exists() else options.model
-        versions = {name: importlib.metadata.version(name) for name in VERSIONS_OF}
-        self.values = {"settings": settings, "versions": versions, "measured": {}}
-        if self.path.exists():
-            self.values = json.loads(self.path.read_text(encoding="utf-8"))
-            if self.values["settings"] != settings:
-                raise SystemExit(
-                    f"--out: {self.path} is of a run with other settings, {self.values['settings']}; "
-                    "give another folder"
-                )
+        self.options = options
+        self.rows = Rows(options.out)
+        self.work = options.work or options.out / "work"
+        self.tests = test_sets(options.data, options.n_test)
+        questions = read(TRAIN, options.data)
+        self.fit, self.train = questions[: options.n_fit], questions[options.n_fit :]
 
-    def __contains__(self, stage):
-        return stage in self.values["measured"]
+    def settings(self, reading, trained=None):
+        """Return what a row depends on."""
+        own = self.options
+        name = Path(own.model).name
+        settings = {"model": name, "n_test": own.n_test, "n_fit": own.n_fit, "dtype": own.dtype}
+        if trained is not None:
+            times, method = TRAINED[trained]
+            settings |= {
+                "method": method,
+                "steps": times * (own.steps or STEPS[reading]),
+                "batch_size": own.batch_size,
+                "learning_rate": own.learning_rate,
+                "lora_r": own.lora_r,
+                "n_train": len(self.train),
+            }
+        return settings
 
-    def add(self, stage, report):
-        """Add a report's figures, each with its 95% interval."""
-        found = {name: report.measures[name] for name in SHOWN if name in report.measures}
-        figures = {name: {"value": m.value, "low": m.low, "high": m.high} for name, m in found.items()}
-        expected = report.test.expected_error
-        self.values["measured"][stage] = {"n": report.n, **figures, "ece_if_calibrated": expected}
-        self.save()
+    def ask(self, model, folder, **how):
+        """Return the predictions of all test sets and of the calibrators' questions, which are kept in a folder."""
+        import hf_calib
 
-    def save(self):
-        """Write the file."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text(json.dumps(self.values, indent=2) + "\n", encoding="utf-8")
+        sets = {**self.tests, "fit": self.fit}
+        found = hf_calib.measure(model, sets, out=self.work / folder, progress=True, **how)
+        return {name: own.predictions for name, own in found.datasets.items()}
 
-    def table(self):
-        """Return the figures as a Markdown table."""
-        lines = ["| | n | " + " | ".join(SHOWN) + " |", "|---" * (len(SHOWN) + 2) + "|"]
-        for stage, figures in self.values["measured"].items():
-            cells = [f"{m['value']:.3f} [{m['low']:.3f}, {m['high']:.3f}]" for m in (figures[name] for name in SHOWN)]
-            lines.append(f"| {stage} | {figures['n']} | " + " | ".join(cells) + " |")
-        return "\n".join(lines)
+    def untrained(self, reading, arm):
+        """Measure the model as it is, with its chat template, or with a calibrator."""
+        from hf_calib.calibrators import by_name
+
+        settings = self.settings(reading)
+        if not self.rows.missing(reading, arm, None, settings):
+            return
+        how = {"method": reading, "dtype": self.options.dtype}
+        if arm == "chat template":
+            how["chat_template"] = True
+        name = "chat" if arm == "chat template" else "plain"
+        answers = self.ask(self.options.model, f"{name}-{reading}", **how)
+        values = {}
+        if arm in CALIBRATORS:
+            answers, values["calibrator"] = calibrated(answers, by_name(arm))
+        self.add(reading, arm, None, settings, answers, **values)
+
+    def trained(self, reading, arm, seed):
+        """Train an adapter unless it is there, and measure it."""
+        import torch
+
+        import hf_calib
+        from hf_calib.calibrators import by_name
+
+        training = "long" if arm == AFTERWARDS else arm
+        settings = self.settings(reading, training)
+        if not self.rows.missing(reading, arm, seed, settings):
+            return
+        folder = self.work / f"{training}-{reading}-seed{seed}"
+        seconds = fine_tune(self.options.model, self.train, folder, reading, seed, settings)
+        model = hf_calib.load(folder)
+        model.model = model.model.merge_and_unload().to(getattr(torch, self.options.dtype))
+        answers = self.ask(model, f"{folder.name}-answers")
+        values = {"training_seconds": seconds}
+        if arm == AFTERWARDS:
+            answers, values["calibrator"] = calibrated(answers, by_name("temperature"))
+        self.add(reading, arm, seed, settings, answers, **values)
+
+    def add(self, reading, arm, seed, settings, answers, **values):
+        """Write a row with the figures of all test sets."""
+        measured = {name: figures(answers[name]) for name in TEST}
+        self.rows.add(reading, arm, seed, settings, **values, measured=measured)
+        shown = ", ".join(
+            f"{name} {own['accuracy']['value']:.3f} ECE {own['ece']['value']:.3f}" for name, own in measured.items()
+        )
+        print(f"{reading} {arm} {'' if seed is None else seed}: {shown}", flush=True)
+
+
+def calibrated(answers, calibrator):
+    """Return all answers after a calibrator that was fitted on those to the fitting questions, and its parameters."""
+    own = answers["fit"]
+    calibrator.fit(own.logits, own.answers)
+    return {name: predictions.calibrated(calibrator) for name, predictions in answers.items()}, repr(calibrator)
 
 
 if __name__ == "__main__":

@@ -120,7 +120,17 @@ def test_every_command_loads_them(base_of, tmp_path, capsys, kind):
     report = load(adapter).report(hf_calib.tasks.load_questions(dataset))
     commands = {
         "measure": ["--model", adapter, "--dataset", dataset],
-        "calibrate": ["--model", adapter, "--dataset", dataset, "--out", str(tmp_path / "c"), "--folds", "2", "--force"],
+        "calibrate": [
+            "--model",
+            adapter,
+            "--dataset",
+            dataset,
+            "--out",
+            str(tmp_path / "c"),
+            "--folds",
+            "2",
+            "--force",
+        ],
         "diagnose": ["--model", adapter, "--dataset", dataset, "--held-out", other],
         "compare": [str(base_of), adapter, "--dataset", dataset],
         "card": [adapter, "--dataset", dataset],

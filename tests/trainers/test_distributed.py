@@ -181,7 +181,7 @@ def check_recomputed(trace, name, how):
 
 def check_sharded_gradients(trace):
     """That the gradients of weights sharded by FSDP2 are those of whole ones."""
-    assert trace["whole"] / 2 <= trace["held"] < 0.6 * trace["whole"]
+    assert 0.4 * trace["whole"] < trace["held"] < 0.6 * trace["whole"]  # an odd number of rows is not split evenly
     assert trace["largest"] > 0.1
     assert trace["apart"] < 1e-6
 

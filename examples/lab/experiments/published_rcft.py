@@ -86,7 +86,7 @@ class PublishedRCFTTrainer(CalibrationAwareSFTTrainer):
         self.targets = frozen_targets(before)
         self.published_em_weight = em_weight
         self.all_bins = all_bins
-        letters = self._question_tokenizer.convert_tokens_to_ids(list(LETTERS[:N_OPTIONS]))
+        letters = self.processing_class.convert_tokens_to_ids(list(LETTERS[:N_OPTIONS]))
         self._option_ids = torch.tensor(letters)
 
     def compute_loss(

@@ -1,0 +1,172 @@
+"""What the experiments on real models share: the models, the questions, and one file of figures for each arm."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import random
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+
+SHOWN = ("accuracy", "confidence", "ece", "smooth_ece", "nll", "brier", "auroc")
+VERSIONS_OF = ("hf-calib", "torch", "transformers", "trl", "peft")
+# Hub names of the question sets; `--data FOLDER` reads FOLDER/<name>.jsonl in their place.
+SETS = {
+    "arc_easy_train": "allenai/ai2_arc:ARC-Easy:train",
+    "arc_easy_test": "allenai/ai2_arc:ARC-Easy:test",
+    "arc_challenge_train": "allenai/ai2_arc:ARC-Challenge:train",
+    "arc_challenge_test": "allenai/ai2_arc:ARC-Challenge:test",
+    "openbookqa_train": "allenai/openbookqa:main:train",
+    "openbookqa_test": "allenai/openbookqa:main:test",
+    "mmlu_test": "cais/mmlu:all:test",
+}
+TRAIN = ("openbookqa_train", "arc_easy_train", "arc_challenge_train")
+TEST = {
+    "ARC-Easy": ("arc_easy_test",),
+    "in domain": ("openbookqa_test", "arc_easy_test", "arc_challenge_test"),
+    "out of domain": ("mmlu_test",),
+}
+
+
+def read(names, data=None, seed=0):
+    """Return the questions of several sets, shuffled."""
+    import hf_calib
+
+    questions = []
+    for name in names:
+        source = SETS[name] if data is None else str(Path(data) / f"{name}.jsonl")
+        questions += [replace(question, subject=None) for question in hf_calib.load_questions(source)]
+    random.Random(seed).shuffle(questions)
+    return questions
+
+
+def test_sets(data, n):
+    """Return the first `n` shuffled questions of each test set; they are the same for all arms and seeds."""
+    return {name: read(names, data)[:n] for name, names in TEST.items()}
+
+
+def figures(predictions, seed=0):
+    """Return the shown measures of predictions with their intervals, and the bins of the reliability diagram."""
+    report = predictions.report(seed=seed)
+    found = {name: report.measures[name] for name in SHOWN if name in report.measures}
+    return {
+        "n": report.n,
+        **{name: {"value": m.value, "low": m.low, "high": m.high} for name, m in found.items()},
+        "ece_if_calibrated": report.test.expected_error,
+        "bins": report.bins,
+    }
+
+
+def fine_tune(model, questions, folder, reading, seed, settings, **options):
+    """Train an adapter with CFT or RCFT unless it is there, from the last checkpoint on, and save it with its card.
+
+    Parameters
+    ----------
+    model : path or str
+    questions : list of Question
+        With answers.
+    folder : Path
+        Gets the adapter.
+    reading : str
+        What confidence is read off.
+    seed : int
+    settings : dict
+        `method`, `steps`, `batch_size`, `learning_rate` and `lora_r`.
+    **options
+        Of `CalibrationAwareSFTTrainer`.
+
+    Returns
+    -------
+    float
+        Seconds of the training since the last checkpoint.
+    """
+    from peft import LoraConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.trainer_utils import get_last_checkpoint
+
+    import hf_calib
+
+    done = folder / "seconds.txt"
+    if done.exists():
+        return float(done.read_text())
+    config = hf_calib.CalibrationAwareSFTConfig(
+        str(folder),
+        method=settings["method"],
+        calibration_confidence=reading,
+        max_steps=settings["steps"],
+        per_device_train_batch_size=settings["batch_size"],
+        learning_rate=settings["learning_rate"],
+        lr_scheduler_type="cosine",
+        warmup_steps=10,
+        seed=seed,
+        bf16=False,
+        gradient_checkpointing=False,
+        logging_steps=10,
+        save_steps=25,
+        save_total_limit=1,
+        report_to="none",
+    )
+    rank = settings["lora_r"]
+    trainer = hf_calib.CalibrationAwareSFTTrainer(
+        AutoModelForCausalLM.from_pretrained(model, dtype="float32"),
+        args=config,
+        train_dataset=questions,
+        processing_class=AutoTokenizer.from_pretrained(model),
+        peft_config=LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM"),
+        **options,
+    )
+    start = time.perf_counter()
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(folder) if folder.is_dir() else None)
+    seconds = round(time.perf_counter() - start, 1)
+    trainer.save_model()
+    trainer.create_model_card()
+    done.write_text(str(seconds))
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    return seconds
+
+
+def versions():
+    """Return the versions of the packages that the figures depend on."""
+    return {name: importlib.metadata.version(name) for name in VERSIONS_OF}
+
+
+class Rows:
+    """The rows of an experiment, each in a file of its own that is written when the row is complete."""
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+
+    def path(self, reading, arm, seed):
+        """Return the file of a row; `seed` is None where nothing is drawn."""
+        name = arm.replace(" + ", "-").replace(" ", "-")
+        return self.folder / reading / (name + ("" if seed is None else f"-seed{seed}") + ".json")
+
+    def missing(self, reading, arm, seed, settings):
+        """Tell whether a row has to be computed.
+
+        Raises
+        ------
+        SystemExit
+            If it is there with other settings.
+        """
+        path = self.path(reading, arm, seed)
+        if not path.exists():
+            return True
+        found = json.loads(path.read_text(encoding="utf-8"))["settings"]
+        if found != settings:
+            raise SystemExit(f"--out: {path} is from a run with other settings, {found}; give another folder")
+        return False
+
+    def add(self, reading, arm, seed, settings, **values):
+        """Write a row."""
+        path = self.path(reading, arm, seed)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        row = {"reading": reading, "arm": arm, "seed": seed, "settings": settings, "versions": versions(), **values}
+        path.write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
+
+    def load(self):
+        """Return all rows."""
+        return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(self.folder.rglob("*.json"))]
