@@ -23,7 +23,7 @@ from ..confidence.served_decisions import CONTRACTS, ServedDecisions
 from ..reports.decisions import DecisionMeasurement
 from ..tasks import QuestionError, TypedDecisions, prompt_format_of
 from ..tasks.decisions import TEMPERATURES_FILE, TYPES
-from .keeping import Keeper, interruptible, save_result
+from .keeping import interruptible, journal, save_result
 from .models import ModelSource, model_source, this_process
 from .settings import AskOptions, AskSettings
 
@@ -92,8 +92,7 @@ def measure_decisions(
     digest = hashlib.sha256(content.encode()).hexdigest()
     run |= {"dataset": cases.source, "sha256": digest, "cases": len(cases), "limit": settings.limit, "seed": seed}
     with interruptible(out):
-        journal = Keeper(out, "decisions", where, settings.say).journal(run)
-        asking = Asking(1, settings.progress, journal, where.index, where.count)
+        asking = Asking(1, settings.progress, journal(out, run, where, settings), where.index, where.count)
         answers = [own for case in backend.decide(cases, asking) for own in case]
         given = [own for own in answers if own is not None]
         assert len(given) == len(answers)  # prompts that are too long are refused
