@@ -22,6 +22,7 @@ SETS = {
     "openbookqa_test": "allenai/openbookqa:main:test",
     "mmlu_test": "cais/mmlu:all:test",
 }
+N_OPTIONS = 4
 TRAIN = ("openbookqa_train", "arc_easy_train", "arc_challenge_train")
 TEST = {
     "ARC-Easy": ("arc_easy_test",),
@@ -31,13 +32,14 @@ TEST = {
 
 
 def read(names, data=None, seed=0):
-    """Return the questions of several sets, shuffled."""
+    """Return the questions of several sets with four options, shuffled; vector scaling needs one number of options."""
     import hf_calib
 
     questions = []
     for name in names:
         source = SETS[name] if data is None else str(Path(data) / f"{name}.jsonl")
-        questions += [replace(question, subject=None) for question in hf_calib.load_questions(source)]
+        found = hf_calib.load_questions(source)
+        questions += [replace(question, subject=None) for question in found if len(question.choices) == N_OPTIONS]
     random.Random(seed).shuffle(questions)
     return questions
 

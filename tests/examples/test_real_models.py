@@ -23,7 +23,7 @@ def arguments(saved_model, tmp_path):
     from common import SETS
 
     for seed, name in enumerate(SETS):
-        write(tmp_path / "data" / f"{name}.jsonl", question_rows(20, seed=seed, choices=(3, 4)))
+        write(tmp_path / "data" / f"{name}.jsonl", question_rows(40, seed=seed, choices=(3, 4)))
     return [
         "--model", str(saved_model), "--data", str(tmp_path / "data"), "--n_test", "12", "--n_fit", "9",
         "--steps", "4", "--out", str(tmp_path / "rows"), "--work", str(tmp_path / "work"),
