@@ -227,8 +227,8 @@ class SelfEvaluationQuestions(QuestionList[Question]):
         metadata = table.schema.metadata or {}
         if _METADATA not in metadata:
             raise QuestionError(
-                f"{path}: the file has no provenance of self-evaluation questions; read it with load_questions, or give "
-                "a file that SelfEvaluationQuestions.save wrote"
+                f"{path}: the file has no provenance of self-evaluation questions; read it with load_questions, or "
+                "give a file that SelfEvaluationQuestions.save wrote"
             )
         answers = []
         for row in table.column("source").to_pylist():
@@ -486,8 +486,8 @@ def _warn(graded: SelfEvaluationQuestions, sampling: Sampling) -> None:
     for name, other in (("right", "wrong"), ("wrong", "right")):
         if balance[name] == 0 and balance[other] > 0:
             found.append(
-                f"none of {balance[other]} answers graded by {matcher} is {name}, so a model can't learn to tell right "
-                "from wrong; use another matcher, other questions or more of them"
+                f"none of {balance[other]} answers graded by {matcher} is {name}, so a model can't learn to tell "
+                "right from wrong; use another matcher, other questions or more of them"
             )
     if counts["empty"]:
         found.append(f"{counts['empty']} of {counts['answers']} answers are empty and left out; check the prompt")
