@@ -137,5 +137,5 @@ def accuracy_threshold(
 
 
 def answers_needed(accuracy: float, level: float = 0.95) -> int:
-    """Return how few answers above a threshold, if all are right, suffice for an accuracy in `accuracy_threshold`."""
+    """Return the smallest number of answers, all of them right, with which `accuracy_threshold` finds a threshold."""
     return ceil(log((1 - level) / N_CANDIDATES) / log(accuracy))
