@@ -132,7 +132,7 @@ class DecisionMeasurement:
     def __str__(self) -> str:
         lines = [
             f"{self.name} on {len(self.cases):,} cases, {len(self.probabilities):,} decisions",
-            "Any option with the greatest gold probability counts as right; ECE has 10 equal-width bins of the top "
+            "Any option that ties with the label in the gold counts as right; ECE has 10 equal-width bins of the top "
             "probability, pooled over decisions; intervals are clustered by case.",
             "",
         ]
