@@ -1,8 +1,8 @@
 """Rewards that make a model state its confidence truthfully, with the signature of `trl.rewards`.
 
-The functions are ready to use; `get_brier_reward` and its like return others, with another matcher, correctness reward
-or style. They take plain and conversational completions. With `accuracy_reward` or `answer_reward`, `brier_reward` is
-the reward of RLCR, and `log_score_reward` that of Rewarding Doubt.
+The functions are ready to use; `get_brier_reward` and the other `get_` functions return variants with another matcher,
+correctness reward or style. All accept plain and conversational completions. With `accuracy_reward` or
+`answer_reward`, `brier_reward` is the reward of RLCR, and `log_score_reward` that of Rewarding Doubt.
 
 References
 ----------
@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 COLUMNS = ("solution", "answers", "answer")
-"""The columns that right answers are looked for in, the first that there is."""
+"""The columns with right answers; the first that exists is used."""
 
 
 def completion_text(completion: Any) -> str:
@@ -46,12 +46,12 @@ def completion_text(completion: Any) -> str:
     Parameters
     ----------
     completion : str or list of dict
-        Of messages, the last one's content, which may be a list of parts.
+        A text; or messages, of which the last one's content is returned, which may be a list of parts.
 
     Raises
     ------
     TypeError
-        If it is neither.
+        If the completion is neither.
     """
     if isinstance(completion, str):
         return completion
@@ -64,7 +64,7 @@ def completion_text(completion: Any) -> str:
 
 
 class _Reward:
-    """What the rewards have in common. A class rather than a closure, so that it can be pickled."""
+    """The base of the rewards. A class rather than a closure, so that it can be pickled."""
 
     def __init__(self, name: str, style: str) -> None:
         check_style(style)
@@ -88,7 +88,7 @@ class _FormatReward(_Reward):
 
 
 class AnswerReward(_Reward):
-    """Whether the answer of a completion is right; the class of the rewards that know right answers."""
+    """A reward for right answers, and the base of the rewards that need to know whether an answer is right."""
 
     def __init__(self, name: str, style: str, matcher: str | Matcher, column: str | None) -> None:
         super().__init__(name, style)
@@ -103,15 +103,15 @@ class AnswerReward(_Reward):
     def rights(
         self, completions: Sequence[Any], stated: Sequence[StatedAnswer], columns: Mapping[str, Any]
     ) -> list[float | None]:
-        """Return 1 for a right answer, 0 for a wrong or missing one, and None where no right answer is known.
+        """Return 1 for a right answer, 0 for a wrong or missing one, and None if no right answer is known.
 
         Parameters
         ----------
         completions : sequence
         stated : sequence of StatedAnswer
-            What `read` returns of them.
+            What `read` returns for the completions.
         columns : mapping from str to sequence
-            The dataset's.
+            The dataset's columns.
         """
         names = COLUMNS if self.column is None else (self.column,)
         name = next((name for name in names if columns.get(name) is not None), None)
@@ -135,7 +135,7 @@ class AnswerReward(_Reward):
 
 
 def _given(solution: Sequence[Any] | None, columns: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a dataset's columns, with the one that TRL's rewards also take as second argument."""
+    """Return a dataset's columns, including the one that TRL's rewards also take as second argument."""
     return dict(columns) if solution is None else {"solution": solution, **columns}
 
 
@@ -175,7 +175,7 @@ class _ScoreReward(AnswerReward):
     def rights(
         self, completions: Sequence[Any], stated: Sequence[StatedAnswer], columns: Mapping[str, Any]
     ) -> list[float | None]:
-        """Return the correctness reward, from 0 to 1, or grade as `AnswerReward` does where there is none."""
+        """Return the correctness reward, from 0 to 1; without one, grade as `AnswerReward` does."""
         if self.correctness_reward is None:
             return super().rights(completions, stated, columns)
         rights = list(self.correctness_reward(completions=completions, **columns))
@@ -198,30 +198,30 @@ class _ScoreReward(AnswerReward):
             if right is not None and not 0 <= right <= 1:
                 raise ValueError(
                     f"{self.__name__}: {name} returned {right} for completion {row}, counted from 0; it must be "
-                    "between 0, wrong, and 1, right, or None where that is not known"
+                    "between 0 (wrong) and 1 (right), or None if that is unknown"
                 )
 
 
 def get_answer_reward(
     matcher: str | Matcher = "exact", *, column: str | None = None, style: str = "auto"
 ) -> AnswerReward:
-    """Return a reward of 1 for a right answer, 0 for a wrong or missing one, and None where none is known.
+    """Return a reward of 1 for a right answer, 0 for a wrong or missing one, and None if no right answer is known.
 
-    Unlike `trl.rewards.accuracy_reward`, it compares the stated answer alone, and takes any text.
+    Unlike `trl.rewards.accuracy_reward`, it compares only the stated answer, and accepts any text.
 
     Parameters
     ----------
     matcher : {"exact", "contains", "numeric"} or callable, default "exact"
-        Whether the answer is one of the right ones.
+        How an answer is compared with the right ones.
     column : str, optional
-        The dataset's column with the right answer or a list of them; by default the first there is of `COLUMNS`.
+        The dataset's column with the right answer or a list of them; by default the first of `COLUMNS` that exists.
     style : {"auto", "tags", "brackets", "lines"}, default "auto"
         How the answer and the confidence are marked, as in `hf_calib.confidence.parsing.read_stated_answer`.
 
     Raises
     ------
     ValueError
-        If there is no such matcher or style; when it is called, if the column is missing or the matcher raises.
+        If there is no such matcher or style. The reward raises it if the column is missing or the matcher fails.
     """
     return AnswerReward("answer_reward", style, matcher, column)
 
@@ -233,23 +233,23 @@ def get_brier_reward(
     column: str | None = None,
     style: str = "auto",
 ) -> AnswerReward:
-    """Return the reward -(q - right)², from -1 to 0, of a stated confidence q.
+    """Return the reward -(q - right)², from -1 to 0, for a stated confidence q.
 
-    A missing or malformed confidence gets -1, the least that any confidence could get, so stating one never costs
-    anything. An answer that is missing, or one of several, is wrong. Where it is not known whether an answer is right,
-    the reward is None, which TRL leaves out.
+    A missing or malformed confidence gets -1, the lowest reward that any confidence can get, so stating one is never
+    penalized. A missing answer, or one of several, counts as wrong. If no right answer is known, the reward is None,
+    which TRL ignores.
 
     Parameters
     ----------
     matcher, column, style
         As in `get_answer_reward`.
     correctness_reward : callable, optional
-        A reward with TRL's signature, from 0 to 1, that says whether a completion is right, instead of the matcher.
+        A reward with TRL's signature, from 0 to 1, that grades completions instead of the matcher.
 
     Raises
     ------
     ValueError
-        As `get_answer_reward`; when it is called, also if `correctness_reward` returns something else.
+        As in `get_answer_reward`. The reward also raises it if `correctness_reward` returns invalid values.
 
     Examples
     --------
@@ -268,21 +268,21 @@ def get_log_score_reward(
     style: str = "auto",
     clip: float = 0.01,
 ) -> AnswerReward:
-    """Return the reward log q of a right answer and log(1 - q) of a wrong one, of a stated confidence q.
+    """Return the reward for a stated confidence q: log q for a right answer and log(1 - q) for a wrong one.
 
-    A missing or malformed confidence gets the least reward, log `clip`; all else is as in `get_brier_reward`.
+    A missing or malformed confidence gets the lowest reward, log `clip`; otherwise as in `get_brier_reward`.
 
     Parameters
     ----------
     matcher, correctness_reward, column, style
         As in `get_brier_reward`.
     clip : float, default 0.01
-        Confidence counts as at least this and at most 1 less this, so that the reward is finite.
+        Confidence is clipped to [clip, 1 - clip], so that the reward is finite.
 
     Raises
     ------
     ValueError
-        As `get_brier_reward`, and if `clip` is not between 0 and 0.5.
+        As in `get_brier_reward`, and if `clip` is not between 0 and 0.5.
     """
     if not 0 < clip < 0.5:
         raise ValueError(f"clip: must lie between 0 and 0.5, got {clip}")
@@ -290,7 +290,7 @@ def get_log_score_reward(
 
 
 def get_confidence_format_reward(style: str = "auto") -> Callable[..., list[float]]:
-    """Return a reward of 1 for one answer, then one readable confidence and nothing else, and 0 for all others.
+    """Return a reward of 1 for exactly one answer, then one readable confidence and nothing else; 0 otherwise.
 
     Parameters
     ----------
@@ -315,14 +315,14 @@ _MARKS = {
 def confidence_prompts(
     questions: str | Path | Iterable[FreeFormQuestion], *, chat: bool = True, style: str = "tags"
 ) -> Dataset:
-    """Return questions as a dataset for GRPO and RLOO, with the request to state a confidence.
+    """Return questions as a dataset for GRPO and RLOO, each with a request to state a confidence.
 
     Parameters
     ----------
     questions : path or iterable of FreeFormQuestion
-        A path is given to `hf_calib.tasks.free_form.load_free_form_questions`.
+        A path is read by `hf_calib.tasks.free_form.load_free_form_questions`.
     chat : bool, default True
-        Make prompts of messages, which the trainer puts through the chat template, rather than of text.
+        Make prompts of messages, which the trainer formats with the chat template, rather than of text.
     style : {"tags", "brackets", "lines"}, default "tags"
         How the answer and the confidence are to be marked.
 

@@ -115,7 +115,7 @@ def answered(options, model, tokenizer):
 
 
 def counts(graded):
-    """Return how many answers there are, how many are right, and how many the limit on tokens cuts off."""
+    """Return how many answers there are, how many are right, and how many the token limit cuts off."""
     answers = graded.answers
     cut_off = sum(not answer.ended for answer in answers)
     return {"n": len(answers), "right": sum(answer.right for answer in answers), "cut_off": cut_off}

@@ -1,4 +1,4 @@
-"""A temperature for each group of questions, drawn towards that of all questions."""
+"""A temperature for each group of questions, shrunk toward that of all questions."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from .temperature import HIGHEST, LOWEST, TemperatureScaling, best_temperature, 
 #: What questions can be grouped by.
 GROUPINGS = ("subject", "type", "n_options", "dataset")
 
-# A stranger's file may hold as many groups as this, with names as long as that.
+# Limits on the groups and the lengths of their names in a file, which may come from an untrusted source.
 _MOST, _LONGEST = 10_000, 1000
 
 
 class GroupedTemperature(Calibrator):
-    """Divide the logits by the temperature of the question's group: its subject, type or number of options.
+    """Divide the logits by the temperature of the question's group: its subject, type, number of options or dataset.
 
-    The fit of a group counts its own questions, and all questions together as `shrinkage` more; so a small group's
-    temperature is close to the one of all questions, and a large group's is its own. A group that was not fitted gets
-    the temperature of all questions. Every argmax stays.
+    A group's temperature is fitted on its own questions and, with the weight of `shrinkage` questions, on all
+    questions together. So a small group's temperature is close to that of all questions, and a large group's depends
+    mostly on its own. A group that was not fitted gets the temperature of all questions. No argmax changes.
 
     Parameters
     ----------
     by : {"subject", "type", "n_options", "dataset"}, default "subject"
-        What the questions are grouped by, for `hf_calib.measure`, which finds the groups of the questions.
+        What the questions are grouped by; `hf_calib.measure` then finds each question's group.
     shrinkage : float, default 50
-        So many questions in a group weigh as much as all questions together.
+        Number of questions in a group that weigh as much as all questions together.
 
     Raises
     ------
@@ -60,7 +60,7 @@ class GroupedTemperature(Calibrator):
 
     @property
     def needs_groups(self) -> bool:
-        """Whether `transform` needs the groups: those were given to `fit`."""
+        """Whether `transform` needs the groups, because `fit` was given them."""
         return bool(self.parameters()["groups"])
 
     def fit(
@@ -80,7 +80,7 @@ class GroupedTemperature(Calibrator):
         predictions, labels, kind, features, weights
             As in `BaseCalibrator.fit`.
         groups : sequence of str, of length n, optional
-            Each question's group; without them there is one temperature, that of all questions.
+            Each question's group; without groups, one temperature is fitted to all questions.
         """
         self._groups = None if groups is None else _checked(groups, len(np.asarray(labels)))
         return super().fit(predictions, labels, kind=kind, features=features, weights=weights)
@@ -100,12 +100,12 @@ class GroupedTemperature(Calibrator):
         predictions, kind, features
             As in `BaseCalibrator.transform`.
         groups : sequence of str, of length n, optional
-            Each question's group; needed if it was fitted with groups.
+            Each question's group; needed if the calibrator was fitted with groups.
 
         Raises
         ------
         ValueError
-            If the groups are missing, or are not as many as the questions.
+            If the groups are missing, or their number differs from that of the questions.
         """
         parameters = self.parameters()
         if groups is None:
@@ -161,5 +161,5 @@ class GroupedTemperature(Calibrator):
 def _checked(groups: Sequence[str] | NDArray[np.str_], n: int) -> NDArray[np.str_]:
     names = np.asarray([str(name) for name in groups])
     if len(names) != n:
-        raise ValueError(f"groups: there are {n} questions and {len(names)} groups; give each question's")
+        raise ValueError(f"groups: there are {n} questions and {len(names)} groups; give one group for each question")
     return names

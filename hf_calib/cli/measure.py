@@ -65,9 +65,8 @@ def add_measure_parser(commands: argparse._SubParsersAction) -> None:
         "--task",
         choices=("questions", "typed-decisions"),
         default="questions",
-        help="what is asked: multiple-choice questions, or cases of typed questions, of which servers may be given as "
-        "--model systemone:http://host:port (vLLM), decisions:... (SGLang, OpenAI) or openrouter:... (default: "
-        "%(default)s)",
+        help="what to ask: multiple-choice questions, or cases of typed questions, for which --model may be a server: "
+        "systemone:http://host:port (vLLM), decisions:... (SGLang, OpenAI) or openrouter:... (default: %(default)s)",
     )
     parser.add_argument(
         "--temperatures",
@@ -76,27 +75,29 @@ def add_measure_parser(commands: argparse._SubParsersAction) -> None:
         "adapter's or model's folder)",
     )
     parser.add_argument(
-        "--prior-from", metavar="D", help="with typed decisions: training cases, whose mean answers are shown too"
+        "--prior-from",
+        metavar="D",
+        help="with typed decisions: training cases, whose mean answers serve as a reference",
     )
     parser.add_argument("--dataset", action="append", default=[], help=f"{DATASET_HELP}; may be given several times")
     parser.add_argument(
-        "--calibrator", metavar="DIR", help="what `hf-calib calibrate` saved: applied before measuring"
+        "--calibrator", metavar="DIR", help="a calibrator to apply before measuring, saved by `hf-calib calibrate`"
     )
     add_force(parser, "apply a calibrator that was fitted on another model, prompt or way of reading confidence")
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="for report.json, report.html, predictions.parquet, ..."
+        "--out", type=Path, metavar="DIR", help="folder for report.json, report.html, predictions.parquet, ..."
     )
     parser.add_argument(
         "--free-form",
         choices=("exact", "contains", "numeric"),
-        help="the questions have no options, and an answer is right if it matches in this way; with --confidence "
+        help="the questions have no options, and this is how answers are matched to the right ones; with --confidence "
         "consistency, stated or p-true",
     )
     parser.add_argument(
         "--check-order",
         type=int,
         metavar="K",
-        help="ask each question in K other orders of its options too, and report the share of answers that change",
+        help="also ask each question with its options in K other orders, and report the share of answers that change",
     )
     add_question_options(parser)
     add_model_options(parser)

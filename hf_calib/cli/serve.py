@@ -13,14 +13,14 @@ def add_serve_parser(commands: argparse._SubParsersAction) -> None:
         commands,
         "serve",
         help="answer typed decisions over HTTP with calibrated probabilities",
-        description="Serve POST /v1/systemone: a state and typed questions in, a calibrated probability for every "
-        'allowed answer out, one forward per request. Needs `pip install "hf-calib[serve]"`.',
+        description="Serve POST /v1/systemone: take a state and typed questions, and return a calibrated probability "
+        'for every allowed answer, with one forward pass per request. Needs `pip install "hf-calib[serve]"`.',
         example="hf-calib serve --model your/model --adapter out",
     )
     parser.add_argument(
         "--model", required=True, help="a folder, a GGUF file, or the Hub id of a causal language model"
     )
-    parser.add_argument("--adapter", metavar="A", help="a PEFT adapter, a folder or Hub id, to put on the model")
+    parser.add_argument("--adapter", metavar="A", help="a PEFT adapter for the model: a folder or Hub id")
     parser.add_argument(
         "--temperatures",
         metavar="FILE",
@@ -31,18 +31,24 @@ def add_serve_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--host",
         default="127.0.0.1",
-        help="address to listen on; others than this machine need one of its own "
-        "addresses or 0.0.0.0, and nothing checks who asks (default: %(default)s)",
-    )
-    parser.add_argument("--port", type=int, default=8000, help="0 for any that is free (default: %(default)s)")
-    parser.add_argument(
-        "--max-body", type=int, default=2**20, metavar="BYTES", help="longest request (default: %(default)s)"
+        help="address to listen on; for access from other machines, an address of this machine or 0.0.0.0; requests "
+        "are not authenticated (default: %(default)s)",
     )
     parser.add_argument(
-        "--max-questions", type=int, default=64, metavar="N", help="questions in a request (default: %(default)s)"
+        "--port", type=int, default=8000, help="port to listen on; 0 for any free port (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--max-body", type=int, default=2**20, metavar="BYTES", help="maximum size of a request (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--max-questions",
+        type=int,
+        default=64,
+        metavar="N",
+        help="maximum number of questions per request (default: %(default)s)",
     )
     parser.add_argument("--prompt", metavar="FORMAT", help="a YAML or JSON file with the parts of a PromptFormat")
-    parser.add_argument("--chat-template", action="store_true", help="put the questions through the chat template")
+    parser.add_argument("--chat-template", action="store_true", help="format the questions with the chat template")
     parser.add_argument("--dtype", default="auto", help="bf16, fp16 or fp32 (default: as the weights were saved)")
     parser.add_argument("--device", help="gpu, cuda, mps or cpu (default: a GPU if there is one)")
     add_length_options(parser)

@@ -32,8 +32,8 @@ def add_threshold_parser(commands: argparse._SubParsersAction) -> None:
         usage="(--model M --dataset D | ...)",
         help="find the confidence above which answers reach an accuracy",
         description="Find the confidence above which a model's answers to new questions reach an accuracy, with a "
-        "guarantee (an exact binomial bound that allows for all thresholds tried), and the share of answers there. "
-        "Questions must be held out and like those to come.",
+        "guarantee (an exact binomial bound that allows for all thresholds tried), and the share of answers above it. "
+        "The questions must be held out, and like the ones to expect.",
         example="hf-calib threshold --from-predictions report --fail-if 'coverage<0.4'",
         flags_of_arguments={"method": "--confidence"},
     )
@@ -50,17 +50,20 @@ def add_threshold_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--by",
         choices=("subject", "type", "n_options", "dataset"),
-        help="find a threshold for each group; the guarantee holds in all at once",
+        help="find a threshold for each group; the guarantee holds in all groups at once",
     )
     parser.add_argument(
         "--new",
         metavar="D",
-        help="check the threshold on these: a dataset with --model, a file or folder with --from-predictions",
+        help="more questions to check the threshold on: a dataset with --model, a file or folder with "
+        "--from-predictions",
     )
     parser.add_argument(
-        "--calibrator", metavar="DIR", help="what `hf-calib calibrate` saved, fitted on other questions: applied first"
+        "--calibrator",
+        metavar="DIR",
+        help="a calibrator to apply first, saved by `hf-calib calibrate` and fitted on other questions",
     )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="for threshold.json")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for threshold.json")
     add_question_options(parser)
     add_model_options(parser)
     add_report_options(parser)

@@ -1,6 +1,6 @@
-"""Ways to read confidence that take out what a model prefers whatever it is asked: a letter, a place, a frequent text.
+"""Confidence methods that remove a model's preference for a letter, a position or a frequent text.
 
-None of them needs a right answer. All divide the options' probabilities by a prior, the preference, and normalize.
+None of them needs right answers. All divide the options' probabilities by a prior, the preference, and normalize.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from .backend import Backend, OptionScores
 from .methods import ConfidenceMethod, OptionLetters, collected
 from .predictions import Predictions
 
-#: What stands for a question, and for each of its options, where nothing is asked.
+#: Texts that stand in for a question and each of its options in prompts without content.
 CONTENT_FREE = ("N/A", "[MASK]", "...")
 
-# Fewer questions than this say little about a preference.
+# Fewer questions than this are too few to estimate a preference.
 _FEWEST = 10
 
 
@@ -30,19 +30,19 @@ _FEWEST = 10
 class PriDe(ConfidenceMethod):
     """The letters' probabilities divided by a prior over the letters, estimated on a few of the questions.
 
-    Of these questions, asked in all K rotations of their options, the prior is the softmax of the letters' mean
-    log-probability: each option stands once at each letter, so only the preference for the letters is left. The prior
-    is their mean. The questions themselves get the mean of their options' probabilities over the rotations. Questions
-    with another number of options have a prior of their own.
+    These questions are asked in all K rotations of their options. The softmax of the letters' mean log-probabilities
+    over the rotations is the question's prior: each option appears once at each letter, so only the preference for
+    letters remains. The prior is the mean over these questions. Their own probabilities are the means of the options'
+    probabilities over the rotations. Each number of options has its own prior.
 
     Parameters
     ----------
     share : float, default 0.05
         Share of the questions that the prior is estimated on, in (0, 1].
     at_least : int, default 10
-        But on so many of each number of options, as far as there are.
+        Minimum number of these questions for each number of options, or all questions if there are fewer.
     seed : int, default 0
-        Of the draw of these questions.
+        Seed of the draw of these questions.
 
     References
     ----------
@@ -117,8 +117,8 @@ def _over_rotations(
 class BatchCalibrated(ConfidenceMethod):
     """The letters' probabilities divided by their means over all questions with the same number of options.
 
-    It takes every letter to be right equally often. Fewer than 10 questions with a number of options say too little
-    about the means, so their probabilities stay as they are, with a warning.
+    The method assumes that every letter is right equally often. If fewer than 10 questions have a number of options,
+    their means are too uncertain, so their probabilities are left unchanged, with a warning.
 
     References
     ----------
@@ -156,8 +156,8 @@ class BatchCalibrated(ConfidenceMethod):
 class ContentFreeLetters(ConfidenceMethod):
     """The letters' probabilities divided by those for questions without content.
 
-    The prior is the mean over `CONTENT_FREE`, each put in place of the question and of each option; once for every
-    number of options, and for every subject if the prompt shows subjects.
+    The prior is the mean over the texts of `CONTENT_FREE`, each in place of the question and of every option. It is
+    computed for each number of options, and for each subject if the prompt shows subjects.
 
     References
     ----------
@@ -209,16 +209,16 @@ PRIORS = ("none", "cue", "content-free")
 class TextsOverPrior(ConfidenceMethod):
     """The likelihood of each option's text as the answer, divided by its likelihood without the question.
 
-    Frequent and short texts are likely whatever is asked. The quotient is the pointwise mutual information (PMI) of
-    the question and the text; it is normalized over the options.
+    Frequent and short texts are likely regardless of the question. The quotient is the pointwise mutual information
+    (PMI) of the question and the text; it is normalized over the options.
 
     Parameters
     ----------
     prior : {"none", "cue", "content-free"}, default "cue"
-        What the text's own likelihood is read after: "none", the beginning of a text (PMI; needs a tokenizer that
-        puts a token there); "cue", the prompt's last line alone (domain-conditional PMI); "content-free", the prompt
-        with `CONTENT_FREE` in place of the question, as the mean of the probabilities. The first two are not for chat
-        prompts.
+        Context in which the text's own likelihood is read: "none", the beginning of a text (PMI; needs a tokenizer
+        that adds a token there); "cue", only the prompt's last line (domain-conditional PMI); "content-free", the
+        prompt with the texts of `CONTENT_FREE` in place of the question, whose probabilities are averaged. The first
+        two do not work with chat prompts.
 
     References
     ----------
@@ -231,7 +231,7 @@ class TextsOverPrior(ConfidenceMethod):
 
     def __post_init__(self) -> None:
         if self.prior not in PRIORS:
-            raise ValueError(f"prior: {self.prior!r} is not one; choose from {', '.join(PRIORS)}")
+            raise ValueError(f"prior: {self.prior!r} is unknown; choose from {', '.join(PRIORS)}")
 
     def predict(
         self,
@@ -243,7 +243,7 @@ class TextsOverPrior(ConfidenceMethod):
         """Ask the questions; see `ConfidenceMethod.predict`."""
         if prompt_format.chat and self.prior != "content-free":
             raise ValueError(
-                f"prompt_format: the prior {self.prior!r} is read after a plain prompt, not in a chat; use the way "
+                f"prompt_format: the prior {self.prior!r} needs a plain prompt, not a chat; use the method "
                 "text-content-free, or leave out --chat-template"
             )
         scores = backend.score_texts("texts", questions, prompt_format, asking)
@@ -273,7 +273,7 @@ class TextsOverPrior(ConfidenceMethod):
 
 
 class _Premise(PromptFormat):
-    """A prompt of the cue alone."""
+    """A prompt that consists of the cue."""
 
     def render(self, question: Question, *, options: bool = True) -> str:
         """Return the cue."""
@@ -287,9 +287,9 @@ def divided_by(predictions: Predictions, priors: Mapping[Any, np.ndarray], kinds
     ----------
     predictions : Predictions
     priors : mapping
-        A distribution over the places of the options for each kind of question.
+        For each kind of question, a distribution over the positions of its options.
     kinds : sequence, of length n
-        Each question's.
+        The kind of each question.
     """
     values = _log_probabilities(predictions)
     for place, kind in enumerate(kinds):

@@ -1,4 +1,4 @@
-"""Typed decisions answered by a local model: a distribution over the allowed answers of every question of a case."""
+"""Typed decisions answered by a local model: a distribution over the allowed answers to each question of a case."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Decided:
     probabilities : tuple of float
         In the order of the decision's options, summing to one.
     mass : float or None
-        What the model gave to all labels together; None where a server does not say.
+        Total probability of all labels before normalization; None if a server does not report it.
     rounding : float, default 0
         How far a server's rounding may have moved each probability.
     """
@@ -51,12 +51,12 @@ class LocalDecisions:
     ----------
     source : LocalModel
     prompt_format : PromptFormat, optional
-        The plain one by default; with `chat=True` the state opens the user's message.
+        By default the plain format; with `chat=True`, the state opens the user's message.
     temperatures : mapping of str to float, optional
         By question type, as `fit_temperatures` of `hf_calib.evaluation` finds them.
     n_orders : int, default 1
-        Average over this many rotations of each question's options, at most as many as it has, all in the same
-        forward. It removes the preference for a letter or a position.
+        Average over this many rotations of each question's options, up to the number of its options, all in the same
+        forward pass. This removes the preference for a letter or a position.
 
     Raises
     ------
@@ -103,7 +103,7 @@ class LocalDecisions:
         return answers
 
     def _turned(self, case: Case) -> list[list[tuple[Question, np.ndarray]]]:
-        """Return each question of a case with its options in every order that is asked."""
+        """Return each question of a case in all requested orders of its options."""
         return [
             [
                 (permute_options(question, order), order)
@@ -157,9 +157,9 @@ def read_temperatures(path: str | os.PathLike[str]) -> dict[str, float]:
     Raises
     ------
     FileNotFoundError
-        If there is none.
+        If there is no file.
     ValueError
-        If it is invalid.
+        If the file is invalid.
     """
     path = Path(path)
     file = path / TEMPERATURES_FILE if path.is_dir() else path
@@ -168,5 +168,5 @@ def read_temperatures(path: str | os.PathLike[str]) -> dict[str, float]:
     except FileNotFoundError:
         raise FileNotFoundError(f"temperatures: there is no file {str(file)!r}") from None
     except ValueError as error:
-        raise ValueError(f"{file} is not JSON: {error}") from None
+        raise ValueError(f"{file} is invalid JSON: {error}") from None
     return check_temperatures(content, str(file))

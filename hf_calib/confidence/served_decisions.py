@@ -21,16 +21,16 @@ _DECIMALS = 2
 
 @dataclass(frozen=True)
 class Contract:
-    """What a kind of server takes and gives.
+    """The requests and answers of a kind of server.
 
     Parameters
     ----------
     path : str
-        Behind the address, whose own `/v1` is not repeated.
+        Path after the server's address; a `/v1` that ends the address is not repeated.
     key : str
-        The environment variable that holds the key.
+        Environment variable with the API key.
     as_list : bool
-        Whether questions and answers are lists, as in OpenAI's Decisions API, and not objects by name.
+        Whether questions and answers are lists, as in OpenAI's Decisions API, rather than objects by name.
     """
 
     path: str
@@ -43,7 +43,8 @@ CONTRACTS = {
     "decisions": Contract("/v1/decisions", "OPENAI_API_KEY", as_list=True),
     "openrouter": Contract("/decisions", "OPENROUTER_API_KEY"),
 }
-"""By what stands before the address: vLLM and its like; SGLang and OpenAI; OpenRouter (https://openrouter.ai/api/alpha)."""
+"""By the prefix of the address: vLLM and compatible servers; SGLang and OpenAI; OpenRouter
+(https://openrouter.ai/api/alpha)."""
 
 
 class ServedDecisions:
@@ -54,18 +55,18 @@ class ServedDecisions:
     address : str
         "systemone:http://host:port", "decisions:http://host:port" or "openrouter:https://openrouter.ai/api/alpha".
     model : str, optional
-        Its name at the server; "default" by default, for servers that have one model.
+        Model name on the server; by default "default", for servers with one model.
     concurrency, retries, backoff, timeout
-        As of `ServedModel`: requests under way at once, and how those that fail in passing are repeated.
+        As in `ServedModel`: number of concurrent requests, and how temporary failures are retried.
 
     Raises
     ------
     ValueError
-        If the address is of another form.
+        If the address has another form.
 
     Notes
     -----
-    Keys are taken from the environment: SYSTEMONE_API_KEY, OPENAI_API_KEY, OPENROUTER_API_KEY.
+    API keys are read from environment variables: SYSTEMONE_API_KEY, OPENAI_API_KEY, OPENROUTER_API_KEY.
     """
 
     def __init__(
@@ -100,8 +101,8 @@ class ServedDecisions:
         Raises
         ------
         ServerError
-            If the server can't be reached, refuses a request, or answers against its contract; the message names the
-            case and the question.
+            If the server can't be reached, refuses a request, or violates its contract; the message names the case and
+            the question.
         """
 
         def one(session: Any, number: int) -> list[list[Any]]:
@@ -129,24 +130,24 @@ class ServedDecisions:
         return {"input": case.state_text, "questions": [_listed(decision) for decision in case.decisions]}
 
     def _answers(self, body: Mapping[str, Any], case: Case) -> dict[str, Mapping[str, Any]]:
-        """Return the answers by question, after checking that each question has one and no other has."""
+        """Return the answers by question, after checking that each question has exactly one."""
         answers = body.get("answers")
         names = [decision.name for decision in case.decisions]
         if self.contract.as_list and isinstance(answers, list):
             if len(answers) != len(names):
-                raise ServerError(f"the server gives {len(answers)} answers to {len(names)} questions")
+                raise ServerError(f"the server gave {len(answers)} answers to {len(names)} questions")
             for name, answer in zip(names, answers, strict=True):
                 own = answer.get("name") if isinstance(answer, Mapping) else None
                 if own is not None and own != name:
-                    raise ServerError(f"the server answers {own!r} in the place of {name!r}")
+                    raise ServerError(f"the server answered {own!r} in place of {name!r}")
             answers = dict(zip(names, answers, strict=True))
         if not isinstance(answers, Mapping):
-            raise ServerError(f"the server's answer holds no answers: {str(dict(body))[:300]}")
+            raise ServerError(f"the server's response has no answers: {str(dict(body))[:300]}")
         if set(answers) != set(names):
-            raise ServerError(f"the server answers {sorted(map(str, answers))}, asked were {sorted(names)}")
+            raise ServerError(f"the server answered {sorted(map(str, answers))}; the questions were {sorted(names)}")
         for name, answer in answers.items():
             if not isinstance(answer, Mapping):
-                raise ServerError(f"the answer to {name!r} is a {type(answer).__name__}, expected an object")
+                raise ServerError(f"the answer to {name!r} is a {type(answer).__name__}; expected an object")
         return dict(answers)
 
     def _answer(self, answer: Mapping[str, Any], decision: Decision) -> tuple[list[float], float | None, float]:
@@ -155,7 +156,7 @@ class ServedDecisions:
         if kind == "refusal":
             raise ServerError(f"{what} is a refusal: {str(answer.get('reason', dict(answer)))[:200]}")
         if ("noul" if kind == "predicate" else kind) != decision.type:
-            raise ServerError(f"{what} is of the type {kind!r}, asked was a {decision.type}")
+            raise ServerError(f"{what} has the type {kind!r}; expected {decision.type!r}")
         if decision.type == "noul":
             yes = _probability(answer.get("noul", answer.get("probability")), what)
             given = {"false": 1 - yes, "true": yes}
@@ -185,7 +186,7 @@ class ServedDecisions:
 
 
 def _listed(decision: Decision) -> dict[str, Any]:
-    """Return a question as OpenAI's Decisions API takes it, which has no descriptions of yes and no."""
+    """Return a question in the form of OpenAI's Decisions API, which has no descriptions of yes and no."""
     instructions = shown(decision.instructions, "the instructions")
     base = {"name": decision.name, "instructions": instructions}
     if decision.type == "noul":
@@ -212,7 +213,7 @@ def _by_option(probabilities: Any, what: str) -> dict[str, Any]:
         named = {str(own["value"]): own.get("probability") for own in probabilities}
         if len(named) == len(probabilities):
             return named
-    raise ServerError(f"{what} has no probabilities of the options: {str(probabilities)[:200]}")
+    raise ServerError(f"{what} has no probabilities for the options: {str(probabilities)[:200]}")
 
 
 def _probability(value: Any, what: str) -> float:
@@ -222,6 +223,6 @@ def _probability(value: Any, what: str) -> float:
 
 
 def _rounding(values: Sequence[float]) -> float:
-    """Return how far rounding to the decimals that the values have can move each; 0 where they have many."""
+    """Return the largest rounding error of the values, given their number of decimals; 0 if they have many."""
     decimals = max(len(f"{value:.12f}".rstrip("0").partition(".")[2]) for value in values)
     return 0.5 * 10.0 ** -max(decimals, _DECIMALS) if decimals <= 6 else 0.0

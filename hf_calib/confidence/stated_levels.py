@@ -30,12 +30,12 @@ LEVELS = {
         "certain",
     ),
 }  # fmt: skip
-"""What a model may state, from a confidence of 0 to one of 1 in equal steps."""
+"""The levels that a model may state, from a confidence of 0 to 1 in equal steps."""
 
 
 @dataclass(frozen=True, slots=True)
 class AnsweredQuestion(Question):
-    """A question with an answer to it, whose choices are the levels of confidence in that answer.
+    """A question with a model's answer, whose choices are the levels of confidence in that answer.
 
     Parameters
     ----------
@@ -50,29 +50,29 @@ class AnsweredQuestion(Question):
 
 @dataclass(frozen=True)
 class LevelFormat(PromptFormat):
-    """Shows a question, its answer, and the request for a level; in a chat, each as a message.
+    """Shows a question, its answer, and the request for a level; in a chat, each as its own message.
 
     Parameters
     ----------
     base : PromptFormat
-        How the question was put.
+        How the question was formatted.
     """
 
     base: PromptFormat = field(default_factory=PromptFormat)
 
     @classmethod
     def of(cls, base: PromptFormat) -> LevelFormat:
-        """Return the format that continues a question put in another."""
+        """Return the format that continues a prompt in the format `base`."""
         return cls(chat=base.chat, answer_prefix=base.answer_prefix, base=base)
 
     def render(self, question: Question, *, options: bool = True) -> str:
-        """Return the text of the prompt, which a level follows."""
+        """Return the text of the prompt, after which the level follows."""
         assert isinstance(question, AnsweredQuestion)
         asked = self.base.render(question, options=False)
         return f"{asked}{self.answer_prefix}{question.given.strip()}\nConfidence ({_range(question.choices)}):"
 
     def messages(self, question: Question, *, options: bool = True) -> list[dict[str, str]]:
-        """Return the conversation, in which a level comes next."""
+        """Return the conversation, after which the level follows."""
         assert isinstance(question, AnsweredQuestion)
         request = f"How confident are you that this is right? Answer with one of: {_range(question.choices)}."
         return [
@@ -89,23 +89,23 @@ def _range(levels: Sequence[str]) -> str:
 def find_levels(
     tokenizer: PreTrainedTokenizerBase | None, prompt_format: PromptFormat, scale: str = "auto"
 ) -> tuple[str, ...]:
-    """Return levels each of which is one token of its own after the prompt.
+    """Return levels of confidence, each of which is a different single token after the prompt.
 
     Parameters
     ----------
     tokenizer : transformers.PreTrainedTokenizerBase or None
-        None for a served model, whose tokens are not known; "auto" is then "digits".
+        None for a served model, whose tokens are unknown; "auto" then means "digits".
     prompt_format : PromptFormat
-        How the questions are put.
+        How the questions are formatted.
     scale : {"auto", "percent", "digits", "words"}, default "auto"
-        0 to 100 in steps of 5, 0 to 9, or ten words; "auto" is the first of these that the tokenizer has.
+        0 to 100 in steps of 5, 0 to 9, or ten words; "auto" chooses the first whose levels are single tokens.
 
     Raises
     ------
     ValueError
         If there is no such scale.
     QuestionError
-        If the tokenizer does not have the levels as tokens; the message says which it splits, and how.
+        If the levels are not single tokens; the message names those that the tokenizer splits, and how.
     """
     if scale not in ("auto", *LEVELS):
         raise ValueError(f"scale: {scale!r} is not one of auto, {', '.join(LEVELS)}")
@@ -120,7 +120,7 @@ def find_levels(
             found.append(f"{name}: {error}")
         else:
             return LEVELS[name]
-    raise QuestionError("scale: this tokenizer has no such levels as tokens; " + "; ".join(found))
+    raise QuestionError("scale: this tokenizer does not have these levels as single tokens; " + "; ".join(found))
 
 
 def encode_levels(
@@ -138,14 +138,14 @@ def encode_levels(
     questions : sequence of AnsweredQuestion
     tokenizer : transformers.PreTrainedTokenizerBase
     prompt_format : PromptFormat
-        How the questions are put; the answer and the request for a level are added.
+        How the questions are formatted; the answer and the request for a level are added.
     max_length, on_too_long
         As in `hf_calib.tasks.encode_questions`.
 
     Raises
     ------
     QuestionError
-        If a question has no answer of the model's, a level is not one token of its own, or a prompt is too long.
+        If a question has no answer from the model, a level is not a single, unique token, or a prompt is too long.
     """
     for row, question in enumerate(questions):
         if not isinstance(question, AnsweredQuestion):
@@ -157,7 +157,7 @@ def encode_levels(
     encoded = []
     for item in encoder.texts(questions, LevelFormat.of(prompt_format), list_options=False):
         question = questions[item.row]
-        # Such as a space before a digit.
+        # All levels may begin with the same token, such as a space before a digit.
         n = min(common_prefix(item.options[0], own) for own in item.options)
         rest = [own[n:] for own in item.options]
         for level, own in zip(question.choices, rest, strict=True):
@@ -168,7 +168,7 @@ def encode_levels(
                     "each, such as scale='digits' or scale='words'"
                 )
             if own[0] == tokenizer.unk_token_id or rest.count(own) > 1:
-                raise QuestionError(f"the level {level!r} is the token {tokens[0]!r}, which does not tell it apart")
+                raise QuestionError(f"the level {level!r} is the token {tokens[0]!r}, which is not unique to it")
         answer = -1 if question.answer is None else question.answer
         ids = (*item.input_ids, *item.options[0][:n])
         encoded.append(EncodedQuestion(ids, tuple(own[0] for own in rest), answer, item.row))
@@ -179,8 +179,8 @@ def encode_levels(
 class StatedLevels(ConfidenceMethod):
     """The mean level of confidence that a model would state after its answer.
 
-    After the answer the model is asked for a level; the confidence is the mean of the levels' values, from 0 to 1 in
-    equal steps, weighted with their probabilities at that position. The options' mass is that of all levels.
+    After the answer, the model is asked for a level. The confidence is the mean of the levels' values, from 0 to 1 in
+    equal steps, weighted by their probabilities at that position. The options' mass is the total of all levels.
 
     Parameters
     ----------
@@ -203,7 +203,7 @@ class StatedLevels(ConfidenceMethod):
         prompt_format: PromptFormat,
         asking: Asking,
     ) -> Predictions:
-        """Ask the questions; see `ConfidenceMethod.predict`. An `AnsweredQuestion` has its answer already."""
+        """Ask the questions; see `ConfidenceMethod.predict`. An `AnsweredQuestion` already has its answer."""
         if all(isinstance(question, AnsweredQuestion) for question in questions):
             return level_predictions(backend, questions, prompt_format, asking)
         letters = OptionLetters().predict(backend, questions, prompt_format, asking)
@@ -224,12 +224,12 @@ class StatedLevels(ConfidenceMethod):
 def level_predictions(
     backend: Backend, questions: Sequence[Question], prompt_format: PromptFormat, asking: Asking
 ) -> Predictions:
-    """Ask for the confidence in answers.
+    """Ask for the confidence in given answers.
 
     Returns
     -------
     Predictions
-        Of two options: that the answer is right, which is the one chosen, and that it is not.
+        With two options: that the answer is right, which is the chosen one, and that it is wrong.
     """
     scores = backend.score_texts("levels", questions, LevelFormat.of(prompt_format), asking, list_options=False)
     rows = np.array([row for row, score in enumerate(scores) if score is not None], dtype=np.int64)
@@ -251,7 +251,7 @@ def level_predictions(
 def answered_question(
     question: FreeFormQuestion, given: str, right: bool | None, levels: Sequence[str]
 ) -> AnsweredQuestion:
-    """Return the question how confident a model is in its answer to a question."""
+    """Return a question that asks how confident a model is in its answer."""
     answer = None if right is None else len(levels) - 1 if right else 0
     return AnsweredQuestion(
         question.question.strip(), tuple(levels), answer, question.subject, question.context, given

@@ -55,19 +55,20 @@ def measure_decisions(
         As in `hf_calib.measure`; or a server of typed decisions: `systemone:http://host:port` (vLLM),
         `decisions:http://host:port` (SGLang, OpenAI) or `openrouter:https://openrouter.ai/api/alpha`.
     dataset : TypedDecisions, path, Hub name, or iterable of rows
-        As `TypedDecisions` and `TypedDecisions.load` take it; every question needs its gold answer.
+        As in `TypedDecisions` and `TypedDecisions.load`; every question needs a gold answer.
     temperatures : mapping or path, optional
-        One per question type, as `fit_temperatures` returns; or the file or folder that they were saved in. By
-        default the ones in the folder of the adapter or model, if it has any.
+        One per question type, as returned by `fit_temperatures`; or the file or folder that they were saved in. By
+        default, those in the folder of the adapter or model, if there are any.
     prior_from : TypedDecisions or path, optional
         Training cases, whose mean answers are shown as a reference.
     out : path, optional
-        A folder for decisions.json and decisions.jsonl; a stopped run goes on when it is started again.
+        A folder for decisions.json and decisions.jsonl; a stopped run resumes when it is started again.
     seed : int, default 0
-        Of the cases drawn for `limit`, and of the intervals' resampling.
+        Seed of the cases drawn for `limit` and of the intervals' resampling.
     **options
-        adapter, dtype, trust_remote_code, device, max_length, prompt, chat_template, n_orders and tokenizer of local
-        models; model_name and concurrency of servers; limit (of cases) and progress of both: as in `hf_calib.measure`.
+        As in `hf_calib.measure`: adapter, dtype, trust_remote_code, device, max_length, prompt, chat_template,
+        n_orders and tokenizer for local models; model_name and concurrency for servers; limit (of cases) and progress
+        for both.
 
     Returns
     -------
@@ -78,7 +79,7 @@ def measure_decisions(
     QuestionError
         If the cases cannot be read, lack gold answers, or a prompt is too long.
     ServerError
-        If a server can't be reached, refuses a request, or answers against its contract.
+        If a server can't be reached, refuses a request, or violates its contract.
     ValueError
         If an option does not apply.
     """
@@ -116,9 +117,9 @@ def decision_backend(
     temperatures: Mapping[str, float] | str | os.PathLike[str] | None = None,
     **options: Unpack[AskOptions],
 ) -> tuple[str, DecisionBackend, dict[str, Any]]:
-    """Return a model's name, what answers with it, and how it is asked, as JSON values.
+    """Return a model's name, the backend that answers with it, and how it is asked, as JSON values.
 
-    Parameters and errors as of `measure_decisions`.
+    Parameters and errors are those of `measure_decisions`.
     """
     settings = AskSettings(**options)
     if not isinstance(model, ModelSource) and hasattr(model, "decide"):
@@ -155,15 +156,15 @@ def decision_backend(
 
 
 def fit_temperatures(measurement: DecisionMeasurement) -> dict[str, float]:
-    """Return one temperature per question type, which minimize the log-loss of the labels on held-out cases.
+    """Return one temperature per question type, each minimizing the log-loss of the labels on held-out cases.
 
-    The argmax of no answer changes, so neither does the accuracy.
+    Temperatures change no argmax, so the accuracy stays the same.
 
     Parameters
     ----------
     measurement : DecisionMeasurement
-        Without temperatures, on cases that the model was not trained on. A tie in the gold counts for the predicted
-        option.
+        Measured without temperatures, on cases that the model was not trained on. If options tie in the gold
+        distribution, the predicted one counts as right.
 
     Raises
     ------
@@ -174,7 +175,7 @@ def fit_temperatures(measurement: DecisionMeasurement) -> dict[str, float]:
     from ..measures import labels_with_ties
 
     if measurement.run.get("temperatures"):
-        raise ValueError("temperatures: the measurement has some already; fit them to one without")
+        raise ValueError("temperatures: the measurement already has temperatures; fit them on one without")
     found = {}
     decisions = measurement.cases.decisions
     for kind in TYPES:
@@ -205,7 +206,7 @@ def prior_answers(training: TypedDecisions, cases: TypedDecisions) -> list[tuple
     Raises
     ------
     QuestionError
-        If a question is not among the training cases, or has no gold answer there.
+        If a question does not occur in the training cases, or has no gold answer there.
     """
     seen: dict[Any, list[np.ndarray]] = {}
     for case in training:

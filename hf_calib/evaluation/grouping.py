@@ -1,4 +1,4 @@
-"""Groups of questions that get a threshold or a temperature of their own."""
+"""Groups of questions, each with its own threshold or temperature."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def groups_of(measurement: Measurement, by: str) -> np.ndarray:
     Raises
     ------
     ValueError
-        If there is no such grouping, or the predictions don't hold what it needs.
+        If there is no such grouping, or the predictions lack what it needs.
     """
     if by not in GROUPINGS:
         raise ValueError(f"by: {by!r} is not a way to group questions; choose from {', '.join(GROUPINGS)}")
@@ -57,9 +57,10 @@ def groups_of(measurement: Measurement, by: str) -> np.ndarray:
 
 
 def question_type(question: Question) -> str:
-    """Return "yes or no", "score" or "choice": the kind of answer that a question's options are.
+    """Return "yes or no", "score" or "choice": the kind of answer that a question has.
 
-    Two options that say yes and no, or true and false, are of the first kind; numbers in steps of one of the second.
+    A question is "yes or no" if its two options are yes and no, or true and false; it is a "score" if its options are
+    consecutive integers.
 
     Examples
     --------

@@ -43,19 +43,19 @@ _COUNTS = ("answers", "too_long", "empty", "cut_off", "dropped_cut_off", "not_co
 
 @dataclass(frozen=True)
 class GradedAnswer:
-    """An answer of a model in its own words.
+    """A model's answer in its own words, with its grade.
 
     Parameters
     ----------
     question : FreeFormQuestion
     text : str
-        Not empty.
+        The answer, not empty.
     right : bool or None
-        None where no right answer is known.
+        None if no right answer is known.
     ended : bool
-        Whether it came to an end within the allowed number of tokens.
+        Whether the answer ended within the allowed number of tokens.
     row : int
-        Of the question among those that were asked.
+        Index of the question among those that were asked.
     """
 
     question: FreeFormQuestion
@@ -73,10 +73,10 @@ class Sampling:
     ----------
     n_samples : int
     temperature : float
-        0 takes the most probable token each time.
+        At 0, the most probable token is always chosen.
     max_new_tokens, seed : int
     drop_cut_off : bool
-        Leave out answers that the limit on tokens cuts off.
+        Leave out answers that are cut off by the token limit.
     matcher : callable
     prompt_format : PromptFormat
     """
@@ -107,12 +107,12 @@ class Sampling:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], matcher: str | Matcher | None = None) -> Sampling:
-        """Make the settings that `to_dict` returned; a matcher of one's own has to be given again.
+        """Return the settings of a `to_dict` state; a custom matcher has to be given again.
 
         Raises
         ------
         ValueError
-            If the matcher is not known by its name and is not given.
+            If the answers were graded by a custom matcher, which is not given.
         """
         if matcher is None and data["matcher"] not in MATCHERS:
             raise ValueError(f"matcher: the answers were graded by {data['matcher']!r}; pass that function")
@@ -124,14 +124,14 @@ class Sampling:
 
 
 class SelfEvaluationQuestions(QuestionList[Question]):
-    """Two-option questions whether a model's own answers are right, with the options "True" and "False".
+    """Questions that ask whether a model's own answers are right, with the options "True" and "False".
 
-    A list of `Question`: trainers, calibrators and reports take it like any other.
+    This is a list of `Question`, which trainers, calibrators and reports accept like any other.
 
     Parameters
     ----------
     answers : sequence of GradedAnswer
-        One per question. An answer without a grade makes a question without an answer, which only the anchor uses.
+        One per question. An ungraded answer becomes a question without an answer, which only the anchor uses.
     provenance : mapping
         JSON values: the model, the sampling, the matcher, the prompt format, the source, and the `counts` of answers.
 
@@ -160,7 +160,7 @@ class SelfEvaluationQuestions(QuestionList[Question]):
         return {name: sum(names[answer.right] == name for answer in self.answers) for name in names.values()}
 
     def describe(self) -> str:
-        """Return a sentence on how many answers there are, and how many of them are right."""
+        """Return a sentence with the number of answers and of right answers."""
         balance, counts = self.balance, self.provenance["counts"]
         graded = balance["right"] + balance["wrong"]
         share = f" ({balance['right'] / graded:.1%} of the graded)" if graded else ""
@@ -168,8 +168,8 @@ class SelfEvaluationQuestions(QuestionList[Question]):
         parts += [f"{balance['ungraded']} ungraded"] if balance["ungraded"] else []
         text = f"{len(self)} answers to {self.provenance['n_questions']} questions: {', '.join(parts)}"
         notes = {
-            "cut_off": "cut off by the limit on tokens",
-            "not_comparable": "without anything to compare, counted as wrong",
+            "cut_off": "cut off by the token limit",
+            "not_comparable": "with nothing to compare, counted as wrong",
             "empty": "empty, left out",
             "dropped_cut_off": "cut off and left out",
         }
@@ -178,7 +178,7 @@ class SelfEvaluationQuestions(QuestionList[Question]):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the questions with their answers and provenance to a Parquet file.
 
-        `hf_calib.load_questions` and every `--calibration_dataset` read it as questions; `load` reads all of it.
+        `hf_calib.load_questions` and every `--calibration_dataset` read it as questions; `load` also reads the rest.
 
         Raises
         ------
@@ -189,7 +189,7 @@ class SelfEvaluationQuestions(QuestionList[Question]):
         import pyarrow.parquet as parquet
 
         path = _parquet(path)
-        # The right option as a text, which means the same to every reader.
+        # The right option is saved as its text, which every reader understands in the same way.
         rows = [
             {
                 **asdict(question),
@@ -212,7 +212,7 @@ class SelfEvaluationQuestions(QuestionList[Question]):
         FileNotFoundError
             If there is no such file.
         QuestionError
-            If it is another kind of file.
+            If it is some other kind of file.
         """
         import pyarrow as arrow
         import pyarrow.parquet as parquet
@@ -227,8 +227,8 @@ class SelfEvaluationQuestions(QuestionList[Question]):
         metadata = table.schema.metadata or {}
         if _METADATA not in metadata:
             raise QuestionError(
-                f"{path}: there is no provenance of self-evaluation questions; read it with load_questions, or give a "
-                "file that SelfEvaluationQuestions.save wrote"
+                f"{path}: the file has no provenance of self-evaluation questions; read it with load_questions, or "
+                "give a file that SelfEvaluationQuestions.save wrote"
             )
         answers = []
         for row in table.column("source").to_pylist():
@@ -238,15 +238,15 @@ class SelfEvaluationQuestions(QuestionList[Question]):
 
 
 def _parquet(path: str | os.PathLike[str]) -> Path:
-    """Return a path, unless it is that of another kind of file."""
+    """Return the path if its name ends in .parquet."""
     path = Path(path)
     if path.suffix != ".parquet":
-        raise ValueError(f"{str(path)!r} does not end in .parquet, the format that holds the provenance too")
+        raise ValueError(f"{str(path)!r} does not end in .parquet, the format that can also hold the provenance")
     return path
 
 
 def _question(answer: GradedAnswer) -> Question:
-    """Return the question whether an answer is right."""
+    """Return a question that asks whether an answer is right."""
     asked = answer.question
     question = true_question(asked.question.strip(), answer.text, asked.subject, asked.context)
     return question if answer.right is None else replace(question, answer=0 if answer.right else 1)
@@ -268,39 +268,39 @@ def self_evaluation_questions(
     progress: bool = True,
     out: str | os.PathLike[str] | None = None,
 ) -> SelfEvaluationQuestions:
-    """Let a model answer free-form questions, grade its answers, and return questions whether they are right.
+    """Let a model answer free-form questions, grade its answers, and return questions about whether they are right.
 
-    Trained on these with the supervised term, a model learns to say whether its answers are right
-    (Calibration-tuning); P(True), as `hf-calib measure --free-form ... --confidence p-true` reads it, is asked with
-    the same prompt. The share of right answers is left as it is: a balanced sample would teach another base rate.
+    A model that is trained on these questions with the supervised term learns to predict whether its answers are
+    right (Calibration-tuning). `hf-calib measure --free-form ... --confidence p-true` reads P(True) with the same
+    prompt. The share of right answers is not changed: a balanced sample would teach a different base rate.
 
     Parameters
     ----------
     model : as in `hf_calib.measure`
         A loaded model with its `tokenizer`, a name, or a source of answers such as `hf_calib.confidence.ServedModel`.
     tokenizer : transformers.PreTrainedTokenizerBase or None
-        Of a loaded model; None for all others.
+        Tokenizer of a loaded model; None for all other models.
     questions : path or iterable of FreeFormQuestion
-        A path is given to `hf_calib.tasks.free_form.load_free_form_questions`. Answers to a question without a right
+        A path is read by `hf_calib.tasks.free_form.load_free_form_questions`. Answers to a question without a right
         answer are not graded.
     matcher : {"exact", "contains", "numeric"} or callable, default "exact"
-        Whether an answer is a right one.
+        How an answer is compared with the right ones.
     n_samples : int, default 1
         Answers per question; repeated answers are kept.
     temperature : float, optional
-        By default 0 for one sample, which `hf-calib measure` asks about, and 1 for several.
+        By default 0 for one sample, as in `hf-calib measure`, and 1 for several.
     max_new_tokens : int, default 32
     prompt_format : PromptFormat, optional
-        How the questions are put; its question line and cue are used, and its examples, if it has any.
+        How the questions are formatted; the question line, the cue and any examples are used.
     drop_cut_off : bool, default False
         Leave out answers that are longer than `max_new_tokens`. They are counted in any case.
     seed : int, default 0
-        Of the samples.
+        Seed of the samples.
     batch_size, progress
         As in `hf_calib.measure`.
     out : path, optional
-        A .parquet file to save the questions to. A run that was stopped continues with the answers it has, and one
-        that is finished is read from there.
+        A .parquet file to save the questions to. A run that was stopped is continued, and a finished run is read
+        from the file.
 
     Returns
     -------
@@ -311,13 +311,13 @@ def self_evaluation_questions(
     QuestionError
         If there is no question, or no answer is left.
     ValueError
-        If a setting is out of range, the matcher raises or returns something else than a bool, or `out` holds
-        another run.
+        If a setting is out of range, the matcher raises an error or does not return a bool, or `out` holds a run
+        with other settings.
 
     Warns
     -----
     UserWarning
-        If answers are empty (these are left out, since there is nothing to ask about), are cut off, hold nothing to
+        If answers are empty (these are left out, since there is nothing to ask about) or cut off, contain nothing to
         compare, or are all right or all wrong.
 
     References
@@ -362,7 +362,7 @@ def self_evaluation_questions(
 
 
 def _finished(path: Path, run: Mapping[str, Any]) -> SelfEvaluationQuestions:
-    """Return the questions of a finished run, unless it was another."""
+    """Return the questions of a finished run, if its settings are the same."""
     found = SelfEvaluationQuestions.load(path)
     wanted = json.loads(json.dumps(dict(run)))
     differing = [name for name in wanted if found.provenance.get(name) != wanted[name]]
@@ -379,14 +379,14 @@ def _digest(questions: Sequence[FreeFormQuestion]) -> str:
 
 
 def as_free_form_questions(questions: Any) -> QuestionList[FreeFormQuestion]:
-    """Return questions without options, read from a file where a path is given.
+    """Return questions without options, read from a file if a path is given.
 
     Raises
     ------
     QuestionError
-        If there is none.
+        If there are no questions.
     TypeError
-        If they are something else.
+        If they are not free-form questions.
     """
     if isinstance(questions, str | os.PathLike):
         return load_free_form_questions(Path(questions))
@@ -418,9 +418,9 @@ def answered_and_graded(
     questions : QuestionList of FreeFormQuestion
     sampling : Sampling
     model : mapping
-        What the provenance says of the model.
+        The model's identity for the provenance.
     **notes
-        More entries of the provenance.
+        Additional entries of the provenance.
     """
     written = backend.generate(
         "self_evaluation",
@@ -434,9 +434,7 @@ def answered_and_graded(
         list_options=False,
         seed=sampling.seed,
     )
-    counts = Counter(
-        dict.fromkeys(("answers", "too_long", "empty", "cut_off", "dropped_cut_off", "not_comparable"), 0)
-    )
+    counts = Counter(dict.fromkeys(_COUNTS, 0))
     answers = []
     for row, (question, samples) in enumerate(zip(questions, written, strict=True)):
         counts["too_long"] += samples is None
@@ -461,8 +459,8 @@ def answered_and_graded(
             answers.append(GradedAnswer(question, text, right, sample.ended, row))
     if not answers:
         raise QuestionError(
-            f"questions: of {counts['answers']} answers {counts['empty']} are empty and {counts['dropped_cut_off']} "
-            "cut off and left out, so none remains; check the prompt format, or raise max_new_tokens"
+            f"questions: no answer is left; of {counts['answers']}, {counts['empty']} are empty and "
+            f"{counts['dropped_cut_off']} were cut off; check the prompt format, or raise max_new_tokens"
         )
     provenance = {
         "model": dict(model),
@@ -481,15 +479,15 @@ def answered_and_graded(
 
 
 def _warn(graded: SelfEvaluationQuestions, sampling: Sampling) -> None:
-    """Warn of what may be wrong with the answers."""
+    """Warn about possible problems with the answers."""
     balance, counts = graded.balance, graded.provenance["counts"]
     matcher = repr(name_of_matcher(sampling.matcher))
     found = []
     for name, other in (("right", "wrong"), ("wrong", "right")):
         if balance[name] == 0 and balance[other] > 0:
             found.append(
-                f"no answer is {name} of {balance[other]} graded by {matcher}, so there is nothing to tell {other} "
-                "ones from; use another matcher, other questions or more of them"
+                f"none of {balance[other]} answers graded by {matcher} is {name}, so a model can't learn to tell "
+                "right from wrong; use another matcher, other questions or more of them"
             )
     if counts["empty"]:
         found.append(f"{counts['empty']} of {counts['answers']} answers are empty and left out; check the prompt")

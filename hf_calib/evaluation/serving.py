@@ -23,7 +23,7 @@ MAX_QUESTIONS = 64
 
 
 class RefusedRequest(Exception):
-    """A request that is not answered, with the HTTP status that says why."""
+    """A request that is refused, with its HTTP status."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -35,21 +35,21 @@ def make_app(
 ) -> Starlette:
     """Return the server's application.
 
-    Requests are answered one after the other, each on its own: no answer depends on what else is asked meanwhile.
-    Errors are JSON, `{"error": {"message": ..., "type": ...}}`: 400 for what is not a case of typed questions, 404 and
-    405 for other addresses and methods, 413 for a body that is too large, 415 for one that is not JSON by its type,
-    and 500 where the model fails.
+    Requests are answered one after the other, and no answer depends on another request. Errors are JSON,
+    `{"error": {"message": ..., "type": ...}}`: 400 if the body is not a case of typed questions, 404 for an unknown
+    path or model, 405 for another method, 413 if the body is too large, 415 if its content type is not JSON, and
+    500 if the model fails.
 
     Parameters
     ----------
     backend : DecisionBackend
-        Such as `hf_calib.confidence.LocalDecisions`.
+        For example, `hf_calib.confidence.LocalDecisions`.
     name : str
-        What answers call the model. A request may leave its `model` out; another name is refused.
+        Name of the model in answers. A request may omit `model`; another name is refused.
     max_body : int, default 1048576
-        The longest request, in bytes.
+        Maximum size of a request, in bytes.
     max_questions : int, default 64
-        The most questions in one.
+        Maximum number of questions in a request.
 
     Raises
     ------
@@ -136,18 +136,18 @@ def serve(
     Parameters
     ----------
     backend, name, max_body, max_questions
-        As of `make_app`.
+        As in `make_app`.
     host : str, default "127.0.0.1"
-        Only this machine by default.
+        Address to listen on; the default accepts only requests from this machine.
     port : int, default 8000
-        0 for any that is free.
+        Port to listen on; 0 for any free port.
     ready : callable, optional
-        Called with the address once it is known.
+        Called with the server's URL once it listens.
 
     Raises
     ------
     PermissionError
-        If the address can't be listened on.
+        If the server can't listen on the address.
     """
     app = make_app(backend, name, max_body=max_body, max_questions=max_questions)
     import uvicorn
@@ -166,15 +166,15 @@ def serve(
 
 
 async def _body(request: Request, limit: int) -> bytes:
-    """Return the request's body; a longer one is refused before it is read to its end."""
-    told = request.headers.get("content-length")
-    if told is not None and told.isdigit() and int(told) > limit:
-        raise RefusedRequest(413, f"the body has {told} bytes; at most {limit} are read")
+    """Return the request's body; one that is too long is refused before all of it is read."""
+    declared = request.headers.get("content-length")
+    if declared is not None and declared.isdigit() and int(declared) > limit:
+        raise RefusedRequest(413, f"the body has {declared} bytes; at most {limit} are accepted")
     parts, size = [], 0
     async for part in request.stream():
         size += len(part)
         if size > limit:
-            raise RefusedRequest(413, f"the body is longer than {limit} bytes")
+            raise RefusedRequest(413, f"the body is too long; at most {limit} bytes are accepted")
         parts.append(part)
     return b"".join(parts)
 
@@ -183,7 +183,7 @@ def _read(body: bytes, name: str, max_questions: int) -> Case:
     try:
         data = json.loads(body.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
-        raise RefusedRequest(400, f"the body is not JSON: {error}") from None
+        raise RefusedRequest(400, f"the body is invalid JSON: {error}") from None
     if not isinstance(data, dict):
         raise RefusedRequest(400, f"the body is a {type(data).__name__}; send an object with state and questions")
     unknown = sorted(set(data) - {"model", "state", "questions"})
@@ -204,12 +204,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     names = [name for name, _ in pairs]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ValueError(f"the key {', '.join(map(repr, twice))} is there more than once")
+        raise ValueError(f"the key {', '.join(map(repr, twice))} appears more than once")
     return dict(pairs)
 
 
 def _answer(decision: Decision, decided: Decided | None) -> dict[str, Any]:
-    """Return an answer as the contract has it."""
+    """Return an answer in the form of the contract."""
     assert decided is not None  # prompts that are too long are refused
     p = decided.probabilities
     mass = {"label_mass": decided.mass}

@@ -35,12 +35,12 @@ ALL = ""
 
 @dataclass(frozen=True)
 class ThresholdCheck:
-    """What a threshold comes to on new questions.
+    """How a threshold performs on new questions.
 
     Attributes
     ----------
     n, n_accepted, n_correct : int
-        Number of questions, of those above the threshold, and of the right answers among these.
+        Number of answers, of those above the threshold, and of the right ones among these.
     low, high : float
         95% interval of the accuracy above the threshold (Clopper-Pearson); 0 and 1 if no answer is above it.
     accuracy : float
@@ -89,17 +89,17 @@ class ConfidenceThreshold:
     Attributes
     ----------
     accuracy, level : float
-        The accuracy to reach, and the probability with which it is reached on new questions: in all groups at once.
+        The accuracy to reach, and the probability that it is reached on new questions, in all groups at once.
     by : str or None
         What the questions are grouped by; None for one threshold over all.
     thresholds : mapping of str to AccuracyThreshold
-        By the groups' names; over all questions, the one of `""`.
+        By the groups' names; the name is `""` for one threshold over all questions.
     checks : mapping of str to ThresholdCheck
-        What they come to on new questions, if there were any.
+        How the thresholds perform on new questions, if any were given.
     run : mapping
-        The settings of the run whose answers they were found on.
+        The settings of the run whose answers the thresholds were found on.
     warnings : tuple of Finding
-        What speaks against trusting the answers that they were found on.
+        Reasons not to trust the answers that the thresholds were found on.
     """
 
     accuracy: float
@@ -133,13 +133,13 @@ class ConfidenceThreshold:
         for name, rows in _rows(measurement, self.by).items():
             if name not in self.thresholds:
                 raise ValueError(
-                    f"by: no threshold was found for the group {name!r}; there are {', '.join(self.thresholds)}"
+                    f"by: there is no threshold for the group {name!r}, only for {', '.join(self.thresholds)}"
                 )
             accepted[rows] = self.thresholds[name].accepts(predictions.confidences[rows])
         return accepted
 
     def check(self, measurement: Measurement) -> dict[str, ThresholdCheck]:
-        """Return what the thresholds come to on new questions, by group.
+        """Return how the thresholds perform on new questions, by group.
 
         Raises
         ------
@@ -213,15 +213,15 @@ class ConfidenceThreshold:
         if any(own.threshold is None for own in self.thresholds.values()):
             needed = answers_needed(self.accuracy, _level_of_each(self.level, len(self.thresholds)))
             lines.append(
-                f"Not reached: it would take at least {needed} of the most confident answers, all of them right; a "
-                "lower --accuracy or --level, or more questions, can help."
+                f"Where there is no threshold, the accuracy is not reached: at least the {needed} most confident "
+                "answers would have to be right. A lower --accuracy or --level, or more questions, can help."
             )
         for name, check in self.checks.items():
             if check.missed:
                 place = f" in {name}" if name else ""
                 lines.append(
                     f"! On the new questions{place} the accuracy is significantly lower: at most {check.high:.3f} "
-                    f"with 95% confidence. They differ from those that the threshold was found on."
+                    f"with 95% confidence. These questions differ from those that the threshold was found on."
                 )
         return "\n".join(lines)
 
@@ -234,7 +234,7 @@ class ConfidenceThreshold:
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> ConfidenceThreshold:
-        """Read what `save` wrote; without the checks.
+        """Read what `save` wrote, without the checks.
 
         Raises
         ------
@@ -271,15 +271,15 @@ def find_threshold(
     model : as in `hf_calib.measure`, or Measurement or path
         A model; or a measurement, the folder that it was saved into, or a file of predictions.
     dataset : optional
-        Held-out questions that are like those to come, as in `hf_calib.measure`; left out with a measurement.
+        Held-out questions like the ones to expect, as in `hf_calib.measure`; left out with a measurement.
     accuracy : float, default 0.95
         The accuracy to reach, in (0, 1).
     level : float, default 0.95
-        Probability with which it is reached, in (0, 1); see `hf_calib.measures.accuracy_threshold`.
+        Probability that it is reached, in (0, 1); see `hf_calib.measures.accuracy_threshold`.
     by : {"subject", "type", "n_options", "dataset"}, optional
         Find a threshold for each group; the guarantee then holds in all groups at once (Bonferroni).
     new : datasets, Measurement or path, optional
-        More questions to check the thresholds on, or the model's predictions of them, as `model` is given.
+        More questions to check the thresholds on; with recorded predictions as `model`, the predictions for them.
     method, calibrator
         As in `hf_calib.measure`. The calibrator must not have been fitted on the same questions.
     out : path, optional
@@ -297,8 +297,8 @@ def find_threshold(
     Raises
     ------
     ValueError
-        If a number is outside its range, questions are missing or needless, or the calibrator was fitted on the same
-        questions, with which there is no guarantee.
+        If a number is outside its range, questions are missing or not needed, or the calibrator was fitted on the same
+        questions, so that nothing is guaranteed.
 
     Examples
     --------
@@ -327,7 +327,7 @@ def find_threshold(
     same = measurement.run.get("calibrator", {}).get("fitted_on_same_questions")
     if same:
         raise ValueError(
-            f"calibrator: it was fitted on the same questions ({', '.join(same)}), with which nothing is guaranteed; "
+            f"calibrator: it was fitted on the same questions ({', '.join(same)}), so nothing would be guaranteed; "
             "use other questions"
         )
     predictions = measurement.predictions
@@ -345,7 +345,7 @@ def find_threshold(
 
 
 def _rows(measurement: Measurement, by: str | None) -> dict[str, np.ndarray]:
-    """Return the places of each group's questions."""
+    """Return the positions of each group's questions."""
     if by is None:
         return {ALL: np.arange(len(measurement.predictions))}
     names = groups_of(measurement, by)
@@ -353,7 +353,7 @@ def _rows(measurement: Measurement, by: str | None) -> dict[str, np.ndarray]:
 
 
 def _level_of_each(level: float, n_groups: int) -> float:
-    """Return the level of one of several groups' guarantees that makes all of them hold at a level."""
+    """Return the level that each group's guarantee needs so that all of them hold at `level`."""
     return 1 - (1 - level) / n_groups
 
 

@@ -52,7 +52,7 @@ class Threshold:
         return cls(text, match[1], _OPERATORS[match[2]], limit)
 
     def holds(self, values: Mapping[str, float]) -> bool:
-        """Whether the condition holds of the measures' values.
+        """Return whether the condition holds for the measures' values.
 
         Raises
         ------
@@ -60,10 +60,10 @@ class Threshold:
             If the measure was not measured, or has no value here.
         """
         if self.name not in values:
-            raise ValueError(f"{self.name!r} was not measured here, so --fail-if {self.text!r} cannot be decided")
+            raise ValueError(f"{self.name!r} was not measured here, so --fail-if {self.text!r} cannot be checked")
         value = values[self.name]
         if value != value:
-            raise ValueError(f"{self.name} has no value here, so --fail-if {self.text!r} cannot be decided")
+            raise ValueError(f"{self.name} has no value here, so --fail-if {self.text!r} cannot be checked")
         return self.compare(value, self.limit)
 
 
@@ -73,13 +73,13 @@ def check_names(thresholds: Sequence[Threshold], known: Iterable[str]) -> None:
     Raises
     ------
     ValueError
-        Lists the measures.
+        If a condition names an unknown measure; the message lists the measures.
     """
     known = list(known)
     for threshold in thresholds:
         if threshold.name not in known:
             raise ValueError(
-                f"there is no measure {threshold.name!r} for --fail-if; there are {', '.join(known)}."
+                f"there is no measure {threshold.name!r} for --fail-if; choose from {', '.join(known)}."
                 + did_you_mean(threshold.name, known)
             )
 

@@ -1,4 +1,4 @@
-"""The usual conventions of the calibration error, side by side, and that of Humanity's Last Exam."""
+"""The calibration error under the usual conventions, side by side, among them that of Humanity's Last Exam."""
 
 from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
@@ -14,7 +14,7 @@ from .validation import check_correct, check_unit_interval
 Array = NDArray[np.float64]
 _Error = Callable[[Array, NDArray], float]
 
-# Draws of a calibrated model's answers; the mean of a calibration error over them is within a few percent.
+# Number of draws of a calibrated model's answers; the mean calibration error over them is precise to a few percent.
 _DRAWS = 100
 
 
@@ -37,9 +37,9 @@ def hle_calibration_error(
 ) -> float:
     """Return the root mean square calibration error of Humanity's Last Exam, in [0, 1].
 
-    The answers are sorted by confidence and cut into bins of `bin_size`, the last one with the remainder. The
-    published code leaves the last bin out, the most confident answers: an error of 0 for up to 199 answers. The
-    corrected one counts all bins. Answers of equal confidence stay in their order, on which both depend.
+    The answers are sorted by confidence and split into bins of `bin_size`; the last bin also holds the remainder. The
+    published code leaves out the last bin, with the most confident answers, so its error is 0 for 100 to 199 answers.
+    The corrected variant counts all bins. Both depend on the order of answers with equal confidence, which is kept.
 
     Parameters
     ----------
@@ -51,8 +51,8 @@ def hle_calibration_error(
     Raises
     ------
     ValueError
-        If the bin size is below 1, there is no such variant, or fewer answers than one bin are given to the published
-        one, which then has no bin.
+        If the bin size is below 1, there is no such variant, or the published variant gets fewer answers than one
+        bin holds.
 
     References
     ----------
@@ -70,7 +70,7 @@ def hle_calibration_error(
     if bin_size < 1:
         raise ValueError(f"bin_size: must be at least 1, got {bin_size}")
     if variant not in ("corrected", "published"):
-        raise ValueError(f"variant: {variant!r} is not one; choose from corrected, published")
+        raise ValueError(f"variant: {variant!r} is unknown; choose from corrected, published")
     c = check_unit_interval(confidences, "confidences").astype(np.float64)
     y = check_correct(correct, len(c))
     if variant == "published" and len(c) < bin_size:
@@ -87,14 +87,14 @@ def hle_calibration_error(
 
 
 def confidence_at_k(confidences: ArrayLike, correct: ArrayLike) -> float:
-    """Return the accuracy if of k sampled answers to each question the most confident one is given, in [0, 1].
+    """Return the accuracy of giving the most confident of k sampled answers to each question, in [0, 1].
 
     Parameters
     ----------
     confidences : array_like of shape (n, k)
         Confidence of each sample, in [0, 1].
     correct : array_like of shape (n, k)
-        Whether each sample is right. Of equally confident samples the share that is right counts.
+        Whether each sample is right. Among equally confident samples, the share of right ones counts.
 
     Raises
     ------
@@ -138,16 +138,16 @@ def ece_conventions(
     groups : array_like of shape (n,), optional
         Each question's group, for the mean of the groups' errors.
     option_mass : array_like of shape (n,), optional
-        Total probability of the options in the vocabulary, for the error of the probabilities before they were
+        Total probability of the options before normalization, for the error of the probabilities that were not
         normalized over the options.
     seed : int, default 0
-        Of the answers that are drawn for a calibrated model.
+        Seed of the answers that are drawn for a calibrated model.
 
     Returns
     -------
     list of Convention
-        With the value; the mean value of a perfectly calibrated model with the same confidences and number of answers,
-        which is above 0 as the errors are biased; and where the convention is used.
+        Each with the value; the mean value of a perfectly calibrated model with the same confidences and number of
+        answers, which is above 0 since the estimates are biased; and where the convention is used.
     """
     c = check_unit_interval(confidences, "confidences").astype(np.float64)
     y = np.asarray(check_correct(correct, len(c)))

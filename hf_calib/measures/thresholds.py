@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .validation import check_correct, check_unit_interval
 
-#: The shares of the answers, equally spaced up to all of them, whose accuracy is tested.
+#: Number of tested shares of the answers, equally spaced up to all answers.
 N_CANDIDATES = 20
 
 #: The accuracies for which pages and cards show thresholds.
@@ -24,15 +24,14 @@ class AccuracyThreshold:
     accuracy : float
         The accuracy to reach, in (0, 1).
     level : float
-        Probability with which the answers to new questions above the threshold reach it.
+        Probability that the answers to new questions above the threshold reach it.
     threshold : float or None
-        Answers with a higher confidence are accepted, at 0 all answers; None if no threshold reaches the accuracy.
+        Answers with a higher confidence are accepted, and all answers at 0; None if no threshold reaches the accuracy.
     n, n_accepted, n_correct : int
         Number of answers, of those above the threshold, and of the right ones among these.
     accuracy_low : float or None
-        Lower bound of the accuracy above the threshold on new questions, at the same level.
-
-    The bound allows for all thresholds that were tried, so it holds at this one.
+        Lower bound of the accuracy above the threshold on new questions, at the same level. It accounts for all
+        thresholds that were tried.
     """
 
     accuracy: float
@@ -61,7 +60,7 @@ class AccuracyThreshold:
         return np.ones(len(c), dtype=bool) if self.threshold == 0 else c > self.threshold
 
     def to_dict(self) -> dict[str, float | int | None]:
-        """Return plain values that JSON can hold, the coverage among them."""
+        """Return plain values that JSON can hold, including the coverage."""
         return {**asdict(self), "coverage": self.coverage}
 
     @classmethod
@@ -77,13 +76,13 @@ def accuracy_threshold(
 
     With a probability of at least `level` over the drawing of these answers, the answers to new questions whose
     confidence is above the threshold have at least this accuracy, whatever the distribution of the confidences. The
-    answers must be independent draws of what the threshold is used on, and the confidences must not come from a fit on
-    the same answers.
+    answers must be independent draws from the distribution that the threshold is used on, and the confidences must not
+    come from a fit on the same answers.
 
     The thresholds that are tried accept fixed shares of the answers: 5%, 10%, ..., 100%. Given a threshold, the
     answers above it are independent draws, so the number of right ones is binomial, and an exact test decides whether
-    the accuracy is reached. The error probability is divided by the number of thresholds (Bonferroni), so the one that
-    accepts most of those that pass can be chosen.
+    the accuracy is reached. The error probability is divided by the number of thresholds (Bonferroni), so among those
+    that pass, the one that accepts the most answers can be chosen.
 
     Parameters
     ----------
@@ -138,5 +137,5 @@ def accuracy_threshold(
 
 
 def answers_needed(accuracy: float, level: float = 0.95) -> int:
-    """Return how many answers above a threshold, all of them right, show an accuracy in `accuracy_threshold`."""
+    """Return the smallest number of answers, all of them right, with which `accuracy_threshold` finds a threshold."""
     return ceil(log((1 - level) / N_CANDIDATES) / log(accuracy))

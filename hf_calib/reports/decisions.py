@@ -1,4 +1,4 @@
-"""What measuring a model on typed decisions gave: the benchmark's figures, by question type and by workflow."""
+"""The results of a model on typed decisions: the benchmark's figures, by question type and by workflow."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ REPORT_FILE = "decisions.json"
 PREDICTIONS_FILE = "decisions.jsonl"
 
 FIGURES = ("accuracy", "kl_from_gold", "brier_from_gold", "ece", "total_variation", "score_error", "option_mass")
-"""The measures of the tables, as far as the data have what they need."""
+"""The measures in the tables, if the data suffice for them."""
 
-# Below this share of the probability on the labels, the model does not answer with them.
+# If the labels' share of the probability is below this, the model does not answer with them.
 _LOW_MASS = 0.5
 
 
@@ -35,15 +35,15 @@ class DecisionMeasurement:
     name : str
         Name of the model.
     cases : TypedDecisions
-        Every decision has a label; `kl_from_gold` and its like need gold distributions of all.
+        Every decision needs a label; measures such as `kl_from_gold` need gold distributions for all.
     probabilities : sequence of tuple of float
-        Of each decision, in the order of `cases.decisions`.
+        Probabilities of each decision's options, in the order of `cases.decisions`.
     masses : sequence of float or None
-        What the model gave to all labels of each decision; None where that is not known.
+        Total probability of each decision's labels before normalization; None where that is unknown.
     run : mapping
-        How it was asked, as JSON values.
+        How the model was asked, as JSON values.
     seed : int, default 0
-        Of the intervals' resampling.
+        Seed of the intervals' resampling.
     rounding : float, default 0
         How far a server's rounding may have moved a probability.
     prior : sequence of tuple of float, optional
@@ -92,14 +92,14 @@ class DecisionMeasurement:
 
     @property
     def figures(self) -> dict[str, Measure]:
-        """The four figures of the benchmark's leaderboards that could be measured, by their task ids."""
+        """Those of the four figures of the benchmark's leaderboards that could be measured, by their task ids."""
         named = {"accuracy": "accuracy", "kl_from_gold": "kl_from_gold", "brier": "brier_from_gold", "ece": "ece"}
         measures = self.report.measures
         return {name: measures[key] for name, key in named.items() if key in measures}
 
     @property
     def warnings(self) -> tuple[Finding, ...]:
-        """What speaks against trusting the figures."""
+        """Reasons not to trust the figures."""
         found = []
         mass = self.report.measures.get("option_mass")
         if mass is not None and mass.value < _LOW_MASS:
@@ -109,7 +109,7 @@ class DecisionMeasurement:
                     False,
                     f"The labels have {mass.value:.0%} of the probability: the model mostly answers with something "
                     "else.",
-                    "Ask through the chat template (--chat-template), or fine-tune it.",
+                    "Use the chat template (--chat-template), or fine-tune the model.",
                     ("--chat-template",),
                 )
             )
@@ -132,8 +132,8 @@ class DecisionMeasurement:
     def __str__(self) -> str:
         lines = [
             f"{self.name} on {len(self.cases):,} cases, {len(self.probabilities):,} decisions",
-            "Accuracy counts a tie in the gold as right; ECE has 10 equal-width bins of the top probability, pooled "
-            "over decisions; intervals are clustered by case.",
+            "Any option that ties with the label in the gold counts as right; ECE has 10 equal-width bins of the top "
+            "probability, pooled over decisions; intervals are clustered by case.",
             "",
         ]
         measured = [CATALOG[key] for key in FIGURES if key in self.report.measures]
@@ -151,7 +151,7 @@ class DecisionMeasurement:
 
     @cached_property
     def references(self) -> dict[str, CalibrationReport]:
-        """What models that do not read the state would score: the same probability for each option, and the prior."""
+        """Scores without reading the state: equal probabilities for all options, and the prior if there is one."""
         found = {"uniform": [(1 / len(own),) * len(own) for own in self.probabilities]}
         if self.prior is not None:
             found["prior"] = list(self.prior)
@@ -175,7 +175,7 @@ class DecisionMeasurement:
         }
 
     def save(self, folder: str | Path) -> None:
-        """Write decisions.json, the report, and decisions.jsonl, a line per case, into a folder."""
+        """Write decisions.json (the report) and decisions.jsonl (one line per case) into a folder."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
@@ -210,9 +210,9 @@ def decision_report(
     probabilities : sequence of tuple of float
         In the order of `cases.decisions`.
     seed : int, default 0
-        Of the intervals' resampling.
+        Seed of the intervals' resampling.
     masses : sequence of float or None, optional
-        Left out of the report if one is None.
+        Total probability of each decision's labels; left out of the report if one is None.
     chosen : ndarray of bool, optional
     """
     decisions = cases.decisions

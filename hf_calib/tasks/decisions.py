@@ -1,4 +1,4 @@
-"""Typed decisions: a state with typed questions, each answered by a distribution over its allowed answers."""
+"""Typed decisions: a state and typed questions, each answered by a distribution over its allowed answers."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from .permuting import permute_options, random_orders
 from .questions import DecisionQuestion, Question, QuestionError, check_distribution
 
 TYPES = ("choice", "noul", "score")
-"""The types of questions: one of several options, no or yes, and a level of an ordered scale."""
+"""The types of questions: one of several options, no or yes, and a level on an ordered scale."""
 
 TEMPERATURES_FILE = "decision_temperatures.json"
-"""What the folder of a decision model has next to the weights: one temperature per question type."""
+"""The file next to a decision model's weights with one temperature per question type."""
 
 MOST_OPTIONS = DecisionQuestion.most_choices
 MOST_LEVELS = 10
@@ -33,17 +33,17 @@ class Decision:
     Parameters
     ----------
     name : str
-        Its id in the case.
+        Id of the question in the case.
     type : {"choice", "noul", "score"}
     instructions : str, mapping or sequence
-        What is asked. Objects and arrays are shown as JSON.
+        The question. Objects and arrays are shown as JSON.
     criteria : mapping, sequence or None
-        Of a choice, the options' descriptions or None by their names, 2 to 255; of a noul (no or yes), None or
-        descriptions of "true" and "false"; of a score, the levels' descriptions, the lowest first, 2 to 10.
+        For a choice, a mapping of 2 to 255 option names to their descriptions or None; for a noul (no or yes), None or
+        descriptions of "true" and "false"; for a score, the descriptions of 2 to 10 levels, the lowest first.
     gold : tuple of float, optional
-        The distribution to compare with or to train on, in the order of `options`.
+        The gold distribution to compare with or to train on, in the order of `options`.
     label : int, optional
-        Index of the right option; by default the first of the most probable ones of `gold`.
+        Index of the right option; by default the first of the most probable ones in `gold`.
 
     Attributes
     ----------
@@ -55,7 +55,7 @@ class Decision:
     Raises
     ------
     QuestionError
-        If one of the above does not hold.
+        If an argument does not meet these conditions.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Decision:
         if not isinstance(self.type, str) or self.type not in TYPES:
             raise QuestionError(f"the type is {self.type!r}; choose from {', '.join(TYPES)}")
         if not shown(self.instructions, "the instructions").strip():
-            raise QuestionError("the instructions are empty; say what is asked")
+            raise QuestionError("the instructions are empty; write the question there")
         options, texts = _OPTIONS[self.type](self.criteria)
         object.__setattr__(self, "options", options)
         object.__setattr__(self, "texts", texts)
@@ -85,7 +85,7 @@ class Decision:
             raise QuestionError(f"the label {self.label} is outside the {len(options)} options, counted from 0")
 
     def question(self, state: str) -> DecisionQuestion:
-        """Return it as a multiple-choice question about the state's text, which is put first."""
+        """Return the decision as a multiple-choice question that begins with the state's text."""
         return DecisionQuestion(
             question=shown(self.instructions, "the instructions"),
             choices=self.texts,
@@ -96,7 +96,7 @@ class Decision:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the question as servers take it: without its answer."""
+        """Return the question in the form of servers, without its answer."""
         return {"type": self.type, "instructions": self.instructions, "criteria": self.criteria}
 
 
@@ -107,18 +107,18 @@ class Case:
     Parameters
     ----------
     state : str, mapping or sequence
-        What is decided about; objects and arrays are shown as JSON. Not empty.
+        What the questions are about; objects and arrays are shown as JSON. Not empty.
     decisions : tuple of Decision
         At least one, with different names.
     workflow : str, optional
         The group that the case belongs to, used for results per group.
     name : str, optional
-        Its id.
+        Id of the case.
 
     Raises
     ------
     QuestionError
-        If one of the above does not hold.
+        If an argument does not meet these conditions.
     """
 
     state: Any
@@ -144,14 +144,14 @@ class Case:
 
     @classmethod
     def from_dict(cls, data: Any) -> Case:
-        """Read a case from the object that servers take, with its gold answers if it has them.
+        """Read a case from the object that servers accept, with its gold answers if there are any.
 
         Parameters
         ----------
         data : mapping
             "state"; "questions", a mapping of names to "type", "instructions" and "criteria"; and optionally "gold",
             "workflow" and "id". Gold answers are a mapping of names to a label, or to an object with
-            "probabilities", "label" or both. Other keys are not read.
+            "probabilities", "label" or both. Other keys are ignored.
 
         Raises
         ------
@@ -194,20 +194,20 @@ class Case:
 class TypedDecisions(Sequence[Case]):
     """Cases of typed questions, as a task.
 
-    Trainers take it wherever they take questions, with the gold distributions as soft targets.
+    Trainers accept them in place of questions, with the gold distributions as soft targets.
 
     Parameters
     ----------
     cases : iterable of Case or of mapping
-        Mappings are read by `Case.from_dict`; or, with JSON-encoded strings as in the benchmark's Parquet files,
-        `LocalLLaMA/typed-decisions`, decoded first.
+        Mappings are read by `Case.from_dict`. JSON-encoded strings, as in the Parquet files of the benchmark
+        `LocalLLaMA/typed-decisions`, are decoded first.
     source : str, optional
-        Where they come from.
+        Where the cases come from.
 
     Raises
     ------
     QuestionError
-        If there is no case, or one cannot be read; the message names the row.
+        If there are no cases, or one cannot be read; the message names the row.
 
     Examples
     --------
@@ -244,15 +244,15 @@ class TypedDecisions(Sequence[Case]):
         config, split, revision
             As in `hf_calib.load_questions`.
         limit : int, optional
-            At most so many cases, drawn at random with the seed and kept in their order.
+            Maximum number of cases, drawn at random with the seed and kept in their order.
         seed : int, default 0
 
         Raises
         ------
         QuestionError
-            If a row cannot be read, with its place; or there is none.
+            If a row cannot be read, which the message names, or there are no rows.
         FileNotFoundError
-            If nothing is there.
+            If there is no such file or folder.
         """
         from .drawing import check_limit
         from .loading import rows_of
@@ -265,7 +265,7 @@ class TypedDecisions(Sequence[Case]):
         return cases.at(sorted(np.random.default_rng(seed).permutation(len(cases))[:limit].tolist()))
 
     def at(self, places: Iterable[int]) -> TypedDecisions:
-        """Return the cases at the given places."""
+        """Return the cases at the given indices."""
         return TypedDecisions([self._cases[place] for place in places], self.source)
 
     def __len__(self) -> int:
@@ -294,8 +294,8 @@ class TypedDecisions(Sequence[Case]):
         Parameters
         ----------
         permute : int, optional
-            Seed of a random order of each question's options; by default they keep theirs. Lists with several seeds,
-            one after the other, train a model that does not depend on the order.
+            Seed of a random order of each question's options; by default the order is kept. Training on the
+            questions of several seeds, one list after another, makes a model independent of the order.
         """
         questions: list[Question] = [question for case in self for question in case.questions()]
         if permute is None:
@@ -349,11 +349,11 @@ def _decision(name: str, question: Any, gold: Any) -> Decision:
 
 def _distribution(probabilities: Any, options: tuple[str, ...]) -> tuple[float, ...]:
     if not isinstance(probabilities, Mapping):
-        raise QuestionError(f"gold: probabilities must be an object by option, got {_type(probabilities)}")
-    # A Parquet struct has every option of all rows, None where a question lacks it.
+        raise QuestionError(f"gold: probabilities must be an object of numbers by option, got {_type(probabilities)}")
+    # A Parquet struct has the options of all rows, with None for those that a question lacks.
     given = {str(key): value for key, value in probabilities.items() if value is not None}
     if set(given) != set(options):
-        raise QuestionError(f"gold: probabilities of {sorted(given)}, but the options are {sorted(options)}")
+        raise QuestionError(f"gold: the probabilities are for {sorted(given)}, but the options are {sorted(options)}")
     try:
         return tuple(float(given[option]) for option in options)
     except (TypeError, ValueError):

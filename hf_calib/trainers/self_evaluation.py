@@ -1,4 +1,4 @@
-"""Keep self-evaluation questions up to date with the model that is trained on them."""
+"""Keep self-evaluation questions up to date with the model in training."""
 
 from __future__ import annotations
 
@@ -25,33 +25,33 @@ _FILE = "self_evaluation.parquet"
 
 
 class SelfEvaluationCallback(TrainerCallback):
-    """Lets the model answer its questions again every so many steps, and trains on the new graded answers.
+    """Lets the model answer its questions again at regular steps, and trains on the new graded answers.
 
-    The questions, the sampling and the matcher are those of the first answers; samples are drawn anew. Checkpoints
-    hold the current answers, so a resumed run goes on with them.
+    The questions, the sampling and the matcher are those of the first answers, but samples are drawn anew. Checkpoints
+    hold the current answers, so a resumed run continues with them.
 
     Parameters
     ----------
     questions : SelfEvaluationQuestions
-        What the trainer got as `calibration_dataset`.
+        The trainer's `calibration_dataset`.
     every : int
         Optimizer steps between two refreshes.
     asked : path or iterable of FreeFormQuestion, optional
         The questions to answer; by default those that `questions` answer.
     matcher : callable, optional
-        Needed where `questions` were graded by a matcher of one's own and read from a file.
+        Needed if `questions` were graded by a custom matcher and read from a file.
     batch_size : int, optional
         Questions per device; by default the trainer's `per_device_eval_batch_size`.
 
     Attributes
     ----------
     questions : SelfEvaluationQuestions
-        The current ones; their provenance has the "step" at which they were answered.
+        The current questions; their provenance has the "step" at which they were answered.
 
     Raises
     ------
     ValueError
-        If `every` is below 1, the matcher is not known, or the trainer has no `calibration_dataset` to refresh.
+        If `every` is below 1, the matcher is unknown, or the trainer has no `calibration_dataset` to refresh.
 
     Examples
     --------
@@ -87,7 +87,7 @@ class SelfEvaluationCallback(TrainerCallback):
         self.trainer: Any = None
 
     def on_train_begin(self, args, state, control, **kwargs):
-        """Find the trainer, and go on with a checkpoint's answers where a run is resumed."""
+        """Find the trainer, and continue with a checkpoint's answers if a run is resumed."""
         self.trainer = calling_trainer(self)
         if not isinstance(self.trainer, CalibrationMixin):
             raise ValueError(
@@ -99,7 +99,7 @@ class SelfEvaluationCallback(TrainerCallback):
             self._take(SelfEvaluationQuestions.load(saved))
 
     def on_step_end(self, args, state, control, **kwargs):
-        """Answer and grade anew where it is due."""
+        """Answer and grade anew if it is due."""
         if state.global_step % self.every == 0 and state.global_step < state.max_steps:
             self._take(self.answer(state.global_step))
 

@@ -30,8 +30,8 @@ class StatedConfidenceConfig(RecalibrationConfig):
     anchor_weight : float, default 0.0
         Weight of the divergence from the reference's next-token distribution where the level is stated.
     scale : {"auto", "percent", "digits", "words"}, default "auto"
-        The levels: 0 to 100 in steps of 5, 0 to 9, or ten words. "auto" is the first of these whose levels are one
-        token each.
+        The levels: 0 to 100 in steps of 5, 0 to 9, or ten words. "auto" chooses the first of these whose levels
+        are single tokens.
     answer_weight : float, default 0.0
         Weight of the log-loss of the right answers' texts, per token. At 0 the answers are not trained.
     """
@@ -45,7 +45,10 @@ class StatedConfidenceConfig(RecalibrationConfig):
     )
     scale: str = field(
         default="auto",
-        metadata={"help": "Levels of confidence; auto takes the first that are tokens.", "choices": ["auto", *LEVELS]},
+        metadata={
+            "help": "Levels of confidence; auto takes the first scale of single tokens.",
+            "choices": ["auto", *LEVELS],
+        },
     )
 
     answer_weight: float = field(
@@ -70,8 +73,8 @@ class StatedConfidenceTrainer(RecalibrationTrainer):
     """Trains the confidence that a model states after its own answers, without reinforcement learning (ConfTuner).
 
     After each answer the model has a distribution over the levels of confidence; the loss is the expected Brier score
-    of the level that it states, plus, with an `anchor_weight`, the anchor. The answers' texts are not trained, unless
-    `answer_weight` says so. `hf-calib measure --free-form ... --confidence stated-levels` asks with the same
+    of the level that it states, plus the anchor if `anchor_weight` is above 0. The answers' texts are trained only if
+    `answer_weight` is above 0. `hf-calib measure --free-form ... --confidence stated-levels` asks with the same
     prompt.
 
     Parameters
@@ -83,16 +86,16 @@ class StatedConfidenceTrainer(RecalibrationTrainer):
         The model's graded answers; its prompt format is used.
     processing_class : transformers.PreTrainedTokenizerBase
     reference : PreTrainedModel, str or Path, optional
-        What the anchor keeps to; by default the model as it is before training.
+        Reference of the anchor; by default the model before training.
     **kwargs
-        Passed to `RecalibrationTrainer`. An `eval_calibration_dataset` holds graded answers too.
+        Passed to `RecalibrationTrainer`. An `eval_calibration_dataset` must also hold graded answers.
 
     Raises
     ------
     TypeError
-        If the answers are something else.
+        If the answers are not `SelfEvaluationQuestions`.
     QuestionError
-        If the tokenizer splits the levels, or a prompt is too long.
+        If the levels are not single tokens, or a prompt is too long.
 
     References
     ----------
@@ -143,18 +146,18 @@ class StatedConfidenceTrainer(RecalibrationTrainer):
         self._right_answers = self._encoded_answers(own)
 
     def _encoded_answers(self, questions: Sequence[Question]) -> list[EncodedOptions]:
-        """Return the right answers with their prompts as tokens, if they are to be trained."""
+        """Return the tokenized right answers with their prompts, if they are to be trained."""
         if not self._takes_own_forward:
             return []
         top = len(self.levels) - 1
-        # An answer is the first of two choices, since a question has at least two.
+        # The answer is the first of two choices, since a question needs at least two.
         right = [
             Question(own.question, (own.given, "?"), 0, own.subject, own.context)
             for own in questions
             if isinstance(own, AnsweredQuestion) and own.answer == top
         ]
         if not right:
-            raise QuestionError("answer_weight: no answer is right, so there is none to train; set it to 0")
+            raise QuestionError("answer_weight: no answer is right, so there is none to train on; set it to 0")
         preparation = self._questions
         encoder = PromptEncoder(
             preparation.tokenizer, preparation.max_length, preparation.settings.calibration_on_too_long
@@ -164,7 +167,7 @@ class StatedConfidenceTrainer(RecalibrationTrainer):
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Return the calibration terms, and with an `answer_weight` the log-loss of right answers."""
+        """Return the calibration terms plus, if `answer_weight` is above 0, the log-loss of right answers."""
         loss = super().compute_loss(model, inputs, False, num_items_in_batch)
         if not self._right_answers:
             return loss
@@ -183,7 +186,7 @@ class StatedConfidenceTrainer(RecalibrationTrainer):
 
 
 def level_questions(answers: SelfEvaluationQuestions, levels: tuple[str, ...]) -> QuestionList[Question]:
-    """Return the questions how confident a model is in its graded answers."""
+    """Return questions that ask how confident a model is in its graded answers."""
     return QuestionList(
         [answered_question(answer.question, answer.text, answer.right, levels) for answer in answers.answers],
         source=answers.source,

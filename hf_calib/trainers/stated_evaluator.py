@@ -1,4 +1,4 @@
-"""Measure the confidence that a model states in free-form answers, while it is trained."""
+"""Measure the confidence that a model states in free-form answers during training."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from ..tasks.files import READERS, file_rows
 from ..tasks.free_form import FreeFormQuestion, load_free_form_questions
 from .evaluator import CalibrationEvaluator
 
-# Of a trainer that generates nothing itself.
+# For trainers that generate nothing themselves.
 MAX_NEW_TOKENS = 256
 
 
 @dataclass(frozen=True)
 class StatedPrompt:
-    """A prompt as a trainer that generates gets it.
+    """A prompt in the form that generating trainers take.
 
     Parameters
     ----------
     prompt : str or list of dict
         A text, or messages.
     columns : dict
-        The row's other columns, the right answers among them.
+        The row's other columns, including the right answers.
     """
 
     prompt: str | list[dict[str, str]]
@@ -40,7 +40,7 @@ class StatedPrompt:
 
 @dataclass(frozen=True)
 class _AsGiven(PromptFormat):
-    """Puts prompts as they are."""
+    """Renders prompts as they are."""
 
     def render(self, question: Any, *, options: bool = True) -> str:
         return question.prompt
@@ -50,20 +50,20 @@ class _AsGiven(PromptFormat):
 
 
 def stated_prompts(source: Any, *, chat: bool) -> list[StatedPrompt] | None:
-    """Read free-form questions to state confidence in; None if the source holds something else.
+    """Return prompts of free-form questions that ask for confidence; None if the source holds something else.
 
     Parameters
     ----------
     source : iterable of FreeFormQuestion, dataset, list of rows, str or Path
-        Rows have a `prompt` and one of `hf_calib.rewards.COLUMNS`, and are asked as they are; or a `question` and an
-        `answer` or `answers`, and no options, and are asked as `hf_calib.rewards.confidence_prompts` does.
+        Rows with a `prompt` and one of `hf_calib.rewards.COLUMNS` are asked as they are. Rows with a `question` and an
+        `answer` or `answers`, but no options, are asked in the form of `hf_calib.rewards.confidence_prompts`.
     chat : bool
         Ask questions through the chat template.
 
     Raises
     ------
     QuestionError
-        If a row has no right answer, or some prompts are texts and others messages.
+        If a row has no right answer, or some prompts are texts and others are messages.
     """
     rows: list[Any]
     if isinstance(source, str | Path):
@@ -105,8 +105,8 @@ def stated_prompts(source: Any, *, chat: bool) -> list[StatedPrompt] | None:
             )
         if isinstance(prompt.prompt, str) != isinstance(prompts[0].prompt, str):
             raise QuestionError(
-                f"row {number}, counted from 0: its prompt is a {type(prompt.prompt).__name__}, that of row 0 a "
-                f"{type(prompts[0].prompt).__name__}; give texts or messages throughout"
+                f"row {number}, counted from 0: its prompt is a {type(prompt.prompt).__name__}, but that of row 0 is "
+                f"a {type(prompts[0].prompt).__name__}; give either texts or messages in all rows"
             )
     return prompts
 
@@ -127,7 +127,7 @@ def free_form_questions(rows: Iterable[Mapping[str, Any]]) -> list[FreeFormQuest
     Raises
     ------
     QuestionError
-        If a row cannot be one.
+        If a row is not a question.
     """
     questions = []
     for number, row in enumerate(rows):
@@ -143,7 +143,7 @@ def free_form_questions(rows: Iterable[Mapping[str, Any]]) -> list[FreeFormQuest
 
 
 def grading_reward(trainer: Any) -> AnswerReward:
-    """Return what grades a trainer's answers: the first reward of `hf_calib.rewards` that it has, or the default."""
+    """Return the reward that grades a trainer's answers: its first from `hf_calib.rewards`, or the default."""
     own = (reward for reward in getattr(trainer, "reward_funcs", ()) if isinstance(reward, AnswerReward))
     return next(own, brier_reward)
 
@@ -160,12 +160,12 @@ class StatedEvaluator(CalibrationEvaluator):
         Reads and grades the answers.
     max_new_tokens : int
     *arguments, **options
-        As of `CalibrationEvaluator`, after its questions.
+        As in `CalibrationEvaluator`, after its questions.
 
     Attributes
     ----------
     missing : float
-        Share of the last answers without a confidence that could be read.
+        Share of the last answers without a readable confidence.
     """
 
     asks_options = False
@@ -223,5 +223,5 @@ class StatedEvaluator(CalibrationEvaluator):
         )
 
     def extra_measures(self, prefix: str) -> dict[str, float]:
-        """Return what is logged in addition to the measures, `{prefix}/missing_confidence`."""
+        """Return additional values to log, `{prefix}/missing_confidence`."""
         return {f"{prefix}/missing_confidence": self.missing}

@@ -6,7 +6,7 @@ from numpy.typing import ArrayLike, NDArray
 from .scores import weighted_mean
 from .validation import Floats, as_floats, check_probabilities, check_range, check_weights
 
-#: Predicted probabilities below this count as this in the divergence, as in the benchmark.
+#: Predicted probabilities below this value are raised to it in the divergence, as in the benchmark.
 KL_CLIP = 1e-9
 
 
@@ -21,11 +21,11 @@ def kl_from_gold(
         Each row a distribution over a question's options, padded with exact zeros on the right where it has fewer than
         K.
     gold : array_like of shape (n, K)
-        The distributions to compare with, padded alike.
+        The distributions to compare with, padded in the same way.
     weights : array_like of shape (n,), optional
         Weight of each question, finite and not negative.
     clip : float, default 1e-9
-        Lower predicted probabilities count as this.
+        Lower predicted probabilities are raised to this value.
 
     Raises
     ------
@@ -64,10 +64,10 @@ def expected_score_error(probabilities: ArrayLike, gold: ArrayLike, *, weights: 
 
 
 def labels_with_ties(probabilities: ArrayLike, labels: ArrayLike, gold: ArrayLike) -> NDArray[np.int64]:
-    """Return the labels, with the predicted option where it ties with the label in the gold distribution.
+    """Return the labels, replaced by the predicted option if both tie for the greatest gold probability.
 
-    A prediction is right if it is any of several options with the greatest gold probability. Of several options with
-    the greatest predicted probability, the first counts as predicted.
+    A prediction counts as right if it is any of the options with the greatest gold probability. If several options
+    have the greatest predicted probability, the first is the predicted one.
 
     Parameters
     ----------

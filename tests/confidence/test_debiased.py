@@ -189,9 +189,9 @@ def test_content_free_prompts_are_asked_for_each_subject_that_is_shown():
 
 
 def test_what_does_not_fit_is_named(model, tokenizer):
-    with pytest.raises(ValueError, match="prior: 'frequency' is not one"):
+    with pytest.raises(ValueError, match="prior: 'frequency' is unknown"):
         TextsOverPrior("frequency")
-    with pytest.raises(ValueError, match="use the way text-content-free"):
+    with pytest.raises(ValueError, match="use the method text-content-free"):
         ask(TextsOverPrior("cue"), LocalModel(model, tokenizer), ASKED[:2], PromptFormat(chat=True))
     with pytest.raises(ValueError, match=r"share: must be in \(0, 1\]"):
         PriDe(share=0)

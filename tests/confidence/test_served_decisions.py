@@ -201,9 +201,9 @@ ERRORS = {
     "empty 200": ((200, ""), "does not answer in JSON"),
     "no JSON": ((200, "<html>"), "does not answer in JSON: <html>"),
     "a list": ((200, "[]"), "answers with a list"),
-    "an empty object": ((200, "{}"), "holds no answers"),
-    "no answers": ((200, '{"answers": null}'), "holds no answers"),
-    "empty answers": ((200, '{"answers": {}}'), r"answers \[\], asked were"),
+    "an empty object": ((200, "{}"), "has no answers"),
+    "no answers": ((200, '{"answers": null}'), "has no answers"),
+    "empty answers": ((200, '{"answers": {}}'), r"answered \[\]; the questions were"),
 }
 
 
@@ -224,7 +224,7 @@ def changed(name, **changes):
 
 
 BROKEN = {
-    "another type": (changed("outcome", type="score"), "'outcome' is of the type 'score', asked was a choice"),
+    "another type": (changed("outcome", type="score"), "'outcome' has the type 'score'; expected 'choice'"),
     "a sum below one": (
         changed("outcome", probabilities={"success": 0.5, "failure": 0.4}),
         "'outcome' has probabilities that sum to 0.9; they must sum to 1",
@@ -238,7 +238,7 @@ BROKEN = {
         changed("outcome", probabilities={"success": 0.5, "failure": 0.25, "other": 0.25}),
         "must list all options; unknown: other",
     ),
-    "no probabilities": (changed("outcome", probabilities=None), "has no probabilities of the options"),
+    "no probabilities": (changed("outcome", probabilities=None), "has no probabilities for the options"),
     "a negative one": (
         changed("outcome", probabilities={"success": 1.5, "failure": -0.5}),
         "'outcome', 'success', is 1.5; expected a probability",
@@ -264,13 +264,13 @@ def test_lists_are_checked_too(server):
         return answer
 
     server.change = swapped
-    with pytest.raises(ServerError, match="answers 'review' in the place of 'outcome'"):
+    with pytest.raises(ServerError, match="answered 'review' in place of 'outcome'"):
         served(server, "decisions").decide(CASES[:1])
     server.change = lambda answer: {"answers": answer["answers"][:2]}
-    with pytest.raises(ServerError, match="gives 2 answers to 3 questions"):
+    with pytest.raises(ServerError, match="gave 2 answers to 3 questions"):
         served(server, "decisions").decide(CASES[:1])
     server.change = lambda answer: {"answers": [1, 2, 3]}
-    with pytest.raises(ServerError, match="is a int, expected an object"):
+    with pytest.raises(ServerError, match="is a int; expected an object"):
         served(server, "decisions").decide(CASES[:1])
 
 

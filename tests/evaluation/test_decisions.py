@@ -165,7 +165,7 @@ def test_temperatures_calibrate_each_type_and_keep_every_answer(tmp_path):
         ('{"noul": -1}', "must be a positive number"),
         ('{"noul": "1"}', "must be a positive number"),
         ("[1]", "expected one number per question type"),
-        ("{", "is not JSON"),
+        ("{", "is invalid JSON"),
     ):
         (tmp_path / "decision_temperatures.json").write_text(content)
         with pytest.raises(ValueError, match=message):

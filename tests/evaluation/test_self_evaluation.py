@@ -68,7 +68,7 @@ def test_every_sample_counts_and_the_provenance_says_how():
 
 def test_the_settings_reach_the_model():
     backend = Scripted(["Paris"], ["4"])
-    with pytest.warns(UserWarning, match="no answer is wrong"):
+    with pytest.warns(UserWarning, match="answers graded by .* is wrong"):
         self_evaluation_questions(backend, None, ASKED[:2], max_new_tokens=5, progress=False)
     assert backend.options == {
         "n_samples": 1, "temperature": 0.0, "max_new_tokens": 5, "stop": ("\n",), "list_options": False, "seed": 0,
@@ -76,7 +76,7 @@ def test_the_settings_reach_the_model():
 
 
 def test_what_may_be_wrong_is_told():
-    with pytest.warns(UserWarning, match=r"no answer is right of 2 graded by 'exact'"):
+    with pytest.warns(UserWarning, match="none of 2 answers graded by 'exact' is right"):
         graded(["Rome"], ["5"])
     with pytest.warns(UserWarning, match="1 of 2 answers are empty and left out"):
         assert len(graded(["Paris"], [" "])) == 1
@@ -93,7 +93,7 @@ def test_what_may_be_wrong_is_told():
 
 
 def test_bad_input_is_refused():
-    with pytest.raises(QuestionError, match="of 2 answers 2 are empty and 0 cut off and left out, so none remains"):
+    with pytest.raises(QuestionError, match="no answer is left; of 2, 2 are empty and 0 were cut off"):
         graded([""], [" "])
     with pytest.raises(QuestionError, match="there is none to answer"):
         self_evaluation_questions(Scripted(), None, [])
@@ -176,7 +176,7 @@ def test_a_stopped_run_goes_on_and_a_finished_one_is_not_repeated(tmp_path, mode
 def test_a_file_of_questions_is_read(tmp_path):
     path = tmp_path / "asked.jsonl"
     path.write_text('{"question": "Capital of France?", "answers": ["Paris"]}\n')
-    with pytest.warns(UserWarning, match="no answer is wrong"):
+    with pytest.warns(UserWarning, match="answers graded by .* is wrong"):
         found = self_evaluation_questions(Scripted(["paris"]), None, path, progress=False)
     assert found.provenance["source"] == found.source == str(path)
 

@@ -172,7 +172,7 @@ def test_bad_json_is_refused(url, content):
     headers = {"Content-Type": "application/json"}
     response = requests.post(f"{url}/v1/systemone", data=content, headers=headers, timeout=60)
     assert response.status_code == 400
-    assert "is not JSON" in response.json()["error"]["message"]
+    assert "is invalid JSON" in response.json()["error"]["message"]
 
 
 def test_a_body_of_unknown_length_is_not_read_beyond_the_limit(url):

@@ -148,5 +148,7 @@ def test_bad_input_is_refused(graded, tokenizer, tmp_path):  # noqa: F811
     with pytest.raises(QuestionError, match="answer_weight: no answer is right"):
         StatedConfidenceTrainer(tiny_llama(tokenizer), args, wrong, tokenizer)
     args = StatedConfidenceConfig(str(tmp_path), scale="percent", **training_arguments())
-    with pytest.raises(QuestionError, match="this tokenizer has no such levels as tokens; percent: the level '10' is"):
+    with pytest.raises(
+        QuestionError, match="this tokenizer does not have these levels as single tokens; percent: the level '10' is"
+    ):
         StatedConfidenceTrainer(tiny_llama(tokenizer), args, graded, tokenizer)

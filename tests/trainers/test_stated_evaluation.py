@@ -124,7 +124,7 @@ def test_questions_with_options_are_left_to_others(tmp_path):
 def test_bad_input_is_refused(tokenizer, tmp_path):
     with pytest.raises(QuestionError, match="row 1, counted from 0: there is no right answer"):
         stated_prompts([{"prompt": "a", "solution": "b"}, {"prompt": "c", "solution": None}], chat=False)
-    with pytest.raises(QuestionError, match="row 1, counted from 0: its prompt is a list, that of row 0 a str"):
+    with pytest.raises(QuestionError, match="row 1, counted from 0: its prompt is a list, but that of row 0 is a str"):
         stated_prompts([{"prompt": "a", "answer": "b"}, {"prompt": [], "answer": "d"}], chat=False)
     messages = confidence_prompts(ASKED)
     with pytest.raises(ValueError, match="no chat template"):
