@@ -86,9 +86,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         check_options(arguments, parser)
         options = parser.parse_args(with_configuration(arguments, parser))
-        COMMAND.set(shlex.join(["hf-calib", *arguments]))
-        with short_warnings() as options.warnings:
-            return options.run(options) or 0
+        asked = COMMAND.set(shlex.join(["hf-calib", *arguments]))
+        try:
+            with short_warnings() as options.warnings:
+                return options.run(options) or 0
+        finally:
+            COMMAND.reset(asked)
     except BrokenPipeError:  # whoever reads the output has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

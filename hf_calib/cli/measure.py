@@ -145,13 +145,12 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _run_decisions(options: argparse.Namespace) -> int:
-    from ..confidence.registry import ways
     from ..evaluation import measure_decisions, this_process
 
     if options.model is None or len(options.dataset) != 1:
         raise ValueError("--task typed-decisions needs --model and one --dataset")
     needless = [name for name in ("calibrator", "force", "all") if getattr(options, name)]
-    needless += ["confidence"] * (options.confidence != next(iter(ways())))
+    needless += ["confidence"] * (options.confidence is not None)
     if needless:
         flags = ", ".join(f"--{name}" for name in needless)
         raise ValueError(f"{flags}: does not apply to typed decisions; leave it out")

@@ -58,11 +58,11 @@ class Listener:
 
     def score_letters(self, stage, asked, prompt_format, asking):
         self._listen(asked, prompt_format, True)
-        return [OptionScores((-1.0,) * len(own.choices), (1,) * len(own.choices)) for own in asked]
+        return [OptionScores((-5.0,) * len(own.choices), (1,) * len(own.choices)) for own in asked]
 
     def score_texts(self, stage, asked, prompt_format, asking, *, list_options=False):
         self._listen(asked, prompt_format, list_options)
-        return [OptionScores((-1.0,) * len(own.choices), (1,) * len(own.choices)) for own in asked]
+        return [OptionScores((-5.0,) * len(own.choices), (1,) * len(own.choices)) for own in asked]
 
     def generate(self, stage, asked, prompt_format, asking, *, n_samples=1, list_options=True, **options):
         self._listen(asked, prompt_format, list_options)
@@ -93,7 +93,7 @@ def test_free_form_questions_show_it_in_every_way(method, chat):
     asked = [FreeFormQuestion(f"q{row}?", ("A",), context=f"<context {row}>") for row in range(3)]
     backend = Listener()
     predict_free_form(backend, asked, PromptFormat(chat=chat), Asking(), method=method, n_samples=2)
-    assert len(backend.prompts) == (6 if method == "p-true" else 3)
+    assert len(backend.prompts) == (6 if method in ("p-true", "levels") else 3)
     assert all(text.count("<context") == text.count(question.context) == 1 for question, text in backend.prompts)
     measured = hf_calib.measure(
         backend, {"a": asked}, prompt=PromptFormat(chat=chat), free_form="exact", method="stated"

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -214,6 +215,7 @@ def own_tokenizer(folder, mark):
 def test_custom_code_runs_only_where_it_is_trusted(request, kind, mark, dataset, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked on the terminal"))
     expected = load(request.getfixturevalue("folder")).model(torch.arange(8)[None]).logits
+    plain = str(shutil.copytree(request.getfixturevalue("folder"), tmp_path / "plain"))
     folder = str(request.getfixturevalue(kind))
     with pytest.raises(UnsafeRepositoryError, match=r"--trust-remote-code.*trust_remote_code=True"):
         load(folder)
@@ -224,7 +226,7 @@ def test_custom_code_runs_only_where_it_is_trusted(request, kind, mark, dataset,
         ["measure", "--model", folder, *data],
         ["calibrate", "--model", folder, *data, "--out", str(tmp_path / "c"), "--folds", "2"],
         ["diagnose", "--model", folder, *data, "--held-out", str(other)],
-        ["compare", folder, str(tmp_path / "x"), *data],
+        ["compare", folder, plain, *data],
         ["card", folder, *data],
     ]
     for command in commands:
