@@ -252,7 +252,7 @@ def test_a_killed_process_goes_on(command, folder, tmp_path):
     process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     def answered():
-        return sum(path.read_bytes().count(b"\n") for path in (tmp_path / "out").glob(".progress/**/*.jsonl"))
+        return sum(path.read_bytes().count(b"\n") for path in (tmp_path / "out").glob("**/.progress/**/*.jsonl"))
 
     while answered() < 100:
         assert process.poll() is None, process.stderr.read().decode()
