@@ -58,8 +58,8 @@ def published_and_used(python, client, folder, environment=None):
     environment["PYTHONSAFEPATH"] = "1"
     where = run(python, "-c", "import hf_calib; print(hf_calib.__file__)", env=environment, cwd=folder / "elsewhere")
     told = run(python, "-m", "hf_calib.cli", "publish", "metrics", "--tag", env=environment, cwd=folder / "elsewhere")
-    assert f"Published to {client.url}/spaces/hf_calib/ece" in told
-    assert use(client, folder / "elsewhere")[0]["ece"] == pytest.approx(0.3)
+    assert f"Published to {client.url}/spaces/ann/ece" in told
+    assert use(client, folder / "elsewhere", name="ann/ece")[0]["ece"] == pytest.approx(0.3)
     return Path(where.strip())
 
 
@@ -93,7 +93,7 @@ def test_wheel_publishes_everything_and_makes_cards(client, checkout, tmp_path, 
     run(*command, "publish", "adapter", adapter, *to, env=environment, cwd=tmp_path)
     card = client.files("ann/mine")["README.md"].decode()
     assert 'hf_calib.load("ann/mine")' in card
-    assert "| Base model | 20 |" in card
+    assert "| Base model | 20 |" in card.replace("\N{NO-BREAK SPACE}", " ")
 
 
 @pytest.mark.slow
