@@ -79,7 +79,7 @@ def check_names(thresholds: Sequence[Threshold], known: Iterable[str]) -> None:
     for threshold in thresholds:
         if threshold.name not in known:
             raise ValueError(
-                f"there is no measure {threshold.name!r} for --fail-if; choose from {', '.join(known)}."
+                f"there is no measure {threshold.name!r} for --fail-if; choose from {', '.join(map(repr, known))}."
                 + did_you_mean(threshold.name, known)
             )
 

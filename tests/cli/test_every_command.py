@@ -145,7 +145,7 @@ def test_conditions_on_a_calibration_and_a_diagnosis(folder, tmp_path, capsys):
     assert run("diagnose", *options, "--fail-if", "new.accuracy<2", "--fail-if", "gap>2") == 3
     assert "new.accuracy<2 holds" in capsys.readouterr().err
     assert run("diagnose", *options, "--fail-if", "regime>2") == 1
-    assert "there are gap, gap_low" in capsys.readouterr().err
+    assert "choose from 'gap', 'gap_low', 'gap_high', 'critical_accuracy'" in capsys.readouterr().err
 
 
 def test_a_calibrator_that_does_not_exist_is_told_before_anything_is_asked(tmp_path, capsys):

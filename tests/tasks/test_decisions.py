@@ -138,7 +138,7 @@ REFUSED = {
     "gold of another question": (changed(gold={"nothing": "true"}), "there is no question called 'nothing'"),
     "gold without an option": (
         changed(gold={"outcome": {"probabilities": {"success": 1.0}}}),
-        r"probabilities of \['success'\], but the options are \['failure', 'success'\]",
+        r"probabilities are for \['success'\], but the options are \['failure', 'success'\]",
     ),
     "gold that sums to less": (
         changed(gold={"outcome": {"probabilities": {"success": 0.5, "failure": 0.4}}}),
