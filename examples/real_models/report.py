@@ -44,12 +44,12 @@ def report(rows):
         for test in TEST:
             measured = [row["measured"][test] for row in rows if row["reading"] == reading]
             n = {own["n"] for own in measured}
-            expected = np.mean([own["ece_if_calibrated"] for own in measured])
+            expected = [own["ece_if_calibrated"] for own in measured]
             lines += [
                 f"## {reading}, {test}",
                 "",
-                f"{', '.join(map(str, sorted(n)))} questions. A calibrated model would score an ECE of about "
-                f"{expected:.3f}.",
+                f"{', '.join(map(str, sorted(n)))} questions. A calibrated model with these confidences would score an "
+                f"ECE of {min(expected):.3f} to {max(expected):.3f}.",
                 "",
                 "| | seeds | " + " | ".join(CATALOG[key].short for key in COLUMNS) + " |",
                 "|---" * (len(COLUMNS) + 2) + "|",
