@@ -48,8 +48,8 @@ def report(rows):
             lines += [
                 f"## {reading}, {test}",
                 "",
-                f"{', '.join(map(str, sorted(n)))} questions. A calibrated model with these confidences would score an "
-                f"ECE of {min(expected):.3f} to {max(expected):.3f}.",
+                f"{', '.join(map(str, sorted(n)))} questions. A calibrated model with these confidences would score "
+                f"an ECE of {min(expected):.3f} to {max(expected):.3f}.",
                 "",
                 "| | seeds | " + " | ".join(CATALOG[key].short for key in COLUMNS) + " |",
                 "|---" * (len(COLUMNS) + 2) + "|",
