@@ -96,7 +96,7 @@ def _group_is_alive(group):
     return True
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_killed_run_goes_on_and_ends_like_one_that_was_not(tmp_path):
     """Two seeds in two processes, killed on the way; then every method on one; then some of them without."""
     environment = {**os.environ, "HF_CALIB_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
