@@ -78,7 +78,11 @@ class PriDe(ConfidenceMethod):
             chosen = np.sort(rng.choice(places, size, replace=False))
             drawn[chosen] = True
             asked = [questions[row] for row in predictions.rows[chosen]]
-            letters, options = _over_rotations(backend, asked, int(n_options), prompt_format, asking)
+            first = predictions.subset(chosen)
+            turned = _other_rotations(backend, asked, int(n_options), prompt_format, asking)
+            letters = np.stack([part.log_probabilities[:, :n_options] for part in (first, *turned.values())])
+            back = [part.with_options_back([order] * size).probabilities for order, part in turned.items()]
+            options = np.mean([first.probabilities[:, :n_options], *back], axis=0)
             prior = np.exp(letters.mean(axis=0))
             priors[int(n_options)] = (prior / prior.sum(axis=1, keepdims=True)).mean(axis=0)
             means[chosen, :n_options] = options
@@ -86,20 +90,12 @@ class PriDe(ConfidenceMethod):
         return predictions.with_probabilities(np.where(drawn[:, None], means, divided))
 
 
-def _over_rotations(
+def _other_rotations(
     backend: Backend, questions: Sequence[Question], n_options: int, prompt_format: PromptFormat, asking: Asking
-) -> tuple[np.ndarray, np.ndarray]:
-    """Ask questions of K options in all rotations.
-
-    Returns
-    -------
-    letters : ndarray, shape (K, n, K)
-        The letters' log-probabilities among the options, by rotation.
-    options : ndarray, shape (n, K)
-        The options' mean probabilities.
-    """
-    letters, options = [], []
-    for turn, order in enumerate(cyclic_orders(n_options, n_options)):
+) -> dict[tuple[int, ...], Predictions]:
+    """Ask questions of K options in the K - 1 rotations that change their order, and return the answers by order."""
+    parts = {}
+    for turn, order in enumerate(cyclic_orders(n_options, n_options)[1:], start=1):
         rotated = [permute_options(question, order) for question in questions]
         part = OptionLetters().predict(
             backend, rotated, prompt_format, asking.for_part(f"rotation{n_options}x{turn}_")
@@ -108,9 +104,8 @@ def _over_rotations(
             raise ValueError(
                 "letters-pride: a rotated question is longer than the model allows; raise --max-length, or use letters"
             )
-        letters.append(_log_probabilities(part))
-        options.append(part.with_options_back([order] * len(questions)).probabilities)
-    return np.stack(letters), np.mean(options, axis=0)
+        parts[tuple(order.tolist())] = part
+    return parts
 
 
 @dataclass(frozen=True)
@@ -291,16 +286,10 @@ def divided_by(predictions: Predictions, priors: Mapping[Any, np.ndarray], kinds
     kinds : sequence, of length n
         The kind of each question.
     """
-    values = _log_probabilities(predictions)
+    values = predictions.log_probabilities
     for place, kind in enumerate(kinds):
         prior = priors[kind]
         values[place, : len(prior)] -= np.log(np.maximum(prior, np.finfo(np.float64).tiny))
     values -= values.max(axis=1, keepdims=True)
     weights = np.exp(values)
     return predictions.with_probabilities(weights / weights.sum(axis=1, keepdims=True))
-
-
-def _log_probabilities(predictions: Predictions) -> np.ndarray:
-    """Return the options' log-probabilities among the options, floored as `Predictions.logits` are."""
-    logits = predictions.logits
-    return logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)

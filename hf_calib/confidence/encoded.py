@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -102,14 +103,10 @@ class PromptEncoder:
         """
         found: dict[int, EncodedOptions] = {}
         with_letters = [row for row, question in enumerate(questions) if len(question.choices) <= len(LETTERS)]
-        if with_letters:
-            try:
-                encoded = encode_questions([questions[row] for row in with_letters], self.tokenizer, prompt_format)
-            except QuestionError:
-                with_letters = []
-            else:
-                for row, item in zip(with_letters, encoded, strict=True):
-                    found[row] = EncodedOptions(row, item.input_ids, tuple((token,) for token in item.option_ids))
+        with suppress(QuestionError):  # where a letter is several tokens, all questions get other labels
+            encoded = encode_questions([questions[row] for row in with_letters], self.tokenizer, prompt_format)
+            for row, item in zip(with_letters, encoded, strict=True):
+                found[row] = EncodedOptions(row, item.input_ids, tuple((token,) for token in item.option_ids))
         for row, question in enumerate(questions):
             if row not in found:
                 found[row] = self._labeled(row, question, prompt_format)

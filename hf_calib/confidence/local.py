@@ -319,29 +319,30 @@ class LocalModel:
         while start < len(order):
             size = max(1, min(LOGITS_BUDGET // (len(order[start][1]) * vocabulary), 2 * len(items)))
             chunk = order[start : start + size]
-            for one, log_probabilities in zip(chunk, self._chunk(items, chunk, computed), strict=True):
-                between = torch.tensor(one[1][1:], device=log_probabilities.device, dtype=torch.long)
-                shared = float(log_probabilities[:-1].gather(1, between[:, None]).sum())
-                for number in alike[one]:
-                    row, option = longer[number]
-                    scores[number] = shared + float(log_probabilities[-1, items[row].options[option][-1]])
+            for one, logits in zip(chunk, self._chunk(items, chunk, computed), strict=True):
+                normalizers = logits.logsumexp(-1)
+                between = torch.tensor(one[1][1:], device=logits.device, dtype=torch.long)
+                shared = (logits[:-1].gather(1, between[:, None])[:, 0] - normalizers[:-1]).double().sum()
+                last = [items[longer[number][0]].options[longer[number][1]][-1] for number in alike[one]]
+                ends = shared + (logits[-1, last] - normalizers[-1]).double()
+                for number, score in zip(alike[one], ends.tolist(), strict=True):
+                    scores[number] = score
             start += size
         return scores
 
     def _chunk(
         self, items: Sequence[EncodedOptions], chunk: Sequence[tuple[int, tuple[int, ...]]], computed: Computed
     ) -> Iterable[torch.Tensor]:
-        """Yield the log-probabilities after each token of each continuation, float64, shape (T, V)."""
+        """Yield the logits after each token of each continuation, float32, shape (T, V)."""
         if computed.cache is not None:
             logits, _, _ = self.forward.continue_from(computed, [row for row, _ in chunk], [ids for _, ids in chunk])
             for number, (_, ids) in enumerate(chunk):
-                yield logits[number, : len(ids)].float().log_softmax(-1).double()
+                yield logits[number, : len(ids)].float()
             return
         # Without a cache: one forward for each further token.
         for row, ids in chunk:
             prompts = [(*items[row].input_ids, *ids[:n]) for n in range(1, len(ids) + 1)]
-            logits = torch.cat([self.forward.read([prompt]).logits for prompt in prompts])
-            yield logits.log_softmax(-1).double()
+            yield torch.cat([self.forward.read([prompt]).logits for prompt in prompts])
 
 
 def _shared(items: Sequence[EncodedOptions]) -> int:

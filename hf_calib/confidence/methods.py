@@ -151,7 +151,7 @@ class Marginalized(ConfidenceMethod):
     n_orders : int, default 4
         Rotations of the options, spread evenly; a question with fewer options gets as many as it has.
     formats : tuple of PromptFormat
-        Further wordings beside the one that is asked for.
+        Wordings in addition to the requested one.
     mean : {"arithmetic", "geometric"}, default "arithmetic"
         The geometric mean is the mean of the log-probabilities, normalized over the options; an option without any
         probability counts as in `Predictions.logits`.
@@ -165,7 +165,7 @@ class Marginalized(ConfidenceMethod):
 
     def __post_init__(self) -> None:
         if self.mean not in ("arithmetic", "geometric"):
-            raise ValueError(f"mean: {self.mean!r} is not one; choose from arithmetic, geometric")
+            raise ValueError(f"mean: {self.mean!r} is unknown; choose from arithmetic, geometric")
         if self.n_orders < 1:
             raise ValueError(f"the options are asked in at least one order, got {self.n_orders}")
 
@@ -210,8 +210,7 @@ class Marginalized(ConfidenceMethod):
         """Return what is averaged: probabilities or their logarithms, 0 for options that a question does not have."""
         if self.mean == "arithmetic":
             return predictions.probabilities
-        logits = predictions.logits
-        values = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+        values = predictions.log_probabilities
         return np.where(np.isneginf(values), 0.0, values)
 
     @staticmethod

@@ -168,6 +168,11 @@ class Predictions:
         """
         return floor_zeros(self._relative, self.n_choices)
 
+    @property
+    def log_probabilities(self) -> np.ndarray:
+        """Log-probabilities among the options, shape (n, K): `logits`, normalized."""
+        return self.logits - np.logaddexp.reduce(self.logits, axis=1, keepdims=True)
+
     @cached_property
     def _relative(self) -> np.ndarray:
         """Log-probabilities relative to each row's greatest; all options level in rows where none has any."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -110,6 +111,29 @@ class RecordedRow:
     chosen: int
     total: float = 1.0  # of the probabilities as they were written
     flips: float | None = None
+
+
+def result_files(paths: Iterable[str | Path], *patterns: str) -> list[Path]:
+    """Return files, and those in folders, to any depth, whose names match one of the patterns.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a path does not exist, or a folder holds no such file.
+    """
+    files: list[Path] = []
+    for path in map(Path, [paths] if isinstance(paths, str | Path) else paths):
+        found = sorted({own for pattern in patterns for own in path.rglob(pattern)}) if path.is_dir() else [path]
+        if not found or not found[0].exists():
+            raise FileNotFoundError(f"there is no {' or '.join(patterns)} at {str(path)!r}")
+        files += found
+    return files
+
+
+def task_of(path: Path, prefix: str) -> str:
+    """Return the task in a result file's name, `{prefix}{task}_{time}.{suffix}`; of another name, all of it."""
+    match = re.fullmatch(prefix + r"(.+?)(?:_\d{4}-\d\d-\d\dT[\d.:-]+)?", path.stem)
+    return match[1] if match else path.stem
 
 
 def recorded_from(rows: Sequence[RecordedRow]) -> Recorded:

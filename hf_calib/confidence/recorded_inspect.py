@@ -15,9 +15,8 @@ import numpy as np
 
 from ..tasks import LETTERS, Question
 from ..tasks.questions import QuestionError
-from .recorded import Recorded, RecordedRow, recorded_from, recorded_row
+from .recorded import Recorded, RecordedRow, recorded_from, recorded_row, result_files
 
-_SUFFIXES = (".eval", ".json")
 _ANSWER = re.compile(r"ANSWER\s*:\s*$", re.IGNORECASE)
 
 
@@ -46,7 +45,7 @@ def read_inspect(paths: Iterable[str | Path]) -> dict[str, Recorded]:
         If a path does not exist, or a folder holds no log.
     """
     tasks: dict[str, Recorded] = {}
-    for path in _files([paths] if isinstance(paths, str | Path) else paths):
+    for path in result_files(paths, "*.eval", "*.json"):
         header, samples = _log(path)
         task = str(header.get("task") or path.stem)
         if task in tasks:
@@ -74,16 +73,6 @@ def read_inspect(paths: Iterable[str | Path]) -> dict[str, Recorded]:
     return tasks
 
 
-def _files(paths: Iterable[str | Path]) -> list[Path]:
-    files: list[Path] = []
-    for path in map(Path, paths):
-        found = sorted(own for own in path.rglob("*") if own.suffix in _SUFFIXES) if path.is_dir() else [path]
-        if not found or not found[0].exists():
-            raise FileNotFoundError(f"there is no .eval or .json log of Inspect at {str(path)!r}")
-        files += found
-    return files
-
-
 def _log(path: Path) -> tuple[Mapping[str, Any], list[Mapping[str, Any]]]:
     """Return what a log says of its run, and its samples."""
     try:
@@ -96,7 +85,7 @@ def _log(path: Path) -> tuple[Mapping[str, Any], list[Mapping[str, Any]]]:
             header = json.loads(path.read_text(encoding="utf-8"))
             samples = header["samples"]
         return header["eval"], samples or []
-    except (ValueError, KeyError, TypeError, RecursionError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, NotImplementedError, zipfile.BadZipFile) as error:
         raise QuestionError(f"{path} is not a log of Inspect: {error!r}") from None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,7 @@ from typing import Any
 from ..tasks import Question
 from ..tasks.files import file_rows
 from ..tasks.questions import QuestionError
-from .recorded import Recorded, RecordedRow, recorded_from, recorded_row
-
-# details_lighteval|arc:easy|0_2025-05-01T10-00-00.123456.parquet
-_NAME = re.compile(r"details_(.+?)(?:_\d{4}-\d\d-\d\dT[\d.:-]+)?")
+from .recorded import Recorded, RecordedRow, recorded_from, recorded_row, result_files, task_of
 
 
 def read_lighteval(paths: Iterable[str | Path]) -> dict[str, Recorded]:
@@ -39,9 +35,8 @@ def read_lighteval(paths: Iterable[str | Path]) -> dict[str, Recorded]:
         If a path does not exist, or a folder holds no such file.
     """
     tasks: dict[str, Recorded] = {}
-    for path in _files([paths] if isinstance(paths, str | Path) else paths):
-        match = _NAME.fullmatch(path.stem)
-        task = match[1] if match else path.stem
+    for path in result_files(paths, "details_*.parquet"):
+        task = task_of(path, "details_")
         if task in tasks:
             raise QuestionError(f"{path}: the task {task!r} occurs in two files; give one run's files")
         rows = []
@@ -54,16 +49,6 @@ def read_lighteval(paths: Iterable[str | Path]) -> dict[str, Recorded]:
             raise QuestionError(f"{path} holds no sample")
         tasks[task] = recorded_from(rows)
     return tasks
-
-
-def _files(paths: Iterable[str | Path]) -> list[Path]:
-    files: list[Path] = []
-    for path in map(Path, paths):
-        found = sorted(path.rglob("details_*.parquet")) if path.is_dir() else [path]
-        if not found or not found[0].exists():
-            raise FileNotFoundError(f"there is no details_*.parquet at {str(path)!r}")
-        files += found
-    return files
 
 
 def _row(details: Mapping[str, Any], number: int, task: str) -> RecordedRow:

@@ -11,10 +11,7 @@ from typing import Any
 from ..tasks import Question
 from ..tasks.files import file_rows
 from ..tasks.questions import QuestionError
-from .recorded import Recorded, RecordedRow, recorded_from, recorded_row
-
-# samples_mmlu_anatomy_2024-05-01T10-00-00.123456.jsonl
-_NAME = re.compile(r"samples_(.+?)(?:_\d{4}-\d\d-\d\dT[\d.:-]+)?")
+from .recorded import Recorded, RecordedRow, recorded_from, recorded_row, result_files, task_of
 
 
 def read_lm_eval(paths: Iterable[str | Path]) -> dict[str, Recorded]:
@@ -40,9 +37,8 @@ def read_lm_eval(paths: Iterable[str | Path]) -> dict[str, Recorded]:
         If a path does not exist, or a folder holds no such file.
     """
     tasks: dict[str, Recorded] = {}
-    for path in _files(paths):
-        match = _NAME.fullmatch(path.stem)
-        task = match[1] if match else path.stem
+    for path in result_files(paths, "samples_*.jsonl"):
+        task = task_of(path, "samples_")
         if task in tasks:
             raise QuestionError(f"{path}: the task {task!r} occurs in two files; give one run's files")
         samples, filters = [], set()
@@ -60,16 +56,6 @@ def read_lm_eval(paths: Iterable[str | Path]) -> dict[str, Recorded]:
             raise QuestionError(f"{path} holds no sample")
         tasks[task] = recorded_from(_rows(samples, task, path))
     return tasks
-
-
-def _files(paths: Iterable[str | Path]) -> list[Path]:
-    files: list[Path] = []
-    for path in map(Path, paths):
-        found = sorted(path.rglob("samples_*.jsonl")) if path.is_dir() else [path]
-        if not found or not found[0].exists():
-            raise FileNotFoundError(f"there is no samples_*.jsonl at {str(path)!r}")
-        files += found
-    return files
 
 
 @dataclass(frozen=True)

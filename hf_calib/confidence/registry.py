@@ -79,7 +79,7 @@ _WAYS = {
         ("n_orders",),
     ),
     "letters-pride": Way(
-        "the letters over a prior estimated on a few of the questions (PriDe), one forward and K more for those",
+        "the letters over a prior estimated on a few of the questions (PriDe), one forward and K - 1 more for those",
         _made_by("debiased", "PriDe"),
         ("seed",),
     ),

@@ -144,7 +144,7 @@ def test_what_is_no_log(tmp_path):
     (tmp_path / "other.json").write_text("[1]")
     with pytest.raises(QuestionError, match="is not a log of Inspect"):
         read_inspect([tmp_path / "other.json"])
-    with pytest.raises(FileNotFoundError, match=r"no \.eval or \.json log"):
+    with pytest.raises(FileNotFoundError, match=r"no \*\.eval or \*\.json at"):
         read_inspect([tmp_path / "none.eval"])
 
 
