@@ -80,7 +80,7 @@ def fetch(name, out, source="any"):
 def _from_hub(repository, folder):
     from huggingface_hub import HfApi, snapshot_download
 
-    HfApi().model_info(repository, timeout=10)  # fails at once where there is no Hub, unlike a download
+    HfApi().model_info(repository, timeout=10)  # unlike a download, fails fast without network
     with _Partial(folder) as partial:
         kinds = ["*.json", "*.jinja", "*.safetensors", "*.txt", "*.model"]
         snapshot_download(repository, local_dir=partial, allow_patterns=kinds)

@@ -38,7 +38,7 @@ class AdapterEnsemble:
     Raises
     ------
     ValueError
-        If the model has no adapter, or lacks one of the names.
+        If the model has no adapter, or none with one of the names.
 
     Examples
     --------

@@ -49,8 +49,8 @@ class AutoCalibration(BaseCalibrator):
 
     Notes
     -----
-    scikit-learn, probmetrics, netcal and MAPIE have no choice by available data. Each calibrator's notes say which of
-    them it wraps, or why none.
+    scikit-learn, probmetrics, netcal and MAPIE cannot choose a calibrator by the available data. The notes of each
+    calibrator name the library that it wraps, or explain why it wraps none.
     """
 
     name: ClassVar[str] = "auto"

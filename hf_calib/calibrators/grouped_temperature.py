@@ -37,7 +37,7 @@ class GroupedTemperature(Calibrator):
     Raises
     ------
     ValueError
-        If there is no such grouping, or the shrinkage is not above 0.
+        If `by` is unknown, or the shrinkage is not above 0.
     """
 
     name: ClassVar[str] = "grouped_temperature"

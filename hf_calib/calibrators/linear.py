@@ -121,9 +121,9 @@ class MatrixScaling(LinearScaling):
 
     Notes
     -----
-    Not wrapped: the logistic regressions of scikit-learn and probmetrics have no prior around the identity, and
-    require all questions to have the same number of options. Without a prior, the results are the same, as the tests
-    show.
+    Not wrapped: the logistic regressions of scikit-learn and probmetrics cannot have a prior centered on the identity,
+    and require all questions to have the same number of options. Without a prior, the results are the same, as the
+    tests show.
 
     References
     ----------

@@ -33,8 +33,8 @@ class PlattScaling(FittedConfidenceMap):
     -----
     Fitted to Platt's smoothed targets, so that the fit is finite on separable and one-sided data.
 
-    Not wrapped: scikit-learn's is private and less precise; netcal's and probmetrics' have no Platt targets or
-    weights. The tests compare with the first.
+    Not wrapped: scikit-learn's implementation is private and less precise; those of netcal and probmetrics support
+    neither Platt's targets nor weights. The tests compare with scikit-learn's.
 
     References
     ----------

@@ -75,9 +75,9 @@ def by_name(name: str, **options: Any) -> Any:
     Raises
     ------
     ValueError
-        If there is none of that name; the message lists those there are. If an option is out of its range.
+        If no calibrator has that name (the message lists the names), or an option is out of range.
     TypeError
-        If it has no such option.
+        If the calibrator does not have one of the options.
     """
     return calibrator_class(name)(**options)
 

@@ -85,8 +85,8 @@ def balance(
     Returns
     -------
     float
-        If both are miscalibrated in the same direction, so that there is no such mixture, the share with the lowest
-        log-loss.
+        The share with the lowest log-loss if both are miscalibrated in the same direction, so that no mixture has
+        a gap of zero.
     """
 
     def gap(share: float) -> float:

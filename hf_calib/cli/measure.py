@@ -90,7 +90,7 @@ def add_measure_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--free-form",
         choices=("exact", "contains", "numeric"),
-        help="the questions have no options, and this is how answers are matched to the right ones; with --confidence "
+        help="ask questions without options, and match the answers to the right ones in this way; with --confidence "
         "consistency, stated or p-true",
     )
     parser.add_argument(

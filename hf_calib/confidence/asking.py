@@ -25,7 +25,7 @@ class Asking:
     batch_size : int or "auto", default 16
         Requests per forward. "auto" begins with 64 and halves it when memory runs out.
     progress : bool, default False
-        Show a bar with the time left, or print a line now and then if there is no terminal.
+        Show a progress bar, or print a line at intervals if the output is not a terminal.
     journal : Journal, optional
         Holds previous answers, and records new ones.
     process_index, num_processes : int

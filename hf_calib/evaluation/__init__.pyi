@@ -20,6 +20,10 @@ from .diagnosing import (
 from .fitted import (
     CalibratorMismatchWarning as CalibratorMismatchWarning,
 )
+from .graded_answers import (
+    GradedAnswer as GradedAnswer,
+    SelfEvaluationQuestions as SelfEvaluationQuestions,
+)
 from .measuring import (
     measure as measure,
     measure_recorded as measure_recorded,
@@ -28,8 +32,6 @@ from .models import (
     this_process as this_process,
 )
 from .self_evaluation import (
-    GradedAnswer as GradedAnswer,
-    SelfEvaluationQuestions as SelfEvaluationQuestions,
     self_evaluation_questions as self_evaluation_questions,
 )
 from .settings import (

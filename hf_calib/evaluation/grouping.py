@@ -26,7 +26,7 @@ def groups_of(measurement: Measurement, by: str) -> np.ndarray:
     Raises
     ------
     ValueError
-        If there is no such grouping, or the predictions lack what it needs.
+        If `by` is unknown, or the predictions lack what it needs.
     """
     if by not in GROUPINGS:
         raise ValueError(f"by: {by!r} is not a way to group questions; choose from {', '.join(GROUPINGS)}")

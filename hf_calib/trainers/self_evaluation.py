@@ -10,12 +10,8 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..confidence import Asking, LocalModel
-from ..evaluation.self_evaluation import (
-    Sampling,
-    SelfEvaluationQuestions,
-    answered_and_graded,
-    as_free_form_questions,
-)
+from ..evaluation.graded_answers import Sampling, SelfEvaluationQuestions
+from ..evaluation.self_evaluation import answered_and_graded, as_free_form_questions
 from ..tasks.free_form import Matcher
 from .calibration_callback import calling_trainer
 from .evaluator import model_to_ask
