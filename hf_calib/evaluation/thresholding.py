@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -189,32 +190,39 @@ class ConfidenceThreshold:
         """Return a table with a line for each group, and what the guarantee is."""
         from ..reports import render_table
 
-        rows: list[dict[str, Any]] = []
-        for name, own in self.thresholds.items():
-            row: dict[str, Any] = {} if self.by is None else {self.by: name}
-            row |= {
+        def group(name: str) -> dict[str, Any]:
+            return {} if self.by is None else {self.by: name}
+
+        rows = [
+            group(name)
+            | {
                 "n": own.n,
                 "confidence above": own.threshold,
                 "coverage": own.coverage,
                 "accuracy": own.accuracy_accepted,
                 "at least": own.accuracy_low,
             }
-            if self.checks:
-                check = self.checks.get(name)
-                row["new: coverage"] = None if check is None else check.coverage
-                row["accuracy there"] = None if check is None else check.accuracy_accepted
-            rows.append(row)
-        groups = "" if self.by is None else ", in all groups at once"
-        lines = [
-            render_table(rows, digits=4),
-            f"\nWith {self.level:.0%} probability, answers to new questions of the same kind whose confidence is",
-            f"above the threshold are right at least {self.accuracy:.0%} of the time{groups}.",
+            for name, own in self.thresholds.items()
         ]
-        if any(own.threshold is None for own in self.thresholds.values()):
-            needed = answers_needed(self.accuracy, _level_of_each(self.level, len(self.thresholds)))
+        new = [
+            group(name) | {"new n": own.n, "coverage": own.coverage, "accuracy": own.accuracy_accepted}
+            for name, own in self.checks.items()
+        ]
+        groups = "" if self.by is None else ", in all groups at once"
+        found = [own for own in self.thresholds.values() if own.threshold is not None]
+        lines = []
+        if found:
             lines.append(
-                f"Where there is no threshold, the accuracy is not reached: at least the {needed} most confident "
-                "answers would have to be right. A lower --accuracy or --level, or more questions, can help."
+                f"With {self.level:.0%} probability, answers to new questions of the same kind whose confidence is "
+                f"above the threshold are right at least {self.accuracy:.0%} of the time{groups}."
+            )
+        if len(found) < len(self.thresholds):
+            needed = answers_needed(self.accuracy, _level_of_each(self.level, len(self.thresholds)))
+            which = "Some groups have no threshold: for these" if found else "There is no threshold:"
+            lines.append(
+                f"{which} an accuracy of {self.accuracy:.0%} cannot be guaranteed. That takes at least {needed} "
+                "answers, with the most confident ones right often enough. A lower --accuracy or --level, or more "
+                "questions, can help."
             )
         for name, check in self.checks.items():
             if check.missed:
@@ -223,7 +231,9 @@ class ConfidenceThreshold:
                     f"! On the new questions{place} the accuracy is significantly lower: at most {check.high:.3f} "
                     f"with 95% confidence. These questions differ from those that the threshold was found on."
                 )
-        return "\n".join(lines)
+        wrapped = (textwrap.fill(line, 80, break_on_hyphens=False) for line in lines)
+        tables = [part for own in (rows, new) if own for part in (render_table(own, digits=4), "")]
+        return "\n".join([*tables, *wrapped])
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write threshold.json into a folder."""

@@ -168,10 +168,10 @@ def ece_conventions(
                 )
             )
 
-        found.append(row("10 equal-width bins, mean over groups", of_groups, "per-question or per-subject tables"))
+        found.append(row("10 bins, mean over groups", of_groups, "tables by subject"))
     if option_mass is not None:
         raw = c * check_unit_interval(option_mass, "option_mass")
-        found.append(row("10 equal-width bins, raw probability", expected_calibration_error, "", raw))
+        found.append(row("10 bins, raw probability", expected_calibration_error, "", raw))
     return found
 
 
@@ -189,15 +189,15 @@ def _conventions(n: int) -> Iterator[tuple[str, _Error, str]]:
             "Nguyen and O'Connor",
         )
     yield (
-        "15 equal-mass bins, root mean square, debiased",
+        "15 equal-mass bins, debiased L2",
         lambda c, y: equal_mass_calibration_error(c, y, 15, norm=2, debias=True),
         "Kumar et al.",
     )
     yield "smooth, no bins", lambda c, y: smooth_ece(c, y).value, "Błasiok and Nakkiran"
-    yield "100 per bin, root mean square", hle_calibration_error, "Humanity's Last Exam, corrected"
+    yield "100 per bin, L2", hle_calibration_error, "HLE, corrected"
     if n >= 100:
         yield (
-            "100 per bin, root mean square, last bin left out",
+            "100 per bin, L2, no last bin",
             lambda c, y: hle_calibration_error(c, y, variant="published"),
-            "Humanity's Last Exam",
+            "HLE",
         )

@@ -41,7 +41,7 @@ def test_each_group_has_the_threshold_of_its_own_answers_at_a_shared_level(held_
     assert found.thresholds["easy"].coverage > 0.8
     assert found.thresholds["hard"].threshold is None
     assert found.coverage == found.thresholds["easy"].n_accepted / 800
-    assert "not reached" in str(found).casefold()
+    assert "no threshold" in str(found).casefold()
     alone = hf_calib.find_threshold(held_out, accuracy=0.85)
     assert alone.thresholds[""] == accuracy_threshold(predictions.confidences, predictions.correct, 0.85)
 
@@ -144,8 +144,10 @@ def test_the_command(held_out, tmp_path, capsys):
     words = ["threshold", "--from-predictions", str(held_out), "--accuracy", "0.85", "--by", "subject"]
     assert main([*words, "--new", str(new), "--out", str(tmp_path / "out")]) == 0
     shown = capsys.readouterr().out
+    assert max(len(line) for line in shown.splitlines() if str(tmp_path) not in line) <= 80
     assert "With 95% probability" in shown
-    assert "in all groups at once" in shown
+    assert "Some groups have no threshold" in shown
+    assert "in all groups at once" in " ".join(shown.split())
     assert "threshold.json" in shown
     assert main([*words, "--json", "--fail-if", "coverage<0.4"]) == 3
     captured = capsys.readouterr()
@@ -158,6 +160,14 @@ def test_the_command(held_out, tmp_path, capsys):
     assert "there is no measure 'check.accuracy'" in capsys.readouterr().err
     assert main([*words[:-2], "--accuracy", "1.5"]) == 1
     assert "--accuracy: must be above 0 and below 1, got 1.5" in capsys.readouterr().err
+
+
+def test_without_a_threshold_nothing_is_promised(tmp_path, capsys):
+    few = write(tmp_path / "few.jsonl", 60, seed=2)
+    assert main(["threshold", "--from-predictions", str(few)]) == 0
+    shown = capsys.readouterr().out
+    assert "With 95% probability" not in shown
+    assert "That takes at least 117 answers" in " ".join(shown.split())
 
 
 def test_pages_show_thresholds(held_out):

@@ -76,10 +76,10 @@ def test_each_convention_is_what_it_says():
     assert found["10 equal-mass bins"].value == pytest.approx(np.mean(by_rank))
     assert found["smooth, no bins"].value == smooth_ece(c, y).value
     per_group = [expected_calibration_error(c[g::3], y[g::3]) for g in range(3)]
-    assert found["10 equal-width bins, mean over groups"].value == pytest.approx(np.mean(per_group))
+    assert found["10 bins, mean over groups"].value == pytest.approx(np.mean(per_group))
     raw = expected_calibration_error(0.4 * c, y)
-    assert found["10 equal-width bins, raw probability"].value == pytest.approx(raw)
-    assert found["100 per bin, root mean square, last bin left out"].value == pytest.approx(published(c, y)[0])
+    assert found["10 bins, raw probability"].value == pytest.approx(raw)
+    assert found["100 per bin, L2, no last bin"].value == pytest.approx(published(c, y)[0])
     assert all(row.n == 1500 for row in found.values())
 
 
@@ -91,7 +91,7 @@ def test_a_calibrated_model_scores_what_is_said():
     calibrated = found["10 equal-width bins"].calibrated
     assert calibrated == pytest.approx(np.mean(drawn), rel=0.15)
     # Debiased, a calibrated model scores much less than the plain error says.
-    assert found["15 equal-mass bins, root mean square, debiased"].calibrated < 0.7 * calibrated
+    assert found["15 equal-mass bins, debiased L2"].calibrated < 0.7 * calibrated
     assert found["10 equal-width bins"].value > 3 * calibrated
 
 
