@@ -37,16 +37,16 @@ def fit_logistic(
     scale = np.where(scale > 1e-12, scale, 1.0)
     x = design / scale
     strength: NDArray[np.float64] = np.broadcast_to(precision, scale.shape) / scale**2
-    centre: NDArray[np.float64] = np.broadcast_to(mean, scale.shape) * scale
+    center: NDArray[np.float64] = np.broadcast_to(mean, scale.shape) * scale
     total = weights.sum()
 
     def loss(beta: NDArray[np.float64]) -> float:
         eta = x @ beta
         nll = weights @ (np.logaddexp(0.0, eta) - outcomes * eta)
-        return float(nll + 0.5 * strength @ (beta - centre) ** 2) / total
+        return float(nll + 0.5 * strength @ (beta - center) ** 2) / total
 
     def gradient(beta: NDArray[np.float64]) -> NDArray[np.float64]:
-        return (x.T @ (weights * (expit(x @ beta) - outcomes)) + strength * (beta - centre)) / total
+        return (x.T @ (weights * (expit(x @ beta) - outcomes)) + strength * (beta - center)) / total
 
     def hessian(beta: NDArray[np.float64]) -> NDArray[np.float64]:
         p = expit(x @ beta)
@@ -56,7 +56,7 @@ def fit_logistic(
         lower = np.full(len(scale), -np.inf)
         lower[list(nonnegative)] = 0.0
         options = {"gtol": 1e-10, "xtol": 1e-14, "maxiter": 500}
-        start = np.maximum(centre, lower)
+        start = np.maximum(center, lower)
         result = minimize(
             loss, start, jac=gradient, method="L-BFGS-B", bounds=Bounds(lower, np.inf),
             options={"gtol": options["gtol"], "ftol": 1e-16, "maxiter": 2000},
@@ -73,6 +73,6 @@ def fit_logistic(
             polished = following
         return polished / scale
     result = minimize(
-        loss, centre.copy(), jac=gradient, hess=hessian, method="trust-exact", options={"gtol": 1e-10, "maxiter": 500}
+        loss, center.copy(), jac=gradient, hess=hessian, method="trust-exact", options={"gtol": 1e-10, "maxiter": 500}
     )
     return result.x / scale

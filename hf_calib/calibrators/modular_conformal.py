@@ -300,16 +300,16 @@ class ModularConformal(StoredCalibrator):
     def _scores(self, base: NDArray[np.float64], outcomes: NDArray[np.float64]) -> NDArray[np.float64]:
         if self.score == "place":
             return _place(base, outcomes)
-        residual = outcomes - self._centre(base)
+        residual = outcomes - self._center(base)
         return residual / base[:, 1] if self.score == "scaled" else residual
 
     def _outcomes(self, base: NDArray[np.float64], scores: Any) -> NDArray[np.float64]:
         """Return the outcomes with given scores, the inverse of `_scores`."""
         if self.score == "place":
             return _unplace(base, np.broadcast_to(scores, (len(base),)))
-        return self._centre(base) + (base[:, 1] * scores if self.score == "scaled" else scores)
+        return self._center(base) + (base[:, 1] * scores if self.score == "scaled" else scores)
 
-    def _centre(self, base: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _center(self, base: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the number, the mean, or the middle of the quantiles, shape (n,)."""
         return np.median(base, axis=1) if self.predictor == "quantiles" else base[:, 0]
 

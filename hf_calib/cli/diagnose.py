@@ -110,5 +110,5 @@ def _print(diagnosis: Diagnosis) -> None:
         for name, part in (("fine-tuned on", diagnosis.training), ("new", diagnosis.new))
     ]
     print(render_table(rows))
-    print(f"\nGeneralisation gap {diagnosis.gap:+.3f} [{diagnosis.gap_low:+.3f}, {diagnosis.gap_high:+.3f}]")
+    print(f"\nGeneralization gap {diagnosis.gap:+.3f} [{diagnosis.gap_low:+.3f}, {diagnosis.gap_high:+.3f}]")
     print("No binning gives an ECE below |accuracy - mean confidence|.")

@@ -339,5 +339,5 @@ def _given(
                 f"reference_predictions: the reference was asked {len(labels)} questions and the model "
                 f"{len(predictions)}; both must be asked the same ones"
             )
-    unlabelled = None if target is None else target.logits
-    return _Given(predictions, labels, unlabelled, groups)
+    unlabeled = None if target is None else target.logits
+    return _Given(predictions, labels, unlabeled, groups)

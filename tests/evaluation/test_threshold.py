@@ -174,5 +174,5 @@ def test_pages_show_thresholds(held_out):
     from hf_calib.reports.page import render_page
 
     page = render_page(hf_calib.Measurement.load(write(held_out, 800, seed=0, exponent=0.01)))
-    assert "Answers that need no check" in page
+    assert "Confidence thresholds" in page
     assert "not reached" in page
