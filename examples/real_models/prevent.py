@@ -295,13 +295,13 @@ class Experiment:
         """Return a model's predictions of several sets of questions."""
         import hf_calib
 
-        found = hf_calib.measure((model, self.tokenizer), sets, method=reading)
+        found = hf_calib.measure((model, self.tokenizer), sets, method=reading, batch_size="auto")
         return {name: own.predictions for name, own in found.datasets.items()}
 
     def preferences(self, model):
         """Return how a model's preferences agree with the held-out pairs, and each pair's reward margin."""
         completions, reference = self.reference()
-        scores = completions.log_probabilities(model, batch_size=16)
+        scores = self.scored(completions, model)
         margins = self.options.beta * np.subtract(*(scores - reference).reshape(2, -1))
         wins = np.greater(*scores.reshape(2, -1))
         return {
@@ -318,8 +318,14 @@ class Experiment:
         if self._reference is None:
             texts = [(row["prompt"], row[side]) for side in ("chosen", "rejected") for row in self.held_out]
             completions = TokenizedCompletions.of(self.tokenizer, texts)
-            self._reference = completions, completions.log_probabilities(self.base(), batch_size=16)
+            self._reference = completions, self.scored(completions, self.base())
         return self._reference
+
+    def scored(self, completions, model):
+        """Return the completions' log-probabilities, with as many rows per forward as the logits' memory allows."""
+        logits = 2**29 if model.device.type == "cuda" else 2**26
+        rows = logits // (completions.input_ids.shape[1] * len(self.tokenizer))
+        return completions.log_probabilities(model, batch_size=max(1, rows))
 
     def summary(self, row):
         """Return a row in a line."""

@@ -101,7 +101,7 @@ class Experiment:
         import hf_calib
 
         sets = {**self.tests, "fit": self.fit}
-        found = hf_calib.measure(model, sets, out=self.work / folder, progress=True, **how)
+        found = hf_calib.measure(model, sets, out=self.work / folder, progress=True, batch_size="auto", **how)
         return {name: own.predictions for name, own in found.datasets.items()}
 
     def untrained(self, reading, arm):
