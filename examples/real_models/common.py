@@ -144,6 +144,13 @@ def versions():
     return {name: importlib.metadata.version(name) for name in VERSIONS_OF}
 
 
+def device():
+    """Return the name of the GPU if there is one, else of the processor."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 class Rows:
     """The rows of an experiment, each in a file of its own that is written when the row is complete.
 
@@ -184,4 +191,4 @@ class Rows:
 
     def load(self):
         """Return all rows."""
-        return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(self.folder.rglob("*.json"))]
+        return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(self.folder.glob("*/*.json"))]

@@ -32,7 +32,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from common import Rows, calibrated, figures, read
+from common import Rows, calibrated, device, figures, read
 
 SETS = {"OpenBookQA": "openbookqa_test", "ARC-Easy": "arc_easy_test", "MMLU": "mmlu_test"}
 READINGS = ("letters", "text-tokens")
@@ -172,16 +172,12 @@ class Experiment:
 
     def base(self):
         """Return the model before alignment, in float32."""
-        import torch
         from transformers import AutoModelForCausalLM
 
-        model = AutoModelForCausalLM.from_pretrained(self.options.model, dtype="float32")
-        return model.to("cuda" if torch.cuda.is_available() else "cpu")
+        return AutoModelForCausalLM.from_pretrained(self.options.model, dtype="float32").to(device())
 
     def config(self, folder, seed, kind, **own):
         """Return the training arguments that all arms share."""
-        import torch
-
         options = self.options
         micro = options.micro_batch_size or options.batch_size
         return kind(
@@ -193,7 +189,7 @@ class Experiment:
             lr_scheduler_type="cosine",
             warmup_steps=options.steps // 20,
             seed=seed,
-            bf16=torch.cuda.is_available(),
+            bf16=device() == "cuda",
             gradient_checkpointing=False,
             logging_steps=max(1, options.steps // 20),
             save_strategy="no",

@@ -22,7 +22,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from common import TRAIN, Rows, calibrated, figures, fine_tune, read, test_sets
+from common import TRAIN, Rows, calibrated, device, figures, fine_tune, read, test_sets
 
 CALIBRATORS = ("temperature", "vector", "isotonic", "auto")
 # Optimizer steps, as a multiple of --steps, and the trainer's method.
@@ -132,8 +132,7 @@ class Experiment:
         folder = self.work / f"{training}-{reading}-seed{seed}"
         seconds = fine_tune(self.options.model, self.train, folder, reading, seed, settings)
         model = hf_calib.load(folder)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        model.model = model.model.merge_and_unload().to(device, getattr(torch, self.options.dtype))
+        model.model = model.model.merge_and_unload().to(device(), getattr(torch, self.options.dtype))
         # PyTorch multiplies bfloat16 weights without gradients four times as slowly on processors.
         model.model.requires_grad_(True)
         answers = self.ask(model, f"{folder.name}-answers")
