@@ -174,7 +174,7 @@ def main() -> None:
             found = method.predict(source, asked, prompt_format, Asking(options.batch_size)).probabilities
         worst = max(float(np.abs(own[: len(p)] - p).max()) for own, p in zip(found, expected, strict=True))
         limit = least_tokens(source, asked, prompt_format, texts)
-        print(setting, flush=True)
+        print(setting)
         for name, cost in (("harness", theirs), ("hf_calib", ours)):
             print(
                 f"    {name:<8} {cost.processor:8.1f} s of the processor, {cost.clock:8.1f} s of the clock, "
