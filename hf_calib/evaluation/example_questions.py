@@ -68,7 +68,7 @@ EXAMPLES: tuple[Question, ...] = (
         "medicine",
     ),
     Question(
-        "Maria put her umbrella back into the closet after she looked out of the window. What did she most likely see?",
+        "Maria looked out of the window and put her umbrella back into the closet. What did she most likely see?",
         ("heavy clouds", "clear blue sky", "a delivery truck", "wet streets"),
         1,
         "everyday reasoning",

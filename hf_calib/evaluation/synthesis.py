@@ -36,8 +36,9 @@ _FORMAT = PromptFormat()
 _AS_IT_IS = PromptFormat(question="{question}", cue="", separator="")
 _ON_LINES = re.compile(r"^[ \t]*([A-Z])[.)](?:\s|$)", re.MULTILINE)
 _IN_A_LINE = re.compile(r"(?:^|\s)([A-Z])[.)]\s")
-# Texts for each request to the model.
-_ROUND = 256
+# Texts that are written before it is known how many more are needed, and those among them that are shown the same
+# examples, which are then computed once for a batch.
+_ROUND, _GROUP = 256, 64
 # A model gives up below this share of usable texts, which is found from at least so many.
 _LEAST_YIELD, _JUDGED_FROM = 0.05, 100
 # In characters.
@@ -67,7 +68,7 @@ class Writing:
     subjects : tuple of str
         What the questions are to be about, drawn at random for each; with none, subjects are not mentioned.
     n_shots : int
-        Number of examples in a prompt, drawn at random for each.
+        Number of examples in a prompt, drawn at random for each batch.
     temperature : float
     max_new_tokens, seed : int
 
@@ -112,8 +113,9 @@ class Writing:
         """Return the subjects and the prompts of a round."""
         rng = np.random.default_rng([self.seed, number])
         made = []
-        for _ in range(count):
-            shown = [self.examples[place] for place in rng.permutation(len(self.examples))[: self.n_shots]]
+        for text in range(count):
+            if text % _GROUP == 0:
+                shown = [self.examples[place] for place in rng.permutation(len(self.examples))[: self.n_shots]]
             subject = str(rng.choice(self.subjects)) if self.subjects else None
             made.append((subject, "\n\n".join([*map(self._solved, shown), self._header(subject) + "Question:"])))
         return made
@@ -353,7 +355,7 @@ def _written(backend: Backend, writing: Writing, asking: Asking, run: Mapping[st
                 break
             if counts["texts"] >= _JUDGED_FROM and len(kept) < _LEAST_YIELD * counts["texts"]:
                 raise QuestionError(
-                    f"model: fewer than {_LEAST_YIELD:.0%} of the texts that {run['model']['name']} writes can be used "
+                    f"model: fewer than {_LEAST_YIELD:.0%} of the texts that {run['model']['name']} writes are usable "
                     f"as questions: {_described({**counts, 'questions': len(kept)})}. Let a more capable model write "
                     "them, or give questions of your own"
                 )
