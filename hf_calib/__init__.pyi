@@ -21,6 +21,7 @@ from .evaluation import (
     ConfidenceThreshold as ConfidenceThreshold,
     Diagnosis as Diagnosis,
     SelfEvaluationQuestions as SelfEvaluationQuestions,
+    SynthesizedQuestions as SynthesizedQuestions,
     calibrate as calibrate,
     compare as compare,
     diagnose as diagnose,
@@ -28,6 +29,7 @@ from .evaluation import (
     measure as measure,
     measure_decisions as measure_decisions,
     self_evaluation_questions as self_evaluation_questions,
+    synthesize_questions as synthesize_questions,
 )
 from .hub import (
     ensemble as ensemble,

@@ -94,7 +94,7 @@ class Asking:
             if index % self.num_processes == self.process_index
         ]
         limit = self.largest_batch
-        with _bar(stage, sum(map(len, mine)), n, self.progress and self.process_index == 0) as advance:
+        with progress_bar(stage, sum(map(len, mine)), n, self.progress and self.process_index == 0) as advance:
             for batch in mine:
                 start = 0
                 while start < len(batch):
@@ -130,7 +130,7 @@ def out_of_memory(error: Exception) -> bool:
 
 
 @contextmanager
-def _bar(stage: str, remaining: int, n: int, show: bool) -> Iterator[Callable[[int], Any]]:
+def progress_bar(stage: str, remaining: int, n: int, show: bool) -> Iterator[Callable[[int], Any]]:
     """Return a function that advances a progress bar over the requests, or does nothing."""
     if not show or not remaining:
         yield lambda count: None

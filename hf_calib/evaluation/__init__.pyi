@@ -37,6 +37,10 @@ from .self_evaluation import (
 from .settings import (
     AskOptions as AskOptions,
 )
+from .synthesis import (
+    SynthesizedQuestions as SynthesizedQuestions,
+    synthesize_questions as synthesize_questions,
+)
 from .thresholding import (
     ConfidenceThreshold as ConfidenceThreshold,
     find_threshold as find_threshold,

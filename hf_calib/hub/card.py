@@ -256,7 +256,8 @@ def _training_facts(data: CalibrationCardData) -> Iterable[dict[str, object]]:
         yield _fact("Calibration method", data.method)
     if data.calibration_data:
         labels = {True: ", used without answers", False: "", None: ""}[data.label_free]
-        yield _fact("Calibration data", Markdown(_dataset_link(data.calibration_data) + labels))
+        origin = f"; {escape_markdown(data.calibration_data.origin)}" if data.calibration_data.origin else ""
+        yield _fact("Calibration data", Markdown(_dataset_link(data.calibration_data) + labels + origin))
     if data.hardware:
         yield _fact("Hardware", data.hardware)
     if data.duration_seconds is not None:

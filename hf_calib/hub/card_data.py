@@ -48,6 +48,8 @@ class DatasetReference:
         evaluation-result file.
     skipped : int, optional
         Number of unreadable rows that were left out.
+    origin : str, optional
+        How the data came about, if a model wrote them.
     """
 
     name: str
@@ -57,6 +59,7 @@ class DatasetReference:
     size: int | None = None
     task_id: str | None = None
     skipped: int | None = None
+    origin: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", public_name(str(self.name)))

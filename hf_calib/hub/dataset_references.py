@@ -16,6 +16,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 # name is in snake case, so the commit is used instead.
 _CACHED = re.compile(r"(?:^|[/\\])(?:([^/\\]+)___)?[^/\\]+[/\\]([^/\\]+)[/\\][^/\\]+[/\\]([0-9a-f]{40})[/\\]")
 _IN_MEMORY = "in-memory-questions"
+_SELF_MADE = "self-made-questions"
 
 
 def dataset_reference(source: Any, size: int | None = None) -> DatasetReference:
@@ -31,6 +32,8 @@ def dataset_reference(source: Any, size: int | None = None) -> DatasetReference:
         Number of rows used.
     """
     if isinstance(source, QuestionList):
+        if source.origin is not None:
+            return DatasetReference(_SELF_MADE, size=size, origin=source.origin)
         read = DatasetReference(_IN_MEMORY, size=size)
         if source.source is not None:
             read = dataset_reference(source.source, size)

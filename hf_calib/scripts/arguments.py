@@ -18,8 +18,8 @@ class QuestionArguments:
     Parameters
     ----------
     calibration_dataset : str, optional
-        Multiple-choice questions to calibrate on, as `hf_calib.load_questions` takes them. Without it, training is
-        the TRL trainer's own.
+        Multiple-choice questions to calibrate on, as `hf_calib.load_questions` takes them, or "self": the reference
+        writes them before training. Without it, training is the TRL trainer's own.
     eval_calibration_dataset : str, optional
         Answered questions that calibration is measured on, before, after, and whenever the trainer evaluates.
     em_dataset : str, optional
@@ -39,7 +39,8 @@ class QuestionArguments:
     """
 
     calibration_dataset: str | None = field(
-        default=None, metadata={"help": f"Multiple-choice questions to calibrate on. {_QUESTIONS}"}
+        default=None,
+        metadata={"help": f"Multiple-choice questions to calibrate on. {_QUESTIONS} self: the reference writes them."},
     )
     eval_calibration_dataset: str | None = field(
         default=None, metadata={"help": f"Answered questions to measure calibration on. {_QUESTIONS}"}

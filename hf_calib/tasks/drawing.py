@@ -45,7 +45,14 @@ class QuestionList(list[Q]):
         The rows that were left out, each with its place and the reason.
     draw : Draw, optional
         How they were drawn; `None` if these are all questions.
+
+    Attributes
+    ----------
+    origin : str or None
+        How they came about, for cards, if they were made rather than read.
     """
+
+    origin: str | None = None
 
     def __init__(
         self,

@@ -73,6 +73,8 @@ class CalibrationArguments:
         What to do with longer prompts; they are never truncated.
     calibration_identical_choices : {"warn", "skip", "error"}, default "warn"
         What to do with training questions that have two options with the same text.
+    self_made_questions : int, default 500
+        Number of questions that the reference writes with `calibration_dataset="self"`.
     permute_options : bool, default False
         Put the options of each training question in a random order, drawn once from the seed, so that no letter is
         right more often than others. `hf-calib measure --check-order` shows how much the order matters to a model.
@@ -179,6 +181,9 @@ class CalibrationArguments:
         },
     )
 
+    self_made_questions: int = field(
+        default=500, metadata={"help": "Number of questions that the reference writes with calibration_dataset=self."}
+    )
     permute_options: bool = field(
         default=False,
         metadata={"help": "Put the options of each training question in a random order, drawn once from the seed."},

@@ -30,6 +30,7 @@ from .questions import PreparedQuestions, QuestionPreparation
 from .reference import Reference, check_base_weights
 from .reference_distributions import matched_distributions, read_distributions
 from .run import CalibrationRun
+from .self_made import is_self, self_made_questions
 from .stated_evaluator import MAX_NEW_TOKENS, StatedEvaluator, grading_reward, stated_prompts
 from .trl_compatibility import TaggedTrainer, dataset_kind, trainer_name
 from .weight_averaging import WeightAveragingCallback, check_averaging, resumed_folder
@@ -50,7 +51,9 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
     ----------
     calibration_dataset : dataset, list of rows, str or Path, optional
         Multiple-choice questions in any layout of `hf_calib.tasks.as_questions`. Questions without answers are
-        anchored to the reference model; those with answers also get the supervised and the EM term.
+        anchored to the reference model; those with answers also get the supervised and the EM term. With "self", the
+        reference model writes the questions before training, `self_made_questions` of them, into `questions.jsonl` in
+        the output folder, where a resumed run finds them; see `hf_calib.synthesize_questions`.
     eval_calibration_dataset : dataset, list of rows, str or Path, optional
         Answered questions on which `evaluate()` reports accuracy, calibration error and more. Free-form questions, or
         prompts as a trainer that generates gets them, are answered greedily, and the confidence stated in the answers
@@ -188,6 +191,8 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
 
     def _set_up_term(self, source: Any, em_dataset: Any, reference_model: Any) -> None:
         run, settings = self.calibration_run, copy.copy(self.calibration_arguments)
+        if is_self(source):
+            source = self_made_questions(self, reference_model)
         if isinstance(source, PreparedQuestions):
             run.questions = source.questions
         else:

@@ -15,6 +15,7 @@ from ..tasks import as_questions
 from .calibration_arguments import CalibrationArguments
 from .mixin import CalibrationMixin
 from .questions import use_chat_template
+from .self_made import is_self
 
 
 @dataclass
@@ -65,7 +66,7 @@ class RecalibrationTrainer(CalibrationMixin, _TermsOnlyTrainer):  # type: ignore
         The model to repair; its trainable weights are trained.
     args : RecalibrationConfig
     prompts : dataset, list of rows, str or Path
-        Multiple-choice questions, with answers or without.
+        Multiple-choice questions, with answers or without; or "self", to let the reference write them.
     reference : PreTrainedModel, str, Path or ReferenceDistributions
         The calibrated model, usually the pre-trained one; or its answers, computed beforehand.
     processing_class : transformers.PreTrainedTokenizerBase
@@ -80,7 +81,8 @@ class RecalibrationTrainer(CalibrationMixin, _TermsOnlyTrainer):  # type: ignore
     def __init__(
         self, model: Any, args: RecalibrationConfig, prompts: Any, reference: Any, processing_class: Any, **kwargs: Any
     ) -> None:
-        questions = as_questions(prompts)
+        questions = prompts if is_self(prompts) else as_questions(prompts)
+        n_questions = args.self_made_questions if is_self(prompts) else len(questions)
         args.remove_unused_columns = False
         use_chat_template(processing_class, args.chat_template_path)
         # Gives every part of an optimizer step a question, so that every backward has a graph.
@@ -89,14 +91,15 @@ class RecalibrationTrainer(CalibrationMixin, _TermsOnlyTrainer):  # type: ignore
             model=model,
             args=args,
             # The questions come from the term's stream; these rows only determine the number of steps.
-            train_dataset=Dataset.from_dict({"row": range(len(questions))}),
+            train_dataset=Dataset.from_dict({"row": range(n_questions)}),
             data_collator=lambda rows: {"row": torch.tensor([row["row"] for row in rows])},
             processing_class=processing_class,
             calibration_dataset=questions,
             calibration_reference_model=reference,
             **kwargs,
         )
-        self.calibration_run.calibration_source = dataset_reference(prompts, len(questions))
+        if not is_self(prompts):
+            self.calibration_run.calibration_source = dataset_reference(prompts, n_questions)
 
 
 def recalibrate(
@@ -118,7 +121,7 @@ def recalibrate(
     reference : PreTrainedModel, str, Path or ReferenceDistributions
         The calibrated model, usually the pre-trained one, with the same vocabulary.
     prompts : dataset, list of rows, str or Path
-        Multiple-choice questions; answers are not needed.
+        Multiple-choice questions; answers are not needed. With "self", the reference writes them.
     tokenizer : transformers.PreTrainedTokenizerBase, optional
         By default the model's own.
     args : RecalibrationConfig, optional
