@@ -157,7 +157,15 @@ def log_ratio_margins(outputs: list[Any], inputs: dict[str, Any]) -> torch.Tenso
 
 
 def sequence_log_probabilities(output: Any, inputs: dict[str, Any]) -> torch.Tensor:
-    """Return the log-probability of each completion, shape (2 B,); parameters as in `log_ratio_margins`, one output."""
+    """Return the log-probability of each completion, shape (2 B,).
+
+    Parameters
+    ----------
+    output
+        Of one forward, with the tokens' log-probabilities or the logits.
+    inputs : dict
+        As in `log_ratio_margins`.
+    """
     mask = inputs["completion_mask"][:, 1:]
     log_probabilities = getattr(output, "log_probs", None)
     if log_probabilities is None:

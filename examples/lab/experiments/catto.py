@@ -25,9 +25,10 @@ def token_losses(
 ) -> torch.Tensor:
     r"""Return CATTO's loss of each token of chosen and rejected completions.
 
-    With the top probability :math:`c_t` and :math:`z_t = \sigma(p_t(y_t) - \max_{v \ne y_t} p_t(v))`, a smooth stand-in
-    for whether the token :math:`y_t` is the model's own, the loss is :math:`|c_t - z_t|` for a token of a chosen
-    completion and :math:`|c_t - (1 - z_t)|` for one of a rejected completion. Both are differentiated.
+    With the top probability :math:`c_t` and :math:`z_t = \sigma(p_t(y_t) - \max_{v \ne y_t} p_t(v))`, a smooth
+    stand-in for whether the model would have written the token :math:`y_t`, the loss is :math:`|c_t - z_t|` for a
+    token of a chosen completion and :math:`|c_t - (1 - z_t)|` for one of a rejected completion. The gradient goes
+    through both.
 
     Parameters
     ----------
