@@ -19,9 +19,8 @@ from .compared import METHODS, SETTINGS_SEEDS
 from .figures import write_figures
 from .results import MEASURES, RESULTS_FILE, load_rows, load_runs
 from .selective import FILES as SELECTIVE_FILES
-from .selective import LEGEND as SELECTIVE_LEGEND
 from .selective import MEASURES as SELECTIVE_MEASURES
-from .selective import SELECTIVE_KEYS
+from .selective import SELECTIVE_KEYS, legend
 
 REPORT_FILE = "report.md"
 
@@ -207,7 +206,7 @@ def _selective(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Return the section on what calibrated confidence is for, if there are rows of it."""
     if not rows:
         return []
-    lines = ["### What calibrated confidence is for", "", SELECTIVE_LEGEND, ""]
+    lines = ["### What calibrated confidence is for", "", legend(), ""]
     for domain in DOMAINS:
         table: list[dict[str, Cell]] = []
         for method in _unique(row["method"] for row in rows):

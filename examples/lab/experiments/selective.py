@@ -21,8 +21,8 @@ MEASURES = {
     "error": "their error",
     "answerable": "answerable",
     "one_sample": "one sample",
-    "majority": f"majority of {SAMPLES}",
-    "most_confident": f"most confident of {SAMPLES}",
+    "majority": "majority",
+    "most_confident": "most confident",
     "top": "most probable",
 }
 """What `selective_measures` returns, and the columns' titles."""
@@ -33,22 +33,32 @@ SELECTIVE_KEYS = ("seed", "reported", "world", "method", "domain", "n", *MEASURE
 FILES: dict[str, Any] = {"file": "selective.json", "runs": "selective_runs", "row_keys": SELECTIVE_KEYS}
 """How `experiments.results.Results` keeps these rows."""
 
-LEGEND = (
-    f"Answered: share of the questions in which the confidence is at least {1 - TOLERATED_ERROR:g}, as someone who "
-    f"trusts it and tolerates {TOLERATED_ERROR:.0%} wrong answers would choose; their error: share of these answers "
-    f"that are wrong. Answerable: the largest share with that error for any threshold, which only the right answers "
-    f"tell. The last four are accuracies: of one answer sampled from the options' probabilities, of the most frequent "
-    f"and of the most confident of {SAMPLES} (Confidence@k), and of the most probable option."
-)
+
+def legend(error: float = TOLERATED_ERROR, samples: int = SAMPLES) -> str:
+    """Say what the columns mean."""
+    return (
+        f"Answered: share of the questions in which the confidence is at least {1 - error:g}, as someone who trusts "
+        f"it and tolerates {error:.0%} wrong answers would choose; their error: share of these answers that are "
+        "wrong. Answerable: the largest share with at most that error for any threshold, which only the right answers "
+        "tell. The last four are accuracies: of one answer sampled from the options' probabilities, of the most "
+        f"frequent and of the most confident of {samples} sampled ones (Confidence@{samples}), and of the most "
+        "probable option."
+    )
 
 
-def selective_measures(predictions: Predictions, *, seed: int = 0) -> dict[str, float | None]:
+def selective_measures(
+    predictions: Predictions, *, error: float = TOLERATED_ERROR, samples: int = SAMPLES, seed: int = 0
+) -> dict[str, float | None]:
     """Return how useful a model's confidences are for selective answering and for choosing among samples.
 
     Parameters
     ----------
     predictions : Predictions
         Of n questions with answers.
+    error : float, default 0.3
+        The share of wrong answers that is tolerated.
+    samples : int, default 5
+        Number of answers that are sampled to each question.
     seed : int, default 0
         Of the samples, drawn from the options' probabilities.
 
@@ -58,17 +68,16 @@ def selective_measures(predictions: Predictions, *, seed: int = 0) -> dict[str, 
         By key of `MEASURES`: shares in [0, 1]. The error is None where no question is answered.
     """
     confidences, correct = predictions.confidences, predictions.correct
-    answered = confidences >= 1 - TOLERATED_ERROR
-    error = float(1 - correct[answered].mean()) if answered.any() else None
-    drawn = sampled_options(predictions.probabilities, SAMPLES, seed)
+    answered = confidences >= 1 - error
+    drawn = sampled_options(predictions.probabilities, samples, seed)
     right = drawn == predictions.answers[:, None]
     chances = np.take_along_axis(predictions.probabilities, drawn, axis=1)
     # How often each sample's answer was drawn.
     votes = (drawn[:, :, None] == drawn[:, None, :]).mean(axis=2)
     return {
         "answered": float(answered.mean()),
-        "error": error,
-        "answerable": coverage_at_accuracy(confidences, correct, 1 - TOLERATED_ERROR),
+        "error": float(1 - correct[answered].mean()) if answered.any() else None,
+        "answerable": coverage_at_accuracy(confidences, correct, 1 - error),
         "one_sample": float(right[:, 0].mean()),
         "majority": confidence_at_k(votes, right),
         "most_confident": confidence_at_k(chances, right),

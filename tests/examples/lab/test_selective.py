@@ -1,7 +1,10 @@
 """Selective answering and choosing among samples, against counts by hand."""
 
+import json
+
 import numpy as np
 import pytest
+from experiments.command_line import run_script
 from experiments.selective import (
     MEASURES,
     SAMPLES,
@@ -13,6 +16,7 @@ from experiments.selective import (
 
 from hf_calib.confidence import Predictions
 from hf_calib.measures import coverage_at_accuracy
+from tests.examples.scripts import script
 
 from .test_results import run
 
@@ -76,3 +80,34 @@ def test_rows_belong_to_the_comparisons_rows():
         own = answers[row["domain"]]
         assert row["top"] == pytest.approx(own.correct.mean())
         assert row["answerable"] == coverage_at_accuracy(own.confidences, own.correct, 0.7)
+
+
+def test_the_script_prints_what_saved_measurements_are_good_for(tmp_path, capsys):
+    rng = np.random.default_rng(2)
+    expected = {}
+    for name in ("before", "after"):
+        own = predictions_of(rng.dirichlet([1] * 4, size=40), rng.integers(4, size=40))
+        rows = zip(own.probabilities.tolist(), own.answers.tolist(), strict=True)
+        lines = [json.dumps({"probabilities": p, "answer": answer}) for p, answer in rows]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+        expected[str(tmp_path / f"{name}.jsonl")] = selective_measures(own, error=0.5, samples=3)
+    module = script("lab/selective")
+
+    def main(*arguments):
+        code = run_script(module.parser(), module.show, [*expected, *arguments])
+        return code, capsys.readouterr()
+
+    code, printed = main("--error", "0.5", "--samples", "3", "--json")
+    assert code == 0
+    rows = json.loads(printed.out)
+    for row, (name, measures) in zip(rows, expected.items(), strict=True):
+        assert (row["measurement"], row["n"]) == (name, 40)
+        assert {key: row[key] for key in MEASURES} == pytest.approx(measures)
+    code, printed = main("--samples", "3")
+    assert code == 0
+    assert "Confidence@3" in printed.out
+    assert "at least 0.7" in printed.out
+    for wrong, message in ((("--error", "1"), "--error: 1.0 is not between"), (("--samples", "0"), "--samples: 0 is")):
+        code, printed = main(*wrong)
+        assert code == 1
+        assert message in printed.err
