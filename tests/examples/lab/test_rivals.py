@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from experiments.examination import Asked, Examination, QuestionTest
+from experiments.examination import Examination
 from experiments.methods import supervised_dpo_loss
 from experiments.readings import Pretrained, Projected, Stated
 from experiments.rivals import (
@@ -19,11 +19,10 @@ from experiments.rivals import (
     stated_pairs,
     stating_tokenizer,
 )
+from experiments.run import Task, measured
 from trl import DPOConfig, DPOTrainer
 
-from hf_calib.confidence import predict
 from hf_calib.lab import PreferenceSettings, make_bench, make_model, pretrained_folder, sample_pairs
-from hf_calib.lab.presets import AlignmentSettings
 from hf_calib.lab.win_rate import TokenizedCompletions
 from hf_calib.tasks import LETTERS, PromptFormat
 
@@ -99,16 +98,18 @@ def few_steps(bench):
     return replace(bench, preset=replace(bench.preset, alignment=alignment))
 
 
-def test_cdpo_learns_to_state_more_after_answers_that_are_preferred(bench):
-    assert isinstance(bench.preset.alignment, AlignmentSettings)
+def test_cdpo_trains_on_both_kinds_of_pairs_from_one_start(bench):
     trainer = stated_confidence_dpo(few_steps(bench))
     assert trainer.args.per_device_train_batch_size == 2 * bench.preset.alignment.batch_size
     assert len(trainer.train_dataset) == 2 * len(bench.data.pairs)
-    new = trainer.model.get_input_embeddings().weight[len(bench.tokenizer) :]
-    kept = trainer.ref_model.get_input_embeddings().weight[len(bench.tokenizer) :]
-    assert new.shape == kept.shape == (12, bench.preset.model.hidden_size)
-    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
-    assert logs[-1]["loss"] < logs[0]["loss"] or len(logs) == 1
+    # The new words' weights start the same in the model and in its reference, so that all margins start at 0.
+    torch.manual_seed(bench.seed)
+    start = bench.pretrained()
+    start.resize_token_embeddings(len(bench.tokenizer) + 12, mean_resizing=False)
+    start, kept, trained = (model.get_input_embeddings().weight for model in (start, trainer.ref_model, trainer.model))
+    torch.testing.assert_close(kept, start)
+    new = slice(len(bench.tokenizer), None)
+    assert (trained[new] != kept[new]).any(dim=1).all()
 
 
 def test_catto_is_trained_with_the_benchs_alignment(bench):
@@ -175,10 +176,21 @@ def test_the_stated_confidence_is_the_expected_level_after_the_models_answer(exa
         assert read.confidences[row] == pytest.approx(expected, abs=1e-5)
 
 
-def test_readings_are_put_on_what_was_asked(examination, other):
-    asked = Asked(other, 0.0, {"in": answered(examination, other)}, answered(examination, other), {})
-    assert isinstance(examination.test["in"], QuestionTest)
-    expected = predict(
-        other, examination.bench.tokenizer, examination.bench.data.test["in"].to_questions(), batch_size=512
-    )
-    np.testing.assert_array_equal(asked.test["in"].predicted, expected.predicted)
+def test_a_method_is_measured_with_the_confidence_read_and_its_own_answers(examination, other, tmp_path):
+    bench = examination.bench
+    asked = examination.about(other, 2.0)
+    examination._asked["dpo"] = asked
+    task = Task(tmp_path, "mini", "fixed", 3, ("basecal-reeval",), None)
+    run = measured(task, "basecal-reeval", examination)
+    own, before = asked.test["in"], answered(examination, bench.pretrained())
+    read = replace(before, chosen=own.predicted).report(n_resamples=0, groups=None).measures
+    (row,) = run["rows"]
+    assert row["accuracy"] == pytest.approx(own.correct.mean())
+    assert row["ece"] == pytest.approx(read["ece"].value)
+    assert row["ece"] != pytest.approx(own.report(n_resamples=0, groups=None).measures["ece"].value)
+    assert row["seconds"] >= 2.0
+    assert run["sharpening"] == {"in": None}
+    assert "log_odds" not in run
+    (selective,) = run["selective"]
+    assert selective["top"] == row["accuracy"]
+    assert selective["answered"] == pytest.approx((before.probabilities[np.arange(200), own.predicted] >= 0.7).mean())
