@@ -65,22 +65,26 @@ def selective_measures(
     Returns
     -------
     dict of str to (float or None)
-        By key of `MEASURES`: shares in [0, 1]. The error is None where no question is answered.
+        By key of `MEASURES`: shares in [0, 1]. The error is None where no question is answered; the accuracies of
+        samples are where the confidence is not the probability that an answer is sampled with.
     """
     confidences, correct = predictions.confidences, predictions.correct
     answered = confidences >= 1 - error
-    drawn = sampled_options(predictions.probabilities, samples, seed)
-    right = drawn == predictions.answers[:, None]
-    chances = np.take_along_axis(predictions.probabilities, drawn, axis=1)
-    # How often each sample's answer was drawn.
-    votes = (drawn[:, :, None] == drawn[:, None, :]).mean(axis=2)
+    of_samples: dict[str, float | None] = dict.fromkeys(("one_sample", "majority", "most_confident"))
+    if predictions.chosen is None:
+        drawn = sampled_options(predictions.probabilities, samples, seed)
+        right = drawn == predictions.answers[:, None]
+        chances = np.take_along_axis(predictions.probabilities, drawn, axis=1)
+        # How often each sample's answer was drawn.
+        votes = (drawn[:, :, None] == drawn[:, None, :]).mean(axis=2)
+        of_samples["one_sample"] = float(right[:, 0].mean())
+        of_samples["majority"] = confidence_at_k(votes, right)
+        of_samples["most_confident"] = confidence_at_k(chances, right)
     return {
         "answered": float(answered.mean()),
         "error": float(1 - correct[answered].mean()) if answered.any() else None,
         "answerable": coverage_at_accuracy(confidences, correct, 1 - error),
-        "one_sample": float(right[:, 0].mean()),
-        "majority": confidence_at_k(votes, right),
-        "most_confident": confidence_at_k(chances, right),
+        **of_samples,
         "top": float(correct.mean()),
     }
 

@@ -1,6 +1,7 @@
 """Selective answering and choosing among samples, against counts by hand."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -35,6 +36,10 @@ def test_who_trusts_the_confidence_answers_these_and_errs_so_often():
     # All five are right often enough, .8 of them.
     assert found["answerable"] == 1.0
     assert tuple(found) == tuple(MEASURES)
+    other = selective_measures(replace(predictions_of(p, [0, 0, 1, 0, 0]), chosen=np.array([0, 1, 0, 0, 0])))
+    assert (other["answered"], other["error"]) == (pytest.approx(2 / 5), 0.5)
+    assert [other[key] for key in ("one_sample", "majority", "most_confident")] == [None] * 3
+    assert other["top"] == pytest.approx(3 / 5)
     level = selective_measures(predictions_of(np.full((4, 2), 0.5), [0, 1, 0, 1]))
     assert (level["answered"], level["error"]) == (0.0, None)
 
