@@ -127,12 +127,18 @@ class LabeledSettings:
 
     The anchor alone would keep the confidence at the reference's while the answers raise the accuracy, so the ECE
     regularizer lets the confidence follow. Chosen on seeds 0 to 2.
+
+    Parameters
+    ----------
+    anchor_weight, supervised_weight, em_weight, em_momentum, average_weights
+        As in `hf_calib.trainers.CalibrationArguments`.
     """
 
     anchor_weight: float = 3.0
     supervised_weight: float = 2.0
     em_weight: float = 5.0
     em_momentum: float = 0.95
+    average_weights: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -116,10 +116,8 @@ class CalibrationArguments:
     -----
     The questions' order and the held-out split follow from the trainer's `seed`.
 
-    `examples/benchmarks/README.md` compares other values of the E-step's options with the defaults (reproduce with
-    `em_options.py` there), and reports the E-steps' time and the memory that `separate_backward` saves.
-    `examples/lab/sweep.py weight` varies the weights of the anchor and of the ECE regularizer; `average_weights` is
-    part of `rcft` in `examples/lab/report.md`.
+    `examples/lab/README.md` lists the result that each default was chosen by, and the defaults that no experiment
+    chose. `examples/benchmarks/README.md` reports the E-steps' time and the memory that `separate_backward` saves.
     """
 
     # What `calibration_confidence` may be.

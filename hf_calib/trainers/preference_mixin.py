@@ -147,16 +147,25 @@ def log_ratio_margins(outputs: list[Any], inputs: dict[str, Any]) -> torch.Tenso
     inputs : dict
         The batch: `input_ids` and `completion_mask`, of shape (2 B, L), the chosen answers in the first half.
     """
-    policy = _sequence_log_probabilities(outputs[0], inputs)
+    policy = sequence_log_probabilities(outputs[0], inputs)
     if "ref_chosen_logps" in inputs:
         reference = torch.cat([inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]]).to(policy.device)
     else:
-        reference = _sequence_log_probabilities(outputs[1], inputs).detach()
+        reference = sequence_log_probabilities(outputs[1], inputs).detach()
     chosen, rejected = (policy - reference).chunk(2)
     return chosen - rejected
 
 
-def _sequence_log_probabilities(output: Any, inputs: dict[str, Any]) -> torch.Tensor:
+def sequence_log_probabilities(output: Any, inputs: dict[str, Any]) -> torch.Tensor:
+    """Return the log-probability of each completion, shape (2 B,).
+
+    Parameters
+    ----------
+    output
+        Of one forward, with the tokens' log-probabilities or the logits.
+    inputs : dict
+        As in `log_ratio_margins`.
+    """
     mask = inputs["completion_mask"][:, 1:]
     log_probabilities = getattr(output, "log_probs", None)
     if log_probabilities is None:

@@ -27,12 +27,19 @@ class Method:
         What `hf_calib.calibrators.by_name` knows it by, or None.
     fitted_on
         Which labeled questions the calibrator is fitted on; with "none", it is fitted on the prompts without answers.
+    reading
+        How the confidence in the model's answers is read, a key of `experiments.readings.READINGS`; None for the
+        model's own probability.
+    prompts
+        Whether it is given the prompts without answers.
     """
 
     model: str | None
     trained_on: Questions = "none"
     calibrator: str | None = None
     fitted_on: Questions = "none"
+    reading: str | None = None
+    prompts: bool = False
 
     def labels(self, preset: LabPreset) -> int:
         """Count the labeled questions that the method uses, for training, fitting and choosing."""
@@ -47,20 +54,34 @@ METHODS: dict[str, Method] = {
     "dpo+temperature": Method("dpo", "none", "temperature", "all"),
     "dpo+vector": Method("dpo", "none", "vector", "all"),
     "dpo+isotonic": Method("dpo", "none", "isotonic", "all"),
-    "daca": Method("dpo", "none", "reference_agreement"),
+    "daca": Method("dpo", "none", "reference_agreement", prompts=True),
+    "basecal-reeval": Method("dpo", reading="pretrained"),
+    "basecal-proj": Method("dpo", reading="projected", prompts=True),
+    "wise-ft-0.25": Method("wise-ft-0.25"),
+    "wise-ft-0.5": Method("wise-ft-0.5"),
+    "wise-ft-0.75": Method("wise-ft-0.75"),
     "dpo-label-smoothing": Method("dpo-label-smoothing"),
+    "dpo-robust": Method("dpo-robust"),
     "ipo": Method("ipo"),
+    "rpo": Method("rpo"),
+    "cdpo": Method("cdpo"),
+    "cdpo-stated": Method("cdpo", reading="stated"),
+    "dpo-bce": Method("dpo-bce"),
+    "catto": Method("catto"),
     "cft": Method("cft", "all"),
     "long": Method("long", "all"),
     "long+temperature": Method("long-on-training", "training", "temperature", "held_out"),
     "rcft-published": Method("rcft-published", "all"),
     "rcft-published-all-bins": Method("rcft-published-all-bins", "all"),
     "rcft-bins": Method("rcft-bins", "all"),
-    "rcft": Method("rcft", "all"),
-    "auto": Method("auto", "all"),
-    "repair-unlabelled": Method("repair-unlabelled"),
-    "calibration-aware-dpo": Method("calibration-aware-dpo", "all"),
-    "calibration-aware-dpo-unlabelled": Method("calibration-aware-dpo-unlabelled"),
+    "rcft": Method("rcft", "all", prompts=True),
+    "rcft-synthesized": Method("rcft-synthesized", "all"),
+    "auto": Method("auto", "all", prompts=True),
+    "repair-unlabelled": Method("repair-unlabelled", prompts=True),
+    "calibration-aware-dpo": Method("calibration-aware-dpo", "all", prompts=True),
+    "calibration-aware-dpo-unlabelled": Method("calibration-aware-dpo-unlabelled", prompts=True),
+    "calibration-aware-dpo-pairs": Method("calibration-aware-dpo-pairs"),
+    "calibration-aware-dpo-synthesized": Method("calibration-aware-dpo-synthesized"),
 }
 """The methods by name, in the order of the tables.
 
@@ -72,10 +93,7 @@ train, or are fitted, on both.
 VARIANTS: dict[str, Method] = {
     "rcft-pairs": Method("rcft-pairs", "all"),
     "rcft-mutated": Method("rcft-mutated", "all"),
-    "rcft-synthesized": Method("rcft-synthesized", "all"),
     "rcft-half-way": Method("rcft-half-way", "all"),
-    "calibration-aware-dpo-pairs": Method("calibration-aware-dpo-pairs"),
-    "calibration-aware-dpo-synthesized": Method("calibration-aware-dpo-synthesized"),
     "supervised": Method("supervised", "all"),
     "supervised-dpo": Method("supervised-dpo", "all"),
     "supervised-calibration-aware-dpo": Method("supervised-calibration-aware-dpo", "all"),
@@ -83,10 +101,9 @@ VARIANTS: dict[str, Method] = {
 }
 """Variants of these methods, which sweeps compare.
 
-``rcft`` and ``calibration-aware-dpo-unlabelled`` with the anchor on other prompts: those of the preference pairs, the
-data's with options of other questions (mutated), or such as the pre-trained model writes itself (synthesized);
-``rcft`` half-way back to the pre-trained weights; and alignment of a model that was first tuned on the answers until
-it was overconfident: plainly, keeping to this model, and keeping to the pre-trained one (base).
+``rcft`` with the anchor on other prompts: those of the preference pairs, or the data's with options of other
+questions (mutated); ``rcft`` half-way back to the pre-trained weights; and alignment of a model that was first tuned
+on the answers until it was overconfident: plainly, keeping to this model, and keeping to the pre-trained one (base).
 """
 
 COMPARED = {**METHODS, **VARIANTS}

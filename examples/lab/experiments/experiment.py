@@ -15,7 +15,7 @@ from hf_calib.lab import bench as lab
 from hf_calib.lab.bench import Bench
 from hf_calib.lab.cache import PACKAGE, cache_key, cached_folder, library_versions, source_digest
 
-from . import methods, variants
+from . import methods, rivals, variants
 from .compared import COMPARED
 from .presets import ExperimentPreset
 
@@ -73,8 +73,36 @@ def _on_aligned(train: Callable[[Bench, Any], Any], *settings: str) -> TrainedMo
     return TrainedModel(lambda bench, aligned: train(bench, aligned).model, ("alignment", *settings), "dpo", _TERMS)
 
 
+def _averaged(share: float, start: str) -> TrainedModel:
+    """Average the weights of a model by name, of which `share` is kept, with the pre-trained model's."""
+
+    def train(bench: Bench, model: Any) -> Any:
+        return rivals.interpolated(bench, model, 1 - share)
+
+    return TrainedModel(train, (), start, ("experiments/rivals.py",))
+
+
+def _rivals() -> dict[str, TrainedModel]:
+    """Return the models of others' methods that are not losses of TRL alone."""
+
+    def catto(weight: str, distance: rivals.Distance) -> TrainedModel:
+        def train(bench: Bench, _: Any) -> Any:
+            return rivals.catto_dpo(bench, getattr(bench.preset, weight), distance).model
+
+        return TrainedModel(train, ("alignment", weight), sources=("experiments/catto.py", "experiments/rivals.py"))
+
+    return {
+        **{f"wise-ft-{share:g}": _averaged(share, "dpo") for share in (0.25, 0.5, 0.75)},
+        "cdpo": TrainedModel(
+            lambda bench, _: rivals.stated_confidence_dpo(bench).model, sources=("experiments/rivals.py",)
+        ),
+        "dpo-bce": catto("bce_weight", "bce"),
+        "catto": catto("catto_weight", "absolute"),
+    }
+
+
 def _variants() -> dict[str, TrainedModel]:
-    """Return the models of `experiments.compared.VARIANTS`."""
+    """Return the models of `experiments.compared.VARIANTS`, and those of methods with the anchor on other prompts."""
     sources = (*_TERMS, "experiments/variants.py")
     prompts = {
         "pairs": variants.pairs_prompts,
@@ -107,7 +135,7 @@ def _variants() -> dict[str, TrainedModel]:
     return {
         **{f"rcft-{source}": fine_tuned(source) for source in prompts},
         **{f"calibration-aware-dpo-{source}": aligned(source) for source in ("pairs", "synthesized")},
-        "rcft-half-way": TrainedModel(variants.half_way, (), "rcft", sources),
+        "rcft-half-way": _averaged(0.5, "rcft"),
         "supervised": TrainedModel(lambda bench, _: variants.supervised(bench), ("long",), None, sources),
         "supervised-dpo": tuned_first(lab.plain_dpo),
         "supervised-calibration-aware-dpo": tuned_first(aware, "calibration_batch_size"),
@@ -123,7 +151,18 @@ MODELS: dict[str, TrainedModel] = {
         ),
         ("alignment", "label_smoothing"),
     ),
+    "dpo-robust": TrainedModel(
+        lambda bench, _: (
+            lab.plain_dpo(bench, "robust", loss_type="robust", label_smoothing=bench.preset.label_smoothing).model
+        ),
+        ("alignment", "label_smoothing"),
+    ),
     "ipo": TrainedModel(lambda bench, _: lab.plain_dpo(bench, "ipo", loss_type="ipo").model),
+    "rpo": TrainedModel(
+        lambda bench, _: lab.plain_dpo(bench, "rpo", **methods.supervised_dpo_loss(bench.preset.rpo_weight)).model,
+        ("alignment", "rpo_weight"),
+    ),
+    **_rivals(),
     "cft": _on_aligned(
         lambda bench, aligned: lab.calibration_aware_fine_tuning(bench, aligned, bench.preset.fine_tuning),
         "fine_tuning",
@@ -141,7 +180,7 @@ MODELS: dict[str, TrainedModel] = {
     ),
     "rcft-bins": _on_aligned(methods.bin_regularized_fine_tuning, "long", "regularized"),
     "rcft": _on_aligned(methods.regularized_fine_tuning, "anchored", "anchored_training"),
-    "auto": _on_aligned(methods.automatic_fine_tuning, "anchored", "anchored_training"),
+    "auto": _on_aligned(methods.automatic_fine_tuning, "anchored", "anchored_training", "auto_fraction"),
     "repair-unlabelled": _on_aligned(methods.unlabeled_repair, "repair"),
     "calibration-aware-dpo": TrainedModel(
         lambda bench, _: lab.calibration_aware_dpo(bench, bench.data.labeled()).model,
@@ -175,11 +214,12 @@ def method_is_made_of(name: str, preset: ExperimentPreset, pretrained_folder: Pa
     """Return all that decides a method's results, as data that JSON can hold."""
     method = COMPARED[name]
     sources = (path.relative_to(PACKAGE).as_posix() for path in (PACKAGE / "calibrators").glob("*.py"))
+    reading = code_digest(["experiments/rivals.py"]) if method.reading else None
     return {
         "method": asdict(method),
         "model": model_is_made_of(method.model, preset, pretrained_folder, seed),
         "settings": _settings(preset, (*_DATA, "n_test_questions")),
-        "code": source_digest(sources) if method.calibrator else None,
+        "code": source_digest(sources) if method.calibrator else reading,
     }
 
 

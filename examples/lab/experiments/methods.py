@@ -43,6 +43,21 @@ def smoothed_dpo_loss(label_smoothing: float) -> dict[str, Any]:
     }
 
 
+def supervised_dpo_loss(weight: float) -> dict[str, Any]:
+    """Return the arguments of a `trl.DPOConfig` for DPO with the chosen completions' log-loss (RPO).
+
+    Parameters
+    ----------
+    weight : float
+        Of the mean log-loss over the chosen completions' tokens, beside a weight of 1 of DPO's loss.
+
+    References
+    ----------
+    Pang et al., Iterative Reasoning Preference Optimization, NeurIPS 2024.
+    """
+    return {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, weight]}
+
+
 def long_fine_tuning(bench: Bench, aligned: Any, questions: Sequence[Question]) -> CalibrationAwareSFTTrainer:
     """Fine-tune an aligned model with the supervised term alone, for all steps of the preset's `long`.
 
@@ -76,10 +91,9 @@ def regularized_fine_tuning(bench: Bench, aligned: Any) -> CalibrationAwareSFTTr
 def automatic_fine_tuning(bench: Bench, aligned: Any) -> CalibrationAwareSFTTrainer:
     """Fine-tune an aligned model with the trainer's ``method="auto"``, the anchor and averaged weights.
 
-    A tenth of the answers is held out to detect when the model starts to memorize.
+    Some of the answers are held out to detect when the model starts to memorize.
     """
-    labeled = bench.data.labeled()
-    fraction = 0.1
+    labeled, fraction = bench.data.labeled(), bench.preset.auto_fraction
     held_out = round(fraction * len(labeled))
     terms = {"method": "auto", "em_fraction": fraction, "em_batch_size": held_out, **asdict(bench.preset.anchored)}
     return _anchored_fine_tuning(bench, "auto", aligned, labeled, terms)

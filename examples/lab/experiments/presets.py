@@ -53,21 +53,31 @@ class ExperimentPreset(LabPreset):
         The terms of RCFT with bins, which trains as `long` does.
     anchored, anchored_training
         The terms of fine-tuning with the anchor, and how it is trained.
+    auto_fraction
+        Share of the answers that the trainer's ``method="auto"`` holds out to detect memorization.
     repair
         Repair with the anchor alone.
     published_em_weight
         λ of RCFT as published.
     label_smoothing
-        Assumed probability that a preference label is flipped, in DPO with label smoothing.
+        Assumed probability that a preference label is flipped, in DPO with label smoothing and in robust DPO.
+    rpo_weight
+        Weight of the chosen completions' log-loss in DPO regularized with it.
+    catto_weight, bce_weight
+        λ of CATTO, and of DPO with binary cross-entropy in its place.
     """
 
     long: FineTuningSettings = _LONG
     regularized: RegularizedSettings = field(default_factory=RegularizedSettings)
     anchored: AnchoredSettings = field(default_factory=AnchoredSettings)
     anchored_training: FineTuningSettings = _ANCHORED
+    auto_fraction: float = 0.1
     repair: FineTuningSettings = _REPAIR
     published_em_weight: float = 1.0
     label_smoothing: float = 0.1
+    rpo_weight: float = 1.0
+    catto_weight: float = 0.1
+    bce_weight: float = 0.1
 
 
 def _experiment(preset: LabPreset, **changes: Any) -> ExperimentPreset:

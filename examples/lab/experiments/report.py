@@ -15,9 +15,12 @@ from hf_calib.reports import render_table
 from hf_calib.reports.table import Cell
 
 from .claims import claims_table
-from .compared import SETTINGS_SEEDS
+from .compared import METHODS, SETTINGS_SEEDS
 from .figures import write_figures
 from .results import MEASURES, RESULTS_FILE, load_rows, load_runs
+from .selective import FILES as SELECTIVE_FILES
+from .selective import MEASURES as SELECTIVE_MEASURES
+from .selective import SELECTIVE_KEYS, legend
 
 REPORT_FILE = "report.md"
 
@@ -25,6 +28,20 @@ _CLAIMS = (
     "The margin is how far the bar is passed, with its 95% interval over seeds; a claim is reached where the mean "
     "over seeds passes it."
 )
+_SUMMARY = (
+    "Means over seeds with the half-widths of their 95% intervals. Time: processor time of training and fitting over "
+    "that of plain DPO, the alignment included. Answers: questions with answers that the method uses. Prompts: "
+    "whether it also needs multiple-choice prompts without answers. All have the preference pairs."
+)
+_SUMMARIZED = {
+    "ECE, in": ("in", "ece"),
+    "ECE, off": ("out", "ece"),
+    "ECE, unseen": ("unseen", "ece"),
+    "accuracy, in": ("in", "accuracy"),
+    "accuracy, off": ("out", "accuracy"),
+    "win rate": ("in", "win_rate"),
+    "win rate, open": ("in", "win_rate_open"),
+}
 _TITLES = {
     "in": "In domain: answers to such questions were used",
     "out": "Off domain: only prompts without answers were used",
@@ -105,9 +122,14 @@ def write_report(folder: str | Path, *, baseline: str = "dpo", all_seeds: bool =
             f"{folder / RESULTS_FILE} has only seeds that settings were chosen on ({chosen_on}); run others, or give "
             "--all-seeds (all_seeds=True) to report these"
         )
+    selective: list[dict[str, Any]] = []
+    if (folder / SELECTIVE_FILES["file"]).exists():
+        found = load_rows(folder / SELECTIVE_FILES["file"], SELECTIVE_KEYS)
+        selective = [row for row in found if all_seeds or row["reported"]]
     lines = ["# The comparison", ""]
     for world in _unique(row["world"] for row in rows):
         lines += _world(world, [row for row in rows if row["world"] == world], baseline)
+        lines += _selective([row for row in selective if row["world"] == world])
     lines += [LEGEND.replace("\n", " "), ""]
     used = {(row["world"], row["seed"], row["method"]) for row in rows}
     runs = [
@@ -137,6 +159,7 @@ def _world(world: str, rows: Sequence[dict[str, Any]], baseline: str) -> list[st
             f"{', '.join(map(str, chosen_on))} of them; the other methods' are usual values."
         )
     lines = [f"## World with {'options in a fixed order' if world == 'fixed' else 'shuffled options'}", "", said, ""]
+    lines += ["### All methods, and what each needs", "", _SUMMARY, "", *_block(_summary_table(rows, methods))]
     for domain in DOMAINS:
         found = [row for row in rows if row["domain"] == domain]
         lines += [f"### {_TITLES[domain]}", ""]
@@ -148,6 +171,52 @@ def _world(world: str, rows: Sequence[dict[str, Any]], baseline: str) -> list[st
         lines += ["### What it was to show", "", _CLAIMS, "", *_block(checked)]
     lines += ["### The models", ""]
     lines += _block(_means_table([row for row in rows if row["domain"] == "in"], methods, _OF_THE_MODEL))
+    return lines
+
+
+def _summary_table(rows: Sequence[dict[str, Any]], methods: Sequence[str]) -> str:
+    """Return the table that compares all methods: means with the half-widths of their 95% intervals over seeds."""
+    table: list[dict[str, Cell]] = []
+    seconds = {(row["method"], row["seed"]): row["seconds"] for row in rows}
+    for method in methods:
+        of_method = [row for row in rows if row["method"] == method]
+        own = {domain: [row for row in of_method if row["domain"] == domain] for domain in DOMAINS}
+        line: dict[str, Cell] = {"method": method}
+        for title, (domain, key) in _SUMMARIZED.items():
+            line[title] = _mean_and_half([row[key] for row in own[domain]])
+        ratios = [
+            row["seconds"] / seconds["dpo", row["seed"]] for row in own["in"] if seconds.get(("dpo", row["seed"]))
+        ]
+        line["time over DPO's"] = f"{np.mean(ratios):.2f}" if ratios else ""
+        line["answers"] = own["in"][0]["labels"]
+        line["prompts"] = "yes" if method in METHODS and METHODS[method].prompts else "no"
+        table.append(line)
+    return render_table(table)
+
+
+def _mean_and_half(values: Sequence[float]) -> str:
+    mean = f"{np.mean(values):.3f}"
+    if len(values) < 2:
+        return mean
+    half = t_quantile(0.95, len(values) - 1) * float(np.std(values, ddof=1)) / len(values) ** 0.5
+    return f"{mean} ± {half:.3f}"
+
+
+def _selective(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the section on what calibrated confidence is for, if there are rows of it."""
+    if not rows:
+        return []
+    lines = ["### What calibrated confidence is for", "", legend(), ""]
+    for domain in DOMAINS:
+        table: list[dict[str, Cell]] = []
+        for method in _unique(row["method"] for row in rows):
+            own = [row for row in rows if (row["method"], row["domain"]) == (method, domain)]
+            line: dict[str, Cell] = {"method": method, "seeds": len(own)}
+            for key, title in SELECTIVE_MEASURES.items():
+                values = [row[key] for row in own if row[key] is not None]
+                line[title] = _mean_and_half(values) if values else None
+            table.append(line)
+        lines += [f"{_TITLES[domain].split(':')[0]}:", "", *_block(render_table(table))]
     return lines
 
 

@@ -53,7 +53,7 @@ def run_experiment(
     Parameters
     ----------
     out : str or Path
-        Gets ``results.json``, ``runs/`` with what the figures need, and ``models/``.
+        Gets ``results.json``, ``selective.json``, ``runs/`` with what the figures need, and ``models/``.
     seeds : sequence of int
         Seeds of the world, the model and the data.
     worlds : sequence of str, default ("fixed", "shuffled")
@@ -168,9 +168,10 @@ def run_task(task: Task) -> None:
 
     from .examination import Examination
     from .experiment import method_is_made_of
+    from .selective import FILES as SELECTIVE_FILES
 
     preset = EXPERIMENTS[task.preset][task.world]
-    results = Results(task.out)
+    results, selective = Results(task.out), Results(task.out, **SELECTIVE_FILES)
     with quietly_on_one_thread():
         _say(task, "pre-trained model")
         folder = pretrained_folder(preset, task.seed, cache_dir=task.cache_dir, progress=False)
@@ -196,7 +197,9 @@ def run_task(task: Task) -> None:
                 except Exception as error:
                     _say(task, f"{name} failed: {error}")
                     raise
-                results.add({"key": keys[name], "preset": task.preset, **run})
+                about = {"key": keys[name], "preset": task.preset}
+                selective.add({**about, "rows": run.pop("selective")})
+                results.add({**about, **run})
                 _say(task, f"{name}, {time.perf_counter() - begun:.0f} s")
 
 
@@ -234,16 +237,18 @@ def measured(task: Task, name: str, examination: Examination) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``rows``, one for each domain; and by domain ``statistics``, the bins of the confidence, ``bayes_accuracy``,
-        that of someone who knows the true probabilities, and, where no calibrator was put on the model, how the
-        options' log-odds compare to the pre-trained model's: ``sharpening`` (None with a calibrator) and ``log_odds``
-        (left out with one; see `log_odds_histogram`).
+        ``rows``, one for each domain; ``selective``, those of ``selective.json``; and by domain ``statistics``, the
+        bins of the confidence, ``bayes_accuracy``, that of someone who knows the true probabilities, and, where the
+        confidence is the model's own, how the options' log-odds compare to the pre-trained model's: ``sharpening``
+        (else None) and ``log_odds`` (else left out; see `log_odds_histogram`).
     """
     from hf_calib.lab.preferences import MULTIPLE_CHOICE, OPEN
     from hf_calib.reports.paired import sharpening
 
     from .log_odds import log_odds_histogram
     from .methods import fitted_calibrator
+    from .readings import READINGS
+    from .selective import selective_rows
 
     method, bench = METHODS[name], examination.bench
     before, own = examination.of(None), examination.of(method.model)
@@ -257,17 +262,23 @@ def measured(task: Task, name: str, examination: Examination) -> dict[str, Any]:
         }[method.fitted_on]()
         calibrator = fitted_calibrator(bench, own.model, method.calibrator, fitted_on)
         seconds += time.process_time() - begun
+    answers = own.test
     if calibrator is not None:
         training = training.calibrated(calibrator)
+        answers = {domain: predictions.calibrated(calibrator) for domain, predictions in own.test.items()}
+    if method.reading is not None:
+        begun = time.process_time()
+        read = READINGS[method.reading](examination, own.model)
+        seconds += time.process_time() - begun
+        answers = {domain: read(examination.test[domain], predictions) for domain, predictions in own.test.items()}
     run: dict[str, Any] = {"rows": [], "statistics": {}, "sharpening": {}, "bayes_accuracy": {}}
-    for domain, predictions in own.test.items():
+    for domain, predictions in answers.items():
         questions = bench.data.test[domain]
-        if calibrator is None:
+        if calibrator is None and method.reading is None:
             sharper = sharpening(before.test[domain], predictions)
             run["sharpening"][domain] = {"slope": sharper.slope.value, "r_squared": sharper.r_squared}
             run.setdefault("log_odds", {})[domain] = log_odds_histogram(before.test[domain], predictions)
         else:
-            predictions = predictions.calibrated(calibrator)
             run["sharpening"][domain] = None
         report = predictions.report(true_probabilities=questions.true_probabilities, n_resamples=0, groups=None)
         run["statistics"][domain] = report.statistics.to_dict()
@@ -288,4 +299,5 @@ def measured(task: Task, name: str, examination: Examination) -> dict[str, Any]:
                 "seconds": round(seconds, 3),
             }
         )
+    run["selective"] = selective_rows(run["rows"], answers)
     return run

@@ -97,14 +97,6 @@ def read_question(text: str) -> Question | None:
     return Question(question, tuple(choices))
 
 
-def half_way(bench: Bench, model: Any) -> Any:
-    """Return the mean of a model's weights and the pre-trained model's."""
-    with torch.no_grad():
-        for weight, before in zip(model.parameters(), bench.pretrained().parameters(), strict=True):
-            weight.lerp_(before, 0.5)
-    return model
-
-
 def supervised(bench: Bench) -> Any:
     """Tune the pre-trained model on the answered questions until it has memorized them."""
     return merged(long_fine_tuning(bench, bench.pretrained(), bench.data.labeled()).model)

@@ -1,5 +1,6 @@
 """The lab's committed results, and what the documentation quotes of them."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -18,6 +19,7 @@ from experiments.sweeps import SWEEPS
 from scipy import stats
 
 from hf_calib.lab import DOMAINS
+from hf_calib.trainers import CalibrationAwareConfig, CalibrationAwareSFTConfig
 
 ROOT = Path(__file__).resolve().parents[3]
 LAB = ROOT / "examples" / "lab"
@@ -141,3 +143,27 @@ def test_the_story_quotes_the_sweeps_and_reinforcement_learning():
                 for domain in DOMAINS
             }
             assert [f"{np.mean([row[key] for row in own[domain]]):.3f}" for domain, key in columns] == cells, method
+
+
+def test_the_table_of_defaults_has_those_of_the_trainers():
+    story = (LAB / "README.md").read_text(encoding="utf-8")
+    lines = story.split("## Where the trainers' defaults come from")[1].split("\n\n")[1].splitlines()[2:]
+    fields = {
+        config: {field.name: field.default for field in dataclasses.fields(config)}
+        for config in (CalibrationAwareConfig, CalibrationAwareSFTConfig)
+    }
+    checked = set()
+    for line in lines:
+        option, default, _ = (cell.strip() for cell in line.strip("|").split("|"))
+        own = fields[CalibrationAwareSFTConfig if "fine-tuning" in option else CalibrationAwareConfig]
+        names, values = re.findall(r"`(\w+)`", option), default.replace("off", "False").split(", ")
+        if len(names) != len(values) or "recalibrate" in names:
+            continue
+        for name, value in zip(names, values, strict=True):
+            if own[name] is not None:
+                assert value == (f"{own[name]:g}" if type(own[name]) is float else str(own[name])), name
+                checked.add(name)
+    assert checked >= {
+        "anchor_weight", "supervised_weight", "em_steps", "em_momentum", "em_bins", "em_sharing", "em_fraction",
+        "average_weights", "brier_weight", "dece_weight", "preference_weight", "permute_options",
+    }  # fmt: skip

@@ -12,6 +12,7 @@ from experiments.methods import smoothed_dpo_loss
 from experiments.presets import EXPERIMENTS, ExperimentPreset
 from experiments.results import load_rows
 from experiments.run import run_experiment
+from experiments.selective import SELECTIVE_KEYS
 from trl import DPOConfig, DPOTrainer
 
 from hf_calib.confidence import predict
@@ -31,9 +32,10 @@ def test_each_preset_has_both_worlds_and_measures_enough():
 def test_the_methods_that_use_answers_use_equally_many():
     preset = ExperimentPreset(n_calibration_questions=30, n_held_out_questions=12)
     assert {name: method.labels(preset) for name, method in METHODS.items()} == {
-        **dict.fromkeys(METHODS, 42),
-        **dict.fromkeys(("pretrained", "dpo", "dpo-label-smoothing", "ipo", "daca"), 0),
-        **dict.fromkeys(("repair-unlabelled", "calibration-aware-dpo-unlabelled"), 0),
+        **dict.fromkeys(METHODS, 0),
+        **dict.fromkeys(("dpo+temperature", "dpo+vector", "dpo+isotonic", "cft", "long", "long+temperature"), 42),
+        **dict.fromkeys(("rcft-published", "rcft-published-all-bins", "rcft-bins", "rcft", "rcft-synthesized"), 42),
+        **dict.fromkeys(("auto", "calibration-aware-dpo"), 42),
     }
     assert {method.model for method in COMPARED.values()} == {None, *MODELS}
 
@@ -79,10 +81,15 @@ def test_a_setting_changes_the_keys_of_what_depends_on_it(tmp_path):
         "long", "long+temperature", "rcft-bins", "rcft-published", "rcft-published-all-bins"
     }  # fmt: skip
     assert changed(regularized=replace(preset.regularized, em_steps=7)) == {"rcft-bins"}
-    assert changed(anchored=replace(preset.anchored, anchor_weight=7)) == {"rcft", "auto"}
-    assert changed(anchored_training=replace(preset.anchored_training, steps=7)) == {"rcft", "auto"}
+    anchored = {"rcft", "rcft-synthesized", "auto"}
+    assert changed(anchored=replace(preset.anchored, anchor_weight=7)) == anchored
+    assert changed(anchored_training=replace(preset.anchored_training, steps=7)) == anchored
     assert changed(fine_tuning=replace(preset.fine_tuning, steps=7)) == {"cft"}
-    assert changed(label_smoothing=0.2) == {"dpo-label-smoothing"}
+    assert changed(auto_fraction=0.2) == {"auto"}
+    assert changed(label_smoothing=0.2) == {"dpo-label-smoothing", "dpo-robust"}
+    assert changed(rpo_weight=0.2) == {"rpo"}
+    assert changed(catto_weight=0.2) == {"catto"}
+    assert changed(bce_weight=0.2) == {"dpo-bce"}
     assert changed(alignment=replace(preset.alignment, beta=0.2)) == dpo
     assert changed(n_held_out_questions=7) == set(METHODS)
     # Another pre-trained model is another folder.
@@ -119,7 +126,8 @@ def measured_names(monkeypatch):
             raise KeyboardInterrupt
         names.append(name)
         run = finished(task.seed, name, world=task.world)
-        return {"rows": run["rows"]}
+        selective = [{key: row.get(key, 0.5) for key in SELECTIVE_KEYS} for row in run["rows"]]
+        return {"rows": run["rows"], "selective": selective}
 
     monkeypatch.setattr(running, "measured", measured)
     return names

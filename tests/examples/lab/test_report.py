@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from experiments.report import paired_difference, write_report
 from experiments.results import Results, write_json
+from experiments.selective import FILES, SELECTIVE_KEYS
 from scipy import stats
 
 from hf_calib.measures import BinStatistics
@@ -48,7 +49,7 @@ def test_the_reported_seeds_are_averaged_and_compared(tmp_path):
     assert (tmp_path / "report.md").read_text() == text
     assert "Seeds 3, 4, 5." in text
     lines = [line.split() for line in text.splitlines()]
-    means = [line[:3] for line in lines if line[:1] in (["dpo"], ["cft"])]
+    means = [line[:3] for line in lines if line[:1] in (["dpo"], ["cft"]) and line[1].isdigit()]
     assert means[:2] == [["dpo", "3", "0.500"], ["cft", "2", "0.600"]]
     # +.1 and +.2: .15 with the t interval of two values, 12.706 * .05.
     assert ["cft", "2", "0.150", "[-0.485,", "0.785]"] in [line[:5] for line in lines]
@@ -60,6 +61,36 @@ def test_the_reported_seeds_are_averaged_and_compared(tmp_path):
     by_cft = write_report(tmp_path, baseline="cft")
     assert "Differences from cft" in by_cft
     assert ["dpo", "2", "-0.150"] in [line.split()[:3] for line in by_cft.splitlines()]
+
+
+def test_the_first_table_has_every_method_with_its_intervals_and_what_it_needs(tmp_path):
+    for seed, shift in ((3, 0.0), (4, 0.1)):
+        add(tmp_path, seed, "dpo", 0.5, ece=0.3 + shift, seconds=10.0)
+        add(tmp_path, seed, "daca", 0.5, ece=0.1 + shift, seconds=12.0 + 10 * shift)
+        add(tmp_path, seed, "cft", 0.6, ece=0.05, seconds=20.0, labels=42)
+    table = write_report(tmp_path).split("### All methods")[1].split("```")[1]
+    cells = {line.split()[0]: line.split()[1:] for line in table.splitlines() if line[:1].isalpha()}
+    # .3 and .4: .35 with the t interval of two values, 12.706 * .05.
+    assert cells["dpo"][:3] == ["0.350", "±", "0.635"]
+    assert cells["dpo"][-3:] == ["1.00", "0", "no"]
+    # 12 and 13 seconds over 10.
+    assert cells["daca"][-3:] == ["1.25", "0", "yes"]
+    assert cells["cft"][:3] == ["0.050", "±", "0.000"]
+    assert cells["cft"][-3:] == ["2.00", "42", "no"]
+
+
+def test_what_confidence_is_for_is_reported_where_it_was_measured(tmp_path):
+    add(tmp_path, 3, "dpo", 0.5)
+    assert "What calibrated confidence is for" not in write_report(tmp_path)
+    selective = Results(tmp_path, **FILES)
+    for seed in (3, 4):
+        rows = [{key: row.get(key, 0.25 * (seed - 2)) for key in SELECTIVE_KEYS} for row in run(seed, "dpo")["rows"]]
+        rows[0]["error"] = None
+        selective.add({"key": "k", "preset": "mini", "rows": rows})
+    section = write_report(tmp_path).split("### What calibrated confidence is for")[1]
+    lines = [line.split() for line in section.splitlines() if line.startswith("dpo ")]
+    assert [line[:5] for line in lines] == [["dpo", "2", "0.375", "±", "1.588"]] * 3
+    assert section.count("0.375 ± 1.588") == 3 * 7 - 1
 
 
 def test_the_figures_are_those_that_the_folder_has_data_for(tmp_path):

@@ -11,7 +11,6 @@ from experiments.sweep_run import run_sweep
 from experiments.sweeps import SWEEP_KEYS, SWEEPS
 from experiments.variants import (
     aligned_from,
-    half_way,
     mutated_prompts,
     pairs_prompts,
     read_question,
@@ -95,15 +94,6 @@ def test_a_bench_has_other_prompts_where_they_are_given(bench):
     assert bench.unanswered() == bench.data.prompts.to_questions(answers=False)
     own = mutated_prompts(bench)
     assert with_prompts(bench, own).unanswered() == own
-
-
-def test_half_way_is_the_mean_of_the_weights(bench):
-    model, before = bench.pretrained(), bench.pretrained()
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.add_(1.0)
-    for weight, old in zip(half_way(bench, model).parameters(), before.parameters(), strict=True):
-        torch.testing.assert_close(weight, old + 0.5)
 
 
 def test_an_alignment_starts_from_the_model_that_it_is_given(bench):
