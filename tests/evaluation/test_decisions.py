@@ -261,23 +261,8 @@ def test_the_command_measures_resumes_and_applies_the_calibrator_that_comes_with
     scaled = json.loads(capsys.readouterr().out)
     assert scaled["by_type"]["score"]["measures"] == plain["by_type"]["score"]["measures"]
     assert scaled["by_type"]["noul"]["measures"]["confidence"] != plain["by_type"]["noul"]["measures"]["confidence"]
-    assert (
-        main(
-            [
-                *arguments[:-1],
-                "--chat-template",
-                "--limit",
-                "3",
-                "--n-orders",
-                "2",
-                "--prior-from",
-                arguments[6],
-                "--out",
-                str(tmp_path / "chat"),
-            ]
-        )  # fmt: skip
-        == 0
-    )
+    more = ["--chat-template", "--limit", "3", "--n-orders", "2", "--prior-from", arguments[6]]
+    assert main([*arguments[:-1], *more, "--out", str(tmp_path / "chat")]) == 0
     out = capsys.readouterr().out
     assert "3 cases, 15 decisions" in out
     assert "(prior)" in out
