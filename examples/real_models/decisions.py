@@ -243,7 +243,11 @@ def merged(folder, arm):
     """Return the measurement of an arm over all folds, and its calibrator in each fold."""
     from hf_calib.reports import DecisionMeasurement
 
-    found = [json.loads((folder / f"fold{number}" / f"{arm}.json").read_text()) for number in range(FOLDS)]
+    paths = [folder / f"fold{number}" / f"{arm}.json" for number in range(FOLDS)]
+    missing = [path for path in paths if not path.exists()]
+    if missing:
+        raise SystemExit(f"--out: {missing[0]} is not finished; run the same command without --report first")
+    found = [json.loads(path.read_text()) for path in paths]
     settings = found[0]["settings"]
     if any(own["settings"] != settings for own in found):
         raise SystemExit(f"--out: the folds of {arm} in {folder} have different settings; remove them and run again")
