@@ -35,6 +35,9 @@ _LOADING = ("tokenizer", "adapter", "dtype", "trust_remote_code", "device", "max
 _SERVED = ("model_name", "concurrency")
 _SHARED = ("n_orders", "limit", "progress")
 
+# Of the temperatures toward that of all decisions, in questions; there are few types, and they can differ much.
+_SHRINKAGE = 5.0
+
 
 def measure_decisions(
     model: Model | DecisionBackend,
@@ -186,8 +189,8 @@ def _noted(backend: DecisionBackend, cases: TypedDecisions) -> dict[str, Any]:
 def fit_temperatures(measurement: DecisionMeasurement) -> GroupedTemperature:
     """Return one temperature per question type, which minimizes the log-loss of the labels on held-out cases.
 
-    The temperatures are shrunk toward that of all decisions; see `hf_calib.calibrators.GroupedTemperature`. They
-    change no argmax, so the accuracy stays the same.
+    They are shrunk slightly toward that of all decisions, so that a type with few questions gets a reasonable one; see
+    `hf_calib.calibrators.GroupedTemperature`. No argmax changes, so the accuracy stays the same.
 
     Parameters
     ----------
@@ -209,7 +212,8 @@ def fit_temperatures(measurement: DecisionMeasurement) -> GroupedTemperature:
         raise ValueError("measurement: a calibrator was already applied; measure without one")
     decisions = measurement.cases.decisions
     p, labels, _ = arrays_of(decisions, measurement.probabilities)
-    fitted = GroupedTemperature("type").fit(p, labels, kind="probabilities", groups=[own.type for own in decisions])
+    types = [own.type for own in decisions]
+    fitted = GroupedTemperature("type", _SHRINKAGE).fit(p, labels, kind="probabilities", groups=types)
     fitted.fitted_on = fitted_on(measurement.run, len(decisions))
     return fitted
 

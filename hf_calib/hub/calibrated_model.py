@@ -156,7 +156,9 @@ class CalibratedModel:
         """
         return self._calibrated(as_questions(questions), **options).report(seed=seed)
 
-    def decide(self, cases: TypedDecisions | Iterable[Any], *, n_orders: int = 1) -> list[dict[str, dict[str, Any]]]:
+    def decisions(
+        self, cases: TypedDecisions | Iterable[Any], *, n_orders: int = 1
+    ) -> list[dict[str, dict[str, Any]]]:
         """Answer typed decisions, each with calibrated probabilities.
 
         Parameters

@@ -106,8 +106,8 @@ def main(script_args: DecisionArguments, training_args: Any, model_args: Any) ->
 
     if training_args.push_to_hub:
         raise ValueError(
-            "push_to_hub: the temperatures and the results are written after training; leave it out, and upload the "
-            f"folder: hf upload your-name/your-model {training_args.output_dir}"
+            "push_to_hub: the temperatures and the results are written after training; leave it out, and publish the "
+            f"folder: hf-calib publish adapter {training_args.output_dir} --repo your-name/your-model"
         )
     seed = training_args.seed
     cases = TypedDecisions.load(script_args.dataset_name, limit=script_args.limit, seed=seed)

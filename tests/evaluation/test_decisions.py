@@ -259,8 +259,13 @@ def test_the_command_measures_resumes_and_applies_the_calibrator_that_comes_with
     fitted.save(tmp_path / "calibrator.json")
     assert main([*arguments, "--calibrator", str(tmp_path)]) == 0
     scaled = json.loads(capsys.readouterr().out)
-    assert scaled["by_type"]["score"]["measures"] == plain["by_type"]["score"]["measures"]
-    assert scaled["by_type"]["noul"]["measures"]["confidence"] != plain["by_type"]["noul"]["measures"]["confidence"]
+    confidence = {
+        kind: [run["by_type"][kind]["measures"]["confidence"]["value"] for run in (plain, scaled)]
+        for kind in ("score", "noul", "choice")
+    }
+    assert confidence["score"][1] == pytest.approx(confidence["score"][0])
+    assert confidence["noul"][1] > confidence["noul"][0] + 0.001
+    assert confidence["choice"][1] < confidence["choice"][0] - 0.001
     more = ["--chat-template", "--limit", "3", "--n-orders", "2", "--prior-from", arguments[6]]
     assert main([*arguments[:-1], *more, "--out", str(tmp_path / "chat")]) == 0
     out = capsys.readouterr().out

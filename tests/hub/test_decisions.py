@@ -124,7 +124,7 @@ def test_an_adapter_on_the_hub_is_asked_as_its_folder_is(trained, tmp_path):
         np.testing.assert_allclose(scaled, p / p.sum(), atol=1e-6)
     again = measure_decisions(loaded, cases)
     np.testing.assert_allclose(np.concatenate(again.probabilities), np.concatenate(local.probabilities), atol=1e-6)
-    answers = [own for case in loaded.decide(cases) for own in case.values()]
+    answers = [own for case in loaded.decisions(cases) for own in case.values()]
     for answer, own in zip(answers, local.probabilities, strict=True):
         given = [1 - answer["noul"], answer["noul"]] if answer["type"] == "noul" else answer["probabilities"].values()
         np.testing.assert_allclose(list(given), own, atol=1e-6)
