@@ -1,6 +1,6 @@
 """
 Fine-tune a decision model that is calibrated: soft targets, the ECE regularizer toward the accuracy on held-out cases,
-and one temperature per question type, saved next to the adapter.
+and one temperature per question type, saved with the adapter and the prompt.
 
 # The benchmark's training split; figures before and after on its test split, card and results file
 ```bash
@@ -20,7 +20,7 @@ python examples/decisions.py \
 
 # Serve it
 ```bash
-hf-calib serve --model HuggingFaceTB/SmolLM2-135M-Instruct --adapter decisions --chat-template
+hf-calib serve --model HuggingFaceTB/SmolLM2-135M-Instruct --adapter decisions
 ```
 
 `--anchor_weight` keeps to the model it starts from; `--em_weight 0 --brier_weight 0 --orders 1` is plain fine-tuning

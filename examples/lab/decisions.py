@@ -11,8 +11,8 @@ small network is trained from scratch on each seed's cases:
 - `ours`: cross-entropy to the gold distributions, with the Brier score and the ECE regularizer toward the accuracy on
   held-out cases, and one temperature per type fitted on these.
 
-Each is also measured with temperatures; `--report` prints the table over all seeds that are finished. A seed that is
-finished is not run again.
+The animals in the training, the held-out and the test cases are different ones. Each arm is also measured with
+temperatures; `--report` prints the table over all seeds that are finished. A seed that is finished is not run again.
 
 ```bash
 python examples/lab/decisions.py --seeds 0-4 --out examples/lab/results/decisions
@@ -30,26 +30,33 @@ import numpy as np
 
 SIZES = {"n_species": 12, "n_regions": 12}
 TEACHER_POWER = 0.5
-CASES = {"train": 700, "test": 400}
+CASES = {"train": 2000, "held_out": 500, "test": 500}
 ARMS = {
     "to the teacher": {},
     "to the labels": {"labels": True},
     "ours": {"em_weight": 1.0, "brier_weight": 0.5},
 }
-STEPS = 300
+STEPS = 1500
 KINDS = ("choice", "choice", "noul", "noul", "score")
 
 
-def make_cases(world, n, entities, seed):
+def entities_of(world):
+    """Return the animals of each part; a third of the world's training entities is held out."""
+    n_held_out = len(world.train_entities) // 3
+    order = np.random.default_rng(world.seed).permutation(world.train_entities)
+    return {"train": order[n_held_out:], "held_out": order[:n_held_out], "test": world.test_entities}
+
+
+def make_cases(world, n, part, seed):
     """Return cases with gold distributions of the teacher and labels drawn from p*, and p* of each decision."""
     from hf_calib.lab.world import softmax
     from hf_calib.tasks import TypedDecisions
 
-    rng = np.random.default_rng([world.seed, 77, seed])
-    pool = {"train": world.train_entities, "test": world.test_entities}[entities]
+    pools = entities_of(world)
+    rng = np.random.default_rng([world.seed, list(pools).index(part), seed])
     rows, truths = [], []
     for number in range(n):
-        species, region = np.divmod(rng.choice(pool), len(world.regions))
+        species, region = np.divmod(rng.choice(pools[part]), len(world.regions))
         relations = rng.permutation(len(world.relations))[:5]
         questions, gold = {}, {}
         for place, (kind, index) in enumerate(zip(KINDS, relations, strict=True)):
@@ -127,14 +134,12 @@ def run_seed(seed, steps=STEPS, cases=CASES):
     """Train and measure every arm on one seed."""
     from hf_calib import CalibrationAwareSFTConfig, CalibrationAwareSFTTrainer, measure_decisions
     from hf_calib.lab import World
-    from hf_calib.scripts.decisions import decisions_of, fitted_temperatures, split_cases
+    from hf_calib.scripts.decisions import decisions_of, fitted_temperatures
     from hf_calib.tasks.questions import DecisionQuestion
 
     world = World(seed, **SIZES)
-    every, _ = make_cases(world, cases["train"], "train", seed)
-    test, truths = make_cases(world, cases["test"], "test", seed)
-    trained, held_out = split_cases(every, 0.3, seed)
-    tokenizer = make_tokenizer([every, test])
+    (trained, _), (held_out, _), (test, truths) = (make_cases(world, n, part, seed) for part, n in cases.items())
+    tokenizer = make_tokenizer([trained, held_out, test])
     found = {"bayes_accuracy": float(np.mean([own.max() for own in truths]))}
     for name, settings in ARMS.items():
         settings = dict(settings)
@@ -170,7 +175,7 @@ def run_seed(seed, steps=STEPS, cases=CASES):
             temperatures = fitted_temperatures(trainer, held_out)
             for label, own in ((name, None), (f"{name}, temperatures", temperatures)):
                 measured = measure_decisions(decisions_of(trainer, own), test, seed=seed, progress=False)
-                found[label] = figures(measured, truths) | {"temperatures": own}
+                found[label] = figures(measured, truths) | {"calibrator": measured.run.get("calibrator")}
     return found
 
 

@@ -2,16 +2,24 @@
 Measure a small real model on typed decisions whose exact probabilities are known, before and after fine-tuning.
 
 Three workflows of 100 cases are made from rules: a state holds a few facts, the rule turns them into the probability
-of every answer, and the label is drawn from it. Of each workflow, 60 cases are for training, 15 are held out for the
-temperatures and 25 are for testing. Each arm is one file in `--out`, and an arm that is finished is not run again:
+of every answer, and the label is drawn from it. The cases are cross-validated in five folds: each case is tested once,
+by a model that was fine-tuned on 60% of the cases, with temperatures that were fitted on another 20%. The arms:
 
+- `prior`: the mean answer in the training cases, without a model
 - `zero-shot`, and `debiased`: averaged over all rotations of the options
-- `fine-tuned`: LoRA on the gold distributions, and `calibrated`: the same with one temperature per type
-- `throughput`: seconds per case on one core, with one request per case and with one per question
+- `fine-tuned`: LoRA on the gold distributions
+- `calibration-aware`: the same with the Brier score and the ECE regularizer
+- each of these but the prior with one temperature per type: `zero-shot, temperatures` and so on
+
+Each fold of an arm is one file in `--out`; a finished one is not computed again. When all folds are finished,
+`--report` writes summary.json and prints a table with 95% intervals, clustered by case.
 
 ```bash
-python examples/real_models/decisions.py --model HuggingFaceTB/SmolLM2-135M-Instruct --chat --out results
+python examples/real_models/decisions.py --model HuggingFaceTB/SmolLM2-135M-Instruct --chat --out results/smollm2
+python examples/real_models/decisions.py --out results/smollm2 --report
 ```
+
+`--throughput N` instead measures the seconds per case of N cases with one request per case and with one per question.
 """
 
 from __future__ import annotations
@@ -23,7 +31,10 @@ from pathlib import Path
 
 import numpy as np
 
-N = {"train": 60, "held_out": 15, "test": 25}
+N_CASES = 100  # of each workflow
+FOLDS = 5
+TRAINED = {"fine-tuned": {}, "calibration-aware": {"em_weight": 1.0, "brier_weight": 0.5}}
+MODELS = ("zero-shot", "debiased", *TRAINED)
 FACTS = {
     "customer_service": {
         "plan": ("free", "team", "enterprise"),
@@ -76,75 +87,62 @@ QUESTIONS = {
 SHOWN = ("accuracy", "kl_from_gold", "brier", "ece")
 
 
-def make_cases(seed=0, only=None):
-    """Return the cases of each part: how grave the facts are, on the whole and by fact, decides the probabilities."""
+def make_cases(seed=0, n=N_CASES):
+    """Return `n` cases of each workflow: how grave the facts are, on the whole and by fact, sets the probabilities."""
     from hf_calib.tasks import TypedDecisions
 
-    parts = {name: [] for name in N}
+    rows = []
     for number, (workflow, facts) in enumerate(FACTS.items()):
         rng = np.random.default_rng([seed, number])
         weights = rng.uniform(0.5, 1.5, len(facts))
-        for name, n in N.items():
-            for _ in range(n):
-                levels = rng.integers(3, size=len(facts))
-                state = {fact: values[level] for (fact, values), level in zip(facts.items(), levels, strict=True)}
-                grave = float((levels - 1) @ weights)
-                # The last fact decides the topic; the first options are the harmless ones.
-                logits = {
-                    "choice": np.where(np.arange(3) == levels[-1], 2.0, 0.0) + 0.5 * grave * (np.arange(3) - 1),
-                    "noul": np.array([0.0, 1.2 * grave]),
-                    "score": -((np.arange(3) - 1 - 0.7 * grave) ** 2),
-                }
-                gold = {}
-                for question, own in QUESTIONS[workflow].items():
-                    p = np.exp(logits[own["type"]] - logits[own["type"]].max())
-                    p /= p.sum()
-                    names = {"noul": ["false", "true"], "score": list("012")}.get(own["type"], own.get("criteria"))
-                    names = list(names)
-                    label = names[int(rng.choice(len(p), p=p))]
-                    gold[question] = {"probabilities": dict(zip(names, p.tolist(), strict=True)), "label": label}
-                row = {"workflow": workflow, "state": state, "questions": QUESTIONS[workflow], "gold": gold}
-                parts[name].append(row)
-    if only is not None:  # evenly from all workflows
-        parts["test"] = parts["test"][:: max(1, len(parts["test"]) // only)]
-    return {name: TypedDecisions(rows) for name, rows in parts.items()}
+        for _ in range(n):
+            levels = rng.integers(3, size=len(facts))
+            state = {fact: values[level] for (fact, values), level in zip(facts.items(), levels, strict=True)}
+            grave = float((levels - 1) @ weights)
+            # The last fact decides the topic; the first options are the harmless ones.
+            logits = {
+                "choice": np.where(np.arange(3) == levels[-1], 2.0, 0.0) + 0.5 * grave * (np.arange(3) - 1),
+                "noul": np.array([0.0, 1.2 * grave]),
+                "score": -((np.arange(3) - 1 - 0.7 * grave) ** 2),
+            }
+            gold = {}
+            for question, own in QUESTIONS[workflow].items():
+                p = np.exp(logits[own["type"]] - logits[own["type"]].max())
+                p /= p.sum()
+                names = list({"noul": ("false", "true"), "score": "012"}.get(own["type"]) or own["criteria"])
+                label = names[int(rng.choice(len(p), p=p))]
+                gold[question] = {"probabilities": dict(zip(names, p.tolist(), strict=True)), "label": label}
+            rows.append({"workflow": workflow, "state": state, "questions": QUESTIONS[workflow], "gold": gold})
+    return TypedDecisions(rows)
 
 
-def summary(measurement, seconds):
-    """Return an arm's figures as JSON values."""
-    found = {**measurement.figures, "option_mass": measurement.report.measures["option_mass"]}
-    return {
-        "cases": len(measurement.cases),
-        "decisions": len(measurement.probabilities),
-        "seconds_per_case": seconds / len(measurement.cases),
-        **{name: {"value": own.value, "low": own.low, "high": own.high} for name, own in found.items()},
-        "by_type": {
-            name: {key: own.measures[key].value for key in ("accuracy", "kl_from_gold", "ece")}
-            for name, own in measurement.by_type.items()
-        },
-        "references": {
-            name: {key: own.measures[key].value for key in ("accuracy", "kl_from_gold", "brier_from_gold", "ece")}
-            for name, own in measurement.references.items()
-        },
-        "run": {"temperatures": measurement.run.get("temperatures"), "seed": measurement.seed},
-    }
+def places_of(fold, n_cases):
+    """Return the places of a fold's training, held-out and test cases; all workflows are in each."""
+    turn = (np.arange(n_cases) - fold) % FOLDS
+    parts = {"train": turn > 1, "held_out": turn == 1, "test": turn == 0}
+    return {name: np.flatnonzero(chosen).tolist() for name, chosen in parts.items()}
 
 
-class Arms:
-    """The arms of one model."""
+class Fold:
+    """The arms of one fold."""
 
-    def __init__(self, options):
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
+    def __init__(self, options, number):
         from hf_calib.tasks import PromptFormat
 
         self.options = options
-        self.out = Path(options.out) / Path(options.model).name
-        self.out.mkdir(parents=True, exist_ok=True)
-        self.parts = make_cases(options.seed, options.test_cases)
-        self.tokenizer = AutoTokenizer.from_pretrained(options.model)
-        self.model = AutoModelForCausalLM.from_pretrained(options.model)
+        self.out = Path(options.out) / f"fold{number}"
+        cases = make_cases(options.seed, options.cases)
+        self.parts = {name: cases.at(places) for name, places in places_of(number, len(cases)).items()}
         self.format = PromptFormat(chat=options.chat)
+
+    def load(self):
+        """Load the model, on a GPU if there is one."""
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        self.tokenizer = AutoTokenizer.from_pretrained(self.options.model)
+        self.model = AutoModelForCausalLM.from_pretrained(self.options.model, dtype="float32")
+        self.model.to("cuda" if torch.cuda.is_available() else "cpu")
 
     def backend(self, **settings):
         """Return the model as a source of decisions."""
@@ -152,40 +150,8 @@ class Arms:
 
         return LocalDecisions(LocalModel(self.model, self.tokenizer), self.format, **settings)
 
-    def measured(self, part="test", **settings):
-        """Return a measurement of one part of the cases, and the seconds it took."""
-        from hf_calib import measure_decisions
-
-        start = time.perf_counter()
-        result = measure_decisions(
-            self.backend(**settings), self.parts[part], prior_from=self.parts["train"], seed=self.options.seed
-        )
-        return result, time.perf_counter() - start
-
-    def arm(self, name, run):
-        """Run an arm and write its file, unless it is there."""
-        path = self.out / f"{name}.json"
-        if not path.exists():
-            path.write_text(json.dumps(run(), indent=2) + "\n")
-            print(f"{self.out.name}: {name} finished", flush=True)
-
-    def throughput(self):
-        """Return the seconds per case of one request per case and of one per question."""
-        from hf_calib.tasks import Case
-
-        cases = list(self.parts["test"])[:9]
-        alone = [Case(case.state, (own,), case.workflow) for case in cases for own in case.decisions]
-        backend, seconds = self.backend(), {}
-        backend.decide(cases[:1])  # finds out what the model takes
-        for name, own in (("one request per case", cases), ("one request per question", alone)):
-            start = time.perf_counter()
-            for case in own:
-                backend.decide([case])
-            seconds[name] = (time.perf_counter() - start) / len(cases)
-        return {"cases": len(cases), "seconds_per_case": seconds}
-
-    def train(self):
-        """Put an adapter on the model and train it on the gold distributions."""
+    def train(self, weights):
+        """Put an adapter on the model, and train it on the gold distributions."""
         import tempfile
 
         from peft import LoraConfig
@@ -199,21 +165,21 @@ class Arms:
                 args=CalibrationAwareSFTConfig(
                     folder,
                     max_steps=options.steps,
-                    per_device_train_batch_size=4,
+                    per_device_train_batch_size=options.batch_size,
                     learning_rate=5e-4,
                     lr_scheduler_type="cosine",
-                    brier_weight=options.brier_weight,
-                    em_weight=options.em_weight,
                     seed=options.seed,
-                    use_cpu=True,
+                    use_cpu=self.model.device.type == "cpu",
                     bf16=False,
                     gradient_checkpointing=False,
                     report_to=[],
                     save_strategy="no",
-                    logging_steps=5,
+                    logging_steps=25,
+                    disable_tqdm=True,
+                    **weights,
                 ),
                 train_dataset=self.parts["train"],
-                em_dataset=self.parts["held_out"].questions() if options.em_weight else None,
+                em_dataset=self.parts["held_out"].questions() if weights else None,
                 processing_class=self.tokenizer,
                 prompt_format=self.format,
                 peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
@@ -221,36 +187,131 @@ class Arms:
             trainer.train()
             self.model = trainer.calibrated_model
 
+    def keep(self, name, probabilities, **more):
+        """Write an arm's answers."""
+        from common import versions
+
+        settings = {key: getattr(self.options, key) for key in ("cases", "seed", "steps", "batch_size", "chat")}
+        content = {"settings": settings, "versions": versions(), "probabilities": probabilities, **more}
+        (self.out / f"{name}.json").write_text(json.dumps(content) + "\n")
+        print(f"{self.out}: {name} finished", flush=True)
+
     def run(self):
-        """Run all arms."""
+        """Compute the arms that are missing."""
+        from hf_calib import measure_decisions
         from hf_calib.evaluation import fit_temperatures
+        from hf_calib.evaluation.decisions import prior_answers
 
-        self.arm("throughput", self.throughput)
-        self.arm("zero-shot", lambda: summary(*self.measured()))
-        self.arm("debiased", lambda: summary(*self.measured(n_orders=3)))
-        names = ("fine-tuned", "calibrated")
-        if self.options.steps == 0 or all((self.out / f"{name}.json").exists() for name in names):
-            return
-        self.train()
-        self.arm("fine-tuned", lambda: summary(*self.measured()))
-        temperatures = fit_temperatures(self.measured("held_out")[0])
-        self.arm("calibrated", lambda: summary(*self.measured(temperatures=temperatures)))
+        self.out.mkdir(parents=True, exist_ok=True)
+        self.keep("prior", prior_answers(self.parts["train"], self.parts["test"]))
+        for name in MODELS:
+            arms = (name, f"{name}, temperatures")
+            if all((self.out / f"{arm}.json").exists() for arm in arms):
+                continue
+            self.load()
+            if name in TRAINED:
+                self.train(TRAINED[name])
+            asked = {"n_orders": 3 if name == "debiased" else 1}
+            fitted = fit_temperatures(measure_decisions(self.backend(**asked), self.parts["held_out"]))
+            for arm, calibrator in zip(arms, (None, fitted), strict=True):
+                found = measure_decisions(self.backend(calibrator=calibrator, **asked), self.parts["test"])
+                self.keep(arm, found.probabilities, masses=found.masses, calibrator=found.run.get("calibrator"))
 
 
-def main():
-    """Run the arms that are not finished."""
+def throughput(options):
+    """Return the seconds per case of one request per case and of one per question."""
+    import torch
+
+    from hf_calib.tasks import Case
+
+    torch.set_num_threads(1)
+    fold = Fold(options, 0)
+    fold.load()
+    cases = list(fold.parts["test"])[: options.throughput]
+    alone = [Case(case.state, (own,), case.workflow) for case in cases for own in case.decisions]
+    backend, seconds = fold.backend(), {}
+    backend.decide(cases[:1])  # finds out what the model takes
+    for name, own in (("one request per case", cases), ("one request per question", alone)):
+        start = time.perf_counter()
+        for case in own:
+            backend.decide([case])
+        seconds[name] = (time.perf_counter() - start) / len(cases)
+    return {"cases": len(cases), "questions": len(alone), "seconds_per_case": seconds}
+
+
+def merged(folder, arm):
+    """Return the measurement of an arm over all folds, and its calibrator in each fold."""
+    from hf_calib.reports import DecisionMeasurement
+
+    paths = [folder / f"fold{number}" / f"{arm}.json" for number in range(FOLDS)]
+    missing = [path for path in paths if not path.exists()]
+    if missing:
+        raise SystemExit(f"--out: {missing[0]} is not finished; run the same command without --report first")
+    found = [json.loads(path.read_text()) for path in paths]
+    settings = found[0]["settings"]
+    if any(own["settings"] != settings for own in found):
+        raise SystemExit(f"--out: the folds of {arm} in {folder} have different settings; remove them and run again")
+    cases = make_cases(settings["seed"], settings["cases"])
+    places = [place for number in range(FOLDS) for place in places_of(number, len(cases))["test"]]
+    answers = [tuple(own) for fold in found for own in fold["probabilities"]]
+    masses = [mass for fold in found for mass in fold.get("masses", [None] * len(fold["probabilities"]))]
+    measurement = DecisionMeasurement(folder.name, cases.at(places), answers, masses, settings, settings["seed"])
+    return measurement, [own.get("calibrator") for own in found]
+
+
+def report(folder):
+    """Write the figures of all arms into summary.json, and return them as a table."""
+    arms = ["prior", *(arm for name in MODELS for arm in (name, f"{name}, temperatures"))]
+    lines = [f"| {folder.name} | " + " | ".join(SHOWN) + " |", "|---" * (len(SHOWN) + 1) + "|"]
+    summary = {}
+    for arm in arms:
+        measurement, calibrators = merged(folder, arm)
+        figures = measurement.figures
+        summary[arm] = {
+            "settings": measurement.run,
+            "cases": len(measurement.cases),
+            "decisions": len(measurement.probabilities),
+            **{name: {"value": own.value, "low": own.low, "high": own.high} for name, own in figures.items()},
+            "by_type": {
+                name: {key: own.measures[key].value for key in ("accuracy", "kl_from_gold", "brier_from_gold", "ece")}
+                for name, own in measurement.by_type.items()
+            },
+            "calibrators": calibrators,
+        }
+        cells = (f"{own.value:.3f} [{own.low:.3f}, {own.high:.3f}]" for own in (figures[key] for key in SHOWN))
+        lines.append(f"| {arm} | {' | '.join(cells)} |")
+    exact = [max(own.gold) for own in measurement.cases.decisions]
+    summary["accuracy with the exact probabilities"] = float(np.mean(exact))
+    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    return "\n".join([*lines, "", f"Accuracy expected with the exact probabilities: {np.mean(exact):.3f}."])
+
+
+def main(arguments=None):
+    """Compute the arms of the requested folds, or report on them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="a folder or Hub id")
+    parser.add_argument("--model", help="a folder or Hub id")
     parser.add_argument("--chat", action="store_true", help="use the chat template")
     parser.add_argument("--out", default="results", help="folder of the results (default: %(default)s)")
     parser.add_argument(
-        "--steps", type=int, default=60, help="steps of 4 questions, 0 for none (default: %(default)s)"
+        "--folds", type=int, nargs="+", default=range(FOLDS), choices=range(FOLDS), help="which folds (default: all)"
     )
-    parser.add_argument("--brier-weight", type=float, default=0.0, help="of the Brier score (default: %(default)s)")
-    parser.add_argument("--em-weight", type=float, default=0.0, help="of the ECE regularizer (default: %(default)s)")
-    parser.add_argument("--test-cases", type=int, metavar="N", help="only N test cases of all workflows together")
+    parser.add_argument("--cases", type=int, default=N_CASES, help="cases of each workflow (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=150, help="training steps (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=16, help="questions per step (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of cases, weights and intervals (default: %(default)s)")
-    Arms(parser.parse_args()).run()
+    parser.add_argument("--report", action="store_true", help="only report on the finished folds")
+    parser.add_argument("--throughput", type=int, metavar="N", help="only measure the time of N cases, on one core")
+    options = parser.parse_args(arguments)
+    if options.report:
+        print(report(Path(options.out)))
+        return
+    if options.model is None:
+        parser.error("--model: give a folder or Hub id")
+    if options.throughput:
+        print(json.dumps(throughput(options), indent=2))
+        return
+    for number in options.folds:
+        Fold(options, number).run()
 
 
 if __name__ == "__main__":

@@ -69,19 +69,16 @@ def add_measure_parser(commands: argparse._SubParsersAction) -> None:
         "systemone:http://host:port (vLLM), decisions:... (SGLang, OpenAI) or openrouter:... (default: %(default)s)",
     )
     parser.add_argument(
-        "--temperatures",
-        metavar="FILE",
-        help="with typed decisions: one temperature per question type (default: decision_temperatures.json in the "
-        "adapter's or model's folder)",
-    )
-    parser.add_argument(
         "--prior-from",
         metavar="D",
         help="with typed decisions: training cases, whose mean answers serve as a reference",
     )
     parser.add_argument("--dataset", action="append", default=[], help=f"{DATASET_HELP}; may be given several times")
     parser.add_argument(
-        "--calibrator", metavar="DIR", help="a calibrator to apply before measuring, saved by `hf-calib calibrate`"
+        "--calibrator",
+        metavar="DIR",
+        help="a calibrator to apply before measuring, saved by `hf-calib calibrate` (default: the one that comes with "
+        "the model)",
     )
     add_force(parser, "apply a calibrator that was fitted on another model, prompt or way of reading confidence")
     parser.add_argument(
@@ -120,10 +117,8 @@ def _run(options: argparse.Namespace) -> int:
     check_names(options.fail_if, CATALOG)
     if options.task == "typed-decisions":
         return _run_decisions(options)
-    needless = [name for name in ("temperatures", "prior_from") if getattr(options, name) is not None]
-    if needless:
-        flags = ", ".join("--" + name.replace("_", "-") for name in needless)
-        raise ValueError(f"{flags}: does not apply to multiple-choice questions; leave it out")
+    if options.prior_from is not None:
+        raise ValueError("--prior-from: does not apply to multiple-choice questions; leave it out")
     how = {"calibrator": options.calibrator, "force": options.force, "out": options.out, "seed": options.seed}
     if options.model is None:
         for kind in ("lm_eval", "helm", "lighteval", "inspect", "predictions"):
@@ -146,18 +141,19 @@ def _run(options: argparse.Namespace) -> int:
 
 def _run_decisions(options: argparse.Namespace) -> int:
     from ..evaluation import measure_decisions, this_process
+    from ..reports.measurement import PAGE_FILE
 
     if options.model is None or len(options.dataset) != 1:
         raise ValueError("--task typed-decisions needs --model and one --dataset")
-    needless = [name for name in ("calibrator", "force", "all") if getattr(options, name)]
-    needless += ["confidence"] * (options.confidence is not None)
+    needless = [name for name in ("all", "conventions", "confidence") if getattr(options, name)]
     if needless:
         flags = ", ".join(f"--{name}" for name in needless)
         raise ValueError(f"{flags}: does not apply to typed decisions; leave it out")
     measurement = measure_decisions(
         options.model,
         options.dataset[0],
-        temperatures=options.temperatures,
+        calibrator=options.calibrator,
+        force=options.force,
         prior_from=options.prior_from,
         out=options.out,
         seed=options.seed,
@@ -169,6 +165,8 @@ def _run_decisions(options: argparse.Namespace) -> int:
         print_json(measurement.to_dict(), options)
     else:
         print(measurement)
+        if options.out is not None:
+            print(f"\nWrote {options.out / PAGE_FILE}")
     return exit_code("measure", options.fail_if, {"": measurement.values()})
 
 

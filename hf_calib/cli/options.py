@@ -140,7 +140,7 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
         "--columns",
         type=_columns,
         metavar="FIELD=COLUMN,...",
-        help="columns of question, choices, answer, context and subject, such as "
+        help="columns of question, choices, answer, context, subject and type, such as "
         "question=stem,choices=A+B+C,answer=gold; answer= for none (default: those of a known layout)",
     )
     group.add_argument(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from .options import add_command, add_json, add_length_options, add_trust
+from .options import add_command, add_force, add_json, add_length_options, add_prompt_options, add_trust
 
 
 def add_serve_parser(commands: argparse._SubParsersAction) -> None:
@@ -22,10 +22,10 @@ def add_serve_parser(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--adapter", metavar="A", help="a PEFT adapter for the model: a folder or Hub id")
     parser.add_argument(
-        "--temperatures",
-        metavar="FILE",
-        help="one temperature per question type (default: decision_temperatures.json in the adapter's or model's "
-        "folder)",
+        "--calibrator",
+        metavar="DIR",
+        help="a calibrator to apply, such as one temperature per question type (default: the one that comes with the "
+        "adapter or model)",
     )
     parser.add_argument("--n-orders", type=int, metavar="N", help="average over N orders of the options (default: 1)")
     parser.add_argument(
@@ -47,10 +47,10 @@ def add_serve_parser(commands: argparse._SubParsersAction) -> None:
         metavar="N",
         help="maximum number of questions per request (default: %(default)s)",
     )
-    parser.add_argument("--prompt", metavar="FORMAT", help="a YAML or JSON file with the parts of a PromptFormat")
-    parser.add_argument("--chat-template", action="store_true", help="format the questions with the chat template")
     parser.add_argument("--dtype", default="auto", help="bf16, fp16 or fp32 (default: as the weights were saved)")
     parser.add_argument("--device", help="gpu, cuda, mps or cpu (default: a GPU if there is one)")
+    add_force(parser, "apply a calibrator that was fitted on another model or prompt")
+    add_prompt_options(parser, examples=False)
     add_length_options(parser)
     add_trust(parser)
     add_json(parser)
@@ -64,7 +64,8 @@ def _run(options: argparse.Namespace) -> None:
     from ..evaluation.serving import serve
     from .options import ask_options
 
-    name, backend, run = decision_backend(options.model, temperatures=options.temperatures, **ask_options(options))
+    how = {"calibrator": options.calibrator, "force": options.force}
+    name, backend, run = decision_backend(options.model, **how, **ask_options(options))
     settings = {"host": options.host, "port": options.port}
     limits = {"max_body": options.max_body, "max_questions": options.max_questions}
 

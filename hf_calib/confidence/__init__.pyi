@@ -15,8 +15,6 @@ from .debiased import (
 from .decisions import (
     Decided as Decided,
     LocalDecisions as LocalDecisions,
-    read_temperatures as read_temperatures,
-    save_temperatures as save_temperatures,
 )
 from .elicited import (
     PTrue as PTrue,

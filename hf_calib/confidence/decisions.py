@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from ..tasks import PromptFormat, Question, cyclic_orders, permute_options
-from ..tasks.decisions import TEMPERATURES_FILE, TYPES, Case
+from ..tasks.decisions import Case, Decision
 from .asking import Asking
 from .local import LocalModel
+
+if TYPE_CHECKING:
+    from ..calibrators.protocol import BaseCalibrator
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,9 @@ class LocalDecisions:
     source : LocalModel
     prompt_format : PromptFormat, optional
         By default the plain format; with `chat=True`, the state opens the user's message.
-    temperatures : mapping of str to float, optional
-        By question type, as `fit_temperatures` of `hf_calib.evaluation` finds them.
+    calibrator : BaseCalibrator, optional
+        Applied to each answer; for example, one temperature per question type, as `fit_temperatures` of
+        `hf_calib.evaluation` returns.
     n_orders : int, default 1
         Average over this many rotations of each question's options, up to the number of its options, all in the same
         forward pass. This removes the preference for a letter or a position.
@@ -61,7 +62,7 @@ class LocalDecisions:
     Raises
     ------
     ValueError
-        If a temperature is not positive or of an unknown type, or `n_orders` is below 1.
+        If `n_orders` is below 1, or the calibrator needs hidden states or groups other than the types.
     """
 
     def __init__(
@@ -69,14 +70,24 @@ class LocalDecisions:
         source: LocalModel,
         prompt_format: PromptFormat | None = None,
         *,
-        temperatures: Mapping[str, float] | None = None,
+        calibrator: BaseCalibrator | None = None,
         n_orders: int = 1,
     ) -> None:
         if n_orders < 1:
             raise ValueError(f"n_orders must be at least 1, got {n_orders}")
+        if calibrator is not None:
+            if calibrator.needs_features:
+                raise ValueError(
+                    f"calibrator: {calibrator.name} needs hidden states, which typed decisions don't keep"
+                )
+            if _is_grouped(calibrator) and calibrator.by != "type":  # type: ignore[attr-defined]
+                raise ValueError(
+                    f"calibrator: it has a temperature for each {calibrator.by}; "  # type: ignore[attr-defined]
+                    "typed decisions are grouped by type"
+                )
         self.source = source
         self.prompt_format = prompt_format or PromptFormat()
-        self.temperatures = check_temperatures(temperatures or {})
+        self.calibrator = calibrator
         self.n_orders = n_orders
 
     def decide(self, cases: Sequence[Case], asking: Asking | None = None) -> list[list[Decided | None]]:
@@ -98,9 +109,16 @@ class LocalDecisions:
                     values = np.array(score.log_probabilities)  # type: ignore[union-attr]
                     total[order] += _softmax(values) / len(found)
                     mass += min(float(np.exp(values).sum()), 1.0) / len(found)
-                own.append(Decided(scaled(total, self.temperatures.get(decision.type, 1.0)), mass))
+                own.append(Decided(self._calibrated(total, decision.type), mass))
             answers.append(own)
         return answers
+
+    def _calibrated(self, probabilities: np.ndarray, kind: str) -> tuple[float, ...]:
+        if self.calibrator is None:
+            return tuple(probabilities.tolist())
+        groups = {"groups": [kind]} if _is_grouped(self.calibrator) else {}
+        (values,) = self.calibrator.transform(probabilities[None], kind="probabilities", **groups)
+        return tuple(values.tolist())
 
     def _turned(self, case: Case) -> list[list[tuple[Question, np.ndarray]]]:
         """Return each question of a case in all requested orders of its options."""
@@ -113,12 +131,8 @@ class LocalDecisions:
         ]
 
 
-def scaled(probabilities: np.ndarray, temperature: float) -> tuple[float, ...]:
-    """Return a distribution with its logarithms divided by a temperature."""
-    if temperature == 1.0:
-        return tuple(probabilities.tolist())
-    with np.errstate(divide="ignore"):
-        return tuple(_softmax(np.log(probabilities) / temperature).tolist())
+def _is_grouped(calibrator: BaseCalibrator) -> bool:
+    return bool(getattr(calibrator, "needs_groups", False))
 
 
 def _softmax(values: np.ndarray) -> np.ndarray:
@@ -126,47 +140,24 @@ def _softmax(values: np.ndarray) -> np.ndarray:
     return weights / weights.sum()
 
 
-def check_temperatures(temperatures: Mapping[str, float], where: str = "temperatures") -> dict[str, float]:
-    """Return temperatures by question type after checking them.
-
-    Raises
-    ------
-    ValueError
-        If a type is unknown, or a temperature is not a positive number.
-    """
-    if not isinstance(temperatures, Mapping):
-        raise ValueError(f"{where}: expected one number per question type, got a {type(temperatures).__name__}")
-    for name, value in temperatures.items():
-        if name not in TYPES:
-            raise ValueError(f"{where}: there is no question type {name!r}; choose from {', '.join(TYPES)}")
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-            raise ValueError(f"{where}: the temperature of {name} is {value!r}; it must be a positive number")
-    return {name: float(value) for name, value in temperatures.items()}
+def answers_of(case: Case, answers: Sequence[Decided | None]) -> dict[str, dict[str, Any]]:
+    """Return a case's answers by question, in the form of the contract of `POST /v1/systemone`."""
+    return {
+        decision.name: _answer_of(decision, own)
+        for decision, own in zip(case.decisions, answers, strict=True)
+        if own is not None  # always: prompts that are too long are refused
+    }
 
 
-def save_temperatures(temperatures: Mapping[str, float], folder: str | os.PathLike[str]) -> Path:
-    """Write temperatures next to a folder's weights, as plain JSON, and return the file."""
-    path = Path(folder) / TEMPERATURES_FILE
-    path.write_text(json.dumps(check_temperatures(temperatures), indent=2) + "\n", encoding="utf-8")
-    return path
-
-
-def read_temperatures(path: str | os.PathLike[str]) -> dict[str, float]:
-    """Read temperatures from a file, or from the one in a folder.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no file.
-    ValueError
-        If the file is invalid.
-    """
-    path = Path(path)
-    file = path / TEMPERATURES_FILE if path.is_dir() else path
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"temperatures: there is no file {str(file)!r}") from None
-    except ValueError as error:
-        raise ValueError(f"{file} is invalid JSON: {error}") from None
-    return check_temperatures(content, str(file))
+def _answer_of(decision: Decision, decided: Decided) -> dict[str, Any]:
+    p = decided.probabilities
+    mass = {"label_mass": decided.mass}
+    if decision.type == "noul":
+        return {"type": "noul", "noul": p[1], **mass}
+    named = dict(zip(decision.options, p, strict=True))
+    entropy = -math.fsum(value * math.log(value) for value in p if value > 0)
+    shared = {"probabilities": named, "confidence": max(0.0, 1 - entropy / math.log(len(p))), **mass}
+    if decision.type == "choice":
+        return {"type": "choice", "choice": max(named, key=named.__getitem__), **shared}
+    legend = dict(zip(decision.options, decision.texts, strict=True))
+    return {"type": "score", "score": math.fsum(i * value for i, value in enumerate(p)), "legend": legend, **shared}

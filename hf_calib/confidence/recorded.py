@@ -49,8 +49,8 @@ def read_predictions(path: str | Path) -> dict[str, Recorded]:
     Of the columns, `log_probabilities` (of each option in the whole vocabulary) or `probabilities` (a list a row; in a
     table of text as JSON) or one column an option, `p_A`, `p_B`, ..., hold what the model gave; `answer` is the right
     option's index or letter. Taken if there are: `option_mass`, `flip_rate`, `predicted` (index or letter of the
-    option that was answered, by default the most probable one), `subject`, `dataset`, `row`, `context`, `question`,
-    `choices`.
+    option that was answered, by default the most probable one), `subject`, `dataset`, `row`, `question`, `choices`
+    and, with these two, `context` and `type`.
 
     A probability of zero is that of an option; the columns of options that a question doesn't have stay empty.
     Probabilities up to `hf_calib.measures.validation.ROUNDING`, 1e-6, outside [0, 1] count as 0 or 1. The sum of a row
@@ -205,8 +205,8 @@ def recorded_row(
 def write_predictions(path: str | Path, datasets: Mapping[str, Recorded]) -> None:
     """Write predictions to a Parquet file that `read_predictions` reads, in the order of the datasets and their rows.
 
-    The columns: dataset, row, subject, context (null where there is none), question, choices, answer (index; null
-    where it is not known), predicted, confidence, correct, probabilities (of each option among the options),
+    The columns: dataset, row, subject, context and type (null where there is none), question, choices, answer (index;
+    null where it is not known), predicted, confidence, correct, probabilities (of each option among the options),
     log_probabilities (in the whole vocabulary), option_mass (null where it has no meaning), flip_rate (null where
     no other order of the options was asked).
     """
@@ -225,6 +225,7 @@ def write_predictions(path: str | Path, datasets: Mapping[str, Recorded]) -> Non
                 "row": int(predictions.rows[place]),
                 "subject": predictions.subjects[place],
                 "context": None if question is None else question.context,
+                "type": None if question is None else question.type,
                 "question": None if question is None else question.question,
                 "choices": None if question is None else list(question.choices),
                 "answer": answer if known else None,
@@ -255,6 +256,7 @@ _SCHEMA = {
     "row": "integer",
     "subject": "text",
     "context": "text",
+    "type": "text",
     "question": "text",
     "choices": "texts",
     "answer": "integer",
@@ -275,7 +277,7 @@ def _row_of(values: Mapping[str, Any], number: int) -> RecordedRow:
             f"there is no column 'answer' among {', '.join(map(repr, values))}.{did_you_mean('answer', values)}"
         )
     answer = answer_index(values["answer"], len(log_probabilities))
-    subject, context = values.get("subject"), values.get("context")
+    subject, context, kind = (values.get(name) for name in ("subject", "context", "type"))
     row = values.get("row")
     question = None
     if not is_missing(values.get("question")) and not is_missing(values.get("choices")):
@@ -285,6 +287,7 @@ def _row_of(values: Mapping[str, Any], number: int) -> RecordedRow:
             tuple(map(str, choices)),
             answer,
             context=None if is_missing(context) else str(context),
+            type=None if is_missing(kind) else str(kind),
         )
         if len(choices) != len(log_probabilities):
             raise QuestionError(f"{len(choices)} choices have {len(log_probabilities)} probabilities")

@@ -5,29 +5,28 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import numpy as np
 
+from ..calibrators.grouped_temperature import GroupedTemperature
+from ..calibrators.storage import described
 from ..confidence import Asking
-from ..confidence.decisions import (
-    DecisionBackend,
-    LocalDecisions,
-    check_temperatures,
-    read_temperatures,
-)
+from ..confidence.decisions import DecisionBackend, LocalDecisions
 from ..confidence.served_decisions import CONTRACTS, ServedDecisions
-from ..reports.decisions import DecisionMeasurement
+from ..reports.decisions import DecisionMeasurement, arrays_of
 from ..tasks import QuestionError, TypedDecisions, prompt_format_of
-from ..tasks.decisions import TEMPERATURES_FILE, TYPES
+from .fitted import check_fits, fitted_on, own_calibrator
 from .keeping import interruptible, journal, save_result
+from .measuring import as_calibrator
 from .models import ModelSource, model_source, this_process
+from .provenance import NotesPrompt
 from .settings import AskOptions, AskSettings
 
 if TYPE_CHECKING:
+    from ..calibrators.protocol import BaseCalibrator
     from ..confidence import LocalModel
     from .models import Model
 
@@ -36,12 +35,16 @@ _LOADING = ("tokenizer", "adapter", "dtype", "trust_remote_code", "device", "max
 _SERVED = ("model_name", "concurrency")
 _SHARED = ("n_orders", "limit", "progress")
 
+# Of the temperatures toward that of all decisions, in questions; there are few types, and they can differ much.
+_SHRINKAGE = 5.0
+
 
 def measure_decisions(
     model: Model | DecisionBackend,
     dataset: TypedDecisions | str | os.PathLike[str] | Iterable[Any],
     *,
-    temperatures: Mapping[str, float] | str | os.PathLike[str] | None = None,
+    calibrator: BaseCalibrator | str | os.PathLike[str] | None = None,
+    force: bool = False,
     prior_from: TypedDecisions | str | os.PathLike[str] | None = None,
     out: str | os.PathLike[str] | None = None,
     seed: int = 0,
@@ -51,18 +54,21 @@ def measure_decisions(
 
     Parameters
     ----------
-    model : str, path, module, pair, LocalDecisions or ServedDecisions
-        As in `hf_calib.measure`; or a server of typed decisions: `systemone:http://host:port` (vLLM),
-        `decisions:http://host:port` (SGLang, OpenAI) or `openrouter:https://openrouter.ai/api/alpha`.
+    model : str, path, module, pair, CalibratedModel, LocalDecisions or ServedDecisions
+        As in `hf_calib.measure`, asked with the prompt that it was calibrated with unless another is given; or a
+        server of typed decisions: `systemone:http://host:port` (vLLM), `decisions:http://host:port` (SGLang, OpenAI)
+        or `openrouter:https://openrouter.ai/api/alpha`.
     dataset : TypedDecisions, path, Hub name, or iterable of rows
         As in `TypedDecisions` and `TypedDecisions.load`; every question needs a gold answer.
-    temperatures : mapping or path, optional
-        One per question type, as returned by `fit_temperatures`; or the file or folder that they were saved in. By
-        default, those in the folder of the adapter or model, if there are any.
+    calibrator : BaseCalibrator or path, optional
+        A fitted calibrator, such as the temperatures that `fit_temperatures` returns, or the file or folder that it
+        was saved in. By default the one that comes with the adapter or model, if there is one.
+    force : bool, default False
+        Apply a calibrator that was fitted on another model or prompt, with a warning.
     prior_from : TypedDecisions or path, optional
         Training cases, whose mean answers are shown as a reference.
     out : path, optional
-        A folder for decisions.json and decisions.jsonl; a stopped run resumes when it is started again.
+        A folder for decisions.json, decisions.jsonl and report.html; a stopped run resumes when it is started again.
     seed : int, default 0
         Seed of the cases drawn for `limit` and of the intervals' resampling.
     **options
@@ -81,14 +87,19 @@ def measure_decisions(
     ServerError
         If a server can't be reached, refuses a request, or violates its contract.
     ValueError
-        If an option does not apply.
+        If an option does not apply, or the calibrator was fitted on something else.
+
+    Warns
+    -----
+    CalibratorMismatchWarning
+        If the model comes with a calibrator that is not applied, since another prompt is given.
     """
     settings = AskSettings(**options)
     cases = _cases(dataset, settings.limit, seed)
     DecisionMeasurement("", cases, [()] * len(cases.decisions), [None] * len(cases.decisions))  # all have labels
     prior = None if prior_from is None else prior_answers(_cases(prior_from, None, seed), cases)
     where = this_process(settings.device)
-    name, backend, run = decision_backend(model, temperatures=temperatures, **options)
+    name, backend, run = decision_backend(model, calibrator=calibrator, force=force, **options)
     content = json.dumps([[case.state, [own.to_dict() for own in case.decisions]] for case in cases])
     digest = hashlib.sha256(content.encode()).hexdigest()
     run |= {"dataset": cases.source, "sha256": digest, "cases": len(cases), "limit": settings.limit, "seed": seed}
@@ -97,6 +108,7 @@ def measure_decisions(
         answers = [own for case in backend.decide(cases, asking) for own in case]
         given = [own for own in answers if own is not None]
         assert len(given) == len(answers)  # prompts that are too long are refused
+        run |= _noted(backend, cases)
         measurement = DecisionMeasurement(
             name,
             cases,
@@ -114,7 +126,8 @@ def measure_decisions(
 def decision_backend(
     model: Model | DecisionBackend,
     *,
-    temperatures: Mapping[str, float] | str | os.PathLike[str] | None = None,
+    calibrator: BaseCalibrator | str | os.PathLike[str] | None = None,
+    force: bool = False,
     **options: Unpack[AskOptions],
 ) -> tuple[str, DecisionBackend, dict[str, Any]]:
     """Return a model's name, the backend that answers with it, and how it is asked, as JSON values.
@@ -124,11 +137,14 @@ def decision_backend(
     settings = AskSettings(**options)
     if not isinstance(model, ModelSource) and hasattr(model, "decide"):
         _refuse(settings, ("limit", "progress"), "a source of decisions")
-        return type(model).__name__, cast(DecisionBackend, model), {"model": type(model).__name__}
+        if calibrator is not None:
+            raise ValueError("calibrator: does not apply to a source of decisions; give it to LocalDecisions")
+        how = _settings_of(model) if isinstance(model, LocalDecisions) else {}
+        return type(model).__name__, cast(DecisionBackend, model), {"model": None, **how}
     if isinstance(model, str) and model.partition(":")[0] in CONTRACTS:
         _refuse(settings, (*_SERVED, "limit", "progress"), "a server of typed decisions")
-        if temperatures is not None:
-            raise ValueError("temperatures: a server applies its own; leave them out")
+        if calibrator is not None:
+            raise ValueError("calibrator: does not apply to a server, which applies its own; leave it out")
         served = ServedDecisions(model, settings.model_name, concurrency=settings.concurrency)
         return settings.model_name or model, served, {"model": model, "model_name": settings.model_name}
     _refuse(settings, (*_LOADING, *_SHARED), "typed decisions of a local model")
@@ -138,64 +154,68 @@ def decision_backend(
             f"model: {model!r} is not a server of typed decisions; write systemone:http://host:port, or give a model "
             "to load"
         )
-    found = _temperatures(temperatures, settings.adapter, model)
-    prompt_format = prompt_format_of(settings.prompt, chat_template=settings.chat_template)
+    prompt = source.prompt_format if settings.prompt is None else settings.prompt
+    prompt_format = prompt_format_of(prompt, chat_template=settings.chat_template)
+    if calibrator is None:
+        fitted = own_calibrator(source, "letters", settings)
+    else:
+        fitted = as_calibrator(calibrator)
+        check_fits(fitted, {**source.identity, "prompt_format": prompt_format.to_dict()}, force=force)
     settings.say(f"Loading {source.name}")
     local: LocalModel = source.opened(prompt_format.chat)  # type: ignore[assignment]
     n_orders = 1 if settings.n_orders is None else settings.n_orders
-    backend = LocalDecisions(local, prompt_format, temperatures=found, n_orders=n_orders)
-    run = {
-        **source.identity,
-        "prompt_format": prompt_format.to_dict(),
-        "n_orders": n_orders,
-        "temperatures": found,
-        "max_length": settings.max_length,
-        "dtype": settings.dtype,
-    }
-    return source.name, backend, run
+    backend = LocalDecisions(local, prompt_format, calibrator=fitted, n_orders=n_orders)
+    loading = {"max_length": settings.max_length, "dtype": settings.dtype}
+    return source.name, backend, {**source.identity, **_settings_of(backend), **loading}
 
 
-def fit_temperatures(measurement: DecisionMeasurement) -> dict[str, float]:
-    """Return one temperature per question type, each minimizing the log-loss of the labels on held-out cases.
+def _settings_of(backend: LocalDecisions) -> dict[str, Any]:
+    """Return how a local model is asked, as JSON values."""
+    found: dict[str, Any] = {"prompt_format": backend.prompt_format.to_dict(), "n_orders": backend.n_orders}
+    if (fitted := backend.calibrator) is not None:
+        found["calibrator"] = {"method": fitted.name, **described(fitted.parameters())}
+    return found
 
-    Temperatures change no argmax, so the accuracy stays the same.
+
+def _noted(backend: DecisionBackend, cases: TypedDecisions) -> dict[str, Any]:
+    """Return the command, the date, the device, and the first prompt of a local model, as JSON values."""
+    if not isinstance(backend, LocalDecisions):
+        return NotesPrompt(cast(Any, backend)).record()
+    source = backend.source
+    (first,) = source.encoder.labels(cases[0].questions()[:1], backend.prompt_format)
+    return NotesPrompt(source).record() | {"prompt": source.tokenizer.decode(first.input_ids)}
+
+
+def fit_temperatures(measurement: DecisionMeasurement) -> GroupedTemperature:
+    """Return one temperature per question type, which minimizes the log-loss of the labels on held-out cases.
+
+    They are shrunk slightly toward that of all decisions, so that a type with few questions gets a reasonable one; see
+    `hf_calib.calibrators.GroupedTemperature`. No argmax changes, so the accuracy stays the same.
 
     Parameters
     ----------
     measurement : DecisionMeasurement
-        Measured without temperatures, on cases that the model was not trained on. If options tie in the gold
+        Measured without a calibrator, on cases that the model was not trained on. If options tie in the gold
         distribution, the predicted one counts as right.
 
     Raises
     ------
     ValueError
-        If the measurement has temperatures already.
-    """
-    from ..calibrators import TemperatureScaling
-    from ..measures import labels_with_ties
+        If the measurement has a calibrator already.
 
-    if measurement.run.get("temperatures"):
-        raise ValueError("temperatures: the measurement already has temperatures; fit them on one without")
-    found = {}
+    Warns
+    -----
+    UninformativeFitWarning
+        If a temperature is at the end of its range.
+    """
+    if "calibrator" in measurement.run:
+        raise ValueError("measurement: a calibrator was already applied; measure without one")
     decisions = measurement.cases.decisions
-    for kind in TYPES:
-        places = [place for place, decision in enumerate(decisions) if decision.type == kind]
-        if not places:
-            continue
-        width = max(len(decisions[place].options) for place in places)
-        p = np.zeros((len(places), width))
-        gold = np.zeros_like(p)
-        for row, place in enumerate(places):
-            p[row, : len(measurement.probabilities[place])] = measurement.probabilities[place]
-            own = decisions[place].gold
-            gold[row, : 0 if own is None else len(own)] = () if own is None else own
-        labels = np.array([decisions[place].label for place in places])
-        if all(decisions[place].gold is not None for place in places):
-            labels = labels_with_ties(p, labels, gold)
-        fitted = TemperatureScaling().fit(p, labels, kind="probabilities")
-        assert fitted.temperature is not None
-        found[kind] = fitted.temperature
-    return found
+    p, labels, _ = arrays_of(decisions, measurement.probabilities)
+    types = [own.type for own in decisions]
+    fitted = GroupedTemperature("type", _SHRINKAGE).fit(p, labels, kind="probabilities", groups=types)
+    fitted.fitted_on = fitted_on(measurement.run, len(decisions))
+    return fitted
 
 
 def prior_answers(training: TypedDecisions, cases: TypedDecisions) -> list[tuple[float, ...]]:
@@ -241,17 +261,6 @@ def _cases(dataset: Any, limit: int | None, seed: int) -> TypedDecisions:
     if limit is None or limit >= len(cases):
         return cases
     return cases.at(sorted(np.random.default_rng(seed).permutation(len(cases))[:limit].tolist()))
-
-
-def _temperatures(given: Any, adapter: Any, model: Any) -> dict[str, float]:
-    if isinstance(given, str | os.PathLike):
-        return read_temperatures(given)
-    if given is not None:
-        return check_temperatures(given)
-    for folder in (adapter, model):
-        if isinstance(folder, str | os.PathLike) and (Path(folder) / TEMPERATURES_FILE).is_file():
-            return read_temperatures(folder)
-    return {}
 
 
 def _refuse(settings: AskSettings, allowed: Sequence[str], what: str) -> None:

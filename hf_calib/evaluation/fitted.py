@@ -8,16 +8,51 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..calibrators.fitted_on import FittedOn
+from ..tasks import prompt_format_of
 
 if TYPE_CHECKING:
     from ..calibrators.protocol import BaseCalibrator
+    from ..confidence import ConfidenceMethod
     from ..reports import Measurement
+    from .models import ModelSource
+    from .settings import AskSettings
 
 _ASKING = ("confidence", "prompt_format", "permute_options")
 
 
 class CalibratorMismatchWarning(UserWarning):
     """A calibrator is applied to a model or a way of asking that it was not fitted on."""
+
+
+def own_calibrator(
+    source: ModelSource, method: str | ConfidenceMethod | None, settings: AskSettings
+) -> BaseCalibrator | None:
+    """Return the calibrator that came with a model, if the model is asked as it was for fitting it.
+
+    Warns
+    -----
+    CalibratorMismatchWarning
+        If it is asked in another way.
+    """
+    if source.calibrator is None:
+        return None
+    differing = {
+        "method": method not in (None, source.read_by),
+        **{name: bool(getattr(settings, name)) for name in ("few_shot", "wordings", "free_form")},
+    }
+    prompt = source.prompt_format if settings.prompt is None else settings.prompt
+    if prompt_format_of(prompt, chat_template=settings.chat_template) != source.prompt_format:
+        differing |= {name: bool(getattr(settings, name)) for name in ("prompt", "chat_template")}
+    found = [name for name, differs in differing.items() if differs]
+    if not found:
+        return source.calibrator
+    warnings.warn(
+        f"{', '.join(found)}: the calibrator of {source.name} is not applied, since it was fitted for the method and "
+        "prompt that the model was calibrated with; leave these out to apply it",
+        CalibratorMismatchWarning,
+        stacklevel=3,
+    )
+    return None
 
 
 def fitted_on(run: Mapping[str, Any], n: int = 1) -> FittedOn:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from ..reports import Measurement
 from .asking import Datasets, ask
-from .fitted import CalibratorMismatchWarning, check_fits, fitted_on_same_questions
+from .fitted import check_fits, fitted_on_same_questions, own_calibrator
 from .grouping import groups_of
 from .keeping import interruptible, save_result
 from .models import ModelSource, model_source, this_process
@@ -130,7 +129,7 @@ def measure(
     settings = AskSettings(**options)
     source = model if isinstance(model, ModelSource) else model_source(model, settings, this_process(settings.device))
     given = None if calibrator is None else as_calibrator(calibrator)
-    fitted = given or _own_calibrator(source, method, settings)
+    fitted = given or own_calibrator(source, method, settings)
     check = None if given is None else partial(check_fits, given, force=force)
     with interruptible(out):
         measurement = ask(
@@ -149,29 +148,6 @@ def measure(
             measurement = calibrated(measurement, fitted)
         save_result(measurement, out, settings.device)
     return measurement
-
-
-def _own_calibrator(
-    source: ModelSource, method: str | ConfidenceMethod | None, settings: AskSettings
-) -> BaseCalibrator | None:
-    """Return the calibrator that came with a model, if the model is asked as it was for fitting it."""
-    if source.calibrator is None:
-        return None
-    differing = {
-        "method": method not in (None, source.read_by),
-        "prompt": settings.prompt not in (None, source.prompt_format),
-        **{name: bool(getattr(settings, name)) for name in ("chat_template", "few_shot", "wordings", "free_form")},
-    }
-    found = [name for name, differs in differing.items() if differs]
-    if not found:
-        return source.calibrator
-    warnings.warn(
-        f"{', '.join(found)}: the calibrator of {source.name} is not applied, since it was fitted for the method and "
-        "prompt that the model was calibrated with; leave these out to apply it",
-        CalibratorMismatchWarning,
-        stacklevel=3,
-    )
-    return None
 
 
 def measure_recorded(

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 import socket
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ..confidence.decisions import Decided, DecisionBackend
+from ..confidence.decisions import DecisionBackend, answers_of
 from ..tasks import QuestionError
-from ..tasks.decisions import Case, Decision
+from ..tasks.decisions import Case
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -71,12 +70,7 @@ def make_app(
         case = _read(body, name, max_questions)
         with one_at_a_time:
             (answers,) = backend.decide([case])
-        return {
-            "model": name,
-            "answers": {
-                decision.name: _answer(decision, own) for decision, own in zip(case.decisions, answers, strict=True)
-            },
-        }
+        return {"model": name, "answers": answers_of(case, answers)}
 
     async def systemone(request: Request) -> Response:
         kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
@@ -206,19 +200,3 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if twice:
         raise ValueError(f"the key {', '.join(map(repr, twice))} appears more than once")
     return dict(pairs)
-
-
-def _answer(decision: Decision, decided: Decided | None) -> dict[str, Any]:
-    """Return an answer in the form of the contract."""
-    assert decided is not None  # prompts that are too long are refused
-    p = decided.probabilities
-    mass = {"label_mass": decided.mass}
-    if decision.type == "noul":
-        return {"type": "noul", "noul": p[1], **mass}
-    named = dict(zip(decision.options, p, strict=True))
-    entropy = -math.fsum(value * math.log(value) for value in p if value > 0)
-    shared = {"probabilities": named, "confidence": max(0.0, 1 - entropy / math.log(len(p))), **mass}
-    if decision.type == "choice":
-        return {"type": "choice", "choice": max(named, key=named.__getitem__), **shared}
-    legend = dict(zip(decision.options, decision.texts, strict=True))
-    return {"type": "score", "score": math.fsum(i * value for i, value in enumerate(p)), "legend": legend, **shared}

@@ -4,7 +4,8 @@ For trainers and scripts:
 
 - `CalibrationCardData`, `DatasetReference`, `Evaluation`: measurements and settings for a card.
 - `render_card(data, existing=None)`, `write_card(folder, data)`: the model card, new or updated.
-- `save_calibration_metadata(folder, ...)`: the prompt format, the base model's revision and the calibrator.
+- `save_calibration_metadata(folder, ...)`: the prompt format, the base model's revision and the calibrator, which
+  `add_calibrator(folder, calibrator)` adds later.
 - `publish_adapter(folder, repo_id, ...)`, `publish_metric(name, namespace=...)`: one commit each.
 - `load(name)`: model, tokenizer, prompt format and calibrator together; `ensemble([...])`: adapters on one base model.
 

@@ -5,6 +5,7 @@ from .calibrated_model import (
 )
 from .calibration_metadata import (
     CalibrationMetadata as CalibrationMetadata,
+    add_calibrator as add_calibrator,
     loaded_revision as loaded_revision,
     read_calibration_metadata as read_calibration_metadata,
     save_calibration_metadata as save_calibration_metadata,

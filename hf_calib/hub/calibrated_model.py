@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..tasks import PromptFormat, Question, as_questions
+from ..tasks import PromptFormat, Question, QuestionError, TypedDecisions, as_questions
 from .calibration_metadata import CalibrationMetadata
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class CalibratedModel:
             If a question's number of options differs from those that the model was calibrated on.
         """
         questions = as_questions(questions)
-        predictions = self.predict(questions, **options).calibrated(self.calibrator)
+        predictions = self._calibrated(questions, **options)
         answers = []
         masses = predictions.option_mass if predictions.has_mass else [None] * len(predictions)
         for row, values, mass in zip(predictions.rows, predictions.probabilities, masses, strict=True):
@@ -154,7 +154,52 @@ class CalibratedModel:
         ValueError
             If an answer is not known.
         """
-        return self.predict(questions, **options).calibrated(self.calibrator).report(seed=seed)
+        return self._calibrated(as_questions(questions), **options).report(seed=seed)
+
+    def decisions(
+        self, cases: TypedDecisions | Iterable[Any], *, n_orders: int = 1
+    ) -> list[dict[str, dict[str, Any]]]:
+        """Answer typed decisions, each with calibrated probabilities.
+
+        Parameters
+        ----------
+        cases : TypedDecisions, or iterable of Case or of mapping
+            As `hf_calib.tasks.TypedDecisions` takes them, such as
+            `[{"state": "...", "questions": {"refund": {"type": "noul", "instructions": "..."}}}]`.
+        n_orders : int, default 1
+            Average over this many rotations of each question's options.
+
+        Returns
+        -------
+        list of dict
+            For each case the answers by question, in the form of `POST /v1/systemone`.
+
+        Raises
+        ------
+        QuestionError
+            If a case cannot be read, or a prompt is too long.
+        ValueError
+            If the calibrator does not apply to typed decisions.
+        """
+        from ..confidence import LocalDecisions, LocalModel
+        from ..confidence.decisions import answers_of
+
+        asked = cases if isinstance(cases, TypedDecisions) else TypedDecisions(cases)
+        source = LocalModel(self.model, self.tokenizer)
+        backend = LocalDecisions(source, self.prompt_format, calibrator=self.calibrator, n_orders=n_orders)
+        return [answers_of(case, own) for case, own in zip(asked, backend.decide(asked), strict=True)]
+
+    def _calibrated(self, questions: Sequence[Question], **options: Any) -> Predictions:
+        predictions = self.predict(questions, **options)
+        if getattr(self.calibrator, "needs_groups", False) and self.calibrator.by == "type":
+            types = [questions[int(row)].type for row in predictions.rows]
+            if None in types:
+                raise QuestionError(
+                    f"question {types.index(None)}, counted from 0, has no type, and the calibrator has a temperature "
+                    "for each; give each question a type"
+                )
+            return predictions.calibrated(self.calibrator, groups=[str(own) for own in types])
+        return predictions.calibrated(self.calibrator)
 
     def warn_about_option_counts(self, questions: Sequence[Question]) -> None:
         """Warn if a question's number of options differs from those of the card's figures."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from .._version import __version__
 from ..confidence.registry import way_named
 from ..tasks import PromptFormat
+from ..tasks.decisions import MOST_OPTIONS
 from .card_data import read_json
 from .errors import InvalidFolderError
 
@@ -120,6 +121,39 @@ def save_calibration_metadata(
     return path
 
 
+def add_calibrator(folder: str | os.PathLike[str], calibrator: Saveable) -> Path:
+    """Write a calibrator into a folder that has an `hf_calib.json`, and note there that it belongs to the model.
+
+    Parameters
+    ----------
+    folder : path
+        Of an adapter or a model.
+    calibrator : object with `save(path)`
+        A fitted calibrator; replaces a previously saved one.
+
+    Returns
+    -------
+    Path
+        Of `hf_calib.json`.
+
+    Raises
+    ------
+    InvalidFolderError
+        If there is no `hf_calib.json`, or it is invalid.
+    """
+    folder = Path(folder)
+    metadata = read_calibration_metadata(folder)
+    if metadata is None:
+        raise InvalidFolderError(
+            f"{folder} has no {METADATA_FILE}, so it is not known with which prompt the calibrator was fitted.",
+            "Write it first: save_calibration_metadata(folder, prompt_format=...).",
+        )
+    calibrator.save(folder / CALIBRATOR_FILE)
+    path = folder / METADATA_FILE
+    path.write_text(replace(metadata, calibrator=True).to_json(), encoding="utf-8")
+    return path
+
+
 def loaded_revision(
     name: str, revision: str | None = None, cache_dir: str | os.PathLike[str] | None = None
 ) -> str | None:
@@ -189,8 +223,9 @@ def _parse(content: Mapping[str, Any]) -> CalibrationMetadata:
     prompt_format = PromptFormat.from_dict(dict(prompt))
     way_named(content.get("confidence", "letters"))
     counts = content.get("option_counts", [])
-    if not isinstance(counts, list) or any(type(count) is not int or not 2 <= count <= 26 for count in counts):
-        raise ValueError(f"its option_counts are {counts!r}, not numbers from 2 to 26")
+    allowed = range(2, MOST_OPTIONS + 1)
+    if not isinstance(counts, list) or any(type(count) is not int or count not in allowed for count in counts):
+        raise ValueError(f"its option_counts are {counts!r}, not numbers from 2 to {MOST_OPTIONS}")
     for key in ("base_model", "base_model_revision", "hf_calib_version"):
         if content.get(key) is not None and not isinstance(content[key], str):
             raise ValueError(f"its {key} is {content[key]!r}, not a name")

@@ -124,7 +124,7 @@ def _results(figures: dict[str, Measure], notes: str, revision: str | None, sour
 def _notes(measurement: DecisionMeasurement, training: str) -> str:
     run = measurement.run
     how = [f"{len(measurement.cases)} cases, {len(measurement.probabilities)} decisions", single_line(training)]
-    if run.get("temperatures"):
+    if run.get("calibrator"):
         how.append("one temperature per question type, fitted on held-out training cases")
     if run.get("n_orders", 1) > 1:
         how.append(f"averaged over {run['n_orders']} orders of the options")

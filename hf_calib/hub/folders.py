@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..tasks.decisions import TEMPERATURES_FILE
 from .calibration_metadata import CALIBRATOR_ARRAYS, CALIBRATOR_FILE, METADATA_FILE, read_calibration_metadata
 from .card import CARD_FILE, EVALUATION_RESULTS, PICTURE_FILE
 from .card_data import REPORT_FILE, CalibrationCardData, read_json
@@ -42,7 +41,6 @@ CALIBRATION_FILES = (
     METADATA_FILE,
     CALIBRATOR_FILE,
     CALIBRATOR_ARRAYS,
-    TEMPERATURES_FILE,
     DECISION_RESULTS,
 )
 MAX_CONFIG_BYTES = 4 * 2**20

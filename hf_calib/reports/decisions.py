@@ -14,6 +14,7 @@ import numpy as np
 from ..measures import CATALOG, CalibrationReport, Finding, Measure, labels_with_ties
 from ..tasks import QuestionError, TypedDecisions
 from ..tasks.decisions import Decision
+from .measurement import PAGE_FILE
 from .table import Cell, render_table
 
 REPORT_FILE = "decisions.json"
@@ -21,6 +22,12 @@ PREDICTIONS_FILE = "decisions.jsonl"
 
 FIGURES = ("accuracy", "kl_from_gold", "brier_from_gold", "ece", "total_variation", "score_error", "option_mass")
 """The measures in the tables, if the data suffice for them."""
+
+CONVENTIONS = (
+    "Any option that ties with the label in the gold counts as right; ECE has 10 equal-width bins of the top "
+    "probability, pooled over decisions; intervals are clustered by case."
+)
+"""How the figures are defined, as the benchmark does."""
 
 # If the labels' share of the probability is below this, the model does not answer with them.
 _LOW_MASS = 0.5
@@ -132,8 +139,7 @@ class DecisionMeasurement:
     def __str__(self) -> str:
         lines = [
             f"{self.name} on {len(self.cases):,} cases, {len(self.probabilities):,} decisions",
-            "Any option that ties with the label in the gold counts as right; ECE has 10 equal-width bins of the top "
-            "probability, pooled over decisions; intervals are clustered by case.",
+            CONVENTIONS,
             "",
         ]
         measured = [CATALOG[key] for key in FIGURES if key in self.report.measures]
@@ -175,11 +181,14 @@ class DecisionMeasurement:
         }
 
     def save(self, folder: str | Path) -> None:
-        """Write decisions.json (the report) and decisions.jsonl (one line per case) into a folder."""
+        """Write decisions.json, decisions.jsonl (one line per case) and report.html into a folder."""
+        from .page import render_decisions
+
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
         (folder / REPORT_FILE).write_text(text, encoding="utf-8")
+        (folder / PAGE_FILE).write_text(render_decisions(self), encoding="utf-8")
         answers = iter(zip(self.probabilities, self.masses, strict=True))
         with (folder / PREDICTIONS_FILE).open("w", encoding="utf-8") as file:
             for number, case in enumerate(self.cases):
@@ -215,22 +224,34 @@ def decision_report(
         Total probability of each decision's labels; left out of the report if one is None.
     chosen : ndarray of bool, optional
     """
-    decisions = cases.decisions
-    places = np.flatnonzero(np.ones(len(decisions), dtype=bool) if chosen is None else chosen).tolist()
-    width = max(len(decisions[place].options) for place in places)
-    p = _padded([probabilities[place] for place in places], width)
-    labels = np.array([decisions[place].label for place in places])
-    golds = [decisions[place].gold for place in places]
+    every = cases.decisions
+    places = np.flatnonzero(np.ones(len(every), dtype=bool) if chosen is None else chosen).tolist()
+    decisions = [every[place] for place in places]
+    p, labels, gold = arrays_of(decisions, [probabilities[place] for place in places])
     case_of = np.array([number for number, case in enumerate(cases) for _ in case.decisions])
     options: dict[str, Any] = {"clusters": case_of[places], "seed": seed}
-    if all(gold is not None for gold in golds):
-        gold = _padded([own for own in golds if own is not None], width)
-        labels = labels_with_ties(p, labels, gold)
-        ordered = np.array([decisions[place].type == "score" for place in places])
-        options |= {"gold": gold, "ordered": ordered}
+    if gold is not None:
+        options |= {"gold": gold, "ordered": np.array([own.type == "score" for own in decisions])}
     if masses is not None and all(masses[place] is not None for place in places):
         options["option_mass"] = [masses[place] for place in places]
     return CalibrationReport.from_predictions(p, labels, **options)
+
+
+def arrays_of(
+    decisions: Sequence[Decision], probabilities: Sequence[tuple[float, ...]]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Return the answers, (n, K), the right options, (n,), and the gold distributions, (n, K), as arrays.
+
+    Rows are padded with zeros. The gold is None unless all decisions have it; with it, a predicted option that ties
+    with the label is the right one.
+    """
+    width = max(len(own.options) for own in decisions)
+    p, labels = _padded(probabilities, width), np.array([own.label for own in decisions])
+    golds = [own.gold for own in decisions if own.gold is not None]
+    if len(golds) < len(decisions):
+        return p, labels, None
+    gold = _padded(golds, width)
+    return p, labels_with_ties(p, labels, gold), gold
 
 
 def _padded(rows: Sequence[tuple[float, ...]], width: int) -> np.ndarray:

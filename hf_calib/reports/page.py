@@ -14,6 +14,7 @@ from markupsafe import Markup, escape
 
 from ..measures import CATALOG, CalibrationReport, MeasureInfo, shown_in
 from .comparison import Comparison, summary
+from .decisions import CONVENTIONS, FIGURES, DecisionMeasurement, arrays_of
 from .measurement import Measurement
 from .svg import reliability_svg, risk_coverage_svg
 from .terminal import shown_name, sizes
@@ -98,6 +99,59 @@ def render_page(measurement: Measurement) -> str:
     )  # fmt: skip
 
 
+def render_decisions(measurement: DecisionMeasurement) -> str:
+    """Return the HTML page of a model's answers to typed decisions."""
+    report = measurement.report
+    by_type = measurement.by_type
+    own = {"this model": report, **measurement.references}
+    shown = [CATALOG[key] for key in FIGURES if any(key in each.measures for each in (report, *by_type.values()))]
+    return environment().get_template("decisions.html.jinja").render(
+        title=measurement.name,
+        sizes=f"{len(measurement.cases):,} cases, {report.n:,} decisions",
+        report=report,
+        warnings=measurement.warnings,
+        key_measures=[(info, report.measures[info.key]) for info in shown if info.key in report.measures],
+        columns=[info for info in shown if info.key in ("accuracy", "kl_from_gold", "brier_from_gold", "ece")],
+        conventions=CONVENTIONS,
+        references=own,
+        types=by_type,
+        workflows=measurement.by_workflow,
+        diagrams={"All decisions": reliability_svg(report)}
+        | ({name: reliability_svg(each) for name, each in by_type.items()} if len(by_type) > 1 else {}),
+        measures=[(CATALOG[key], measure) for key, measure in report.measures.items()],
+        mistakes=_decision_mistakes(measurement),
+        shown=N_CHARACTERS,
+        run=what_was_run(measurement.run),
+        prompt=measurement.run.get("prompt"),
+        level=f"{100 * report.confidence_level:g}%",
+    )  # fmt: skip
+
+
+def _decision_mistakes(measurement: DecisionMeasurement, n: int = N_MISTAKES) -> list[Mistake]:
+    """Return the `n` wrong decisions with the highest confidence, most confident first."""
+    placed = [(number, case, own) for number, case in enumerate(measurement.cases) for own in case.decisions]
+    p, right, _ = arrays_of([own for _, _, own in placed], measurement.probabilities)
+    chosen, confidence = p.argmax(axis=1), p.max(axis=1)
+    wrong = np.flatnonzero(chosen != right)
+    found = []
+    for place in wrong[np.argsort(-confidence[wrong], kind="stable")][:n]:
+        number, case, own = placed[place]
+        asked = own.question(case.state_text)
+        found.append(
+            Mistake(
+                dataset=case.workflow or "case",
+                row=number,
+                subject=f"{own.name} ({own.type})",
+                question=_asked(asked),
+                chosen=own.texts[chosen[place]],
+                right=own.texts[right[place]],
+                confidence=float(confidence[place]),
+                right_probability=float(p[place, right[place]]),
+            )
+        )
+    return found
+
+
 def _before(measurement: Measurement) -> dict[str, Any]:
     """Return what the page shows of the answers without the calibrator."""
     assert measurement.before is not None
@@ -168,6 +222,7 @@ def what_was_run(run: Mapping[str, Any]) -> list[tuple[str, str]]:
         "Number format": None if run.get("dtype") in (None, "auto") else run["dtype"],
         "Confidence read off": _listed(run.get("confidence")),
         "Prompt": "through the chat template" if (run.get("prompt_format") or {}).get("chat") else None,
+        "Orders of the options": run["n_orders"] if run.get("n_orders", 1) > 1 else None,
         "Options permuted": "yes" if run.get("permute_options") else None,
         "Longest prompt": f"{run['max_length']} tokens" if run.get("max_length") else None,
         "Longer prompts": "dropped" if run.get("drop_too_long") else None,
@@ -188,8 +243,8 @@ def what_was_run(run: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 _IN_WORDS = {
     "command", "date", "device", "model", "revision", "model_name", "adapter", "weights", "dtype", "confidence",
-    "permute_options", "max_length", "drop_too_long", "trust_remote_code", "calibrator", "seed", "datasets",
-    "versions", "prompt", "prompt_format", "options_not_returned", "has_chat_template",
+    "permute_options", "n_orders", "max_length", "drop_too_long", "trust_remote_code", "calibrator", "seed",
+    "datasets", "versions", "prompt", "prompt_format", "options_not_returned", "has_chat_template",
 }  # fmt: skip
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..tasks import Question, TypedDecisions
+
+if TYPE_CHECKING:
+    from ..calibrators import GroupedTemperature
+    from ..confidence import LocalDecisions
 
 
 @dataclass
@@ -75,25 +79,25 @@ def training_questions(cases: TypedDecisions, orders: int = 1, seed: int = 0) ->
     return [question for questions in (cases.questions(), *copies) for question in questions]
 
 
-def fitted_temperatures(trainer: Any, held_out: TypedDecisions) -> dict[str, float]:
+def fitted_temperatures(trainer: Any, held_out: TypedDecisions) -> GroupedTemperature:
     """Return one temperature per question type for a trainer's model."""
     from ..evaluation import fit_temperatures, measure_decisions
 
     return fit_temperatures(measure_decisions(decisions_of(trainer), held_out, progress=False))
 
 
-def decisions_of(trainer: Any, temperatures: Mapping[str, float] | None = None) -> Any:
+def decisions_of(trainer: Any, calibrator: GroupedTemperature | None = None) -> LocalDecisions:
     """Return a trainer's model as a source of decisions, asked as it is trained."""
     from ..confidence import LocalDecisions, LocalModel
 
     source = LocalModel(trainer.calibrated_model, trainer._questions.tokenizer)
-    return LocalDecisions(source, trainer._questions.prompt_format, temperatures=temperatures)
+    return LocalDecisions(source, trainer._questions.prompt_format, calibrator=calibrator)
 
 
 def main(script_args: DecisionArguments, training_args: Any, model_args: Any) -> None:
     """Train, fit the temperatures, save both, and report the figures before and after."""
-    from ..confidence import save_temperatures
     from ..evaluation import measure_decisions
+    from ..hub import add_calibrator
     from ..hub.decisions import write_decision_results
     from ..reports.table import render_table
     from ..trainers import CalibrationAwareSFTTrainer
@@ -102,8 +106,8 @@ def main(script_args: DecisionArguments, training_args: Any, model_args: Any) ->
 
     if training_args.push_to_hub:
         raise ValueError(
-            "push_to_hub: the temperatures and the results are written after training; leave it out, and upload the "
-            f"folder: hf upload your-name/your-model {training_args.output_dir}"
+            "push_to_hub: the temperatures and the results are written after training; leave it out, and publish the "
+            f"folder: hf-calib publish adapter {training_args.output_dir} --repo your-name/your-model"
         )
     seed = training_args.seed
     cases = TypedDecisions.load(script_args.dataset_name, limit=script_args.limit, seed=seed)
@@ -118,9 +122,9 @@ def main(script_args: DecisionArguments, training_args: Any, model_args: Any) ->
     )
     measured: dict[str, Any] = {}
 
-    def measure(name: str, temperatures: Mapping[str, float] | None = None) -> None:
+    def measure(name: str, calibrator: GroupedTemperature | None = None) -> None:
         if test is not None:
-            measured[name] = measure_decisions(decisions_of(trainer, temperatures), test, prior_from=trained)
+            measured[name] = measure_decisions(decisions_of(trainer, calibrator), test, prior_from=trained)
 
     measure("before")
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
@@ -129,9 +133,10 @@ def main(script_args: DecisionArguments, training_args: Any, model_args: Any) ->
     measure("after, temperatures", temperatures)
     trainer.save_model(training_args.output_dir)
     trainer.create_model_card(dataset_name=published_name(script_args.dataset_name))
-    save_temperatures(temperatures, training_args.output_dir)
+    add_calibrator(training_args.output_dir, temperatures)
     say: Callable[..., None] = trainer.accelerator.print
-    say(f"Model saved to {training_args.output_dir}, with the temperatures {temperatures}.")
+    shown = ", ".join(f"{kind} {value:.2f}" for kind, value in temperatures.parameters()["groups"].items())
+    say(f"Model saved to {training_args.output_dir}, with the temperatures {shown}.")
     if test is None:
         return
     rows = [{"": name, **{key: own.value for key, own in result.figures.items()}} for name, result in measured.items()]

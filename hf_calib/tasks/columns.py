@@ -13,9 +13,9 @@ from .answers import WITHHELD, is_missing
 from .questions import LETTERS
 
 Columns = Mapping[str, str | Sequence[str] | None]
-"""From "question", "choices", "answer", "context" and "subject" to the column, or columns, that hold each."""
+"""From "question", "choices", "answer", "context", "subject" and "type" to the column, or columns, that hold each."""
 
-FIELDS = ("question", "choices", "answer", "context", "subject")
+FIELDS = ("question", "choices", "answer", "context", "subject", "type")
 
 CONTEXTS = (
     "context", "passage", "article", "support", "para", "paragraph", "story", "narrative", "dialogue", "background",

@@ -16,9 +16,6 @@ from .questions import DecisionQuestion, Question, QuestionError, check_distribu
 TYPES = ("choice", "noul", "score")
 """The types of questions: one of several options, no or yes, and a level on an ordered scale."""
 
-TEMPERATURES_FILE = "decision_temperatures.json"
-"""The file next to a decision model's weights with one temperature per question type."""
-
 MOST_OPTIONS = DecisionQuestion.most_choices
 MOST_LEVELS = 10
 
@@ -90,8 +87,8 @@ class Decision:
             question=shown(self.instructions, "the instructions"),
             choices=self.texts,
             answer=self.label,
-            subject=self.type,
             context=state,
+            type=self.type,
             target=self.gold,
         )
 

@@ -38,6 +38,8 @@ class Layout:
         Whether columns with a usual name (`columns.CONTEXTS`) are read as context too.
     subject : tuple of str, default ("subject",)
         Names of the subject's column, of which the first present one is used; it may be absent.
+    type : tuple of str, default ("type",)
+        Name of the column with the kind of question; it may be absent.
     ignored : tuple of str, optional
         Columns that are left out on purpose: explanations, parts of used columns, other forms of the answer.
     requires : tuple of str, optional
@@ -56,6 +58,7 @@ class Layout:
     context: tuple[str, ...] = ()
     other_contexts: bool = True
     subject: tuple[str, ...] = ("subject",)
+    type: tuple[str, ...] = ("type",)
     ignored: tuple[str, ...] = ()
     requires: tuple[str, ...] = ()
     base: int | None = None
@@ -89,6 +92,7 @@ class Layout:
             *self.answer,
             *self.context_columns(columns),
             *self.subject,
+            *self.type,
             *self.ignored,
             *self.requires,
         }
@@ -437,8 +441,8 @@ def layout_of(columns: Iterable[str], mapping: Columns | None = None) -> Layout:
             )
         raise QuestionError(
             f"no layout of multiple-choice questions fits the columns {listing(columns)}; {advice}. "
-            "Expected: question, choices (a list) or A, B, C, ..., answer (index or letter; optional), context and "
-            "subject (optional); or the layout of a known dataset, such as cais/mmlu"
+            "Expected: question, choices (a list) or A, B, C, ..., answer (index or letter; optional), context, "
+            "subject and type (optional); or the layout of a known dataset, such as cais/mmlu"
         )
     if "subject" not in given and not set(layout.subject) & set(columns) and layout.subject:
         wrong = near_miss([column for column in columns if column not in layout.used(columns)], layout.subject)

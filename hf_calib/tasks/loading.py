@@ -41,11 +41,11 @@ def load_questions(
         Split of a Hub dataset or of a folder; may be left out if there is only one. A folder's files belong to the
         split that is a word in their name, as in `test-00000-of-00001.parquet`.
     columns : mapping, optional
-        The columns of "question", "choices", "answer", "context" and "subject", if they differ from the known layouts:
-        `{"question": "stem", "choices": ("A", "B", "C"), "answer": "gold"}`. Other fields are found as usual; `None`
-        means that there is no such column. Choices may be one column or several; if the answer's column is among
-        several, it holds the right choice, and the choices are shuffled. Several columns of context are shown one
-        after the other.
+        The columns of "question", "choices", "answer", "context", "subject" and "type", if they differ from the known
+        layouts: `{"question": "stem", "choices": ("A", "B", "C"), "answer": "gold"}`. Other fields are found as usual;
+        `None` means that there is no such column. Choices may be one column or several; if the answer's column is
+        among several, it holds the right choice, and the choices are shuffled. Several columns of context are shown
+        one after the other.
     answer_base : {0, 1}, optional
         The number of the first option, if answers are numbers without labels. By default it follows from the dataset's
         layout, the column's type or its values.

@@ -29,8 +29,9 @@ def permute_options(question: Question, order: Sequence[int] | NDArray[np.int64]
 
     Examples
     --------
-    >>> permute_options(Question("Which is a fruit?", ("apple", "chair", "sky"), 0), [2, 0, 1])
-    Question(question='Which is a fruit?', choices=('sky', 'apple', 'chair'), answer=1, subject=None, context=None)
+    >>> turned = permute_options(Question("Which is a fruit?", ("apple", "chair", "sky"), 0), [2, 0, 1])
+    >>> turned.choices, turned.answer
+    (('sky', 'apple', 'chair'), 1)
     """
     places = [int(place) for place in order]
     if sorted(places) != list(range(len(question.choices))):

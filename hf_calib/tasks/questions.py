@@ -20,7 +20,7 @@ class QuestionError(ValueError):
     Parameters
     ----------
     message : str
-    part : {"question", "choices", "answer", "subject", "context"}, optional
+    part : {"question", "choices", "answer", "subject", "context", "type"}, optional
         The part of the question that is wrong, for callers that know its column.
     """
 
@@ -45,6 +45,8 @@ class Question:
         The group that the question belongs to (MMLU's subject), used for results per group.
     context : str or None, default None
         The text that the question is about (RACE's article, SciQ's support); prompts show it before the question.
+    type : str or None, default None
+        The kind of question, such as "choice" or "score"; calibrators and thresholds can be fitted for each.
 
     Raises
     ------
@@ -57,6 +59,7 @@ class Question:
     answer: int | None = None
     subject: str | None = None
     context: str | None = None
+    type: str | None = None
 
     most_choices: ClassVar[int] = len(LETTERS)
 
@@ -87,8 +90,10 @@ class Question:
                 )
         if self.answer is not None:
             object.__setattr__(self, "answer", self._checked_answer())
-        if self.subject is not None and not isinstance(self.subject, str):
-            raise QuestionError(f"the subject is {self.subject!r}; it must be a text, or None", "subject")
+        for name in ("subject", "type"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                raise QuestionError(f"the {name} is {value!r}; it must be a text, or None", name)
         if self.context is not None and (not isinstance(self.context, str) or not self.context.strip()):
             raise QuestionError(
                 f"the context is {self.context!r}; it must be a text that is not empty, or None", "context"

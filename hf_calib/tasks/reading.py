@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .._suggestions import did_you_mean
@@ -50,9 +50,7 @@ class _Draft:
             index = self.answer.index(base)
         except QuestionError as error:
             raise QuestionError(f"column {self.answer_column!r}: {error}") from None
-        question = Question(
-            self.question.question, self.question.choices, index, self.question.subject, self.question.context
-        )
+        question = replace(self.question, answer=index)
         if not self.is_drawn:
             return question
         return permute_options(question, drawn_order(question.question, question.choices))
@@ -189,12 +187,14 @@ def _draft(place: str, row: Row, plain: Row, layout: Layout) -> _Draft:
     choice_columns = layout.choice_columns(plain)
     context_columns = layout.context_columns(plain)
     subject_columns = [name for name in layout.subject if name in plain][:1]
+    type_columns = [name for name in layout.type if name in plain]
     parts = {
         "question": [layout.question],
         "choices": choice_columns or list(layout.choices[:2]),
         "answer": [str(answer_column)],
         "context": context_columns,
         "subject": subject_columns,
+        "type": type_columns,
     }
     part = "choices"
     try:
@@ -208,12 +208,13 @@ def _draft(place: str, row: Row, plain: Row, layout: Layout) -> _Draft:
         shown = without_letters(texts)
         part = "context"
         context = _context([plain[name] for name in context_columns])
-        subject = plain[subject_columns[0]] if subject_columns else None
+        subject, kind = (plain[own[0]] if own else None for own in (subject_columns, type_columns))
         question = Question(
             plain.get(layout.question),  # type: ignore[arg-type]  # checked there
             tuple(shown),
             subject=None if is_missing(subject) else str(subject),
             context=context,
+            type=None if is_missing(kind) else str(kind),
         )
         part = "answer"
         value: Any = None

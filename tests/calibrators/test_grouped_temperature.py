@@ -94,7 +94,8 @@ def recorded(tmp_path):
         with path.open("w") as file:
             for p, label, group in zip(softmax(logits, axis=1), labels, groups, strict=True):
                 row = {"probabilities": p.tolist(), "answer": int(label), "subject": str(group)}
-                file.write(json.dumps({**row, "question": "?", "choices": ["a", "b", "c", "d"]}) + "\n")
+                asked = {"question": "?", "choices": ["a", "b", "c", "d"], "type": "choice"}
+                file.write(json.dumps({**row, **asked}) + "\n")
         return path
 
     return write

@@ -1,16 +1,20 @@
 """Typed decisions measured: the benchmark's figures, its reference rows, temperatures, and the command."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from hf_calib import measure_decisions
+from hf_calib.calibrators import GroupedTemperature, load_calibrator
 from hf_calib.cli import main
-from hf_calib.confidence import LocalDecisions, LocalModel, read_temperatures, save_temperatures
+from hf_calib.confidence import LocalDecisions, LocalModel
 from hf_calib.confidence.decisions import Decided
-from hf_calib.evaluation import fit_temperatures
+from hf_calib.evaluation import CalibratorMismatchWarning, fit_temperatures
 from hf_calib.evaluation.decisions import prior_answers
+from hf_calib.hub import save_calibration_metadata
 from hf_calib.reports import DecisionMeasurement
 from hf_calib.tasks import PromptFormat, QuestionError, TypedDecisions
 from tests.support import byte_level_tokenizer, tiny_llama
@@ -142,36 +146,29 @@ def test_temperatures_calibrate_each_type_and_keep_every_answer(tmp_path):
             answers.append(tuple(p / p.sum()))
     drawn = TypedDecisions(rows)
     before = measured(drawn, answers)
-    found = fit_temperatures(before)
+    fitted = fit_temperatures(before)
+    found = fitted.parameters()["groups"]
     for kind, power in sharp.items():
         assert found[kind] == pytest.approx(power, rel=0.2)
+    saved = load_calibrator(fitted.save(tmp_path / "calibrator.json"))
+    assert saved.by == "type"
 
     class Backend:
         def decide(self, cases, asking=None):
-            from hf_calib.confidence.decisions import scaled
-
             given = iter(answers)
             return [
-                [Decided(scaled(np.array(next(given)), found[own.type])) for own in case.decisions] for case in cases
+                [
+                    Decided(tuple(saved.transform([next(given)], kind="probabilities", groups=[own.type])[0]))
+                    for own in case.decisions
+                ]
+                for case in cases
             ]
 
     after = measure_decisions(Backend(), drawn)
     assert after.report.ece.value < 0.5 * before.report.ece.value
     assert after.report.accuracy.value == before.report.accuracy.value
-    save_temperatures(found, tmp_path)
-    assert read_temperatures(tmp_path) == found
-    for content, message in (
-        ('{"box": 1.0}', "no question type 'box'"),
-        ('{"noul": -1}', "must be a positive number"),
-        ('{"noul": "1"}', "must be a positive number"),
-        ("[1]", "expected one number per question type"),
-        ("{", "is invalid JSON"),
-    ):
-        (tmp_path / "decision_temperatures.json").write_text(content)
-        with pytest.raises(ValueError, match=message):
-            read_temperatures(tmp_path)
-    with pytest.raises(FileNotFoundError, match="temperatures: there is no file"):
-        read_temperatures(tmp_path / "none.json")
+    with pytest.raises(ValueError, match="measurement: a calibrator was already applied"):
+        fit_temperatures(replace(before, run={"calibrator": {"method": "temperature"}}))
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +225,13 @@ def test_rotations_are_averaged_in_the_options_own_order(folder):
         assert sum(own.probabilities) == pytest.approx(1)
 
 
-def test_the_command_measures_resumes_and_reads_the_temperatures_next_to_the_weights(folder, tmp_path, capsys):
+def temperatures(**groups):
+    return GroupedTemperature("type").set_parameters(
+        {"by": "type", "shrinkage": 50.0, "temperature": 1.0, "groups": groups}
+    )
+
+
+def test_the_command_measures_resumes_and_applies_the_calibrator_that_comes_with_the_model(folder, tmp_path, capsys):
     arguments = [
         "measure", "--task", "typed-decisions", "--model", str(folder / "model"), "--dataset",
         str(folder / "cases.jsonl"), "--json",
@@ -236,33 +239,51 @@ def test_the_command_measures_resumes_and_reads_the_temperatures_next_to_the_wei
     assert main([*arguments, "--out", str(tmp_path / "out"), "--fail-if", "kl_from_gold>0"]) == 3
     plain = json.loads(capsys.readouterr().out)
     assert plain["decisions"] == 60
-    assert plain["run"]["temperatures"] == {}
+    assert "calibrator" not in plain["run"]
     assert (tmp_path / "out" / "decisions.jsonl").is_file()
-    save_temperatures({"choice": 2.0, "noul": 0.5}, folder / "model")
-    try:
-        assert main(arguments) == 0
-    finally:
-        (folder / "model" / "decision_temperatures.json").unlink()
+    fitted = temperatures(choice=2.0, noul=0.5)
+    own = tmp_path / "own"
+    shutil.copytree(folder / "model", own)
+    save_calibration_metadata(own, prompt_format=PromptFormat(chat=True), calibrator=fitted)
+    arguments[4] = str(own)
+    assert main(arguments) == 0
+    chat = json.loads(capsys.readouterr().out)
+    assert chat["run"]["prompt_format"]["chat"]
+    assert chat["run"]["calibrator"]["groups"] == {"choice": 2.0, "noul": 0.5}
+    assert main([*arguments, "--chat-template"]) == 0
+    assert json.loads(capsys.readouterr().out)["figures"] == chat["figures"]
+    with pytest.warns(CalibratorMismatchWarning, match=r"^prompt: the calibrator of own is not applied"):
+        assert main([*arguments, "--prompt", "plain"]) == 0
+    assert json.loads(capsys.readouterr().out)["figures"] == plain["figures"]
+    arguments[4] = str(folder / "model")
+    fitted.save(tmp_path / "calibrator.json")
+    assert main([*arguments, "--calibrator", str(tmp_path)]) == 0
     scaled = json.loads(capsys.readouterr().out)
-    assert scaled["run"]["temperatures"] == {"choice": 2.0, "noul": 0.5}
-    assert scaled["by_type"]["score"]["measures"] == plain["by_type"]["score"]["measures"]
-    assert scaled["by_type"]["noul"]["measures"]["confidence"] != plain["by_type"]["noul"]["measures"]["confidence"]
-    assert (
-        main([*arguments[:-1], "--chat-template", "--limit", "3", "--n-orders", "2", "--prior-from", arguments[6]])
-        == 0
-    )
+    confidence = {
+        kind: [run["by_type"][kind]["measures"]["confidence"]["value"] for run in (plain, scaled)]
+        for kind in ("score", "noul", "choice")
+    }
+    assert confidence["score"][1] == pytest.approx(confidence["score"][0])
+    assert confidence["noul"][1] > confidence["noul"][0] + 0.001
+    assert confidence["choice"][1] < confidence["choice"][0] - 0.001
+    more = ["--chat-template", "--limit", "3", "--n-orders", "2", "--prior-from", arguments[6]]
+    assert main([*arguments[:-1], *more, "--out", str(tmp_path / "chat")]) == 0
     out = capsys.readouterr().out
     assert "3 cases, 15 decisions" in out
     assert "(prior)" in out
+    page = tmp_path / "chat" / "report.html"
+    assert f"Wrote {page}" in out
+    assert "&lt;|user|&gt;\n{&#34;n&#34;: " in page.read_text()
 
 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
         (["--confidence", "text"], "--confidence: does not apply to typed decisions"),
+        (["--conventions"], "--conventions: does not apply to typed decisions"),
         (["--few-shot", "2"], "few_shot: does not apply to typed decisions"),
         (["--permute-options"], "permute_options: does not apply"),
-        (["--temperatures", "none.json"], "there is no file 'none.json'"),
+        (["--calibrator", "none.json"], "none.json"),
         (["--max-length", "20"], "longer than 20 tokens"),
     ],
 )
@@ -274,8 +295,27 @@ def test_what_does_not_apply_is_refused(folder, more, message, capsys):
 
 
 def test_options_of_typed_decisions_are_refused_for_questions(folder, capsys):
-    assert main(["measure", "--model", "m", "--dataset", "d", "--temperatures", "t"]) == 1
-    assert "--temperatures: does not apply to multiple-choice questions" in capsys.readouterr().err
+    assert main(["measure", "--model", "m", "--dataset", "d", "--prior-from", "t"]) == 1
+    assert "--prior-from: does not apply to multiple-choice questions" in capsys.readouterr().err
+
+
+def test_a_calibrator_is_checked_before_it_is_applied(folder, tmp_path):
+    cases, model = folder / "cases.jsonl", str(folder / "model")
+    fitted = fit_temperatures(measure_decisions(model, cases, progress=False))
+    assert fitted.fitted_on.n == 60
+    measured = measure_decisions(model, cases, calibrator=fitted, progress=False)
+    assert measured.run["calibrator"]["groups"] == fitted.parameters()["groups"]
+    with pytest.raises(ValueError, match=r"it was not fitted on what it is applied to: prompt_format\.chat"):
+        measure_decisions(model, cases, calibrator=fitted, chat_template=True, progress=False)
+    with pytest.warns(CalibratorMismatchWarning, match="chat"):
+        measure_decisions(model, cases, calibrator=fitted, force=True, chat_template=True, progress=False)
+    by_subject = {"by": "subject", "shrinkage": 50.0, "temperature": 1.0, "groups": {"a": 1.0}}
+    with pytest.raises(ValueError, match="it has a temperature for each subject; typed decisions are grouped by type"):
+        LocalDecisions(local(folder), calibrator=GroupedTemperature().set_parameters(by_subject))
+    with pytest.raises(ValueError, match="calibrator: does not apply to a server"):
+        measure_decisions("systemone:http://127.0.0.1:9", cases, calibrator=fitted)
+    with pytest.raises(ValueError, match="calibrator: does not apply to a source of decisions"):
+        measure_decisions(LocalDecisions(local(folder)), cases, calibrator=fitted)
 
 
 def test_a_prompt_through_the_chat_template_begins_with_the_state(folder):

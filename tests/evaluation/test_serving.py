@@ -13,9 +13,11 @@ import pytest
 import requests
 
 from hf_calib import measure_decisions
-from hf_calib.confidence import LocalDecisions, LocalModel, ServedDecisions, save_temperatures
+from hf_calib.confidence import LocalDecisions, LocalModel, ServedDecisions
 from hf_calib.evaluation.serving import serve
-from hf_calib.tasks import TypedDecisions
+from hf_calib.hub import save_calibration_metadata
+from hf_calib.tasks import PromptFormat, TypedDecisions
+from tests.evaluation.test_decisions import temperatures
 from tests.support import byte_level_tokenizer, tiny_llama
 from tests.tasks.test_decisions import QUESTIONS, ROW
 
@@ -40,7 +42,7 @@ def url():
 
     options = {"port": 0, "max_body": MAX_BODY, "max_questions": 8, "ready": ready}
     threading.Thread(
-        target=serve, args=(backend(temperatures={"noul": 2.0}), "tiny"), kwargs=options, daemon=True
+        target=serve, args=(backend(calibrator=temperatures(noul=2.0)), "tiny"), kwargs=options, daemon=True
     ).start()
     assert started.wait(30)
     return found[0]
@@ -87,7 +89,7 @@ def test_every_answer_is_complete_and_sums_to_one(url):
 
 def test_answers_are_those_of_the_model_with_its_temperatures(url):
     case = TypedDecisions([request()])
-    ((outcome, review, risk),) = backend(temperatures={"noul": 2.0}).decide(case)
+    ((outcome, review, risk),) = backend(calibrator=temperatures(noul=2.0)).decide(case)
     ((_, plain, _),) = backend().decide(case)
     found = answers(url)
     assert list(found["outcome"]["probabilities"].values()) == pytest.approx(outcome.probabilities, abs=1e-6)
@@ -219,23 +221,25 @@ def test_a_failure_of_the_model_is_a_500_without_its_text():
 
 def test_our_client_measures_our_server(url):
     cases = TypedDecisions([{**ROW, "state": f"Run {number}"} for number in range(4)])
-    local = measure_decisions(backend(temperatures={"noul": 2.0}), cases)
+    local = measure_decisions(backend(calibrator=temperatures(noul=2.0)), cases)
     served = measure_decisions(ServedDecisions(f"systemone:{url}", "tiny"), cases)
     for key in ("accuracy", "kl_from_gold", "brier_from_gold", "ece", "option_mass"):
         assert getattr(served.report, key).value == pytest.approx(getattr(local.report, key).value, abs=1e-6)
 
 
-def test_the_command_listens_on_loopback_and_takes_the_temperatures_of_the_folder(tmp_path):
+def test_the_command_listens_on_loopback_and_asks_as_the_folder_says(tmp_path):
     tokenizer = byte_level_tokenizer(chat=True)
     tiny_llama(tokenizer, positions=2048).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    save_temperatures({"noul": 3.0}, tmp_path)
+    form = PromptFormat(chat=True)
+    save_calibration_metadata(tmp_path, prompt_format=form, calibrator=temperatures(noul=3.0))
     command = [sys.executable, "-m", "hf_calib.cli", "serve", "--model", str(tmp_path), "--port", "0", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
         try:
             told = json.loads(server.stdout.readline())
             assert re.fullmatch(r"http://127\.0\.0\.1:\d+", told["url"])
-            assert told["temperatures"] == {"noul": 3.0}
+            assert told["prompt_format"]["chat"]
+            assert told["calibrator"]["groups"] == {"noul": 3.0}
             response = post(told["url"], request())
             assert response.status_code == 200
         finally:

@@ -8,13 +8,12 @@ import pytest
 import hf_calib
 from hf_calib.calibrators import TemperatureScaling
 from hf_calib.cli import main
-from hf_calib.evaluation.grouping import groups_of, question_type
+from hf_calib.evaluation.grouping import groups_of
 from hf_calib.measures import accuracy_threshold
-from hf_calib.tasks import Question
 from tests.support import question_rows, tiny_llama
 
 
-def write(path, n, *, seed, exponent=0.2, choices=("red", "blue")):
+def write(path, n, *, seed, exponent=0.2):
     """Write predictions of two subjects, "easy" and "hard"; of the hard one half of the answers are right."""
     rng = np.random.default_rng(seed)
     with path.open("w") as file:
@@ -22,8 +21,8 @@ def write(path, n, *, seed, exponent=0.2, choices=("red", "blue")):
             c = float(rng.uniform(0.5, 1))
             subject = ("easy", "hard")[row % 2]
             right = rng.random() < (c**exponent if subject == "easy" else 0.5)
-            record = {"probabilities": [c, 1 - c], "answer": 0 if right else 1, "subject": subject}
-            file.write(json.dumps({**record, "question": f"{row}?", "choices": list(choices)}) + "\n")
+            record = {"probabilities": [c, 1 - c], "answer": 0 if right else 1, "subject": subject, "type": "noul"}
+            file.write(json.dumps({**record, "question": f"{row}?", "choices": ["red", "blue"]}) + "\n")
     return path
 
 
@@ -109,9 +108,8 @@ def test_a_calibrator_is_applied_to_recorded_answers(held_out):
 
 
 def test_questions_are_grouped(tmp_path):
-    path = write(tmp_path / "p.jsonl", 6, seed=0, choices=("Yes", "No"))
-    measurement = hf_calib.Measurement.load(path)
-    assert set(groups_of(measurement, "type")) == {"yes or no"}
+    measurement = hf_calib.Measurement.load(write(tmp_path / "p.jsonl", 6, seed=0))
+    assert set(groups_of(measurement, "type")) == {"noul"}
     assert set(groups_of(measurement, "n_options")) == {"2 options"}
     assert set(groups_of(measurement, "dataset")) == {"p"}
     assert list(groups_of(measurement, "subject")) == ["easy", "hard"] * 3
@@ -119,24 +117,9 @@ def test_questions_are_grouped(tmp_path):
         groups_of(measurement, "topic")
     bare = tmp_path / "bare.jsonl"
     bare.write_text('{"probabilities": [0.7, 0.3], "answer": 0}\n')
-    for by, what in (("type", "column 'choices'"), ("subject", "column 'subject'")):
+    for by, what in (("type", "has no type; add a column 'type'"), ("subject", "add a column 'subject'")):
         with pytest.raises(ValueError, match=f"row 0 of bare .*{what}"):
             groups_of(hf_calib.Measurement.load(bare), by)
-
-
-@pytest.mark.parametrize(
-    ("choices", "expected"),
-    [
-        (("True", "False"), "yes or no"),
-        (("yes.", "No"), "yes or no"),
-        (("0", "1", "2"), "score"),
-        (("3", "1", "2"), "score"),
-        (("1", "2", "4"), "choice"),
-        (("yes", "no", "maybe"), "choice"),
-    ],
-)
-def test_types_are_told_from_the_options(choices, expected):
-    assert question_type(Question("?", choices)) == expected
 
 
 def test_the_command(held_out, tmp_path, capsys):

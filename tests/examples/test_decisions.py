@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import yaml
 
+import hf_calib
 from hf_calib import measure_decisions
-from hf_calib.confidence import read_temperatures
 from hf_calib.tasks import TypedDecisions, encode_questions
 from tests.evaluation.test_decisions import benchmark
 from tests.examples.scripts import run_here, script, write
@@ -47,19 +47,21 @@ def test_it_trains_an_adapter_and_saves_the_temperatures_it_reports_with(saved_m
     printed = capsys.readouterr().out
     assert "before" in printed
     assert "after, temperatures" in printed
-    found = read_temperatures(out)
-    assert set(found) == {"choice", "noul", "score"}
+    loaded = hf_calib.load(out)
+    found = loaded.calibrator.parameters()
+    assert set(found["groups"]) == {"choice", "noul", "score"}
     again = measure_decisions(str(saved_model), test, adapter=str(out), progress=False)
-    assert again.run["temperatures"] == found
+    assert again.run["calibrator"]["groups"] == found["groups"]
     saved = json.loads((out / "decisions.json").read_text())
     for name, own in again.figures.items():
         assert saved["figures"][name]["value"] == pytest.approx(own.value, abs=1e-4)
-    plain = measure_decisions(str(saved_model), test, adapter=str(out), temperatures={}, progress=False)
+    plain = measure_decisions((loaded.model, loaded.tokenizer), test, progress=False)
     assert plain.figures["accuracy"].value == again.figures["accuracy"].value
     assert plain.figures["ece"].value != again.figures["ece"].value
     card = (out / "README.md").read_text()
     assert {"decision-model", "typed-decisions", "calibration"} <= set(yaml.safe_load(card.split("---")[1])["tags"])
     assert str(tmp_path) not in card
+    assert "one temperature per question type" in card
     assert not (out / ".eval_results").exists()
 
 

@@ -2,17 +2,28 @@
 
 import json
 
+import numpy as np
 import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from hf_calib.confidence import save_temperatures
-from hf_calib.hub import write_decision_results
+import hf_calib
+from hf_calib import measure_decisions
+from hf_calib.evaluation.decisions import decision_backend
+from hf_calib.hub import (
+    InvalidFolderError,
+    add_calibrator,
+    publish_adapter,
+    read_calibration_metadata,
+    save_calibration_metadata,
+    write_decision_results,
+)
 from hf_calib.hub.decisions import BENCHMARK
 from hf_calib.hub.folders import collect_files
 from hf_calib.reports import DecisionMeasurement
-from hf_calib.tasks import TypedDecisions
-from tests.evaluation.test_decisions import benchmark
+from hf_calib.tasks import PromptFormat, QuestionError, TypedDecisions
+from tests.evaluation.test_decisions import benchmark, temperatures
+from tests.support import byte_level_tokenizer
 
 
 def measured(source=f"{BENCHMARK}:all:test", **run):
@@ -22,7 +33,7 @@ def measured(source=f"{BENCHMARK}:all:test", **run):
 
 
 def test_the_results_file_has_an_entry_per_leaderboard(tmp_path):
-    result = measured(temperatures={"noul": 2.0})
+    result = measured(calibrator={"method": "grouped_temperature", "by": "type"})
     write_decision_results(tmp_path, result, training="LoRA on the training split", revision="abc", date="2026-11-26")
     text = (tmp_path / ".eval_results" / "typed-decisions.yaml").read_text()
     assert "date: '2026-11-26'" in text
@@ -86,9 +97,64 @@ def test_labels_alone_are_refused(tmp_path):
         write_decision_results(tmp_path, result)
 
 
-def test_the_temperatures_and_the_results_are_published_with_the_adapter(tmp_path, adapter_folder):
-    save_temperatures({"noul": 2.0}, adapter_folder)
+@pytest.fixture
+def trained(client, adapter_folder, base):
+    """An adapter for typed decisions with a chat prompt and one temperature per type."""
+    byte_level_tokenizer(chat=True).save_pretrained(adapter_folder)
     write_decision_results(adapter_folder, measured())
-    files = collect_files(adapter_folder, None, None)
-    assert "decision_temperatures.json" in files
-    assert ".eval_results/typed-decisions.yaml" in files
+    save_calibration_metadata(adapter_folder, prompt_format=PromptFormat(chat=True), base_model=base)
+    add_calibrator(adapter_folder, temperatures(choice=2.0, noul=0.5, score=3.0))
+    return adapter_folder
+
+
+def test_an_adapter_on_the_hub_is_asked_as_its_folder_is(trained, tmp_path):
+    publish_adapter(trained, "ann/decider")
+    cases = benchmark(3)
+    local = measure_decisions(str(trained), cases)
+    served = measure_decisions("ann/decider", cases)
+    assert local.run["calibrator"]["groups"] == {"choice": 2.0, "noul": 0.5, "score": 3.0}
+    assert local.run["prompt_format"]["chat"]
+    for name in ("calibrator", "prompt_format"):
+        assert served.run[name] == local.run[name]
+    np.testing.assert_allclose(np.concatenate(served.probabilities), np.concatenate(local.probabilities), atol=1e-6)
+    loaded = hf_calib.load("ann/decider")
+    plain = measure_decisions((loaded.model, loaded.tokenizer), cases, chat_template=True)
+    for own, scaled, decision in zip(plain.probabilities, served.probabilities, cases.decisions, strict=True):
+        p = np.array(own) ** (1 / local.run["calibrator"]["groups"][decision.type])
+        np.testing.assert_allclose(scaled, p / p.sum(), atol=1e-6)
+    again = measure_decisions(loaded, cases)
+    np.testing.assert_allclose(np.concatenate(again.probabilities), np.concatenate(local.probabilities), atol=1e-6)
+    answers = [own for case in loaded.decisions(cases) for own in case.values()]
+    for answer, own in zip(answers, local.probabilities, strict=True):
+        given = [1 - answer["noul"], answer["noul"]] if answer["type"] == "noul" else answer["probabilities"].values()
+        np.testing.assert_allclose(list(given), own, atol=1e-6)
+    questions = cases.questions()
+    assert [own.confidence for own in loaded.confidence(questions[:5])] == pytest.approx(
+        [max(own) for own in local.probabilities[:5]], abs=1e-6
+    )
+    with pytest.raises(QuestionError, match="question 0, counted from 0, has no type"):
+        loaded.confidence([{"question": "Which?", "choices": ["a", "b"]}])
+
+
+def test_a_server_takes_the_settings_of_an_adapter_on_the_hub(trained, base):
+    publish_adapter(trained, "ann/decider")
+    for model, adapter in (("ann/decider", None), (base, "ann/decider")):
+        name, backend, run = decision_backend(model, adapter=adapter, progress=False)
+        assert name == "decider"
+        assert backend.prompt_format.chat
+        assert backend.calibrator.parameters()["groups"] == run["calibrator"]["groups"] != {}
+
+
+def test_a_calibrator_needs_to_know_the_prompt(tmp_path):
+    with pytest.raises(InvalidFolderError, match=r"has no hf_calib\.json"):
+        add_calibrator(tmp_path, temperatures(noul=2.0))
+
+
+def test_questions_with_many_options_can_be_named_in_the_metadata(tmp_path):
+    save_calibration_metadata(tmp_path, option_counts=[2, 255])
+    assert read_calibration_metadata(tmp_path).option_counts == (2, 255)
+
+
+def test_the_temperatures_and_the_results_are_published_with_the_adapter(trained):
+    files = collect_files(trained, None, None)
+    assert {"calibrator.json", "hf_calib.json", ".eval_results/typed-decisions.yaml"} <= set(files)

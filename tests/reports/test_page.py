@@ -9,12 +9,14 @@ import pytest
 
 from hf_calib.confidence.predictions import Predictions
 from hf_calib.confidence.recorded import Recorded
+from hf_calib.evaluation.decisions import prior_answers
 from hf_calib.measures import CalibrationReport
-from hf_calib.reports import Measurement
+from hf_calib.reports import DecisionMeasurement, Measurement
 from hf_calib.reports.measurement import pool
-from hf_calib.reports.page import confident_mistakes, render_page
+from hf_calib.reports.page import confident_mistakes, render_decisions, render_page
 from hf_calib.reports.svg import reliability_svg, risk_coverage_svg
-from hf_calib.tasks import Question
+from hf_calib.tasks import Question, TypedDecisions
+from tests.evaluation.test_decisions import benchmark
 
 
 def answers(n=300, seed=0, power=1.0, n_subjects=4, k=3, gain=2.0):
@@ -164,3 +166,54 @@ def test_unknown_answers_are_refused():
     recorded.predictions.answers[2] = -1
     with pytest.raises(ValueError, match=r"set: 1 of 5 questions have no right answer .*row 2"):
         Measurement("m", {"set": recorded})
+
+
+def decisions(n=60, **changes):
+    """Return a measurement of typed decisions whose answers are sharper than the gold distributions."""
+    cases = benchmark(n)
+    answers = [tuple(np.array(own.gold) ** 3 / (np.array(own.gold) ** 3).sum()) for own in cases.decisions]
+    answers[:5] = [own[::-1] for own in answers[:5]]
+    return DecisionMeasurement("a <decider>", cases, answers, [0.4] * len(answers), **changes)
+
+
+def test_the_page_of_typed_decisions(tmp_path):
+    run = {"prompt": "</script>", "n_orders": 4, "calibrator": {"method": "grouped_temperature", "by": "type"}}
+    measurement = decisions(run=run, prior=prior_answers(benchmark(100, seed=1), benchmark(60)))
+    measurement.save(tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    checker = Checker()
+    checker.feed(page)
+    assert checker.open == checker.loads == []
+    assert "a &lt;decider&gt;" in page
+    assert "</script>" not in page
+    assert "The labels have 40% of the probability" in page
+    for info in ("accuracy", "kl_from_gold", "brier_from_gold", "ece", "total_variation", "score_error"):
+        own = measurement.report.measures[info]
+        assert f"<dd>{own.value:.3f}<small>{own.low:.3f} to {own.high:.3f}</small>" in page
+    for heading, rows in (
+        ("Compared with answers that ignore the state", {"this model": measurement.report, **measurement.references}),
+        ("Question types", measurement.by_type),
+        ("Workflows", measurement.by_workflow),
+    ):
+        table = page.split(f"<h2>{heading}</h2>", 1)[1].split("</table>", 1)[0]
+        found = re.findall(r"<tr><td>(.+?)</td><td>(\d+)</td><td>([\d.]+)</td><td>([\d.]+)", table)
+        assert found == [
+            (name, str(own.n), f"{own.accuracy.value:.3f}", f"{own.kl_from_gold.value:.3f}")
+            for name, own in rows.items()
+        ]
+    assert page.count('class="ideal"') == 4
+    mistakes = page.split("Most confident mistakes", 1)[1].split("All measures", 1)[0]
+    assert mistakes.count('class="mistake"') == 5
+    first = measurement.cases[0].decisions[0]
+    assert f"{first.name} ({first.type})" in mistakes
+    assert "<td>Orders of the options</td>" in page
+
+
+def test_a_page_of_labels_alone_in_one_workflow():
+    row = {"state": "s", "questions": {"q": {"type": "noul", "instructions": "x"}}, "gold": {"q": "yes"}}
+    measurement = DecisionMeasurement("m", TypedDecisions([row] * 30), [(0.2, 0.8)] * 30, [None] * 30)
+    page = render_decisions(measurement)
+    assert "Workflows" not in page
+    assert "KL from gold" not in page
+    assert page.count('class="ideal"') == 1
+    assert "No mistakes." in page

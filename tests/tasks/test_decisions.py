@@ -82,7 +82,7 @@ def test_all_prompts_of_a_case_begin_with_its_state():
     assert all(prompt.startswith('{"run": 7}\nQuestion: ') for prompt in prompts)
     assert prompts[2].endswith("Question: How risky is it?\nA. none\nB. some\nC. high\nAnswer:")
     assert prompts[1].startswith('{"run": 7}\nQuestion: {"ask": "Does it need review?"}\nA. No\nB. Yes')
-    assert [question.subject for question in questions] == ["choice", "noul", "score"]
+    assert [question.type for question in questions] == ["choice", "noul", "score"]
     assert as_questions(TypedDecisions([ROW])) == questions
 
 
