@@ -130,6 +130,26 @@ def test_training_with_permuted_options_differs_and_reports_flips(arguments, tmp
     assert line.endswith(f"| {flips:.3f} |")
 
 
+def test_an_aligned_models_answers_are_scored_by_the_model_before(saved_model, tmp_path, capsys):
+    base_tokens = script("real_models/base_tokens")
+    pairs = write(tmp_path / "pairs.jsonl", [
+        {"prompt": f"Say {n}", "chosen": f" {n}", "rejected": " no"} for n in range(12)
+    ] + [{"prompt": "long " * 100, "chosen": "a", "rejected": "b"}])  # fmt: skip
+    rows = [{"question": f"{n} + 1?", "answers": [str(n + 1)]} for n in range(14)]
+    base_tokens.main([
+        "--model", str(saved_model), "--pairs", str(pairs), "--questions", str(write(tmp_path / "q.jsonl", rows)),
+        "--steps", "2", "--learning_rate", "0.01", "--shots", "2", "--n_test", "10", "--out", str(tmp_path / "o"),
+    ])  # fmt: skip
+    printed = capsys.readouterr().out
+    assert "12 of 13 pairs" in printed
+    arms = json.loads((tmp_path / "o" / "results.json").read_text())["arms"]
+    assert len({own["confidence"]["value"] for own in arms.values()}) == len(arms) == 4
+    assert {own["n"] for own in arms.values()} == {10}
+    last = arms["aligned: `base-tokens`"]["confidence"]
+    (row,) = [line for line in printed.splitlines() if line.startswith("| aligned: `base-tokens` |")]
+    assert "{value:.3f} [{low:.3f}, {high:.3f}]".format(**last) in row
+
+
 def test_the_demo_measures_repairs_and_measures_again(tmp_path, saved_model, monkeypatch, capsys):
     demo = script("real_models/demo")
     out = tmp_path / "demo"
