@@ -10,7 +10,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-SHOWN = ("accuracy", "confidence", "ece", "smooth_ece", "nll", "brier", "auroc")
+SHOWN = ("accuracy", "confidence", "ece", "smooth_ece", "nll", "brier", "auroc", "flip_rate")
 VERSIONS_OF = ("hf-calib", "torch", "transformers", "trl", "peft")
 # Hub names of the question sets; `--data FOLDER` reads FOLDER/<name>.jsonl in their place.
 SETS = {
@@ -84,7 +84,7 @@ def fine_tune(model, questions, folder, reading, seed, settings, **options):
         What confidence is read off.
     seed : int
     settings : dict
-        `method`, `steps`, `batch_size`, `learning_rate` and `lora_r`.
+        `method`, `steps`, `batch_size`, `learning_rate` and `lora_r`; optionally `permute_options`.
     **options
         Of `CalibrationAwareSFTTrainer`.
 
@@ -106,6 +106,7 @@ def fine_tune(model, questions, folder, reading, seed, settings, **options):
         str(folder),
         method=settings["method"],
         calibration_confidence=reading,
+        permute_options=settings.get("permute_options", False),
         max_steps=settings["steps"],
         per_device_train_batch_size=settings["batch_size"],
         learning_rate=settings["learning_rate"],

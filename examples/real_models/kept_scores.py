@@ -9,14 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from hf_calib.confidence import Asking, LocalModel, OptionScores
-from hf_calib.tasks import PromptFormat, Question, load_questions
+from hf_calib.tasks import PromptFormat, Question
 
-# Questions scored at once; what has been scored is on disk after each.
-CHUNK = 16
-N = 200
+# Batches scored at once; what has been scored is on disk after each.
+CHUNK = 2
 
 
 class KeptScores:
@@ -74,8 +71,9 @@ class KeptScores:
     ) -> list[OptionScores | None]:
         keys = [_key(kind, question, prompt_format) for question in questions]
         missing = list({key: row for row, key in enumerate(keys) if key not in self.known}.values())
-        for start in range(0, len(missing), CHUNK):
-            rows = missing[start : start + CHUNK]
+        size = CHUNK * asking.largest_batch
+        for start in range(0, len(missing), size):
+            rows = missing[start : start + size]
             found = score(
                 "scores", [questions[row] for row in rows], prompt_format, Asking(asking.batch_size), **options
             )
@@ -92,15 +90,11 @@ def _key(kind: str, question: Question, prompt_format: PromptFormat) -> str:
 
 
 def opened(model: str, file: str | Path) -> KeptScores:
-    """Return a model from a folder or the Hub, in 32-bit floating point."""
+    """Return a model from a folder or the Hub, in 32-bit floating point, on a GPU if there is one."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    if torch.cuda.is_available():
+        loaded.to("cuda")
     return KeptScores(LocalModel(loaded, AutoTokenizer.from_pretrained(model)), file)
-
-
-def questions_of(dataset: str, n: int) -> list[Question]:
-    """Return `n` of 200 questions drawn at random with seed 0, in random order: fewer are among the first of more."""
-    drawn = load_questions(dataset, limit=N, seed=0)
-    return [drawn[row] for row in np.random.default_rng(0).permutation(len(drawn))[:n]]

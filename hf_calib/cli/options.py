@@ -128,6 +128,12 @@ def add_question_options(parser: argparse.ArgumentParser, *, several_methods: bo
     )
     group.add_argument("--top-k", type=int, metavar="K", help="guesses with stated-top-k (default: 4)")
     group.add_argument(
+        "--base-model",
+        metavar="M",
+        help="folder or Hub id of the pre-trained model that scores the answers with base-tokens (default: the model "
+        "without its adapter)",
+    )
+    group.add_argument(
         "--limit", type=int, metavar="N", help="ask N questions of each dataset, drawn at random with --seed"
     )
     add_reading_options(parser)

@@ -89,6 +89,22 @@ class PromptEncoder:
             items.append(self._continued(row, stem, texts, prompt_format))
         return self._fitting(items, len(questions))
 
+    def answers(
+        self, questions: Sequence[Any], texts: Sequence[str], prompt_format: PromptFormat
+    ) -> list[EncodedOptions]:
+        """Return prompts without options, each with its answer's text as the one continuation.
+
+        Raises
+        ------
+        QuestionError
+            If a text is no token at all, or a prompt with it is too long.
+        """
+        items = [
+            self._continued(row, self._stem(prompt_format, question, False), [text.strip()], prompt_format)
+            for row, (question, text) in enumerate(zip(questions, texts, strict=True))
+        ]
+        return self._fitting(items, len(questions))
+
     def labels(self, questions: Sequence[Question], prompt_format: PromptFormat) -> list[EncodedOptions]:
         """Return prompts with the options' labels as continuations, for questions of up to 255 options.
 

@@ -18,9 +18,9 @@ from .parsing import parse_confidence
 from .predictions import Predictions
 from .stated_levels import answered_question, find_levels, level_predictions
 
-METHODS = ("stated", "p-true", "levels", "agreement", "entropy", "distance")
-# The answer is written greedily, and the model is then asked about it.
-_ASKED_AFTER = ("p-true", "levels")
+METHODS = ("stated", "p-true", "levels", "base-tokens", "agreement", "entropy", "distance")
+# The answer is written greedily, and a model then reads it.
+_ASKED_AFTER = ("p-true", "levels", "base-tokens")
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ def predict_free_form(
     seed: int = 0,
     scale: str = "numbers",
     top_k: int = 1,
+    base: Any = None,
 ) -> FreeFormAnswers:
     """Ask questions without options, and read the confidence off the model's words.
 
@@ -62,11 +63,13 @@ def predict_free_form(
     backend, prompt_format, asking
         As in `ConfidenceMethod.predict`; the format's question line and cue are used.
     questions : sequence of FreeFormQuestion
-    method : {"agreement", "entropy", "distance", "stated", "p-true", "levels"}, default "agreement"
+    method : {"agreement", "entropy", "distance", "stated", "p-true", "levels", "base-tokens"}, default "agreement"
         Of the samples' largest cluster: its share, 1 - H/log n with the entropy H of the clusters' shares of n
         samples, or its share less the second's. Or what the model says along with its answer, written greedily; an
         answer without a stated confidence counts as one of 0. Or P(True): the answer is written greedily, and the
-        model is then asked whether it is true; with "levels" how confident it is, as in `StatedLevels`.
+        model is then asked whether it is true; with "levels" how confident it is, as in `StatedLevels`. With
+        "base-tokens" the answer is written greedily, and the confidence is the mean of the probabilities that a base
+        model gives the answer's tokens, each after the question and the tokens before it (BaseCal-ReEval).
     matcher : callable, default exact_match
         Whether an answer is a right one.
     equivalence : callable, optional
@@ -78,11 +81,19 @@ def predict_free_form(
         Of stated confidence.
     top_k : int, default 1
         How many guesses to ask for where confidence is stated; the likeliest is the answer, of equal ones the first.
+    base : LocalModel, optional
+        The base model of "base-tokens"; by default the model without its PEFT adapter. It reads plain prompts, since
+        base models know no chat template.
 
     Raises
     ------
     ValueError
-        If there is no such method or scale, too few samples or guesses, or examples where confidence is stated.
+        If there is no such method or scale, too few samples or guesses, examples where confidence is stated, or no
+        base model.
+
+    References
+    ----------
+    Tan et al., *BaseCal: Unsupervised Confidence Calibration via Base Model Signals*, ACL 2026 (arXiv 2601.03042).
     """
     if method not in METHODS:
         raise ValueError(f"the confidence in an answer in words is one of {', '.join(METHODS)}; got {method!r}")
@@ -90,6 +101,10 @@ def predict_free_form(
         raise ValueError(f"consistency needs at least two samples, got {n_samples}")
     if method == "stated" and isinstance(prompt_format, FewShotFormat):
         raise ValueError("few-shot examples show no stated confidence; ask for it without them")
+    if method == "base-tokens" and base is None:
+        from .local import base_under_adapter
+
+        base = base_under_adapter(backend)
     settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "list_options": False, "stop": ("\n",)}
     asked_with = prompt_format
     if method == "stated":
@@ -119,7 +134,8 @@ def predict_free_form(
         texts.append(text)
         confidences.append(confidence)
     if method in _ASKED_AFTER:
-        texts, confidences, rows = _asked_after(method, backend, questions, rows, texts, prompt_format, asking)
+        reader = base if method == "base-tokens" else backend
+        texts, confidences, rows = _asked_after(method, reader, questions, rows, texts, prompt_format, asking)
     right = [
         -1 if not questions[row].answers else 0 if grade(text, questions[row].answers, matcher) else 1
         for row, text in zip(rows, texts, strict=True)
@@ -137,7 +153,7 @@ def predict_free_form(
 
 def _asked_after(
     method: str,
-    backend: Backend,
+    backend: Any,
     questions: Sequence[FreeFormQuestion],
     rows: np.ndarray,
     texts: Sequence[str],
@@ -156,20 +172,34 @@ def _asked_after(
         return list(texts), [0.0] * len(texts), rows
     answered = [questions[rows[place]] for place in given]
     pairs = zip(given, answered, strict=True)
-    if method == "levels":
+    found = {place: 0.0 for place, text in enumerate(texts) if not text}
+    if method == "base-tokens":
+        plain = replace(prompt_format, chat=False, system=None)
+        scored = backend.score_answers("base_tokens", answered, [texts[place] for place in given], plain, asking)
+        found |= {
+            place: float(np.exp(tokens).mean())
+            for place, tokens in zip(given, scored, strict=True)
+            if tokens is not None
+        }
+    elif method == "levels":
         levels = find_levels(getattr(backend, "tokenizer", None), prompt_format)
         leveled = [answered_question(question, texts[place], None, levels) for place, question in pairs]
         scores = level_predictions(backend, leveled, prompt_format, asking)
+        found |= _first_option(scores, given)
     else:
         asked = [
             true_question(question.question.strip(), texts[place], question.subject, question.context)
             for place, question in pairs
         ]
         scores = probability_of_true(backend, asked, prompt_format, asking)
-    found = {place: 0.0 for place, text in enumerate(texts) if not text}
-    found |= {given[row]: float(p) for row, p in zip(scores.rows, scores.probabilities[:, 0], strict=True)}
+        found |= _first_option(scores, given)
     places = sorted(found)
     return [texts[place] for place in places], [found[place] for place in places], rows[places]
+
+
+def _first_option(scores: Predictions, places: Sequence[int]) -> dict[int, float]:
+    """Return the probability of the first option of questions that stand for the answers at some places."""
+    return {places[row]: float(p) for row, p in zip(scores.rows, scores.probabilities[:, 0], strict=True)}
 
 
 def cluster(texts: Sequence[str], same: Matcher) -> list[list[str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -133,6 +133,27 @@ class LocalModel:
         """Return the log-probabilities of each question's options' texts; None where the prompt was dropped."""
         items = self.encoder.texts(questions, prompt_format, list_options=list_options)
         return self._score(stage, items, len(questions), asking)
+
+    def score_answers(
+        self,
+        stage: str,
+        questions: Sequence[Any],
+        texts: Sequence[str],
+        prompt_format: PromptFormat,
+        asking: Asking,
+    ) -> list[list[float] | None]:
+        """Return the log-probability of each token of each question's answer; None where the prompt was dropped."""
+        items = self.encoder.answers(questions, texts, prompt_format)
+
+        def work(batch: list[EncodedOptions], prefix: int) -> list[list[float]]:
+            computed = self.forward.read([item.input_ids for item in batch], prefix=prefix, keep=True)
+            return [tokens for (tokens,) in self._token_scores(batch, computed)]
+
+        outcomes = self.run(stage, items, asking, work, keeps=True)
+        placed: list[list[float] | None] = [None] * len(questions)
+        for item, outcome in zip(items, outcomes, strict=True):
+            placed[item.row] = outcome
+        return placed
 
     @torch.no_grad()
     def score_cases(
@@ -282,37 +303,43 @@ class LocalModel:
         self, items: Sequence[EncodedOptions], prefix: int, states: bool, *, together: bool = False
     ) -> list[tuple[list[float], str | None]]:
         """Return each item's options' log-probabilities, and its hidden state in base 64, which JSON can hold."""
-        longer = [
-            (row, option) for row, item in enumerate(items) for option, ids in enumerate(item.options) if len(ids) > 1
-        ]
+        longer = any(len(ids) > 1 for item in items for ids in item.options)
         prompts = [item.input_ids for item in items]
         if together and not longer and self.forward.packs(prompts, prefix):
             computed = self.forward.read_together(prompts, prefix)
         else:
-            computed = self.forward.read(prompts, prefix=prefix, keep=bool(longer), states=states)
+            computed = self.forward.read(prompts, prefix=prefix, keep=longer, states=states)
+        kept = [None] * len(items) if computed.states is None else computed.states.cpu().numpy()
+        return [
+            ([sum(tokens) for tokens in own], None if state is None else base64.b64encode(state.tobytes()).decode())
+            for own, state in zip(self._token_scores(items, computed), kept, strict=True)
+        ]
+
+    def _token_scores(self, items: Sequence[EncodedOptions], computed: Computed) -> list[list[list[float]]]:
+        """Return the log-probability of each token of each item's options."""
         width = max(len(item.options) for item in items)
         first = [[ids[0] for ids in item.options] + [0] * (width - len(item.options)) for item in items]
         chosen = computed.logits.gather(1, torch.tensor(first, device=computed.logits.device))
-        scores = (chosen - computed.logits.logsumexp(dim=-1, keepdim=True)).double().cpu().numpy()
-        for (row, option), score in zip(longer, self._continuations(items, longer, computed), strict=True):
-            scores[row, option] += score
-        kept = [None] * len(items) if computed.states is None else computed.states.cpu().numpy()
-        found: list[tuple[list[float], str | None]] = []
-        for item, values, state in zip(items, scores, kept, strict=True):
-            own = values[: len(item.options)]
-            _check_finite(own, item.row)
-            found.append((own.tolist(), None if state is None else base64.b64encode(state.tobytes()).decode()))
+        scores = (chosen - computed.logits.logsumexp(dim=-1, keepdim=True)).double().tolist()
+        found = [[[score] for score in row[: len(item.options)]] for item, row in zip(items, scores, strict=True)]
+        longer = [
+            (row, option) for row, item in enumerate(items) for option, ids in enumerate(item.options) if len(ids) > 1
+        ]
+        for (row, option), further in zip(longer, self._continuations(items, longer, computed), strict=True):
+            found[row][option] += further
+        for item, own in zip(items, found, strict=True):
+            _check_finite(np.array([sum(tokens) for tokens in own]), item.row)
         return found
 
     def _continuations(
         self, items: Sequence[EncodedOptions], longer: Sequence[tuple[int, int]], computed: Computed
-    ) -> list[float]:
-        """Return the log-probability of the tokens after the first of each of the longer options."""
+    ) -> list[list[float]]:
+        """Return the log-probability of each token after the first of each of the longer options."""
         # Options that differ in their last token alone are read once.
         alike: dict[tuple[int, tuple[int, ...]], list[int]] = {}
         for number, (row, option) in enumerate(longer):
             alike.setdefault((row, items[row].options[option][:-1]), []).append(number)
-        scores = np.zeros(len(longer))
+        scores: list[list[float]] = [[] for _ in longer]
         vocabulary = computed.logits.shape[1]
         order = sorted(alike, key=lambda one: -len(one[1]))
         start = 0
@@ -330,9 +357,10 @@ class LocalModel:
                 numbers, *index = zip(*wanted, strict=True)
                 places, columns, tokens = (torch.tensor(values, device=logits.device) for values in index)
                 found = logits[places, columns, tokens] - logits.logsumexp(-1)[places, columns]
-                np.add.at(scores, list(numbers), found.double().cpu().numpy())
+                for number, score in zip(numbers, found.double().tolist(), strict=True):
+                    scores[number].append(score)
             start += size
-        return scores.tolist()
+        return scores
 
     def _chunk(
         self, items: Sequence[EncodedOptions], chunk: Sequence[tuple[int, tuple[int, ...]]], computed: Computed
@@ -361,6 +389,38 @@ def _check_finite(values: np.ndarray, row: int) -> None:
             f"the model's logits at the answer of row {row}, counted from 0, are not finite; its weights have "
             "diverged, or the number format is too narrow (try bfloat16 or float32)"
         )
+
+
+def base_under_adapter(source: Any) -> LocalModel:
+    """Return the model under a source's PEFT adapter, as a source of its own that shares the weights.
+
+    Raises
+    ------
+    ValueError
+        If the source is not a local model with an adapter.
+    """
+    model = getattr(source, "model", None)
+    if not isinstance(model, nn.Module) or not hasattr(unwrapped(model), "disable_adapter"):
+        raise ValueError(
+            "base_model: the model has no PEFT adapter to take off; give the pre-trained model that is to score the "
+            "answers as base_model (--base-model)"
+        )
+    return _WithoutAdapter(
+        model,
+        source.tokenizer,
+        max_length=source.encoder.max_length,
+        on_too_long=source.encoder.on_too_long,
+        device=source.forward.device,
+        in_step=source.forward.in_step,
+    )
+
+
+class _WithoutAdapter(LocalModel):
+    """A model with its PEFT adapter disabled whenever it is run."""
+
+    def run(self, *args: Any, **options: Any) -> list[Any]:
+        with cast("Any", unwrapped(self.model)).disable_adapter():
+            return super().run(*args, **options)
 
 
 class _Sampler:

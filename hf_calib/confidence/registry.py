@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .methods import ConfidenceMethod
 
 # Settings of a way that are given by name; `seed` always has a value, so a way without samples ignores it.
-SETTINGS = ("n_orders", "n_samples", "temperature", "top_k")
+SETTINGS = ("n_orders", "n_samples", "temperature", "top_k", "base_model")
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Way:
     ----------
     help : str
         What the confidence is read off, in a short phrase.
-    factory : callable
-        Returns a `ConfidenceMethod`, given settings by name.
+    factory : callable or None
+        Returns a `ConfidenceMethod`, given settings by name; None where the way is for questions without options only.
     settings : tuple of str
         The settings that it takes, of `SETTINGS` and "seed".
     gives_distribution : bool, default True
@@ -39,7 +39,7 @@ class Way:
     """
 
     help: str
-    factory: Callable[..., ConfidenceMethod]
+    factory: Callable[..., ConfidenceMethod] | None
     settings: tuple[str, ...] = ()
     gives_distribution: bool = True
     free_form: Mapping[str, Any] | None = field(default=None, kw_only=True)
@@ -152,6 +152,13 @@ _WAYS = {
         gives_distribution=False,
         free_form={"method": "distance"},
     ),
+    "base-tokens": Way(
+        "the mean probability that a base model gives the tokens of a free-form answer, one forward of that model",
+        None,
+        ("base_model",),
+        gives_distribution=False,
+        free_form={"method": "base-tokens"},
+    ),
 }
 DEFAULT_WAY = next(iter(_WAYS))
 
@@ -192,7 +199,8 @@ def confidence_method(name: str, *, wordings: Sequence[PromptFormat] = (), **set
     Raises
     ------
     ValueError
-        If there is no such way, it does not take a setting, or it gives no distribution to average over wordings.
+        If there is no such way, it is for questions without options only, it does not take a setting, or it gives no
+        distribution to average over wordings.
 
     Examples
     --------
@@ -200,6 +208,8 @@ def confidence_method(name: str, *, wordings: Sequence[PromptFormat] = (), **set
     SampleConsistency(n_samples=5, measure='agreement', temperature=1.0, max_new_tokens=16, seed=0)
     """
     way = way_named(name)
+    if way.factory is None:
+        raise ValueError(f"method: {name} reads confidence off free-form answers; also give free_form (--free-form)")
     method = way.factory(**_taken(name, settings))
     if not wordings:
         return method

@@ -33,7 +33,7 @@ from ..tasks import (
 from ..tasks.drawing import QuestionList, sample
 from ..tasks.free_form import MATCHERS, FreeFormQuestion, load_free_form_questions
 from .keeping import finished, journal
-from .models import ModelSource, model_source, this_process
+from .models import ModelSource, base_source, model_source, this_process
 from .provenance import NotesPrompt
 from .settings import AskOptions, AskSettings
 
@@ -260,13 +260,18 @@ def _free_form(
     if settings.permute_options or settings.check_order is not None:
         raise ValueError("permute_options, check_order: free_form has no options to put in another order")
     arguments = free_form_settings(method, **settings.of_method(seed))
+    base = base_source(arguments.pop("base_model", None), settings)
+    recorded = {**arguments, **({} if base is None else {"base_model": base.identity})}
 
     def ask_one(
         backend: Backend, questions: list[FreeFormQuestion], prompt_format: PromptFormat, asking: Asking
     ) -> Recorded:
         from ..confidence.free_form import predict_free_form
 
-        found = predict_free_form(backend, questions, prompt_format, asking, matcher=MATCHERS[matcher], **arguments)
+        opened = None if base is None else base.opened()
+        found = predict_free_form(
+            backend, questions, prompt_format, asking, matcher=MATCHERS[matcher], base=opened, **arguments
+        )
         shown = [
             Question(
                 questions[row].question,
@@ -277,7 +282,7 @@ def _free_form(
         ]
         return Recorded(found.predictions, tuple(shown))
 
-    return _Plan(read_datasets(dataset, settings, seed), {"name": method, "matcher": matcher, **arguments}, ask_one)
+    return _Plan(read_datasets(dataset, settings, seed), {"name": method, "matcher": matcher, **recorded}, ask_one)
 
 
 def _skipped(questions: Sequence[Any]) -> int:

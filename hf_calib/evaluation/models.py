@@ -149,6 +149,32 @@ def model_source(model: Model, settings: AskSettings, where: Processes) -> Model
     return _loaded(model, settings.tokenizer, settings)
 
 
+def base_source(model: Model | None, settings: AskSettings) -> ModelSource | None:
+    """Return the base model that scores another model's answers, loaded like that model; None if there is none.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If it is not a model, or a served one, which does not tell the probabilities of given tokens.
+    """
+    if model is None:
+        return None
+    own = ["max_length", "drop_too_long", "progress"]
+    if isinstance(model, str | os.PathLike):
+        own += ["dtype", "trust_remote_code", "device"]
+    try:
+        chosen = type(settings)(**{name: getattr(settings, name) for name in own})
+        source = None if str(model).startswith(SERVED) else model_source(model, chosen, this_process(settings.device))
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"base_model: {error}") from error
+    if source is None or not source.is_local:
+        raise ValueError(
+            "base_model: a server does not tell the probabilities of given tokens; give a folder, a Hub id, or "
+            "(model, tokenizer)"
+        )
+    return source
+
+
 _LOADING = ("adapter", "model_name", "concurrency", "dtype", "trust_remote_code", "device")
 
 

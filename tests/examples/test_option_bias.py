@@ -15,17 +15,8 @@ def test_a_second_run_scores_nothing_and_gives_the_same(tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path / "model")
     (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in question_rows(20)))
     command = [sys.executable, str(SCRIPT), "--model", str(tmp_path / "model"), "--dataset", str(tmp_path / "q.jsonl")]
-    command += [
-        "--n",
-        "12",
-        "--n-flips",
-        "6",
-        "--scores",
-        str(tmp_path / "s.jsonl"),
-        "--out",
-        str(tmp_path / "r.json"),
-    ]
-    subprocess.run(command, check=True)
+    command += ["--n", "12", "--scores", str(tmp_path / "s.jsonl"), "--out", str(tmp_path / "r.json")]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     (first,) = json.loads((tmp_path / "r.json").read_text())
     kept = (tmp_path / "s.jsonl").read_bytes()
     subprocess.run(command, check=True)
@@ -38,3 +29,5 @@ def test_a_second_run_scores_nothing_and_gives_the_same(tokenizer, tmp_path):
         value, low, high = own["as it is"]["ece"]
         assert low <= value <= high
         assert ("flip_rate" in own) == (not name.startswith("text"))
+        (row,) = [line for line in printed.splitlines() if line.startswith(f"| {name} |")]
+        assert f"{value:.3f} [{low:.3f}, {high:.3f}] → " in row

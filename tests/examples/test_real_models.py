@@ -36,7 +36,7 @@ def folder_of_data(tmp_path):
 
 
 def rows_of(tmp_path):
-    found = [json.loads(path.read_text()) for path in sorted((tmp_path / "rows").rglob("*.json"))]
+    found = [json.loads(path.read_text()) for path in sorted((tmp_path / "rows").glob("*/*.json"))]
     return {(row["reading"], row["arm"], row["seed"]): row for row in found}
 
 
@@ -107,6 +107,47 @@ def test_a_repair_goes_on_from_its_last_checkpoint(arguments, tmp_path, monkeypa
     repair.main(arguments)
     assert resumed == ["checkpoint-27"]
     assert ("letters", "cft", 0) in rows_of(tmp_path)
+
+
+def test_training_with_permuted_options_differs_and_reports_flips(arguments, tmp_path, saved_model, capsys):
+    permuting = script("real_models/permuting")
+    own = [*arguments[: arguments.index("--n_fit")], "--steps", "2", "--seeds", "0", "--out", str(tmp_path / "rows")]
+    permuting.main(own)
+    rows = rows_of(tmp_path)
+    assert set(rows) == {("letters", "as it is", None), ("letters", "own order", 0), ("letters", "random order", 0)}
+    from common import test_sets
+
+    asked = test_sets(tmp_path / "data", 12)["ARC-Easy"]
+    found = hf_calib.measure(str(saved_model), {"own": asked}, check_order=1).report.measures["flip_rate"]
+    assert rows["letters", "as it is", None]["measured"]["ARC-Easy"]["flip_rate"]["value"] == pytest.approx(
+        found.value
+    )
+    trained = [rows["letters", arm, 0] for arm in ("own order", "random order")]
+    assert [row["settings"]["permute_options"] for row in trained] == [False, True]
+    assert trained[0]["measured"]["ARC-Easy"]["nll"] != trained[1]["measured"]["ARC-Easy"]["nll"]
+    flips = trained[1]["measured"]["in domain"]["flip_rate"]["value"]
+    (line,) = [own for own in capsys.readouterr().out.splitlines() if own.startswith("| in domain | random order")]
+    assert line.endswith(f"| {flips:.3f} |")
+
+
+def test_an_aligned_models_answers_are_scored_by_the_model_before(saved_model, tmp_path, capsys):
+    base_tokens = script("real_models/base_tokens")
+    pairs = write(tmp_path / "pairs.jsonl", [
+        {"prompt": f"Say {n}", "chosen": f" {n}", "rejected": " no"} for n in range(12)
+    ] + [{"prompt": "long " * 100, "chosen": "a", "rejected": "b"}])  # fmt: skip
+    rows = [{"question": f"{n} + 1?", "answers": [str(n + 1)]} for n in range(14)]
+    base_tokens.main([
+        "--model", str(saved_model), "--pairs", str(pairs), "--questions", str(write(tmp_path / "q.jsonl", rows)),
+        "--steps", "2", "--learning_rate", "0.01", "--shots", "2", "--n_test", "10", "--out", str(tmp_path / "o"),
+    ])  # fmt: skip
+    printed = capsys.readouterr().out
+    assert "12 of 13 pairs" in printed
+    arms = json.loads((tmp_path / "o" / "results.json").read_text())["arms"]
+    assert len({own["confidence"]["value"] for own in arms.values()}) == len(arms) == 4
+    assert {own["n"] for own in arms.values()} == {10}
+    last = arms["aligned: `base-tokens`"]["confidence"]
+    (row,) = [line for line in printed.splitlines() if line.startswith("| aligned: `base-tokens` |")]
+    assert "{value:.3f} [{low:.3f}, {high:.3f}]".format(**last) in row
 
 
 def test_the_demo_measures_repairs_and_measures_again(tmp_path, saved_model, monkeypatch, capsys):
