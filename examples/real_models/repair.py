@@ -130,7 +130,9 @@ class Experiment:
         if not self.rows.missing(reading, arm, seed, settings):
             return
         folder = self.work / f"{training}-{reading}-seed{seed}"
-        seconds = fine_tune(self.options.model, self.train, folder, reading, seed, settings)
+        # The adapters that are published report the calibration before and after on their cards.
+        own = {"eval_calibration_dataset": self.tests["in domain"]} if training == "cft" else {}
+        seconds = fine_tune(self.options.model, self.train, folder, reading, seed, settings, **own)
         model = hf_calib.load(folder)
         model.model = model.model.merge_and_unload().to(device(), getattr(torch, self.options.dtype))
         # PyTorch multiplies bfloat16 weights without gradients four times as slowly on processors.
