@@ -219,7 +219,7 @@ class Experiment:
         args = self.config(folder, seed, hf_calib.CalibrationAwareConfig, beta=self.options.beta, **config)
         trainer_class, own = hf_calib.CalibrationAwareTrainer, {}
         if arm.catto is not None:
-            sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lab"))
+            sys.path.append(str(Path(__file__).resolve().parents[1] / "lab"))
             from experiments.catto import CATTODPOTrainer
 
             trainer_class, own = CATTODPOTrainer, {"catto_distance": arm.catto}

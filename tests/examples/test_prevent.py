@@ -1,12 +1,13 @@
 """`prevent.py` on a small model."""
 
 import json
+from importlib import import_module
 
 import numpy as np
 import pytest
 
 import hf_calib
-from tests.examples.scripts import EXAMPLES, script, write
+from tests.examples.scripts import EXAMPLES, write
 from tests.support import question_rows
 
 N_PAIRS = 6
@@ -36,7 +37,7 @@ def arguments(saved_model, tmp_path):
 
 @pytest.mark.slow
 def test_each_arm_is_measured_once_and_compared_with_plain_dpo(arguments, tmp_path, saved_model, monkeypatch):
-    prevent = script("real_models/prevent")
+    prevent = import_module("prevent")
     arms = [
         "before",
         "dpo",
@@ -84,14 +85,14 @@ def test_each_arm_is_measured_once_and_compared_with_plain_dpo(arguments, tmp_pa
     with pytest.raises(SystemExit, match="other settings"):
         prevent.main([*arguments, "--arms", "dpo", "--n_test", "9"])
 
-    script("real_models/prevent_report").main([str(tmp_path / "rows")])
+    import_module("prevent_report").main([str(tmp_path / "rows")])
     report = (tmp_path / "rows" / "report.md").read_text()
     assert f"{rows['anchor 2']['preferences']['reward_margin']:.3f}" in report
     assert (tmp_path / "rows" / "reward_and_ece.png").stat().st_size > 5000
 
 
 def test_held_out_pairs_share_no_prompt_with_the_others(arguments):
-    prevent = script("real_models/prevent")
+    prevent = import_module("prevent")
     experiment = prevent.Experiment(prevent.make_parser().parse_args(arguments))
     prompts = [{row["prompt"] for row in part} for part in (experiment.train, experiment.held_out)]
     assert len(experiment.held_out) == N_PAIRS
@@ -100,4 +101,4 @@ def test_held_out_pairs_share_no_prompt_with_the_others(arguments):
 
 def test_an_arm_that_changes_plain_dpo_needs_its_model(arguments):
     with pytest.raises(SystemExit, match="run the arm dpo with seed 0 first"):
-        script("real_models/prevent").main([*arguments, "--arms", "daca"])
+        import_module("prevent").main([*arguments, "--arms", "daca"])
