@@ -75,7 +75,7 @@ def _on_aligned(train: Callable[[Bench, Any], Any], *settings: str) -> TrainedMo
 
 def _variants() -> dict[str, TrainedModel]:
     """Return the models of `experiments.compared.VARIANTS`."""
-    sources = (*_TERMS, "experiments/variants.py")
+    sources = (*_TERMS, "experiments/variants.py", "evaluation/synthesis.py")
     prompts = {
         "pairs": variants.pairs_prompts,
         "mutated": variants.mutated_prompts,
