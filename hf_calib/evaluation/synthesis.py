@@ -383,10 +383,10 @@ def _round(backend: Backend, writing: Writing, asking: Asking, number: int, miss
             list_options=False,
             seed=int(np.random.SeedSequence([writing.seed, number]).generate_state(1)[0]),
         )
-    except QuestionError as error:
+    except QuestionError as error:  # too long
         raise QuestionError(
-            f"examples: {error}. Show fewer examples (n_shots), shorter ones or none (examples=()), or lower "
-            "max_new_tokens"
+            f"examples: {str(error).partition(';')[0]}; show fewer examples (n_shots), shorter ones or none "
+            "(examples=()), or lower max_new_tokens"
         ) from error
     for (subject, _), samples in zip(prompts, texts, strict=True):
         if samples is None:

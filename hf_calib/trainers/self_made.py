@@ -59,7 +59,7 @@ def self_made_questions(trainer: Any, reference: Any = None) -> SynthesizedQuest
         )
     writing = Writing(settings.self_made_questions, seed=args.seed)
     model = trainer.calibrated_model if reference is None else reference
-    name = model if isinstance(model, str) else model.config.name_or_path
+    name = model if isinstance(model, str) else model.config.name_or_path or model.config.model_type
     shows = not args.disable_tqdm
     asking = Asking("auto", shows, None, accelerator.process_index, accelerator.num_processes)
     tokenizer = reference_tokenizer(trainer, reference) or trainer.processing_class

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from hf_calib import synthesize_questions
 from hf_calib.lab.bench import Bench, merged, plain_dpo
 from hf_calib.lab.preferences import MULTIPLE_CHOICE
-from hf_calib.lab.tokenizer import BOS, MAX_LENGTH
+from hf_calib.lab.tokenizer import MAX_LENGTH
 from hf_calib.tasks import LETTERS, Question
 
 from .methods import long_fine_tuning
@@ -37,43 +38,26 @@ def mutated_prompts(bench: Bench) -> list[Question]:
     ]
 
 
-def synthesized_prompts(bench: Bench, *, batch_size: int = 512) -> list[Question]:
+def synthesized_prompts(bench: Bench) -> list[Question]:
     """Let the pre-trained model write multiple-choice prompts, as many as the bench has of its own.
 
-    It is given no word of any prompt: documents are sampled from the beginning, and those that are multiple-choice
-    questions are kept.
+    Given no example, it writes what it was pre-trained on.
 
     Raises
     ------
-    RuntimeError
-        If fewer than one in ten is a question: the model doesn't write any.
+    QuestionError
+        If fewer than one in twenty texts is a new question: the model doesn't write any.
     """
-    wanted = len(bench.data.prompts)
-    model, tokenizer = bench.pretrained().eval(), bench.tokenizer
-    begin = torch.full((batch_size, 1), int(tokenizer.vocab[BOS]))
-    torch.manual_seed(bench.seed)
-    questions: list[Question] = []
-    n_documents = 0
-    while len(questions) < wanted:
-        with torch.inference_mode():
-            documents = model.generate(
-                begin,
-                attention_mask=torch.ones_like(begin),
-                do_sample=True,
-                top_k=0,
-                max_new_tokens=MAX_LENGTH - 1,
-                pad_token_id=tokenizer.pad_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-            )
-        n_documents += batch_size
-        read = map(read_question, tokenizer.batch_decode(documents, skip_special_tokens=True))
-        questions += [question for question in read if question is not None]
-        if len(questions) < n_documents / 10:
-            raise RuntimeError(
-                f"{len(questions)} of {n_documents} documents that the pre-trained model wrote are multiple-choice "
-                "questions; pre-train it for longer"
-            )
-    return questions[:wanted]
+    return synthesize_questions(
+        bench.pretrained(),
+        bench.tokenizer,
+        len(bench.data.prompts),
+        examples=(),
+        temperature=1.0,
+        max_new_tokens=MAX_LENGTH - 2,  # after the beginning of the text and "Question:"
+        seed=bench.seed,
+        progress=False,
+    )
 
 
 def read_question(text: str) -> Question | None:
