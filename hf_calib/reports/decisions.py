@@ -132,8 +132,8 @@ class DecisionMeasurement:
     def __str__(self) -> str:
         lines = [
             f"{self.name} on {len(self.cases):,} cases, {len(self.probabilities):,} decisions",
-            "Any option that ties with the label in the gold counts as right; ECE has 10 equal-width bins of the top "
-            "probability, pooled over decisions; intervals are clustered by case.",
+            "Any option that ties with the label in the gold counts as right; intervals are clustered by case. "
+            f"{self.report.ece_note}",
             "",
         ]
         measured = [CATALOG[key] for key in FIGURES if key in self.report.measures]
