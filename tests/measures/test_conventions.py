@@ -116,11 +116,11 @@ def test_reports_say_what_their_ece_is():
 
 def test_one_sentence_says_what_several_eces_are():
     one = {"n_bins": 10, "n": 1000, "calibrated_model": 0.0214, "in_sample": False}
-    same = convention_note({"a": one, "b": one})
-    assert same == convention_note({"": one}) == (
+    note = (
         "ECE: 10 bins of equal width, L1, pooled over 1,000 questions; a perfectly calibrated model would score 0.021 "
         "on average."
     )
+    assert convention_note({"a": one, "b": one}) == convention_note({"": one}) == note
     other = {"n_bins": 10, "n": 1, "calibrated_model": 0.3, "in_sample": True}
     assert convention_note({"a": one, "b": other}) == (
         "ECE: 10 bins of equal width, L1, pooled over 1,000 (a) and 1 (b) questions; a perfectly calibrated model "
