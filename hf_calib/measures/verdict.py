@@ -119,7 +119,8 @@ def convention_note(conventions: Mapping[str, Mapping[str, Any]]) -> str:
     def each(values: Mapping[str, str], between: str) -> str:
         if len(set(values.values())) == 1:
             return next(iter(values.values()))
-        return between.join(f"{value} ({name})" for name, value in values.items())
+        *first, last = (f"{value} ({name})" for name, value in values.items())
+        return f"{', '.join(first)}{between}{last}"
 
     n_bins = each({name: str(one["n_bins"]) for name, one in conventions.items()}, " or ")
     sizes = each({name: f"{one['n']:,}" for name, one in conventions.items()}, " and ")

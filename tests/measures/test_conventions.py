@@ -126,6 +126,8 @@ def test_one_sentence_says_what_several_eces_are():
         "ECE: 10 bins of equal width, L1, pooled over 1,000 (a) and 1 (b) questions; a perfectly calibrated model "
         "would score 0.021 (a) or 0.300 (b) on average; a calibrator was fitted on these questions (b)."
     )
+    third = {**one, "calibrated_model": 0.1}
+    assert "score 0.021 (a), 0.300 (b) or 0.100 (c) on average" in convention_note({"a": one, "b": other, "c": third})
     assert convention_note({"b": other}).startswith("ECE: 10 bins of equal width, L1, pooled over 1 question; ")
     assert convention_note({"b": other}).endswith("; a calibrator was fitted on these questions.")
 
