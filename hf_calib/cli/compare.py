@@ -119,6 +119,7 @@ def _print(comparison: Comparison) -> None:
         print(f"\n{render_table(rows)}")
         if any(difference.verdict == _NO_DIFFERENCE for difference in own):
             print(f"–: {_NO_DIFFERENCE} (the interval of the difference includes 0)")
+        print(textwrap.fill(comparison.ece_note(key), _WIDTH))
         print()
 
 

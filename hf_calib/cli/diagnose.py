@@ -111,4 +111,4 @@ def _print(diagnosis: Diagnosis) -> None:
     ]
     print(render_table(rows))
     print(f"\nGeneralization gap {diagnosis.gap:+.3f} [{diagnosis.gap_low:+.3f}, {diagnosis.gap_high:+.3f}]")
-    print("No binning gives an ECE below |accuracy - mean confidence|.")
+    print(textwrap.fill(f"{diagnosis.ece_note} No binning gives an ECE below |accuracy - mean confidence|.", _WIDTH))

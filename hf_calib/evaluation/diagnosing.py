@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, Unpack
 
 import numpy as np
 
-from ..measures import expected_calibration_error
+from ..measures import calibration_test
 from ..measures.sampling import wilson_interval
+from ..measures.verdict import convention_note
 from ..reports import Measurement
 from ..reports.measurement import predictions_of
 from .asking import Questions, ask
@@ -73,6 +74,8 @@ class SetSummary:
         Wilson interval of the accuracy.
     bound : float
         |accuracy - confidence|, a lower bound of the ECE on this set for any binning.
+    ece_if_calibrated : float
+        Mean ECE of a perfectly calibrated model with the same confidences.
     """
 
     n: int
@@ -82,6 +85,7 @@ class SetSummary:
     confidence: float
     ece: float
     bound: float
+    ece_if_calibrated: float
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,8 @@ class Diagnosis:
     critical_accuracy_is_known : bool
         False if it is a lower estimate, the best accuracy seen on new questions.
     confidence_level : float
+    n_bins : int
+        Of the ECE.
     skipped_rows : mapping of str to int
         Number of unreadable rows that were left out, for each dataset with any.
     """
@@ -112,6 +118,7 @@ class Diagnosis:
     critical_accuracy: float
     critical_accuracy_is_known: bool
     confidence_level: float
+    n_bins: int = 10
     skipped_rows: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -162,6 +169,19 @@ class Diagnosis:
             "undetermined": "Measure on more questions; until then, temperature scaling changes no answer.",
         }[self.regime]
 
+    @property
+    def ece_note(self) -> str:
+        """What the ECEs are, in a sentence."""
+        sets = {"fine-tuning set": self.training, "new questions": self.new}
+        return convention_note(
+            {
+                name: {
+                    "n_bins": self.n_bins, "n": own.n, "calibrated_model": own.ece_if_calibrated, "in_sample": False
+                }
+                for name, own in sets.items()
+            }
+        )  # fmt: skip
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers and strings for JSON."""
         plain = {**asdict(self), "method": self.method, "reasons": self.reasons, "advice": self.advice}
@@ -192,7 +212,7 @@ class Diagnosis:
                 f"{name}: n {part.n}, accuracy {part.accuracy:.3f}, mean confidence {part.confidence:.3f}, "
                 f"ECE {part.ece:.3f}, at least {part.bound:.3f} with any bins"
             )
-        return "\n".join([*lines, self.advice])
+        return "\n".join([*lines, self.ece_note, self.advice])
 
 
 def diagnose(
@@ -295,7 +315,7 @@ def diagnose(
     )
     regime: Regime = "non-calibratable" if low > 0 else "calibratable" if high < ends else "undetermined"
     diagnosis = Diagnosis(
-        regime, on_trained, on_new, gap, gap_low, gap_high, critical, known, confidence_level, skipped
+        regime, on_trained, on_new, gap, gap_low, gap_high, critical, known, confidence_level, n_bins, skipped
     )
     save_result(diagnosis, out, options.get("device"))
     return diagnosis
@@ -330,12 +350,14 @@ def _summary(source: Any, name: str, n_bins: int, confidence_level: float) -> Se
     confidences = np.asarray(predictions.confidences, dtype=float)
     accuracy, confidence = float(correct.mean()), float(confidences.mean())
     low, high = wilson_interval(accuracy, len(correct), NormalDist().inv_cdf((1 + confidence_level) / 2))
+    test = calibration_test(confidences, correct, n_bins)
     return SetSummary(
         n=len(correct),
         accuracy=accuracy,
         low=float(low),
         high=float(high),
         confidence=confidence,
-        ece=float(expected_calibration_error(confidences, correct, n_bins)),
+        ece=test.error,
         bound=abs(accuracy - confidence),
+        ece_if_calibrated=test.expected_error,
     )

@@ -44,8 +44,7 @@ class DatasetReference:
         Number of rows used.
     task_id : str, optional
         The registered benchmark's task on the Hub, if this set is one, or several separated by commas; then the
-        accuracy, or the measure that a task is named after, is also written as an
-        evaluation-result file.
+        accuracy, or the measure that a task is named after, is also written to an evaluation-result file.
     skipped : int, optional
         Number of unreadable rows that were left out.
     origin : str, optional

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -15,7 +16,7 @@ from huggingface_hub.utils import yaml_dump
 
 from .._version import __version__
 from ..confidence.registry import way_named
-from ..measures import CATALOG
+from ..measures import CATALOG, Measure
 from .card_data import AFTER, CalibrationCardData, Evaluation
 from .errors import CardConflictError
 from .escaping import is_hub_id, single_line
@@ -101,12 +102,18 @@ def _eval_results(data: CalibrationCardData, evaluation: Evaluation) -> list[Eva
 def evaluation_results(data: CalibrationCardData) -> str | None:
     """Return the Hub's evaluation-result file, with an entry for every registered benchmark's task.
 
-    A task that has the name of a measure, such as `ece` or `brier`, gets that measure, any other one the accuracy.
+    A task that has the name of a measure, such as `ece`, `brier` or `kl`, gets that measure, where the questions have
+    gold distributions the distance from these; any other task gets the accuracy.
 
     Returns
     -------
     str or None
         The YAML text; None if no set names a registered task, or the client does not support these files.
+
+    Warns
+    -----
+    UserWarning
+        If a task is named after a measure that the report lacks; it gets no entry.
     """
     try:
         from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
@@ -117,9 +124,7 @@ def evaluation_results(data: CalibrationCardData) -> str | None:
             dataset_id=evaluation.dataset.name,
             task_id=task_id,
             dataset_revision=evaluation.dataset.revision,
-            value=round(
-                evaluation.reports[AFTER].measures[task_id if task_id in CATALOG else "accuracy"].value, _DIGITS
-            ),
+            value=round(measure.value, _DIGITS),
             notes=f"confidence read off {way_named(data.confidence).help}, n = {evaluation.reports[AFTER].n}, "
             f"ECE {evaluation.reports[AFTER].measures['ece'].value:.3f}",
             **_source(data),
@@ -127,8 +132,24 @@ def evaluation_results(data: CalibrationCardData) -> str | None:
         for evaluation in data.evaluations
         if evaluation.dataset.on_hub
         for task_id in evaluation.dataset.task_ids
+        if (measure := _measure_of_task(evaluation, task_id)) is not None
     ]
     return yaml_dump(eval_result_entries_to_yaml(entries), sort_keys=False) if entries else None
+
+
+def _measure_of_task(evaluation: Evaluation, task_id: str) -> Measure | None:
+    """Return the measure that a benchmark's task asks for; None, with a warning, if the report lacks it."""
+    measures = evaluation.reports[AFTER].measures
+    named = [key for key in (f"{task_id}_from_gold", task_id) if key in CATALOG] or ["accuracy"]
+    for key in named:
+        if key in measures:
+            return measures[key]
+    warnings.warn(
+        f"task_id: {evaluation.dataset} has no {named[0]}, so the results file has no entry for the task {task_id!r}; "
+        f"measure it on questions for which {named[0]} is defined, or leave the task out",
+        stacklevel=2,
+    )
+    return None
 
 
 def _source(data: CalibrationCardData) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..measures import CATALOG, shown_in
+from ..measures.verdict import convention_note
 from .card_data import AFTER, BASE, BEFORE, CalibrationCardData, Evaluation
 from .escaping import Markdown, escape_markdown
 
@@ -54,7 +55,7 @@ def evaluation_table(data: CalibrationCardData, evaluation: Evaluation) -> dict[
     groups = list(_group_rows(data, reports))
     return {
         "title": str(evaluation.dataset),
-        "description": _description(evaluation),
+        "description": _description(data, evaluation),
         "table": markdown_table(
             ["Model", "n", *(_heading(CATALOG[key]) for key in _IN_SIGHT)],
             [[labels[stage], f"{report.n:,}", *_cells_in_sight(report)] for stage, report in reports.items()],
@@ -97,13 +98,14 @@ def _measure_rows(reports: Mapping[str, CalibrationReport]) -> Iterable[list[obj
             yield [_heading(info), *("–" if measure is None else format_measure(measure) for measure in cells)]
 
 
-def _description(evaluation: Evaluation) -> Markdown:
+def _description(data: CalibrationCardData, evaluation: Evaluation) -> Markdown:
     dataset = evaluation.dataset
     domain = {True: "In domain. ", False: "Out of domain. ", None: ""}[evaluation.in_domain]
     revision = f"Revision {escape_markdown(dataset.revision)}. " if dataset.revision else ""
     skipped = f"{dataset.skipped:,} unreadable rows left out. " if dataset.skipped else ""
     level = 100 * evaluation.reports[AFTER].confidence_level
-    note = escape_markdown(evaluation.reports[AFTER].ece_note)
+    conventions = {data.stage_label(stage): evaluation.reports[stage].ece_convention for stage in evaluation.stages}
+    note = escape_markdown(convention_note(conventions))
     return Markdown(f"{domain}{revision}{skipped}In brackets, {level:g}% intervals. {note}")
 
 

@@ -32,7 +32,7 @@ from .validation import (
     check_unit_interval,
     check_weights,
 )
-from .verdict import Finding, verdict
+from .verdict import Finding, convention_note, verdict
 
 _FORMAT = 1
 
@@ -251,12 +251,7 @@ class CalibrationReport:
     @property
     def ece_note(self) -> str:
         """The convention of the ECE in a sentence."""
-        own = self.ece_convention
-        questions = "1 question" if self.n == 1 else f"{self.n:,} questions"
-        text = f"ECE: {own['n_bins']} bins of equal width, L1, pooled over {questions}"
-        if own["calibrated_model"] is not None:
-            text += f"; a perfectly calibrated model would score {own['calibrated_model']:.3f} on average"
-        return text + ("; a calibrator was fitted on these questions." if own["in_sample"] else ".")
+        return convention_note({"": self.ece_convention})
 
     @property
     def further_warnings(self) -> tuple[Finding, ...]:

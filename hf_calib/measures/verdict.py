@@ -104,3 +104,36 @@ def verdict(
         kind = "Miscalibrated, overconfident at some confidences and underconfident at others"
     degree = "" if ece.value >= 0.1 else "Slightly " if ece.value < 0.05 else "Somewhat "
     return f"{(degree + kind[0].lower() + kind[1:]) if degree else kind}. {says}"
+
+
+def convention_note(conventions: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return what ECEs are, in a sentence.
+
+    Parameters
+    ----------
+    conventions : mapping of str to mapping
+        `CalibrationReport.ece_convention` of each model or set of questions by name; names are shown where there are
+        several.
+    """
+
+    def each(values: Mapping[str, str], between: str) -> str:
+        if len(set(values.values())) == 1:
+            return next(iter(values.values()))
+        *first, last = (f"{value} ({name})" for name, value in values.items())
+        return f"{', '.join(first)}{between}{last}"
+
+    n_bins = each({name: str(one["n_bins"]) for name, one in conventions.items()}, " or ")
+    sizes = each({name: f"{one['n']:,}" for name, one in conventions.items()}, " and ")
+    text = f"ECE: {n_bins} bins of equal width, L1, pooled over {sizes} question{'' if sizes == '1' else 's'}"
+    calibrated = {
+        name: f"{one['calibrated_model']:.3f}"
+        for name, one in conventions.items()
+        if one["calibrated_model"] is not None
+    }
+    if calibrated:
+        text += f"; a perfectly calibrated model would score {each(calibrated, ' or ')} on average"
+    fitted = [name for name, one in conventions.items() if one["in_sample"]]
+    if fitted:
+        which = "" if len(fitted) == len(conventions) else f" ({', '.join(fitted)})"
+        text += f"; a calibrator was fitted on these questions{which}"
+    return f"{text}."

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..confidence.predictions import Predictions
 from ..measures import CATALOG, CalibrationReport, Finding, shown_in
+from ..measures.verdict import convention_note
 from .measurement import Measurement
 from .paired import Difference, Sharpening, differences, paired, plain, sharpening
 
@@ -141,6 +142,11 @@ class Comparison:
             f"{other:,} that only {key[0]} answered"
         )
 
+    def ece_note(self, key: Cell) -> str:
+        """Return what both models' ECEs are, in a sentence."""
+        names = (self.models[0], key[0])
+        return convention_note({name: own.ece_convention for name, own in zip(names, self.reports[key], strict=True)})
+
     def values(self) -> dict[str, dict[str, float]]:
         """Return the numbers of each model, task and method by name: ece, ece.base, ece.change, ece.change.low, ..."""
         found: dict[str, dict[str, float]] = {}
@@ -181,6 +187,8 @@ class Comparison:
             cell["n"] = len(self.pairs[key][0])
             cell["left_out"] = dict(zip((self.models[0], key[0]), self.left_out[key], strict=True))
             cell["differences"] = {difference.measure: difference.to_dict() for difference in own}
+            base, other = self.reports[key]
+            cell["base_ece_convention"], cell["ece_convention"] = base.ece_convention, other.ece_convention
             if key in self.sharpenings:
                 slope = self.sharpenings[key]
                 cell["sharpening"] = plain({**asdict(slope.slope), "r_squared": slope.r_squared})

@@ -139,7 +139,7 @@ class DecisionMeasurement:
     def __str__(self) -> str:
         lines = [
             f"{self.name} on {len(self.cases):,} cases, {len(self.probabilities):,} decisions",
-            CONVENTIONS,
+            f"{CONVENTIONS} {self.report.ece_note}",
             "",
         ]
         measured = [CATALOG[key] for key in FIGURES if key in self.report.measures]

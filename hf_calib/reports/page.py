@@ -311,6 +311,7 @@ def render_comparison(comparison: Comparison) -> str:
             "task": shown_name(key[1]),
             "method": key[2],
             "n": comparison.n_text(key),
+            "ece_note": comparison.ece_note(key),
             "differences": own,
             "summary": summary(key[0], base, own),
             "sharpening": comparison.sharpenings.get(key),

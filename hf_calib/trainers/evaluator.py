@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from ..calibrators import by_name
 from ..calibrators.cross_validation import check_fits_on_answers, held_out_predictions
 from ..confidence import Asking, LocalModel, Predictions
 from ..measures import shown_in
+from ..measures.verdict import convention_note
 from ..reports.checks import checked
 from ..reports.table import Cell, render_table
 from ..tasks import Question
@@ -156,6 +158,8 @@ def logged_measures(report: CalibrationReport, prefix: str, of: str = "") -> dic
 def calibration_table(reports: Mapping[str, CalibrationReport], digits: int = 4) -> str:
     """Return what `evaluate()` reports as a table, one line per report, with intervals for accuracy and ECE.
 
+    A sentence below the table says what the ECE is.
+
     Parameters
     ----------
     reports : mapping from str to CalibrationReport
@@ -172,4 +176,5 @@ def calibration_table(reports: Mapping[str, CalibrationReport], digits: int = 4)
                 found = report.measures[info.key]
                 row[info.key] = found if info.key in with_interval else float(found.value)
         rows.append(row)
-    return render_table(rows, digits=digits)
+    note = convention_note({name: report.ece_convention for name, report in reports.items()})
+    return f"{render_table(rows, digits=digits)}\n{textwrap.fill(note, 80)}"

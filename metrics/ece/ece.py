@@ -4,6 +4,7 @@ import evaluate
 
 # `evaluate` fetches only the files that are imported here, so this includes what those files import.
 from .binning import BinStatistics
+from .consistency import calibration_test
 from .inputs import CONFIDENCES, PROBABILITIES, CheckedInputs
 from .intervals import calibration_error_interval
 from .validation import confidences_and_correct
@@ -26,6 +27,8 @@ Args:
         calibration error. Defaults to 1.
     sample_weight (list of float): weight of each sample. Defaults to None (equal weights).
     return_bins (bool): also return each bin's edges, count, accuracy and mean confidence. Defaults to False.
+    return_convention (bool): also return how the value was computed, and the value that a perfectly calibrated model
+        would have. Defaults to False.
     confidence_level (float): also return a confidence interval of the ECE at this level, such as 0.95. Defaults to
         None.
 Returns:
@@ -33,6 +36,9 @@ Returns:
     ece_low, ece_high (float): the interval, with `confidence_level`.
     bins (list of dict): lower, upper, count, accuracy and confidence of each bin, with `return_bins`; accuracy and
         confidence are None for an empty bin.
+    convention (dict): with `return_convention`, the number and kind of bins, the norm, the pooling, the number of
+        samples n, and as calibrated_model the mean value of a perfectly calibrated model with the same confidences,
+        which is above 0.
 Examples:
     Probabilities of all options and the right option's index:
 
@@ -50,6 +56,12 @@ Examples:
     >>> results = ece.compute(predictions=[0.25, 0.75, 1.0], references=[0, 1, 1], n_bins=2, return_bins=True)
     >>> results["bins"][1]
     {'lower': 0.5, 'upper': 1.0, 'count': 2, 'accuracy': 1.0, 'confidence': 0.875}
+
+    What a perfectly calibrated model would score on 100 samples:
+
+    >>> results = ece.compute(predictions=[0.75] * 100, references=[1] * 70 + [0] * 30, return_convention=True)
+    >>> round(results["ece"], 3), round(results["convention"]["calibrated_model"], 2)
+    (0.05, 0.03)
 """
 
 _CITATION = """
@@ -83,6 +95,7 @@ class ECE(CheckedInputs, evaluate.Metric):
         norm=1,
         sample_weight=None,
         return_bins=False,
+        return_convention=False,
         confidence_level=None,
     ):
         confidences, correct = confidences_and_correct(predictions, references)
@@ -95,4 +108,14 @@ class ECE(CheckedInputs, evaluate.Metric):
             results["ece_low"], results["ece_high"] = interval
         if return_bins:
             results["bins"] = list(statistics.rows())
+        if return_convention:
+            test = calibration_test(confidences, correct, n_bins, norm=norm, weights=sample_weight)
+            results["convention"] = {
+                "n_bins": n_bins,
+                "bins": "equal width",
+                "norm": norm,
+                "pooling": "all samples",
+                "n": len(confidences),
+                "calibrated_model": test.expected_error,
+            }
         return results

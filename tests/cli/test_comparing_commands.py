@@ -60,6 +60,14 @@ def test_three_models_two_tasks_two_ways(folder, tmp_path, tokenizer, capsys):
     assert header.split()[1:3] == ["model0", "model1"]
     assert "n = 20" in printed
     page = (tmp_path / "comparison.html").read_text()
+    for cell in cells.values():
+        scores = [cell[name]["calibrated_model"] for name in ("base_ece_convention", "ece_convention")]
+        note = (
+            "ECE: 10 bins of equal width, L1, pooled over 20 questions; a perfectly calibrated model would score "
+            f"{scores[0]:.3f} (model0) or {scores[1]:.3f} ({cell['model']}) on average."
+        )
+        assert note in " ".join(printed.split())
+        assert note in page
     assert page.count("<h2>") == 9
     assert "What was run" in page
     assert str(models[2]) in page
@@ -272,6 +280,9 @@ def test_diagnose(folder, tmp_path, tokenizer, capsys):
     assert saved["training"]["accuracy"] == train.correct.mean()
     assert saved["training"]["bound"] == pytest.approx(abs(train.correct.mean() - train.confidences.mean()), abs=1e-5)
     assert saved["gap"] == pytest.approx(train.correct.mean() - test.correct.mean())
+    scores = [own.report().test.expected_error for own in (train, test)]
+    note = f"would score {scores[0]:.3f} (fine-tuning set) or {scores[1]:.3f} (new questions) on average."
+    assert note in " ".join(printed.split())
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import yaml
 from huggingface_hub import ModelCard, ModelCardData, parse_eval_result_entries
@@ -17,6 +18,7 @@ from hf_calib.hub import (
     write_card,
 )
 from hf_calib.hub.card_data import REPORT_FILE
+from hf_calib.measures import CalibrationReport
 from tests.hub.cards import card_data, report
 from tests.hub.conftest import make_adapter
 from tests.hub.test_card import CARD, without_metadata
@@ -54,6 +56,24 @@ def test_tasks_that_are_named_after_measures_get_these(tmp_path):
     assert [entry.task_id for entry in entries] == ["accuracy", "ece", "brier", "overall"]
     for entry, key in zip(entries, ("accuracy", "ece", "brier", "accuracy"), strict=True):
         assert entry.value == pytest.approx(report(0).measures[key].value, abs=1e-6)
+
+
+def test_distances_from_gold_are_written_where_there_is_gold_and_left_out_elsewhere(tmp_path):
+    rng = np.random.default_rng(0)
+    gold, p = rng.dirichlet(np.ones(3), 60), rng.dirichlet(np.ones(3), 60)
+    found = CalibrationReport.from_predictions(p, gold.argmax(axis=1), gold=gold, n_resamples=100)
+    dataset = DatasetReference("LocalLLaMA/typed-decisions", "all", "test", task_id="accuracy,kl_from_gold,kl,brier")
+    write_card(tmp_path, card_data(evaluations=(Evaluation(dataset, {"after": found}),)))
+    entries = parse_eval_result_entries(yaml.safe_load((tmp_path / ".eval_results" / "hf_calib.yaml").read_text()))
+    kl = (gold * np.log(gold / p)).sum(axis=1).mean()
+    expected = (found.accuracy.value, kl, kl, np.square(gold - p).sum(axis=1).mean())
+    assert [entry.task_id for entry in entries] == ["accuracy", "kl_from_gold", "kl", "brier"]
+    assert [entry.value for entry in entries] == pytest.approx(expected, abs=1e-6)
+    with pytest.warns(UserWarning, match=r"typed-decisions, all, test has no kl_from_gold, .* the task 'kl'"):
+        write_card(tmp_path, card_data(evaluations=(Evaluation(dataset, {"after": report(0)}),)))
+    entries = parse_eval_result_entries(yaml.safe_load((tmp_path / ".eval_results" / "hf_calib.yaml").read_text()))
+    assert [entry.task_id for entry in entries] == ["accuracy", "brier"]
+    assert entries[1].value == pytest.approx(report(0).brier.value, abs=1e-6)
 
 
 def test_names_with_dollars_are_drawn(tmp_path):

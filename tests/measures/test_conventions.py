@@ -11,6 +11,7 @@ from hf_calib.measures import (
     hle_calibration_error,
     smooth_ece,
 )
+from hf_calib.measures.verdict import convention_note
 
 
 def published(confidence, correct, beta=100):
@@ -110,6 +111,25 @@ def test_reports_say_what_their_ece_is():
     assert report.ece_note in " ".join(str(report).split())
     bare = CalibrationReport.from_predictions(p, labels, n_resamples=0)
     assert bare.ece_convention["calibrated_model"] is None
+    assert bare.ece_note == "ECE: 10 bins of equal width, L1, pooled over 400 questions."
+
+
+def test_one_sentence_says_what_several_eces_are():
+    one = {"n_bins": 10, "n": 1000, "calibrated_model": 0.0214, "in_sample": False}
+    note = (
+        "ECE: 10 bins of equal width, L1, pooled over 1,000 questions; a perfectly calibrated model would score 0.021 "
+        "on average."
+    )
+    assert convention_note({"a": one, "b": one}) == convention_note({"": one}) == note
+    other = {"n_bins": 10, "n": 1, "calibrated_model": 0.3, "in_sample": True}
+    assert convention_note({"a": one, "b": other}) == (
+        "ECE: 10 bins of equal width, L1, pooled over 1,000 (a) and 1 (b) questions; a perfectly calibrated model "
+        "would score 0.021 (a) or 0.300 (b) on average; a calibrator was fitted on these questions (b)."
+    )
+    third = {**one, "calibrated_model": 0.1}
+    assert "score 0.021 (a), 0.300 (b) or 0.100 (c) on average" in convention_note({"a": one, "b": other, "c": third})
+    assert convention_note({"b": other}).startswith("ECE: 10 bins of equal width, L1, pooled over 1 question; ")
+    assert convention_note({"b": other}).endswith("; a calibrator was fitted on these questions.")
 
 
 def test_the_raw_ece_is_given_where_the_options_have_little_of_the_probability():

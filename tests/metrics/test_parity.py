@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hf_calib.calibrators import by_name
 from hf_calib.measures import brier_score, expected_calibration_error, hle_calibration_error, negative_log_likelihood
 
 torchmetrics = pytest.importorskip("torchmetrics.functional.classification", reason="install the extra oracles")
 netcal = pytest.importorskip("netcal.metrics", reason="install the extra oracles")
+netcal_scaling = pytest.importorskip("netcal.scaling", reason="install the extra oracles")
 lm_eval = pytest.importorskip("lm_eval.api.metrics", reason="install the extra oracles")
 
 PAGE = Path(__file__).parents[2] / "metrics" / "PARITY.md"
@@ -42,6 +44,44 @@ def of_lm_eval():
     return float(lm_eval.brier_score(list(zip(LABELS.tolist(), PROBABILITIES.tolist(), strict=True))))
 
 
+def overconfident():
+    """Return the log-probabilities of an overconfident model over three options, and the right ones."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(600, 3))
+    true = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    labels = (rng.random((600, 1)) > true.cumsum(axis=1)).sum(axis=1).clip(max=2)
+    scaled = 3 * logits
+    return scaled - np.logaddexp.reduce(scaled, axis=1, keepdims=True), labels
+
+
+def ece_of(probabilities, labels):
+    return expected_calibration_error(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels)
+
+
+def netcal_temperature(dtype):
+    """Return netcal's probabilities after fitting a temperature to probabilities of a number format."""
+    log_probabilities, labels = overconfident()
+    probabilities = np.exp(log_probabilities).astype(dtype)
+    scaling = netcal_scaling.TemperatureScaling(method="mle")
+    return scaling.fit(probabilities, labels, random_state=0).transform(probabilities)
+
+
+def own_temperature():
+    log_probabilities, labels = overconfident()
+    return by_name("temperature").fit(log_probabilities, labels).transform(log_probabilities)
+
+
+def proposed_for_evaluate(references, predictions, n_bins=10):
+    """Return what the `ece` that is proposed for evaluate returns: netcal's, of the positive class's probability."""
+    return float(netcal.ECE(bins=n_bins).measure(predictions, references.astype(np.float64)))
+
+
+def binary():
+    """Return an overconfident model's probabilities of the positive class, below 1/2 too, and the labels."""
+    log_probabilities, labels = overconfident()
+    return np.exp(log_probabilities[:, 0]), (labels == 0).astype(int)
+
+
 def typed_decisions(gold, predicted):
     """Return the scores of typed decisions: Brier score and KL divergence to a distribution, clipped at 1e-9."""
     clipped = np.maximum(predicted, 1e-9)
@@ -53,6 +93,7 @@ def typed_decisions(gold, predicted):
 def rows():
     """Return what each tool computes, what hf_calib does, and why they differ."""
     c, y = many()
+    p, positive = binary()
     brier, kl = typed_decisions(np.eye(2)[LABELS], np.maximum(PROBABILITIES, 1e-9))
     return [
         (
@@ -66,6 +107,18 @@ def rows():
             float(netcal.ECE(10).measure(CONFIDENCES, CORRECT)),
             expected_calibration_error(CONFIDENCES, CORRECT),
             "none",
+        ),
+        (
+            "evaluate, proposed `ece`, probabilities of a positive class",
+            proposed_for_evaluate(positive, p),
+            expected_calibration_error(np.maximum(p, 1 - p), (p >= 0.5) == positive),
+            "it bins the probability of the positive class, not the confidence in the answer (#785)",
+        ),
+        (
+            "netcal `TemperatureScaling`, ECE after the fit, float32",
+            ece_of(netcal_temperature(np.float32), overconfident()[1]),
+            ece_of(own_temperature(), overconfident()[1]),
+            "the temperature stays at 1: the steps of its numerical gradient vanish in float32 (#48, #61)",
         ),
         (
             "Humanity's Last Exam, calibration error",
@@ -133,6 +186,24 @@ def test_torchmetrics_agrees_without_a_certain_answer():
         torch.tensor(CONFIDENCES[~sure]), torch.tensor(CORRECT[~sure]), n_bins=10
     )
     assert float(theirs) == pytest.approx(expected_calibration_error(CONFIDENCES[~sure], CORRECT[~sure]), abs=1e-6)
+
+
+def test_netcals_temperature_is_right_in_float64():
+    np.testing.assert_allclose(netcal_temperature(np.float64), own_temperature(), atol=2e-4)
+    log_probabilities, labels = overconfident()
+    unchanged = netcal_temperature(np.float32)
+    np.testing.assert_allclose(unchanged, np.exp(log_probabilities), atol=1e-6)
+    assert ece_of(own_temperature(), labels) < 0.5 * ece_of(unchanged, labels)
+
+
+def test_the_ece_proposed_for_evaluate_is_the_error_of_the_positive_class():
+    p, positive = binary()
+    assert proposed_for_evaluate(positive, p) == pytest.approx(expected_calibration_error(p, positive))
+    # The examples in its documentation.
+    few = np.array([0.25, 0.25, 0.75, 0.75])
+    assert proposed_for_evaluate(np.array([0, 0, 1, 1]), few, n_bins=2) == pytest.approx(0.25)
+    ham = np.array(["spam", "ham", "ham", "spam"]) == "ham"
+    assert proposed_for_evaluate(ham, np.array([0.1, 0.9, 0.8, 0.3])) == pytest.approx(0.175)
 
 
 def test_lm_eval_refuses_mixed_numbers_of_options_and_hf_calib_does_not():
