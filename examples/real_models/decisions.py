@@ -35,6 +35,7 @@ N_CASES = 100  # of each workflow
 FOLDS = 5
 TRAINED = {"fine-tuned": {}, "calibration-aware": {"em_weight": 1.0, "brier_weight": 0.5}}
 MODELS = ("zero-shot", "debiased", *TRAINED)
+ARMS = ("prior", *(arm for name in MODELS for arm in (name, f"{name}, temperatures")))
 FACTS = {
     "customer_service": {
         "plan": ("free", "team", "enterprise"),
@@ -261,10 +262,9 @@ def merged(folder, arm):
 
 def report(folder):
     """Write the figures of all arms into summary.json, and return them as a table."""
-    arms = ["prior", *(arm for name in MODELS for arm in (name, f"{name}, temperatures"))]
     lines = [f"| {folder.name} | " + " | ".join(SHOWN) + " |", "|---" * (len(SHOWN) + 1) + "|"]
     summary = {}
-    for arm in arms:
+    for arm in ARMS:
         measurement, calibrators = merged(folder, arm)
         figures = measurement.figures
         summary[arm] = {

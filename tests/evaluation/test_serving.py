@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -192,6 +193,16 @@ def test_bad_json_is_refused(url, content):
     response = requests.post(f"{url}/v1/systemone", data=content, headers=headers, timeout=60)
     assert response.status_code == 400
     assert "is invalid JSON" in response.json()["error"]["message"]
+
+
+def test_many_keys_are_read_in_linear_time():
+    from hf_calib.evaluation.serving import RefusedRequest, _read
+
+    body = json.dumps({"state": {str(number): 0 for number in range(100_000)}, "questions": {}}).encode()
+    start = time.perf_counter()
+    with pytest.raises(RefusedRequest, match="unknown field 'more'"):
+        _read(body[:-1] + b', "more": 1}', "m", 8)
+    assert time.perf_counter() - start < 10
 
 
 def test_a_body_of_unknown_length_is_not_read_beyond_the_limit(url):
