@@ -278,12 +278,16 @@ def report(folder):
             },
             "calibrators": calibrators,
         }
-        cells = (f"{own.value:.3f} [{own.low:.3f}, {own.high:.3f}]" for own in (figures[key] for key in SHOWN))
-        lines.append(f"| {arm} | {' | '.join(cells)} |")
+        lines.append(f"| {arm} | {' | '.join(_cell(figures[key]) for key in SHOWN)} |")
     exact = [max(own.gold) for own in measurement.cases.decisions]
     summary["accuracy with the exact probabilities"] = float(np.mean(exact))
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     return "\n".join([*lines, "", f"Accuracy expected with the exact probabilities: {np.mean(exact):.3f}."])
+
+
+def _cell(measure):
+    interval = "" if measure.low is None else f" [{measure.low:.3f}, {measure.high:.3f}]"
+    return f"{measure.value:.3f}{interval}"
 
 
 def main(arguments=None):
