@@ -35,6 +35,7 @@ N_CASES = 100  # of each workflow
 FOLDS = 5
 TRAINED = {"fine-tuned": {}, "calibration-aware": {"em_weight": 1.0, "brier_weight": 0.5}}
 MODELS = ("zero-shot", "debiased", *TRAINED)
+ARMS = ("prior", *(arm for name in MODELS for arm in (name, f"{name}, temperatures")))
 FACTS = {
     "customer_service": {
         "plan": ("free", "team", "enterprise"),
@@ -261,10 +262,9 @@ def merged(folder, arm):
 
 def report(folder):
     """Write the figures of all arms into summary.json, and return them as a table."""
-    arms = ["prior", *(arm for name in MODELS for arm in (name, f"{name}, temperatures"))]
     lines = [f"| {folder.name} | " + " | ".join(SHOWN) + " |", "|---" * (len(SHOWN) + 1) + "|"]
     summary = {}
-    for arm in arms:
+    for arm in ARMS:
         measurement, calibrators = merged(folder, arm)
         figures = measurement.figures
         summary[arm] = {
@@ -278,12 +278,16 @@ def report(folder):
             },
             "calibrators": calibrators,
         }
-        cells = (f"{own.value:.3f} [{own.low:.3f}, {own.high:.3f}]" for own in (figures[key] for key in SHOWN))
-        lines.append(f"| {arm} | {' | '.join(cells)} |")
+        lines.append(f"| {arm} | {' | '.join(_cell(figures[key]) for key in SHOWN)} |")
     exact = [max(own.gold) for own in measurement.cases.decisions]
     summary["accuracy with the exact probabilities"] = float(np.mean(exact))
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     return "\n".join([*lines, "", f"Accuracy expected with the exact probabilities: {np.mean(exact):.3f}."])
+
+
+def _cell(measure):
+    interval = "" if measure.low is None else f" [{measure.low:.3f}, {measure.high:.3f}]"
+    return f"{measure.value:.3f}{interval}"
 
 
 def main(arguments=None):

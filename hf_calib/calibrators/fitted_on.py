@@ -27,7 +27,8 @@ class FittedOn:
     weights : str, optional
         A digest of the model's weights, prefixed with its kind and a colon.
     asking : mapping of str to Any
-        How the questions were asked: `confidence`, `prompt_format`, `permute_options`; empty if unknown.
+        How the questions were asked: `confidence`, `prompt_format`, `permute_options`, `n_orders`; empty if
+        unknown.
     """
 
     n: int

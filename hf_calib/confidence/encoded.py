@@ -118,11 +118,19 @@ class PromptEncoder:
             If the tokenizer can't tell the options apart by any labels, or a prompt is too long.
         """
         found: dict[int, EncodedOptions] = {}
-        with_letters = [row for row, question in enumerate(questions) if len(question.choices) <= len(LETTERS)]
-        with suppress(QuestionError):  # where a letter is several tokens, all questions get other labels
-            encoded = encode_questions([questions[row] for row in with_letters], self.tokenizer, prompt_format)
-            for row, item in zip(with_letters, encoded, strict=True):
+
+        def try_letters(rows: Sequence[int]) -> None:
+            encoded = encode_questions([questions[row] for row in rows], self.tokenizer, prompt_format)
+            for row, item in zip(rows, encoded, strict=True):
                 found[row] = EncodedOptions(row, item.input_ids, tuple((token,) for token in item.option_ids))
+
+        with_letters = [row for row, question in enumerate(questions) if len(question.choices) <= len(LETTERS)]
+        try:
+            try_letters(with_letters)
+        except QuestionError:  # one of their letters is several tokens; the labels of others must not depend on it
+            for row in with_letters:
+                with suppress(QuestionError):
+                    try_letters([row])
         for row, question in enumerate(questions):
             if row not in found:
                 found[row] = self._labeled(row, question, prompt_format)

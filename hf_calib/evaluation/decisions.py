@@ -156,14 +156,15 @@ def decision_backend(
         )
     prompt = source.prompt_format if settings.prompt is None else settings.prompt
     prompt_format = prompt_format_of(prompt, chat_template=settings.chat_template)
-    if calibrator is None:
-        fitted = own_calibrator(source, "letters", settings)
-    else:
-        fitted = as_calibrator(calibrator)
-        check_fits(fitted, {**source.identity, "prompt_format": prompt_format.to_dict()}, force=force)
+    n_orders = 1 if settings.n_orders is None else settings.n_orders
+    how = {"prompt_format": prompt_format.to_dict(), "n_orders": n_orders}
+    if calibrator is not None:
+        fitted: BaseCalibrator | None = as_calibrator(calibrator)
+        check_fits(fitted, {**source.identity, **how}, force=force)
+    elif (fitted := own_calibrator(source, "letters", settings)) is not None:
+        check_fits(fitted, how, force=force)
     settings.say(f"Loading {source.name}")
     local: LocalModel = source.opened(prompt_format.chat)  # type: ignore[assignment]
-    n_orders = 1 if settings.n_orders is None else settings.n_orders
     backend = LocalDecisions(local, prompt_format, calibrator=fitted, n_orders=n_orders)
     loading = {"max_length": settings.max_length, "dtype": settings.dtype}
     return source.name, backend, {**source.identity, **_settings_of(backend), **loading}

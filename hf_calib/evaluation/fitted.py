@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .models import ModelSource
     from .settings import AskSettings
 
-_ASKING = ("confidence", "prompt_format", "permute_options")
+_ASKING = ("confidence", "prompt_format", "permute_options", "n_orders")
 
 
 class CalibratorMismatchWarning(UserWarning):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +60,7 @@ def make_app(
         from starlette.applications import Starlette
         from starlette.concurrency import run_in_threadpool
         from starlette.exceptions import HTTPException
+        from starlette.requests import ClientDisconnect
         from starlette.responses import JSONResponse
         from starlette.routing import Route
     except ImportError:
@@ -89,6 +91,9 @@ def make_app(
         status = error.status if isinstance(error, RefusedRequest) else 400
         return _error(status, str(error))
 
+    async def left(request: Request, error: Exception) -> Response:
+        return _error(400, "the body ended early")
+
     async def http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         return _error(error.status_code, error.detail)
@@ -100,7 +105,7 @@ def make_app(
         kind = "invalid_request_error" if status < 500 else "server_error"
         return JSONResponse({"error": {"message": message, "type": kind}}, status_code=status)
 
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/v1/systemone", systemone, methods=["POST"]),
             Route("/v1/models", models),
@@ -109,10 +114,13 @@ def make_app(
         exception_handlers={
             RefusedRequest: refused,
             QuestionError: refused,
+            ClientDisconnect: left,
             HTTPException: http_error,
             Exception: failed,
         },
     )
+    app.router.redirect_slashes = False  # another path is an error, not an answer without a body
+    return app
 
 
 def serve(
@@ -180,14 +188,24 @@ def _read(body: bytes, name: str, max_questions: int) -> Case:
         raise RefusedRequest(400, f"the body is invalid JSON: {error}") from None
     if not isinstance(data, dict):
         raise RefusedRequest(400, f"the body is a {type(data).__name__}; send an object with state and questions")
-    unknown = sorted(set(data) - {"model", "state", "questions"})
-    if unknown:
-        raise RefusedRequest(400, f"unknown field {', '.join(unknown)}; a request has model, state and questions")
+    _check_fields(data, ("model", "state", "questions"), "the request")
     if data.get("model", name) not in (name, "default", None):
         raise RefusedRequest(404, f"there is no model {data['model']!r}; this server has {name!r}")
-    if isinstance(data.get("questions"), dict) and len(data["questions"]) > max_questions:
-        raise RefusedRequest(400, f"{len(data['questions'])} questions; at most {max_questions} are answered at once")
+    questions = data["questions"] if isinstance(data.get("questions"), dict) else {}
+    if len(questions) > max_questions:
+        raise RefusedRequest(400, f"{len(questions)} questions; at most {max_questions} are answered at once")
+    for question, own in questions.items():
+        if isinstance(own, dict):
+            _check_fields(own, ("type", "instructions", "criteria"), f"question {question!r}")
     return Case.from_dict(data)
+
+
+def _check_fields(given: dict[str, Any], known: tuple[str, ...], what: str) -> None:
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise RefusedRequest(
+            400, f"{what} has the unknown field {', '.join(map(repr, unknown))}; it takes {', '.join(known)}"
+        )
 
 
 def _no_constant(text: str) -> None:
@@ -195,8 +213,8 @@ def _no_constant(text: str) -> None:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = [name for name, _ in pairs]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = sorted(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
         raise ValueError(f"the key {', '.join(map(repr, twice))} appears more than once")
-    return dict(pairs)
+    return found

@@ -194,8 +194,9 @@ class CalibratedModel:
         if getattr(self.calibrator, "needs_groups", False) and self.calibrator.by == "type":
             types = [questions[int(row)].type for row in predictions.rows]
             if None in types:
+                row = int(predictions.rows[types.index(None)])
                 raise QuestionError(
-                    f"question {types.index(None)}, counted from 0, has no type, and the calibrator has a temperature "
+                    f"question {row}, counted from 0, has no type, and the calibrator has a temperature "
                     "for each; give each question a type"
                 )
             return predictions.calibrated(self.calibrator, groups=[str(own) for own in types])

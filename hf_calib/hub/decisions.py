@@ -124,8 +124,9 @@ def _results(figures: dict[str, Measure], notes: str, revision: str | None, sour
 def _notes(measurement: DecisionMeasurement, training: str) -> str:
     run = measurement.run
     how = [f"{len(measurement.cases)} cases, {len(measurement.probabilities)} decisions", single_line(training)]
-    if run.get("calibrator"):
-        how.append("one temperature per question type, fitted on held-out training cases")
+    if fitted := run.get("calibrator"):
+        by_type = fitted.get("by") == "type"
+        how.append(f"{'one temperature per question type' if by_type else fitted['method']}, fitted on held-out cases")
     if run.get("n_orders", 1) > 1:
         how.append(f"averaged over {run['n_orders']} orders of the options")
     return "; ".join(how)

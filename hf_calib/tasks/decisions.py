@@ -70,6 +70,8 @@ class Decision:
         if not shown(self.instructions, "the instructions").strip():
             raise QuestionError("the instructions are empty; write the question there")
         options, texts = _OPTIONS[self.type](self.criteria)
+        for name in (self.name, *options):
+            _unicode(name, "the name of the question or of an option")
         object.__setattr__(self, "options", options)
         object.__setattr__(self, "texts", texts)
         if self.gold is not None:
@@ -411,13 +413,24 @@ def _described(name: Any, description: Any) -> str:
 def shown(value: Any, what: str) -> str:
     """Return a text as it is, and an object or array as JSON."""
     if isinstance(value, str):
-        return value
+        return _unicode(value, what)
     if isinstance(value, Mapping) or (isinstance(value, Sequence) and not isinstance(value, bytes)):
         try:
-            return json.dumps(value, ensure_ascii=False, allow_nan=False) if value else ""
-        except (TypeError, ValueError) as error:
+            return _unicode(json.dumps(value, ensure_ascii=False, allow_nan=False), what) if value else ""
+        except (TypeError, ValueError, RecursionError) as error:
             raise QuestionError(f"{what}: {error}; use values that JSON can hold") from None
     raise QuestionError(f"{what}: expected a text, an object or an array, got {_type(value)}")
+
+
+def _unicode(text: str, what: str) -> str:
+    """Return a text after checking that it has no half of a character, as JSON's escapes can write it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise QuestionError(
+            f"{what}: {text[error.start]!r} at position {error.start} is half of a character; use valid Unicode"
+        ) from None
+    return text
 
 
 def _type(value: Any) -> str:

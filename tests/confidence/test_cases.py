@@ -114,6 +114,14 @@ def test_labels_are_found_with_the_tokenizer():
     few = TypedDecisions([case(options=3)])[0].questions()[:1]
     named = PromptEncoder(digits).labels(few, PromptFormat())[0].options
     assert len(set(named)) == 3
+    # A question's labels don't depend on another question with a letter that the tokenizer lacks.
+    some = byte_pairs([], leave_out="DEFGHIJKLMNOPQRSTUVWXYZ")
+    more = TypedDecisions([case(options=5)])[0].questions()[:1]
+    (alone,) = PromptEncoder(some).labels(few, PromptFormat())
+    together, numbered = PromptEncoder(some).labels([*few, *more], PromptFormat())
+    assert alone == together
+    assert [len(ids) for ids in alone.options] == [1, 1, 1]
+    assert len(set(numbered.options)) == 5
 
 
 def test_a_model_without_positions_or_masks_of_its_own_is_read_all_the_same():

@@ -309,6 +309,13 @@ def test_a_calibrator_is_checked_before_it_is_applied(folder, tmp_path):
         measure_decisions(model, cases, calibrator=fitted, chat_template=True, progress=False)
     with pytest.warns(CalibratorMismatchWarning, match="chat"):
         measure_decisions(model, cases, calibrator=fitted, force=True, chat_template=True, progress=False)
+    own = tmp_path / "own"
+    shutil.copytree(folder / "model", own)
+    save_calibration_metadata(own, calibrator=fitted)
+    assert "calibrator" in measure_decisions(str(own), cases, progress=False).run
+    for options in ({"calibrator": fitted}, {}):
+        with pytest.raises(ValueError, match="n_orders is 2, not 1"):
+            measure_decisions(str(own), cases, n_orders=2, progress=False, **options)
     by_subject = {"by": "subject", "shrinkage": 50.0, "temperature": 1.0, "groups": {"a": 1.0}}
     with pytest.raises(ValueError, match="it has a temperature for each subject; typed decisions are grouped by type"):
         LocalDecisions(local(folder), calibrator=GroupedTemperature().set_parameters(by_subject))

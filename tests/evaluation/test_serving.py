@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -150,7 +151,24 @@ BAD = {
     ),
     "too many questions": (request(questions=many(9)), 400, "9 questions; at most 8"),
     "another model": ({**request(), "model": "gpt"}, 404, "there is no model 'gpt'"),
-    "unknown field": ({**request(), "stream": True}, 400, "unknown field stream"),
+    "unknown field": ({**request(), "stream": True}, 400, "unknown field 'stream'"),
+    "unknown field of a question": (
+        request(questions={"q": {"type": "noul", "instructions": "x", "temperature": 2}}),
+        400,
+        "question 'q' has the unknown field 'temperature'",
+    ),
+    "half of a character in the state": (request(state="\ud800"), 400, "the state: '\\ud800' at position 0 is half"),
+    "half of a character in an unknown field": ({**request(), "\ud800": 1}, 400, "unknown field '\\ud800'"),
+    "half of a character in a name": (
+        request(questions={"\ud800": {"type": "noul", "instructions": "x"}}),
+        400,
+        "the name of the question or of an option",
+    ),
+    "half of a character in an option": (
+        request(questions={"q": {**CHOICE, "criteria": {"\ud800": None, "b": None}}}),
+        400,
+        "the name of the question or of an option",
+    ),
     "too long for the model": (request(state="word " * 2500), 400, "longer than 2048 tokens"),
     "an oversized body": (request(state="w" * 30_000), 413, "at most 20000"),
 }
@@ -177,6 +195,16 @@ def test_bad_json_is_refused(url, content):
     assert "is invalid JSON" in response.json()["error"]["message"]
 
 
+def test_many_keys_are_read_in_linear_time():
+    from hf_calib.evaluation.serving import RefusedRequest, _read
+
+    body = json.dumps({"state": {str(number): 0 for number in range(100_000)}, "questions": {}}).encode()
+    start = time.perf_counter()
+    with pytest.raises(RefusedRequest, match="unknown field 'more'"):
+        _read(body[:-1] + b', "more": 1}', "m", 8)
+    assert time.perf_counter() - start < 10
+
+
 def test_a_body_of_unknown_length_is_not_read_beyond_the_limit(url):
     def parts():
         for _ in range(100):
@@ -195,6 +223,31 @@ def test_other_methods_addresses_and_types_are_errors_in_json(url):
     form = requests.post(f"{url}/v1/systemone", data={"state": "x"}, timeout=60)
     assert form.status_code == 415
     assert requests.get(f"{url}/v1/models", timeout=60).json()["data"][0]["id"] == "tiny"
+
+
+def test_a_path_with_a_slash_at_its_end_is_another_path(url):
+    response = requests.post(f"{url}/v1/systemone/", json=request(), timeout=60, allow_redirects=False)
+    assert response.status_code == 404
+
+
+def test_a_client_that_leaves_is_no_failure():
+    import asyncio
+
+    from hf_calib.evaluation.serving import make_app
+
+    sent = []
+
+    async def receive():
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {
+        "type": "http", "method": "POST", "path": "/v1/systemone", "headers": [], "query_string": b"",
+    }  # fmt: skip
+    asyncio.run(make_app(object(), "m")(scope, receive, send))
+    assert sent[0]["status"] == 400
 
 
 def test_a_failure_of_the_model_is_a_500_without_its_text():

@@ -10,7 +10,7 @@ import hf_calib
 from hf_calib import measure_decisions
 from hf_calib.tasks import TypedDecisions, encode_questions
 from tests.evaluation.test_decisions import benchmark
-from tests.examples.scripts import run_here, script, write
+from tests.examples.scripts import EXAMPLES, run_here, script, write
 
 
 def rows(n, seed=0):
@@ -102,3 +102,86 @@ def test_the_labs_cases_have_the_worlds_probabilities():
     tokenizer = lab.make_tokenizer([cases])
     items = encode_questions(cases.questions()[:50], tokenizer)
     assert all(tokenizer.unk_token_id not in item.input_ids for item in items)
+
+
+def test_the_labs_parts_share_no_animal():
+    from hf_calib.lab import World
+
+    lab = script("lab/decisions")
+    world = World(0, **lab.SIZES)
+    entities = lab.entities_of(world)
+    assert sorted(np.concatenate(list(entities.values())).tolist()) == list(range(144))
+    assert {name: len(own) for name, own in entities.items()} == {"train": 72, "held_out": 36, "test": 36}
+
+
+@pytest.fixture
+def real(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES / "real_models"))
+    return script("real_models/decisions")
+
+
+def test_the_rules_of_the_real_models_cases_fix_the_probabilities(real):
+    cases = real.make_cases(n=300)
+    assert len(cases) == 900
+    right = expected = 0.0
+    for own in cases.decisions:
+        right += own.gold[own.label]
+        expected += sum(p * p for p in own.gold)
+    assert right == pytest.approx(expected, rel=0.03)
+    # The same facts have the same probabilities.
+    seen = {}
+    for case in cases:
+        golds = [own.gold for own in case.decisions]
+        assert seen.setdefault((case.workflow, case.state_text), golds) == golds
+    assert len(seen) < 900
+    first = real.make_cases(n=5)
+    assert [case.state for case in first][:5] == [case.state for case in cases][:5]
+
+
+def test_each_case_is_tested_once_by_a_model_that_did_not_see_it(real):
+    places = [real.places_of(fold, 300) for fold in range(real.FOLDS)]
+    assert sorted(place for own in places for place in own["test"]) == list(range(300))
+    for own in places:
+        assert {name: len(part) for name, part in own.items()} == {"train": 180, "held_out": 60, "test": 60}
+        assert sorted(place for part in own.values() for place in part) == list(range(300))
+
+
+def test_the_folds_of_the_real_models_are_reported_together(real, tmp_path, capsys):
+    settings = {"cases": 10, "seed": 0, "steps": 1, "batch_size": 4, "chat": False}
+    cases = real.make_cases(0, 10)
+    for fold in range(real.FOLDS):
+        (tmp_path / f"fold{fold}").mkdir()
+        own = cases.at(real.places_of(fold, 30)["test"]).decisions
+        for arm in ["prior", *(arm for name in real.MODELS for arm in (name, f"{name}, temperatures"))]:
+            answers = [
+                decision.gold if arm == "fine-tuned" else (1, *[0] * (len(decision.gold) - 1)) for decision in own
+            ]
+            content = {"settings": settings, "probabilities": answers, "masses": [1.0] * len(own)}
+            (tmp_path / f"fold{fold}" / f"{arm}.json").write_text(json.dumps(content))
+    real.main(["--out", str(tmp_path), "--report"])
+    table = capsys.readouterr().out
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["fine-tuned"]["kl_from_gold"]["value"] == pytest.approx(0, abs=1e-9)
+    assert summary["zero-shot"]["kl_from_gold"]["value"] > 1
+    assert summary["fine-tuned"]["decisions"] == 90
+    exact = summary["accuracy with the exact probabilities"]
+    assert exact == pytest.approx(np.mean([max(own.gold) for own in cases.decisions]))
+    assert f"| fine-tuned | {summary['fine-tuned']['accuracy']['value']:.3f} [" in table
+    (tmp_path / "fold3" / "debiased.json").unlink()
+    with pytest.raises(SystemExit, match=r"fold3/debiased\.json is not finished"):
+        real.main(["--out", str(tmp_path), "--report"])
+
+
+@pytest.mark.slow
+def test_the_arms_of_a_real_models_fold(real, saved_model, tmp_path):
+    arguments = ["--model", str(saved_model), "--out", str(tmp_path), "--folds", "1"]
+    real.main([*arguments, "--cases", "5", "--steps", "2", "--batch-size", "4"])
+    found = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "fold1").glob("*.json")}
+    assert len(found) == 9
+    assert all(len(own["probabilities"]) == 9 for own in found.values())
+    for name in real.MODELS:
+        scaled = found[f"{name}, temperatures"]
+        assert scaled["calibrator"]["by"] == "type"
+        for one, two in zip(found[name]["probabilities"], scaled["probabilities"], strict=True):
+            assert np.argmax(one) == np.argmax(two)
+    assert len({json.dumps(own["probabilities"]) for own in found.values()}) == 9
