@@ -121,6 +121,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _print(calibration: Calibration, out: Path | None) -> None:
     from ..measures import shown_in
+    from ..measures.verdict import convention_note
     from ..reports import render_table
 
     rows: list[dict[str, Cell]] = [
@@ -135,7 +136,8 @@ def _print(calibration: Calibration, out: Path | None) -> None:
     ]
     print("Cross-validated: each question's probabilities come from a fit without it.\n")
     print(render_table(rows))
-    print(textwrap.fill(calibration.report.ece_note, 80))
+    conventions = {name: report.ece_convention for name, report in calibration.reports.items()}
+    print(textwrap.fill(convention_note(conventions), 80))
     for name, reason in calibration.refused.items():
         print(textwrap.fill(f"{name} cannot be fitted here: {reason}", 80))
     for finding in calibration.warnings:

@@ -210,8 +210,9 @@ def conventions_table(conventions: Sequence[Mapping[str, Any]]) -> str:
 
 
 def before_and_after(measurement: Measurement) -> str:
-    """Return a table of the main measures without and with the calibrator."""
+    """Return a table of the main measures without and with the calibrator, and what its ECEs are."""
     from ..measures import shown_in
+    from ..measures.verdict import convention_note
     from ..reports import render_table
 
     assert measurement.before is not None
@@ -229,4 +230,5 @@ def before_and_after(measurement: Measurement) -> str:
         }
         for name, report in stages.items()
     ]
-    return render_table(rows)
+    note = convention_note({name.split()[0]: report.ece_convention for name, report in stages.items()})
+    return f"{render_table(rows)}\n{textwrap.fill(note, _WIDTH)}"

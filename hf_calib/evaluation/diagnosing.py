@@ -172,7 +172,7 @@ class Diagnosis:
     @property
     def ece_note(self) -> str:
         """What the ECEs are, in a sentence."""
-        sets = {"fine-tuning set": self.training, "new questions": self.new}
+        sets = {"fine-tuned on": self.training, "new": self.new}
         return convention_note(
             {
                 name: {

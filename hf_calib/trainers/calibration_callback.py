@@ -11,12 +11,11 @@ import numpy as np
 from transformers import Trainer, TrainerCallback
 
 from ..confidence.forward import evaluating
-from ..measures import shown_in
 from ..reports import ReliabilityDisplay
 from ..tasks import PromptFormat
 from .best_metric import EVALUATION_PREFIX, correct_direction
 from .calibration_arguments import CalibrationArguments, check_confidence
-from .evaluator import CalibrationEvaluator, model_to_ask
+from .evaluator import CalibrationEvaluator, logged_measures, model_to_ask
 from .questions import QuestionPreparation
 from .stated_evaluator import MAX_NEW_TOKENS, StatedEvaluator, grading_reward, stated_prompts
 
@@ -154,8 +153,7 @@ class CalibrationCallback(TrainerCallback):
         self._begin(args)
         report = self.measure()
         self.reports["after"] = report
-        shown = [info.key for info in shown_in("log") if info.key in report.measures]
-        found = {f"{self.prefix}/{key}": float(report.measures[key].value) for key in shown}
+        found = logged_measures(report, f"{self.prefix}/")
         assert self._evaluator is not None
         found.update(self._evaluator.extra_measures(self.prefix))
         if metrics is not None:

@@ -146,13 +146,15 @@ def model_to_ask(trainer: Any) -> nn.Module:
     return trainer.model_wrapped
 
 
-def logged_measures(report: CalibrationReport, prefix: str, of: str = "") -> dict[str, float]:
-    """Return the measures that `evaluate()` reports, as `{prefix}_calibration/{of}{measure}`."""
-    return {
-        f"{prefix}_calibration/{of}{info.key}": float(report.measures[info.key].value)
-        for info in shown_in("log")
-        if info.key in report.measures
-    }
+def logged_measures(report: CalibrationReport, prefix: str) -> dict[str, float]:
+    """Return the measures that `evaluate()` reports, by names that begin with a prefix such as "eval_calibration/".
+
+    `ece_if_calibrated` is the ECE that a perfectly calibrated model would have on average.
+    """
+    found = {info.key: report.measures[info.key].value for info in shown_in("log") if info.key in report.measures}
+    if report.test is not None:
+        found["ece_if_calibrated"] = report.test.expected_error
+    return {f"{prefix}{key}": float(value) for key, value in found.items()}
 
 
 def calibration_table(reports: Mapping[str, CalibrationReport], digits: int = 4) -> str:

@@ -357,9 +357,10 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
         -------
         dict
             The extended trainer's metrics. With an `eval_calibration_dataset` also `{prefix}_calibration/accuracy`,
-            `/confidence`, `/ece`, `/cw_ece`, `/smooth_ece`, `/nll`, `/brier` and `/option_mass`; with an
-            `eval_calibrator` also `{prefix}_calibration/calibrated_ece` and so on. On free-form questions also
-            `/missing_confidence`, the share of answers without a confidence that could be read.
+            `/confidence`, `/ece`, `/ece_if_calibrated` (what a perfectly calibrated model would score), `/cw_ece`,
+            `/smooth_ece`, `/nll`, `/brier` and `/option_mass`; with an `eval_calibrator` also
+            `{prefix}_calibration/calibrated_ece` and so on. On free-form questions also `/missing_confidence`, the
+            share of answers without a confidence that could be read.
         """
         kind = dataset_kind(self)
         check_layouts(None if kind == "text" else kind, (), {"eval_dataset": eval_dataset})
@@ -408,11 +409,11 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
         run, predictions = self.calibration_run, self._evaluator.predictions()
         report = self._evaluator.report(predictions)
         run.reports["after" if self.state.global_step else "before"] = report
-        metrics = logged_measures(report, prefix)
+        metrics = logged_measures(report, f"{prefix}_calibration/")
         metrics.update(self._evaluator.extra_measures(f"{prefix}_calibration"))
         if self._evaluator.calibrator is not None:
             calibrated = self._evaluator.calibrated_report(predictions)
-            metrics.update(logged_measures(calibrated, prefix, "calibrated_"))
+            metrics.update(logged_measures(calibrated, f"{prefix}_calibration/calibrated_"))
             if self.state.global_step:
                 run.reports["calibrated"] = calibrated
         run.history.append({"step": self.state.global_step, **metrics})

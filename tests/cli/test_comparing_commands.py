@@ -1,6 +1,7 @@
 """`hf-calib compare`, `calibrate` and `diagnose`."""
 
 import json
+import re
 import warnings
 
 import numpy as np
@@ -130,6 +131,8 @@ def test_calibrate_and_measure_with_it(folder, tmp_path, tokenizer, capsys):
     assert not (tmp_path / "c" / "calibrator.json").exists()
     assert run("calibrate", *options, "--out", tmp_path / "c", "--force") == 0
     *printed, saved = capsys.readouterr().out.splitlines()
+    note = " ".join(" ".join(printed).split())
+    assert re.search(r"calibrated model would score 0\.\d{3} \(none\) or 0\.\d{3} \(temperature\) on average\.", note)
     assert saved.endswith(str(tmp_path / "c"))
     assert max(map(len, printed)) <= 80
     questions = load_questions(folder / "one.jsonl")
@@ -152,6 +155,7 @@ def test_calibrate_and_measure_with_it(folder, tmp_path, tokenizer, capsys):
     shown = capsys.readouterr().out
     rows = [line.split()[0] for line in shown.splitlines() if line.startswith(("before ", "after "))]
     assert rows == ["before", "after"]
+    assert "average; a calibrator was fitted on these questions (after)." in " ".join(shown.split())
     assert max(map(len, shown.splitlines())) <= 80
     other = ["--model", folder / "model1", "--dataset", folder / "one.jsonl"]
     assert run("measure", *other, "--calibrator", tmp_path / "c") == 1
@@ -281,7 +285,7 @@ def test_diagnose(folder, tmp_path, tokenizer, capsys):
     assert saved["training"]["bound"] == pytest.approx(abs(train.correct.mean() - train.confidences.mean()), abs=1e-5)
     assert saved["gap"] == pytest.approx(train.correct.mean() - test.correct.mean())
     scores = [own.report().test.expected_error for own in (train, test)]
-    note = f"would score {scores[0]:.3f} (fine-tuning set) or {scores[1]:.3f} (new questions) on average."
+    note = f"would score {scores[0]:.3f} (fine-tuned on) or {scores[1]:.3f} (new) on average."
     assert note in " ".join(printed.split())
 
 

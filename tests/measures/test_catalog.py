@@ -91,4 +91,4 @@ def test_a_measure_that_is_added_to_the_catalog_is_shown_everywhere(added):
 
     from hf_calib.trainers.evaluator import logged_measures
 
-    assert logged_measures(report, "eval")["eval_calibration/square"] == square
+    assert logged_measures(report, "eval_calibration/")["eval_calibration/square"] == square

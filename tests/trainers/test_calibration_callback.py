@@ -53,8 +53,10 @@ def test_it_measures_before_at_every_evaluation_and_after(make, tokenizer, tmp_p
     logged = [entry for entry in trainer.state.log_history if "eval_calibration/ece" in entry]
     assert [entry["step"] for entry in logged] == [2, 4]
     names = {name.removeprefix("eval_calibration/") for name in logged[1] if name.startswith("eval_calibration/")}
-    assert names == {"accuracy", "confidence", "ece", "cw_ece", "smooth_ece", "nll", "brier", "option_mass"}
-    for name in names:
+    measures = {"accuracy", "confidence", "ece", "cw_ece", "smooth_ece", "nll", "brier", "option_mass"}
+    assert names == {*measures, "ece_if_calibrated"}
+    assert logged[1]["eval_calibration/ece_if_calibrated"] == pytest.approx(last.test.expected_error, abs=1e-5)
+    for name in measures:
         assert logged[1][f"eval_calibration/{name}"] == pytest.approx(last.measures[name].value, abs=1e-5)
     assert last.measures["nll"].value != first.measures["nll"].value
 

@@ -13,8 +13,9 @@ LOGGED_MEASURES = ("accuracy", "confidence", "ece", "cw_ece", "smooth_ece", "nll
 
 
 def expected(trainer, tokenizer, prefix="eval"):
-    report = predict(trainer.model, tokenizer, HELD_OUT).report(seed=trainer.args.seed)
-    return {f"{prefix}_calibration/{name}": report.measures[name].value for name in LOGGED_MEASURES}
+    report = predict(trainer.model, tokenizer, HELD_OUT).report()
+    measures = {f"{prefix}_calibration/{name}": report.measures[name].value for name in LOGGED_MEASURES}
+    return measures | {f"{prefix}_calibration/ece_if_calibrated": report.test.expected_error}
 
 
 def calibration_of(metrics):
