@@ -273,6 +273,8 @@ class LocalModel:
             plan = planned()
             mixes = any(len({len(prompts[i]) for i in batch}) > 1 for batch in plan.batches)
             shares = keeps or any(plan.prefixes)
+            # Without a cache, prompts are read again with their continuations, whose lengths differ.
+            mixes |= keeps and self.forward.shares is False
             if self.forward.check(max(prompts, key=len), pads=mixes, shares=shares):
                 self.forward.agree(asking.num_processes)
                 plan = planned()
@@ -367,10 +369,7 @@ class LocalModel:
             for number, (_, ids) in enumerate(chunk):
                 yield logits[number, : len(ids)].float()
             return
-        # Without a cache: one forward for each further token.
-        for row, ids in chunk:
-            prompts = [(*items[row].input_ids, *ids[:n]) for n in range(1, len(ids) + 1)]
-            yield torch.cat([self.forward.read([prompt]).logits for prompt in prompts])
+        yield from self.forward.read_whole([items[row].input_ids for row, _ in chunk], [ids for _, ids in chunk])
 
 
 def _shared(items: Sequence[EncodedOptions]) -> int:
