@@ -207,3 +207,6 @@ class TestCommandLine:
             "--confidence", "base-tokens",
         ]) == 1  # fmt: skip
         assert "--free-form" in capsys.readouterr().err
+        with pytest.raises(SystemExit):
+            main(["compare", "a", "b", "--confidence", "base-tokens"])
+        assert "invalid choice" in capsys.readouterr().err
