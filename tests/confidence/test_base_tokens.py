@@ -166,7 +166,9 @@ class TestCommandLine:
     def test_two_models(self, saved, tokenizer, capsys):
         assert self.measure(saved, "--base-model", str(saved / "base"), "--out", str(saved / "out")) == 0
         run = json.loads(capsys.readouterr().out)["run"]["confidence"]
-        assert (run["name"], run["base_model"]["model"]) == ("base-tokens", str(saved / "base"))
+        assert (run["name"], run["base_model"]["name"]) == ("base-tokens", "base")
+        assert run["base_model"]["weights"].startswith("files:")
+        assert str(saved) not in json.dumps(run)
         loaded = {name: tiny_llama(tokenizer, seed=seed).eval() for name, seed in (("aligned", 0), ("base", 5))}
         found = hf_calib.measure(
             (loaded["aligned"], tokenizer), str(saved / "q.jsonl"), method="base-tokens", free_form="exact",
