@@ -88,7 +88,7 @@ def add_measure_parser(commands: argparse._SubParsersAction) -> None:
         "--free-form",
         choices=("exact", "contains", "numeric"),
         help="ask questions without options, and match the answers to the right ones in this way; with --confidence "
-        "consistency, stated or p-true",
+        "consistency, stated, stated-levels, p-true or base-tokens",
     )
     parser.add_argument(
         "--check-order",
@@ -96,7 +96,7 @@ def add_measure_parser(commands: argparse._SubParsersAction) -> None:
         metavar="K",
         help="also ask each question with its options in K other orders, and report the share of answers that change",
     )
-    add_question_options(parser)
+    add_question_options(parser, free_form=True)
     add_model_options(parser)
     add_report_options(parser)
     parser.add_argument(

@@ -98,19 +98,25 @@ def add_length_options(group: argparse._ActionsContainer) -> None:
     )
 
 
-def add_question_options(parser: argparse.ArgumentParser, *, several_methods: bool = False) -> None:
-    """Add the options that say how questions are asked, and how confidence is read: in one way, or in several."""
+def add_question_options(
+    parser: argparse.ArgumentParser, *, several_methods: bool = False, free_form: bool = False
+) -> None:
+    """Add the options that say how questions are asked, and how confidence is read.
+
+    `several_methods` allows several ways to read confidence, `free_form` those for questions without options only.
+    """
     add_prompt_options(parser)
+    offered = {name: way.help for name, way in ways().items() if free_form or way.factory is not None}
     group = parser.add_argument_group("questions")
     group.add_argument(
         "--permute-options", action="store_true", help="ask each question with its options in a random order"
     )
     group.add_argument(
         "--confidence",
-        choices=tuple(ways()),
+        choices=tuple(offered),
         metavar="WAY",
         help="what confidence is read off. "
-        + "; ".join(f"{name}: {way.help}" for name, way in ways().items())
+        + "; ".join(f"{name}: {help}" for name, help in offered.items())
         + f" (default: {DEFAULT_WAY}, or what the model was calibrated with)"
         + (". May be given several times" if several_methods else ""),
         action="append" if several_methods else "store",
@@ -127,12 +133,13 @@ def add_question_options(parser: argparse.ArgumentParser, *, several_methods: bo
         "--temperature", type=float, metavar="T", help="sampling temperature with consistency (default: 1)"
     )
     group.add_argument("--top-k", type=int, metavar="K", help="guesses with stated-top-k (default: 4)")
-    group.add_argument(
-        "--base-model",
-        metavar="M",
-        help="folder or Hub id of the pre-trained model that scores the answers with base-tokens (default: the model "
-        "without its adapter)",
-    )
+    if free_form:
+        group.add_argument(
+            "--base-model",
+            metavar="M",
+            help="folder or Hub id of the pre-trained model that scores the answers with base-tokens (default: the "
+            "model without its adapter)",
+        )
     group.add_argument(
         "--limit", type=int, metavar="N", help="ask N questions of each dataset, drawn at random with --seed"
     )

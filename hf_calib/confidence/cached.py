@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -248,6 +248,29 @@ class CachedForward:
         mask = torch.cat([computed.mask[chosen], mask], dim=1)
         output = self.model(**self._inputs(input_ids, mask, past=_selected(computed.cache, chosen), keep=keep))
         return output.logits, output.past_key_values if keep else None, mask
+
+    def read_whole(self, prompts: Sequence[Sequence[int]], tokens: Sequence[Sequence[int]]) -> Iterator[torch.Tensor]:
+        """Read prompts with their continuations, where there is no cache to continue from.
+
+        Parameters
+        ----------
+        prompts, tokens : sequence of sequence of int, of length R
+            The continuations are not empty.
+
+        Yields
+        ------
+        torch.Tensor of float32, shape (T, V)
+            The logits after each token of a continuation.
+        """
+        together = self.pads is True and self._left
+        for batch in [range(len(prompts))] if together else [[row] for row in range(len(prompts))]:
+            input_ids, mask = self._padded([[*prompts[row], *tokens[row]] for row in batch], left=True)
+            inputs = self._inputs(input_ids, mask)
+            if self.arguments.logits_to_keep:
+                inputs["logits_to_keep"] = max(len(tokens[row]) for row in batch)
+            logits = self.model(**inputs).logits
+            for place, row in enumerate(batch):
+                yield logits[place, -len(tokens[row]) :].float()
 
     def wait(self) -> None:
         """Run forwards as long as another process does, where all must run equally many."""

@@ -273,6 +273,8 @@ class LocalModel:
             plan = planned()
             mixes = any(len({len(prompts[i]) for i in batch}) > 1 for batch in plan.batches)
             shares = keeps or any(plan.prefixes)
+            # Without a cache, prompts are read again with their continuations, whose lengths differ.
+            mixes |= keeps and self.forward.shares is False
             if self.forward.check(max(prompts, key=len), pads=mixes, shares=shares):
                 self.forward.agree(asking.num_processes)
                 plan = planned()
@@ -346,35 +348,31 @@ class LocalModel:
         while start < len(order):
             size = max(1, min(LOGITS_BUDGET // (len(order[start][1]) * vocabulary), 2 * len(items)))
             chunk = order[start : start + size]
-            for part, logits in self._chunk(items, chunk, computed):
-                # All tokens of all continuations at once: few kernels, and one wait for an accelerator.
-                wanted = [
-                    (number, place, column, token)
-                    for place, one in enumerate(part)
-                    for number in alike[one]
-                    for column, token in enumerate(items[one[0]].options[longer[number][1]][1:])
-                ]
-                numbers, *index = zip(*wanted, strict=True)
-                places, columns, tokens = (torch.tensor(values, device=logits.device) for values in index)
-                found = logits[places, columns, tokens] - logits.logsumexp(-1)[places, columns]
-                for number, score in zip(numbers, found.double().tolist(), strict=True):
-                    scores[number].append(score)
+            logits = self._chunk(items, chunk, computed)
+            # All tokens of all continuations at once: few kernels, and one wait for an accelerator.
+            wanted = [
+                (number, place, column, token)
+                for place, one in enumerate(chunk)
+                for number in alike[one]
+                for column, token in enumerate(items[one[0]].options[longer[number][1]][1:])
+            ]
+            numbers, *index = zip(*wanted, strict=True)
+            places, columns, tokens = (torch.tensor(values, device=logits.device) for values in index)
+            found = logits[places, columns, tokens] - logits.logsumexp(-1)[places, columns]
+            for number, score in zip(numbers, found.double().tolist(), strict=True):
+                scores[number].append(score)
             start += size
         return scores
 
     def _chunk(
         self, items: Sequence[EncodedOptions], chunk: Sequence[tuple[int, tuple[int, ...]]], computed: Computed
-    ) -> Iterable[tuple[Sequence[tuple[int, tuple[int, ...]]], torch.Tensor]]:
-        """Yield continuations, and the logits after each of their tokens, float32, shape (R, T, V), padded."""
+    ) -> torch.Tensor:
+        """Return the logits after each token of R continuations, float32, shape (R, T, V), padded on the right."""
+        rows, tokens = [row for row, _ in chunk], [ids for _, ids in chunk]
         if computed.cache is not None:
-            logits, _, _ = self.forward.continue_from(computed, [row for row, _ in chunk], [ids for _, ids in chunk])
-            yield chunk, logits.float()
-            return
-        # Without a cache: one forward for each further token.
-        for one in chunk:
-            row, ids = one
-            prompts = [(*items[row].input_ids, *ids[:n]) for n in range(1, len(ids) + 1)]
-            yield [one], torch.cat([self.forward.read([prompt]).logits for prompt in prompts])[None]
+            return self.forward.continue_from(computed, rows, tokens)[0].float()
+        whole = self.forward.read_whole([items[row].input_ids for row in rows], tokens)
+        return nn.utils.rnn.pad_sequence(list(whole), batch_first=True)
 
 
 def _shared(items: Sequence[EncodedOptions]) -> int:

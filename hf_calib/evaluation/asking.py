@@ -261,7 +261,7 @@ def _free_form(
         raise ValueError("permute_options, check_order: free_form has no options to put in another order")
     arguments = free_form_settings(method, **settings.of_method(seed))
     base = base_source(arguments.pop("base_model", None), settings)
-    recorded = {**arguments, **({} if base is None else {"base_model": base.identity})}
+    recorded = {**arguments, **({} if base is None else {"base_model": base.published})}
 
     def ask_one(
         backend: Backend, questions: list[FreeFormQuestion], prompt_format: PromptFormat, asking: Asking

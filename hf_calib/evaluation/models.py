@@ -105,6 +105,12 @@ class ModelSource:
 
     _opened: list[Backend] = field(default_factory=list, init=False, repr=False)
 
+    @property
+    def published(self) -> dict[str, Any]:
+        """What identifies it without a path of this machine: its id on the Hub, or its name and weights' digest."""
+        weights = self.identity["weights"]
+        return {"name": self.identity["model"] if weights is None else self.name, "weights": weights}
+
     def opened(self, chat: bool = False) -> Backend:
         """Return the source of answers, opened once; `chat` says whether it needs a chat template."""
         if not self._opened:

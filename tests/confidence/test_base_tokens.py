@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 import hf_calib
 from hf_calib.cli import main
@@ -15,7 +16,7 @@ from hf_calib.confidence.free_form import predict_free_form
 from hf_calib.evaluation import measure_recorded
 from hf_calib.tasks import FewShotFormat, PromptFormat, Question
 from hf_calib.tasks.free_form import FreeFormQuestion
-from tests.support import byte_level_tokenizer, tiny_gpt2, tiny_llama
+from tests.support import byte_level_tokenizer, tiny_gpt2, tiny_llama, tiny_rwkv
 
 ASKED = [
     FreeFormQuestion("Capital of France?", ("Paris",), context="A quiz."),
@@ -48,11 +49,23 @@ def by_hand(model, tokenizer, prompts, answers=ANSWERS):
     return found
 
 
+def sliding(tokenizer, seed=0):
+    """A model with a sliding window, whose cache cannot be continued for some of a batch."""
+    torch.manual_seed(seed)
+    return Gemma3ForCausalLM(
+        Gemma3TextConfig(
+            vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+            num_attention_heads=4, num_key_value_heads=2, head_dim=8, sliding_window=16,
+            layer_types=["sliding_attention", "full_attention"],
+        )
+    )  # fmt: skip
+
+
 PROMPTS = [PromptFormat().render(question, options=False) for question in ASKED]
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
-@pytest.mark.parametrize("made", [tiny_llama, tiny_gpt2])
+@pytest.mark.parametrize("made", [tiny_llama, tiny_gpt2, tiny_rwkv, sliding])
 def test_the_mean_probability_of_the_answers_tokens_under_another_model(model, tokenizer, made, batch_size):
     base = made(tokenizer, seed=5).eval()
     found = predict_free_form(
@@ -65,6 +78,23 @@ def test_the_mean_probability_of_the_answers_tokens_under_another_model(model, t
     assert found.predictions.correct.tolist() == [True, False, False, False]
     # It is the arithmetic mean of probabilities, and not the model's own.
     assert abs(np.array(by_hand(model, tokenizer, PROMPTS)) - expected).max() > 1e-4
+
+
+def test_a_model_without_a_cache_reads_all_tokens_of_a_batch_at_once(tokenizer):
+    model = sliding(tokenizer).eval()
+    source, calls = LocalModel(model, tokenizer), []
+    model.register_forward_pre_hook(
+        lambda module, given, options: calls.append(options["input_ids"].shape), with_kwargs=True
+    )
+    scored = source.score_answers("s", ASKED[:3], ANSWERS[:3], PromptFormat(), Asking(3))
+    longest = max(
+        len(tokenizer(f"{prompt} {answer}")["input_ids"]) for prompt, answer in zip(PROMPTS, ANSWERS, strict=True)
+    )
+    # Two or three that find out what padding does, one for the first tokens, and one for all others.
+    assert len(calls) <= 5
+    assert calls[-1] == (3, longest - 1)
+    found = [np.exp(tokens).mean() for tokens in scored]
+    np.testing.assert_allclose(found, by_hand(model, tokenizer, PROMPTS[:3], ANSWERS[:3]), atol=1e-6)
 
 
 def adapted(tokenizer):
@@ -136,7 +166,9 @@ class TestCommandLine:
     def test_two_models(self, saved, tokenizer, capsys):
         assert self.measure(saved, "--base-model", str(saved / "base"), "--out", str(saved / "out")) == 0
         run = json.loads(capsys.readouterr().out)["run"]["confidence"]
-        assert (run["name"], run["base_model"]["model"]) == ("base-tokens", str(saved / "base"))
+        assert (run["name"], run["base_model"]["name"]) == ("base-tokens", "base")
+        assert run["base_model"]["weights"].startswith("files:")
+        assert str(saved) not in json.dumps(run)
         loaded = {name: tiny_llama(tokenizer, seed=seed).eval() for name, seed in (("aligned", 0), ("base", 5))}
         found = hf_calib.measure(
             (loaded["aligned"], tokenizer), str(saved / "q.jsonl"), method="base-tokens", free_form="exact",
@@ -177,3 +209,6 @@ class TestCommandLine:
             "--confidence", "base-tokens",
         ]) == 1  # fmt: skip
         assert "--free-form" in capsys.readouterr().err
+        with pytest.raises(SystemExit):
+            main(["compare", "a", "b", "--confidence", "base-tokens"])
+        assert "invalid choice" in capsys.readouterr().err
