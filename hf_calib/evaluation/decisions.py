@@ -158,11 +158,10 @@ def decision_backend(
     prompt_format = prompt_format_of(prompt, chat_template=settings.chat_template)
     n_orders = 1 if settings.n_orders is None else settings.n_orders
     how = {"prompt_format": prompt_format.to_dict(), "n_orders": n_orders}
-    if calibrator is not None:
-        fitted: BaseCalibrator | None = as_calibrator(calibrator)
-        check_fits(fitted, {**source.identity, **how}, force=force)
-    elif (fitted := own_calibrator(source, "letters", settings)) is not None:
-        check_fits(fitted, how, force=force)
+    given = None if calibrator is None else as_calibrator(calibrator)
+    fitted = given or own_calibrator(source, "letters", settings)
+    if fitted is not None:
+        check_fits(fitted, how if given is None else {**source.identity, **how}, force=force)
     settings.say(f"Loading {source.name}")
     local: LocalModel = source.opened(prompt_format.chat)  # type: ignore[assignment]
     backend = LocalDecisions(local, prompt_format, calibrator=fitted, n_orders=n_orders)

@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
+import numpy as np
+
 from ..reports import Measurement
 from .asking import Datasets, ask
 from .fitted import check_fits, fitted_on_same_questions, own_calibrator
@@ -232,6 +234,8 @@ def as_calibrator(calibrator: BaseCalibrator | str | os.PathLike[str]) -> BaseCa
 def calibrated(measurement: Measurement, calibrator: BaseCalibrator) -> Measurement:
     """Return the measurement of the same answers with a calibrator applied.
 
+    A calibrator with a temperature for each subject or type has one of all questions for those without.
+
     Raises
     ------
     ValueError
@@ -240,14 +244,14 @@ def calibrated(measurement: Measurement, calibrator: BaseCalibrator) -> Measurem
     from ..calibrators.grouped_temperature import GroupedTemperature
     from ..calibrators.storage import described
 
-    by = calibrator.by if isinstance(calibrator, GroupedTemperature) and calibrator.needs_groups else None
+    def groups(name: str) -> np.ndarray | None:
+        if not (isinstance(calibrator, GroupedTemperature) and calibrator.needs_groups):
+            return None
+        alone = replace(measurement, datasets={name: measurement.datasets[name]})
+        return groups_of(alone, calibrator.by, missing="")
+
     datasets = {
-        name: replace(
-            own,
-            predictions=own.predictions.calibrated(
-                calibrator, groups=None if by is None else groups_of(replace(measurement, datasets={name: own}), by)
-            ),
-        )
+        name: replace(own, predictions=own.predictions.calibrated(calibrator, groups=groups(name)))
         for name, own in measurement.datasets.items()
     }
     own = {"method": calibrator.name, **described(calibrator.parameters())}

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..tasks import PromptFormat, Question, QuestionError, TypedDecisions, as_questions
+from ..tasks import PromptFormat, Question, TypedDecisions, as_questions
 from .calibration_metadata import CalibrationMetadata
 
 if TYPE_CHECKING:
@@ -192,14 +192,9 @@ class CalibratedModel:
     def _calibrated(self, questions: Sequence[Question], **options: Any) -> Predictions:
         predictions = self.predict(questions, **options)
         if getattr(self.calibrator, "needs_groups", False) and self.calibrator.by == "type":
-            types = [questions[int(row)].type for row in predictions.rows]
-            if None in types:
-                row = int(predictions.rows[types.index(None)])
-                raise QuestionError(
-                    f"question {row}, counted from 0, has no type, and the calibrator has a temperature "
-                    "for each; give each question a type"
-                )
-            return predictions.calibrated(self.calibrator, groups=[str(own) for own in types])
+            # A question without a type is in no group that was fitted, and gets the temperature of all questions.
+            types = [questions[int(row)].type or "" for row in predictions.rows]
+            return predictions.calibrated(self.calibrator, groups=types)
         return predictions.calibrated(self.calibrator)
 
     def warn_about_option_counts(self, questions: Sequence[Question]) -> None:

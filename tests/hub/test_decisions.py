@@ -21,7 +21,7 @@ from hf_calib.hub import (
 from hf_calib.hub.decisions import BENCHMARK
 from hf_calib.hub.folders import collect_files
 from hf_calib.reports import DecisionMeasurement
-from hf_calib.tasks import PromptFormat, QuestionError, TypedDecisions
+from hf_calib.tasks import PromptFormat, TypedDecisions
 from tests.evaluation.test_decisions import benchmark, temperatures
 from tests.support import byte_level_tokenizer
 
@@ -132,8 +132,12 @@ def test_an_adapter_on_the_hub_is_asked_as_its_folder_is(trained, tmp_path):
     assert [own.confidence for own in loaded.confidence(questions[:5])] == pytest.approx(
         [max(own) for own in local.probabilities[:5]], abs=1e-6
     )
-    with pytest.raises(QuestionError, match="question 0, counted from 0, has no type"):
-        loaded.confidence([{"question": "Which?", "choices": ["a", "b"]}])
+    # A question without a type gets the temperature of all, 1 here.
+    asked = [{"question": "Which?", "choices": ["a", "b"], "answer": 0}]
+    (answer,) = loaded.confidence(asked)
+    assert answer.confidence == pytest.approx(loaded.predict(asked).confidences[0])
+    plain = hf_calib.measure("ann/decider", asked)
+    assert plain.predictions.confidences[0] == pytest.approx(answer.confidence)
 
 
 def test_a_server_takes_the_settings_of_an_adapter_on_the_hub(trained, base):
