@@ -57,6 +57,7 @@ METHODS: dict[str, Method] = {
     "daca": Method("dpo", "none", "reference_agreement", prompts=True),
     "basecal-reeval": Method("dpo", reading="pretrained"),
     "basecal-proj": Method("dpo", reading="projected", prompts=True),
+    "wise-ft-0.1": Method("wise-ft-0.1"),
     "wise-ft-0.25": Method("wise-ft-0.25"),
     "wise-ft-0.5": Method("wise-ft-0.5"),
     "wise-ft-0.75": Method("wise-ft-0.75"),

@@ -92,7 +92,7 @@ def _rivals() -> dict[str, TrainedModel]:
         return TrainedModel(train, ("alignment", weight), sources=("experiments/catto.py", "experiments/rivals.py"))
 
     return {
-        **{f"wise-ft-{share:g}": _averaged(share, "dpo") for share in (0.25, 0.5, 0.75)},
+        **{f"wise-ft-{share:g}": _averaged(share, "dpo") for share in (0.1, 0.25, 0.5, 0.75)},
         "cdpo": TrainedModel(
             lambda bench, _: rivals.stated_confidence_dpo(bench).model, sources=("experiments/rivals.py",)
         ),
