@@ -104,9 +104,24 @@ def _variants() -> dict[str, TrainedModel]:
         return TrainedModel(train, ("alignment", *settings), "supervised", sources)
 
     aware = lab.calibration_aware_dpo
+
+    def in_chat(align: Callable[[Bench], Any]) -> TrainedModel:
+        return TrainedModel(
+            lambda bench, _: align(variants.with_chat_alone(bench)).model,
+            ("alignment", "calibration_batch_size"),
+            None,
+            sources,
+        )
+
     return {
         **{f"rcft-{source}": fine_tuned(source) for source in prompts},
         **{f"calibration-aware-dpo-{source}": aligned(source) for source in ("pairs", "synthesized")},
+        "chat-dpo": in_chat(lab.plain_dpo),
+        "chat-calibration-aware-dpo": in_chat(aware),
+        "chat-calibration-aware-dpo-synthesized": in_chat(
+            lambda bench: aware(variants.with_prompts(bench, variants.synthesized_prompts(bench)))
+        ),
+        "chat-calibration-aware-dpo-replies": in_chat(variants.anchored_inside_replies),
         "rcft-half-way": TrainedModel(variants.half_way, (), "rcft", sources),
         "supervised": TrainedModel(lambda bench, _: variants.supervised(bench), ("long",), None, sources),
         "supervised-dpo": tuned_first(lab.plain_dpo),
