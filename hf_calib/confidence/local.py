@@ -163,7 +163,9 @@ class LocalModel:
             return self._score_batch(own, _shared(own), False, together=True)
 
         with evaluating(self.model):
-            self.forward.check(max((item.input_ids for item in items), key=len), pads=True, shares=True)
+            longest = max(item.length for item in items)
+            prompt = max((item.input_ids for item in items), key=len)
+            self.forward.check(prompt, pads=True, shares=True, longest=longest)
             self.forward.agree(asking.num_processes)
             outcomes = asking.run(stage, list(batches.values()), work, wait=self.forward.wait)
         placed: list[OptionScores | None] = [None] * len(case_of)
@@ -252,7 +254,8 @@ class LocalModel:
             plan = planned()
             mixes = any(len({len(prompts[i]) for i in batch}) > 1 for batch in plan.batches)
             shares = keeps or any(plan.prefixes)
-            if self.forward.check(max(prompts, key=len), pads=mixes, shares=shares):
+            longest = max(getattr(item, "length", len(item.input_ids)) for item in items)
+            if self.forward.check(max(prompts, key=len), pads=mixes, shares=shares, longest=longest):
                 self.forward.agree(asking.num_processes)
                 plan = planned()
             return asking.run(
