@@ -76,10 +76,13 @@ VARIANTS: dict[str, Method] = {
     "rcft-half-way": Method("rcft-half-way", "all"),
     "calibration-aware-dpo-pairs": Method("calibration-aware-dpo-pairs"),
     "calibration-aware-dpo-synthesized": Method("calibration-aware-dpo-synthesized"),
+    "calibration-aware-dpo-replies": Method("calibration-aware-dpo-replies"),
+    "calibration-aware-dpo-whole-replies": Method("calibration-aware-dpo-whole-replies"),
     "chat-dpo": Method("chat-dpo"),
     "chat-calibration-aware-dpo": Method("chat-calibration-aware-dpo"),
     "chat-calibration-aware-dpo-synthesized": Method("chat-calibration-aware-dpo-synthesized"),
     "chat-calibration-aware-dpo-replies": Method("chat-calibration-aware-dpo-replies"),
+    "chat-calibration-aware-dpo-whole-replies": Method("chat-calibration-aware-dpo-whole-replies"),
     "supervised": Method("supervised", "all"),
     "supervised-dpo": Method("supervised-dpo", "all"),
     "supervised-calibration-aware-dpo": Method("supervised-calibration-aware-dpo", "all"),
@@ -89,10 +92,10 @@ VARIANTS: dict[str, Method] = {
 
 ``rcft`` and ``calibration-aware-dpo-unlabelled`` with the anchor on other prompts: those of the preference pairs, the
 data's with options of other questions (mutated), or such as the pre-trained model writes itself (synthesized);
-``rcft`` half-way back to the pre-trained weights; alignment on the open pairs alone, plainly, and with the anchor on
-the data's prompts, on synthesized ones, and inside the pairs' own replies (chat); and alignment of a model that was
-first tuned on the answers until it was overconfident: plainly, keeping to this model, and keeping to the pre-trained
-one (base).
+calibration-aware DPO with the anchor at tokens of the pairs' chosen replies, after the first or anywhere
+(whole-replies); ``rcft`` half-way back to the pre-trained weights; alignment on the open pairs alone (chat); and
+alignment of a model that was first tuned on the answers until it was overconfident: plainly, keeping to this model,
+and keeping to the pre-trained one (base).
 """
 
 COMPARED = {**METHODS, **VARIANTS}

@@ -105,13 +105,15 @@ def _variants() -> dict[str, TrainedModel]:
 
     aware = lab.calibration_aware_dpo
 
+    def whole(bench: Bench) -> Any:
+        return variants.anchored_in_replies(bench, whole=True)
+
+    def other(align: Callable[[Bench], Any], change: Callable[[Bench], Bench] = lambda bench: bench) -> TrainedModel:
+        settings = ("alignment", "calibration_batch_size")
+        return TrainedModel(lambda bench, _: align(change(bench)).model, settings, None, sources)
+
     def in_chat(align: Callable[[Bench], Any]) -> TrainedModel:
-        return TrainedModel(
-            lambda bench, _: align(variants.with_chat_alone(bench)).model,
-            ("alignment", "calibration_batch_size"),
-            None,
-            sources,
-        )
+        return other(align, variants.with_chat_alone)
 
     return {
         **{f"rcft-{source}": fine_tuned(source) for source in prompts},
@@ -121,7 +123,10 @@ def _variants() -> dict[str, TrainedModel]:
         "chat-calibration-aware-dpo-synthesized": in_chat(
             lambda bench: aware(variants.with_prompts(bench, variants.synthesized_prompts(bench)))
         ),
-        "chat-calibration-aware-dpo-replies": in_chat(variants.anchored_inside_replies),
+        "chat-calibration-aware-dpo-replies": in_chat(variants.anchored_in_replies),
+        "chat-calibration-aware-dpo-whole-replies": in_chat(whole),
+        "calibration-aware-dpo-replies": other(variants.anchored_in_replies),
+        "calibration-aware-dpo-whole-replies": other(whole),
         "rcft-half-way": TrainedModel(variants.half_way, (), "rcft", sources),
         "supervised": TrainedModel(lambda bench, _: variants.supervised(bench), ("long",), None, sources),
         "supervised-dpo": tuned_first(lab.plain_dpo),

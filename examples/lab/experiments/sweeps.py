@@ -172,6 +172,8 @@ SWEEPS: dict[str, Sweep] = {
             "calibration-aware-dpo-unlabelled",
             "calibration-aware-dpo-pairs",
             "calibration-aware-dpo-synthesized",
+            "calibration-aware-dpo-replies",
+            "calibration-aware-dpo-whole-replies",
         ),
     ),
     "shuffled-prompts": Sweep(
@@ -196,6 +198,7 @@ SWEEPS: dict[str, Sweep] = {
             "chat-calibration-aware-dpo",
             "chat-calibration-aware-dpo-synthesized",
             "chat-calibration-aware-dpo-replies",
+            "chat-calibration-aware-dpo-whole-replies",
         ),
     ),
     "reference": Sweep(

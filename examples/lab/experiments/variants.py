@@ -70,22 +70,26 @@ def with_chat_alone(bench: Bench) -> Bench:
     )
 
 
-def anchored_inside_replies(bench: Bench) -> Any:
-    """Align the pre-trained model with the anchor inside the chosen replies, each at a random token after the first.
+def anchored_in_replies(bench: Bench, *, whole: bool = False) -> Any:
+    """Align the pre-trained model with the anchor at a random token of each chosen reply.
 
-    At the first, where a reply's style is decided, the anchor would keep the preferences from being learned.
+    Parameters
+    ----------
+    bench : Bench
+    whole : bool, default False
+        Whether the first token may be drawn too, where an open reply becomes polite or not, and where a
+        multiple-choice question is answered.
     """
     rng = np.random.default_rng([bench.seed, 12])
     items = []
     for pair in bench.data.pairs:
-        prompt, reply = (
-            bench.tokenizer(pair[name], add_special_tokens=False)["input_ids"] for name in ("prompt", "chosen")
-        )
-        known = [bench.tokenizer.bos_token_id, *prompt, *reply[: rng.integers(1, len(reply) + 1)]]
+        prompt = bench.tokenizer(pair["prompt"])["input_ids"]
+        reply = bench.tokenizer(pair["chosen"], add_special_tokens=False)["input_ids"]
+        known = [*prompt, *reply[: rng.integers(1 - whole, len(reply) + 1)]]
         # Only an anchor reads these items, at the position after the last token; the options are not used.
         items.append(EncodedQuestion(tuple(known), (0, 1), -1, len(items)))
     args = CalibrationAwareConfig(
-        **bench.alignment_arguments("inside-replies"), calibration_batch_size=bench.preset.calibration_batch_size
+        **bench.alignment_arguments("in-replies"), calibration_batch_size=bench.preset.calibration_batch_size
     )
     trainer = CalibrationAwareTrainer(
         args=args,
