@@ -73,7 +73,10 @@ def self_made_questions(trainer: Any, reference: Any = None) -> SynthesizedQuest
                 f'.save("{FILE}"), and pass that file'
             )
         device = accelerator.device
-        return LocalModel(writer.to(device), getattr(tokenizer, "tokenizer", tokenizer), device=device)
+        # A quantized or dispatched model that is there already cannot be moved.
+        if next(writer.parameters()).device.type != device.type:
+            writer.to(device)
+        return LocalModel(writer, getattr(tokenizer, "tokenizer", tokenizer), device=device)
 
     asking = Asking("auto", not args.disable_tqdm, None, accelerator.process_index, accelerator.num_processes)
     at_start = initial_adapter_weights(accelerator.unwrap_model(model)) if given is None else nullcontext()
