@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -46,9 +47,9 @@ class Computed:
 class CachedForward:
     """Runs a causal language model on prompts that share a prefix, and on continuations of one prompt.
 
-    A model whose cache is not one of keys and values at every position (state spaces, sliding windows, virtual
-    tokens of an adapter) computes everything anew; the results are the same. `check` finds out where a model's results
-    would not be.
+    A model whose cache is not one of keys and values at every position (state spaces, texts beyond a sliding window,
+    virtual tokens of an adapter) computes everything anew; the results are the same. `check` finds out where a model's
+    results would not be.
 
     Parameters
     ----------
@@ -88,13 +89,14 @@ class CachedForward:
         self.in_step = in_step
         self.arguments = ForwardArguments.of(model)
         self._left = padding_side == "left" and not self.arguments.virtual_tokens
-        able = self.arguments.use_cache and not self.arguments.virtual_tokens and _keeps_everything(model)
+        self._reach = _reach(model)
+        able = self.arguments.use_cache and not self.arguments.virtual_tokens and self._reach > 0
         self.shares: bool | None = None if able else False
         self.pads: bool | None = None
         self._prefix: tuple[tuple[int, ...], Any] | None = None
         self._packs: bool | None = None
 
-    def check(self, prompt: Sequence[int], *, pads: bool, shares: bool) -> bool:
+    def check(self, prompt: Sequence[int], *, pads: bool, shares: bool, longest: int = 0) -> bool:
         """Find out what is not known yet: whether what the model says depends on padding, or on a shared prefix.
 
         Recurrent models read padding as text, and some models number their positions from the padding on.
@@ -105,12 +107,16 @@ class CachedForward:
             A long one. Where memory does not hold two of it, its first half is taken.
         pads, shares : bool
             Which of the two matters.
+        longest : int, default 0
+            Tokens of the longest prompt with what follows it. Beyond a sliding window, nothing is shared.
 
         Returns
         -------
         bool
             Whether there was something to find out.
         """
+        if longest > self._reach:
+            self.shares = False
         pads, shares = pads and self.pads is None, shares and self.shares is None
         if not pads and not shares:
             return False
@@ -278,11 +284,17 @@ class CachedForward:
         while self.in_step and bool(self._running(here=False)):
             self.model(**self.arguments.inputs(token, torch.ones_like(token)))
 
-    def _inputs(self, input_ids: torch.Tensor, mask: torch.Tensor, **options: Any) -> dict[str, Any]:
+    def _inputs(
+        self, input_ids: torch.Tensor, mask: torch.Tensor, *, past: Any = None, keep: bool = False
+    ) -> dict[str, Any]:
         """Return a forward's keywords, once the other processes know of it."""
+        from transformers import DynamicCache
+
         if self.in_step:
             self._running(here=True)
-        return self.arguments.inputs(input_ids, mask, **options)
+        # The model's own kind of cache drops what is outside a sliding window.
+        past = DynamicCache() if keep and past is None else past
+        return self.arguments.inputs(input_ids, mask, past=past, keep=keep)
 
     def _running(self, *, here: bool) -> torch.Tensor:
         """Tell all processes whether this one is about to run a forward, and return how many are."""
@@ -322,20 +334,22 @@ def harmless_collator(
     return replace(collator, padding_side="right") if forward.pads is False else collator
 
 
-def _keeps_everything(model: nn.Module) -> bool:
-    """Whether the model's cache holds the keys and values of every position."""
+def _reach(model: nn.Module) -> float:
+    """Return up to how many tokens the keys and values of all positions are the model's whole state; 0 if never."""
     from transformers import DynamicCache
-    from transformers.cache_utils import DynamicLayer
+    from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-    model = unwrapped(model)
-    config = getattr(model, "config", None)
-    if config is None or getattr(model, "_is_stateful", False):
-        return False
+    own = unwrapped(model)
+    config = getattr(own, "config", None)
+    if config is None or getattr(own, "_is_stateful", False):
+        return 0
     try:
-        layers = DynamicCache(config=config).layers
+        layers = {type(layer) for layer in DynamicCache(config=config).layers}
     except Exception:  # a configuration of a kind of its own says nothing of how it caches
-        return False
-    return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
+        return 0
+    if not layers or layers - {DynamicLayer, DynamicSlidingWindowLayer}:
+        return 0
+    return (_window(own) or 0) if DynamicSlidingWindowLayer in layers else math.inf
 
 
 def _window(model: nn.Module) -> int | None:

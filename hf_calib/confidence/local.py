@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -184,7 +184,9 @@ class LocalModel:
             return self._score_batch(own, _shared(own), False, together=True)
 
         with evaluating(self.model):
-            self.forward.check(max((item.input_ids for item in items), key=len), pads=True, shares=True)
+            longest = max(item.length for item in items)
+            prompt = max((item.input_ids for item in items), key=len)
+            self.forward.check(prompt, pads=True, shares=True, longest=longest)
             self.forward.agree(asking.num_processes)
             outcomes = asking.run(stage, list(batches.values()), work, wait=self.forward.wait)
         placed: list[OptionScores | None] = [None] * len(case_of)
@@ -275,7 +277,8 @@ class LocalModel:
             shares = keeps or any(plan.prefixes)
             # Without a cache, prompts are read again with their continuations, whose lengths differ.
             mixes |= keeps and self.forward.shares is False
-            if self.forward.check(max(prompts, key=len), pads=mixes, shares=shares):
+            longest = max(getattr(item, "length", len(item.input_ids)) for item in items)
+            if self.forward.check(max(prompts, key=len), pads=mixes, shares=shares, longest=longest):
                 self.forward.agree(asking.num_processes)
                 plan = planned()
             return asking.run(

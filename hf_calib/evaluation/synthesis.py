@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import os
 import re
@@ -337,7 +338,7 @@ def _written(backend: Backend, writing: Writing, asking: Asking, run: Mapping[st
     kept: list[Question] = []
     show = asking.progress and asking.process_index == 0
     with progress_bar("writing_questions", writing.n, writing.n, show) as advance:
-        for number in range(10**9):
+        for number in itertools.count():
             before = len(kept)
             for read in _round(backend, writing, replace(asking, progress=False), number, writing.n - before):
                 counts["texts"] += 1

@@ -240,7 +240,8 @@ class CalibrationArguments:
         for name in ("anchor_weight", "supervised_weight", "brier_weight", "em_weight", "dece_weight"):
             if not 0.0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be a finite, nonnegative number, got {getattr(self, name)}")
-        for name in ("calibration_batch_size", "calibration_max_length", "em_batch_size", "em_steps", "em_bins"):
+        positive = ("calibration_batch_size", "calibration_max_length", "em_batch_size", "em_steps", "em_bins")
+        for name in (*positive, "self_made_questions"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")

@@ -57,18 +57,15 @@ def self_made_questions(trainer: Any, reference: Any = None) -> SynthesizedQuest
             f"calibration_dataset={SELF!r}: distributions computed beforehand cannot write questions; pass the "
             "questions that they were computed on, or a model as calibration_reference_model"
         )
+    model = trainer.calibrated_model
+    given: Any = getattr(trainer, "ref_model", None) if reference is None else reference
+    config = (model if reference is None else reference).config if not isinstance(reference, str) else None
+    name = reference if config is None else config.name_or_path or config.model_type
     writing = Writing(settings.self_made_questions, seed=args.seed)
-    model = trainer.calibrated_model if reference is None else reference
-    name = model if isinstance(model, str) else model.config.name_or_path or model.config.model_type
-    shows = not args.disable_tqdm
-    asking = Asking("auto", shows, None, accelerator.process_index, accelerator.num_processes)
     tokenizer = reference_tokenizer(trainer, reference) or trainer.processing_class
 
-    own = getattr(trainer, "ref_model", None) if reference is None else reference
-    starts = own is None
-
     def opened() -> LocalModel:
-        writer = load_reference(trainer, own) if isinstance(own, str) else model if starts else own
+        writer = model if given is None else load_reference(trainer, given) if isinstance(given, str) else given
         if trainer.is_fsdp_enabled or any(hasattr(parameter, "ds_id") for parameter in writer.parameters()):
             raise ReferenceUnavailableError(
                 f"calibration_dataset={SELF!r}: weights that are sharded among processes cannot write questions here; "
@@ -76,8 +73,12 @@ def self_made_questions(trainer: Any, reference: Any = None) -> SynthesizedQuest
                 f'.save("{FILE}"), and pass that file'
             )
         device = accelerator.device
-        return LocalModel(writer.to(device), getattr(tokenizer, "tokenizer", tokenizer), device=device)
+        # A quantized or dispatched model that is there already cannot be moved.
+        if next(writer.parameters()).device.type != device.type:
+            writer.to(device)
+        return LocalModel(writer, getattr(tokenizer, "tokenizer", tokenizer), device=device)
 
-    adapted = accelerator.unwrap_model(trainer.calibrated_model)
-    with initial_adapter_weights(adapted) if starts else nullcontext(), accelerator.autocast():
+    asking = Asking("auto", not args.disable_tqdm, None, accelerator.process_index, accelerator.num_processes)
+    at_start = initial_adapter_weights(accelerator.unwrap_model(model)) if given is None else nullcontext()
+    with at_start, accelerator.autocast():
         return written(opened, writing, asking, {"name": name}, Path(args.output_dir) / FILE)

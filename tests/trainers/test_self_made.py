@@ -1,6 +1,10 @@
 """`calibration_dataset="self"`: the reference writes the questions before training."""
 
 import json
+import os
+import socket
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -190,3 +194,56 @@ def test_questions_of_the_writing_have_the_trainers_format(tokenizer, writers, t
     term = trainer._calibration_term
     assert tokenizer.decode(term.questions[0].input_ids).startswith("Q: What is number 0")
     assert isinstance(trainer.calibration_run.questions[0], Question)
+
+
+def take_part(folder):
+    """Take part in a group of processes that write questions and read them again; print what this one has and did."""
+    from hf_calib.confidence import local
+    from tests.support import byte_level_tokenizer
+
+    rows = []
+
+    def sample(sampler, items, prefix):
+        rows.extend(item.row for item in items)
+        return [[(f" What is number {item.row}?\nA. red\nB. blue\nC. black\n", True)] for item in items]
+
+    local._Sampler.__call__ = sample
+    tokenizer = byte_level_tokenizer()
+    model = tiny_llama(tokenizer, positions=2048)
+    found = []
+    for _ in range(2):
+        trainer = made_by_self(tokenizer, folder, model=model, self_made_questions=80, max_length=2000)
+        found.append([question.question for question in trainer.calibration_run.questions])
+        model = trainer.model.unload()
+    print(json.dumps({"questions": found, "rows": rows}))
+    trainer.accelerator.end_training()
+
+
+@pytest.mark.distributed
+def test_processes_share_the_writing_and_each_gets_all(tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    group = {
+        **os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
+        "ACCELERATE_USE_CPU": "true",
+    }  # fmt: skip
+    command = [
+        sys.executable,
+        "-c",
+        f"from tests.trainers.test_self_made import take_part; take_part({str(tmp_path)!r})",
+    ]
+    started = [
+        subprocess.Popen(command, env={**group, "RANK": str(rank), "LOCAL_RANK": str(rank)}, stdout=subprocess.PIPE)
+        for rank in range(2)
+    ]
+    try:
+        first, second = (json.loads(process.communicate(timeout=240)[0].splitlines()[-1]) for process in started)
+    finally:
+        for process in started:
+            process.kill()
+    assert first["questions"] == second["questions"]
+    assert first["questions"][0] == first["questions"][1] == [f"What is number {row}?" for row in range(80)]
+    assert sorted([*first["rows"], *second["rows"]]) == list(range(160))
+    assert first["rows"]
+    assert second["rows"]

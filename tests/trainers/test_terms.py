@@ -279,6 +279,7 @@ def test_the_bins_are_as_asked_for(tokenizer, tmp_path):
         ("em_momentum", 1.0),
         ("em_steps", 0),
         ("em_bins", 0),
+        ("self_made_questions", 0),
         ("calibration_batch_size", 0),
         ("em_sharing", "fair"),
         ("calibration_prompt", "poem"),

@@ -132,10 +132,30 @@ def _variants() -> dict[str, TrainedModel]:
         return TrainedModel(train, ("alignment", *settings), "supervised", sources)
 
     aware = lab.calibration_aware_dpo
+
+    def whole(bench: Bench) -> Any:
+        return variants.anchored_in_replies(bench, whole=True)
+
+    def other(align: Callable[[Bench], Any], change: Callable[[Bench], Bench] = lambda bench: bench) -> TrainedModel:
+        settings = ("alignment", "calibration_batch_size")
+        return TrainedModel(lambda bench, _: align(change(bench)).model, settings, None, sources)
+
+    def in_chat(align: Callable[[Bench], Any]) -> TrainedModel:
+        return other(align, variants.with_chat_alone)
+
     return {
         **{f"rcft-{source}": fine_tuned(source) for source in prompts},
         **{f"calibration-aware-dpo-{source}": aligned(source) for source in ("pairs", "synthesized")},
         "rcft-half-way": _averaged(0.5, "rcft"),
+        "chat-dpo": in_chat(lab.plain_dpo),
+        "chat-calibration-aware-dpo": in_chat(aware),
+        "chat-calibration-aware-dpo-synthesized": in_chat(
+            lambda bench: aware(variants.with_prompts(bench, variants.synthesized_prompts(bench)))
+        ),
+        "chat-calibration-aware-dpo-replies": in_chat(variants.anchored_in_replies),
+        "chat-calibration-aware-dpo-whole-replies": in_chat(whole),
+        "calibration-aware-dpo-replies": other(variants.anchored_in_replies),
+        "calibration-aware-dpo-whole-replies": other(whole),
         "supervised": TrainedModel(lambda bench, _: variants.supervised(bench), ("long",), None, sources),
         "supervised-dpo": tuned_first(lab.plain_dpo),
         "supervised-calibration-aware-dpo": tuned_first(aware, "calibration_batch_size"),

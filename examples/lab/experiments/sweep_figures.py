@@ -35,7 +35,7 @@ def write_sweep_figure(name: str, rows: Sequence[dict[str, Any]], path: Path) ->
     path : Path
         Where it is written, as PNG.
     """
-    drawn = {"questions": _questions, "weight": _weight, "training": _training}
+    drawn = {"questions": _questions, "self-made": _questions, "weight": _weight, "training": _training}
     figure = drawn.get(name, _comparison)(rows)
     figure.savefig(path, dpi=150)
 
@@ -47,7 +47,7 @@ def _questions(rows: Sequence[dict[str, Any]]) -> Figure:
     panels = figure.subplots(1, len(DOMAINS), sharey=True)
     for ax, domain in zip(panels, DOMAINS, strict=True):
         _lines(ax, [row for row in rows if row["domain"] == domain], "ece")
-        ax.set(xlabel=SWEEPS["questions"].label, yscale="log")
+        ax.set(xlabel=SWEEPS[rows[0]["sweep"]].label, yscale="log")
         _title(ax, DOMAIN_TITLES[domain])
         _plain_numbers(ax.yaxis)
     panels[0].set_ylabel("ECE")

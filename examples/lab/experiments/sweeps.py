@@ -94,6 +94,8 @@ class Sweep:
         Of the setting, in order; those of the preset "mini". Empty where x is the training's step, or there is none.
     change : callable, optional
         From the method, the preset and the value to how it is run there.
+    world : {"fixed", "shuffled"}, default "fixed"
+        Whether options stand in a fixed order, or in a random one.
     """
 
     title: str
@@ -102,6 +104,7 @@ class Sweep:
     values: tuple[float, ...] = ()
     mini_values: tuple[float, ...] = ()
     change: Callable[[str, ExperimentPreset, float], Change] | None = None
+    world: str = WORLD
 
     def points(self, preset: str) -> tuple[float, ...]:
         """Return the values for a preset, by name."""
@@ -169,6 +172,33 @@ SWEEPS: dict[str, Sweep] = {
             "calibration-aware-dpo-unlabelled",
             "calibration-aware-dpo-pairs",
             "calibration-aware-dpo-synthesized",
+            "calibration-aware-dpo-replies",
+            "calibration-aware-dpo-whole-replies",
+        ),
+    ),
+    "shuffled-prompts": Sweep(
+        "The same with shuffled options",
+        "ECE",
+        ("calibration-aware-dpo-unlabelled", "calibration-aware-dpo-pairs", "calibration-aware-dpo-synthesized"),
+        world="shuffled",
+    ),
+    "self-made": Sweep(
+        "How many self-made prompts the anchor needs",
+        "Prompts",
+        ("calibration-aware-dpo-synthesized",),
+        (50, 200, 500, 2000),
+        (24, 120),
+        _questions,
+    ),
+    "chat": Sweep(
+        "Alignment on chats alone",
+        "ECE",
+        (
+            "chat-dpo",
+            "chat-calibration-aware-dpo",
+            "chat-calibration-aware-dpo-synthesized",
+            "chat-calibration-aware-dpo-replies",
+            "chat-calibration-aware-dpo-whole-replies",
         ),
     ),
     "reference": Sweep(
@@ -187,8 +217,8 @@ SWEEPS: dict[str, Sweep] = {
 ``questions`` gives each method so many questions: with answers where it uses answers, else prompts without. (Labeled
 calibration-aware DPO has all its prompts without answers besides.) ``weight`` varies λ. ``training`` measures four
 ways of fine-tuning on answers again and again while they go on; x is the step, and the weights are that step's own,
-where ``rcft`` averages those of many at its end. ``prompts`` and ``reference`` vary no number: they compare the
-variants of methods that `experiments.compared.VARIANTS` has.
+where ``rcft`` averages those of many at its end. ``self-made`` varies the number of prompts that the pre-trained model
+writes. The others vary no number: they compare the variants of methods that `experiments.compared.VARIANTS` has.
 """
 
 
@@ -198,12 +228,12 @@ def compared_methods(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [name for name in (*BASELINES, *SWEEPS[rows[0]["sweep"]].methods) if name in present]
 
 
-def sweep_preset(preset: str) -> ExperimentPreset:
-    """Return the fixed world's preset, with fewer test questions and pairs than the main experiment has.
+def sweep_preset(preset: str, world: str = WORLD) -> ExperimentPreset:
+    """Return a world's preset, with fewer test questions and pairs than the main experiment has.
 
     Four thousand questions tell the errors of the sweeps' methods apart, and a sweep measures some hundred times.
     """
-    full = EXPERIMENTS[preset][WORLD]
+    full = EXPERIMENTS[preset][world]
     return replace(full, n_test_questions=min(full.n_test_questions, 4000), n_test_pairs=min(full.n_test_pairs, 1000))
 
 

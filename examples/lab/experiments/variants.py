@@ -7,13 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 
-from hf_calib import synthesize_questions
+from hf_calib import CalibrationAwareConfig, CalibrationAwareTrainer, synthesize_questions
 from hf_calib.lab.bench import Bench, merged, plain_dpo
-from hf_calib.lab.preferences import MULTIPLE_CHOICE
+from hf_calib.lab.preferences import MULTIPLE_CHOICE, OPEN
 from hf_calib.lab.tokenizer import MAX_LENGTH
 from hf_calib.tasks import LETTERS, Question
+from hf_calib.tasks.encoding import EncodedQuestion
+from hf_calib.trainers.questions import PreparedQuestions
 
 from .methods import long_fine_tuning
 
@@ -58,6 +59,48 @@ def synthesized_prompts(bench: Bench) -> list[Question]:
         seed=bench.seed,
         progress=False,
     )
+
+
+def with_chat_alone(bench: Bench) -> Bench:
+    """Return the bench with the open pairs alone to align on: chats without any multiple-choice question."""
+    pairs = bench.data.pairs
+    return replace(
+        bench, data=replace(bench.data, pairs=pairs.select(np.flatnonzero(np.array(pairs["kind"]) == OPEN)))
+    )
+
+
+def anchored_in_replies(bench: Bench, *, whole: bool = False) -> Any:
+    """Align the pre-trained model with the anchor at a random token of each chosen reply.
+
+    Parameters
+    ----------
+    bench : Bench
+    whole : bool, default False
+        Whether the first token may be drawn too, where an open reply becomes polite or not, and where a
+        multiple-choice question is answered.
+    """
+    rng = np.random.default_rng([bench.seed, 12])
+    items = []
+    for pair in bench.data.pairs:
+        prompt = bench.tokenizer(pair["prompt"])["input_ids"]
+        reply = bench.tokenizer(pair["chosen"], add_special_tokens=False)["input_ids"]
+        known = [*prompt, *reply[: rng.integers(1 - whole, len(reply) + 1)]]
+        # Only an anchor reads these items, at the position after the last token; the options are not used.
+        items.append(EncodedQuestion(tuple(known), (0, 1), -1, len(items)))
+    args = CalibrationAwareConfig(
+        **bench.alignment_arguments("in-replies"), calibration_batch_size=bench.preset.calibration_batch_size
+    )
+    trainer = CalibrationAwareTrainer(
+        args=args,
+        train_dataset=bench.data.pairs,
+        calibration_dataset=PreparedQuestions([_NOT_ASKED] * len(items), items, []),
+        **bench.policy_and_reference(),
+    )
+    trainer.train()
+    return trainer
+
+
+_NOT_ASKED = Question("A place in a reply.", ("no", "option"))
 
 
 def read_question(text: str) -> Question | None:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from experiments import variants
 from experiments.compared import METHODS, VARIANTS
 from experiments.experiment import MODELS
 from experiments.results import load_rows
@@ -11,16 +12,18 @@ from experiments.sweep_run import run_sweep
 from experiments.sweeps import SWEEP_KEYS, SWEEPS
 from experiments.variants import (
     aligned_from,
+    anchored_in_replies,
     mutated_prompts,
     pairs_prompts,
     read_question,
     synthesized_prompts,
+    with_chat_alone,
     with_prompts,
 )
 
 from hf_calib.lab import make_bench, pretrained_folder
 from hf_calib.lab.documents import multiple_choice_prompts
-from hf_calib.tasks import PromptFormat
+from hf_calib.tasks import PromptFormat, QuestionError
 
 
 @pytest.fixture
@@ -77,17 +80,50 @@ def test_mutated_prompts_have_options_of_others(bench):
 
 def test_synthesized_prompts_are_the_models_own_and_those_of_a_model_that_writes_none_are_an_error(bench, tmp_path):
     few = replace(bench, data=replace(bench.data, prompts=bench.data.prompts[:100]))
-    written = synthesized_prompts(few, batch_size=64)
-    assert len(written) == 100
-    assert len(set(written)) > 50
+    written = synthesized_prompts(few)
+    assert len(set(written)) == len(written) == 100
     assert all(question.answer is None for question in written)
-    assert synthesized_prompts(few, batch_size=64) == written
+    assert all(read_question(PromptFormat().render(question)) == question for question in written)
+    assert list(synthesized_prompts(few)) == list(written)
     model = bench.pretrained()
     with torch.no_grad():
         model.lm_head.weight.zero_()
     model.save_pretrained(tmp_path / "mute")
-    with pytest.raises(RuntimeError, match="0 of 64 documents"):
-        synthesized_prompts(replace(few, pretrained_folder=tmp_path / "mute"), batch_size=64)
+    with pytest.raises(QuestionError, match="fewer than 5% of the texts"):
+        synthesized_prompts(replace(few, pretrained_folder=tmp_path / "mute"))
+
+
+def test_a_bench_of_chats_alone_has_the_open_pairs(bench):
+    pairs = bench.data.pairs
+    there = with_chat_alone(bench)
+    assert list(there.data.pairs) == [pair for pair in pairs if pair["kind"] == "open"]
+    assert bench.data.pairs is pairs
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_an_anchor_in_the_replies_is_at_their_tokens(whole, bench, monkeypatch):
+    seen = {}
+
+    class Trainer:
+        def __init__(self, **options):
+            seen.update(options)
+
+        def train(self):
+            pass
+
+    monkeypatch.setattr(variants, "CalibrationAwareTrainer", Trainer)
+    assert isinstance(anchored_in_replies(bench, whole=whole), Trainer)
+    items, pairs = seen["calibration_dataset"].trained, bench.data.pairs
+    assert len(items) == len(pairs)
+    lengths = set()
+    for item, pair in zip(items, pairs, strict=True):
+        prompt = bench.tokenizer(pair["prompt"])["input_ids"]
+        text = bench.tokenizer(pair["prompt"] + pair["chosen"])["input_ids"]
+        assert list(item.input_ids) == text[: len(item.input_ids)]
+        lengths.add(len(item.input_ids) - len(prompt))
+        assert item.answer == -1
+    assert min(lengths) == (0 if whole else 1)
+    assert max(lengths) > 4
 
 
 def test_a_bench_has_other_prompts_where_they_are_given(bench):
