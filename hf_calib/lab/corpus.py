@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -42,7 +42,7 @@ class Documents:
     possible_answers
         For each text the four words that could stand in its place.
     probabilities
-        ``(n, 4)``: their true probabilities; `answers` was drawn from them.
+        ``(n, 4)``: their true probabilities, from which `answers` was drawn, or in free-form texts from a power.
     """
 
     prompts: list[str]
@@ -177,45 +177,43 @@ def _free_form_documents(
 ) -> list[Documents]:
     """Write each of the four kinds of free-form documents about a quarter of the questions.
 
-    Whether a proposed answer is true is drawn with its p*, and levels follow it too, so a model that learns from these
-    texts is calibrated.
+    The answers that people give are drawn from a power of p*. Whether an answer is true is drawn with its own p*, and the
+    levels are of that too, so a model that learns from these texts is calibrated.
     """
+    weights = questions.true_probabilities**settings.answer_power
+    questions = replace(questions, answers=draw_categorical(weights / weights.sum(axis=1, keepdims=True), rng))
     answered, proposed, leveled, stated = (questions[kind::4] for kind in range(4))
-    letters = list(LETTERS[:N_OPTIONS])
-    options, true = _proposals(proposed, settings.proposal_power, rng)
+    letters, true = list(LETTERS[:N_OPTIONS]), _given(proposed)
     verdicts = (rng.random(len(true)) > true).astype(int)
-    given, probabilities = _proposals(leveled, settings.proposal_power, rng)
-    levels = [CONFIDENCE_LEVELS[level] for level in stated_levels(probabilities, settings.level_noise, rng)]
-    p = stated.true_probabilities[np.arange(len(stated)), stated.answers]
+    levels = [CONFIDENCE_LEVELS[level] for level in stated_levels(_given(leveled), settings.level_noise, rng)]
     return [
         _answer_documents(answered, free_form_prompts(answered), [f" {value}" for value in _values(answered)]),
         Documents(
-            prompts=self_evaluation_prompts(proposed, options),
+            prompts=self_evaluation_prompts(proposed, proposed.answers),
             replies=multiple_choice_answers(verdicts),
             answers=[letters[verdict] for verdict in verdicts],
             possible_answers=[letters] * len(proposed),
             probabilities=np.stack([true, 1 - true, 0 * true, 0 * true], axis=1),
         ),
         Documents(
-            prompts=level_prompts(leveled, given),
+            prompts=level_prompts(leveled, leveled.answers),
             replies=[f" {level}" for level in levels],
             answers=levels,
+            # Only the level that is stated.
             possible_answers=[[level] * N_OPTIONS for level in levels],
             probabilities=np.repeat(np.eye(1, N_OPTIONS), len(levels), axis=0),
         ),
         _answer_documents(
             stated,
             stated_prompts(stated),
-            stated_replies(stated, stated.answers, stated_levels(p, settings.level_noise, rng)),
+            stated_replies(stated, stated.answers, stated_levels(_given(stated), settings.level_noise, rng)),
         ),
     ]
 
 
-def _proposals(questions: LabQuestions, power: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Return an option of each question, drawn from a power of p*, and its p*."""
-    p = questions.true_probabilities
-    options = draw_categorical(p**power / (p**power).sum(axis=1, keepdims=True), rng)
-    return options, p[np.arange(len(p)), options]
+def _given(questions: LabQuestions) -> np.ndarray:
+    """Return p* of the questions' answers."""
+    return questions.true_probabilities[np.arange(len(questions)), questions.answers]
 
 
 def _answer_documents(questions: LabQuestions, prompts: list[str], replies: list[str]) -> Documents:

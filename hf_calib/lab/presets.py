@@ -38,6 +38,9 @@ class CorpusSettings:
     free_form_share
         The share of documents with free-form questions, a quarter each: answers, verdicts on proposed answers, levels
         of confidence in given answers, and answers with a stated confidence.
+    answer_power
+        Answers in free-form documents are drawn from this power of p*: above 1, people mostly give the likeliest one.
+        Otherwise a model would see too few texts about the answers that it gives greedily to be calibrated on them.
     level_noise
         How far authors misjudge their confidence: the standard deviation that is added to the log-odds of p*.
     """
@@ -46,8 +49,8 @@ class CorpusSettings:
     in_share: float = 0.025
     unseen_share: float = 0.2
     free_form_share: float = 0.0
+    answer_power: float = 3.0
     level_noise: float = 0.5
-    proposal_power: float = 3.0
 
     @property
     def free_form(self) -> bool:
