@@ -177,8 +177,8 @@ def _free_form_documents(
 ) -> list[Documents]:
     """Write each of the four kinds of free-form documents about a quarter of the questions.
 
-    The answers that people give are drawn from a power of p*. Whether an answer is true is drawn with its own p*, and the
-    levels are of that too, so a model that learns from these texts is calibrated.
+    The answers that people give are drawn from a power of p*. Whether an answer is true is drawn with its own p*, and
+    the levels are of that too, so a model that learns from these texts is calibrated.
     """
     weights = questions.true_probabilities**settings.answer_power
     questions = replace(questions, answers=draw_categorical(weights / weights.sum(axis=1, keepdims=True), rng))

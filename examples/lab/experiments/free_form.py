@@ -47,8 +47,8 @@ from hf_calib.trainers import (
 # The longest reply, "<answer> fish </answer> <confidence> 80 </confidence>", and the end of the sequence.
 MAX_REPLY = 8
 BATCH_SIZE = 512
-# Streams of random numbers for the questions to train on, to fit temperatures on, and to test on.
-TRAIN, FIT, TEST = range(20, 23)
+# Streams of random numbers for the questions.
+REWARDED, GRADED, FIT, TEST = range(20, 24)
 
 DOMAINS = {"trained": ("in", "out"), "unseen": ("unseen",)}
 """The domains that results are reported on: those of the training questions, and the one that no method sees."""
@@ -65,8 +65,9 @@ class FreeFormSettings:
     ----------
     preset
         The world and the pre-training.
-    n_train, n_fit, n_test
-        Questions to train on, to fit temperatures on, and to measure each domain on.
+    n_rewarded, n_graded, n_fit, n_test
+        Questions for reinforcement learning, for graded answers to train confidence on, to fit temperatures on, and to
+        measure each domain on.
     n_samples
         Samples per question, for their agreement.
     steps, batch_size, replies, learning_rate, beta
@@ -79,15 +80,16 @@ class FreeFormSettings:
     """
 
     preset: LabPreset
-    n_train: int = 2000
+    n_rewarded: int = 10_000
+    n_graded: int = 2000
     n_fit: int = 500
     n_test: int = 20_000
     n_samples: int = 10
-    steps: int = 200
+    steps: int = 300
     batch_size: int = 512
-    replies: int = 8
+    replies: int = 16
     learning_rate: float = 5e-4
-    beta: float = 0.02
+    beta: float = 0.0
     fine_tuning: FineTuningSettings = field(default_factory=lambda: FineTuningSettings(steps=100, lora_rank=8))
     anchor_weight: float = 1.0
 
@@ -96,16 +98,20 @@ _PRESET = replace(
     FIXED,
     n_species=16,
     n_regions=16,
-    # Each relation equally often, and no document in the open format of the preference pairs.
-    corpus=CorpusSettings(multiple_choice_share=0.2, in_share=0.2, free_form_share=0.8),
+    # Each relation equally often, and free-form texts alone.
+    corpus=CorpusSettings(multiple_choice_share=0.0, in_share=0.2, free_form_share=1.0),
     pretraining=PretrainingSettings(steps=1000, learning_rate=5e-3),
 )
 
 SETTINGS: dict[str, FreeFormSettings] = {
     "full": FreeFormSettings(_PRESET),
+    "a": FreeFormSettings(_PRESET, learning_rate=3e-4),
+    "b": FreeFormSettings(_PRESET, learning_rate=1e-3),
+    "c": FreeFormSettings(_PRESET, learning_rate=1e-3, n_rewarded=1000),
     "mini": FreeFormSettings(
         replace(_PRESET, n_species=8, n_regions=8, pretraining=PretrainingSettings(200, 64, 5e-3, warmup_steps=30)),
-        n_train=300,
+        n_rewarded=300,
+        n_graded=300,
         n_fit=100,
         n_test=1000,
         steps=20,
@@ -143,13 +149,22 @@ class FreeFormBench:
         """Return a fresh copy of the pre-trained model."""
         return AutoModelForCausalLM.from_pretrained(self.folder)
 
-    def train(self) -> LabQuestions:
-        """Return the questions that all methods train on."""
-        return self.world.sample_questions(self.settings.n_train, DOMAINS["trained"], "train", (self.seed, TRAIN))
+    def rewarded(self) -> LabQuestions:
+        """Return the questions that reinforcement learning trains on, about half of the entities for training."""
+        return self._about_half(self.settings.n_rewarded, REWARDED, 0)
+
+    def graded(self) -> LabQuestions:
+        """Return the questions, about the other half, whose answers are graded to train confidence."""
+        return self._about_half(self.settings.n_graded, GRADED, 1)
 
     def fit(self) -> LabQuestions:
-        """Return the questions that temperatures are fitted on."""
-        return self.world.sample_questions(self.settings.n_fit, DOMAINS["trained"], "train", (self.seed, FIT))
+        """Return the questions, about that half too, that temperatures are fitted on."""
+        return self._about_half(self.settings.n_fit, FIT, 1)
+
+    def _about_half(self, n: int, stream: int, half: int) -> LabQuestions:
+        # Drawn from all until n are about this half, whose share varies.
+        drawn = self.world.sample_questions(4 * n, DOMAINS["trained"], "train", (self.seed, stream))
+        return drawn[np.flatnonzero((drawn.species + drawn.regions) % 2 == half)[:n]]
 
     def test(self, domain: str) -> LabQuestions:
         """Return the test questions of one of `DOMAINS`."""
@@ -182,7 +197,7 @@ def reinforced(bench: FreeFormBench, model: Any, *, calibrated: bool) -> Any:
     calibrated : bool
         Reward the stated confidence with its Brier score as well (RLCR), and not the right answer alone.
     """
-    settings, questions = bench.settings, bench.train()
+    settings, questions = bench.settings, bench.rewarded()
     asked = zip(stated_prompts(questions), questions.to_free_form(), strict=True)
     rows = [{"prompt": prompt, "answers": list(question.answers)} for prompt, question in asked]
     args = GRPOConfig(
@@ -206,11 +221,11 @@ def reinforced(bench: FreeFormBench, model: Any, *, calibrated: bool) -> Any:
 
 
 def graded(bench: FreeFormBench, model: Any) -> SelfEvaluationQuestions:
-    """Return a model's answers to the training questions, graded by the answers that were drawn."""
+    """Return a model's answers to the questions for grading, graded by the answers that were drawn."""
     return self_evaluation_questions(
         model,
         bench.tokenizer,
-        QuestionList(bench.train().to_free_form()),
+        QuestionList(bench.graded().to_free_form()),
         max_new_tokens=MAX_REPLY,
         prompt_format=FREE_FORM,
         batch_size=BATCH_SIZE,
