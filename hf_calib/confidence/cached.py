@@ -96,7 +96,12 @@ class CachedForward:
         self._prefix: tuple[tuple[int, ...], Any] | None = None
         self._packs: bool | None = None
 
-    def check(self, prompt: Sequence[int], *, pads: bool, shares: bool, longest: int = 0) -> bool:
+    def limit(self, longest: int) -> None:
+        """Share nothing if the longest prompt, with what follows it, has more tokens than a sliding window."""
+        if longest > self._reach:
+            self.shares = False
+
+    def check(self, prompt: Sequence[int], *, pads: bool, shares: bool) -> bool:
         """Find out what is not known yet: whether what the model says depends on padding, or on a shared prefix.
 
         Recurrent models read padding as text, and some models number their positions from the padding on.
@@ -107,16 +112,12 @@ class CachedForward:
             A long one. Where memory does not hold two of it, its first half is taken.
         pads, shares : bool
             Which of the two matters.
-        longest : int, default 0
-            Tokens of the longest prompt with what follows it. Beyond a sliding window, nothing is shared.
 
         Returns
         -------
         bool
             Whether there was something to find out.
         """
-        if longest > self._reach:
-            self.shares = False
         pads, shares = pads and self.pads is None, shares and self.shares is None
         if not pads and not shares:
             return False

@@ -183,10 +183,9 @@ class LocalModel:
                 return [scored for item in own for scored in self._score_batch([item], 0, False)]
             return self._score_batch(own, _shared(own), False, together=True)
 
+        self.forward.limit(max(item.length for item in items))
         with evaluating(self.model):
-            longest = max(item.length for item in items)
-            prompt = max((item.input_ids for item in items), key=len)
-            self.forward.check(prompt, pads=True, shares=True, longest=longest)
+            self.forward.check(max((item.input_ids for item in items), key=len), pads=True, shares=True)
             self.forward.agree(asking.num_processes)
             outcomes = asking.run(stage, list(batches.values()), work, wait=self.forward.wait)
         placed: list[OptionScores | None] = [None] * len(case_of)
@@ -271,14 +270,14 @@ class LocalModel:
                 padded=self.forward.pads is not False,
             )
 
+        self.forward.limit(max(getattr(item, "length", len(item.input_ids)) for item in items))
         with evaluating(self.model):
             plan = planned()
             mixes = any(len({len(prompts[i]) for i in batch}) > 1 for batch in plan.batches)
             shares = keeps or any(plan.prefixes)
             # Without a cache, prompts are read again with their continuations, whose lengths differ.
             mixes |= keeps and self.forward.shares is False
-            longest = max(getattr(item, "length", len(item.input_ids)) for item in items)
-            if self.forward.check(max(prompts, key=len), pads=mixes, shares=shares, longest=longest):
+            if self.forward.check(max(prompts, key=len), pads=mixes, shares=shares):
                 self.forward.agree(asking.num_processes)
                 plan = planned()
             return asking.run(

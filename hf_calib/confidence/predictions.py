@@ -322,12 +322,15 @@ class Predictions:
         )
 
     def with_probabilities(self, probabilities: np.ndarray) -> Predictions:
-        """Return these predictions with other probabilities of the options, (n, K); the options' mass stays."""
+        """Return these predictions with other probabilities of the options, (n, K).
+
+        The options' mass stays, and so does the answer, where it was given apart from the probabilities (`chosen`).
+        """
         # Options without any mass keep their probabilities among themselves.
         mass = np.maximum(self.option_mass, np.finfo(np.float64).tiny)
         with np.errstate(divide="ignore"):
             values = np.log(probabilities) + np.log(mass)[:, None]
-        return replace(self, option_log_probabilities=values, option_counts=self.n_choices, chosen=None)
+        return replace(self, option_log_probabilities=values, option_counts=self.n_choices)
 
     def report(self, **options: Any) -> CalibrationReport:
         """Return the `CalibrationReport` of these predictions; `options` go to its `from_predictions`.

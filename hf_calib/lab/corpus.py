@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..tasks import LETTERS
-from .documents import multiple_choice_answers, multiple_choice_prompts, open_prompts, open_replies
+from .documents import (
+    CONFIDENCE_LEVELS,
+    free_form_prompts,
+    level_prompts,
+    multiple_choice_answers,
+    multiple_choice_prompts,
+    open_prompts,
+    open_replies,
+    self_evaluation_prompts,
+    stated_prompts,
+    stated_replies,
+)
 from .names import Domain
 from .presets import CorpusSettings
 from .tokenizer import EOS
-from .world import N_OPTIONS, LabQuestions, World
+from .world import N_OPTIONS, LabQuestions, World, draw_categorical
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -31,7 +42,7 @@ class Documents:
     possible_answers
         For each text the four words that could stand in its place.
     probabilities
-        ``(n, 4)``: their true probabilities; `answers` was drawn from them.
+        ``(n, 4)``: their true probabilities, from which `answers` was drawn, or in free-form texts from a power.
     """
 
     prompts: list[str]
@@ -106,7 +117,8 @@ def sample_documents(world: World, n: int, settings: CorpusSettings, rng: np.ran
     world
         The world to write about.
     n
-        How many documents; `settings.multiple_choice_share` of them, rounded, are multiple-choice questions.
+        How many documents; `settings.multiple_choice_share` of them, rounded, are multiple-choice questions, and
+        `settings.free_form_share` free-form questions.
     settings
         The shares of kinds and domains.
     rng
@@ -114,13 +126,22 @@ def sample_documents(world: World, n: int, settings: CorpusSettings, rng: np.ran
     """
     weights = relation_weights(world, settings)
     n_multiple_choice = round(n * settings.multiple_choice_share)
+    n_free_form = round(n * settings.free_form_share)
+    n_open = n - n_multiple_choice - n_free_form
+    if min(n_multiple_choice, n_free_form, n_open) < 0:
+        raise ValueError(
+            f"multiple_choice_share ({settings.multiple_choice_share}) and free_form_share "
+            f"({settings.free_form_share}) must be at least 0 and sum to at most 1."
+        )
     parts = []
     if n_multiple_choice:
         questions = world.draw(n_multiple_choice, weights, "all", rng)
         parts.append(_multiple_choice_documents(questions))
-    if n > n_multiple_choice:
-        questions = world.draw(n - n_multiple_choice, weights, "all", rng)
+    if n_open:
+        questions = world.draw(n_open, weights, "all", rng)
         parts.append(_open_documents(questions, rng.random(len(questions)) < 0.5))
+    if n_free_form:
+        parts += _free_form_documents(world.draw(n_free_form, weights, "all", rng), settings, rng)
     order = rng.permutation(n)
 
     def mixed(columns: list[list]) -> list:
@@ -148,14 +169,76 @@ def _multiple_choice_documents(questions: LabQuestions) -> Documents:
 
 
 def _open_documents(questions: LabQuestions, polite: np.ndarray) -> Documents:
-    choices = questions.choices()
-    return Documents(
-        prompts=open_prompts(questions),
-        replies=open_replies(questions, questions.answers, polite),
-        answers=[row[answer] for row, answer in zip(choices, questions.answers, strict=True)],
-        possible_answers=choices,
-        probabilities=questions.true_probabilities,
-    )
+    return _answer_documents(questions, open_prompts(questions), open_replies(questions, questions.answers, polite))
+
+
+def _free_form_documents(
+    questions: LabQuestions, settings: CorpusSettings, rng: np.random.Generator
+) -> list[Documents]:
+    """Write each of the four kinds of free-form documents about a quarter of the questions.
+
+    The answers that people give are drawn from a power of p*. Whether an answer is true is drawn with its own p*, and
+    the levels are of that too, so a model that learns from these texts is calibrated.
+    """
+    weights = questions.true_probabilities**settings.answer_power
+    questions = replace(questions, answers=draw_categorical(weights / weights.sum(axis=1, keepdims=True), rng))
+    answered, proposed, leveled, stated = (questions[kind::4] for kind in range(4))
+    letters, true = list(LETTERS[:N_OPTIONS]), _given(proposed)
+    verdicts = (rng.random(len(true)) > true).astype(int)
+    levels = [CONFIDENCE_LEVELS[level] for level in stated_levels(_given(leveled), settings.level_noise, rng)]
+    return [
+        _answer_documents(answered, free_form_prompts(answered), [f" {value}" for value in _values(answered)]),
+        Documents(
+            prompts=self_evaluation_prompts(proposed, proposed.answers),
+            replies=multiple_choice_answers(verdicts),
+            answers=[letters[verdict] for verdict in verdicts],
+            possible_answers=[letters] * len(proposed),
+            probabilities=np.stack([true, 1 - true, 0 * true, 0 * true], axis=1),
+        ),
+        Documents(
+            prompts=level_prompts(leveled, leveled.answers),
+            replies=[f" {level}" for level in levels],
+            answers=levels,
+            # Only the level that is stated.
+            possible_answers=[[level] * N_OPTIONS for level in levels],
+            probabilities=np.repeat(np.eye(1, N_OPTIONS), len(levels), axis=0),
+        ),
+        _answer_documents(
+            stated,
+            stated_prompts(stated),
+            stated_replies(stated, stated.answers, stated_levels(_given(stated), settings.level_noise, rng)),
+        ),
+    ]
+
+
+def _given(questions: LabQuestions) -> np.ndarray:
+    """Return p* of the questions' answers."""
+    return questions.true_probabilities[np.arange(len(questions)), questions.answers]
+
+
+def _answer_documents(questions: LabQuestions, prompts: list[str], replies: list[str]) -> Documents:
+    """Return documents whose replies give the questions' answers as values."""
+    return Documents(prompts, replies, _values(questions), questions.choices(), questions.true_probabilities)
+
+
+def _values(questions: LabQuestions) -> list[str]:
+    return [choices[answer] for choices, answer in zip(questions.choices(), questions.answers, strict=True)]
+
+
+def stated_levels(probabilities: np.ndarray, noise: float, rng: np.random.Generator) -> np.ndarray:
+    """Return the indices of the levels that authors state, whose log-odds differ from the truth by normal noise.
+
+    Parameters
+    ----------
+    probabilities
+        ``(n,)``, between 0 and 1.
+    noise
+        Its standard deviation.
+    rng
+        The source of randomness.
+    """
+    log_odds = np.log(probabilities) - np.log1p(-probabilities) + noise * rng.normal(size=len(probabilities))
+    return np.rint((len(CONFIDENCE_LEVELS) - 1) / (1 + np.exp(-log_odds))).astype(int)
 
 
 def encode_documents(documents: Documents, tokenizer: PreTrainedTokenizerFast) -> Corpus:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
 
-def make_model(settings: ModelSettings | None = None, seed: int = 0) -> LlamaForCausalLM:
+def make_model(settings: ModelSettings | None = None, seed: int = 0, *, free_form: bool = False) -> LlamaForCausalLM:
     """Make a lab model with random weights: a small Llama.
 
     Llama rather than GPT-2: of two equally large models trained for equally long it learned the rare domain far
@@ -24,6 +24,8 @@ def make_model(settings: ModelSettings | None = None, seed: int = 0) -> LlamaFor
         Its size.
     seed
         Of the weights; torch's global generator is left as it was.
+    free_form
+        As in `hf_calib.lab.tokenizer.vocabulary`.
 
     Returns
     -------
@@ -34,7 +36,7 @@ def make_model(settings: ModelSettings | None = None, seed: int = 0) -> LlamaFor
     from transformers import LlamaConfig, LlamaForCausalLM
 
     settings = settings or ModelSettings()
-    words = vocabulary()
+    words = vocabulary(free_form=free_form)
     config = LlamaConfig(
         vocab_size=len(words),
         hidden_size=settings.hidden_size,

@@ -35,11 +35,27 @@ class CorpusSettings:
         with a reply, terse or polite at even odds.
     in_share, unseen_share
         The share of documents about the domains ``"in"`` (rare) and ``"unseen"``; the others are about ``"out"``.
+    free_form_share
+        The share of documents with free-form questions, a quarter each: answers, verdicts on proposed answers, levels
+        of confidence in given answers, and answers with a stated confidence.
+    answer_power
+        Answers in free-form documents are drawn from this power of p*: above 1, people mostly give the likeliest one.
+        Otherwise a model would see too few texts about the answers that it gives greedily to be calibrated on them.
+    level_noise
+        How far authors misjudge their confidence: the standard deviation that is added to the log-odds of p*.
     """
 
     multiple_choice_share: float = 0.6
     in_share: float = 0.025
     unseen_share: float = 0.2
+    free_form_share: float = 0.0
+    answer_power: float = 3.0
+    level_noise: float = 0.5
+
+    @property
+    def free_form(self) -> bool:
+        """Whether the vocabulary needs the words of free-form questions."""
+        return self.free_form_share > 0
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,8 @@ SOURCES = (
     "lab/tokenizer.py",
     "lab/model.py",
     "lab/pretraining.py",
+    "confidence/elicited.py",
+    "confidence/stated_levels.py",
     "tasks/prompts.py",
     "tasks/questions.py",
 )
@@ -74,8 +76,9 @@ def pretrain(world: World, preset: LabPreset, seed: int = 0, *, progress: bool =
 
     settings = preset.pretraining
     steps, batch_size = settings.steps, settings.batch_size
-    corpus = make_corpus(world, make_tokenizer(), steps * batch_size, preset.corpus, seed)
-    model = make_model(preset.model, seed).train()
+    tokenizer = make_tokenizer(free_form=preset.corpus.free_form)
+    corpus = make_corpus(world, tokenizer, steps * batch_size, preset.corpus, seed)
+    model = make_model(preset.model, seed, free_form=preset.corpus.free_form).train()
     optimizer = torch.optim.AdamW(
         model.parameters(),
         lr=settings.learning_rate,
@@ -182,7 +185,7 @@ def pretrained_folder(
 
     def make(folder: Path) -> None:
         pretrain(world, preset, seed, progress=progress).save_pretrained(folder)
-        make_tokenizer().save_pretrained(folder)
+        make_tokenizer(free_form=preset.corpus.free_form).save_pretrained(folder)
 
     return cached_folder(f"pretrained-{cache_key(made_of)}", made_of, make, cache_dir)
 

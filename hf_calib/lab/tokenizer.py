@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .documents import free_form_words
 from .names import REGIONS, RELATIONS, SPECIES
 
 if TYPE_CHECKING:
@@ -14,19 +15,31 @@ FRAME_WORDS = "Question: What do ? A. B. C. D. Answer: A B C D User: Assistant: 
 MAX_LENGTH = 64
 
 
-def vocabulary() -> list[str]:
-    """List the tokens in the order of their ids."""
+def vocabulary(*, free_form: bool = False) -> list[str]:
+    """List the tokens in the order of their ids.
+
+    Parameters
+    ----------
+    free_form
+        Whether to include the words of free-form questions, which come last.
+    """
     values = [value for relation in RELATIONS for value in relation.values]
     verbs = [relation.verb for relation in RELATIONS]
-    return [PAD, BOS, EOS, UNK, *FRAME_WORDS, *SPECIES, *REGIONS, *verbs, *values]
+    words = [PAD, BOS, EOS, UNK, *FRAME_WORDS, *SPECIES, *REGIONS, *verbs, *values]
+    return [*words, *dict.fromkeys(word for word in free_form_words() if word not in words)] if free_form else words
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
+def make_tokenizer(*, free_form: bool = False) -> PreTrainedTokenizerFast:
     """Make the lab's tokenizer.
 
     It splits text at whitespace and gives each word of the world a token; other words become ``<unk>``. A
     post-processor puts ``<bos>`` in front, as those of Llama do, so library code that tokenizes text needs to know
     nothing of the lab.
+
+    Parameters
+    ----------
+    free_form
+        As in `vocabulary`.
     """
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
@@ -34,7 +47,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     from tokenizers.processors import TemplateProcessing
     from transformers import PreTrainedTokenizerFast
 
-    ids = {word: index for index, word in enumerate(vocabulary())}
+    ids = {word: index for index, word in enumerate(vocabulary(free_form=free_form))}
     backend = Tokenizer(WordLevel(ids, unk_token=UNK))
     backend.pre_tokenizer = WhitespaceSplit()
     backend.post_processor = TemplateProcessing(

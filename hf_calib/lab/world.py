@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ..tasks import Question
+from ..tasks.free_form import FreeFormQuestion
 from .names import DOMAINS, REGIONS, RELATIONS, SPECIES, Domain
 
 if TYPE_CHECKING:
@@ -102,6 +103,15 @@ class LabQuestions:
     def to_questions(self, *, answers: bool = True) -> list[Question]:
         """Write the questions in the schema of `hf_calib.tasks`, with or without their answers."""
         return [Question(**row) for row in self.rows(answers=answers)]
+
+    def to_free_form(self) -> list[FreeFormQuestion]:
+        """Write the questions without their options; the right answer is the value that was drawn.
+
+        An answer is right with the probability that `true_probabilities` gives its value.
+        """
+        return [
+            FreeFormQuestion(row["question"], (row["choices"][row["answer"]],), row["subject"]) for row in self.rows()
+        ]
 
     def to_dataset(self, *, answers: bool = True) -> Dataset:
         """Write the questions as a `datasets.Dataset` with the columns of `rows`."""

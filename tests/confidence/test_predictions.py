@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy.special import softmax
 
+from hf_calib.calibrators import by_name
 from hf_calib.confidence import Predictions
 
 
@@ -104,3 +105,16 @@ def test_the_report_takes_other_groups_or_none(many):
     assert sorted(many.report(groups=halves, n_resamples=0).groups) == ["first", "second"]
     without = predictions_of(many.option_log_probabilities, many.answers)
     assert without.report(n_resamples=0).groups == {}
+
+
+def test_a_calibrator_changes_no_answer_that_was_given_in_words():
+    """An answer that is more probably wrong than right stays the answer; there is no other."""
+    confidences = np.array([0.2, 0.4, 0.9])
+    said = Predictions.from_answers(
+        np.zeros(3, int), confidences, np.full(3, 2), np.array([1, 0, 0]), (None,) * 3, np.arange(3)
+    )
+    found = said.calibrated(by_name("temperature").fit(said.logits, said.answers))
+    np.testing.assert_array_equal(found.predicted, 0)
+    np.testing.assert_array_equal(found.correct, [False, True, True])
+    assert 0 < found.confidences[0] < found.confidences[1] < 0.5 < found.confidences[2]
+    assert abs(found.confidences[0] - 0.2) > 0.01

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +53,9 @@ def _at_most(text: str, method: str, key: str, domain: str, bar: float) -> Claim
     return Claim(f"{text}, at most {bar:g}", (method,), shown, lambda value: bar - shown(value))
 
 
-def _difference(text: str, method: str, other: str, key: str, domain: str, least: float) -> Claim:
+def difference(text: str, method: str, other: str, key: str, domain: str, least: float) -> Claim:
+    """Claim that a method's value exceeds another's by at least so much."""
+
     def shown(value: Lookup) -> float:
         return value(method, key, domain) - value(other, key, domain)
 
@@ -60,7 +63,8 @@ def _difference(text: str, method: str, other: str, key: str, domain: str, least
     return Claim(said, (method, other), shown, lambda value: shown(value) - least)
 
 
-def _share(text: str, method: str, other: str, key: str, domain: str, most: float) -> Claim:
+def share(text: str, method: str, other: str, key: str, domain: str, most: float) -> Claim:
+    """Claim that a method's value is at most such a share of another's."""
     return Claim(
         f"{text} over that of {other}, at most {most:.3g}",
         (method, other),
@@ -85,26 +89,26 @@ def _overconfidence() -> Iterator[Claim]:
 
 
 def _fine_tuning() -> Iterator[Claim]:
-    yield _share("cft: ECE in domain", CFT, DPO, "ece", "in", 0.12)
-    yield _difference("cft: accuracy in domain", CFT, DPO, "accuracy", "in", 0.0)
+    yield share("cft: ECE in domain", CFT, DPO, "ece", "in", 0.12)
+    yield difference("cft: accuracy in domain", CFT, DPO, "accuracy", "in", 0.0)
     for key, name in WINS.items():
-        yield _difference(f"cft: {name}", CFT, DPO, key, "in", -0.01)
+        yield difference(f"cft: {name}", CFT, DPO, key, "in", -0.01)
 
 
 def _prevention() -> Iterator[Claim]:
     for domain in ("in", "out"):
         yield from _kept(domain)
     for key, name in WINS.items():
-        yield _difference(f"{UNLABELED}: {name}", UNLABELED, DPO, key, "in", -0.005)
-    yield _difference(f"{LABELED}: accuracy in domain", LABELED, DPO, "accuracy", "in", 0.05)
+        yield difference(f"{UNLABELED}: {name}", UNLABELED, DPO, key, "in", -0.005)
+    yield difference(f"{LABELED}: accuracy in domain", LABELED, DPO, "accuracy", "in", 0.05)
     for domain, bar in (("in", 0.04), ("out", 0.03)):
         yield _at_most(f"{LABELED}: ECE, {domain}", LABELED, "ece", domain, bar)
     for method in (UNLABELED, LABELED):
-        yield _share(f"{method}: seconds", method, DPO, "seconds", "in", 1.2)
+        yield share(f"{method}: seconds", method, DPO, "seconds", "in", 1.2)
     for domain, bar in (("in", 0.05), ("out", 0.03)):
         yield _at_most(f"{REPAIR}: ECE, {domain}", REPAIR, "ece", domain, bar)
     for key, name in WINS.items():
-        yield _difference(f"{REPAIR}: {name}", REPAIR, DPO, key, "in", -0.01)
+        yield difference(f"{REPAIR}: {name}", REPAIR, DPO, key, "in", -0.01)
 
 
 def _kept(domain: str) -> Iterator[Claim]:
@@ -118,21 +122,21 @@ def _kept(domain: str) -> Iterator[Claim]:
         lambda value: 0.015 - more_error(value),
     )
     for other in (PRETRAINED, DPO):
-        yield _difference(f"{UNLABELED}: accuracy, {domain},", UNLABELED, other, "accuracy", domain, -0.005)
+        yield difference(f"{UNLABELED}: accuracy, {domain},", UNLABELED, other, "accuracy", domain, -0.005)
 
 
 def _regularized() -> Iterator[Claim]:
     for method in ("rcft", "auto"):
-        yield _difference(f"{method}: accuracy in domain", method, LONG, "accuracy", "in", -0.005)
-        yield _share(f"{method}: ECE in domain", method, LONG, "ece", "in", 1 / 3)
+        yield difference(f"{method}: accuracy in domain", method, LONG, "accuracy", "in", -0.005)
+        yield share(f"{method}: ECE in domain", method, LONG, "ece", "in", 1 / 3)
         for key, name in (("nll", "NLL"), ("brier", "Brier score")):
-            yield _share(f"{method}: {name} in domain", method, SCALED, key, "in", 1.0)
+            yield share(f"{method}: {name} in domain", method, SCALED, key, "in", 1.0)
 
 
 def _unseen() -> Iterator[Claim]:
     for method in (UNLABELED, LABELED, REPAIR):
-        yield _share(f"{method}: ECE, unseen domain", method, "dpo+temperature", "ece", "unseen", 0.5)
-        yield _difference(f"{method}: accuracy, unseen domain", method, DPO, "accuracy", "unseen", 0.0)
+        yield share(f"{method}: ECE, unseen domain", method, "dpo+temperature", "ece", "unseen", 0.5)
+        yield difference(f"{method}: accuracy, unseen domain", method, DPO, "accuracy", "unseen", 0.0)
 
 
 CLAIMS: dict[str, tuple[Claim, ...]] = {
@@ -145,13 +149,15 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
 """All claims, by what they show together."""
 
 
-def claims_table(rows: Sequence[dict[str, Any]]) -> str:
+def claims_table(rows: Sequence[dict[str, Any]], claims: Iterable[Claim] | None = None) -> str:
     """Check all claims whose methods were run against the rows of one kind of world.
 
     Parameters
     ----------
     rows : sequence of dict
         Of a results file.
+    claims : iterable of Claim, optional
+        By default those of `CLAIMS`.
 
     Returns
     -------
@@ -161,11 +167,10 @@ def claims_table(rows: Sequence[dict[str, Any]]) -> str:
         were all run.
     """
     table: list[dict[str, Cell]] = []
-    for claims in CLAIMS.values():
-        for claim in claims:
-            checked = _checked(claim, rows)
-            if checked is not None:
-                table.append(checked)
+    for claim in itertools.chain(*CLAIMS.values()) if claims is None else claims:
+        checked = _checked(claim, rows)
+        if checked is not None:
+            table.append(checked)
     return render_table(table) if table else ""
 
 

@@ -33,12 +33,12 @@ def make_parser(script: str, description: str) -> argparse.ArgumentParser:
     )
 
 
-def add_running_options(parser: argparse.ArgumentParser) -> None:
+def add_running_options(parser: argparse.ArgumentParser, presets: Sequence[str] = tuple(EXPERIMENTS)) -> None:
     """Add the options of scripts that train."""
     parser.add_argument("--seeds", type=seeds, required=True, help="seeds as numbers and ranges: 3-7 or 3,5-7")
     parser.add_argument(
         "--preset",
-        choices=tuple(EXPERIMENTS),
+        choices=presets,
         default="full",
         help="full: full weights; adapters: LoRA; mini: a miniature for a quick look (default: %(default)s)",
     )

@@ -112,8 +112,8 @@ VARIANTS: dict[str, Method] = {
 ``rcft`` with the anchor on other prompts: those of the preference pairs, or the data's with options of other
 questions (mutated); calibration-aware DPO with the anchor at tokens of the pairs' chosen replies, after the first or
 anywhere (whole-replies); ``rcft`` half-way back to the pre-trained weights; alignment on the open pairs alone (chat);
-and alignment of a model that was first tuned on the answers until it was overconfident: plainly, keeping to this model,
-and keeping to the pre-trained one (base).
+and alignment of a model that was first tuned on the answers until it was overconfident: plainly, keeping to this
+model, and keeping to the pre-trained one (base).
 """
 
 COMPARED = {**METHODS, **VARIANTS}

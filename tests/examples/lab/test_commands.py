@@ -19,7 +19,14 @@ from tests.examples.scripts import script
 
 ROOT = Path(__file__).resolve().parents[3]
 LAB = ROOT / "examples" / "lab"
-WORK = {"run": "compare", "sweep": "sweep", "reinforce": "reinforce", "report": "report", "selective": "show"}
+WORK = {
+    "run": "compare",
+    "sweep": "sweep",
+    "reinforce": "reinforce",
+    "free_form": "free_form",
+    "report": "report",
+    "selective": "show",
+}
 
 
 def main(name, *arguments):
