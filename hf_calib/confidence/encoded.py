@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..tasks import LETTERS, DecisionQuestion, PromptFormat, Question, QuestionError, encode_questions
 from ..tasks.chat import answer_stem
-from .batching import common_prefix
+from ..tasks.encoding import common_prefix, require_chat_template, rows_that_fit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -63,13 +62,6 @@ class PromptEncoder:
         self.on_too_long = on_too_long
         self._known: dict[tuple[Any, ...], tuple[tuple[int, ...], ...]] = {}
 
-    def letters(self, questions: Sequence[Question], prompt_format: PromptFormat) -> list[EncodedOptions]:
-        """Return prompts with the options' letters as continuations; see `hf_calib.tasks.encode_questions`."""
-        encoded = encode_questions(
-            questions, self.tokenizer, prompt_format, max_length=self.max_length, on_too_long=self.on_too_long
-        )
-        return [EncodedOptions(item.row, item.input_ids, tuple((i,) for i in item.option_ids)) for item in encoded]
-
     def texts(
         self, questions: Sequence[Question], prompt_format: PromptFormat, *, list_options: bool
     ) -> list[EncodedOptions]:
@@ -87,7 +79,7 @@ class PromptEncoder:
             stem = self._stem(prompt_format, question, list_options)
             texts = [choice.strip() for choice in question.choices]
             items.append(self._continued(row, stem, texts, prompt_format))
-        return self._fitting(items, len(questions))
+        return self._fitting(items)
 
     def labels(self, questions: Sequence[Question], prompt_format: PromptFormat) -> list[EncodedOptions]:
         """Return prompts with the options' labels as continuations, for questions of up to 255 options.
@@ -110,7 +102,7 @@ class PromptEncoder:
         for row, question in enumerate(questions):
             if row not in found:
                 found[row] = self._labeled(row, question, prompt_format)
-        return self._fitting([found[row] for row in range(len(questions))], len(questions))
+        return self._fitting([found[row] for row in range(len(questions))])
 
     def _labeled(self, row: int, question: Question, prompt_format: PromptFormat) -> EncodedOptions:
         n = len(question.choices)
@@ -154,16 +146,12 @@ class PromptEncoder:
             stem = self._stem(prompt_format, question, list_options)
             ids = self._tokenize([stem], prompt_format)[0]
             items.append(EncodedOptions(row, tuple(ids), ((0,) * max_new_tokens,)))
-        return self._fitting(items, len(questions))
+        return self._fitting(items)
 
     def _stem(self, prompt_format: PromptFormat, question: Question, list_options: bool) -> str:
         if not prompt_format.chat:
             return prompt_format.render(question, options=list_options)
-        if not getattr(self.tokenizer, "chat_template", None):
-            raise ValueError(
-                f"a chat prompt was asked for, but the tokenizer {self.tokenizer.name_or_path!r} has no chat template;"
-                " use the plain prompt (chat=False), or set tokenizer.chat_template"
-            )
+        require_chat_template(self.tokenizer)
         return answer_stem(self.tokenizer, prompt_format.messages(question, options=list_options))
 
     def _tokenize(self, texts: list[str], prompt_format: PromptFormat) -> list[list[int]]:
@@ -188,25 +176,10 @@ class PromptEncoder:
             (n for n in range(len(framed)) if framed[len(framed) - n - len(plain) :][: len(plain)] == plain), 0
         )
 
-    def _fitting(self, items: list[EncodedOptions], n_questions: int) -> list[EncodedOptions]:
-        if self.max_length is None:
-            return items
-        limit = self.max_length
-        too_long = [item for item in items if item.length > limit]
-        if not too_long:
-            return items
-        longest = max(too_long, key=lambda item: item.length)
-        found = (
-            f"{len(too_long)} of {n_questions} prompts with their answers are longer than {limit} tokens (the longest "
-            f"is row {longest.row}, counted from 0, with {longest.length})"
-        )
-        if self.on_too_long == "error":
-            raise QuestionError(f"{found}; raise the maximum length, leave them out, or ask for them to be dropped")
-        kept = [item for item in items if item.length <= limit]
-        if not kept:
-            raise QuestionError(f"{found}, and dropping them leaves no question; raise the maximum length")
-        warnings.warn(f"{found}; they are dropped", stacklevel=4)
-        return kept
+    def _fitting(self, items: list[EncodedOptions]) -> list[EncodedOptions]:
+        lengths = {item.row: item.length for item in items}
+        kept = set(rows_that_fit(lengths, self.max_length, self.on_too_long, what="prompts with their answers"))
+        return [item for item in items if item.row in kept]
 
 
 def _two_letters(n: int) -> tuple[str, ...]:

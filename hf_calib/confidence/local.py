@@ -10,10 +10,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..tasks import PromptFormat, Question, as_questions, handle_identical_choices, maximum_length
+from ..tasks import (
+    PromptFormat,
+    Question,
+    as_questions,
+    encode_questions,
+    handle_identical_choices,
+    maximum_length,
+)
+from ..tasks.encoding import common_prefix
 from .asking import Asking
 from .backend import Generation, OptionScores
-from .batching import BatchPlan, common_prefix, plan_batches
+from .batching import BatchPlan, plan_batches
 from .cached import LOGITS_BUDGET, CachedForward, Computed
 from .encoded import EncodedOptions, PromptEncoder, padding_token
 from .forward import NonFiniteLogitsError, evaluating, unwrapped
@@ -118,7 +126,15 @@ class LocalModel:
         self, stage: str, questions: Sequence[Question], prompt_format: PromptFormat, asking: Asking
     ) -> list[OptionScores | None]:
         """Return each question's letters' log-probabilities; None where the prompt was dropped."""
-        items = self.encoder.letters(questions, prompt_format)
+        asking.note(questions, prompt_format)
+        encoded = encode_questions(
+            questions,
+            self.tokenizer,
+            prompt_format,
+            max_length=self.encoder.max_length,
+            on_too_long=self.encoder.on_too_long,
+        )
+        items = [EncodedOptions(item.row, item.input_ids, tuple((i,) for i in item.option_ids)) for item in encoded]
         return self._score(stage, items, len(questions), asking, states=asking.hidden_states)
 
     def score_texts(
@@ -131,6 +147,7 @@ class LocalModel:
         list_options: bool = False,
     ) -> list[OptionScores | None]:
         """Return the log-probabilities of each question's options' texts; None where the prompt was dropped."""
+        asking.note(questions, prompt_format, list_options=list_options)
         items = self.encoder.texts(questions, prompt_format, list_options=list_options)
         return self._score(stage, items, len(questions), asking)
 
@@ -200,6 +217,7 @@ class LocalModel:
                 "n_samples and max_new_tokens must be at least 1 and the temperature at least 0, got "
                 f"{n_samples}, {max_new_tokens} and {temperature}"
             )
+        asking.note(questions, prompt_format, list_options=list_options)
         items = self.encoder.prompts(
             questions, prompt_format, list_options=list_options, max_new_tokens=max_new_tokens
         )

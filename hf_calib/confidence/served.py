@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from ..tasks import PromptFormat, Question, QuestionError
+from ..tasks.encoding import common_prefix
 from .asking import Asking
 from .backend import Generation, OptionScores, ServerError
-from .batching import common_prefix
 from .served_answers import echoed_tokens, first_choice, first_token_logprobs, letter_logprobs, text_logprob
 
 # What may be over before it is asked again: too many requests, and a server that is busy, starting or restarting.
@@ -83,6 +83,7 @@ class ServedModel:
         self, stage: str, questions: Sequence[Question], prompt_format: PromptFormat, asking: Asking
     ) -> list[OptionScores | None]:
         """Return each question's letters' log-probabilities as far as the server returned them."""
+        asking.note(questions, prompt_format)
 
         def one(session: Any, row: int) -> list[Any]:
             question = questions[row]
@@ -134,6 +135,8 @@ class ServedModel:
                 "its confidence off the letters, what it states or its samples"
             )
 
+        asking.note(questions, prompt_format, list_options=list_options)
+
         def echoed(session: Any, text: str) -> list[tuple[str, float | None]]:
             settings = {"max_tokens": 1, "temperature": 0.0, "logprobs": 1, "echo": True}
             return echoed_tokens(self._post(session, "completions", {"prompt": text, **settings}))
@@ -174,6 +177,7 @@ class ServedModel:
         seed: int = 0,
     ) -> list[list[Generation] | None]:
         """Sample answers, each with a seed of its own that depends on `seed`, the row and the sample alone."""
+        asking.note(questions, prompt_format, list_options=list_options)
 
         def one(session: Any, row: int) -> list[tuple[str, bool]]:
             seeds = np.random.SeedSequence([seed, row]).generate_state(n_samples)

@@ -132,8 +132,14 @@ def measure(
     given = None if calibrator is None else as_calibrator(calibrator)
     fitted = given or _own_calibrator(source, method, settings)
     check = None if given is None else partial(check_fits, given, force=force)
+
+    def finish(measurement: Measurement) -> Measurement:
+        if check is not None and "revision" in measurement.run:  # which may be known only now
+            check(measurement.run)
+        return measurement if fitted is None else calibrated(measurement, fitted)
+
     with interruptible(out):
-        measurement = ask(
+        return ask(
             source,
             dataset,
             method=method,
@@ -141,14 +147,9 @@ def measure(
             out=out,
             hidden_states=fitted is not None and fitted.needs_features,
             check=check,
+            finish=finish,
             **options,
         )
-        if check is not None and "revision" in measurement.run:  # which may be known only now
-            check(measurement.run)
-        if fitted is not None:
-            measurement = calibrated(measurement, fitted)
-        save_result(measurement, out, settings.device)
-    return measurement
 
 
 def _own_calibrator(
