@@ -1,10 +1,10 @@
-"""Time and compare this package with lm-evaluation-harness on the same model, questions, prompts and batch size.
+"""Compare this package's time with lm-evaluation-harness's on the same model, questions, prompts and batch size.
 
     python examples/benchmarks/lm_eval_throughput.py --dataset arc_challenge_test.jsonl --limit 48
 
-The model is randomly initialized, of 50 million parameters or more, with a vocabulary of 128,256 tokens. Needs the
-extra `lm_eval`. A line a setting: seconds of each, their ratio, and the largest difference of the options'
-probabilities. On a CPU, seconds are those that the process computed, so that others on the machine don't count.
+The model is randomly initialized and has over 50 million parameters and a vocabulary of 128,256 tokens. Requires the
+extra `lm_eval`. Each line shows, for one setting, the seconds of both, their ratio, and the largest difference between
+the options' probabilities. On a CPU, seconds are CPU time of the process, so other processes do not count.
 
 Measured with lm_eval 0.4.13 on one thread of a busy machine, 6 questions of ARC-Challenge in batches of 8, one run:
 
@@ -13,8 +13,8 @@ Measured with lm_eval 0.4.13 on one thread of a busy machine, 6 questions of ARC
     texts              harness    13.8 s   here     2.5 s     5.5 times   largest difference 2.2e-16
     texts, 3 shots     harness    47.3 s   here     3.5 s    13.7 times   largest difference 1.4e-24
 
-The model's weights being random, texts of several tokens get probabilities near 0 and 1, so that the differences of
-texts say little here.
+Since the weights are random, texts of several tokens get probabilities near 0 and 1, so the differences for texts say
+little here.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ VOCABULARY = 128_256
 
 
 def seconds() -> float:
-    """Return the time that differences are taken of: the processor's, or the clock's where a GPU computes."""
+    """Return the CPU time, or the wall-clock time if a GPU computes."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
         return time.perf_counter()
@@ -44,7 +44,7 @@ def seconds() -> float:
 
 
 def make_model() -> LlamaForCausalLM:
-    """Return a model of over 50 million parameters, most of them in its embedding."""
+    """Return a model with over 50 million parameters, most of them in its embedding."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=VOCABULARY,
@@ -62,7 +62,7 @@ def make_model() -> LlamaForCausalLM:
 
 
 def byte_tokenizer() -> PreTrainedTokenizerBase:
-    """Return a tokenizer of bytes, for machines without any model's own."""
+    """Return a byte-level tokenizer, for machines without a model's tokenizer."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -107,14 +107,14 @@ def by_harness(
 
 
 def main() -> None:
-    """Run the settings that were asked for."""
+    """Run the requested settings."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--limit", type=int, default=48)
     parser.add_argument("--shots", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--only", choices=("letters", "texts"), help="leave the other settings out")
-    parser.add_argument("--only-shots", action="store_true", help="leave the settings without examples out")
+    parser.add_argument("--only", choices=("letters", "texts"), help="skip the other settings")
+    parser.add_argument("--only-shots", action="store_true", help="skip the settings without examples")
     parser.add_argument("--tokenizer", help="a name or folder (default: one of bytes)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()

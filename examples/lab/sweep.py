@@ -2,8 +2,8 @@
 Vary one setting over a few seeds, or compare variants of methods, in the world with options in a fixed order.
 
 questions: number of calibration questions; weight: weight of the calibration term; training: length of the training;
-prompts: source of the anchor's prompts; reference: a start that is itself miscalibrated. The same command continues a
-run that was stopped.
+prompts: source of the anchor's prompts; reference: a start that is itself miscalibrated. The same command resumes a
+stopped run.
 
 python examples/lab/sweep.py questions --seeds 3-5 --jobs 2 --out results
 """
@@ -28,7 +28,7 @@ from experiments.sweeps import SWEEPS
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the arguments."""
     made = make_parser(__file__, __doc__)
-    made.add_argument("sweep", choices=SWEEPS, help="what is varied or compared")
+    made.add_argument("sweep", choices=SWEEPS, help="what to vary or compare")
     made.add_argument(
         "--method", action="append", metavar="METHOD", help="may be repeated (default: all methods of the sweep)"
     )

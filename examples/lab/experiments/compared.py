@@ -15,18 +15,18 @@ Questions = Literal["none", "training", "held_out", "all"]
 
 @dataclass(frozen=True)
 class Method:
-    """A model, and what is done to its probabilities afterwards.
+    """A model, and the calibrator of its probabilities.
 
     Attributes
     ----------
     model
         A key of `experiments.experiment.MODELS`, or None for the pre-trained model.
     trained_on
-        Which labeled questions its training uses, to train on or to choose by.
+        The labeled questions that its training uses, to train on or for choices.
     calibrator
-        What `hf_calib.calibrators.by_name` knows it by, or None.
+        Its name for `hf_calib.calibrators.by_name`, or None.
     fitted_on
-        Which labeled questions the calibrator is fitted on; with "none", it is fitted on the prompts without answers.
+        The labeled questions that the calibrator is fitted on; with "none", the prompts without answers.
     """
 
     model: str | None
@@ -64,9 +64,9 @@ METHODS: dict[str, Method] = {
 }
 """The methods by name, in the order of the tables.
 
-All that use answers have as many: those of the training questions and of the held-out ones, which CFT chooses its step
-on, RCFT finds its bins' targets on and ``long+temperature`` fits its temperature on; methods that need none held out
-train, or are fitted, on both.
+All methods that use answers use the same number: those of the training questions and of the held-out questions. CFT
+chooses its step on the held-out ones, RCFT finds its bins' targets on them, and ``long+temperature`` fits its
+temperature on them; methods that need no held-out answers train, or are fitted, on both.
 """
 
 VARIANTS: dict[str, Method] = {
@@ -84,10 +84,10 @@ VARIANTS: dict[str, Method] = {
 """Variants of these methods, which sweeps compare.
 
 ``rcft`` and ``calibration-aware-dpo-unlabelled`` with the anchor on other prompts: those of the preference pairs, the
-data's with options of other questions (mutated), or such as the pre-trained model writes itself (synthesized);
-``rcft`` half-way back to the pre-trained weights; and alignment of a model that was first tuned on the answers until
-it was overconfident: plainly, keeping to this model, and keeping to the pre-trained one (base).
+data's prompts with options of other questions (mutated), or prompts written by the pre-trained model (synthesized);
+``rcft`` halfway back to the pre-trained weights; and alignment of a model that was first fine-tuned on the answers
+until it was overconfident: plain, anchored to this model, and anchored to the pre-trained one (base).
 """
 
 COMPARED = {**METHODS, **VARIANTS}
-"""All of them, by name."""
+"""All methods and variants, by name."""
