@@ -72,7 +72,7 @@ class PromptEncoder:
         Raises
         ------
         QuestionError
-            If a text is no token at all, or a prompt with it is too long.
+            If a text adds no token to the prompt, or a prompt with it is too long.
         """
         items = []
         for row, question in enumerate(questions):
@@ -133,7 +133,7 @@ class PromptEncoder:
         for number, ids in enumerate(whole):
             if len(ids) == n:
                 name = LETTERS[number] if number < len(LETTERS) else str(number)
-                raise QuestionError(f"row {row}, counted from 0: choice {name} is no token for this tokenizer")
+                raise QuestionError(f"row {row}, counted from 0: choice {name} adds no token to the prompt")
         prompt = tuple(whole[0][:n]) if n else (self._beginning(),)
         return EncodedOptions(row, prompt, tuple(tuple(ids[n:]) for ids in whole))
 

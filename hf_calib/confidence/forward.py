@@ -121,14 +121,12 @@ def answer_logits(model: nn.Module, batch: QuestionBatch, arguments: ForwardArgu
     return _answers(model, batch, arguments)[0]
 
 
-def answer_logits_and_states(
-    model: nn.Module, batch: QuestionBatch, arguments: ForwardArguments | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
+def answer_logits_and_states(model: nn.Module, batch: QuestionBatch) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the logits at each question's answer position, and the hidden states that they are computed from.
 
     Parameters
     ----------
-    model, batch, arguments
+    model, batch
         As of `answer_logits`.
 
     Returns
@@ -142,7 +140,7 @@ def answer_logits_and_states(
     ValueError
         If the model has no output layer that it names.
     """
-    logits, states, _ = _answers(model, batch, arguments, states=True)
+    logits, states, _ = _answers(model, batch, None, states=True)
     assert states is not None
     return logits, states
 

@@ -125,7 +125,7 @@ class ServedModel:
         ValueError
             If it is a chat prompt, which a server renders by itself and does not echo.
         QuestionError
-            If an option's text is no token of its own.
+            If an option's text adds no token to the prompt.
         ServerError
             If the server does not echo prompts with their log-probabilities.
         """
@@ -152,7 +152,7 @@ class ServedModel:
             scores = []
             for letter, choice, whole in zip(question.letters, choices, wholes, strict=True):
                 if len(whole) == n:
-                    raise QuestionError(f"row {row}, counted from 0: choice {letter} is no token of the server's")
+                    raise QuestionError(f"row {row}, counted from 0: choice {letter} adds no token to the prompt")
                 scores.append([text_logprob(whole[n:], choice), len(whole) - n])
             return scores
 

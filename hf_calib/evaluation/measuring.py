@@ -98,7 +98,7 @@ def measure(
         - batch_size: questions in one forward, default 16, or "auto": as many as the memory holds.
         - max_length: longest prompt in tokens, by default what the model allows.
         - drop_too_long: drop longer prompts with a warning instead of stopping, default False.
-        - progress: show a progress bar, or print a line now and then if there is no terminal, default True.
+        - progress: show a progress bar, or print a line at intervals if there is no terminal, default True.
 
     Returns
     -------

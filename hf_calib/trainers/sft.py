@@ -131,7 +131,7 @@ class CalibrationAwareSFTTrainer(CalibrationMixin, AnswerLossMixin, SFTTrainer):
                 _check_text_options(settings)
             if isinstance(collator, TextCollator) or any(item.target is not None for item in prepared.answered):
                 self._option_collator, self._option_items = collator, prepared.answered
-                args.remove_unused_columns = False  # a row's options are no input of the model's
+                args.remove_unused_columns = False  # a row's options are not an input of the model
             self._supervised_by_trainer = True
             self._answers_only = self._questions.answers_only
             self._method_without_terms = "Calibration-aware fine-tuning (CFT)"
