@@ -1,4 +1,4 @@
-"""Forwards that compute what sequences share once, through the key-value cache, in step with other processes."""
+"""Forwards that compute shared prefixes once, through the key-value cache, in step with other processes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from ..tasks.encoding import EncodedQuestion
 from .asking import out_of_memory
 from .forward import ForwardArguments, evaluating, logits_at, packed_mask, same_to_rounding, unwrapped
 
-# Logits of the whole vocabulary are held for this many numbers at most at once, 256 MiB of float32.
+# The largest number of logits that are held at once, 256 MiB of float32.
 LOGITS_BUDGET = 2**26
 
-# A prompt of fewer tokens does not tell whether padding and caches are harmless.
+# A prompt with fewer tokens is too short to check whether padding and caches are harmless.
 _SHORTEST_CHECKED = 4
 
 
@@ -30,7 +30,7 @@ class Computed:
     logits : torch.Tensor of float32, shape (B, V)
         After each prompt's last token.
     cache : transformers.DynamicCache or None
-        Of all prompts, padding included.
+        The cache of all prompts, including padding.
     mask : torch.Tensor of int64, shape (B, L)
         Which positions of the cache are tokens.
     states : torch.Tensor of float32, shape (B, d), or None
@@ -46,9 +46,9 @@ class Computed:
 class CachedForward:
     """Runs a causal language model on prompts that share a prefix, and on continuations of one prompt.
 
-    A model whose cache is not one of keys and values at every position (state spaces, sliding windows, virtual
-    tokens of an adapter) computes everything anew; the results are the same. `check` finds out where a model's results
-    would not be.
+    A model whose cache does not hold keys and values at every position (state spaces, sliding windows, virtual tokens
+    of an adapter) recomputes everything, with the same results. `check` finds out whether sharing or padding would
+    change a model's results.
 
     Parameters
     ----------
@@ -56,19 +56,19 @@ class CachedForward:
         A causal language model in evaluation mode, wrapped or not.
     pad_token_id : int
     padding_side : {"left", "right"}, default "left"
-        Of prompts. With virtual tokens it is always the right one.
+        Side of the prompts' padding; always the right one with virtual tokens.
     device : torch.device or str, optional
-        Where the inputs go; by default where the model's weights are.
+        Device of the inputs; by default that of the model's weights.
     in_step : bool, default False
-        Run equally many forwards on all processes of `torch.distributed`, as sharded models need: whoever has none
-        left to run joins in until `wait` has ended everywhere.
+        Run equally many forwards on all processes of `torch.distributed`, as sharded models require: a process without
+        work joins the others' forwards until `wait` has ended everywhere.
 
     Attributes
     ----------
     shares : bool or None
-        Whether prefixes are computed once, and the cache is kept; None as long as nothing speaks against it.
+        Whether prefixes are computed once and the cache is kept; None if this is not known yet.
     pads : bool or None
-        Whether prompts of different lengths may be read together; None likewise.
+        Whether prompts of different lengths may be read together; None if this is not known yet.
     """
 
     def __init__(
@@ -95,21 +95,21 @@ class CachedForward:
         self._packs: bool | None = None
 
     def check(self, prompt: Sequence[int], *, pads: bool, shares: bool) -> bool:
-        """Find out what is not known yet: whether what the model says depends on padding, or on a shared prefix.
+        """Find out, unless it is known, whether the model's results depend on padding or on a shared prefix.
 
-        Recurrent models read padding as text, and some models number their positions from the padding on.
+        Recurrent models read padding as text, and some models count positions from the padding on.
 
         Parameters
         ----------
         prompt : sequence of int
-            A long one. Where memory does not hold two of it, its first half is taken.
+            A long one. If memory does not suffice for two of it, its first half is used.
         pads, shares : bool
             Which of the two matters.
 
         Returns
         -------
         bool
-            Whether there was something to find out.
+            Whether something was found out.
         """
         pads, shares = pads and self.pads is None, shares and self.shares is None
         if not pads and not shares:
@@ -140,7 +140,7 @@ class CachedForward:
         if shares:
             try:
                 shared = self.read([half, prompt] if self.pads else [half], prefix=len(half) // 2).logits[0]
-            except Exception as error:  # a cache of a kind of its own; without one, too, every prompt can be read
+            except Exception as error:  # an unknown kind of cache; every prompt can be read without one
                 if out_of_memory(error):
                     raise
                 self.shares = False
@@ -179,7 +179,7 @@ class CachedForward:
 
     @torch.no_grad()
     def packs(self, prompts: Sequence[Sequence[int]], prefix: int) -> bool:
-        """Find out, once, whether prompts may be read together: whether that changes nothing that the model says."""
+        """Return whether prompts may be read together without changing the results, which is checked once."""
         window = _window(self.model)
         if self.in_step or not prefix or (window is not None and max(map(len, prompts)) > window):
             return False
@@ -196,7 +196,7 @@ class CachedForward:
         return self._packs
 
     def read_together(self, prompts: Sequence[Sequence[int]], prefix: int) -> Computed:
-        """Read prompts in one forward as one row: what they share once, and behind it what each has of its own.
+        """Read prompts in one forward as one row: the shared prefix once, followed by the rest of each prompt.
 
         Parameters
         ----------
@@ -250,7 +250,7 @@ class CachedForward:
         return output.logits, output.past_key_values if keep else None, mask
 
     def wait(self) -> None:
-        """Run forwards as long as another process does, where all must run equally many."""
+        """Run forwards as long as another process does, if all must run equally many."""
         token = torch.full((1, 1), self.pad_token_id, device=self.device)
         while self.in_step and bool(self._running(here=False)):
             self.model(**self.arguments.inputs(token, torch.ones_like(token)))
@@ -310,13 +310,13 @@ def _keeps_everything(model: nn.Module) -> bool:
         return False
     try:
         layers = DynamicCache(config=config).layers
-    except Exception:  # a configuration of a kind of its own says nothing of how it caches
+    except Exception:  # an unknown kind of configuration does not say how the model caches
         return False
     return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
 
 
 def _window(model: nn.Module) -> int | None:
-    """How many tokens back the model's attention reaches, None for all of them."""
+    """Return how many tokens back the model's attention reaches, None for all of them."""
     config: Any = getattr(unwrapped(model), "config", None)
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
     window = getattr(config, "sliding_window", None)

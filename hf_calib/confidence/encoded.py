@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class EncodedOptions:
-    """A prompt, and what may follow it.
+    """A prompt, and the continuations to score.
 
     Parameters
     ----------
     row : int
-        Of the question.
+        Index of the question.
     input_ids : tuple of int
         The prompt.
     options : tuple of tuple of int
@@ -36,12 +36,12 @@ class EncodedOptions:
 
     @property
     def length(self) -> int:
-        """Of the prompt with the longest option."""
+        """Number of tokens of the prompt with the longest option."""
         return len(self.input_ids) + max(map(len, self.options))
 
 
 class PromptEncoder:
-    """Turns questions into the tokens that a tokenizer makes of their prompts.
+    """Encodes prompts with texts, labels or generated answers after them.
 
     Parameters
     ----------
@@ -84,8 +84,8 @@ class PromptEncoder:
     def labels(self, questions: Sequence[Question], prompt_format: PromptFormat) -> list[EncodedOptions]:
         """Return prompts with the options' labels as continuations, for questions of up to 255 options.
 
-        The labels are the letters where there are enough and each is one token. Otherwise they are the first of two
-        letters (AA, AB, ...) and numbers of equal length of which none begins another in tokens. So the options are
+        The labels are letters if there are enough and each is one token. Otherwise they are pairs of letters (AA, AB,
+        ...) or numbers of equal length, the first kind in which no label's tokens begin another's. So the options are
         disjoint, and the probability of each is the exact product over its tokens.
 
         Raises
@@ -95,7 +95,7 @@ class PromptEncoder:
         """
         found: dict[int, EncodedOptions] = {}
         with_letters = [row for row, question in enumerate(questions) if len(question.choices) <= len(LETTERS)]
-        with suppress(QuestionError):  # where a letter is several tokens, all questions get other labels
+        with suppress(QuestionError):  # if a letter is several tokens, all questions get other labels
             encoded = encode_questions([questions[row] for row in with_letters], self.tokenizer, prompt_format)
             for row, item in zip(with_letters, encoded, strict=True):
                 found[row] = EncodedOptions(row, item.input_ids, tuple((token,) for token in item.option_ids))
@@ -112,7 +112,7 @@ class PromptEncoder:
             )
             stem = self._stem(prompt_format, named, True)
             two = self._continued(row, stem, (labels[0], labels[-1]), prompt_format)
-            # The others are looked up once for each end of a prompt and number of options.
+            # The others are looked up once for each ending of a prompt and number of options.
             key = (*labels, *two.input_ids[-2:], two.options)
             if key not in self._known:
                 self._known[key] = self._continued(row, stem, labels, prompt_format).options
@@ -128,7 +128,7 @@ class PromptEncoder:
         prefix = "" if prompt_format.chat else prompt_format.answer_prefix
         whole = self._tokenize([stem + prefix + text for text in texts], prompt_format)
         start = self._tokenize([stem], prompt_format)[0]
-        # A tokenizer may merge the prompt's end with an option's beginning; what all agree on is the prompt.
+        # A tokenizer may merge the prompt's end with an option's beginning; the prompt is what all have in common.
         n = min(common_prefix(start, ids) for ids in whole)
         for number, ids in enumerate(whole):
             if len(ids) == n:
@@ -169,7 +169,7 @@ class PromptEncoder:
         return token
 
     def _appended(self) -> int:
-        """Return how many special tokens the tokenizer puts behind a text."""
+        """Return the number of special tokens that the tokenizer appends to a text."""
         plain = self.tokenizer("A", add_special_tokens=False)["input_ids"]
         framed = self.tokenizer("A")["input_ids"]
         return next(

@@ -26,9 +26,9 @@ class EncodedQuestion:
     option_ids : tuple of int
         The token that names each option, at the position after the prompt.
     answer : int
-        Index of the right option; -1 where it is not known.
+        Index of the right option; -1 if unknown.
     row : int
-        Where the question stands in the sequence that was encoded.
+        Position of the question in the encoded sequence.
     target : tuple of float or None, default None
         Probability of each option, in place of the one right answer.
     """
@@ -280,12 +280,12 @@ def common_prefix(first: Sequence[Any], second: Sequence[Any], limit: int | None
 
 
 def target_of(question: Question) -> tuple[float, ...] | None:
-    """Return the distribution that a question has in place of the one right answer, None for others."""
+    """Return the distribution that a question has in place of one right answer, None for other questions."""
     return question.target if isinstance(question, DecisionQuestion) else None
 
 
 def maximum_length(model_config, tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """Return the longest input that the model and its tokenizer allow, in tokens; `None` where neither says."""
+    """Return the longest input that the model and its tokenizer allow, in tokens; `None` if neither has a limit."""
     config = model_config.get_text_config() if hasattr(model_config, "get_text_config") else model_config
     limits = [getattr(config, name, None) for name in ("max_position_embeddings", "n_positions")]
     if tokenizer.model_max_length < int(1e9):  # transformers sets 1e30 if the tokenizer has no limit
