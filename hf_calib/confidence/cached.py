@@ -46,9 +46,9 @@ class Computed:
 class CachedForward:
     """Runs a causal language model on prompts that share a prefix, and on continuations of one prompt.
 
-    A model whose cache does not hold keys and values at every position (state spaces, sliding windows, virtual tokens
-    of an adapter) recomputes everything, with the same results. `check` finds out whether sharing or padding would
-    change a model's results.
+    A model whose cache is not one of keys and values at every position (state spaces, sliding windows, virtual
+    tokens of an adapter) computes everything anew; the results are the same. `check` finds out where a model's results
+    would not be.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ class CachedForward:
         self._packs: bool | None = None
 
     def check(self, prompt: Sequence[int], *, pads: bool, shares: bool) -> bool:
-        """Find out, unless it is known, whether the model's results depend on padding or on a shared prefix.
+        """Find out what is not known yet: whether what the model says depends on padding, or on a shared prefix.
 
         Recurrent models read padding as text, and some models count positions from the padding on.
 
@@ -310,7 +310,7 @@ def _keeps_everything(model: nn.Module) -> bool:
         return False
     try:
         layers = DynamicCache(config=config).layers
-    except Exception:  # an unknown kind of configuration does not say how the model caches
+    except Exception:  # a configuration of a kind of its own says nothing of how it caches
         return False
     return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
 

@@ -95,7 +95,7 @@ class PromptEncoder:
         """
         found: dict[int, EncodedOptions] = {}
         with_letters = [row for row, question in enumerate(questions) if len(question.choices) <= len(LETTERS)]
-        with suppress(QuestionError):  # if a letter is several tokens, all questions get other labels
+        with suppress(QuestionError):  # where a letter is several tokens, all questions get other labels
             encoded = encode_questions([questions[row] for row in with_letters], self.tokenizer, prompt_format)
             for row, item in zip(with_letters, encoded, strict=True):
                 found[row] = EncodedOptions(row, item.input_ids, tuple((token,) for token in item.option_ids))

@@ -326,7 +326,7 @@ class LocalModel:
         self, items: Sequence[EncodedOptions], longer: Sequence[tuple[int, int]], computed: Computed
     ) -> list[float]:
         """Return the log-probability of the tokens after the first of each of the longer options."""
-        # Options that differ only in their last token are read once.
+        # Options that differ in their last token alone are read once.
         alike: dict[tuple[int, tuple[int, ...]], list[int]] = {}
         for number, (row, option) in enumerate(longer):
             alike.setdefault((row, items[row].options[option][:-1]), []).append(number)

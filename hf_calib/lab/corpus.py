@@ -106,7 +106,7 @@ def sample_documents(world: World, n: int, settings: CorpusSettings, rng: np.ran
     world
         The world to write about.
     n
-        Number of documents; `settings.multiple_choice_share` of them, rounded, are multiple-choice questions.
+        How many documents; `settings.multiple_choice_share` of them, rounded, are multiple-choice questions.
     settings
         The shares of kinds and domains.
     rng

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def make_model(settings: ModelSettings | None = None, seed: int = 0) -> LlamaForCausalLM:
-    """Return a lab model with random weights, a small Llama.
+    """Make a lab model with random weights: a small Llama.
 
     Llama was chosen over GPT-2 for three reasons: with the same size and training it learned the rare domain far
     better (accuracy .53 vs. .42 on seed 0), its positions are relative, so padding on the left does not change them,
@@ -23,7 +23,7 @@ def make_model(settings: ModelSettings | None = None, seed: int = 0) -> LlamaFor
     settings
         Its size.
     seed
-        Seed of the weights; torch's global generator is not changed.
+        Of the weights; torch's global generator is left as it was.
 
     Returns
     -------

@@ -125,8 +125,8 @@ class FineTuningSettings:
 class LabeledSettings:
     """The terms of calibration-aware DPO if some of its questions have answers.
 
-    The answers raise the accuracy, while the anchor alone would keep the confidence of the reference; the ECE
-    regularizer lets the confidence follow the accuracy. Chosen on seeds 0 to 2.
+    The anchor alone would keep the confidence at the reference's while the answers raise the accuracy, so the ECE
+    regularizer lets the confidence follow. Chosen on seeds 0 to 2.
     """
 
     anchor_weight: float = 3.0

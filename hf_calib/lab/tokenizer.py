@@ -15,17 +15,18 @@ MAX_LENGTH = 64
 
 
 def vocabulary() -> list[str]:
-    """Return the tokens in the order of their ids."""
+    """List the tokens in the order of their ids."""
     values = [value for relation in RELATIONS for value in relation.values]
     verbs = [relation.verb for relation in RELATIONS]
     return [PAD, BOS, EOS, UNK, *FRAME_WORDS, *SPECIES, *REGIONS, *verbs, *values]
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """Return the lab's tokenizer.
+    """Make the lab's tokenizer.
 
     It splits text at whitespace and gives each word of the world a token; other words become ``<unk>``. A
-    post-processor puts ``<bos>`` in front, as Llama's does, so library code can tokenize text without special cases.
+    post-processor puts ``<bos>`` in front, as those of Llama do, so library code that tokenizes text needs to know
+    nothing of the lab.
     """
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel

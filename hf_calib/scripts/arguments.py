@@ -18,8 +18,8 @@ class QuestionArguments:
     Parameters
     ----------
     calibration_dataset : str, optional
-        Multiple-choice questions to calibrate on, as `hf_calib.load_questions` takes them. Without it, the TRL trainer
-        trains as usual.
+        Multiple-choice questions to calibrate on, as `hf_calib.load_questions` takes them. Without it, training is
+        the TRL trainer's own.
     eval_calibration_dataset : str, optional
         Answered questions to measure calibration on, before and after training and whenever the trainer evaluates.
     em_dataset : str, optional

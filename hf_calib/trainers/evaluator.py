@@ -153,13 +153,15 @@ def logged_measures(report: CalibrationReport, prefix: str, of: str = "") -> dic
     }
 
 
-def calibration_table(reports: Mapping[str, CalibrationReport]) -> str:
+def calibration_table(reports: Mapping[str, CalibrationReport], digits: int = 4) -> str:
     """Return what `evaluate()` reports as a table, one line per report, with intervals for accuracy and ECE.
 
     Parameters
     ----------
     reports : mapping from str to CalibrationReport
         For example a trainer's `calibration_reports`.
+    digits : int, default 4
+        Decimals.
     """
     with_interval = ("accuracy", "ece")
     rows = []
@@ -170,4 +172,4 @@ def calibration_table(reports: Mapping[str, CalibrationReport]) -> str:
                 found = report.measures[info.key]
                 row[info.key] = found if info.key in with_interval else float(found.value)
         rows.append(row)
-    return render_table(rows, digits=4)
+    return render_table(rows, digits=digits)

@@ -26,7 +26,7 @@ class Method:
     calibrator
         Its name for `hf_calib.calibrators.by_name`, or None.
     fitted_on
-        The labeled questions that the calibrator is fitted on; with "none", the prompts without answers.
+        Which labeled questions the calibrator is fitted on; with "none", it is fitted on the prompts without answers.
     """
 
     model: str | None
@@ -84,9 +84,9 @@ VARIANTS: dict[str, Method] = {
 """Variants of these methods, which sweeps compare.
 
 ``rcft`` and ``calibration-aware-dpo-unlabelled`` with the anchor on other prompts: those of the preference pairs, the
-data's prompts with options of other questions (mutated), or prompts written by the pre-trained model (synthesized);
-``rcft`` halfway back to the pre-trained weights; and alignment of a model that was first fine-tuned on the answers
-until it was overconfident: plain, anchored to this model, and anchored to the pre-trained one (base).
+data's with options of other questions (mutated), or such as the pre-trained model writes itself (synthesized);
+``rcft`` half-way back to the pre-trained weights; and alignment of a model that was first tuned on the answers until
+it was overconfident: plainly, keeping to this model, and keeping to the pre-trained one (base).
 """
 
 COMPARED = {**METHODS, **VARIANTS}

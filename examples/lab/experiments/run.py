@@ -234,10 +234,10 @@ def measured(task: Task, name: str, examination: Examination) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``rows``, one for each domain; and by domain ``statistics``, the bins of the confidence; ``bayes_accuracy``,
-        the accuracy with known true probabilities; and, without a calibrator, how the options' log-odds compare to the
-        pre-trained model's: ``sharpening`` (None with a calibrator) and ``log_odds`` (left out with a calibrator; see
-        `log_odds_histogram`).
+        ``rows``, one for each domain; and by domain ``statistics``, the bins of the confidence, ``bayes_accuracy``,
+        that of someone who knows the true probabilities, and, where no calibrator was put on the model, how the
+        options' log-odds compare to the pre-trained model's: ``sharpening`` (None with a calibrator) and ``log_odds``
+        (left out with one; see `log_odds_histogram`).
     """
     from hf_calib.lab.preferences import MULTIPLE_CHOICE, OPEN
     from hf_calib.reports.paired import sharpening

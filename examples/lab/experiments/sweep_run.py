@@ -106,7 +106,7 @@ def run_sweep(
 
 
 def run_sweep_task(task: SweepTask) -> None:
-    """Run the missing points of a task."""
+    """Run what is missing of a task."""
     preset = sweep_preset(task.preset)
     results = Results(task.out, **results_files(task.sweep))
     with quietly_on_one_thread():

@@ -94,7 +94,7 @@ class Sweep:
         Values of the setting, in order, and those for the preset "mini". Empty if x is the training step, or there is
         no x.
     change : callable, optional
-        Maps the method, the preset and the value to the point.
+        From the method, the preset and the value to how it is run there.
     """
 
     title: str
@@ -185,11 +185,11 @@ SWEEPS: dict[str, Sweep] = {
 }
 """The sweeps by name.
 
-``questions`` varies the number of questions: with answers for methods that use answers, otherwise prompts without
-answers. (Labeled calibration-aware DPO also has all its prompts without answers.) ``weight`` varies λ. ``training``
-measures four ways of fine-tuning on answers repeatedly during training; x is the step, and the weights are those of
-the step, whereas ``rcft`` averages the weights of many steps at its end. ``prompts`` and ``reference`` vary no number:
-they compare the variants of methods in `experiments.compared.VARIANTS`.
+``questions`` gives each method so many questions: with answers where it uses answers, else prompts without. (Labeled
+calibration-aware DPO has all its prompts without answers besides.) ``weight`` varies λ. ``training`` measures four
+ways of fine-tuning on answers again and again while they go on; x is the step, and the weights are that step's own,
+where ``rcft`` averages those of many at its end. ``prompts`` and ``reference`` vary no number: they compare the
+variants of methods that `experiments.compared.VARIANTS` has.
 """
 
 
@@ -200,7 +200,7 @@ def compared_methods(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def sweep_preset(preset: str) -> ExperimentPreset:
-    """Return the fixed world's preset, with fewer test questions and pairs than in the main experiment.
+    """Return the fixed world's preset, with fewer test questions and pairs than the main experiment has.
 
     Four thousand questions suffice to distinguish the errors of the sweeps' methods, and a sweep measures about a
     hundred times.

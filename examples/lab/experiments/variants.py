@@ -38,14 +38,15 @@ def mutated_prompts(bench: Bench) -> list[Question]:
 
 
 def synthesized_prompts(bench: Bench, *, batch_size: int = 512) -> list[Question]:
-    """Return multiple-choice prompts written by the pre-trained model, as many as the bench has.
+    """Let the pre-trained model write multiple-choice prompts, as many as the bench has of its own.
 
-    Documents are sampled without any prompt, and those that are multiple-choice questions are kept.
+    It is given no word of any prompt: documents are sampled from the beginning, and those that are multiple-choice
+    questions are kept.
 
     Raises
     ------
     RuntimeError
-        If fewer than one document in ten is a question.
+        If fewer than one in ten is a question: the model doesn't write any.
     """
     wanted = len(bench.data.prompts)
     model, tokenizer = bench.pretrained().eval(), bench.tokenizer
