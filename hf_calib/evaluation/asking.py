@@ -156,7 +156,7 @@ def _ask(
     first = next(iter(plan.questions.values()))[0]
     # A source of answers that is not ours may not note what it is asked.
     noted = asking.asked_first or [(first, prompt_format, isinstance(first, Question))]
-    run = {**settled, **_revision(settled), **record(backend, *noted[0])}
+    run = {**settled, **_revision(settled), **record(backend, noted[0])}
     missing = {name: own for name, recorded in answered.items() if (own := _missing(recorded))}
     if missing:
         run["options_not_returned"] = missing

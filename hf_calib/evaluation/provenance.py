@@ -13,22 +13,22 @@ COMMAND: ContextVar[str | None] = ContextVar("command", default=None)
 """The running command line, set by the `hf-calib` command."""
 
 
-def record(backend: Any, question: Question, prompt_format: PromptFormat, list_options: bool) -> dict[str, Any]:
-    """Return the command, the date, the device and a question's prompt, as JSON values.
+def record(backend: Any, asked: tuple[Question, PromptFormat, bool] | None = None) -> dict[str, Any]:
+    """Return the command, the date, the device and the first prompt, as JSON values.
 
     Parameters
     ----------
     backend : Backend
         What was asked.
-    question, prompt_format, list_options
-        The question that was asked first, and how.
+    asked : tuple, optional
+        The first question, its format, and whether its options were listed.
     """
     command = COMMAND.get()
     return {
         **({} if command is None else {"command": command}),
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "device": _device(backend),
-        "prompt": _prompt(backend, question, prompt_format, list_options),
+        "prompt": None if asked is None else _prompt(backend, *asked),
     }
 
 
