@@ -23,8 +23,8 @@ python examples/decisions.py \
 hf-calib serve --model HuggingFaceTB/SmolLM2-135M-Instruct --adapter decisions
 ```
 
-`--anchor_weight` keeps to the model it starts from; `--em_weight 0 --brier_weight 0 --orders 1` is plain fine-tuning
-to the gold distributions.
+`--anchor_weight` anchors the model to the one it starts from; `--em_weight 0 --brier_weight 0 --orders 1` is plain
+fine-tuning to the gold distributions.
 """
 
 from hf_calib.scripts.decisions import main, make_parser

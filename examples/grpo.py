@@ -15,8 +15,8 @@ python examples/grpo.py \
     --use_peft
 ```
 
-`--reward_funcs` takes names of the rewards of `hf_calib.rewards` and of TRL's, and `package.module.function`;
-`--reward_model_name_or_path` a reward model.
+`--reward_funcs` takes names of rewards of `hf_calib.rewards` or TRL, and `package.module.function`;
+`--reward_model_name_or_path` takes a reward model.
 
 With rewards for stated confidence, on a file of free-form questions with the columns `question` and `answers`:
 
@@ -25,7 +25,7 @@ python examples/grpo.py --config examples/grpo_stated_confidence.yaml \
     --dataset_name train.jsonl --eval_calibration_dataset test.jsonl
 ```
 
-Questions are put with the request to state a confidence; a dataset of prompts has to hold that request itself.
+Questions are asked with the request to state a confidence; the prompts of a prompt dataset have to include it.
 """
 
 from hf_calib.scripts.grpo import main, make_parser

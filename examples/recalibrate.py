@@ -1,6 +1,6 @@
 """
-Repair the calibration of a model that was aligned elsewhere, without labels: keep its answers to multiple-choice
-questions to those of the model it was aligned from.
+Repair the calibration of a model that was aligned elsewhere, without labels: anchor its answers to multiple-choice
+questions to those of the model that its alignment started from.
 
 ```bash
 python examples/recalibrate.py \
@@ -16,7 +16,7 @@ python examples/recalibrate.py \
     --lora_alpha 32
 ```
 
-A large reference needs to be loaded once for any number of runs: `hf_calib.reference_distributions(...).save(
+A large reference has to be loaded only once for any number of runs: `hf_calib.reference_distributions(...).save(
 "reference.safetensors")`, then `--calibration_reference_model reference.safetensors`.
 """
 

@@ -15,8 +15,8 @@ python examples/rloo.py \
     --use_peft
 ```
 
-`--reward_funcs` takes names of TRL's own rewards and `package.module.function`; `--reward_model_name_or_path` a reward
-model.
+`--reward_funcs` takes names of rewards of `hf_calib.rewards` or TRL, and `package.module.function`;
+`--reward_model_name_or_path` takes a reward model.
 """
 
 from hf_calib.scripts.launch import run

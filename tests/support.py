@@ -60,7 +60,7 @@ def pairs(n: int, *, seed: int = 0) -> Dataset:
 
 
 def on_disk(dataset: Dataset, folder) -> Dataset:
-    """Return a dataset read back from a folder, which what is computed of it is cached beside."""
+    """Return a dataset read back from a folder, in which results computed from it are cached."""
     dataset.save_to_disk(str(folder))
     return Dataset.load_from_disk(str(folder))
 

@@ -1,4 +1,4 @@
-"""Time to fit temperature scaling and to transform by it, beside other libraries where they are installed.
+"""Time to fit and apply temperature scaling, compared with other libraries if they are installed.
 
 OMP_NUM_THREADS=1 python examples/benchmarks/calibrators_speed.py
 """
@@ -16,7 +16,7 @@ from hf_calib.reports import render_table
 
 
 def best_time(function, repeats=7):
-    """Return the least of several processor times in seconds, which other processes hardly change, and the result."""
+    """Return the smallest of several CPU times in seconds, hardly affected by other processes, and the result."""
     times = []
     for _ in range(repeats):
         start = time.process_time()

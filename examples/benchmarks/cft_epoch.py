@@ -1,18 +1,18 @@
 """
-Time an epoch of calibration-aware fine-tuning against the way of the code published with the method: every question
-padded to 2,048 tokens, and logits of the whole vocabulary at every position.
+Compare the time of an epoch of calibration-aware fine-tuning with that of the published implementation, which pads
+every question to 2,048 tokens and computes the logits of the whole vocabulary at every position.
 
 ```bash
 python examples/benchmarks/cft_epoch.py
 ```
 
-Both train the same model, of random weights, on the same questions in the same order, each in a process of its own;
-the losses must agree. Time is the process's own on the processor, and peak memory is counted above what the process
-holds before, after a first step that both leave out.
+Both train the same randomly initialized model on the same questions in the same order, each in its own process; the
+losses must agree. Time is CPU time of the process, and peak memory is counted beyond what the process holds before,
+both without the first step.
 
 On one thread of a busy machine, LoRA, 4 layers of width 256: with a vocabulary of 32,000 (`--questions 4`) 23.1 times
 as fast, 3.7% of the peak memory, losses 9.5e-7 apart; with one of 8,000 (`--questions 8 --vocabulary 8000`), where
-logits weigh less, 17.2 times as fast, 17% of the memory, losses equal. With `--by_length`, which pads less: 21.3
+logits matter less, 17.2 times as fast, 17% of the memory, losses equal. With `--by_length`, which pads less: 21.3
 times, 3.4%, 9.5e-7 apart; and 18.8 times, 8.5%, equal (README.md in this folder).
 """
 
@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 
 def make_model(size: int, layers: int, vocabulary: int):
-    """Return a Llama of random weights."""
+    """Return a randomly initialized Llama."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -47,7 +47,7 @@ def padded_trainer(trainer_class):
     import torch.nn.functional as F
 
     class PaddedTrainer(trainer_class):
-        """Pads to 2,048 and takes the loss over the logits of every position."""
+        """Pads to 2,048 tokens and computes the loss from the logits at every position."""
 
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
             more = 2048 - inputs["input_ids"].shape[1]
@@ -62,7 +62,7 @@ def padded_trainer(trainer_class):
 
 
 def peak_memory() -> int:
-    """Return the greatest resident size of this process since it was last reset, in bytes."""
+    """Return the peak resident size of this process since it was last reset, in bytes."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return 1024 * int(line.split()[1])
@@ -70,7 +70,7 @@ def peak_memory() -> int:
 
 
 def measure(args: argparse.Namespace) -> dict:
-    """Train an epoch one way; return the losses, the seconds and the peak memory."""
+    """Train an epoch with one implementation; return the losses, the seconds and the peak memory."""
     import torch
     from mmlu_lengths import questions, tokenizer
     from peft import LoraConfig
@@ -110,7 +110,7 @@ def measure(args: argparse.Namespace) -> dict:
 
 
 def compare(args: argparse.Namespace) -> dict:
-    """Measure both ways, each in a process of its own."""
+    """Measure both implementations, each in its own process."""
     found = {}
     for way in ("ours", "padded"):
         given = {name: value for name, value in vars(args).items() if name not in ("way", "by_length")}
@@ -135,13 +135,13 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--questions", type=int, default=16)
     parser.add_argument("--batch_size", type=int, default=2, help="Of the paper, on each device.")
     parser.add_argument("--weights", choices=["LoRA", "full"], default="LoRA", help="What is trained.")
-    parser.add_argument("--by_length", action="store_true", help="Batches of questions of like length, both ways.")
+    parser.add_argument("--by_length", action="store_true", help="Batches of questions of similar length.")
     parser.add_argument("--hidden_size", type=int, default=256)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--vocabulary", type=int, default=32_000)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
-        "--way", choices=["both", "ours", "padded"], default="both", help="One way, or the comparison."
+        "--way", choices=["both", "ours", "padded"], default="both", help="One implementation, or the comparison."
     )
     return parser
 

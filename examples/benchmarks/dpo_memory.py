@@ -1,13 +1,13 @@
 """
-Measure what a calibration-aware DPO step holds in memory beside plain DPO's, and with the terms' backward by itself.
+Compare the memory of a calibration-aware DPO step, also with a separate backward of the terms, with plain DPO's.
 
 ```bash
 python examples/benchmarks/dpo_memory.py
 ```
 
-Counted are the bytes of all tensors that autograd keeps for the backward, weights aside, at their most in a run of two
-steps: the same on every device, and free of what an allocator keeps. With the terms it may not exceed plain DPO's and
-the question batch's own together; with `separate_backward` it must stay within 5% of plain DPO's. The exit status is 1
+This counts the peak bytes of all tensors that autograd keeps for the backward in two steps, without the weights. It is
+the same on every device, and does not depend on the allocator. With the terms it may not exceed the sum of plain DPO's
+and the question batch's own; with `separate_backward` it must stay within 5% of plain DPO's. The exit status is 1
 if a case is out of bounds. The sizes are those of dpo_step.py, whose options it takes.
 """
 
@@ -35,7 +35,7 @@ class HeldActivations:
     Attributes
     ----------
     most : int
-        The most bytes that were held at once.
+        Peak number of bytes.
     """
 
     def __init__(self, model) -> None:
@@ -51,7 +51,7 @@ class HeldActivations:
         return _Kept(self, tensor.detach())
 
     def add(self, tensor, times: int) -> None:
-        """Count a use of a tensor's memory more, or less; what several tensors share is counted once."""
+        """Add or remove a use of a tensor's memory; memory that several tensors share is counted once."""
         storage = tensor.untyped_storage()
         key = storage.data_ptr()
         if key in self._weights:
@@ -111,7 +111,7 @@ def measure(folder: Path, options, data, lora: bool) -> dict:
 
 
 def main() -> int:
-    """Measure both kinds of weights, print the table, and say by the exit status whether all are within bounds."""
+    """Measure both kinds of weights and print the table; the exit status says whether all are within bounds."""
     from dpo_step import make_data, parse_arguments, save_model
 
     options = parse_arguments(__doc__)

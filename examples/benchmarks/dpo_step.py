@@ -1,18 +1,19 @@
 """
-Compare the time of a calibration-aware DPO step with plain DPO's, and with what its extra arithmetic should cost.
+Compare the time of a calibration-aware DPO step with plain DPO's, and with the cost of its additional arithmetic.
 
 ```bash
 python examples/benchmarks/dpo_step.py --threads 2
 ```
 
 Arithmetic is counted in forwards of one token: a forward is 1, a backward 2 with full weights and 1 with LoRA, and one
-more where activations are recomputed. A pair's token costs the policy's forward and backward and the reference's
-forward; a training question's the same where it is anchored; an E-step's question one forward, every `em_steps` steps.
-A case is within the bound where (step time ratio - 1) <= 1.15 * extra / DPO's own. Plain and calibration-aware runs
-alternate, and the times are medians over steps. The E-steps' part of the time must be under 5% of calibration-aware
-DPO's, and under 15% of RCFT's on as many questions a step. The exit status is 1 if a case is out of bounds.
+more if activations are recomputed. A token of a pair costs the policy's forward and backward and the reference's
+forward; a token of a training question costs the same if it is anchored; one of an E-step's question costs one forward
+every `em_steps` steps. A case is within the bound if (step time ratio - 1) <= 1.15 * extra / DPO's own. Plain and
+calibration-aware runs alternate, and the times are medians over steps. The E-steps' share of the time must be under 5%
+in calibration-aware DPO, and under 15% in RCFT with as many questions per step. The exit status is 1 if a case is out
+of bounds.
 
-On a machine that others use too, `--threads 1 --clock cpu` counts this process's own time alone.
+On a shared machine, `--threads 1 --clock cpu` counts only the time of this process.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def word_tokenizer(n_words):
-    """Return a tokenizer with a token for each word, so that lengths are what they are asked to be."""
+    """Return a tokenizer with one token per word, so that lengths in tokens are as requested."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -100,7 +101,7 @@ def make_data(options):
 
 
 def make_trainer(folder, output_dir, options, data, lora, case, **settings):
-    """Return plain DPO's trainer where the case is `None`, RCFT's for "RCFT", else calibration-aware DPO's."""
+    """Return the trainer of a case: plain DPO for `None`, RCFT for "RCFT", otherwise calibration-aware DPO."""
     from peft import LoraConfig
     from trl import DPOConfig, DPOTrainer
 
@@ -157,7 +158,7 @@ def extra_over_own(plain, aware, lora, recompute):
 
 
 def timed_run(trainer, clock):
-    """Train; return each step's seconds on a clock, but the first's, which warms up, and the E-steps' part of them."""
+    """Train; return the seconds of each step after the first, which warms up, and the E-steps' share of them."""
     from transformers import TrainerCallback
 
     class StepTimes(TrainerCallback):
@@ -189,7 +190,7 @@ def timed_run(trainer, clock):
 
 
 def average_step(seconds, period):
-    """Return the mean over an E-step's period of the median step at each place in it."""
+    """Return the mean over the steps of an E-step's period, each the median over the periods."""
     return statistics.fmean(statistics.median(seconds[place::period]) for place in range(period))
 
 
@@ -204,7 +205,7 @@ def measure(folder, options, data, lora, case):
         steps, inside = timed_run(aware, CLOCKS[options.clock])
         seconds["aware"] += steps
         refreshes += inside
-    # Runs have a whole number of periods, so that every step has its place; step 0, with an E-step, is the warm-up.
+    # A run has a whole number of periods; step 0, with an E-step, is the warm-up.
     period = aware.args.em_steps if aware._calibration_term.held_out else 1
     own, with_terms = (average_step(values, period) for values in seconds.values())
     ratio = with_terms / own
@@ -224,7 +225,7 @@ def measure(folder, options, data, lora, case):
 
 
 def measure_rcft(folder, options, data, lora):
-    """Return a row for RCFT, whose E-steps' part of the time is what counts."""
+    """Return a row for RCFT, for which the E-steps' share of the time is measured."""
     trainer = make_trainer(folder, folder / "rcft", options, data, lora, "RCFT")
     runs = [timed_run(trainer, CLOCKS[options.clock]) for _ in range(options.rounds)]
     period = trainer.args.em_steps
@@ -250,7 +251,7 @@ def parse_arguments(description=__doc__):
     parser.add_argument("--pair_length", type=int, default=64, help="tokens of a prompt with one answer")
     parser.add_argument("--questions", type=int, default=4, help="questions per step")
     parser.add_argument("--question_length", type=int, default=64, help="tokens of a question")
-    parser.add_argument("--steps", type=int, default=5, help="timed steps a run; a multiple of 5, for the E-step")
+    parser.add_argument("--steps", type=int, default=5, help="timed steps per run; a multiple of 5, for the E-step")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each trainer, in turn")
     parser.add_argument("--recompute", action="store_true", help="recompute activations (gradient checkpointing)")
     parser.add_argument("--terms", nargs="+", choices=list(CASES), default=list(CASES), help="default: all")
@@ -263,12 +264,12 @@ def parse_arguments(description=__doc__):
     if options.steps % 5:
         parser.error(f"--steps must be a multiple of 5, the steps from one E-step to the next; got {options.steps}")
     if options.clock == "cpu" and options.threads != 1:
-        parser.error("--clock cpu adds the time of all threads, waiting ones too; it needs --threads 1")
+        parser.error("--clock cpu: this adds up the time of all threads, also of waiting ones; pass --threads 1")
     return options
 
 
 def main():
-    """Measure all cases, print the table, and say by the exit status whether all are within the bound."""
+    """Measure all cases and print the table; the exit status says whether all are within the bound."""
     options = parse_arguments()
     import torch
 
@@ -286,7 +287,7 @@ def main():
                 rows.append(measure_rcft(folder, options, data, weights == "LoRA"))
     print(
         f"{n_parameters:,} parameters, {options.pairs} pairs of 2 x {options.pair_length} tokens and "
-        f"{options.questions} questions of {options.question_length} a step"
+        f"{options.questions} questions of {options.question_length} per step"
         f"{', activations recomputed' if options.recompute else ''}"
     )
     print(f"{options.threads} thread(s), {options.clock} time, medians of {options.rounds * options.steps} steps")

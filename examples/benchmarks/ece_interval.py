@@ -17,7 +17,7 @@ from tests.measures.sources import CALIBRATED, MISCALIBRATED, population_error
 
 
 def simulate(draw, truth, n, repeats, tests, seed=0):
-    """Return coverage and mean width of the interval and of the percentile bootstrap's, and the test's rejections."""
+    """Return coverage and mean width of this interval and the percentile bootstrap's, and the test's rejections."""
     rng = np.random.default_rng(seed)
     below, above, widths, percentile, percentile_widths, rejected = [], [], [], [], [], []
     for repeat in range(repeats):
@@ -25,16 +25,16 @@ def simulate(draw, truth, n, repeats, tests, seed=0):
         statistics = BinStatistics.from_predictions(c, y)
         low, high = calibration_error_interval(statistics)
         assert low <= statistics.error() <= high
-        # A calibrated source's sum over the bins of nothing is nothing, to rounding.
+        # For a calibrated source this sum over the bins is 0 up to rounding.
         below.append(high < truth - 1e-12)
         above.append(low > truth + 1e-12)
         widths.append(high - low)
-        # Drawing the samples anew gives the bins' gaps this noise, but for its being normal.
+        # Resampling gives the bins' gaps this noise, apart from the normal approximation.
         noise = rng.multivariate_normal(np.zeros(10), statistics.gap_covariance, 500, method="eigh")
         ends = np.quantile(np.abs(statistics.gaps + noise).sum(axis=1), [0.025, 0.975])
         percentile.append(ends[0] <= truth <= ends[1])
         percentile_widths.append(ends[1] - ends[0])
-        # The test's draws are hundreds of data sets, so it may be tried on fewer.
+        # The test draws hundreds of data sets, so it may be run on fewer repeats.
         if repeat < tests:
             rejected.append(calibration_test(c, y, n_resamples=400).p_value <= 0.05)
     return {
@@ -52,7 +52,7 @@ def main():
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=500)
-    parser.add_argument("--tests", type=int, default=100, help="of the repeats, those on which the test is tried too")
+    parser.add_argument("--tests", type=int, default=100, help="number of repeats on which the test is run too")
     parser.add_argument("--sizes", type=int, nargs="+", default=[300, 3000, 30_000])
     parser.add_argument("--sources", nargs="+", default=[*CALIBRATED, *MISCALIBRATED])
     arguments = parser.parse_args()

@@ -1,15 +1,15 @@
 """
-Compare the values of the ECE regularizer's options, each against its default, where the truth is known.
+Compare values of the ECE regularizer's options with the defaults, in a world whose true probabilities are known.
 
 ```bash
 python examples/benchmarks/em_options.py --out em_options.jsonl
 ```
 
 The lab's miniature is aligned with plain DPO, and the aligned model is fine-tuned on answers with the regularizer
-(RCFT) until it starts to memorize them. One option at a time takes other values than its default. The regularizer
-is also compared with none in calibration-aware DPO on answers. The table has accuracy, ECE and log-loss on new
+(RCFT) until it starts to memorize them. One option at a time is changed from its default. In calibration-aware DPO on
+answers, training with and without the regularizer is compared too. The table has accuracy, ECE and log-loss on new
 questions of the same domain, and how much ECE and log-loss differ from the default's, paired over seeds, with 95%
-intervals (Student's t). A run that was stopped continues from the file.
+intervals (Student's t). A stopped run resumes from the file.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def prepare(seed: int, folder: Path):
 
 
 def trained(bench, aligned: Path, options: argparse.Namespace, method: str, terms: dict):
-    """Return the model that a method leaves with these terms."""
+    """Return the model that a method trains with these terms."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -92,7 +92,7 @@ def trained(bench, aligned: Path, options: argparse.Namespace, method: str, term
 
 
 def run(options: argparse.Namespace) -> list[dict]:
-    """Run what the file does not have yet; return all of its rows."""
+    """Run what is missing in the file; return all of its rows."""
     import torch
     from transformers.utils import logging
 
@@ -104,7 +104,7 @@ def run(options: argparse.Namespace) -> list[dict]:
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     steps = [row["steps"] for row in rows if row["steps"] != options.steps]
     if steps:
-        raise SystemExit(f"{path} has runs of {steps[0]} steps, not of {options.steps}; give another --out")
+        raise SystemExit(f"--out: {path} has runs of {steps[0]} steps, not of {options.steps}; give another file")
     done = {(row["seed"], row["method"], row["option"], row["value"]) for row in rows}
     for seed in range(options.seeds):
         missing = [case for case in cases() if (seed, *case) not in done]
@@ -128,7 +128,7 @@ def run(options: argparse.Namespace) -> list[dict]:
 
 
 def difference(own: dict[int, float], default: dict[int, float]) -> str:
-    """Return the mean over seeds of a measure less the default's, with its 95% interval."""
+    """Return the mean over seeds of a measure minus the default's, with its 95% interval."""
     from scipy import stats
 
     differences = [own[seed] - default[seed] for seed in sorted(own)]
@@ -161,7 +161,7 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the script."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", default="em_options.jsonl", help="a row for each run; the file may exist")
-    parser.add_argument("--seeds", type=int, default=5, help="seeds 0 to this, not included")
+    parser.add_argument("--seeds", type=int, default=5, help="number of seeds, from 0")
     parser.add_argument("--steps", type=int, default=120, help="of RCFT, 64 questions each")
     parser.add_argument("--threads", type=int, default=1)
     return parser

@@ -1,23 +1,23 @@
 """
-Measure training on a GPU, of a model that needs no download: SFT, RCFT, DPO and calibration-aware DPO side by side.
+Measure SFT, RCFT, DPO and calibration-aware DPO on a GPU, with a model that needs no download.
 
 ```bash
 python examples/benchmarks/gpu_training.py
 ```
 
 The model is a randomly initialized Llama-3.1-8B in bfloat16 with a LoRA adapter of rank 128 on all linear layers; the
-questions are as long as MMLU's. Each method runs in a process of its own. SFT and RCFT train on the same questions and
+questions are as long as MMLU's. Each method runs in its own process. SFT and RCFT train on the same questions and
 answers, in the same batches; both kinds of DPO on the same pairs.
 
-- tokens/s: tokens of training sequences a second, those that a gradient is taken for, padding not counted.
-- share of peak: arithmetic that the method needs, over the time and the chip's peak in dense bfloat16. A token costs
-  two operations a weight of the decoder forwards and as many again backwards, where only the adapter's weights take a
-  gradient, for two more; attention adds its part. What is computed for padding, for recomputed activations and in the
-  output layer is not counted as needed; forwards of the reference and of E-steps are.
-- peak memory: the most that was allocated on the device while training.
+- tokens/s: tokens of training sequences per second, without padding and sequences that have no gradient.
+- share of peak: the arithmetic that the method needs, divided by the time and the chip's peak in dense bfloat16. A
+  token costs two operations per decoder weight in the forward and two in the backward, and two more per adapter
+  weight, the only ones with a gradient; attention is added. Padding, recomputed activations and the output layer are
+  not counted; forwards of the reference and of E-steps are.
+- peak memory: the largest amount allocated on the device during training.
 - ms/step: median over the timed steps.
 
-Without a GPU, `--size tiny --steps 2 --warmup 1` tries the script out on the processor; its figures mean nothing.
+Without a GPU, `--size tiny --steps 2 --warmup 1` tries the script on the CPU; its figures are meaningless.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 METHODS = ("SFT", "RCFT", "DPO", "calibration-aware DPO")
-# Dense bfloat16 TFLOP/s from the makers' data sheets, by a part of the driver's name for a chip; the first that fits.
+# Dense bfloat16 TFLOP/s from the data sheets, by a part of the driver's name for a chip; the first match counts.
 PEAKS = {
     "H100 PCIe": 756, "H100 NVL": 835, "H100": 989, "H200": 989, "GH200": 989, "B200": 2250, "A100": 312, "A800": 312,
     "A10G": 70, "A10": 125, "A40": 150, "A6000": 155, "L40S": 362, "L40": 181, "L4": 121, "4090": 165, "3090": 71,
@@ -71,14 +71,14 @@ def make_model(size: str, device: str):
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
     try:
-        with torch.device(device):  # made where it is needed: eight billion weights take long on the processor
+        with torch.device(device):  # created on the device: eight billion weights take long on the CPU
             return LlamaForCausalLM(config)
     finally:
         torch.set_default_dtype(before)
 
 
 def pairs(n: int, length: int, seed: int):
-    """Return preference pairs of `length` tokens a prompt with one answer, two fifths of them the prompt's."""
+    """Return preference pairs with `length` tokens for a prompt with one answer, two fifths of them in the prompt."""
     import numpy as np
     from datasets import Dataset
     from mmlu_lengths import WORDS
@@ -98,7 +98,7 @@ def pairs(n: int, length: int, seed: int):
 
 
 def answered_text(asked):
-    """Return questions as prompts with the right option as completion, the form that plain SFT takes."""
+    """Return questions as prompts with the right option as completion, as plain SFT takes them."""
     from datasets import Dataset
 
     from hf_calib import PromptFormat
@@ -110,7 +110,7 @@ def answered_text(asked):
 
 
 def make_trainer(method: str, options: argparse.Namespace, folder: str):
-    """Return the trainer of a method, on a model of its own."""
+    """Return the trainer of a method, with its own model."""
     from mmlu_lengths import questions, tokenizer
     from peft import LoraConfig
     from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
@@ -151,12 +151,12 @@ def make_trainer(method: str, options: argparse.Namespace, folder: str):
 
 
 class Arithmetic:
-    """Counts the tokens of a decoder's forwards, and what the method needs to compute for them."""
+    """Counts the tokens of a decoder's forwards, and the arithmetic that the method needs for them."""
 
     def __init__(self, model) -> None:
         decoder = model.get_base_model().model
         self.config = decoder.config
-        # Weights of the layers' matrices, an adapter's among them; the output layer's are not.
+        # Weights of the layers' matrices, including an adapter's, without the output layer.
         matrices = [p for layer in decoder.layers for p in layer.parameters() if p.dim() == 2]
         self.weights = sum(p.numel() for p in matrices)
         self.adapter = sum(p.numel() for p in matrices if p.requires_grad)
@@ -177,14 +177,14 @@ class Arithmetic:
         # A causal token attends to half of its sequence on average: two products of two operations each.
         attention = 2 * self.config.num_hidden_layers * self.config.hidden_size * sum(size**2 for size in sizes)
         forward = 2 * self.weights * tokens + attention
-        # Frozen weights take no gradient, only pass it on; those of the adapter, and attention, cost two forwards.
+        # Frozen weights only pass the gradient on; the adapter's weights and attention cost two forwards.
         backward = torch.is_grad_enabled() and module.training
         self.operations += forward + (forward + 2 * self.adapter * tokens + attention if backward else 0)
         self.trained += tokens if backward else 0
 
 
 def measure(method: str, options: argparse.Namespace) -> dict:
-    """Train some steps, and return the figures of the timed ones."""
+    """Train for some steps, and return the figures of the timed ones."""
     import torch
     from transformers import TrainerCallback
 
@@ -227,7 +227,7 @@ def measure(method: str, options: argparse.Namespace) -> dict:
 
 
 def in_its_own_process(method: str, options: argparse.Namespace) -> dict:
-    """Return what `measure` does, from a process that has nothing else on the device."""
+    """Return the result of `measure` from a process that has nothing else on the device."""
     given = {name: value for name, value in vars(options).items() if name not in ("methods", "only", "recompute")}
     command = [sys.executable, __file__, "--only", method, "--recompute" if options.recompute else "--no-recompute"]
     command += [part for name, value in given.items() if value is not None for part in (f"--{name}", str(value))]
@@ -236,7 +236,7 @@ def in_its_own_process(method: str, options: argparse.Namespace) -> dict:
 
 
 def describe(options: argparse.Namespace) -> str:
-    """Return where and with what this is measured."""
+    """Return a description of the hardware and the settings."""
     import torch
 
     chip = torch.cuda.get_device_name() if options.device == "cuda" else "processor"
@@ -245,7 +245,7 @@ def describe(options: argparse.Namespace) -> str:
     return (
         f"{datetime.date.today().isoformat()}, {chip} ({peak}), {libraries}\n"
         f"{options.size} Llama, bfloat16, LoRA r = {options.lora_r}, "
-        f"activations {'recomputed' if options.recompute else 'kept'}; {options.questions} questions a step, or "
+        f"activations {'recomputed' if options.recompute else 'kept'}; {options.questions} questions per step, or "
         f"{options.pairs} pairs of 2 x {options.pair_length} tokens; {options.steps} steps after {options.warmup}"
     )
 
@@ -254,12 +254,12 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the script."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=["8b", "tiny"], default="8b")
-    parser.add_argument("--device", choices=["cuda", "cpu"], help="default: cuda where there is one")
+    parser.add_argument("--device", choices=["cuda", "cpu"], help="default: cuda if there is one")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--only", choices=METHODS, help="one method, in this process; prints JSON")
     parser.add_argument("--lora_r", type=int, default=128)
-    parser.add_argument("--questions", type=int, default=16, help="questions a step of SFT and RCFT")
-    parser.add_argument("--pairs", type=int, default=8, help="pairs a step of DPO")
+    parser.add_argument("--questions", type=int, default=16, help="questions per step of SFT and RCFT")
+    parser.add_argument("--pairs", type=int, default=8, help="pairs per step of DPO")
     parser.add_argument("--pair_length", type=int, default=512, help="tokens of a prompt with one answer")
     parser.add_argument("--steps", type=int, default=20, help="timed steps; a multiple of 5, for the E-step")
     parser.add_argument("--warmup", type=int, default=5, help="steps before the timed ones")
@@ -276,7 +276,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.device is None:
         options.device = "cuda" if torch.cuda.is_available() else "cpu"
     if options.device == "cpu" and options.size != "tiny":
-        raise SystemExit("there is no GPU here; --size tiny tries the script out on the processor")
+        raise SystemExit("there is no GPU here; --size tiny tries the script on the CPU")
     if options.only:
         print(json.dumps(measure(options.only, options)))
         return

@@ -1,4 +1,4 @@
-"""How much memory tensors take, the same on every device and free of what an allocator keeps."""
+"""The memory that tensors take, which is the same on every device and does not depend on the allocator."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from torch.utils._pytree import tree_iter
 
 
 class LiveMemory(TorchDispatchMode):
-    """Counts the bytes of all tensors that are made while it is active, as long as they live.
+    """Counts the bytes of all tensors that are created while it is active, as long as they live.
 
     Attributes
     ----------
     held : int
-        The bytes now.
+        The current number of bytes.
     most : int
-        The most bytes at once since the last `reset`.
+        The peak since the last `reset`.
     gathers, gathered : int
-        The all-gathers since the last `reset`, and the bytes that they brought together.
+        The number of all-gathers since the last `reset`, and the bytes that they gathered.
     """
 
     def __init__(self) -> None:
@@ -29,12 +29,12 @@ class LiveMemory(TorchDispatchMode):
         self.reset()
 
     def reset(self) -> None:
-        """Start anew, from what is held."""
+        """Reset the counts; tensors that are alive still count."""
         self.most = self.held
         self.gathers = self.gathered = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        """Run an operation, and count what it made."""
+        """Run an operation, and count its results."""
         result = func(*args, **(kwargs or {}))
         if "allgather" in func.name():
             self.gathers += 1

@@ -1,13 +1,13 @@
-r"""Time and compare this package with lm-evaluation-harness on the same model, questions, prompts and batch size.
+r"""Compare this package with lm-evaluation-harness on the same model, questions, prompts and batch size.
 
     python examples/benchmarks/lm_eval_throughput.py --model HuggingFaceTB/SmolLM2-135M-Instruct \
         --dataset allenai/ai2_arc:ARC-Challenge:test --limit 200 --shots 5
 
 Without `--model` the model is randomly initialized, of 50 million parameters, with a vocabulary of 128,256 tokens and
-a tokenizer of bytes. Requires the extra `lm_eval`. For each setting it prints, of both, the processor's seconds, the
-clock's seconds and the tokens that went through the model, padding included, and the largest difference of the
+a byte-level tokenizer. Requires the extra `lm_eval`. For each setting it prints the CPU time, the wall-clock time and
+the number of tokens that went through the model, including padding, for both, and the largest difference between the
 options' probabilities. The limit is the number of tokens that have to be computed: what all prompts share, the rest of
-each prompt, and each option's tokens but the last, once each.
+each prompt, and each option's tokens except the last, once each.
 
 Measured figures are in `examples/benchmarks/README.md`.
 """
@@ -35,7 +35,7 @@ VOCABULARY = 128_256
 
 
 class Cost:
-    """What a piece of work took: seconds of the processor and of the clock, and tokens through the model."""
+    """The cost of a piece of work: CPU time, wall-clock time, and tokens through the model."""
 
     def __init__(self, model: nn.Module) -> None:
         self.processor = self.clock = 0.0

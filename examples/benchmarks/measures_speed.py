@@ -1,4 +1,4 @@
-"""Time and memory of the measures, on one thread, beside other libraries where they are installed.
+"""Time and memory of the measures, on one thread, compared with other libraries if they are installed.
 
 OMP_NUM_THREADS=1 python examples/benchmarks/measures_speed.py
 """
@@ -15,7 +15,7 @@ from hf_calib.reports import render_table
 
 
 def best_time(function, repeats=3):
-    """Return the least of several CPU times of this thread in seconds, and the result."""
+    """Return the smallest of several CPU times of this thread in seconds, and the result."""
     times = []
     for _ in range(repeats):
         start = time.thread_time()
@@ -25,7 +25,7 @@ def best_time(function, repeats=3):
 
 
 def numpy_bincounts(confidences, correct, n_bins=10):
-    """Compute the bin index and three counts, with nothing checked."""
+    """Return the bin index and three counts, without any checks."""
     index = np.minimum((confidences * n_bins).astype(np.int64), n_bins - 1)
     counts = np.bincount(index, minlength=n_bins)
     gaps = np.bincount(index, correct, n_bins) - np.bincount(index, confidences, n_bins)

@@ -1,14 +1,14 @@
-"""Made-up questions that are as long as MMLU's, for benchmarks that need no data set."""
+"""Made-up questions with the lengths of MMLU's, for benchmarks without a data set."""
 
 from __future__ import annotations
 
-# Quantiles of the plain prompt's length over MMLU's 14,042 test questions, where a word is a token and so is a run of
-# punctuation marks: (share of the questions, tokens). The mean is 98; the options make up a third.
+# Quantiles of the plain prompt's length over MMLU's 14,042 test questions, counting each word and each run of
+# punctuation marks as a token: (share of the questions, tokens). The mean is 98; the options make up a third.
 QUANTILES = (
     (0.0, 19), (0.05, 29), (0.1, 33), (0.2, 40), (0.3, 47), (0.4, 55), (0.5, 66), (0.6, 81), (0.7, 97), (0.75, 105),
     (0.8, 125), (0.85, 170), (0.9, 223), (0.95, 293), (0.975, 352), (0.99, 431), (1.0, 933),
 )  # fmt: skip
-# What the prompt has beside the words: "Question:", "?", "A.", ..., a number that tells each option apart, "Answer:".
+# The prompt's tokens besides the words: "Question:", "?", "A.", ..., a number for each option, "Answer:".
 _FIXED = 2 + 1 + 4 * 3 + 2
 WORDS = ("the", "cell", "law", "river", "of", "energy", "trade", "which", "is", "state", "most", "than")
 

@@ -5,10 +5,10 @@ Compare the time of a CFT step on option texts with that of one on letters.
 python examples/benchmarks/text_step.py --threads 1 --clock cpu
 ```
 
-On letters a question is one row that lists the options. On texts it is one copy of the prompt with all texts behind
-it, each seeing the prompt and itself ("packed"), or, for models to which that makes a difference, a copy of the prompt
-for each text ("a row per text"). The runs alternate, and the times are medians over steps. The model is randomly
-initialized; LoRA of rank 16 on all linear layers is trained.
+With letters, a question is one row that lists the options. With texts, it is one copy of the prompt followed by all
+texts, each of which attends to the prompt and itself ("packed"), or, for models whose results this changes, a copy of
+the prompt for each text ("a row per text"). The runs alternate, and the times are medians over steps. The model is
+randomly initialized; LoRA of rank 16 on all linear layers is trained.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CASES = {"letters": "letters", "texts, packed": "text-tokens", "texts, a row per
 
 
 def make_questions(options):
-    """Return questions of the lengths asked for, in tokens."""
+    """Return questions of the requested lengths in tokens."""
     import numpy as np
 
     from hf_calib.tasks import Question
@@ -78,7 +78,7 @@ def make_trainer(folder, options, questions, case):
 
 
 def n_tokens(trainer, questions):
-    """Return how many tokens, padding included, a step of a trainer reads."""
+    """Return the number of tokens, including padding, in a step of a trainer."""
     items = trainer._questions.encode(questions[: trainer.args.per_device_train_batch_size])
     collator = trainer._option_collator or trainer._questions.collator
     return collator(items).input_ids.numel()
@@ -93,15 +93,15 @@ def parse_arguments():
     parser.add_argument("--questions", type=int, default=4, help="questions per step")
     parser.add_argument("--prompt_length", type=int, default=32, help="tokens of a prompt without options")
     parser.add_argument("--option_length", type=int, default=5, help="tokens of an option's text")
-    parser.add_argument("--choices", type=int, default=4, help="options a question")
-    parser.add_argument("--steps", type=int, default=5, help="timed steps a run")
+    parser.add_argument("--choices", type=int, default=4, help="options per question")
+    parser.add_argument("--steps", type=int, default=5, help="timed steps per run")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each trainer, in turn")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--clock", choices=list(CLOCKS), default="wall", help="cpu: with one thread only")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     if options.clock == "cpu" and options.threads != 1:
-        parser.error("--clock cpu adds the time of all threads, waiting ones too; it needs --threads 1")
+        parser.error("--clock cpu: this adds up the time of all threads, also of waiting ones; pass --threads 1")
     return options
 
 

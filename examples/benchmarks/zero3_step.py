@@ -6,15 +6,15 @@ accelerate launch --config_file examples/accelerate_configs/zero3_cpu.yaml examp
     --hidden_size 256 --layers 4 --vocabulary 2048 --pairs 2 --questions 1
 ```
 
-The columns, of the process that has most:
+The columns show the largest value of any process:
 
-- all-gathers: in a step, and the megabytes that they bring together. With accumulation 1.
-- ms/step: median over the steps, by the wall clock.
-- between steps: what live tensors take then, the weights', gradients' and optimizer's shards, in megabytes.
-- peak: the most that they take within a step, beyond that.
+- all-gathers: number per step without gradient accumulation, and the megabytes that they gather.
+- ms/step: median wall-clock time of a step.
+- between steps: megabytes of live tensors between steps: the shards of weights, gradients and optimizer.
+- peak: the additional megabytes at the peak of a step.
 - questions alone: the peak of the terms' own forward and backward.
 
-The peak with the terms may exceed plain DPO's by no more than that of the questions alone. The exit status is 1 if a
+The peak with the terms may exceed plain DPO's by at most that of the questions alone. The exit status is 1 if a
 case is out of bounds. The sizes are those of dpo_step.py, whose options it takes; activations are recomputed.
 """
 
@@ -48,7 +48,7 @@ def recorded(trainer, memory):
     steps = Steps()
     trainer.add_callback(steps)
     trainer.train()
-    return steps.rows[1:]  # the first makes the optimizer's state
+    return steps.rows[1:]  # the first creates the optimizer's state
 
 
 def measure(folder, options, data, lora, case):
@@ -81,7 +81,7 @@ def measure(folder, options, data, lora, case):
 
 
 def main() -> int:
-    """Measure, print the table in the first process, and say by the exit status whether all are within bounds."""
+    """Measure and print the table in the first process; the exit status says whether all are within bounds."""
     from dpo_step import CASES, make_data, parse_arguments, save_model
 
     options = parse_arguments(__doc__)

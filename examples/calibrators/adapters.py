@@ -1,4 +1,4 @@
-"""Ensembles of adapters of one base model: calibrate then pool against pool then calibrate, in the lab.
+"""Ensembles of adapters of one base model: calibrate then pool vs. pool then calibrate, in the lab.
 
 python examples/calibrators/adapters.py --how fine-tuning --worlds 5 --members 4 --write
 """
@@ -20,12 +20,12 @@ from hf_calib.lab.presets import FineTuningSettings
 from hf_calib.reports import render_table
 
 N_LABELS = 500
-# Long enough for a member to be sure of what it learned by heart.
+# Long enough for a member to memorize its questions and become overconfident.
 LONG = FineTuningSettings(steps=150, learning_rate=2e-3, lora_rank=16)
 
 
 def aligned(bench: Bench, member: int):
-    """Align with DPO; members differ by the order of the pairs and the adapter's first weights."""
+    """Align with DPO; members differ in the order of the pairs and the adapter's initial weights."""
     return plain_dpo(replace(bench, seed=1000 * (member + 1) + bench.seed), f"member-{member}").model
 
 
@@ -38,7 +38,7 @@ def memorized(bench: Bench, member: int):
 
 
 TRAININGS = {"dpo": aligned, "fine-tuning": memorized}
-# What comes before each one's figures on the page.
+# The text before the figures of each on the page.
 TITLES = {"dpo": "Aligned with DPO instead:", "fine-tuning": "Fine-tuned:"}
 
 

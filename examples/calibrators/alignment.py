@@ -1,4 +1,4 @@
-"""What alignment does to calibration: tasks, ways to read confidence and measures, paired, over worlds.
+"""What alignment does to calibration: paired differences by task, way to read confidence and measure, over worlds.
 
 python examples/calibrators/alignment.py --preset mini --worlds 5 --write
 """
@@ -21,7 +21,7 @@ MEASURES = {"accuracy": "accuracy", "ece": "ECE", "cw_ece": "classwise ECE", "nl
 
 
 def compared(preset: str, world: int) -> Comparison:
-    """Align a world's model with DPO, and compare it with what it was before."""
+    """Align a world's model with DPO, and compare the model before and after."""
     settings = PRESETS[preset]
     with tempfile.TemporaryDirectory() as work:
         bench = make_bench(settings, world, pretrained_folder(settings, world), Path(work), progress=False)
@@ -45,7 +45,7 @@ def table_of(comparisons: list[Comparison]) -> list[dict]:
         row: dict = {"task": key[1], "read off": key[2]}
         for measure, title in MEASURES.items():
             before = float(np.mean([run[measure].base for run in runs]))
-            # The log-loss of votes is infinite as soon as one right answer has none.
+            # The log-loss of votes is infinite as soon as one right answer has no vote.
             there = np.isfinite(before)
             differences = [run[measure].difference.value for run in runs]
             row[f"{title} before"] = before if there else None
@@ -69,11 +69,11 @@ def verdicts_of(comparisons: list[Comparison]) -> list[dict]:
 
 
 def main():
-    """Print the tables, and put them into the page."""
+    """Print the tables, and insert them into the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", default="mini")
     parser.add_argument("--worlds", type=int, default=5)
-    parser.add_argument("--write", action="store_true", help="also put the figures into alignment.md")
+    parser.add_argument("--write", action="store_true", help="also insert the figures into alignment.md")
     arguments = parser.parse_args()
     comparisons = [compared(arguments.preset, world) for world in range(arguments.worlds)]
     differences, verdicts = render_table(table_of(comparisons)), render_table(verdicts_of(comparisons))

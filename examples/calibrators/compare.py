@@ -1,10 +1,10 @@
-"""All calibrators on real predictions and on the lab's aligned models, in domain and off it, with few and many labels.
+"""All calibrators on real predictions and the lab's aligned models, in and out of domain, with few and many labels.
 
 python examples/calibrators/compare.py --predictions predictions.npz --lab fixed --lab-seeds 3 --table comparison.csv
 
-The file of predictions holds, for each of some sets, SET_logits (n, K), SET_labels (n,) and SET_features (n, d); which
-sets are of the domain that is calibrated on, and which is the shifted target, is told by --source and --target. The
-lab's models are asked with their hidden states, which are the features.
+The file of predictions holds SET_logits (n, K), SET_labels (n,) and SET_features (n, d) for each set of questions.
+--source names the sets of the domain to calibrate on, --target the shifted target. For the lab's models, the features
+are the hidden states.
 """
 
 import argparse
@@ -32,13 +32,13 @@ MEASURES = ("ECE", "smooth ECE", "NLL", "Brier", "accuracy")
 TIMES = ("fit ms", "transform ms")
 PAIRED_WITH, PAIRED = "temperature", ("NLL", "ECE")
 SETTINGS = ("in domain", "shifted", "unlabeled target")
-# On one model's predictions the ensemble is its base, and votes are what sampled answers give.
+# With one model, the ensemble equals its base; votes exist only for sampled answers.
 SAID_APART = ("ensemble", "sample_consistency")
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """One model's logits (n, K) on one domain, with what else a calibrator may need."""
+    """One model's logits (n, K) on one domain, and other inputs that a calibrator may need."""
 
     logits: np.ndarray
     labels: np.ndarray
@@ -66,7 +66,7 @@ def measured(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
 
 def applicable(name: str, data: Predictions) -> bool:
-    """Return whether a calibrator can be fitted on what there is."""
+    """Return whether a calibrator can be fitted on the available inputs."""
     kind = calibrator_class(name)
     if not issubclass(kind, BaseCalibrator) or (kind.needs_features and data.features is None):
         return False
@@ -74,7 +74,7 @@ def applicable(name: str, data: Predictions) -> bool:
 
 
 def fitted(name: str, source: Predictions, target: Predictions | None) -> tuple[Any, dict[str, Any]]:
-    """Fit a calibrator, with the target's questions but not their answers where it takes them."""
+    """Fit a calibrator, with the target's unanswered questions if it takes them."""
     calibrator = by_name(name)
     logits, labels, features = source.logits, source.labels, source.features
     uses_features = calibrator.needs_features or (calibrator.takes_unlabeled and features is not None)
@@ -96,9 +96,9 @@ def fitted(name: str, source: Predictions, target: Predictions | None) -> tuple[
 def compare(source: Predictions, target: Predictions, sizes, seeds: int, chosen) -> list[dict]:
     """Return a row for each calibrator, number of labels, seed and setting.
 
-    The source's questions are shuffled by each seed and split into those to fit on and those to test on; of the
-    target's, half are the unlabeled sample and half are tested on. Settings: "in domain", "shifted" (tested on the
-    target, nothing known of it) and "unlabeled target" (its questions given without answers).
+    The source's questions are shuffled with each seed and split into those to fit on and those to test on; half of the
+    target's questions are the unlabeled sample, the other half is tested on. Settings: "in domain", "shifted" (tested
+    on the target, without knowledge of it) and "unlabeled target" (given its questions without answers).
     """
     rows = []
     most = max(size for size in sizes if size < len(source))
@@ -113,7 +113,7 @@ def compare(source: Predictions, target: Predictions, sizes, seeds: int, chosen)
                          "tested on": len(data)})  # fmt: skip
         for size in (size for size in sizes if size <= most):
             for name in chosen:
-                # What is fitted without the target is tested on both domains.
+                # Calibrators fitted without the target are tested on both domains.
                 fits = [(None, {"in domain": test, "shifted": new})]
                 if calibrator_class(name).takes_unlabeled or name == "reference_agreement":
                     fits.append((seen, {"unlabeled target": new}))
@@ -123,7 +123,7 @@ def compare(source: Predictions, target: Predictions, sizes, seeds: int, chosen)
                         calibrator, uses = fitted(name, pool[:size], unlabeled)
                         spent = time.process_time() - start
                     except ValueError:
-                        # It says that so few questions are not enough.
+                        # So few questions are not enough for it.
                         continue
                     for setting, data in tested.items():
                         features = {"features": data.features} if uses else {}
@@ -137,12 +137,12 @@ def compare(source: Predictions, target: Predictions, sizes, seeds: int, chosen)
 
 
 def table(rows: list[dict]) -> list[dict]:
-    """Return a row for each of predictions, setting, number of labels and calibrator: means, and half-widths.
+    """Return a row of means and half-widths for each set of predictions, setting, number of labels and calibrator.
 
-    A half-width is that of the 95% t-interval over worlds of the lab, each the mean of its splits; of one set of
-    predictions, over its splits, which share questions: it is about the split and the labels drawn, not about another
-    set. "NLL - temperature" and "ECE - temperature" are paired differences from temperature scaling with as many
-    labels on the same questions; with a target's questions, from temperature scaling without them.
+    For the lab, a half-width is that of the 95% t-interval over worlds, each the mean of its splits. For one set of
+    predictions it is over splits, which share questions, so it does not generalize to another set. "NLL - temperature"
+    and "ECE - temperature" are paired differences from temperature scaling with as many labels on the same questions;
+    with a target's questions, from temperature scaling without them.
     """
     lines = []
     keys = ("predictions", "setting", "labels", "calibrator")
@@ -195,7 +195,7 @@ def as_csv(lines: list[dict]) -> str:
 
 
 def overview(lines: list[dict], setting: str, sizes) -> str:
-    """Return a Markdown table of log-loss / ECE in one setting, a column for each of the predictions and sizes."""
+    """Return a Markdown table of log-loss / ECE in one setting, with a column for each set of predictions and size."""
     titles = list(dict.fromkeys(line["predictions"] for line in lines))
     columns = [(title, size) for title in titles for size in sizes]
     found = {(line["calibrator"], line["predictions"], line["labels"]): line
@@ -214,7 +214,7 @@ def overview(lines: list[dict], setting: str, sizes) -> str:
 
 
 def read_predictions(path: Path, sets: list[str]) -> Predictions:
-    """Read sets of predictions from an npz file and put them together."""
+    """Read sets of predictions from an npz file and concatenate them."""
     with np.load(path, allow_pickle=False) as content:
         missing = [f"{name}_logits" for name in sets if f"{name}_logits" not in content]
         if missing:
@@ -241,7 +241,7 @@ def paired_with_temperature(lines: list[dict], size: int) -> str:
 
 
 def lab_predictions(preset: str, seed: int, n: int) -> tuple[Predictions, Predictions]:
-    """Align the lab's model with plain DPO, and ask it and the pre-trained one n questions of either domain."""
+    """Align the lab's model with plain DPO, and ask it and the pre-trained model n questions of both domains."""
     import tempfile
 
     from hf_calib.confidence import predict

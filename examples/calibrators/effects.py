@@ -1,4 +1,4 @@
-"""The effect that each method's paper claims, on its own kind of task in small, over seeds.
+"""The effect that each method's paper claims, on a small task of its kind, over seeds.
 
 python examples/calibrators/effects.py --seeds 10
 """
@@ -20,7 +20,7 @@ from hf_calib.reports import render_table
 
 
 def draw(probabilities, rng):
-    """Draw an option from each row."""
+    """Return an option for each row, drawn from its probabilities."""
     return (rng.random((len(probabilities), 1)) > probabilities[:, :-1].cumsum(axis=1)).sum(axis=1)
 
 
@@ -35,7 +35,7 @@ def event_measures(probabilities, happened):
 
 
 def monotonic_network(seed: int) -> Results:
-    """Ranking scores and rewards whose true rates are wavy increasing functions of them, past a parametric form."""
+    """Ranking scores and rewards whose true rates increase in waves, which no parametric form fits."""
     rng = np.random.default_rng(seed)
 
     def sample(n):
@@ -66,7 +66,7 @@ def monotonic_network(seed: int) -> Results:
 
 
 def simplex_etf(seed: int) -> Results:
-    """A classifier head trained long on few noisy examples, and the simplex head beside it."""
+    """A classifier head trained for long on few noisy examples, and the simplex head in addition."""
     import torch
 
     rng = np.random.default_rng(seed)
@@ -148,7 +148,7 @@ def adaptive_ensemble(seed: int) -> Results:
 
 
 def selective_scaling(seed: int) -> Results:
-    """Segmented images, right inside objects and over-confident at the edges; and tokens, most certain, some open."""
+    """Segmented images, overconfident at the edges of objects; and tokens, most of them certain, some open."""
     rng = np.random.default_rng(seed)
 
     def images(n):
@@ -156,7 +156,7 @@ def selective_scaling(seed: int) -> Results:
         y = rng.integers(4, size=(n, 24, 24))
         signal = np.where(edge, 0.3, 5.0)
         logits = np.moveaxis(np.eye(4)[y] * signal[..., None] + rng.normal(0, 1.0, (*y.shape, 4)), -1, 1)
-        # Sharper than it should be at edges, less sharp than it could be inside.
+        # Too sharp at edges, not sharp enough inside.
         return logits * np.where(edge, 1.5, 0.8)[:, None], y
 
     logits, labels = images(12)
@@ -187,7 +187,7 @@ def selective_scaling(seed: int) -> Results:
 
 
 def modular_conformal(seed: int) -> Results:
-    """A regression with skewed, uneven noise whose predictor believes in small normal errors."""
+    """A regression with skewed, uneven noise whose predictor assumes small normal errors."""
     rng = np.random.default_rng(seed)
 
     def sample(n):
@@ -219,7 +219,7 @@ def modular_conformal(seed: int) -> Results:
 
 
 def meta_calibration(seed: int, *, by_unit: bool = True) -> Results:
-    """A linear head trained to the end on few examples: plain, with DECE, smoothed; then with two classes alike."""
+    """A linear head, fully trained on few examples: plain, with DECE, smoothed; then with two similar classes."""
     import torch
 
     from hf_calib.calibrators.differentiable_ece import differentiable_ece
@@ -259,7 +259,7 @@ def meta_calibration(seed: int, *, by_unit: bool = True) -> Results:
     if not by_unit:
         return result
     result["the same for each unit"] = head(*given, learn_smoothing(*given[0], seed=seed, per="unit"))
-    # The first two classes are taken for each other; a label's share is due to the other one of them.
+    # The first two classes are confused with each other, so a label should give a share to the other one.
     centres = rng.normal(size=(4, 30)) * 0.6
     centres[1] = centres[0] + 0.1 * rng.normal(size=30)
     given = sample(200, centres), sample(5000, centres)
@@ -271,7 +271,7 @@ def meta_calibration(seed: int, *, by_unit: bool = True) -> Results:
 
 
 def localized(seed: int) -> Results:
-    """Two kinds of question that the features tell apart: over-confident on one, under-confident on the other."""
+    """Two kinds of questions that the features distinguish: overconfident on one, underconfident on the other."""
     rng = np.random.default_rng(seed)
 
     def sample(n):
@@ -300,7 +300,7 @@ def localized(seed: int) -> Results:
 
 
 def ensemble(seed: int) -> Results:
-    """Five members, each about calibrated, that differ by noise of their own: their average is not sure enough."""
+    """Five nearly calibrated members that differ by independent noise: their average is underconfident."""
     rng = np.random.default_rng(seed)
 
     def members(n):
@@ -320,7 +320,7 @@ def ensemble(seed: int) -> Results:
 
 
 def importance_weighted(seed: int) -> Results:
-    """Two kinds of question, over-confident on one only; the target has the other shares of them."""
+    """Two kinds of questions, overconfident on one only; their shares differ in the target."""
     rng = np.random.default_rng(seed)
 
     def sample(n, share):
@@ -380,7 +380,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help=f"which: {', '.join(EFFECTS)} (default: all)")
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--write", action="store_true", help="also put the figures into the pages beside this script")
+    parser.add_argument("--write", action="store_true", help="also insert the figures into this folder's pages")
     arguments = parser.parse_args()
     for name in arguments.names or EFFECTS:
         table = render_table(over_seeds(EFFECTS[name], arguments.seeds))

@@ -1,4 +1,4 @@
-"""The balanced option head (BalCAL) of a causal language model, trained for long in the lab's worlds.
+"""The balanced option head (BalCAL) of a causal language model, trained for many steps in the lab's worlds.
 
 python examples/calibrators/option_head.py --preset mini --worlds 5 --write
 """
@@ -65,11 +65,11 @@ def effect(preset: str, world: int) -> dict[str, dict[str, float]]:
 
 
 def main():
-    """Print the table, and put it into the page."""
+    """Print the table, and insert it into the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", default="mini")
     parser.add_argument("--worlds", type=int, default=5)
-    parser.add_argument("--write", action="store_true", help="also put the figures into simplex_etf.md")
+    parser.add_argument("--write", action="store_true", help="also insert the figures into simplex_etf.md")
     arguments = parser.parse_args()
     table = render_table(over_seeds(lambda world: effect(arguments.preset, world), arguments.worlds))
     print(table)

@@ -1,4 +1,4 @@
-"""What the scripts beside this one share: measures of probabilities, their intervals over seeds, and the pages."""
+"""Functions that this folder's scripts share: measures, their intervals over seeds, and the pages."""
 
 import warnings
 from collections.abc import Callable
@@ -39,7 +39,7 @@ def over_seeds(effect: Callable[[int], Results], seeds: int) -> list[dict]:
 
 
 def measure_over_runs(values) -> m.Measure:
-    """Return the mean of a number with its 95% t-interval over runs, without one where there is one run."""
+    """Return the mean of a number with its 95% t-interval over runs; a single run has no interval."""
     found = np.asarray(values, dtype=float)
     mean = float(found.mean())
     if len(found) < 2:
@@ -49,7 +49,7 @@ def measure_over_runs(values) -> m.Measure:
 
 
 def write_figures(page: Path, table: str, after: str = "## Measured") -> None:
-    """Replace the first block of figures after some words of a page."""
+    """Replace the first block of figures after a given text in a page."""
     before, rest = page.read_text(encoding="utf-8").split(after, 1)
     between, figures = rest.split("```text\n", 1)
     rest = figures.split("```", 1)[1]

@@ -5,7 +5,7 @@ Run the demo with several seeds and print, for each method, the mean over the se
 python examples/lab/demo_over_seeds.py --seeds 0 1 2 3 4 --out demo-seeds
 ```
 
-A seed whose results are in the folder already is not run again.
+Seeds whose results are in the folder already are skipped.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 Align by reinforcement learning on the annotator's reward, plain and calibration-aware.
 
 The pre-trained model is trained on its own replies, in the world with options in a fixed order. PPO requires TRL 1.12
-or older (pip install 'hf-calib[ppo]'). The same command continues a run that was stopped.
+or older (pip install 'hf-calib[ppo]'). The same command resumes a stopped run.
 
 python examples/lab/reinforce.py --seeds 3-7 --jobs 2 --out results
 """

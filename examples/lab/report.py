@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def report(options: argparse.Namespace) -> None:
-    """Write and print the reports of what the folder has: the sweeps and the comparison."""
+    """Write and print the reports of the folder's results: the sweeps and the comparison."""
     found: dict[str, Any] = {}
     if has_sweeps(options.out):
         text = write_sweep_report(options.out, all_seeds=options.all_seeds)

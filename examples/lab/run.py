@@ -1,8 +1,8 @@
 """
 Compare all methods over seeds, where the true probabilities are known, and write the report.
 
-Every method is trained and measured on every seed. Each result is written as soon as it is there; the same command
-continues a run that was stopped, and reruns what has other settings.
+Every method is trained and measured on every seed. Each result is written as soon as it is finished. The same command
+resumes a stopped run, and reruns methods whose settings changed.
 
 python examples/lab/run.py --seeds 3-7 --world shuffled --jobs 2 --out results
 """
@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def compare(options: argparse.Namespace) -> None:
-    """Run what is missing, then write and print the report."""
+    """Run the missing methods, then write and print the report."""
     with redirect_stdout(sys.stderr) if options.json else nullcontext():
         run_experiment(
             options.out,

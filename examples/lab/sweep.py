@@ -29,7 +29,7 @@ from experiments.sweeps import SWEEPS
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the arguments."""
     made = make_parser(__file__, __doc__)
-    made.add_argument("sweep", choices=SWEEPS, help="what is varied or compared")
+    made.add_argument("sweep", choices=SWEEPS, help="what to vary or compare")
     made.add_argument(
         "--method", action="append", metavar="METHOD", help="may be repeated (default: all methods of the sweep)"
     )

@@ -5,17 +5,17 @@ Estimate what calibration-aware DPO takes at 8B, 32B and 70B: memory per GPU, GP
 python examples/paper/plan.py
 ```
 
-Activations are measured first, on small models in bfloat16 with recomputed activations, as the most bytes of live
-tensors in a forward and backward of the layers; the coefficients that this gives are checked on further sizes, and
-with the logits' tile on steps of DPO. The exit status is 1 if a prediction is off by more than 5%. Then, per GPU:
+Activations are measured first, on small models in bfloat16 with recomputed activations, as the peak bytes of live
+tensors in a forward and backward of the layers; the resulting coefficients are checked on further sizes, and with the
+logits' tile on DPO steps. The exit status is 1 if a prediction is off by more than 5%. Then, per GPU:
 
-- state: DeepSpeed's estimator for what is trained (weights, gradients, Adam in float32: 18 bytes a weight, and 4 for
-  each weight of the largest layer), 2 bytes for each frozen weight, divided by the GPUs; and with full weights 2 bytes
-  for each of the reference's. With offload these are in the host's memory, but for the largest layer.
-- buffers: the weights that DeepSpeed keeps gathered at most (`stage3_max_live_parameters`, a billion), and the
-  gradients that it reduces at once (`reduce_bucket_size`, half a billion), 2 bytes each.
-- activations: as measured here, per token, and the tile of logits of TRL's fused head: 4,096 tokens at most by 32,768
-  of the vocabulary, 2 bytes each; with full weights also the output layer's gradient in float32.
+- state: DeepSpeed's estimator for the trained weights (weights, gradients, Adam in float32: 18 bytes per weight, and 4
+  per weight of the largest layer), 2 bytes per frozen weight, divided by the number of GPUs; with full weights also 2
+  bytes per weight of the reference. With offload these are in the host's memory, except for the largest layer.
+- buffers: the largest number of weights that DeepSpeed keeps gathered (`stage3_max_live_parameters`, a billion), and
+  the gradients that it reduces at once (`reduce_bucket_size`, half a billion), 2 bytes each.
+- activations: as measured here, per token, and the tile of logits of TRL's fused head: at most 4,096 tokens by 32,768
+  entries of the vocabulary, 2 bytes each; with full weights also the output layer's gradient in float32.
 
 The terms' forward and backward run by themselves before DPO's, so they add nothing to the peak unless a batch of
 questions has more tokens than a batch of pairs. The number of GPUs is the smallest power of two with which 90% of the
@@ -47,7 +47,7 @@ USABLE = 0.9
 FITTED = ((128, 384, 2, 2, 192), (128, 384, 6, 2, 192), (128, 1024, 2, 2, 192), (256, 512, 2, 2, 192))
 PREDICTED = ((256, 1024, 4, 2, 192), (192, 768, 8, 1, 256), (320, 1280, 3, 2, 128))
 STEPS = ((128, 384, 6, 2, 192), (256, 1024, 4, 1, 256))
-WORDS = 64  # so few that the copies of the tile that a processor makes hardly count; a GPU's kernel makes none
+WORDS = 64  # few, so that the copies of the tile made on CPUs hardly count; a GPU's kernel makes none
 WITHIN = 0.05
 
 
@@ -60,7 +60,7 @@ def layer_weights(shape: tuple[int, ...]) -> list[tuple[int, int]]:
 
 
 def parameters(shape: tuple[int, ...], rank: int) -> dict[str, int]:
-    """Return the numbers of weights: in all, of the layers' matrices, of an adapter, and of the largest layer."""
+    """Return the numbers of weights: in total, of the layers' matrices, of an adapter, and of the largest layer."""
     hidden, _, layers, _, _, vocabulary = shape
     matrices = layers * sum(n_in * n_out for n_in, n_out in layer_weights(shape))
     return {
@@ -86,7 +86,7 @@ def small_model(size: tuple[int, ...]):
 
 
 def measured_layers(size: tuple[int, ...]) -> int:
-    """Return the most bytes that live tensors take in a forward and backward of the layers, gradients apart."""
+    """Return the peak bytes of live tensors in a forward and backward of the layers, without gradients."""
     import torch
     from live_memory import LiveMemory
 
@@ -104,7 +104,7 @@ def measured_layers(size: tuple[int, ...]) -> int:
 
 
 def measured_step(size: tuple[int, ...]) -> int:
-    """Return the most bytes that live tensors take in a step of DPO, beyond those between steps."""
+    """Return the peak bytes of live tensors in a DPO step, beyond those between steps."""
     import numpy as np
     import torch
     from datasets import Dataset
@@ -153,7 +153,7 @@ def measured_step(size: tuple[int, ...]) -> int:
 
 
 def features(size: tuple[int, ...]) -> list[int]:
-    """Return what the activations of a batch are proportional to: its tokens by widths."""
+    """Return the factors of the activations of a batch: its tokens times widths."""
     hidden, intermediate, layers, pairs, length = size
     tokens = 2 * pairs * length
     return [tokens * hidden * layers, tokens * hidden, tokens * intermediate]
@@ -195,7 +195,7 @@ def head(size: tuple[int, ...]) -> float:
 
 
 def activations(size: tuple[int, ...], logits: float, coefficients: list[float]) -> float:
-    """Return the bytes of activations, logits included, at their most: in the head or in a layer's backward."""
+    """Return the peak bytes of activations and logits, which is in the head or in a layer's backward."""
     every, hidden, intermediate = (n * width for n, width in zip(coefficients, features(size), strict=True))
     return every + max(hidden + intermediate, logits)
 
@@ -230,7 +230,7 @@ def plan(name: str, lora: bool, offload: bool, coefficients: list[float], option
     counts = parameters(shape, options.lora_r)
     buffers = 2 * (min(LIVE_PARAMETERS, counts["all"]) + BUCKET)
     size = (*shape[:3], options.pairs, options.length)
-    # With full weights the output layer takes a gradient, in float32.
+    # With full weights the output layer has a gradient, in float32.
     held = activations(size, head(size) + (0 if lora else 4 * counts["largest"]), coefficients)
     for gpus in (2**power for power in range(14)):
         gpu, host = states(counts, lora, offload, gpus, options)
@@ -242,7 +242,7 @@ def plan(name: str, lora: bool, offload: bool, coefficients: list[float], option
     pairs, questions = 1000, 500
     own_forward, own_backward = operations(shape, counts, lora, 2 * pairs * options.length, options.length)
     forward, backward = operations(shape, counts, lora, questions * options.question_length, options.question_length)
-    # DPO's own reference takes a forward too; a model without its adapter a little less, which is not counted.
+    # DPO's own reference costs a forward too; without the adapter it is a little cheaper, which is ignored.
     dpo = 2 * own_forward + own_backward
     terms = forward + backward
     speed = options.share * options.peak_tflops * 1e12 * gpus
@@ -254,8 +254,8 @@ def plan(name: str, lora: bool, offload: bool, coefficients: list[float], option
         "state (GB)": gpu / 1e9,
         "buffers": buffers / 1e9,
         "activations": held / 1e9,
-        "a GPU (GB)": total / 1e9,
-        "a host (GB)": host / 1e9,
+        "per GPU (GB)": total / 1e9,
+        "per host (GB)": host / 1e9,
         "min/1,000 pairs": (dpo + terms + forward) / speed / 60,
         "terms": f"{terms / dpo:.1%}",
         "anchor, live": f"{forward / dpo:.1%}",
@@ -271,8 +271,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--question_length", type=int, default=98, help="tokens of a question; MMLU's mean")
     parser.add_argument("--lora_r", type=int, default=128)
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--gpu_memory", type=float, default=80.0, help="gigabytes of a GPU")
-    parser.add_argument("--host_memory", type=float, default=1000.0, help="gigabytes of a node")
+    parser.add_argument("--gpu_memory", type=float, default=80.0, help="gigabytes per GPU")
+    parser.add_argument("--host_memory", type=float, default=1000.0, help="gigabytes per node")
     parser.add_argument("--per_node", type=int, default=8, help="GPUs of a node")
     parser.add_argument("--peak_tflops", type=float, default=989.0, help="dense bfloat16; an H100's")
     parser.add_argument("--share", type=float, default=0.4, help="share of the peak")
@@ -280,7 +280,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure, print both tables, and say by the exit status whether the predictions hold."""
+    """Measure and print both tables; the exit status says whether the predictions hold."""
     options = make_parser().parse_args(arguments)
     import torch
 

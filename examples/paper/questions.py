@@ -1,6 +1,6 @@
 """
-Write the questions that the files in this folder train and measure on: 3,000 to train, and 1,500 others, in equal
-shares of MMLU, MedMCQA and OpenBookQA.
+Write the questions for the files in this folder: 3,000 to train on and 1,500 others to measure on, in equal shares
+from MMLU, MedMCQA and OpenBookQA.
 
 ```bash
 python examples/paper/questions.py --output_dir questions
@@ -27,7 +27,7 @@ def main(args: argparse.Namespace) -> None:
         questions = [question for question in load_questions(source) if question.answer is not None]
         wanted = sum(splits.values()) // len(args.sources)
         if len(questions) < wanted:
-            raise ValueError(f"{source} has {len(questions)} answered questions, and {wanted} are wanted")
+            raise ValueError(f"{source} has {len(questions)} answered questions, but {wanted} are needed")
         order = iter(rng.permutation(len(questions)))
         for name, total in splits.items():
             for _ in range(total // len(args.sources)):

@@ -160,11 +160,11 @@ def _product(gradient: Any, head: list[Any], vector: Any) -> Any:
     return torch.cat([part.ravel() for part in parts])
 
 
-def _solve(product: Callable[[Any], Any], right: Any, iterations: int = 30) -> Any:
-    """Solve H x = right by conjugate gradients, for positive definite H."""
+def _solve(product: Callable[[Any], Any], right: Any) -> Any:
+    """Return the solution of H x = right by 30 conjugate gradients, for positive definite H."""
     x, residual = right * 0, right.clone()
     direction, size = residual.clone(), residual @ residual
-    for _ in range(iterations):
+    for _ in range(30):
         if size <= 1e-16 * (right @ right):
             break
         curved = product(direction)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from .journal import Journal
+
+if TYPE_CHECKING:
+    from ..tasks import PromptFormat, Question
 
 Work = Callable[[Sequence[int]], Sequence[Any]]
 
@@ -37,6 +40,11 @@ class Asking:
         Also keep the hidden states at the letters' position, for calibrators that take features; only for local
         models.
 
+    Attributes
+    ----------
+    asked_first : list
+        The first question, its format, and whether its options are listed; empty before it is asked. Copies share it.
+
     Raises
     ------
     ValueError
@@ -50,6 +58,7 @@ class Asking:
     num_processes: int = 1
     part: str = ""
     hidden_states: bool = False
+    asked_first: list[tuple[Question, PromptFormat, bool]] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.batch_size != "auto" and (not isinstance(self.batch_size, int) or self.batch_size < 1):
@@ -62,7 +71,14 @@ class Asking:
 
     def for_part(self, name: str) -> Asking:
         """Return a copy for one part of a run, with separate stages."""
-        return replace(self, part=self.part + name)
+        part = replace(self, part=self.part + name)
+        part.asked_first = self.asked_first
+        return part
+
+    def note(self, questions: Sequence[Question], prompt_format: PromptFormat, *, list_options: bool = True) -> None:
+        """Remember the first question that is asked, so that its prompt can be shown with the results."""
+        if questions and not self.asked_first:
+            self.asked_first.append((questions[0], prompt_format, list_options))
 
     def run(
         self, stage: str, batches: Sequence[Sequence[int]], work: Work, *, wait: Callable[[], None] | None = None

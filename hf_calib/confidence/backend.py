@@ -1,4 +1,4 @@
-"""What every source of answers gives, whether the model is in this process or served elsewhere."""
+"""The interface of all sources of answers, whether the model is in this process or served elsewhere."""
 
 from __future__ import annotations
 
@@ -55,7 +55,10 @@ class Generation:
 
 
 class Backend(Protocol):
-    """A model that can be asked; None stands where a prompt was dropped for its length."""
+    """A model that can be asked; the results contain None for prompts that were dropped for their length.
+
+    A method that calls `asking.note` with its questions lets a measurement record the first prompt as it was asked.
+    """
 
     def score_letters(
         self, stage: str, questions: Sequence[Question], prompt_format: PromptFormat, asking: Asking

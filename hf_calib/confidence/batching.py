@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+
+from ..tasks.encoding import common_prefix
 
 # A shared beginning shorter than this is not worth a separate forward.
 MIN_PREFIX = 32
@@ -107,16 +108,3 @@ def _groups(prompts: Sequence[Sequence[int]]) -> list[tuple[int, list[int]]]:
                 continue
         groups.append((len(prompt) - 1, [position]))
     return [(shared, members) for shared, members in groups if len(members) > 1]
-
-
-def common_prefix(first: Sequence[Any], second: Sequence[Any], limit: int | None = None) -> int:
-    """Return the number of first tokens that two sequences share, at most `limit`."""
-    high = min(len(first), len(second), len(first) if limit is None else limit)
-    low = 0
-    while low < high:  # slices compare much faster than a loop over tokens
-        middle = (low + high + 1) // 2
-        if first[:middle] == second[:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low

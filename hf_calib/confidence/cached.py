@@ -1,4 +1,4 @@
-"""Forwards that compute what sequences share once, through the key-value cache, in step with other processes."""
+"""Forwards that compute shared prefixes once, through the key-value cache, in step with other processes."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from ..tasks.encoding import EncodedQuestion
 from .asking import out_of_memory
 from .forward import ForwardArguments, evaluating, logits_at, packed_mask, same_to_rounding, unwrapped
 
-# Logits of the whole vocabulary are held for this many numbers at most at once, 256 MiB of float32.
+# The largest number of logits that are held at once, 256 MiB of float32.
 LOGITS_BUDGET = 2**26
 
-# A prompt of fewer tokens does not tell whether padding and caches are harmless.
+# A prompt with fewer tokens is too short to check whether padding and caches are harmless.
 _SHORTEST_CHECKED = 4
 
 
@@ -31,7 +31,7 @@ class Computed:
     logits : torch.Tensor of float32, shape (B, V)
         After each prompt's last token.
     cache : transformers.DynamicCache or None
-        Of all prompts, padding included.
+        The cache of all prompts, including padding.
     mask : torch.Tensor of int64, shape (B, L)
         Which positions of the cache are tokens.
     states : torch.Tensor of float32, shape (B, d), or None
@@ -57,19 +57,19 @@ class CachedForward:
         A causal language model in evaluation mode, wrapped or not.
     pad_token_id : int
     padding_side : {"left", "right"}, default "left"
-        Of prompts. With virtual tokens it is always the right one.
+        Side of the prompts' padding; always the right one with virtual tokens.
     device : torch.device or str, optional
-        Where the inputs go; by default where the model's weights are.
+        Device of the inputs; by default that of the model's weights.
     in_step : bool, default False
-        Run equally many forwards on all processes of `torch.distributed`, as sharded models need: whoever has none
-        left to run joins in until `wait` has ended everywhere.
+        Run equally many forwards on all processes of `torch.distributed`, as sharded models require: a process without
+        work joins the others' forwards until `wait` has ended everywhere.
 
     Attributes
     ----------
     shares : bool or None
-        Whether prefixes are computed once, and the cache is kept; None as long as nothing speaks against it.
+        Whether prefixes are computed once and the cache is kept; None if this is not known yet.
     pads : bool or None
-        Whether prompts of different lengths may be read together; None likewise.
+        Whether prompts of different lengths may be read together; None if this is not known yet.
     """
 
     def __init__(
@@ -104,19 +104,19 @@ class CachedForward:
     def check(self, prompt: Sequence[int], *, pads: bool, shares: bool) -> bool:
         """Find out what is not known yet: whether what the model says depends on padding, or on a shared prefix.
 
-        Recurrent models read padding as text, and some models number their positions from the padding on.
+        Recurrent models read padding as text, and some models count positions from the padding on.
 
         Parameters
         ----------
         prompt : sequence of int
-            A long one. Where memory does not hold two of it, its first half is taken.
+            A long one. If memory does not suffice for two of it, its first half is used.
         pads, shares : bool
             Which of the two matters.
 
         Returns
         -------
         bool
-            Whether there was something to find out.
+            Whether something was found out.
         """
         pads, shares = pads and self.pads is None, shares and self.shares is None
         if not pads and not shares:
@@ -147,7 +147,7 @@ class CachedForward:
         if shares:
             try:
                 shared = self.read([half, prompt] if self.pads else [half], prefix=len(half) // 2).logits[0]
-            except Exception as error:  # a cache of a kind of its own; without one, too, every prompt can be read
+            except Exception as error:  # an unknown kind of cache; every prompt can be read without one
                 if out_of_memory(error):
                     raise
                 self.shares = False
@@ -186,7 +186,7 @@ class CachedForward:
 
     @torch.no_grad()
     def packs(self, prompts: Sequence[Sequence[int]], prefix: int) -> bool:
-        """Find out, once, whether prompts may be read together: whether that changes nothing that the model says."""
+        """Return whether prompts may be read together without changing the results, which is checked once."""
         window = _window(self.model)
         if self.in_step or not prefix or (window is not None and max(map(len, prompts)) > window):
             return False
@@ -203,7 +203,7 @@ class CachedForward:
         return self._packs
 
     def read_together(self, prompts: Sequence[Sequence[int]], prefix: int) -> Computed:
-        """Read prompts in one forward as one row: what they share once, and behind it what each has of its own.
+        """Read prompts in one forward as one row: the shared prefix once, followed by the rest of each prompt.
 
         Parameters
         ----------
@@ -280,7 +280,7 @@ class CachedForward:
                 yield logits[place, -len(tokens[row]) :].float()
 
     def wait(self) -> None:
-        """Run forwards as long as another process does, where all must run equally many."""
+        """Run forwards as long as another process does, if all must run equally many."""
         token = torch.full((1, 1), self.pad_token_id, device=self.device)
         while self.in_step and bool(self._running(here=False)):
             self.model(**self.arguments.inputs(token, torch.ones_like(token)))
@@ -354,7 +354,7 @@ def _reach(model: nn.Module) -> float:
 
 
 def _window(model: nn.Module) -> int | None:
-    """How many tokens back the model's attention reaches, None for all of them."""
+    """Return how many tokens back the model's attention reaches, None for all of them."""
     config: Any = getattr(unwrapped(model), "config", None)
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
     window = getattr(config, "sliding_window", None)

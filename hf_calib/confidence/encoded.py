@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..tasks import LETTERS, DecisionQuestion, PromptFormat, Question, QuestionError, encode_questions
 from ..tasks.chat import answer_stem
-from .batching import common_prefix
+from ..tasks.encoding import common_prefix, require_chat_template, rows_that_fit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -19,12 +18,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class EncodedOptions:
-    """A prompt, and what may follow it.
+    """A prompt, and the continuations to score.
 
     Parameters
     ----------
     row : int
-        Of the question.
+        Index of the question.
     input_ids : tuple of int
         The prompt.
     options : tuple of tuple of int
@@ -37,12 +36,12 @@ class EncodedOptions:
 
     @property
     def length(self) -> int:
-        """Of the prompt with the longest option."""
+        """Number of tokens of the prompt with the longest option."""
         return len(self.input_ids) + max(map(len, self.options))
 
 
 class PromptEncoder:
-    """Turns questions into the tokens that a tokenizer makes of their prompts.
+    """Encodes prompts with texts, labels or generated answers after them.
 
     Parameters
     ----------
@@ -63,13 +62,6 @@ class PromptEncoder:
         self.on_too_long = on_too_long
         self._known: dict[tuple[Any, ...], tuple[tuple[int, ...], ...]] = {}
 
-    def letters(self, questions: Sequence[Question], prompt_format: PromptFormat) -> list[EncodedOptions]:
-        """Return prompts with the options' letters as continuations; see `hf_calib.tasks.encode_questions`."""
-        encoded = encode_questions(
-            questions, self.tokenizer, prompt_format, max_length=self.max_length, on_too_long=self.on_too_long
-        )
-        return [EncodedOptions(item.row, item.input_ids, tuple((i,) for i in item.option_ids)) for item in encoded]
-
     def texts(
         self, questions: Sequence[Question], prompt_format: PromptFormat, *, list_options: bool
     ) -> list[EncodedOptions]:
@@ -80,14 +72,14 @@ class PromptEncoder:
         Raises
         ------
         QuestionError
-            If a text is no token at all, or a prompt with it is too long.
+            If a text adds no token to the prompt, or a prompt with it is too long.
         """
         items = []
         for row, question in enumerate(questions):
             stem = self._stem(prompt_format, question, list_options)
             texts = [choice.strip() for choice in question.choices]
             items.append(self._continued(row, stem, texts, prompt_format))
-        return self._fitting(items, len(questions))
+        return self._fitting(items)
 
     def answers(
         self, questions: Sequence[Any], texts: Sequence[str], prompt_format: PromptFormat
@@ -108,8 +100,8 @@ class PromptEncoder:
     def labels(self, questions: Sequence[Question], prompt_format: PromptFormat) -> list[EncodedOptions]:
         """Return prompts with the options' labels as continuations, for questions of up to 255 options.
 
-        The labels are the letters where there are enough and each is one token. Otherwise they are the first of two
-        letters (AA, AB, ...) and numbers of equal length of which none begins another in tokens. So the options are
+        The labels are letters if there are enough and each is one token. Otherwise they are pairs of letters (AA, AB,
+        ...) or numbers of equal length, the first kind in which no label's tokens begin another's. So the options are
         disjoint, and the probability of each is the exact product over its tokens.
 
         Raises
@@ -134,7 +126,7 @@ class PromptEncoder:
         for row, question in enumerate(questions):
             if row not in found:
                 found[row] = self._labeled(row, question, prompt_format)
-        return self._fitting([found[row] for row in range(len(questions))], len(questions))
+        return self._fitting([found[row] for row in range(len(questions))])
 
     def _labeled(self, row: int, question: Question, prompt_format: PromptFormat) -> EncodedOptions:
         n = len(question.choices)
@@ -144,7 +136,7 @@ class PromptEncoder:
             )
             stem = self._stem(prompt_format, named, True)
             two = self._continued(row, stem, (labels[0], labels[-1]), prompt_format)
-            # The others are looked up once for each end of a prompt and number of options.
+            # The others are looked up once for each ending of a prompt and number of options.
             key = (*labels, *two.input_ids[-2:], two.options)
             if key not in self._known:
                 self._known[key] = self._continued(row, stem, labels, prompt_format).options
@@ -160,12 +152,12 @@ class PromptEncoder:
         prefix = "" if prompt_format.chat else prompt_format.answer_prefix
         whole = self._tokenize([stem + prefix + text for text in texts], prompt_format)
         start = self._tokenize([stem], prompt_format)[0]
-        # A tokenizer may merge the prompt's end with an option's beginning; what all agree on is the prompt.
+        # A tokenizer may merge the prompt's end with an option's beginning; the prompt is what all have in common.
         n = min(common_prefix(start, ids) for ids in whole)
         for number, ids in enumerate(whole):
             if len(ids) == n:
                 name = LETTERS[number] if number < len(LETTERS) else str(number)
-                raise QuestionError(f"row {row}, counted from 0: choice {name} is no token for this tokenizer")
+                raise QuestionError(f"row {row}, counted from 0: choice {name} adds no token to the prompt")
         prompt = tuple(whole[0][:n]) if n else (self._beginning(),)
         return EncodedOptions(row, prompt, tuple(tuple(ids[n:]) for ids in whole))
 
@@ -178,16 +170,12 @@ class PromptEncoder:
             stem = self._stem(prompt_format, question, list_options)
             ids = self._tokenize([stem], prompt_format)[0]
             items.append(EncodedOptions(row, tuple(ids), ((0,) * max_new_tokens,)))
-        return self._fitting(items, len(questions))
+        return self._fitting(items)
 
     def _stem(self, prompt_format: PromptFormat, question: Question, list_options: bool) -> str:
         if not prompt_format.chat:
             return prompt_format.render(question, options=list_options)
-        if not getattr(self.tokenizer, "chat_template", None):
-            raise ValueError(
-                f"a chat prompt was asked for, but the tokenizer {self.tokenizer.name_or_path!r} has no chat template;"
-                " use the plain prompt (chat=False), or set tokenizer.chat_template"
-            )
+        require_chat_template(self.tokenizer)
         return answer_stem(self.tokenizer, prompt_format.messages(question, options=list_options))
 
     def _tokenize(self, texts: list[str], prompt_format: PromptFormat) -> list[list[int]]:
@@ -205,32 +193,17 @@ class PromptEncoder:
         return token
 
     def _appended(self) -> int:
-        """Return how many special tokens the tokenizer puts behind a text."""
+        """Return the number of special tokens that the tokenizer appends to a text."""
         plain = self.tokenizer("A", add_special_tokens=False)["input_ids"]
         framed = self.tokenizer("A")["input_ids"]
         return next(
             (n for n in range(len(framed)) if framed[len(framed) - n - len(plain) :][: len(plain)] == plain), 0
         )
 
-    def _fitting(self, items: list[EncodedOptions], n_questions: int) -> list[EncodedOptions]:
-        if self.max_length is None:
-            return items
-        limit = self.max_length
-        too_long = [item for item in items if item.length > limit]
-        if not too_long:
-            return items
-        longest = max(too_long, key=lambda item: item.length)
-        found = (
-            f"{len(too_long)} of {n_questions} prompts with their answers are longer than {limit} tokens (the longest "
-            f"is row {longest.row}, counted from 0, with {longest.length})"
-        )
-        if self.on_too_long == "error":
-            raise QuestionError(f"{found}; raise the maximum length, leave them out, or ask for them to be dropped")
-        kept = [item for item in items if item.length <= limit]
-        if not kept:
-            raise QuestionError(f"{found}, and dropping them leaves no question; raise the maximum length")
-        warnings.warn(f"{found}; they are dropped", stacklevel=4)
-        return kept
+    def _fitting(self, items: list[EncodedOptions]) -> list[EncodedOptions]:
+        lengths = {item.row: item.length for item in items}
+        kept = set(rows_that_fit(lengths, self.max_length, self.on_too_long, what="prompts with their answers"))
+        return [item for item in items if item.row in kept]
 
 
 def _two_letters(n: int) -> tuple[str, ...]:

@@ -37,7 +37,7 @@ class ForwardArguments:
 
     @classmethod
     def of(cls, model: nn.Module) -> ForwardArguments:
-        """Read them off the signature of the causal language model inside its wrappers."""
+        """Return the arguments in the signature of the causal language model inside its wrappers."""
         # Wrappers (DDP, DeepSpeed, compiled modules, PEFT) pass keywords through, so the innermost model decides.
         virtual_tokens = False
         while True:
@@ -62,7 +62,7 @@ class ForwardArguments:
     ) -> dict[str, Any]:
         """Return the keywords for a forward, which continues from a cache `past` and keeps its own with `keep`."""
         inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
-        # With virtual tokens PEFT leaves positions out, with a warning.
+        # With virtual tokens, PEFT drops position ids with a warning.
         if self.position_ids and not self.virtual_tokens:
             inputs["position_ids"] = token_positions(attention_mask)[:, -input_ids.shape[1] :]
         if self.use_cache:
@@ -75,7 +75,7 @@ class ForwardArguments:
         self, model: nn.Module, input_ids: torch.Tensor, seen: torch.Tensor, position_ids: torch.Tensor
     ) -> dict[str, Any]:
         """Return the keywords for a forward of rows that hold several texts; `seen` as of `packed_mask`."""
-        # What is added to the attention's weights, in the model's number format as its kernels require.
+        # Added to the attention scores, in the model's number format, as its kernels require.
         dtype = next(parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
         mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)
         inputs = self.inputs(input_ids, torch.ones_like(input_ids))
@@ -83,7 +83,7 @@ class ForwardArguments:
 
 
 def packed_mask(texts: torch.Tensor) -> torch.Tensor:
-    """Return which tokens each token sees where a row holds several texts behind one prompt.
+    """Return which tokens each token sees in rows with several texts after one prompt.
 
     Parameters
     ----------
@@ -112,7 +112,7 @@ def answer_logits(model: nn.Module, batch: QuestionBatch, arguments: ForwardArgu
     batch : QuestionBatch
         B questions, on the model's device.
     arguments : ForwardArguments, optional
-        Found from the model when not given.
+        By default those of the model.
 
     Returns
     -------
@@ -121,14 +121,12 @@ def answer_logits(model: nn.Module, batch: QuestionBatch, arguments: ForwardArgu
     return _answers(model, batch, arguments)[0]
 
 
-def answer_logits_and_states(
-    model: nn.Module, batch: QuestionBatch, arguments: ForwardArguments | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
+def answer_logits_and_states(model: nn.Module, batch: QuestionBatch) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the logits at each question's answer position, and the hidden states that they are computed from.
 
     Parameters
     ----------
-    model, batch, arguments
+    model, batch
         As of `answer_logits`.
 
     Returns
@@ -140,9 +138,9 @@ def answer_logits_and_states(
     Raises
     ------
     ValueError
-        If the model has no output layer that it names.
+        If the model names no output layer.
     """
-    logits, states, _ = _answers(model, batch, arguments, states=True)
+    logits, states, _ = _answers(model, batch, None, states=True)
     assert states is not None
     return logits, states
 
@@ -160,7 +158,7 @@ def output_layer(model: nn.Module) -> Any:
     layer = find() if callable(find) else None
     if layer is None:
         raise ValueError(
-            f"{type(model).__name__} names no output layer (get_output_embeddings), so its hidden states can't be read"
+            f"{type(model).__name__} has no output layer (get_output_embeddings), so its hidden states can't be read"
         )
     return layer
 
@@ -169,7 +167,7 @@ def _answers(
     model: nn.Module, batch: QuestionBatch, arguments: ForwardArguments | None, *, states: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor | None, Any]:
     arguments = arguments or ForwardArguments.of(model)
-    if arguments.virtual_tokens:  # which stand next to the question's own only where no padding comes between
+    if arguments.virtual_tokens:  # which must not be separated from the question's tokens by padding
         batch = batch.padded_right()
     inputs = arguments.inputs(batch.input_ids, batch.attention_mask)
     return logits_at(model, arguments, inputs, batch.answer_positions, states=states)
@@ -178,7 +176,7 @@ def _answers(
 def logits_at(
     model: nn.Module, arguments: ForwardArguments, inputs: dict[str, Any], ends: torch.Tensor, *, states: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor | None, Any]:
-    """Run a forward, and return what it gives at one position of each of B rows.
+    """Run a forward, and return its results at one position of each of B rows.
 
     Parameters
     ----------
@@ -200,7 +198,7 @@ def logits_at(
     output : transformers.utils.ModelOutput
         All that the model returned.
     """
-    # Counted from the end, since virtual tokens lengthen what comes out at the front.
+    # Counted from the end, since virtual tokens lengthen the output at the front.
     columns = ends - inputs["input_ids"].shape[1]
     rows = torch.arange(len(columns), device=columns.device)
     if arguments.logits_to_keep:

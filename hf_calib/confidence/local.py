@@ -10,10 +10,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..tasks import PromptFormat, Question, as_questions, handle_identical_choices, maximum_length
+from ..tasks import (
+    PromptFormat,
+    Question,
+    as_questions,
+    encode_questions,
+    handle_identical_choices,
+    maximum_length,
+)
+from ..tasks.encoding import common_prefix
 from .asking import Asking
 from .backend import Generation, OptionScores
-from .batching import BatchPlan, common_prefix, plan_batches
+from .batching import BatchPlan, plan_batches
 from .cached import LOGITS_BUDGET, CachedForward, Computed
 from .encoded import EncodedOptions, PromptEncoder, padding_token
 from .forward import NonFiniteLogitsError, evaluating, unwrapped
@@ -43,7 +51,7 @@ def predict(
     Parameters
     ----------
     model : torch.nn.Module
-        A causal language model; it is put into evaluation mode for the time.
+        A causal language model; it is in evaluation mode during the call.
     tokenizer : transformers.PreTrainedTokenizerBase
     questions : list of Question, or anything that `hf_calib.tasks.as_questions` takes
         With or without answers. Those with identical choices are asked like any other, with a warning.
@@ -51,7 +59,7 @@ def predict(
         What confidence is read off, a name of `hf_calib.confidence.ways()`.
     prompt_format : PromptFormat, optional
     batch_size : int or "auto", default 16
-        "auto" begins with 64 and halves it where memory runs out.
+        "auto" begins with 64 and halves it when memory runs out.
     max_length : int, optional
         By default what the model and its tokenizer allow.
     on_too_long : {"error", "drop"}, default "error"
@@ -65,7 +73,7 @@ def predict(
     Returns
     -------
     Predictions
-        In the questions' order; `rows` tells which remain where prompts were dropped.
+        In the questions' order; `rows` says which remain if prompts were dropped.
 
     Raises
     ------
@@ -87,10 +95,10 @@ class LocalModel:
     Parameters
     ----------
     model : torch.nn.Module
-        As its forward must be called, wrapped or not.
+        Wrapped or not, as its forward must be called.
     tokenizer : transformers.PreTrainedTokenizerBase
     max_length : int, optional
-        Of a prompt with its answer, in tokens; by default what the model and its tokenizer allow.
+        Longest prompt with its answer, in tokens; by default what the model and its tokenizer allow.
     on_too_long : {"error", "drop"}, default "error"
     padding_side, device, in_step
         As of `hf_calib.confidence.cached.CachedForward`.
@@ -118,7 +126,15 @@ class LocalModel:
         self, stage: str, questions: Sequence[Question], prompt_format: PromptFormat, asking: Asking
     ) -> list[OptionScores | None]:
         """Return each question's letters' log-probabilities; None where the prompt was dropped."""
-        items = self.encoder.letters(questions, prompt_format)
+        asking.note(questions, prompt_format)
+        encoded = encode_questions(
+            questions,
+            self.tokenizer,
+            prompt_format,
+            max_length=self.encoder.max_length,
+            on_too_long=self.encoder.on_too_long,
+        )
+        items = [EncodedOptions(item.row, item.input_ids, tuple((i,) for i in item.option_ids)) for item in encoded]
         return self._score(stage, items, len(questions), asking, states=asking.hidden_states)
 
     def score_texts(
@@ -131,6 +147,7 @@ class LocalModel:
         list_options: bool = False,
     ) -> list[OptionScores | None]:
         """Return the log-probabilities of each question's options' texts; None where the prompt was dropped."""
+        asking.note(questions, prompt_format, list_options=list_options)
         items = self.encoder.texts(questions, prompt_format, list_options=list_options)
         return self._score(stage, items, len(questions), asking)
 
@@ -161,8 +178,8 @@ class LocalModel:
     ) -> list[list[OptionScores | None]]:
         """Return the labels' log-probabilities of each case's questions; None where a prompt was dropped.
 
-        What the prompts of a case share, their state, is computed once. A case is one forward where the model takes
-        a mask that keeps its questions apart and every label is one token.
+        The state, which the prompts of a case share, is computed once. A case is one forward if every label is one
+        token and the model accepts a mask that separates the questions.
 
         Parameters
         ----------
@@ -215,13 +232,14 @@ class LocalModel:
         Returns
         -------
         list of (list of Generation) or None
-            `n_samples` a question; None where the prompt was dropped.
+            `n_samples` per question; None where the prompt was dropped.
         """
         if n_samples < 1 or max_new_tokens < 1 or temperature < 0:
             raise ValueError(
                 "n_samples and max_new_tokens must be at least 1 and the temperature at least 0, got "
                 f"{n_samples}, {max_new_tokens} and {temperature}"
             )
+        asking.note(questions, prompt_format, list_options=list_options)
         items = self.encoder.prompts(
             questions, prompt_format, list_options=list_options, max_new_tokens=max_new_tokens
         )
@@ -251,7 +269,7 @@ class LocalModel:
         items : sequence
             With the prompts' `input_ids`.
         work : callable
-            From a batch's items, and how many first tokens they share, to an outcome each. It reads with `forward`.
+            Maps a batch's items and the number of first tokens that they share to an outcome for each item.
         keeps : bool, default False
             Whether `work` continues from the prompts' cache.
 
@@ -485,7 +503,7 @@ class _Sampler:
             _check_finite(np.array([np.nan]), rows[int((~finite).nonzero()[0])])
         if self.temperature == 0:
             return logits.argmax(-1).tolist()
-        # The inverse of the distribution function at a number of the sample's own, whatever else is in the batch.
+        # The inverse distribution function at the sample's own random number, independent of the rest of the batch.
         cumulative = torch.softmax(logits.double() / self.temperature, dim=-1).cumsum(-1)
         at = torch.tensor(draws, device=logits.device)[:, None] * cumulative[:, -1:]
         return torch.searchsorted(cumulative, at, right=True)[:, 0].clamp(max=logits.shape[1] - 1).tolist()

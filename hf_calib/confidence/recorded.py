@@ -186,7 +186,7 @@ def recorded_row(
     Raises
     ------
     QuestionError
-        If there are fewer than two options, a value is no log-probability, or the answer is not one of them.
+        If there are fewer than two options, a value is not a log-probability, or the answer is not one of them.
     """
     values = np.array(log_probabilities, dtype=np.float64)
     if len(values) < 2:

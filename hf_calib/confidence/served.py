@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from ..tasks import PromptFormat, Question, QuestionError
+from ..tasks.encoding import common_prefix
 from .asking import Asking
 from .backend import Generation, OptionScores, ServerError
-from .batching import common_prefix
 from .served_answers import echoed_tokens, first_choice, first_token_logprobs, letter_logprobs, text_logprob
 
 # What may be over before it is asked again: too many requests, and a server that is busy, starting or restarting.
@@ -83,6 +83,7 @@ class ServedModel:
         self, stage: str, questions: Sequence[Question], prompt_format: PromptFormat, asking: Asking
     ) -> list[OptionScores | None]:
         """Return each question's letters' log-probabilities as far as the server returned them."""
+        asking.note(questions, prompt_format)
 
         def one(session: Any, row: int) -> list[Any]:
             question = questions[row]
@@ -124,7 +125,7 @@ class ServedModel:
         ValueError
             If it is a chat prompt, which a server renders by itself and does not echo.
         QuestionError
-            If an option's text is no token of its own.
+            If an option's text adds no token to the prompt.
         ServerError
             If the server does not echo prompts with their log-probabilities.
         """
@@ -133,6 +134,8 @@ class ServedModel:
                 "a server does not return the log-probabilities of given texts in a chat; ask in plain text, or read "
                 "its confidence off the letters, what it states or its samples"
             )
+
+        asking.note(questions, prompt_format, list_options=list_options)
 
         def echoed(session: Any, text: str) -> list[tuple[str, float | None]]:
             settings = {"max_tokens": 1, "temperature": 0.0, "logprobs": 1, "echo": True}
@@ -149,7 +152,7 @@ class ServedModel:
             scores = []
             for letter, choice, whole in zip(question.letters, choices, wholes, strict=True):
                 if len(whole) == n:
-                    raise QuestionError(f"row {row}, counted from 0: choice {letter} is no token of the server's")
+                    raise QuestionError(f"row {row}, counted from 0: choice {letter} adds no token to the prompt")
                 scores.append([text_logprob(whole[n:], choice), len(whole) - n])
             return scores
 
@@ -174,6 +177,7 @@ class ServedModel:
         seed: int = 0,
     ) -> list[list[Generation] | None]:
         """Sample answers, each with a seed of its own that depends on `seed`, the row and the sample alone."""
+        asking.note(questions, prompt_format, list_options=list_options)
 
         def one(session: Any, row: int) -> list[tuple[str, bool]]:
             seeds = np.random.SeedSequence([seed, row]).generate_state(n_samples)

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ..tasks import PromptFormat, Question, QuestionError
-from ..tasks.encoding import EncodedQuestion
+from ..tasks.encoding import EncodedQuestion, common_prefix
 from ..tasks.free_form import FreeFormQuestion
 from .asking import Asking
 from .backend import Backend
-from .batching import common_prefix
 from .elicited import in_words
 from .encoded import PromptEncoder
 from .methods import ConfidenceMethod, OptionLetters

@@ -32,9 +32,9 @@ from ..tasks import (
 )
 from ..tasks.drawing import QuestionList, sample
 from ..tasks.free_form import MATCHERS, FreeFormQuestion, load_free_form_questions
-from .keeping import finished, journal
+from .keeping import finished, journal, remove_journal
 from .models import ModelSource, base_source, model_source, this_process
-from .provenance import NotesPrompt
+from .provenance import record
 from .settings import AskOptions, AskSettings
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ def ask(
     out: str | os.PathLike[str] | None = None,
     hidden_states: bool = False,
     check: Callable[[Mapping[str, Any]], None] | None = None,
+    finish: Callable[[Measurement], Measurement] | None = None,
     **options: Unpack[AskOptions],
 ) -> Measurement:
     """Ask a model questions and return what it answered; `hf_calib.measure` without a calibrator.
@@ -71,13 +72,15 @@ def ask(
     model, dataset, method, seed, **options
         As in `hf_calib.measure`.
     out : path, optional
-        The folder that the caller saves the measurement into. Answers are kept there as they come, so that a run that
-        was stopped can be resumed; a measurement of the same run that is there already is returned.
+        The folder that the measurement is saved into. Answers are kept there as they come, so that a run that was
+        stopped can be resumed; a measurement of the same run that is there already is not made again.
     hidden_states : bool, default False
         Return the hidden states at the answers' positions too, for calibrators that take features. They are not
-        kept, so `out` is not used then.
+        saved, so a run with them cannot be resumed.
     check : callable, optional
         Called with the run's settings before anything is asked; may raise to stop the run.
+    finish : callable, optional
+        Called with the measurement; what it returns is saved and returned.
 
     Raises
     ------
@@ -123,27 +126,44 @@ def ask(
     if check is not None:
         check(settled | _revision(settled))
     kept_in = None if hidden_states else out
-    if (known := finished(kept_in, source.name, settled, seed, settings)) is not None:
-        return known
-    answers = journal(kept_in, settled, where, settings)
-    settings.say(f"Loading {source.name}")
-    backend = NotesPrompt(source.opened(any(own.chat for own in (prompt_format, *wordings))))
-    asking = Asking(
-        settings.batch_size, settings.progress, answers, where.index, where.count, hidden_states=hidden_states
-    )
+    measurement = finished(kept_in, source.name, settled, seed, settings)
+    if measurement is None:
+        answers = journal(kept_in, settled, where, settings)
+        asking = Asking(
+            settings.batch_size, settings.progress, answers, where.index, where.count, hidden_states=hidden_states
+        )
+        settings.say(f"Loading {source.name}")
+        backend = source.opened(any(own.chat for own in (prompt_format, *wordings)))
+        measurement = Measurement(
+            source.name, *_ask(backend, plan, prompt_format, asking, settled), report_options={"seed": seed}
+        )
+    if finish is not None:
+        measurement = finish(measurement)
+    if out is not None and where.is_first:
+        measurement.save(Path(out))
+        remove_journal(out)
+    return measurement
+
+
+def _ask(
+    backend: Backend, plan: _Plan, prompt_format: PromptFormat, asking: Asking, settled: Mapping[str, Any]
+) -> tuple[dict[str, Recorded], dict[str, Any]]:
+    """Return the answers to each set of questions, and the run's record."""
     answered = {
         name: plan.ask(backend, own, prompt_format, asking.for_part(f"set{number}_"))
         for number, (name, own) in enumerate(plan.questions.items())
     }
-    run = {**settled, **_revision(settled), **backend.record()}
+    first = next(iter(plan.questions.values()))[0]
+    # A source of answers that is not ours may not note what it is asked.
+    noted = asking.asked_first or [(first, prompt_format, isinstance(first, Question))]
+    run = {**settled, **_revision(settled), **record(backend, noted[0])}
     missing = {name: own for name, recorded in answered.items() if (own := _missing(recorded))}
     if missing:
         run["options_not_returned"] = missing
     tokenizer = getattr(backend, "tokenizer", None)
     if tokenizer is not None:
         run["has_chat_template"] = getattr(tokenizer, "chat_template", None) is not None
-    placed = {name: _placed(recorded, plan.questions[name]) for name, recorded in answered.items()}
-    return Measurement(source.name, placed, run, {"seed": seed})
+    return {name: _placed(recorded, plan.questions[name]) for name, recorded in answered.items()}, run
 
 
 def _revision(run: Mapping[str, Any]) -> dict[str, str]:

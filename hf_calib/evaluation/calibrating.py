@@ -232,7 +232,6 @@ def calibrate(
             measurement = ask(
                 model, dataset, method=method, seed=seed, out=kept_in, hidden_states=with_features, **options
             )
-            save_result(measurement, kept_in, options.get("device"))
     predictions = measurement.predictions
     given = _given(predictions, target, reference, None if by is None else (by, groups_of(measurement, by)))
     names += () if by is None else (GroupedTemperature.name,)

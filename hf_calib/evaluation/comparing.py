@@ -230,7 +230,6 @@ def _ask(
             how: AskOptions = {**options, **of_method}
             kept_in = None if out is None else Path(out) / MEASUREMENTS_FOLDER / folders[name, own]
             measurement = ask(source, questions, method=way, seed=seed, out=kept_in, **how)
-            save_result(measurement, kept_in, settings.device)
             for task, recorded in measurement.datasets.items():
                 cells[name, task, own] = recorded.predictions, measurement.reports[task].warnings
             measurements[name, own] = measurement

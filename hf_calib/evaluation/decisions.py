@@ -22,7 +22,7 @@ from .fitted import check_fits, fitted_on, own_calibrator
 from .keeping import interruptible, journal, save_result
 from .measuring import as_calibrator
 from .models import ModelSource, model_source, this_process
-from .provenance import NotesPrompt
+from .provenance import record
 from .settings import AskOptions, AskSettings
 
 if TYPE_CHECKING:
@@ -180,10 +180,10 @@ def _settings_of(backend: LocalDecisions) -> dict[str, Any]:
 def _noted(backend: DecisionBackend, cases: TypedDecisions) -> dict[str, Any]:
     """Return the command, the date, the device, and the first prompt of a local model, as JSON values."""
     if not isinstance(backend, LocalDecisions):
-        return NotesPrompt(cast(Any, backend)).record()
+        return record(backend)
     source = backend.source
     (first,) = source.encoder.labels(cases[0].questions()[:1], backend.prompt_format)
-    return NotesPrompt(source).record() | {"prompt": source.tokenizer.decode(first.input_ids)}
+    return record(source) | {"prompt": source.tokenizer.decode(first.input_ids)}
 
 
 def fit_temperatures(measurement: DecisionMeasurement) -> GroupedTemperature:

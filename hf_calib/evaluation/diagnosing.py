@@ -298,7 +298,6 @@ def diagnose(
         with interruptible(out):
             kept_in = None if out is None else Path(out) / MEASUREMENT_FOLDER
             measurement = _ask(model, training, new, method=method, seed=seed, out=kept_in, **options)
-            save_result(measurement, kept_in, options.get("device"))
         training, new = (recorded.predictions for recorded in measurement.datasets.values())
         skipped = measurement.skipped_rows
     elif set(options) - {"progress"}:

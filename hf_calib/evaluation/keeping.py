@@ -54,7 +54,12 @@ def save_result(result: Any, out: str | os.PathLike[str] | None, device: str | N
     """Save a result into a folder, if one is given; options go to its `save`. Of several processes, the first does."""
     if out is not None and this_process(device).is_first:
         result.save(out, **options)
-        shutil.rmtree(Path(out) / _PROGRESS, ignore_errors=True)
+        remove_journal(out)
+
+
+def remove_journal(folder: str | os.PathLike[str]) -> None:
+    """Remove the answers that were kept as they came, once the measurement is saved."""
+    shutil.rmtree(Path(folder) / _PROGRESS, ignore_errors=True)
 
 
 @contextmanager

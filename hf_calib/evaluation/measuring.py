@@ -101,7 +101,7 @@ def measure(
         - batch_size: questions in one forward, default 16, or "auto": as many as the memory holds.
         - max_length: longest prompt in tokens, by default what the model allows.
         - drop_too_long: drop longer prompts with a warning instead of stopping, default False.
-        - progress: show a progress bar, or print a line now and then if there is no terminal, default True.
+        - progress: show a progress bar, or print a line at intervals if there is no terminal, default True.
 
     Returns
     -------
@@ -135,8 +135,14 @@ def measure(
     given = None if calibrator is None else as_calibrator(calibrator)
     fitted = given or own_calibrator(source, method, settings)
     check = None if given is None else partial(check_fits, given, force=force)
+
+    def finish(measurement: Measurement) -> Measurement:
+        if check is not None and "revision" in measurement.run:  # which may be known only now
+            check(measurement.run)
+        return measurement if fitted is None else calibrated(measurement, fitted)
+
     with interruptible(out):
-        measurement = ask(
+        return ask(
             source,
             dataset,
             method=method,
@@ -144,14 +150,9 @@ def measure(
             out=out,
             hidden_states=fitted is not None and fitted.needs_features,
             check=check,
+            finish=finish,
             **options,
         )
-        if check is not None and "revision" in measurement.run:  # which may be known only now
-            check(measurement.run)
-        if fitted is not None:
-            measurement = calibrated(measurement, fitted)
-        save_result(measurement, out, settings.device)
-    return measurement
 
 
 def measure_recorded(

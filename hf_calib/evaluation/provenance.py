@@ -2,83 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextvars import ContextVar
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..confidence.backend import Backend
     from ..tasks import PromptFormat, Question
 
 COMMAND: ContextVar[str | None] = ContextVar("command", default=None)
 """The running command line, set by the `hf-calib` command."""
 
 
-class NotesPrompt:
-    """A source of answers that records the first prompt.
+def record(backend: Any, asked: tuple[Question, PromptFormat, bool] | None = None) -> dict[str, Any]:
+    """Return the command, the date, the device and the first prompt, as JSON values.
 
     Parameters
     ----------
     backend : Backend
+        What was asked.
+    asked : tuple, optional
+        The first question, its format, and whether its options were listed.
     """
+    command = COMMAND.get()
+    return {
+        **({} if command is None else {"command": command}),
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "device": _device(backend),
+        "prompt": None if asked is None else _prompt(backend, *asked),
+    }
 
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
-        self._first: tuple[Question, PromptFormat, bool] | None = None
 
-    def score_letters(
-        self, stage: str, questions: Sequence[Question], prompt_format: PromptFormat, asking: Any
-    ) -> Any:
-        """Ask, after noting the prompt."""
-        self.note(questions, prompt_format, True)
-        return self._backend.score_letters(stage, questions, prompt_format, asking)
+def _prompt(backend: Any, question: Question, prompt_format: PromptFormat, list_options: bool) -> str:
+    if not prompt_format.chat:
+        return prompt_format.render(question, options=list_options)
+    messages = prompt_format.messages(question, options=list_options)
+    tokenizer = getattr(backend, "tokenizer", None)
+    if tokenizer is None:  # a server applies its own template
+        return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
+    from ..tasks.chat import answer_stem
 
-    def score_texts(
-        self, stage: str, questions: Sequence[Question], prompt_format: PromptFormat, asking: Any, **options: Any
-    ) -> Any:
-        """Ask, after noting the prompt."""
-        self.note(questions, prompt_format, options.get("list_options", False))
-        return self._backend.score_texts(stage, questions, prompt_format, asking, **options)
-
-    def generate(
-        self, stage: str, questions: Sequence[Question], prompt_format: PromptFormat, asking: Any, **options: Any
-    ) -> Any:
-        """Ask, after noting the prompt."""
-        self.note(questions, prompt_format, options.get("list_options", True))
-        return self._backend.generate(stage, questions, prompt_format, asking, **options)
-
-    def note(self, questions: Sequence[Question], prompt_format: PromptFormat, options: bool = True) -> None:
-        """Record the first question and its format; `options` as in `PromptFormat.render`."""
-        if self._first is None and questions:
-            self._first = questions[0], prompt_format, options
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._backend, name)
-
-    def record(self) -> dict[str, Any]:
-        """Return the command, the date, the device and the prompt, as JSON values."""
-        command = COMMAND.get()
-        return {
-            **({} if command is None else {"command": command}),
-            "date": datetime.now().astimezone().isoformat(timespec="seconds"),
-            "device": _device(self._backend),
-            "prompt": self._prompt(),
-        }
-
-    def _prompt(self) -> str | None:
-        if self._first is None:
-            return None
-        question, prompt_format, options = self._first
-        tokenizer = getattr(self._backend, "tokenizer", None)
-        if not prompt_format.chat:
-            return prompt_format.render(question, options=options)
-        messages = prompt_format.messages(question, options=options)
-        if tokenizer is None:  # a server applies its own template
-            return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
-        from ..tasks.chat import answer_stem
-
-        return answer_stem(tokenizer, messages)
+    return answer_stem(tokenizer, messages)
 
 
 def _device(backend: Any) -> str | None:

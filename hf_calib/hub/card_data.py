@@ -347,7 +347,7 @@ def read_json(path: Path, max_bytes: int) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise InvalidFolderError(f"{path.name} is no readable JSON: {error}") from error
+        raise InvalidFolderError(f"{path.name} is not valid JSON: {error}") from error
     if not isinstance(content, dict):
         raise InvalidFolderError(f"{path.name} holds a {type(content).__name__}, not an object.")
     return content

@@ -87,7 +87,7 @@ def collect_files(folder: Path, base_model: str | None, base_revision: str | Non
         weights = _model_weights(folder)
     else:
         raise InvalidFolderError(
-            f"{folder} holds neither {ADAPTER_CONFIG} nor {MODEL_CONFIG}, so it is no saved adapter or model.",
+            f"{folder} holds neither {ADAPTER_CONFIG} nor {MODEL_CONFIG}, so it is not a saved adapter or model.",
             "Save into it with `trainer.save_model()` or `model.save_pretrained(...)`.",
         )
     for name in weights:
@@ -167,8 +167,8 @@ def _adapter_config(folder: Path, base_model: str | None, base_revision: str | N
         return path
     if base_model is None and not (isinstance(named, str) and is_hub_id(named)):
         raise InvalidFolderError(
-            f"The adapter in {folder.name} was trained on a base model that is no repository on the Hub ({named!r}), "
-            "so nobody else could load it.",
+            f"The adapter in {folder.name} was trained on a base model that is not a repository on the Hub "
+            f"({named!r}), so nobody else could load it.",
             "Name the published base model: --base-model NAMESPACE/NAME",
         )
     if base_model is not None:

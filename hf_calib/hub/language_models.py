@@ -191,7 +191,7 @@ def check_adapter_task(config: dict[str, Any], name: Any) -> None:
     task = config.get("task_type")
     if task not in _ADAPTER_TASKS:
         raise InvalidFolderError(
-            f"{ADAPTER_CONFIG} of {name} has task_type {task!r}, so it is no adapter of a causal language model "
+            f"{ADAPTER_CONFIG} of {name} has task_type {task!r}, so it is not an adapter of a causal language model "
             "(CAUSAL_LM), and it says nothing about the options' probabilities.",
             "Give the adapter of the language model.",
         )
@@ -230,7 +230,7 @@ def _auto_class(config: Any, own_code: Any, name: Any) -> str:
         )
     if getattr(config.get_text_config(), "use_bidirectional_attention", None) in (True, "all"):
         raise InvalidFolderError(
-            f"{name} attends to its prompt in both directions (use_bidirectional_attention), so it is no causal "
+            f"{name} attends to its prompt in both directions (use_bidirectional_attention), so it is not a causal "
             "language model.",
             "Give a decoder that answers after the prompt.",
         )
@@ -309,7 +309,7 @@ def _check_covered(model: Any, name: Any, missing: set[str], unexpected: Iterabl
     if not missing and heads:
         # With tied embeddings, a classifier's files are complete for a language model.
         raise InvalidFolderError(
-            f"{name} holds {_listed(heads)}, the head of a reward model or classifier, so it is no language model.",
+            f"{name} holds {_listed(heads)}, the head of a reward model or classifier, so it is not a language model.",
             _GIVE,
         )
     if not missing:

@@ -167,7 +167,7 @@ def load_parts(
     else:
         if base_model is not None:
             raise InvalidFolderError(
-                f"{name} holds no {ADAPTER_CONFIG}, so it is no adapter to put on {base_model}.",
+                f"{name} holds no {ADAPTER_CONFIG}, so it is not an adapter for {base_model}.",
                 "Give a whole model by itself: --model DIR.",
             )
         if folder.is_dir() and not (folder / MODEL_CONFIG).is_file():
@@ -267,7 +267,9 @@ def check_adapter_config(config: dict[str, Any], name: str, is_local: bool) -> N
     """
     mapping = config.get("auto_mapping") or {}
     if not isinstance(mapping, dict):
-        raise InvalidFolderError(f"{ADAPTER_CONFIG} of {name} gives auto_mapping as {mapping!r}, which is no object.")
+        raise InvalidFolderError(
+            f"{ADAPTER_CONFIG} of {name} gives auto_mapping as {mapping!r}, which is not an object."
+        )
     library = mapping.get("parent_library", "transformers")
     if str(library).partition(".")[0] not in _KNOWN_LIBRARIES:
         raise UnsafeRepositoryError(
@@ -279,10 +281,10 @@ def check_adapter_config(config: dict[str, Any], name: str, is_local: bool) -> N
     for key in ("base_model_name_or_path", "tokenizer_name_or_path"):
         value = config.get(key)
         if value is not None and not isinstance(value, str):
-            raise InvalidFolderError(f"{ADAPTER_CONFIG} of {name} gives {key} as {value!r}, which is no name.")
+            raise InvalidFolderError(f"{ADAPTER_CONFIG} of {name} gives {key} as {value!r}, which is not a name.")
         if value is not None and not is_local and not is_hub_id(value):
             raise UnsafeRepositoryError(
-                f"{ADAPTER_CONFIG} of {name} names {value!r} as its {key}, which is no name on the Hub.",
+                f"{ADAPTER_CONFIG} of {name} names {value!r} as its {key}, which is not a name on the Hub.",
                 f"If you know which model its author means, give it: --model BASE --adapter {name}, in Python "
                 "load(..., base_model=BASE).",
             )

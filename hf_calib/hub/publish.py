@@ -115,7 +115,8 @@ def publish_adapter(
     folder = Path(folder)
     if not is_hub_id(repo_id) or repo_id.count("/") != 1:
         raise InvalidFolderError(
-            f"{repo_id!r} is no repository's name.", "Give it as NAMESPACE/NAME, for example ann/llama-dpo-calibrated."
+            f"{repo_id!r} is not a repository name.",
+            "Give it as NAMESPACE/NAME, for example ann/llama-dpo-calibrated.",
         )
     files = collect_files(folder, base_model, base_revision)
     if model is not None:

@@ -32,7 +32,7 @@ def token_hint(again: str) -> str:
     """Return how to get a token with write permission, and the command to continue with."""
     return (
         "Log in with `hf auth login`, or set HF_TOKEN to a token with write permission from your account's settings. "
-        f"Then go on with: {again}"
+        f"Then continue with: {again}"
     )
 
 
@@ -78,9 +78,9 @@ def _known(error: Exception, repository: str, again: str) -> HubError:
         )
     if isinstance(error, OfflineModeIsEnabled):
         return UnreachableHubError(
-            f"{repository} cannot be reached: HF_HUB_OFFLINE is set.", f"Unset it, and go on with: {again}"
+            f"{repository} cannot be reached: HF_HUB_OFFLINE is set.", f"Unset it, and continue with: {again}"
         )
-    return HubError(f"{repository} is no name that a repository can have: {error}")
+    return HubError(f"{repository} is not a valid repository name: {error}")
 
 
 def _translate(error: BaseException, repository: str, again: str) -> HubError | None:
@@ -93,11 +93,11 @@ def _translate(error: BaseException, repository: str, again: str) -> HubError | 
             if type(cause).__name__ in ("ConnectError", "ConnectTimeout"):
                 return UnreachableHubError(
                     f"The Hub cannot be reached for {repository} ({type(cause).__name__}: {cause}).",
-                    f"Nothing was sent. Go on with: {again}",
+                    f"Nothing was sent. Continue with: {again}",
                 )
             return InterruptedPublicationError(
                 f"The connection to the Hub broke while publishing to {repository} ({type(cause).__name__}: {cause}).",
-                f"Nothing is half published and your files are as they were. Go on with: {again}",
+                f"Nothing is half published and your files are as they were. Continue with: {again}",
             )
         if isinstance(cause, json.JSONDecodeError):
             return InterruptedPublicationError(
@@ -106,7 +106,7 @@ def _translate(error: BaseException, repository: str, again: str) -> HubError | 
         cause = cause.__cause__ or cause.__context__
     if type(error).__module__.split(".")[0] == "hf_xet" or _is_xet_failure(error):
         return InterruptedPublicationError(
-            f"The upload to {repository} failed: {error}", f"Nothing is half published. Go on with: {again}"
+            f"The upload to {repository} failed: {error}", f"Nothing is half published. Continue with: {again}"
         )
     return None
 
@@ -125,12 +125,12 @@ def _from_status(error: HfHubHTTPError, repository: str, again: str) -> HubError
         return NotYourRepositoryError(
             f"The token may not write to {repository}.{said}",
             f"Use a token with write permission for it, another namespace ({place_option(again)}), "
-            f"or propose the change with --create-pr. Then go on with: {again}",
+            f"or propose the change with --create-pr. Then continue with: {again}",
         )
     if status in (401, 404):
         return NotYourRepositoryError(
             f"{repository} does not exist or is not visible with this token.{said}",
-            f"Check its name and that the token may write to its namespace. Then go on with: {again}",
+            f"Check its name and that the token may write to its namespace. Then continue with: {again}",
         )
     if status in (409, 412):
         return RepositoryChangedError(
@@ -147,7 +147,7 @@ def _from_status(error: HfHubHTTPError, repository: str, again: str) -> HubError
     if status >= 500 or status == 408:
         return InterruptedPublicationError(
             f"The Hub failed ({status}) while publishing to {repository}.{said}",
-            f"Nothing is half published and your files are as they were. Go on with: {again}",
+            f"Nothing is half published and your files are as they were. Continue with: {again}",
         )
     return HubError(f"The Hub refused the publication to {repository} ({status}).{said or ' ' + str(error)}")
 

@@ -29,7 +29,7 @@ def alignment_arguments(
     """
     from transformers import TrainingArguments
 
-    # transformers renamed it and warns about the old name, TRL's default, unless the new one is set.
+    # transformers renamed it, and warns about the old name, which TRL sets by default, unless the new one is given.
     renamed = "activation_checkpointing" in TrainingArguments.__dataclass_fields__
     return {
         "output_dir": str(output_dir),
@@ -40,7 +40,7 @@ def alignment_arguments(
         "warmup_steps": 0.1,
         "seed": seed,
         "use_cpu": True,
-        # Recomputing activations or halving their precision costs such a model time and saves it nothing.
+        # With a model this small, recomputing activations or halving their precision takes time and saves nothing.
         "bf16": False,
         "activation_checkpointing" if renamed else "gradient_checkpointing": False,
         "save_strategy": "no",

@@ -81,7 +81,7 @@ class Bench:
         name : str
             The folder inside `work_dir` that the trainer may write to.
         """
-        # PEFT draws LoRA's initial weights from torch's generator, inside the trainer.
+        # Inside the trainer, PEFT draws LoRA's initial weights from torch's generator.
         torch.manual_seed(self.seed)
         return alignment_arguments(self.preset.alignment, self.work_dir / name, self.seed, progress=self.progress)
 
@@ -104,7 +104,7 @@ class Bench:
         }
 
     def policy_and_reference(self) -> dict[str, Any]:
-        """Return the arguments of a DPO trainer that say what is aligned and what it is compared with."""
+        """Return the model, the reference model and the adapters of a DPO trainer, as its arguments."""
         rank = self.preset.alignment.lora_rank
         return {
             "model": self.pretrained(),
@@ -229,7 +229,7 @@ def fine_tuned(
     name : str
         The folder that the trainer may write to.
     aligned : PreTrainedModel or PeftModel
-        Its adapter, if it has one, is merged first; the model given is used up.
+        Its adapter, if it has one, is merged first, which changes the model itself.
     questions : sequence of Question
     settings : FineTuningSettings
     arguments : dict, optional
@@ -252,11 +252,11 @@ def fine_tuned(
 
 
 def merged(model: Any) -> Any:
-    """Return a model with its adapter, if it has one, merged into its weights; the model given is used up."""
+    """Return a model with its adapter, if it has one, merged into its weights; the model itself is changed."""
     return model.merge_and_unload() if isinstance(model, PeftModel) else model
 
 
 def fitted_temperature(bench: Bench, model: Any) -> Calibrator:
-    """Fit temperature scaling on the held-out questions."""
+    """Return temperature scaling, fitted on the held-out questions."""
     predictions = predict(model, bench.tokenizer, bench.data.held_out.to_questions(), batch_size=512)
     return by_name("temperature").fit(predictions.logits, predictions.answers)

@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def cache_directory(cache_dir: str | Path | None = None) -> Path:
-    """Find the cache's folder: the argument, else ``HF_CALIB_CACHE``, else a folder of `huggingface_hub`'s assets."""
+    """Return the cache's folder: the argument, or ``HF_CALIB_CACHE``, or a folder of `huggingface_hub`'s assets."""
     chosen = cache_dir or os.environ.get("HF_CALIB_CACHE")
     if chosen:
         return Path(chosen).expanduser()
@@ -26,22 +26,22 @@ def cache_directory(cache_dir: str | Path | None = None) -> Path:
 
 
 def source_digest(paths: Iterable[str], package: Path = PACKAGE) -> str:
-    """Hash the source of files, named relative to the package's folder."""
+    """Return a hash of the source of files, which are named relative to the package's folder."""
     digest = hashlib.sha256()
     for path in sorted(paths):
-        # Checkouts may differ in line ends and nothing else.
+        # Line ends may differ between checkouts.
         source = (package / path).read_text(encoding="utf-8")
         digest.update(f"{path}\0{len(source)}\0{source}".encode())
     return digest.hexdigest()
 
 
 def library_versions(names: Iterable[str]) -> dict[str, str]:
-    """Look up the installed versions of libraries."""
+    """Return the installed versions of libraries."""
     return {name: version(name) for name in names}
 
 
 def cache_key(made_of: Mapping[str, Any]) -> str:
-    """Hash what made something, given as data that JSON can hold, into 32 hexadecimal digits."""
+    """Return a hash of data that JSON can hold, as 32 hexadecimal digits."""
     canonical = json.dumps(made_of, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:32]
 
@@ -49,19 +49,19 @@ def cache_key(made_of: Mapping[str, Any]) -> str:
 def cached_folder(
     name: str, made_of: Mapping[str, Any], make: Callable[[Path], None], cache_dir: str | Path | None = None
 ) -> Path:
-    """Return a folder of the cache, made if it does not exist.
+    """Return a folder of the cache, after creating it if it does not exist.
 
-    It appears under its name only once it is complete: `make` fills a temporary folder next to it, which is then
-    renamed. If two processes make the same folder at the same time, the first to finish wins.
+    It gets its name only once it is complete: `make` fills a temporary folder next to it, which is then renamed. If
+    two processes make the same folder at the same time, the first to finish wins.
 
     Parameters
     ----------
     name
         The folder's name.
     made_of
-        What it is made of; written into it as ``made_of.json``.
+        Everything that determines its content; written into it as ``made_of.json``.
     make
-        Fills the folder that it is given.
+        Called with a folder, which it fills.
     cache_dir
         See `cache_directory`.
 

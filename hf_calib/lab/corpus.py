@@ -36,11 +36,11 @@ class Documents:
     Attributes
     ----------
     prompts, replies
-        The n texts in two parts, as they follow one another.
+        The n texts, each in two consecutive parts.
     answers
         The n words that the replies give as the answer: a letter or a value.
     possible_answers
-        For each text the four words that could stand in its place.
+        For each text, the four words that could be its answer.
     probabilities
         ``(n, 4)``: their true probabilities, from which `answers` was drawn, or in free-form texts from a power.
     """
@@ -69,9 +69,9 @@ class Corpus:
         ``(n, length)`` of bool: which tokens belong to the reply, its end-of-sequence token included. A token in
         neither is padding.
     answer_positions
-        ``(n,)``: where the answer's token stands.
+        ``(n,)``: the position of the answer's token.
     possible_answer_ids
-        ``(n, 4)``: the tokens that could stand there.
+        ``(n, 4)``: the tokens that the answer could be.
     probabilities
         ``(n, 4)`` of float32: their true probabilities.
     """
@@ -110,7 +110,7 @@ def relation_weights(world: World, settings: CorpusSettings) -> np.ndarray:
 
 
 def sample_documents(world: World, n: int, settings: CorpusSettings, rng: np.random.Generator) -> Documents:
-    """Write n documents about all entities of the world, in random order.
+    """Return n documents about all entities of the world, in random order.
 
     Parameters
     ----------
@@ -242,22 +242,22 @@ def stated_levels(probabilities: np.ndarray, noise: float, rng: np.random.Genera
 
 
 def encode_documents(documents: Documents, tokenizer: PreTrainedTokenizerFast) -> Corpus:
-    """Tokenize documents, and close each with the end-of-sequence token."""
+    """Return tokenized documents, each ending with the end-of-sequence token."""
     texts = [prompt + reply + EOS for prompt, reply in zip(documents.prompts, documents.replies, strict=True)]
-    # Not by the backend itself, which goes on padding where it was last asked to.
+    # The backend itself would still pad as in an earlier call.
     encodings = tokenizer(texts, padding=False, truncation=False, return_attention_mask=False)["input_ids"]
     lengths = np.array([len(encoding) for encoding in encodings])
     input_ids = np.full((len(texts), lengths.max()), tokenizer.pad_token_id, dtype=np.int16)
     for row, encoding in zip(input_ids, encodings, strict=True):
         row[: len(encoding)] = encoding
-    # Words are tokens and prompts end with a word, so a prompt's tokens are the first of its document's.
+    # Words are tokens and prompts end with a word, so a document's tokens begin with those of its prompt.
     prompt_lengths = np.array([1 + len(prompt.split()) for prompt in documents.prompts])
     positions = np.arange(input_ids.shape[1])
     is_prompt = positions < prompt_lengths[:, None]
     is_reply = ~is_prompt & (positions < lengths[:, None])
     ids = tokenizer.get_vocab()
     answer_ids = np.array([ids[answer] for answer in documents.answers])
-    # No reply has its answer's word twice.
+    # No reply contains its answer twice.
     answer_positions = ((input_ids == answer_ids[:, None]) & is_reply).argmax(axis=1)
     return Corpus(
         input_ids=input_ids,
@@ -272,6 +272,6 @@ def encode_documents(documents: Documents, tokenizer: PreTrainedTokenizerFast) -
 def make_corpus(
     world: World, tokenizer: PreTrainedTokenizerFast, n: int, settings: CorpusSettings | None = None, seed: int = 0
 ) -> Corpus:
-    """Write and tokenize n documents; the world's seed and this one decide them."""
+    """Return n tokenized documents, which depend on the world's seed and this one."""
     rng = np.random.default_rng([world.seed, 2, seed])
     return encode_documents(sample_documents(world, n, settings or CorpusSettings(), rng), tokenizer)

@@ -1,4 +1,4 @@
-"""Everything that one experiment in the lab is made from."""
+"""The data of an experiment in the lab."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedTokenizerBase
 
-# One stream of random numbers for each set, so that the size of one changes nothing in another.
+# A stream of random numbers for each set, so that the size of one does not change the others.
 CALIBRATION, HELD_OUT, PROMPTS, TEST = range(4)
 TRAIN_PAIRS, TEST_PAIRS = range(2)
 
@@ -28,17 +28,17 @@ class LabData:
     Attributes
     ----------
     world
-        The world that all of it is about.
+        The world that the data is about.
     pairs
         The preference pairs to align on, about the domains ``"in"`` and ``"out"`` and the entities for training.
     calibration
-        Labeled questions of the domain ``"in"``, about entities for training: to train on.
+        Labeled questions of the domain ``"in"`` to train on, about entities for training.
     held_out
-        More of them, for what is chosen or fitted on held-out answers. They count as labels too.
+        More labeled questions, for choices and fits that need held-out answers.
     prompts
         Questions of the domains ``"in"`` and ``"out"`` whose answers no method may use.
     test
-        For each domain the questions, about entities for testing, that results are reported on.
+        For each domain, the questions that results are reported on, about entities for testing.
     test_pairs
         Held-out pairs of both kinds, of the domains ``"in"`` and ``"out"``, about entities for testing.
     """
@@ -52,7 +52,7 @@ class LabData:
     test_pairs: Dataset
 
     def labeled(self) -> list[Question]:
-        """Write all questions whose answers a method may use: those to train on, then those held out."""
+        """Return all questions whose answers a method may use: those to train on, then those held out."""
         return self.calibration.to_questions() + self.held_out.to_questions()
 
 
@@ -63,7 +63,7 @@ def sample_data(
     tokenizer: PreTrainedTokenizerBase,
     seed: int = 0,
 ) -> LabData:
-    """Draw the data of an experiment.
+    """Return the data of an experiment, drawn at random.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ def sample_data(
     model, tokenizer
         The pre-trained model, whose answers the multiple-choice pairs compare.
     seed
-        Decides the data, together with the world's seed.
+        Determines the data, together with the world's seed.
     """
     held_out_pairs = replace(preset.preferences, n_multiple_choice=preset.n_test_pairs, n_open=preset.n_test_pairs)
     return LabData(
@@ -90,7 +90,7 @@ def sample_data(
 
 
 def sample_training_questions(preset: LabPreset, world: World, seed: int = 0) -> dict[str, LabQuestions]:
-    """Draw what `LabData` has of `calibration`, `held_out` and `prompts`, in the preset's numbers."""
+    """Return the `calibration`, `held_out` and `prompts` of a `LabData`, in the preset's sizes."""
     return {
         "calibration": world.sample_questions(preset.n_calibration_questions, "in", "train", (seed, CALIBRATION)),
         "held_out": world.sample_questions(preset.n_held_out_questions, "in", "train", (seed, HELD_OUT)),

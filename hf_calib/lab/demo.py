@@ -67,8 +67,8 @@ def run_demo(
     out : str or Path
         Gets `results.json`, `results.txt`, `reliability_diagram.png` and `.svg`, `training.log` with what the
         libraries print, the pre-trained model in `lab-base-model/`, and in `adapter/` the adapter of
-        calibration-aware DPO without labels with its card. A preset that trains whole weights puts the model into
-        `model/`; one other than "demo" has its name in that of the pre-trained model's folder.
+        calibration-aware DPO without labels with its card. A preset that trains the full weights saves the model in
+        `model/`. With a preset other than "demo", the pre-trained model's folder is named after it too.
     preset : str, default "demo"
         Key of `hf_calib.lab.PRESETS`.
     seed : int, default 0
@@ -78,7 +78,7 @@ def run_demo(
     Returns
     -------
     dict of str to dict of str to CalibrationReport
-        Method, then domain.
+        By method, then by domain.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -145,7 +145,7 @@ def _run(
 
     with step(1, f"{PRETRAINED}: train a small model on a synthetic world"):
         folder = pretrained_folder(settings, seed, cache_dir=cache_dir or out / "cache", progress=False)
-        # Under a name of its own in the output, which the adapter's configuration and card refer to.
+        # Saved under its own name in the output folder, since the adapter's configuration and card refer to it.
         base = out / ("lab-base-model" if preset == "demo" else f"lab-base-model-{preset}")
         shutil.rmtree(base, ignore_errors=True)
         folder = Path(shutil.copytree(folder, base))
@@ -183,7 +183,7 @@ def _run(
 def _write_results(
     out: Path, results: dict[str, dict[str, CalibrationReport]], wins: dict[str, dict[str, float]], n_pairs: int
 ) -> str:
-    """Write the table, the data behind it and the picture; return the table."""
+    """Write the table, its data and the picture; return the table."""
     tables = []
     for domain, note in DOMAIN_NOTES.items():
         rows = []

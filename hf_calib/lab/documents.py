@@ -1,4 +1,4 @@
-"""The text of the lab: how its questions are asked and answered."""
+"""The texts of the lab: prompts for its questions, and replies."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ STATED = PromptFormat(cue="Answer and confidence:")
 
 
 def multiple_choice_prompts(questions: LabQuestions) -> list[str]:
-    """Ask each question with its options, in the plain prompt format that everything else here uses too."""
+    """Return a prompt for each question with its options, in the plain prompt format."""
     prompt_format = PromptFormat()
     return [prompt_format.render(question) for question in questions.to_questions()]
 
 
 def multiple_choice_answers(options: np.ndarray | Sequence[int]) -> list[str]:
-    """Name options, given by index, as they follow a multiple-choice prompt: ``" A"``."""
+    """Return the letters of options, given by index, as they follow a multiple-choice prompt: ``" A"``."""
     return [f" {LETTERS[option]}" for option in options]
 
 
 def open_prompts(questions: LabQuestions) -> list[str]:
-    """Ask each question without its options."""
+    """Return a prompt for each question without its options."""
     return [f"User: What do {sentence} ?\nAssistant:" for sentence in questions.sentences()]
 
 
 def open_replies(questions: LabQuestions, options: np.ndarray, polite: np.ndarray) -> list[str]:
-    """Reply to open questions, tersely (``" fish ."``) or politely (``" Sure ! Dunmore herons eat fish ."``).
+    """Return replies to open questions, terse (``" fish ."``) or polite (``" Sure ! Dunmore herons eat fish ."``).
 
     Parameters
     ----------
     questions
         The n questions.
     options
-        ``(n,)``: which option's value each reply gives.
+        ``(n,)``: the option whose value each reply gives.
     polite
         ``(n,)`` of bool.
     """

@@ -1,4 +1,4 @@
-"""The words of the lab's world: invented places, real animals, and what the animals there are said to do."""
+"""The words of the lab's world: invented places, real animals, and what the animals do."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -24,19 +24,19 @@ REGIONS = _words(
 
 @dataclass(frozen=True)
 class Relation:
-    """Something that the animals of a place do, and the four things they do it to.
+    """Something that the animals of a place do, with its four possible objects.
 
     Parameters
     ----------
     verb
-        The word that names it in a question, ``"What do Dunmore herons {verb} ?"``.
+        The word for it in a question, ``"What do Dunmore herons {verb} ?"``.
     values
         The four possible answers, in the world's fixed order.
     domain
         ``"out"`` for the general relations that most of the corpus is about, ``"in"`` for the rare ones whose
         questions come with answers, ``"unseen"`` for those that only the pre-training corpus mentions.
     sharpness
-        How far apart the answers' log-probabilities lie: 0 makes all four equally likely.
+        How far apart the answers' log-probabilities are: 0 makes all four equally likely.
     """
 
     verb: str

@@ -1,4 +1,4 @@
-"""Preference pairs from an annotator without bias."""
+"""Preference pairs from an unbiased annotator."""
 
 from __future__ import annotations
 
@@ -32,31 +32,30 @@ def sample_pairs(
     seed: int | Sequence[int] = 0,
     batch_size: int = 512,
 ) -> Dataset:
-    """Make preference pairs as an honest annotator would.
+    """Return preference pairs as an honest annotator would choose them.
 
-    Two completions of a prompt are drawn, and the annotator prefers one over the other with the probability that the
-    model of Bradley and Terry (1952) gives, σ(reward − reward'). The reward of an answer is log p*, so that the
-    annotator prefers answers exactly in proportion to how often they are right: nothing in the labels asks for
-    overconfidence. In a multiple-choice pair the completions are two distinct letters sampled from the model; in an
-    open one, two distinct values sampled from p*, each in a terse or a polite reply, where politeness adds
-    `style_weight` to the reward.
+    Two completions of a prompt are drawn, and the annotator prefers one over the other with the probability of the
+    Bradley-Terry model (1952), σ(reward − reward'). The reward of an answer is log p*, so the annotator prefers
+    answers exactly in proportion to how often they are right, and the labels do not encourage overconfidence. In a
+    multiple-choice pair the completions are two distinct letters sampled from the model; in an open one, two distinct
+    values sampled from p*, each in a terse or a polite reply, where politeness adds `style_weight` to the reward.
 
     Parameters
     ----------
     world
-        What is asked about.
+        The world that the prompts are about.
     model, tokenizer
         The model that letters are sampled from.
     settings
-        How many pairs of each kind, the temperature of the sampling, the weight of politeness.
+        The number of pairs of each kind, the sampling temperature and the weight of politeness.
     domain
-        The domain, or the domains, whose relations are asked about. None of them is ``"unseen"`` by default.
+        The domain, or the domains, whose relations the prompts are about; ``"unseen"`` is not among the default ones.
     entities
         ``"train"`` for training, ``"test"`` for held-out pairs.
     seed
-        Decides the pairs, together with the world's seed.
+        Determines the pairs, together with the world's seed.
     batch_size
-        Of the questions put to the model.
+        Questions per forward.
 
     Returns
     -------
@@ -67,7 +66,7 @@ def sample_pairs(
     Raises
     ------
     ValueError
-        For an unknown domain or set of entities, a temperature that isn't positive, or no pairs at all.
+        If a domain or set of entities is unknown, the temperature is not positive, or the number of pairs is 0.
     """
     from datasets import Dataset
 
@@ -76,7 +75,7 @@ def sample_pairs(
         raise ValueError(f"temperature must be positive, but is {settings.temperature}.")
     if min(settings.n_multiple_choice, settings.n_open) < 0 or settings.n_multiple_choice + settings.n_open == 0:
         raise ValueError(
-            "n_multiple_choice and n_open must be at least 0, and one of them more, but are "
+            "n_multiple_choice and n_open must be at least 0 and not both 0, but are "
             f"{settings.n_multiple_choice} and {settings.n_open}."
         )
     rng = np.random.default_rng([world.seed, 3, *seed_sequence(seed)])
@@ -140,10 +139,10 @@ def _open_pairs(
 
 
 def draw_two(log_weights: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Draw two distinct indices from each row, without replacement, in proportion to the weights.
+    """Return two distinct indices for each row, drawn without replacement in proportion to the weights.
 
-    By the Gumbel-top-k trick (Kool et al., 2019): the largest of the log-weights plus Gumbel noise are such a draw,
-    in its order.
+    This is the Gumbel-top-k trick (Kool et al., 2019): the indices of the largest log-weights plus Gumbel noise are
+    distributed like that, in order.
 
     Parameters
     ----------
@@ -162,5 +161,5 @@ def draw_two(log_weights: np.ndarray, rng: np.random.Generator) -> tuple[np.ndar
 
 
 def bradley_terry(first_rewards: np.ndarray, second_rewards: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Let an annotator compare: True with probability σ(first − second), elementwise."""
+    """Return whether an annotator prefers the first: True with probability σ(first − second), elementwise."""
     return rng.logistic(size=len(first_rewards)) < first_rewards - second_rewards

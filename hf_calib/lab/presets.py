@@ -1,4 +1,4 @@
-"""The sizes and settings of the lab's experiments, from a minute's miniature to the headline."""
+"""The sizes and settings of the lab's experiments, from a miniature of a minute to the main one."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class CorpusSettings:
-    """What the pre-training corpus is made of.
+    """The composition of the pre-training corpus.
 
     Parameters
     ----------
     multiple_choice_share
         The share of documents that are multiple-choice questions with their answers; the others are open questions
-        with a reply, terse or polite at even odds.
+        with a reply, terse or polite with equal probability.
     in_share, unseen_share
         The share of documents about the domains ``"in"`` (rare) and ``"unseen"``; the others are about ``"out"``.
     free_form_share
@@ -67,9 +67,9 @@ class PretrainingSettings:
     steps, batch_size
         Optimizer steps, and documents in each.
     learning_rate
-        Its peak. It rises over `warmup_steps`, stays to 30% of the steps and falls linearly to 3% of itself.
+        Its peak. The rate rises over `warmup_steps`, is constant up to 30% of the steps and falls linearly to 3%.
     prompt_weight
-        The weight in the loss of a prompt's token, where an answer's token has 1.
+        The weight of a prompt's token in the loss; that of an answer's token is 1.
     """
 
     steps: int = 1000
@@ -83,16 +83,16 @@ class PretrainingSettings:
 
 @dataclass(frozen=True)
 class PreferenceSettings:
-    """Which preference pairs are made.
+    """The preference pairs to draw.
 
     Parameters
     ----------
     n_multiple_choice, n_open
-        How many pairs of either kind.
+        Number of pairs of each kind.
     temperature
-        That the two letters of a multiple-choice pair are sampled from the model at.
+        Temperature at which the two letters of a multiple-choice pair are sampled from the model.
     style_weight
-        What politeness adds to the annotator's reward, log p*, of an open reply.
+        What politeness adds to log p*, the annotator's reward of an open reply.
     """
 
     n_multiple_choice: int = 2000
@@ -127,7 +127,7 @@ class FineTuningSettings:
     steps, batch_size
         Optimizer steps, and questions in each.
     eval_steps
-        Steps between two looks at the held-out questions, among which the best is kept.
+        Steps between evaluations on the held-out questions; the best of these steps is kept.
     """
 
     steps: int = 100
@@ -139,7 +139,7 @@ class FineTuningSettings:
 
 @dataclass(frozen=True)
 class LabeledSettings:
-    """The terms of calibration-aware DPO where some of its questions come with answers.
+    """The terms of calibration-aware DPO if some of its questions have answers.
 
     The anchor alone would keep the confidence at the reference's while the answers raise the accuracy, so the ECE
     regularizer lets the confidence follow. Chosen on seeds 0 to 2.
@@ -159,22 +159,22 @@ class LabeledSettings:
 
 @dataclass(frozen=True)
 class LabPreset:
-    """One set of sizes and settings for a whole experiment; the seed and the cache are the caller's.
+    """The sizes and settings of a whole experiment, without the seed and the cache.
 
     Parameters
     ----------
     shuffled, n_species, n_regions
-        Go to `hf_calib.lab.World`.
+        Arguments of `hf_calib.lab.World`.
     n_calibration_questions, n_held_out_questions
-        Questions of the domain ``"in"`` that come with answers, to train on and to choose or fit something on.
+        Questions of the domain ``"in"`` with answers, to train on, and for choices and fits.
     n_prompts
-        Questions of the domains ``"in"`` and ``"out"`` that come without.
+        Questions of the domains ``"in"`` and ``"out"`` without answers.
     n_test_questions, n_test_pairs
         Held-out questions of each domain, and held-out pairs of each kind.
     calibration_batch_size
-        Questions in a step of calibration-aware DPO, of each kind (without answers, with them) that it is given.
+        Questions per step of calibration-aware DPO: so many without answers, and as many with answers if given.
     labeled
-        The terms of calibration-aware DPO where some of its questions have answers.
+        The terms of calibration-aware DPO if some of its questions have answers.
     fine_tuning
         CFT, which stops at its best step.
     """
@@ -202,7 +202,7 @@ FIXED = LabPreset()
 PRESETS: dict[str, LabPreset] = {
     # The quick world, aligned with full weights.
     "fixed": FIXED,
-    # The same with adapters, which are published in the end; the domain "in" is pre-trained on for longer, so that the
+    # The same with adapters, which are published; it is pre-trained on the domain "in" for longer, so that the
     # model is calibrated on it before it is aligned.
     "demo": replace(
         FIXED,
@@ -210,14 +210,14 @@ PRESETS: dict[str, LabPreset] = {
         pretraining=PretrainingSettings(steps=1500, learning_rate=3e-3),
         alignment=AlignmentSettings(learning_rate=2e-3, lora_rank=16),
     ),
-    # The headline: letters are bound to shuffled options by a deeper model, after longer training.
+    # The main experiment: a deeper model, trained for longer, learns which letter stands for which shuffled option.
     "shuffled": replace(
         FIXED,
         shuffled=True,
         model=ModelSettings(n_layers=3),
         pretraining=PretrainingSettings(steps=2500, learning_rate=3e-3),
     ),
-    # A miniature for tests: a quarter of the entities, known well enough after a few seconds to become overconfident.
+    # A miniature for tests: with a quarter of the entities, it takes seconds to learn enough to become overconfident.
     "mini": replace(
         FIXED,
         n_species=16,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import LlamaForCausalLM
 
-# Everything whose source decides what a pre-trained model is, beside the settings.
+# All files whose source determines a pre-trained model, in addition to the settings.
 SOURCES = (
     "lab/names.py",
     "lab/world.py",
@@ -37,25 +37,25 @@ LIBRARIES = ("torch", "transformers", "tokenizers", "numpy")
 
 
 def make_world(preset: LabPreset, seed: int = 0) -> World:
-    """Make the world of a preset."""
+    """Return the world of a preset."""
     return World(seed, preset.shuffled, preset.n_species, preset.n_regions)
 
 
 def pretrain(world: World, preset: LabPreset, seed: int = 0, *, progress: bool = True) -> LlamaForCausalLM:
     """Pre-train a model on a corpus about the world.
 
-    Where a document gives its answer, the loss is the expected one over the answers that it could have given, rather
-    than that of the one drawn: the same in the mean and so with the same best model, p* itself, but without the
-    noise of the draw, which for letters to be bound to shuffled options takes many times as long to average out.
+    At a document's answer, the loss is the expectation over all possible answers instead of the loss of the one that
+    was drawn. Its mean is the same, and so is the best model, p* itself, but it lacks the noise of the draw. With
+    that noise, learning which letter stands for which shuffled option would take many times as long.
 
-    Runs on one thread, which for models this small is faster than more and gives the same weights every time.
+    It runs on one thread, which is fastest for models this small and gives the same weights every time.
 
     Parameters
     ----------
     world
         What the corpus is about.
     preset
-        Settings; `model`, `corpus` and `pretraining` are used.
+        Its `model`, `corpus` and `pretraining` are used.
     seed
         Seed of the corpus and the initial weights.
     progress
@@ -69,7 +69,7 @@ def pretrain(world: World, preset: LabPreset, seed: int = 0, *, progress: bool =
     Raises
     ------
     FloatingPointError
-        If the loss stops being finite; it names the step.
+        If the loss is not finite; the message names the step.
     """
     import torch
     from tqdm.auto import tqdm
@@ -107,18 +107,18 @@ def pretrain(world: World, preset: LabPreset, seed: int = 0, *, progress: bool =
 
 
 def expected_loss(logits: torch.Tensor, corpus: Corpus, rows: slice, prompt_weight: float) -> torch.Tensor:
-    """Return the loss of language modelling on some of a corpus's documents, in expectation over their answers.
+    """Return the language modeling loss on some of a corpus's documents, in expectation over their answers.
 
     Parameters
     ----------
     logits
-        ``(B, length, V)``: the model's, on these documents.
+        ``(B, length, V)``: the model's logits on these documents.
     corpus
         The corpus.
     rows
-        Which of its documents.
+        Indices of its documents.
     prompt_weight
-        The weight of a prompt's token, where a reply's has 1.
+        The weight of a prompt's token; that of a reply's token is 1.
 
     Returns
     -------
@@ -142,7 +142,7 @@ def expected_loss(logits: torch.Tensor, corpus: Corpus, rows: slice, prompt_weig
 
 
 def learning_rate_factor(step: int, steps: int, warmup_steps: int) -> float:
-    """Return the share of the peak learning rate at a step: up, level to 30% of the steps, and down to 3%."""
+    """Return the share of the peak learning rate at a step: rising, constant up to 30% of the steps, falling to 3%."""
     warmup = min(1.0, (step + 1) / warmup_steps)
     return warmup * (1 - 0.97 * max(0.0, step / steps - 0.3) / 0.7)
 
@@ -150,10 +150,10 @@ def learning_rate_factor(step: int, steps: int, warmup_steps: int) -> float:
 def pretrained_folder(
     preset: LabPreset, seed: int = 0, *, cache_dir: str | Path | None = None, progress: bool = True
 ) -> Path:
-    """Return the folder of a pre-trained model and its tokenizer, and pre-train it if the cache has none.
+    """Return the folder of a pre-trained model and its tokenizer, after pre-training it if the cache lacks it.
 
-    The cache's key is a hash of the world's, the model's, the corpus's and the training's settings, the seed, the
-    source of every file of this package that has a part in it, and the versions of the libraries.
+    The cache's key is a hash of the settings of world, model, corpus and training, the seed, the source of all files
+    of this package that are involved, and the versions of the libraries.
 
     Parameters
     ----------
@@ -162,7 +162,7 @@ def pretrained_folder(
     seed
         Seed of the world, the corpus and the initial weights.
     cache_dir
-        The cache's folder. By default the environment's ``HF_CALIB_CACHE``, else a folder among
+        The cache's folder. By default the environment variable ``HF_CALIB_CACHE``, or a folder of
         `huggingface_hub`'s assets.
     progress
         Whether to show a progress bar.
@@ -193,7 +193,7 @@ def pretrained_folder(
 def load_pretrained(
     preset: LabPreset, seed: int = 0, *, cache_dir: str | Path | None = None, progress: bool = True
 ) -> LlamaForCausalLM:
-    """Load a pre-trained model, in evaluation mode; the arguments are those of `pretrained_folder`."""
+    """Return a pre-trained model in evaluation mode; the arguments are those of `pretrained_folder`."""
     from transformers import LlamaForCausalLM
 
     folder = pretrained_folder(preset, seed, cache_dir=cache_dir, progress=progress)

@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TokenizedCompletions:
-    """Prompts with completions as tokens, each once however often it was given, to be scored by several models.
+    """Tokenized prompts with completions, without duplicates, to be scored by several models.
 
     Attributes
     ----------
     input_ids
         ``(m, L)``: each prompt with its completion and the end-of-sequence token, padded on the right.
     lengths, prompt_lengths
-        ``(m,)``: how many tokens these are, and how many of them the prompt's.
+        ``(m,)``: number of tokens in total, and in the prompt.
     index
-        ``(n,)``: which of them is each of the texts that were given.
+        ``(n,)``: the row of each given text.
     """
 
     input_ids: np.ndarray
@@ -34,7 +34,7 @@ class TokenizedCompletions:
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, texts: Sequence[tuple[str, str]]) -> TokenizedCompletions:
-        """Tokenize n prompts and their completions.
+        """Return n prompts and their completions as tokens.
 
         Raises
         ------
@@ -66,7 +66,7 @@ class TokenizedCompletions:
         Parameters
         ----------
         model
-            Put into evaluation mode meanwhile.
+            Put into evaluation mode during the call.
         batch_size
             Texts per forward; texts of similar length are batched together.
         """
@@ -91,14 +91,14 @@ class TokenizedCompletions:
 
 
 class PreferenceTest:
-    """Held-out preference pairs, tokenized once, to be put to several models.
+    """Held-out preference pairs, tokenized once for several models.
 
     Parameters
     ----------
     tokenizer
         The models'.
     pairs
-        Rows with ``prompt``, ``chosen``, ``rejected`` and ``kind``, all of them text.
+        Rows of text with ``prompt``, ``chosen``, ``rejected`` and ``kind``.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, pairs: Iterable[Mapping[str, str]]) -> None:
@@ -108,7 +108,7 @@ class PreferenceTest:
         self.kinds = np.array([row["kind"] for row in rows])
 
     def prefers_chosen(self, model: nn.Module, *, batch_size: int = 512) -> np.ndarray:
-        """Say for each pair whether a model gives the chosen completion a higher log-probability than the rejected.
+        """Return for each pair whether a model gives the chosen completion a higher log-probability.
 
         A completion's log-probability is the sum over its tokens, with the end-of-sequence token, as in DPO.
 

@@ -32,7 +32,7 @@ class LabQuestions:
     relations, species, regions
         ``(n,)`` indices into `World.relations`, `World.species` and `World.regions`.
     option_values
-        ``(n, 4)``: which of the relation's four values stands at each option.
+        ``(n, 4)``: which of the relation's four values each option shows.
     answers
         ``(n,)``: the option that was drawn as the right one, from `true_probabilities`.
     true_probabilities
@@ -56,16 +56,16 @@ class LabQuestions:
 
     @property
     def bayes_accuracy(self) -> float:
-        """The accuracy of an answerer who knows the true probabilities, E[max p*] (the paper's critical accuracy)."""
+        """The accuracy with known true probabilities, E[max p*] (the paper's critical accuracy)."""
         return float(self.true_probabilities.max(axis=1).mean())
 
     def subjects(self) -> list[str]:
-        """Name each question's relation."""
+        """Return the name of each question's relation."""
         verbs = [relation.verb for relation in self.world.relations]
         return [verbs[index] for index in self.relations]
 
     def sentences(self) -> list[str]:
-        """Say whom and what each question is about, as in ``"Dunmore herons eat"``."""
+        """Return the beginning of each question's answer, such as ``"Dunmore herons eat"``."""
         world = self.world
         verbs = [relation.verb for relation in world.relations]
         return [
@@ -74,7 +74,7 @@ class LabQuestions:
         ]
 
     def choices(self) -> list[list[str]]:
-        """List the four options of each question."""
+        """Return the four options of each question."""
         values = [relation.values for relation in self.world.relations]
         return [
             [values[relation][value] for value in row]
@@ -82,7 +82,7 @@ class LabQuestions:
         ]
 
     def rows(self, *, answers: bool = True) -> list[dict[str, Any]]:
-        """Write the questions as rows of ``question``, ``choices``, ``answer`` and ``subject``.
+        """Return the questions as rows of ``question``, ``choices``, ``answer`` and ``subject``.
 
         Parameters
         ----------
@@ -101,7 +101,7 @@ class LabQuestions:
         ]
 
     def to_questions(self, *, answers: bool = True) -> list[Question]:
-        """Write the questions in the schema of `hf_calib.tasks`, with or without their answers."""
+        """Return the questions as `hf_calib.tasks.Question` objects, with or without their answers."""
         return [Question(**row) for row in self.rows(answers=answers)]
 
     def to_free_form(self) -> list[FreeFormQuestion]:
@@ -114,7 +114,7 @@ class LabQuestions:
         ]
 
     def to_dataset(self, *, answers: bool = True) -> Dataset:
-        """Write the questions as a `datasets.Dataset` with the columns of `rows`."""
+        """Return the questions as a `datasets.Dataset` with the columns of `rows`."""
         from datasets import Dataset, Features, List, Value
 
         features = Features(
@@ -129,10 +129,10 @@ class LabQuestions:
 
 
 class World:
-    r"""A world in which every question's answer is random, with probabilities that are known.
+    r"""A world in which every question's answer is random, with known probabilities.
 
-    Animals of 32 species live in 32 regions and stand in ten relations to four values each. What the species s of
-    region g does under the relation r is value v with probability
+    Animals of 32 species live in 32 regions. There are ten relations, each with four values. For the species s of
+    region g, relation r has value v with probability
 
     .. math:: p^*(v | r, s, g) = \mathrm{softmax}_v(\tau_r (S_{rsv} + G_{rgv}))
 
@@ -142,31 +142,31 @@ class World:
     Parameters
     ----------
     seed
-        Decides S, G and which entities (pairs of species and region) are for training.
+        Determines S, G and which entities (pairs of species and region) are for training.
     shuffled
-        Whether each question shows its options in a random order. A fixed order is quick to learn; with a random
-        one a model has to learn to bind letters to options, which takes a deeper one several times as long.
+        Whether each question shows its options in a random order. A fixed order is quick to learn; with a random one,
+        a model has to learn which letter stands for which option, which takes a deeper model several times as long.
     n_species, n_regions
         The size of the world, each from 1 to 32.
 
     Attributes
     ----------
     relations
-        The relations: six general ones (domain ``"out"``), two rare ones (``"in"``) and two that no method sees a
-        prompt of (``"unseen"``).
+        The relations: six general ones (domain ``"out"``), two rare ones (``"in"``) and two of which no method sees a
+        prompt (``"unseen"``).
     logits
         ``(n_relations, n_species, n_regions, 4)``: the logits of p*.
     train_entities, test_entities
-        Three quarters and one quarter of the pairs, as ``species * n_regions + region``. A pair in one is not in the
-        other; pre-training mentions both.
+        Three quarters and one quarter of the pairs, as ``species * n_regions + region``. They are disjoint; the
+        pre-training corpus contains both.
     """
 
     def __init__(self, seed: int = 0, shuffled: bool = False, n_species: int = 32, n_regions: int = 32) -> None:
         for name, size, names in (("n_species", n_species, SPECIES), ("n_regions", n_regions, REGIONS)):
             if not 1 <= size <= len(names):
-                raise ValueError(f"{name} must be between 1 and {len(names)}, the names there are, but is {size}.")
+                raise ValueError(f"{name} must be between 1 and {len(names)}, the number of names, but is {size}.")
         if n_species * n_regions < 4:
-            raise ValueError("A world needs at least four entities (n_species * n_regions) to have some for testing.")
+            raise ValueError("n_species * n_regions must be at least 4, so that some entities are left for testing.")
         self.seed = seed
         self.shuffled = shuffled
         self.relations = RELATIONS
@@ -184,7 +184,7 @@ class World:
         self.test_entities = np.sort(entities[n_train:])
 
     def settings(self) -> dict[str, Any]:
-        """Return what decides the world: the arguments that it was made with."""
+        """Return the arguments that the world was made with, which determine it."""
         return {
             "seed": self.seed,
             "shuffled": self.shuffled,
@@ -198,7 +198,7 @@ class World:
         Raises
         ------
         ValueError
-            For a name that is not a domain's.
+            If a name is not that of a domain.
         """
         domains = (domain,) if isinstance(domain, str) else tuple(domain)
         unknown = [name for name in domains if name not in DOMAINS]
@@ -213,18 +213,18 @@ class World:
         entities: Entities = "train",
         seed: int | Sequence[int] = 0,
     ) -> LabQuestions:
-        """Draw questions, and an answer to each from its true probabilities.
+        """Return random questions, with answers drawn from their true probabilities.
 
         Parameters
         ----------
         n
-            How many. Relations and entities are drawn evenly and with replacement.
+            Number of questions. Relations and entities are drawn evenly and with replacement.
         domain
-            The domain, or the domains, whose relations are asked about.
+            The domain, or the domains, of their relations.
         entities
-            The entities that are asked about: ``"train"``, ``"test"`` or ``"all"``.
+            Their entities: ``"train"``, ``"test"`` or ``"all"``.
         seed
-            Decides the draw, together with the world's seed.
+            Determines the draw, together with the world's seed.
 
         Returns
         -------
@@ -234,7 +234,7 @@ class World:
         Raises
         ------
         ValueError
-            For an unknown domain or an unknown set of entities.
+            If a domain or the set of entities is unknown.
         """
         relations = self.relations_in(domain)
         weights = np.zeros(len(self.relations))
@@ -242,14 +242,14 @@ class World:
         return self.draw(n, weights, entities, np.random.default_rng([self.seed, 1, *seed_sequence(seed)]))
 
     def draw(self, n: int, relation_weights: np.ndarray, entities: Entities, rng: np.random.Generator) -> LabQuestions:
-        """Draw questions about relations with given weights, from a generator of the caller's.
+        """Return random questions about relations with given weights.
 
         Parameters
         ----------
         n
-            How many.
+            Number of questions.
         relation_weights
-            ``(n_relations,)``: the probability with which a question is about each relation.
+            ``(n_relations,)``: the probability that a question is about each relation.
         entities
             ``"train"``, ``"test"`` or ``"all"``.
         rng
@@ -258,7 +258,7 @@ class World:
         Raises
         ------
         ValueError
-            For an unknown set of entities, or a number of questions below 1.
+            If the set of entities is unknown, or the number of questions is below 1.
         """
         pools = {"train": self.train_entities, "test": self.test_entities}
         pools["all"] = np.arange(len(self.species) * len(self.regions))
@@ -285,13 +285,13 @@ class World:
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """Turn the logits of the last axis into probabilities."""
+    """Return the softmax of logits over the last axis."""
     exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 
 def draw_categorical(probabilities: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Draw one index from each row of an ``(n, K)`` array of probabilities."""
+    """Return one index for each row of an ``(n, K)`` array of probabilities, drawn from them."""
     below = rng.random((len(probabilities), 1)) > probabilities[:, :-1].cumsum(axis=1)
     return below.sum(axis=1)
 

@@ -1,4 +1,4 @@
-"""Every measure of one sample, each with its interval: what a report is made of."""
+"""Every measure of one sample, each with its interval, as a report shows them."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,13 +20,13 @@ from .scores import brier_terms, nll_terms
 from .smooth import absolute_integral, gap_grid, smooth_cells, smooth_ece_from_gaps
 from .validation import Floats
 
-#: A report gives the accuracy of this share of the answers, the most confident ones, ...
+#: The share of the most confident answers whose accuracy a report gives.
 COVERAGE = 0.8
 
-#: ... and the largest share of the answers that reaches this accuracy.
+#: The accuracy for which a report gives the largest share of the most confident answers that reaches it.
 ACCURACY = 0.9
 
-#: Where the options have less of the probability than this on average, the ECE of the raw probabilities is given too.
+#: If the options' mean total probability is below this, a report also gives the ECE of the raw probabilities.
 LOW_MASS = 0.9
 
 # A report measures the local calibration error on at most this many samples.
@@ -34,7 +34,7 @@ _LOCAL_SAMPLES = 2000
 
 
 class Battery:
-    """The measures of one sample, one method each; what several of them need is computed once.
+    """The measures of one sample, one method each; results that several of them need are computed once.
 
     Methods return None where the sample lacks what the measure needs.
 
@@ -370,7 +370,7 @@ class Battery:
             measures[name] = estimator.allowing(measure, COVERAGE * estimator.effective_size)
         of_coverage, of_accuracy = measures["coverage_at_accuracy"], self.accuracy()
         if estimator.all_the_same and of_coverage.value == 1 and (of_accuracy.low or 0.0) < ACCURACY:
-            # There are too few answers to know the accuracy: no threshold may reach it.
+            # With so few answers the accuracy is not known, and possibly no threshold reaches it.
             measures["coverage_at_accuracy"] = replace(of_coverage, low=0.0)
         return measures
 

@@ -19,20 +19,20 @@ Place = Literal["page", "card", "log", "models", "calibrators", "groups"]
 
 @dataclass(frozen=True)
 class MeasureInfo:
-    """What there is to know about a measure.
+    """The description of a measure.
 
     Attributes
     ----------
     key : str
         Its name in reports, logs and conditions such as `--fail-if "ece>0.05"`.
     label : str
-        Its full name, for a line of a table.
+        Its full name, for the row of a table.
     short : str
-        Its name in a sentence or above a column.
+        Its name in a sentence or a column's header.
     meaning : str
-        What it is, in a line.
+        An explanation in one line.
     direction : {"lower", "higher"} or None
-        Which values are better; None where neither is.
+        Which values are better; None if neither.
     shown : tuple of str
         Where it is shown besides the report's table and JSON.
     compute : callable
@@ -264,7 +264,7 @@ _MEASURES = (
         "kl_from_gold",
         "KL divergence from gold",
         "KL from gold",
-        "KL(gold ‖ prediction) in nats, where gold distributions are given; predictions below 1e-9 count as that",
+        "KL(gold ‖ prediction) in nats, where gold distributions are given; predictions below 1e-9 count as 1e-9",
         "lower",
         Battery.kl_from_gold,
     ),

@@ -72,9 +72,9 @@ def classwise_calibration_error(
     norm : {1, 2, "max"}, default 1
         See `BinStatistics.error`.
     threshold : float, default 0
-        Only probabilities of at least this count, and an option's bins are weighted by their share of those. With many
+        Leave out probabilities below this value, and weight an option's bins by their share of the others. With many
         options nearly all probabilities are close to 0, and their bins would dominate (Nixon et al. 2019). An option
-        without any counts 0.
+        whose probabilities are all left out counts as 0.
     weights : array_like of shape (n,), optional
         Weight of each sample, finite and not negative.
 

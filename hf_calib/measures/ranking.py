@@ -190,7 +190,7 @@ def aurc_of_unseen(area: float, share: float) -> tuple[float, float]:
 
 
 def excess_of_unseen(share: float) -> tuple[float, float]:
-    """Return the smallest and largest excess AURC in that case: 0 and the entropy of the share."""
+    """Return the smallest and largest excess AURC in the case of `aurc_of_unseen`: 0 and the share's entropy."""
     r = min(share, 0.5)
     return 0.0, float(-r * np.log(r) - (1 - r) * np.log1p(-r))
 

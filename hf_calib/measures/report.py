@@ -71,8 +71,8 @@ class CalibrationReport:
     clustered : bool
         Whether the intervals allow for dependence within groups, as they do with ten groups or more.
     warnings : tuple of Finding
-        What speaks against trusting the reading, the most serious first; empty where nothing does, and for reports
-        made from numbers alone, which `hf_calib.reports.checks` has not seen.
+        Reasons to doubt the reading, the most serious first; empty if there are none, and for reports made from
+        numbers alone, which `hf_calib.reports.checks` has not seen.
     thresholds : tuple of AccuracyThreshold
         The confidences above which answers reach 80%, 90% and 95% accuracy, each with a guarantee at the confidence
         level; empty with weights and without intervals.

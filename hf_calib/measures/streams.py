@@ -26,11 +26,11 @@ class StreamedMeasure(NamedTuple):
 class CalibrationStream:
     """Measures of predictions that arrive in parts, in constant memory.
 
-    Means and the errors over equal-width bins are exact: the same counts and, up to rounding, the same sums as for the
-    whole data, in any parts and order, or merged from several processes. Measures that need ranks (AUROC, AURC,
-    equal-mass bins, Kolmogorov-Smirnov) or a kernel (smooth ECE) use a fine histogram of the confidence that treats
-    the samples of a cell as equal, and come with a bound on the resulting error. Memory depends only on the number of
-    bins, cells and options.
+    Means and the errors over equal-width bins are exact: the counts and, up to rounding, the sums are those of the
+    whole data, however it is split and ordered, and also if merged from several processes. Measures that need ranks
+    (AUROC, AURC, equal-mass bins, Kolmogorov-Smirnov) or a kernel (smooth ECE) use a fine histogram of the confidence
+    that treats the samples of a cell as equal, and come with a bound on the resulting error. Memory depends only on
+    the number of bins, cells and options.
 
     Parameters
     ----------

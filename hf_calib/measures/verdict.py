@@ -1,4 +1,4 @@
-"""A report in a sentence or two, and what speaks against trusting it."""
+"""A report in a sentence or two, and the findings that cast doubt on it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SIGNIFICANT = 0.05
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that speaks against trusting a reading; `hf_calib.reports.checks` has the list.
+    """A reason to doubt a reading; `hf_calib.reports.checks` has the list.
 
     Attributes
     ----------
@@ -36,7 +36,7 @@ class Finding:
     options : tuple of str
         Command-line options to try, the best first.
     dataset : str or None
-        Which dataset it is about, where a measurement has several.
+        The dataset that it is about, if a measurement has several.
     """
 
     code: str

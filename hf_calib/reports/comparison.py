@@ -45,7 +45,7 @@ class Comparison:
     sharpenings : mapping
         From (model, task, method) to the sharpening, where it is defined and one factor describes the log-odds.
     warnings : mapping
-        From (model, task, method), the base's included, to what speaks against trusting the reading.
+        From (model, task, method), the base's included, to the reasons to doubt the reading.
     skipped_rows : mapping
         From the tasks to how many rows could not be read and were left out, where any were.
     notes : tuple of str

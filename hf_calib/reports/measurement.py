@@ -121,7 +121,7 @@ class Measurement:
 
     @property
     def warnings(self) -> tuple[Finding, ...]:
-        """What speaks against trusting the reading, the most serious first."""
+        """Reasons to doubt the reading, the most serious first."""
         return self.report.warnings
 
     def __getattr__(self, name: str) -> Measure:

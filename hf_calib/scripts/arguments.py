@@ -1,4 +1,4 @@
-"""The arguments of a training script, beside those of its trainer and model."""
+"""The arguments of a training script, in addition to those of its trainer and model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _QUESTIONS = "A JSON(L), CSV, TSV or Parquet file, a folder of them, or a Hub da
 
 @dataclass
 class QuestionArguments:
-    """The questions of a calibration-aware trainer, and the model to keep to.
+    """The questions and the reference model of a calibration-aware trainer.
 
     Parameters
     ----------
@@ -21,21 +21,21 @@ class QuestionArguments:
         Multiple-choice questions to calibrate on, as `hf_calib.load_questions` takes them, or "self": the reference
         writes them before training. Without it, training is the TRL trainer's own.
     eval_calibration_dataset : str, optional
-        Answered questions that calibration is measured on, before, after, and whenever the trainer evaluates.
+        Answered questions to measure calibration on, before and after training and whenever the trainer evaluates.
     em_dataset : str, optional
         Answered questions for the E-step, instead of a share of the calibration questions.
     calibration_columns : str, optional
-        The columns of `calibration_dataset`, `em_dataset` and of questions in `dataset_name`, where no known layout
-        fits: `question=stem,choices=A+B+C,answer=gold,context=passage`, as `hf_calib.tasks.parse_columns` reads it.
+        The columns of `calibration_dataset`, `em_dataset` and of questions in `dataset_name`, if they fit no known
+        layout: `question=stem,choices=A+B+C,answer=gold,context=passage`, as `hf_calib.tasks.parse_columns` reads it.
     calibration_answer_base : int, optional
-        The number of the first option in their answers, 0 or 1. By default the layout or the whole column tells.
+        The number of the first option in their answers, 0 or 1. By default it follows from the layout or the column.
     calibration_on_bad_row : str, default "error"
-        Whether rows of any question set that cannot be read stop the run, or are skipped and counted: "error", "skip".
+        Whether unreadable rows of any question set stop the run ("error"), or are skipped and counted ("skip").
     eval_calibration_columns, eval_calibration_answer_base : optional
-        The same for `eval_calibration_dataset`; those of `calibration_dataset` by default.
+        The same for `eval_calibration_dataset`; by default those of `calibration_dataset`.
     calibration_reference_model : str, optional
-        A model's folder or Hub id for the anchor to keep to, instead of the trainer's own reference; or a
-        .safetensors file of `hf_calib.reference_distributions`.
+        Folder or Hub id of the anchor's reference model, instead of the trainer's own; or a .safetensors file that
+        `hf_calib.reference_distributions` wrote.
     """
 
     calibration_dataset: str | None = field(
@@ -54,33 +54,34 @@ class QuestionArguments:
     calibration_columns: str | None = field(
         default=None,
         metadata={
-            "help": "Columns of the questions where no known layout fits, such as "
+            "help": "Columns of the questions if they fit no known layout, such as "
             "question=stem,choices=A+B+C,answer=gold,context=passage."
         },
     )
     calibration_answer_base: int | None = field(
         default=None,
-        metadata={"help": "Number of the first option in the answers, 0 or 1. By default the whole column tells."},
+        metadata={"help": "Number of the first option in the answers, 0 or 1. By default it follows from the column."},
     )
     calibration_on_bad_row: str = field(
         default="error",
         metadata={
-            "help": "Stop at questions that cannot be read, or skip and count them.",
+            "help": "Stop at questions that cannot be read (error), or skip and count them (skip).",
             "choices": ["error", "skip"],
         },
     )
     eval_calibration_columns: str | None = field(
-        default=None, metadata={"help": "The same as calibration_columns, its default, for eval_calibration_dataset."}
+        default=None,
+        metadata={"help": "Columns of eval_calibration_dataset; by default as in calibration_columns."},
     )
     eval_calibration_answer_base: int | None = field(
         default=None,
-        metadata={"help": "The same as calibration_answer_base, its default, for eval_calibration_dataset."},
+        metadata={"help": "The same for eval_calibration_dataset; by default as in calibration_answer_base."},
     )
     calibration_reference_model: str | None = field(
         default=None,
         metadata={
-            "help": "Folder or Hub id of the model to keep to, or a .safetensors file of what it was asked "
-            "beforehand. The trainer's own reference by default."
+            "help": "Folder or Hub id of the anchor's reference model, or a .safetensors file of its precomputed "
+            "answers. By default the trainer's own reference."
         },
     )
 
@@ -100,9 +101,9 @@ class RewardedScriptArguments(CalibrationScriptArguments):
     Parameters
     ----------
     reward_funcs : list of str, optional
-        Names of the rewards of `hf_calib.rewards` and of TRL's, or `package.module.function`. `brier_reward` and
-        `log_score_reward` grade answers by TRL's `accuracy_reward` or `reasoning_accuracy_reward` if it is named too,
-        otherwise by the `reward_matcher`.
+        Names of rewards of `hf_calib.rewards` or of TRL, or `package.module.function`. `brier_reward` and
+        `log_score_reward` grade answers by TRL's `accuracy_reward` or `reasoning_accuracy_reward` if one of them is
+        named too, otherwise by `reward_matcher`.
     reward_matcher : {"exact", "contains", "numeric"}, default "exact"
         How `answer_reward`, `brier_reward` and `log_score_reward` compare answers.
     reward_model_name_or_path : str, optional

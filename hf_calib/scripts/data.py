@@ -1,4 +1,4 @@
-"""The datasets that a training script is told by name: on the Hub, in a file or in a folder."""
+"""Load the datasets that a training script's options name: on the Hub, in a file or in a folder."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from ..trainers.self_made import SELF
 _BUILDERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
 
 PREFERENCE_COLUMNS = (("prompt", "chosen", "rejected"), ("chosen", "rejected"))
-"""What a dataset of preference pairs has; without a prompt it is read off what the two answers share."""
+"""Columns of preference pairs. A missing prompt is the text that both answers begin with."""
 
 UNPAIRED_COLUMNS = (("prompt", "completion", "label"), *PREFERENCE_COLUMNS)
-"""What a dataset for KTO has; preference pairs are taken apart into completions that are wanted or not."""
+"""Columns of a dataset for KTO. Preference pairs are split into wanted and unwanted completions."""
 
 PROMPT_COLUMNS = (("prompt",),)
-"""What a dataset for a trainer that generates its own answers has; free-form questions are made into prompts."""
+"""Columns of a dataset for a trainer that generates its own answers. Free-form questions become prompts."""
 
 
 def text_columns(text_field: str = "text") -> tuple[tuple[str, ...], ...]:
-    """Return what a dataset for supervised fine-tuning has, one of these sets of columns."""
+    """Return the sets of columns of which a dataset for supervised fine-tuning has one."""
     return (("prompt", "completion"), ("messages",), ("conversations",), (text_field,), ("input_ids",))
 
 
@@ -37,7 +37,7 @@ def load_splits(name: str, *, config: str | None = None, streaming: bool = False
     Parameters
     ----------
     name : str
-        A JSON, JSON Lines, CSV, TSV or Parquet file, which is one split, "train"; a folder of files of one such kind,
+        A JSON, JSON Lines, CSV, TSV or Parquet file, which is one split, "train"; a folder of files of one kind,
         with the splits that `datasets` finds in their names, or one written by `save_to_disk`; or a dataset's name
         on the Hub. A CSV's fields are text, whatever they look like.
     config : str, optional
@@ -52,7 +52,7 @@ def load_splits(name: str, *, config: str | None = None, streaming: bool = False
     Raises
     ------
     DatasetError
-        If a file is of another kind, a folder mixes kinds or holds none, or a file cannot be read.
+        If a file is of another kind, a folder mixes kinds or is empty, or a file cannot be read.
     FileNotFoundError
         If the name looks like a path and nothing is there.
     """
@@ -88,7 +88,7 @@ def load_splits(name: str, *, config: str | None = None, streaming: bool = False
 
 
 def published_name(name: str | None) -> str | None:
-    """Return the name under which a card may name a dataset: of a local path its last part."""
+    """Return a dataset's name as a card may show it: only the last part of a local path."""
     return Path(name).name if name is not None and Path(name).expanduser().exists() else name
 
 
@@ -103,7 +103,7 @@ def training_datasets(
     training_args : transformers.TrainingArguments
     dataset_args : trl.DatasetMixtureConfig
     formats : iterable of tuple of str
-        The sets of columns that a dataset may have; one of them must be there.
+        The sets of columns of which a dataset must have one.
 
     Returns
     -------
@@ -113,7 +113,7 @@ def training_datasets(
     Raises
     ------
     DatasetError
-        If no dataset is named, a split is missing or empty, the columns fit no format, or a field is missing.
+        If no dataset is named, a split is missing or empty, the columns fit no format, or a value is missing.
     """
     formats = tuple(formats)
     if dataset_args.datasets:
@@ -137,7 +137,7 @@ def training_datasets(
 def training_questions(script_args: Any, training_args: Any) -> tuple[Any, Any] | None:
     """Read a script's training dataset as multiple-choice questions, if that is what it holds.
 
-    A file is left for `hf_calib.load_questions` to read, which names the line of whatever is wrong.
+    A file is returned by name, so that `hf_calib.load_questions` reads it and can name the line of an error.
 
     Parameters
     ----------
@@ -146,7 +146,7 @@ def training_questions(script_args: Any, training_args: Any) -> tuple[Any, Any] 
 
     Returns
     -------
-    train_questions, eval_questions, or None where the dataset is something else
+    train_questions, eval_questions, or None if the dataset holds something else
         What `hf_calib.tasks.as_questions` takes. The latter may be `None`, as in `training_datasets`.
     """
     name = script_args.dataset_name
@@ -172,7 +172,7 @@ def training_questions(script_args: Any, training_args: Any) -> tuple[Any, Any] 
 def calibration_questions(script_args: Any) -> dict[str, Any]:
     """Return a script's question sets as the keyword arguments of a calibration-aware trainer.
 
-    They are left for the trainer to read, unless the script says how.
+    The trainer reads them, unless the script has options for reading them.
 
     Parameters
     ----------
@@ -181,7 +181,7 @@ def calibration_questions(script_args: Any) -> dict[str, Any]:
     Raises
     ------
     ValueError
-        If `calibration_columns` or another of these arguments cannot be one.
+        If `calibration_columns` or another of these arguments is invalid.
     hf_calib.tasks.QuestionError
         If a set cannot be read.
     """
@@ -198,7 +198,7 @@ _AS_FOUND = {"columns": None, "answer_base": None, "on_bad_row": "error"}
 
 
 def _reading(script_args: Any, prefix: str = "") -> dict[str, Any]:
-    """Return how `load_questions` is to read a question set, the one with that prefix as the others by default."""
+    """Return the options of `load_questions` for a question set; those without the prefix are the default."""
     columns, base = (
         getattr(script_args, f"{prefix}{name}" if getattr(script_args, f"{prefix}{name}") is not None else name)
         for name in ("calibration_columns", "calibration_answer_base")
@@ -211,20 +211,20 @@ def _reading(script_args: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def check_dataset(dataset: Any, formats: Iterable[tuple[str, ...]], source: str) -> None:
-    """Check that a dataset has rows, the columns of one of the formats, and no field missing there.
+    """Check that a dataset has rows, the columns of one of the formats, and no missing values in them.
 
     Parameters
     ----------
     dataset : datasets.Dataset or datasets.IterableDataset
     formats : iterable of tuple of str
-        The first that fits is what is meant.
+        The first that fits is used.
     source : str
         For the messages.
 
     Raises
     ------
     DatasetError
-        Naming the columns found, those expected and near misses; or the row and the column.
+        The message names the columns found, those expected and near misses; or the row and the column.
     """
     from datasets import Dataset
 
@@ -235,7 +235,7 @@ def check_dataset(dataset: Any, formats: Iterable[tuple[str, ...]], source: str)
     expected = list(dict.fromkeys(name for names in formats for name in names))
     hints = list(_near_misses(columns, expected))
     fitting = next((names for names in formats if set(names) <= set(columns)), None)
-    # A misspelt prompt beside right answers would pass for a dataset without prompts.
+    # With a misspelled prompt column, a dataset would be taken for one without prompts.
     if fitting is None or any(meant in names for _, meant in hints for names in formats if set(fitting) < set(names)):
         ways = "; or ".join(" and ".join(map(repr, names)) for names in formats)
         guesses = " ".join(f"{column!r} for {meant!r}?" for column, meant in hints)
@@ -249,7 +249,7 @@ def check_dataset(dataset: Any, formats: Iterable[tuple[str, ...]], source: str)
 
 
 def _readable(dataset: Any, formats: tuple[tuple[str, ...], ...], source: str, chat: bool) -> Any:
-    """Return a dataset in the columns of one of the formats; free-form questions become prompts that ask for them."""
+    """Return a dataset with the columns of one of the formats; free-form questions become prompts."""
     from datasets import Dataset
 
     from ..rewards import confidence_prompts
@@ -276,9 +276,10 @@ def _require_fields(dataset: Any, column: str, source: str) -> None:
         return
     missing = [row for row, value in enumerate(dataset[column]) if value is None]
     if missing:
+        others = len(missing) - 1
         raise DatasetError(
-            f"{source}, row {missing[0]}, counted from 0: there is no {column!r}"
-            f"{f', nor in {len(missing) - 1} more rows' if len(missing) > 1 else ''}; complete or remove the row"
+            f"{source}, row {missing[0]}, counted from 0: {column!r} is missing"
+            f"{f', as in {others} more row' + 's' * (others > 1) if others else ''}; complete or remove the row"
         )
 
 
@@ -326,7 +327,7 @@ def _data_files(path: Path) -> list[Path]:
 
 
 def _all_text(file: Path, delimiter: str) -> dict[str, Any]:
-    """Return options that keep a table's fields as they are written: "NA" a word, "1.50" with its zero."""
+    """Return options that keep a table's fields as they are written, such as "NA" and "1.50"."""
     from datasets import Features, Value
 
     with file.open(encoding="utf-8-sig", newline="") as lines:

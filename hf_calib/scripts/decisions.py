@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class DecisionArguments:
-    """What a decision model is trained and measured on.
+    """The cases that a decision model is trained and measured on.
 
     Parameters
     ----------
@@ -27,12 +27,12 @@ class DecisionArguments:
     test_dataset : str, optional
         Cases to measure on, before and after.
     held_out : float, default 0.2
-        Share of the training cases that the weights are not trained on: the temperatures and the regularizer's bins
-        are fitted to them.
+        Share of the training cases that are not trained on; the temperatures and the regularizer's bins are fitted to
+        them.
     orders : int, default 1
         Copies of each training question, all but the first with its options in a random order.
     limit : int, optional
-        At most so many cases of each dataset, drawn at random.
+        Largest number of cases per dataset, drawn at random.
     """
 
     dataset_name: str = field(
@@ -47,7 +47,7 @@ class DecisionArguments:
     orders: int = field(
         default=1, metadata={"help": "Copies of each question; all but the first have their options in random order."}
     )
-    limit: int | None = field(default=None, metadata={"help": "At most so many cases of each dataset."})
+    limit: int | None = field(default=None, metadata={"help": "Largest number of cases per dataset, drawn at random."})
 
     def __post_init__(self) -> None:
         if not 0 < self.held_out < 1:
@@ -67,7 +67,7 @@ def split_cases(cases: TypedDecisions, share: float, seed: int = 0) -> tuple[Typ
     n = round(share * len(cases))
     if not 0 < n < len(cases):
         raise ValueError(
-            f"held_out: a share of {share} of {len(cases)} cases leaves none on one side; give more cases"
+            f"held_out: a share of {share} of {len(cases)} cases leaves one of the two parts empty; give more cases"
         )
     order = np.random.default_rng(seed).permutation(len(cases))
     return cases.at(sorted(order[n:].tolist())), cases.at(sorted(order[:n].tolist()))

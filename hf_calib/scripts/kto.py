@@ -8,35 +8,21 @@ from typing import Any
 def main(script_args: Any, training_args: Any, model_args: Any, dataset_args: Any) -> None:
     """Train, save, report the calibration before and after, and push if requested."""
     from ..trainers import CalibrationAwareKTOTrainer
-    from .data import UNPAIRED_COLUMNS, training_datasets
-    from .training import question_options, train_and_save, trainer_options
+    from .data import UNPAIRED_COLUMNS
+    from .training import make_trainer, train_and_save
 
-    train_dataset, eval_dataset = training_datasets(script_args, training_args, dataset_args, UNPAIRED_COLUMNS)
-    trainer = CalibrationAwareKTOTrainer(
-        train_dataset=train_dataset,
-        eval_dataset=eval_dataset,
-        **trainer_options(training_args, model_args),
-        **question_options(script_args),
-    )
+    parsed = script_args, training_args, model_args, dataset_args
+    trainer = make_trainer(CalibrationAwareKTOTrainer, UNPAIRED_COLUMNS, *parsed)
     train_and_save(trainer, script_args.dataset_name)
 
 
 def make_parser(prog: str | None = None):
     """Return the parser of TRL's script, with the calibration options."""
-    from trl import DatasetMixtureConfig, ModelConfig
-
     from ..trainers import CalibrationAwareKTOConfig
     from .arguments import CalibrationScriptArguments
-    from .parser import ScriptParser
+    from .parser import script_parser
 
-    return ScriptParser(
-        CalibrationScriptArguments,
-        CalibrationAwareKTOConfig,
-        ModelConfig,
-        DatasetMixtureConfig,
-        description=__doc__,
-        prog=prog,
-    )
+    return script_parser(CalibrationScriptArguments, CalibrationAwareKTOConfig, description=__doc__, prog=prog)
 
 
 if __name__ == "__main__":

@@ -27,10 +27,10 @@ def run(main: Callable[..., None], parser: Any) -> None:
     Raises
     ------
     ValueError
-        If an option is neither the script's nor one of `accelerate launch`.
+        If an option belongs neither to the script nor to `accelerate launch`.
     """
     *parsed, remaining = parser.parse_args_and_config(return_remaining_strings=True)
-    launch_options(remaining, parser)  # which have been acted on already
+    launch_options(remaining, parser)  # raises for unknown ones; the others took effect at launch
     main(*parsed)
 
 
@@ -140,7 +140,7 @@ def launch_file_options(name: str) -> list[str]:
         names = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
         raise FileNotFoundError(f"--accelerate_config: there is no file {name!r}, and the bundled ones are {names}")
     settings = _yaml_mapping(path, "--accelerate_config")
-    # A DeepSpeed file is named relative to the folder of the checkout; installed, it lies with the launch file.
+    # A launch file names its DeepSpeed file relative to the checkout; in an installation they are in one folder.
     named = (settings.get("deepspeed_config") or {}).get("deepspeed_config_file")
     beside = path.parent / Path(named or "").name
     more = ["--deepspeed_config_file", str(beside)] if named and beside.is_file() else []

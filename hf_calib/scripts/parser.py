@@ -6,20 +6,22 @@ import argparse
 import dataclasses
 from typing import Any
 
-from trl import TrlParser
+from trl import DatasetMixtureConfig, ModelConfig, TrlParser
 
-from ..trainers import CalibrationArguments, PreferenceArguments
-from .arguments import QuestionArguments
-
+# The groups of this package's options by the classes that declare them, in the order in which they are shown.
 _TITLES = {
-    QuestionArguments: "calibration: questions and reference",
-    CalibrationArguments: "calibration: terms and evaluation",
-    PreferenceArguments: "calibration of preferences",
+    "DecisionArguments": "typed decisions",
+    "QuestionArguments": "calibration: questions and reference",
+    "CalibrationArguments": "calibration: terms and evaluation",
+    "SFTCalibrationArguments": "calibration: fine-tuning on questions",
+    "PreferenceArguments": "calibration of preferences",
+    "RewardedScriptArguments": "rewards",
+    "RecalibrationConfig": "recalibration: model and tokenizer",
 }
 
 _LAUNCHING = """\
 Every option may also be set in a YAML file, --config FILE. `hf-calib COMMAND` starts the script with `accelerate
-launch`, whose options it takes too; --accelerate_config selects a launch file by name (ddp, fsdp2, zero2, zero3,
+launch` and takes its options too; --accelerate_config selects a launch file by name (ddp, fsdp2, zero2, zero3,
 zero3_offload) or by path.
 """
 
@@ -64,13 +66,23 @@ class ScriptParser(TrlParser):
         groups: dict[str, list[argparse.Action]] = {title: [] for title in _TITLES.values()}
         for action in self._actions:
             home = homes.get(action.dest)
-            title = (
-                "help" if home is None else _TITLES.get(home, f"{home.__module__.partition('.')[0]} {home.__name__}")
-            )
+            if home is None:
+                title = "help"
+            else:
+                package = home.__module__.partition(".")[0]
+                title = f"{package} {home.__name__}"
+                if package == "hf_calib":
+                    title = _TITLES.get(home.__name__, title)
             groups.setdefault(title, []).append(action)
-        return groups
+        return {title: actions for title, actions in groups.items() if actions}
 
 
 def _declaring_class(dataclass_type: type, name: str) -> Any:
     """Return the class that first declares a field; subclasses may change its default."""
     return [base for base in dataclass_type.__mro__ if name in vars(base).get("__annotations__", {})][-1]
+
+
+def script_parser(script_arguments: type, config: type, *, description: str | None, prog: str | None) -> ScriptParser:
+    """Return the parser of a script that trains on a dataset, with TRL's options for the model and for mixtures."""
+    types = script_arguments, config, ModelConfig, DatasetMixtureConfig
+    return ScriptParser(*types, description=description, prog=prog)

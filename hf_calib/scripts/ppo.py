@@ -48,22 +48,13 @@ def main(script_args: Any, training_args: Any, model_args: Any, dataset_args: An
 
 def make_parser(prog: str | None = None):
     """Return the parser of TRL's script, with the calibration options."""
-    from trl import DatasetMixtureConfig, ModelConfig
-
     from ..trainers import CalibrationAwarePPOConfig
     from ..trainers.trl_compatibility import ppo_classes
     from .arguments import CalibrationScriptArguments
-    from .parser import ScriptParser
+    from .parser import script_parser
 
     ppo_classes()  # raises before any option is read where the installed TRL has no PPO
-    return ScriptParser(
-        CalibrationScriptArguments,
-        CalibrationAwarePPOConfig,
-        ModelConfig,
-        DatasetMixtureConfig,
-        description=__doc__,
-        prog=prog,
-    )
+    return script_parser(CalibrationScriptArguments, CalibrationAwarePPOConfig, description=__doc__, prog=prog)
 
 
 if __name__ == "__main__":

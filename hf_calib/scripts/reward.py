@@ -22,19 +22,12 @@ def main(script_args: Any, training_args: Any, model_args: Any, dataset_args: An
 
 def make_parser(prog: str | None = None):
     """Return the parser of TRL's script, with the calibration options."""
-    from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments
+    from trl import ScriptArguments
 
     from ..trainers import CalibrationAwareRewardConfig
-    from .parser import ScriptParser
+    from .parser import script_parser
 
-    return ScriptParser(
-        ScriptArguments,
-        CalibrationAwareRewardConfig,
-        ModelConfig,
-        DatasetMixtureConfig,
-        description=__doc__,
-        prog=prog,
-    )
+    return script_parser(ScriptArguments, CalibrationAwareRewardConfig, description=__doc__, prog=prog)
 
 
 if __name__ == "__main__":

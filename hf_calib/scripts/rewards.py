@@ -1,4 +1,4 @@
-"""What the scripts of the trainers that generate their own answers need: rewards and prompts."""
+"""Rewards and prompts for the scripts of trainers that generate their own answers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def reward_functions(script_args: Any) -> list[str | Callable]:
     Raises
     ------
     ValueError
-        If none is given, or a name is that of no function.
+        If none is given, or a name does not refer to a function.
     """
     names = script_args.reward_funcs or ()
     own = _own_rewards(names, getattr(script_args, "reward_matcher", None) or "exact")
@@ -36,7 +36,7 @@ def reward_functions(script_args: Any) -> list[str | Callable]:
 
 
 def _own_rewards(names: Sequence[str], matcher: str) -> dict[str, Callable]:
-    """Return the rewards of `hf_calib.rewards` by name; scores grade by a correctness reward that is named too."""
+    """Return the rewards of `hf_calib.rewards` by name; scores use a correctness reward if one is named too."""
     correctness = next((_reward(name) for name in names if name in _CORRECTNESS), None)
     scored: dict[str, Any] = {"matcher": matcher, "correctness_reward": correctness}
     return {
@@ -59,9 +59,10 @@ def _reward(name: str) -> Callable:
         return getattr(rewards, name)
     module_name, _, function = name.rpartition(".")
     if not module_name:
+        own = ", ".join(_own_rewards((), "exact"))
         raise ValueError(
-            f"the reward {name!r} is none of hf_calib.rewards: {', '.join(_own_rewards((), 'exact'))}; none of TRL's: "
-            f"{', '.join(known)}; or give package.module.function"
+            f"reward_funcs: unknown reward {name!r}; choose from hf_calib.rewards ({own}) or trl.rewards "
+            f"({', '.join(known)}), or give package.module.function"
         )
     try:
         module = importlib.import_module(module_name)
@@ -73,12 +74,12 @@ def _reward(name: str) -> Callable:
 
 
 def tokenized_prompts(dataset: Any, tokenizer: Any) -> Any:
-    """Return a dataset of the prompts' `input_ids`, put through the chat template where they are messages.
+    """Return a dataset of the prompts' `input_ids`; messages go through the chat template.
 
     Raises
     ------
     DatasetError
-        If no prompt is left or one is empty.
+        If there is no prompt, or one is empty.
     """
     if len(dataset) == 0:
         raise DatasetError("the dataset holds no prompt; give one with at least one row")

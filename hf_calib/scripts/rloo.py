@@ -8,37 +8,24 @@ from typing import Any
 def main(script_args: Any, training_args: Any, model_args: Any, dataset_args: Any) -> None:
     """Train, save, report the calibration before and after, and push if requested."""
     from ..trainers import CalibrationAwareRLOOTrainer
-    from .data import PROMPT_COLUMNS, training_datasets
+    from .data import PROMPT_COLUMNS
     from .rewards import reward_functions
-    from .training import question_options, train_and_save, trainer_options
+    from .training import make_trainer, train_and_save
 
-    train_dataset, eval_dataset = training_datasets(script_args, training_args, dataset_args, PROMPT_COLUMNS)
-    trainer = CalibrationAwareRLOOTrainer(
-        train_dataset=train_dataset,
-        eval_dataset=eval_dataset,
-        reward_funcs=reward_functions(script_args),
-        **trainer_options(training_args, model_args),
-        **question_options(script_args),
+    parsed = script_args, training_args, model_args, dataset_args
+    trainer = make_trainer(
+        CalibrationAwareRLOOTrainer, PROMPT_COLUMNS, *parsed, reward_funcs=reward_functions(script_args)
     )
     train_and_save(trainer, script_args.dataset_name)
 
 
 def make_parser(prog: str | None = None):
     """Return the parser of TRL's script, with the calibration options."""
-    from trl import DatasetMixtureConfig, ModelConfig
-
     from ..trainers import CalibrationAwareRLOOConfig
     from .arguments import RewardedScriptArguments
-    from .parser import ScriptParser
+    from .parser import script_parser
 
-    return ScriptParser(
-        RewardedScriptArguments,
-        CalibrationAwareRLOOConfig,
-        ModelConfig,
-        DatasetMixtureConfig,
-        description=__doc__,
-        prog=prog,
-    )
+    return script_parser(RewardedScriptArguments, CalibrationAwareRLOOConfig, description=__doc__, prog=prog)
 
 
 if __name__ == "__main__":

@@ -27,20 +27,11 @@ def main(script_args: Any, training_args: Any, model_args: Any, dataset_args: An
 
 def make_parser(prog: str | None = None):
     """Return the parser of TRL's script, with the calibration options."""
-    from trl import DatasetMixtureConfig, ModelConfig
-
     from ..trainers import CalibrationAwareSFTConfig
     from .arguments import CalibrationScriptArguments
-    from .parser import ScriptParser
+    from .parser import script_parser
 
-    return ScriptParser(
-        CalibrationScriptArguments,
-        CalibrationAwareSFTConfig,
-        ModelConfig,
-        DatasetMixtureConfig,
-        description=__doc__,
-        prog=prog,
-    )
+    return script_parser(CalibrationScriptArguments, CalibrationAwareSFTConfig, description=__doc__, prog=prog)
 
 
 if __name__ == "__main__":

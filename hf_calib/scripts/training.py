@@ -1,11 +1,11 @@
-"""What the training scripts have in common."""
+"""Steps that the training scripts share."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from ..trainers.evaluator import calibration_table
-from .data import calibration_questions, published_name
+from .data import calibration_questions, published_name, training_datasets
 
 
 def model_options(model_args: Any, training_args: Any) -> dict[str, Any]:
@@ -40,6 +40,38 @@ def question_options(script_args: Any) -> dict[str, Any]:
     }
 
 
+def make_trainer(
+    trainer_class: Any,
+    columns: Any,
+    script_args: Any,
+    training_args: Any,
+    model_args: Any,
+    dataset_args: Any,
+    **options: Any,
+) -> Any:
+    """Return a trainer with a script's model, datasets and questions.
+
+    Parameters
+    ----------
+    trainer_class : type
+        A calibration-aware trainer that loads its model by name.
+    columns : iterable of tuple of str
+        The sets of columns that the dataset may have.
+    script_args, training_args, model_args, dataset_args
+        The parsed options.
+    **options
+        Further arguments of the trainer.
+    """
+    train_dataset, eval_dataset = training_datasets(script_args, training_args, dataset_args, columns)
+    return trainer_class(
+        train_dataset=train_dataset,
+        eval_dataset=eval_dataset,
+        **trainer_options(training_args, model_args),
+        **question_options(script_args),
+        **options,
+    )
+
+
 def train_and_save(trainer: Any, dataset_name: str | None = None) -> None:
     """Train, save, write the card, print the calibration before and after, and push if requested.
 
@@ -47,7 +79,7 @@ def train_and_save(trainer: Any, dataset_name: str | None = None) -> None:
     ----------
     trainer : transformers.Trainer
     dataset_name : str, optional
-        The dataset of the trainer's own loss; a path is shortened to its last part.
+        The dataset of the trainer's own loss; a local path is shortened to its last part.
     """
     args = trainer.args
     named = {} if dataset_name is None else {"dataset_name": published_name(dataset_name)}

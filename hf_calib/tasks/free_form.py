@@ -93,19 +93,19 @@ def _numbers(text: str) -> list[str]:
 MATCHERS: dict[str, Matcher] = {"exact": exact_match, "contains": contains, "numeric": numeric_match}
 
 
-def matcher_named(matcher: str | Matcher, argument: str = "matcher") -> Matcher:
+def matcher_named(matcher: str | Matcher) -> Matcher:
     """Return the matcher of a name, or a matcher itself.
 
     Raises
     ------
     ValueError
-        If there is none of that name; the message begins with `argument`.
+        If there is none of that name.
     """
     if callable(matcher):
         return matcher
     if matcher not in MATCHERS:
         raise ValueError(
-            f"{argument}: {matcher!r} is not a way to match answers; choose from {', '.join(MATCHERS)}."
+            f"matcher: {matcher!r} is not a way to match answers; choose from {', '.join(MATCHERS)}."
             + did_you_mean(matcher, MATCHERS)
         )
     return MATCHERS[matcher]

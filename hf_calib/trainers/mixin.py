@@ -422,7 +422,7 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
 
 def _report_unanswered(n_questions: int, settings: CalibrationArguments) -> None:
     """Log that the terms that need answers do not act."""
-    # supervised_weight has a weight by default, which is no mistake if the questions have no answers.
+    # supervised_weight has a weight by default, which is fine if the questions have no answers.
     weights = {name: getattr(settings, name) for name in ("brier_weight", "em_weight", "dece_weight")}
     given = [f"{name}={weight:g}" for name, weight in weights.items() if weight > 0]
     logger.warning(

@@ -9,11 +9,12 @@ import torch
 
 from ..measures.sampling import wilson_interval
 
-_NORMAL = NormalDist()
+# Of a 95% interval.
+_CRITICAL = NormalDist().inv_cdf(0.975)
 
 
 class RegimeWatch:
-    """The generalization gap with its interval, and whether it has ever been significantly positive.
+    """The generalization gap with its 95% interval, and whether it has ever been significantly positive.
 
     Both accuracies are exponential averages over the E-steps; the interval is Newcombe's, with the averages' effective
     numbers of questions. Once the whole interval has been above zero, the watch stays on, since the regularizer that
@@ -23,13 +24,10 @@ class RegimeWatch:
     ----------
     momentum : float
         Weight of the earlier counts at each E-step, in [0, 1).
-    confidence_level : float, default 0.95
-        Of the interval.
     """
 
-    def __init__(self, momentum: float, confidence_level: float = 0.95) -> None:
+    def __init__(self, momentum: float) -> None:
         self.momentum = momentum
-        self.critical = _NORMAL.inv_cdf((1 + confidence_level) / 2)
         self.memorizing = False
         # Weight, squared weight and weighted number of right answers, on training questions and on held-out ones.
         self._sums = [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
@@ -59,7 +57,7 @@ class RegimeWatch:
         accuracies = [right / weight for weight, _, right in self._sums]
         effective = [weight**2 / squared for weight, squared, _ in self._sums]
         (low, high), (low_new, high_new) = (
-            wilson_interval(accuracy, n, self.critical) for accuracy, n in zip(accuracies, effective, strict=True)
+            wilson_interval(accuracy, n, _CRITICAL) for accuracy, n in zip(accuracies, effective, strict=True)
         )
         difference = accuracies[0] - accuracies[1]
         below = math.hypot(accuracies[0] - low, high_new - accuracies[1])

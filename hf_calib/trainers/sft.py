@@ -33,14 +33,14 @@ class SFTCalibrationArguments(CalibrationArguments):
         in the paper, unless another is given. "auto": without it at first; as soon as the interval of the
         generalization gap, which every E-step measures, is above zero, the log says so and the regularizer is turned
         on with that weight. With `load_best_model_at_end`, "auto" keeps the step with the lowest log-loss on held-out
-        questions unless `metric_for_best_model` is given. By default `em_weight` alone decides.
+        questions unless `metric_for_best_model` is given. By default "rcft" if `em_weight` is above 0, else "cft".
     """
 
     method: str | None = field(
         default=None,
         metadata={
-            "help": "cft: plain fine-tuning on questions; rcft: with the ECE regularizer; auto: the former until the "
-            "generalization gap opens, then the latter. By default em_weight decides.",
+            "help": "cft: plain fine-tuning on questions; rcft: with the ECE regularizer; auto: cft until the "
+            "generalization gap opens, then rcft. By default cft, or rcft if em_weight is above 0.",
             "choices": ["cft", "rcft", "auto"],
         },
     )
@@ -133,7 +133,7 @@ class CalibrationAwareSFTTrainer(CalibrationMixin, AnswerLossMixin, SFTTrainer):
                 _check_text_options(settings)
             if isinstance(collator, TextCollator) or any(item.target is not None for item in prepared.answered):
                 self._option_collator, self._option_items = collator, prepared.answered
-                args.remove_unused_columns = False  # a row's options are no input of the model's
+                args.remove_unused_columns = False  # a row's options are not an input of the model
             self._supervised_by_trainer = True
             self._answers_only = self._questions.answers_only
             self._method_without_terms = "Calibration-aware fine-tuning (CFT)"

@@ -50,9 +50,9 @@ def _equal_width_index(confidences: NDArray[np.float64], edges: NDArray[np.float
 class BinStatistics:
     """Sums over equal-width (or other fixed) bins of a stream of confidences, sufficient for every binned measure.
 
-    Counts are exact whole numbers. Sums are compensated, so feeding the same samples whole, in parts, in any order or
-    merged from several processes gives the same counts and the same sums to rounding. Memory is a few numbers
-    per bin, however many samples are added.
+    Counts are exact whole numbers, and sums are compensated: the same samples give the same counts, and the same sums
+    up to rounding, whether they are added at once, in parts, in any order or merged from several processes. Memory is
+    a few numbers per bin, however many samples are added.
 
     Parameters
     ----------

@@ -1,11 +1,11 @@
-"""What every measure asks of its input, checked once at the edge."""
+"""Checks of the measures' input, made once where it enters."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.floating]
 
-#: What is taken as rounding, here and wherever probabilities are read. A value this far or less outside [0, 1] counts
+#: The tolerance for rounding, here and wherever probabilities are read. A value this far or less outside [0, 1] counts
 #: as 0 or 1. A zero whose logarithm is needed counts as this part of its row's greatest probability. A softmax in
 #: float32 or better stays well within it.
 ROUNDING = 1e-6
@@ -32,7 +32,7 @@ def check_unit_interval(values: ArrayLike, name: str) -> Floats:
         float16, float32, float64, integers or booleans. float32 and float64 arrays in [0, 1] are returned as they are,
         without a copy; the rest becomes float64. Values up to `ROUNDING` outside are returned as 0 or 1.
     name : str
-        What to call the values in an error.
+        Name of the values in error messages.
 
     Raises
     ------
@@ -197,7 +197,7 @@ def top_prediction(
 
 
 def confidences_and_correct(predictions: ArrayLike, references: ArrayLike) -> tuple[ArrayLike, NDArray[np.bool_]]:
-    """Return the confidence of each answer and whether it is right, from either form that people have them in.
+    """Return the confidence of each answer and whether it is right, from either of two common forms.
 
     Parameters
     ----------
@@ -209,7 +209,7 @@ def confidences_and_correct(predictions: ArrayLike, references: ArrayLike) -> tu
     Raises
     ------
     TypeError, ValueError
-        The probabilities or labels are not of that kind, or a reference to a confidence is neither 0 nor 1.
+        The probabilities or labels are invalid, or a reference to a confidence is neither 0 nor 1.
     """
     if len(predictions) and np.ndim(predictions[0]) > 0:  # type: ignore[arg-type, index]
         probabilities = check_probabilities(predictions)
@@ -227,11 +227,11 @@ def confidences_and_correct(predictions: ArrayLike, references: ArrayLike) -> tu
 
 
 def _ragged(values: ArrayLike, name: str) -> str:
-    """Return what to say of nested lists that don't make an array."""
+    """Return the message about nested lists that do not form an array."""
     lengths = [np.size(row) for row in values]  # type: ignore[union-attr]
     odd = next((i for i, length in enumerate(lengths) if length != lengths[0]), None)
     if odd is None:
-        return f"{name} can't be made an array of numbers"
+        return f"{name} cannot be converted to an array of numbers"
     return (
         f"{name}[{odd}] has {lengths[odd]} values and {name}[0] has {lengths[0]}: rows must have the same length. "
         "Where questions have differing numbers of options, pad the shorter rows with zeros on the right"

@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_calib.confidence import Asking
-from hf_calib.confidence.batching import common_prefix, plan_batches
+from hf_calib.confidence.batching import plan_batches
+from hf_calib.tasks.encoding import common_prefix
 
 prompts = st.lists(
     st.builds(

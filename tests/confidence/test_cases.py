@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from hf_calib.confidence import Asking, LocalModel
-from hf_calib.confidence.batching import common_prefix
 from hf_calib.confidence.encoded import PromptEncoder
 from hf_calib.tasks import PromptFormat, QuestionError, TypedDecisions
+from hf_calib.tasks.encoding import common_prefix
 from tests.support import byte_level_tokenizer, tiny_gpt2, tiny_llama
 from tests.tasks.small_tokenizers import byte_pairs, whole_words
 

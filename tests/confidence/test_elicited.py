@@ -17,7 +17,7 @@ ASKED = questions(6, choices=(4, 2, 3))
 
 
 class Scripted:
-    """Writes what it is told, and keeps what it was asked."""
+    """Returns given answers, and records what it is asked."""
 
     def __init__(self, *texts):
         self.texts, self.prompts, self.options = texts, [], {}

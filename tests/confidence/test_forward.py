@@ -156,7 +156,7 @@ def test_hidden_states_come_in_the_questions_order(tokenizer, model):
     plain = predict(model, tokenizer, asked, batch_size=4)
     assert plain.hidden_states is None
     np.testing.assert_array_equal(plain.option_log_probabilities, together.option_log_probabilities)
-    with pytest.raises(ValueError, match="names no output layer"):
+    with pytest.raises(ValueError, match="has no output layer"):
         output_layer(nn.Linear(2, 2))
 
 

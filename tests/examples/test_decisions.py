@@ -76,7 +76,7 @@ def test_cases_are_split_whole_and_copies_are_permuted():
     assert len(questions) == 3 * 75
     assert questions[:75] == trained.questions()
     assert questions[75:150] != questions[150:]
-    with pytest.raises(ValueError, match="leaves none on one side"):
+    with pytest.raises(ValueError, match="leaves one of the two parts empty"):
         split_cases(cases[:2], 0.1)
 
 

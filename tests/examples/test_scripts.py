@@ -16,7 +16,7 @@ SHOWN = ("accuracy", "confidence", "ece", "cw_ece", "smooth_ece", "nll", "brier"
 
 
 def reported_by_hand(folder, questions_file):
-    """All measures of a saved model, loaded anew and asked by `hf_calib.predict`."""
+    """All measures of a saved model, loaded again and asked by `hf_calib.predict`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CalibrationWarning)
         loaded = hf_calib.load(str(folder), dtype="float32")

@@ -35,7 +35,7 @@ def turn_client_to(hub, monkeypatch, folder, xet):
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     # The client's plain functions, which other libraries call, are methods of this object.
     monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", hub.url)
-    monkeypatch.setattr(transformers.utils.hub, "_hf_api", None, raising=False)  # made anew, for this Hub
+    monkeypatch.setattr(transformers.utils.hub, "_hf_api", None, raising=False)  # created again, for this Hub
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder / "cache"))
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(folder / "token"))
     monkeypatch.setenv("HF_TOKEN", USER_TOKEN)

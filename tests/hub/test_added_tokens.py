@@ -200,7 +200,7 @@ def test_an_adapter_of_another_model_is_refused(base_of, tmp_path):
     tiny_llama(tokenizer, hidden_size=64).save_pretrained(tmp_path / "wide")
     with pytest.raises(InvalidFolderError, match="does not fit its base model"):
         load(tmp_path / "a", base_model=tmp_path / "wide")
-    with pytest.raises(InvalidFolderError, match="is no adapter to put on"):
+    with pytest.raises(InvalidFolderError, match="is not an adapter for"):
         load(base_of, base_model=tmp_path / "wide")
 
 

@@ -111,7 +111,7 @@ def test_saving_with_peft_leaves_the_card_as_it_is(tmp_path, base_folder):
         ('{"format_version": 1, "model_name": "x", "evaluations": [{"dataset": {"nme": "x"}}]}', "not in the form"),
         ('{"format_version": 1, "model_name": "x", "evaluations": 3}', "not in the form"),
         ('{"format_version": 1, "model_name": " "}', "model_name"),
-        ("[" * 100_000, "no readable JSON"),
+        ("[" * 100_000, "not valid JSON"),
     ],
 )
 def test_reports_of_strangers(tmp_path, content, message):

@@ -33,7 +33,7 @@ THEIRS = {
     "a mapping of what is unknown": "mine:\n  deep: {er: [1, 2.5, null, true]}\n  text: |\n    a\n    b\nlast: 1",
     "a text at the end": "text: |\n  two\n  lines",
     "quotes": "title: \"It's 'quoted'\"\n'quoted key': \"x\"\nplain: it's",
-    "keys that are no text": "7: one\n2024-01-01: day\ntrue: yes\nnull: nothing\n2.5: half",
+    "keys that are not text": "7: one\n2024-01-01: day\ntrue: yes\nnull: nothing\n2.5: half",
     "widgets": "widget:\n- text: Which?\n  example_title: One\ninference:\n  parameters: {temperature: 0.7}",
     "dates and numbers": "date: 2024-01-01\nversion: 1.10\noctal: 0o14\nhex: 0xFF\nbig: 1e30",
     "nothing": "empty:\nnone: ~\nlist: []\nmap: {}\ntext: ''",

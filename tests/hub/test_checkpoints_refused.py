@@ -1,4 +1,4 @@
-"""Checkpoints that are no whole language model, or that would run code, are refused with what to do."""
+"""Checkpoints that are not a whole language model, or that would run code, are refused with advice."""
 
 import json
 import re

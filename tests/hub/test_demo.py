@@ -83,7 +83,7 @@ def test_fault_in_the_middle_names_the_command_for_all(client, demo, tmp_path, n
     message = capsys.readouterr().err
     assert "Published already: ann/lab-base-model.\n" in message
     client.heal()
-    assert main(shlex.split(re.search(r"Go on with: hf-calib (.*)", message)[1])) == 0, capsys.readouterr().err
+    assert main(shlex.split(re.search(r"Continue with: hf-calib (.*)", message)[1])) == 0, capsys.readouterr().err
     for name in ("ann/lab-base-model", "ann/hf-calib-demo"):
         assert client.repository(name).tags.keys() == {"v0.1.0"}
         assert len(client.repository(name).history()) == 2

@@ -200,7 +200,7 @@ def test_pickled_weights_are_not_opened(client, adapter_folder, tmp_path, monkey
     [
         ({"base_model_name_or_path": "/etc"}, UnsafeRepositoryError, "names '/etc'"),
         ({"base_model_name_or_path": "../../models"}, UnsafeRepositoryError, "no name on the Hub"),
-        ({"base_model_name_or_path": ["lab/tiny"]}, InvalidFolderError, "which is no name"),
+        ({"base_model_name_or_path": ["lab/tiny"]}, InvalidFolderError, "which is not a name"),
         ({"base_model_name_or_path": None}, InvalidFolderError, "names no base model"),
         ({"auto_mapping": {"parent_library": "antigravity"}}, UnsafeRepositoryError, "asks to import 'antigravity'"),
         ({"auto_mapping": "transformers"}, InvalidFolderError, "auto_mapping"),
@@ -217,9 +217,9 @@ def test_adapter_configuration_that_asks_for_more(client, adapter_folder, config
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "no readable JSON"),
+        ("{", "not valid JSON"),
         ("[]", "holds a list"),
-        ("[" * 100_000, "no readable JSON"),
+        ("[" * 100_000, "not valid JSON"),
         ('{"format_version": 2, "prompt_format": {}}', "format version 2"),
         ('{"format_version": 1, "prompt_format": {}, "x": 1}', "unknown keys x"),
         ('{"format_version": 1, "prompt_format": {"sytem": "x"}}', "sytem"),

@@ -81,8 +81,8 @@ def test_collection_that_cannot_be_added_to(client, folder, no_waiting):
     slug = HfApi(endpoint=client.url).create_collection("Calibrated", namespace="ann").slug
     for fault, kind, words in (
         ({"status": 403}, NotYourRepositoryError, "may not write to the collection ann/calibrated-0"),
-        ({"status": 500}, InterruptedPublicationError, "Go on with: hf-calib publish adapter"),
-        ({"cut_upload": 0.5}, InterruptedPublicationError, "Go on with: hf-calib publish adapter"),
+        ({"status": 500}, InterruptedPublicationError, "Continue with: hf-calib publish adapter"),
+        ({"cut_upload": 0.5}, InterruptedPublicationError, "Continue with: hf-calib publish adapter"),
     ):
         client.fail(Fault("/items", times=99, **fault))
         with pytest.raises(kind, match=r"ann/adapter was published, but not added") as caught:

@@ -1,4 +1,4 @@
-"""Every way to a card makes the same one, and none changes a byte or commits where there is no news."""
+"""Every way to write a card gives the same card, and none changes a byte or commits without news."""
 
 import json
 import shutil

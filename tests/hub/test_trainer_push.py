@@ -182,7 +182,7 @@ def test_no_checkpoint_on_a_local_base_model_goes_up(client, base, base_folder, 
     trainer.train()
     trainer._finish_current_push()
     assert set(client.files("ann/pushed")) <= {"README.md", ".gitattributes"}
-    assert caplog.text.count("was trained on a base model that is no repository on the Hub") == 2
+    assert caplog.text.count("was trained on a base model that is not a repository on the Hub") == 2
     folder = tmp_path / "out" / "checkpoint-1"
     for path in ("README.md", "adapter_config.json"):
         assert str(base_folder) in (folder / path).read_text()

@@ -63,7 +63,7 @@ def test_private_branch_and_pull_request(xet_client, folder):
 @pytest.mark.nightly  # the client tries again for minutes
 def test_store_that_cannot_be_reached(xet_client, folder):
     xet_client.fail(Fault("xet-write-token", status=500, times=999))
-    with pytest.raises(InterruptedPublicationError, match=r"Go on with: hf-calib publish adapter"):
+    with pytest.raises(InterruptedPublicationError, match=r"Continue with: hf-calib publish adapter"):
         publish_adapter(folder, "ann/adapter")
     assert set(xet_client.repository("ann/adapter").find("main").files) == {".gitattributes"}
     xet_client.heal()

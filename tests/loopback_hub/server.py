@@ -32,7 +32,7 @@ class Request:
 
 @dataclass
 class Answer:
-    """What a route gives back; a body that is no bytes goes out as JSON."""
+    """The response of a route; a body other than bytes is sent as JSON."""
 
     body: Any = field(default_factory=dict)
     status: int = 200

@@ -75,7 +75,7 @@ def test_one_option_answered_far_more_often_than_it_is_right():
     )
     assert own.options == ("--chat-template", "--confidence text")
     assert "one_option" not in found(calibrated(200))
-    # Where the option is right that often, answering it is no fault.
+    # If the option is right that often, answering it is not a fault.
     assert "one_option" not in found(confident(n, chosen, spread(n), np.where(np.arange(n) % 20, 0, 1)))
 
 

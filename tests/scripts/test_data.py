@@ -110,10 +110,10 @@ def test_the_text_field_is_the_one_that_was_set():
 
 def test_a_missing_field_is_named_with_its_row(tmp_path):
     path = write(tmp_path / "pairs.jsonl", [*PAIRS, {"prompt": "a", "chosen": "b"}, {"chosen": "b", "prompt": "c"}])
-    with pytest.raises(DatasetError, match=r"row 2, counted from 0: there is no 'rejected', nor in 1 more row"):
+    with pytest.raises(DatasetError, match=r"row 2, counted from 0: 'rejected' is missing, as in 1 more row"):
         read_pairs(path)
     shuffled = load_splits(str(path))["train"].select([2, 0])
-    with pytest.raises(DatasetError, match=r"row 0, counted from 0: there is no 'rejected'; complete"):
+    with pytest.raises(DatasetError, match=r"row 0, counted from 0: 'rejected' is missing; complete"):
         check_dataset(shuffled, PREFERENCE_COLUMNS, "the data")
 
 

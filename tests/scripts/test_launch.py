@@ -119,7 +119,10 @@ def test_help_shows_the_calibration_options_first_and_every_option_once(name):
     titles = [line[:-1] for line in text.splitlines() if line.endswith(":") and not line.startswith(" ")]
     ours = [title.startswith("calibration") for title in titles]
     assert ours == sorted(ours, reverse=True)
-    assert sum(ours) == {"dpo": 3, "sft": 2, "grpo": 2, "recalibrate": 2, "reward": 1}[name]
+    assert sum(ours) == {"dpo": 3, "sft": 3, "grpo": 2, "recalibrate": 2, "reward": 1}[name]
+    own = {"grpo": ["rewards"], "recalibrate": ["recalibration: model and tokenizer"]}.get(name, [])
+    assert titles[sum(ours) :][: len(own) + 1] == [*own, "help"]
+    assert not any(title.startswith("hf_calib") for title in titles)
     assert titles.count("transformers TrainingArguments") == 1
     for action in parser._actions:
         assert sum(line.startswith(f"  {action.option_strings[0]}") and line[len(action.option_strings[0]) + 2:][:1]

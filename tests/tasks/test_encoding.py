@@ -87,7 +87,7 @@ def test_unknown_answers_are_minus_one(tokenizer):
 def test_more_questions_than_are_tokenized_at_once(tokenizer, monkeypatch):
     asked = questions(11, choices=(4, 2))
     at_once = encode_questions(asked, tokenizer)
-    monkeypatch.setattr("hf_calib.tasks.options.OptionFinder.CHUNK", 4)
+    monkeypatch.setattr("hf_calib.tasks.encoding.OptionFinder.CHUNK", 4)
     assert encode_questions(asked, tokenizer) == at_once
 
 

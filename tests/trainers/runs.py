@@ -34,7 +34,7 @@ def lora(**options):
 
 
 def dpo(tokenizer, folder, *, model=None, peft_config=None, args=None, **options):
-    """Return a DPO trainer on 64 pairs and 40 questions; what is no option of the trainer is one of its config."""
+    """Return a DPO trainer on 64 pairs and 40 questions; other options go to its config."""
     given = {key: options.pop(key) for key in TRAINER_OPTIONS if key in options}
     given.setdefault("train_dataset", pairs(64))
     given.setdefault("calibration_dataset", questions(40))
@@ -49,7 +49,7 @@ def dpo(tokenizer, folder, *, model=None, peft_config=None, args=None, **options
 
 
 def sft(tokenizer, folder, *, model=None, peft_config=None, args=None, **options):
-    """Return an SFT trainer on 40 questions; what is no option of the trainer is one of its config."""
+    """Return an SFT trainer on 40 questions; other options go to its config."""
     given = {key: options.pop(key) for key in TRAINER_OPTIONS if key in options}
     given.setdefault("train_dataset", questions(40))
     torch.manual_seed(1)

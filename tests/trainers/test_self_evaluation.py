@@ -1,4 +1,4 @@
-"""Training on a model's own graded answers, and answering anew as it changes."""
+"""Training on a model's own graded answers, with new answers as it changes."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What the comparison is to show, checked against its results: each claim with its margin over seeds."""
+"""The claims that the comparison tests, checked against its results, each with its margin over seeds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hf_calib.measures.sampling import t_quantile
 from hf_calib.reports import render_table
 from hf_calib.reports.table import Cell
 
-# From a method, a row's key and a domain to its value, of one seed or in the mean over seeds.
+# Maps a method, a row's key and a domain to the value, of one seed or the mean over seeds.
 Lookup = Callable[[str, str, str], float]
 
 DPO, PRETRAINED, CFT = "dpo", "pretrained", "cft"
@@ -32,11 +32,11 @@ class Claim:
     text
         What is measured, and the target.
     methods
-        Those that it is about.
+        The methods that it is about.
     shown
-        What is measured, from the means over seeds.
+        Computes what is measured from the means over seeds.
     margin
-        By how much the target is exceeded, from one seed's values; the claim holds if the mean over seeds is
+        Computes by how much the target is exceeded from one seed's values; the claim holds if the mean over seeds is
         nonnegative.
     """
 
@@ -146,7 +146,7 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
     "Regularized fine-tuning is as accurate as long fine-tuning, and calibrated": tuple(_regularized()),
     "It carries to domains of which no prompt was seen": tuple(_unseen()),
 }
-"""All claims, by what they show together."""
+"""All claims, grouped by what they show together."""
 
 
 def claims_table(rows: Sequence[dict[str, Any]], claims: Iterable[Claim] | None = None) -> str:
@@ -162,9 +162,9 @@ def claims_table(rows: Sequence[dict[str, Any]], claims: Iterable[Claim] | None 
     Returns
     -------
     str
-        A table: each claim, what was measured in the mean over seeds, the margin to the bar with its 95% interval over
-        seeds (the values of a seed are paired), and whether the mean reaches the bar. Empty where no claim's methods
-        were all run.
+        A table with each claim, the mean over seeds of what was measured, the margin to the target with its 95%
+        interval over seeds (paired by seed), and whether the mean reaches the target. Empty if no claim's methods were
+        all run.
     """
     table: list[dict[str, Cell]] = []
     for claim in itertools.chain(*CLAIMS.values()) if claims is None else claims:

@@ -1,4 +1,4 @@
-"""What the scripts of the experiments share: options, and errors that are printed without a traceback."""
+"""The options that the experiments' scripts share, and errors without a traceback."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .presets import EXPERIMENTS
 
 
 def make_parser(script: str, description: str) -> argparse.ArgumentParser:
-    """Return a parser; of the script's docstring, the command in it becomes the example below the help.
+    """Return a parser with the description and the example of the script's docstring.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ def add_all_seeds(parser: argparse.ArgumentParser) -> None:
 
 
 def add_baseline(parser: argparse.ArgumentParser) -> None:
-    """Add the option of the method that the report compares with."""
+    """Add the option that names the method to compare with."""
     parser.add_argument(
         "--baseline", default="dpo", metavar="METHOD", help="method to compare with (default: %(default)s)"
     )
@@ -67,7 +67,7 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def print_report(options: argparse.Namespace, rows: list[dict[str, Any]], report: str) -> None:
-    """Print a report, or its rows and text as JSON where that was asked for."""
+    """Print a report, or its rows and text as JSON if requested."""
     print(json.dumps({"rows": rows, "report": report}) if options.json else report)
 
 
@@ -82,7 +82,7 @@ def seeds(text: str) -> list[int]:
         except ValueError:
             raise argparse.ArgumentTypeError(f"{part!r} is neither a number nor a range like 0-7") from None
         if high < low:
-            raise argparse.ArgumentTypeError(f"the range {part!r} runs backward")
+            raise argparse.ArgumentTypeError(f"the range {part!r} is descending")
         found += range(low, high + 1)
     return found
 

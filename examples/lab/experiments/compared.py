@@ -15,16 +15,16 @@ Questions = Literal["none", "training", "held_out", "all"]
 
 @dataclass(frozen=True)
 class Method:
-    """A model, and what is done to its probabilities afterwards.
+    """A model, and the calibrator of its probabilities.
 
     Attributes
     ----------
     model
         A key of `experiments.experiment.MODELS`, or None for the pre-trained model.
     trained_on
-        Which labeled questions its training uses, to train on or to choose by.
+        The labeled questions that its training uses, to train on or for choices.
     calibrator
-        What `hf_calib.calibrators.by_name` knows it by, or None.
+        Its name for `hf_calib.calibrators.by_name`, or None.
     fitted_on
         Which labeled questions the calibrator is fitted on; with "none", it is fitted on the prompts without answers.
     reading
@@ -86,9 +86,9 @@ METHODS: dict[str, Method] = {
 }
 """The methods by name, in the order of the tables.
 
-All that use answers have as many: those of the training questions and of the held-out ones, which CFT chooses its step
-on, RCFT finds its bins' targets on and ``long+temperature`` fits its temperature on; methods that need none held out
-train, or are fitted, on both.
+All methods that use answers use the same number: those of the training questions and of the held-out questions. CFT
+chooses its step on the held-out ones, RCFT finds its bins' targets on them, and ``long+temperature`` fits its
+temperature on them; methods that need no held-out answers train, or are fitted, on both.
 """
 
 VARIANTS: dict[str, Method] = {
@@ -117,4 +117,4 @@ model, and keeping to the pre-trained one (base).
 """
 
 COMPARED = {**METHODS, **VARIANTS}
-"""All of them, by name."""
+"""All methods and variants, by name."""

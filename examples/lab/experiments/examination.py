@@ -1,4 +1,4 @@
-"""Everything that each trained model of a bench is asked, each prompt once."""
+"""The questions that every trained model of a bench is asked, each prompt once."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ BATCH_SIZE = 512
 
 
 class QuestionTest:
-    """Questions to put to several models, each prompt once however often it was drawn.
+    """Questions for several models, each prompt once even if it was drawn several times.
 
-    Where options stand in a fixed order, a tenth of twenty thousand drawn prompts differ.
+    With options in a fixed order, only a tenth of twenty thousand drawn prompts are distinct.
 
     Parameters
     ----------
@@ -40,14 +40,14 @@ class QuestionTest:
         self.subjects = tuple(asked.subject for asked in questions)
 
     def predictions(self, model: Any) -> Predictions:
-        """Return what `hf_calib.predict` would of all the questions."""
+        """Return the same as `hf_calib.predict` for all the questions."""
         once = predict(model, self.tokenizer, self.prompts, batch_size=BATCH_SIZE).subset(self.index)
         return replace(once, answers=self.answers, subjects=self.subjects, rows=np.arange(len(self.answers)))
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A trained model and what it said, of which several methods may make something.
+    """A trained model and its predictions, which several methods may use.
 
     Attributes
     ----------
@@ -71,7 +71,7 @@ class Asked:
 
 
 class Examination:
-    """Asks models everything, and remembers what those said that several methods start from.
+    """Asks models all questions, and caches the results of models that several methods start from.
 
     Parameters
     ----------
@@ -97,7 +97,7 @@ class Examination:
         return self._asked[name]
 
     def about(self, model: Any, seconds: float) -> Asked:
-        """Ask a model whose training took so many seconds."""
+        """Ask a model whose training took this many seconds."""
         return Asked(
             model,
             seconds,

@@ -1,4 +1,4 @@
-"""How each model that the experiment compares is trained, and what decides a result."""
+"""How each model that the experiment compares is trained, and what determines a result."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from .presets import ExperimentPreset
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "numpy")
 
-# Of the preset, what every model's data depends on.
+# The fields of the preset that every model's data depends on.
 _DATA = ("preferences", "n_calibration_questions", "n_held_out_questions", "n_prompts", "n_test_pairs")
 
-# What decides a calibration term's training, beside the settings.
+# The files that determine training with a calibration term, in addition to the settings.
 _TERMS = (
     "experiments/methods.py",
     "experiments/published_rcft.py",
@@ -49,18 +49,18 @@ def code_digest(paths: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """How a model comes about.
+    """How a model is made.
 
     Attributes
     ----------
     train
-        From the bench and the model that it starts from to the trained one.
+        Maps the bench and the model that it starts from to the trained model.
     settings
-        The fields of `ExperimentPreset` that it depends on, beside those that all do.
+        The fields of `ExperimentPreset` that it depends on, in addition to those that all models depend on.
     start
         The model that it starts from, by name; None for the pre-trained one.
     sources
-        The files whose code decides it too.
+        The files whose code it depends on.
     """
 
     train: Callable[[Bench, Any], Any]
@@ -218,8 +218,8 @@ MODELS: dict[str, TrainedModel] = {
 
 
 def model_is_made_of(name: str | None, preset: ExperimentPreset, pretrained_folder: Path, seed: int) -> dict[str, Any]:
-    """Return all that decides a trained model, as data that JSON can hold."""
-    # The folder's name is a hash of what the pre-trained model is made of.
+    """Return everything that determines a trained model, as data that JSON can hold."""
+    # The folder's name is a hash of everything that determines the pre-trained model.
     made_of: dict[str, Any] = {"model": name, "pretrained": pretrained_folder.name, "seed": seed}
     if name is None:
         return made_of
@@ -231,7 +231,7 @@ def model_is_made_of(name: str | None, preset: ExperimentPreset, pretrained_fold
 
 
 def method_is_made_of(name: str, preset: ExperimentPreset, pretrained_folder: Path, seed: int) -> dict[str, Any]:
-    """Return all that decides a method's results, as data that JSON can hold."""
+    """Return everything that determines a method's results, as data that JSON can hold."""
     method = COMPARED[name]
     sources = (path.relative_to(PACKAGE).as_posix() for path in (PACKAGE / "calibrators").glob("*.py"))
     reading = code_digest(["experiments/rivals.py"]) if method.reading else None
@@ -251,14 +251,14 @@ def _settings(preset: ExperimentPreset, names: Iterable[str]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model, and the processor time that it took, that of the models it starts from included."""
+    """A trained model, and the CPU time of its training, including the models that it starts from."""
 
     model: Any
     seconds: float
 
 
 def trained(name: str | None, bench: Bench, models: Path) -> Trained:
-    """Return a model, trained unless the folder has it already.
+    """Return a model, after training it unless the folder has it already.
 
     Parameters
     ----------

@@ -18,7 +18,7 @@ from .log_odds import draw_collapse
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Before and after, side by side, as far as they were run.
+# Shown side by side, before and after, if they were run.
 RELIABILITY = {
     "pretrained": "pre-trained",
     "dpo": "plain DPO",
@@ -39,12 +39,12 @@ def write_figures(folder: Path, rows: Sequence[dict[str, Any]], runs: Sequence[d
     rows : sequence of dict
         Of the results file, those to report.
     runs : sequence of dict
-        The finished runs of the same rows, as far as they are there.
+        The finished runs of the same rows, if available.
 
     Returns
     -------
     dict of Path to str
-        The files, and what each shows.
+        The files, with a description of each.
     """
     written: dict[Path, str] = {}
     for world in dict.fromkeys(row["world"] for row in rows):
@@ -65,7 +65,7 @@ def write_figures(folder: Path, rows: Sequence[dict[str, Any]], runs: Sequence[d
 
 
 def reliability(runs: Sequence[dict[str, Any]], path: Path) -> bool:
-    """Draw the reliability diagrams of `RELIABILITY` in domain, the seeds' bins merged; say whether there were any."""
+    """Draw the reliability diagrams of `RELIABILITY` in domain, with merged seeds; return whether there were any."""
     statistics: dict[str, BinStatistics] = {}
     for name, title in RELIABILITY.items():
         for run in runs:
@@ -78,7 +78,7 @@ def reliability(runs: Sequence[dict[str, Any]], path: Path) -> bool:
 
 
 def accuracy_and_ece(rows: Sequence[dict[str, Any]], runs: Sequence[dict[str, Any]], path: Path) -> None:
-    """Draw each method's accuracy against its ECE: the mean over seeds large, each seed small; a panel a domain."""
+    """Draw each method's accuracy vs. its ECE, with a large mean over seeds and a small mark per seed, by domain."""
     from matplotlib.figure import Figure
 
     methods = list(dict.fromkeys(row["method"] for row in rows))
@@ -103,7 +103,7 @@ def accuracy_and_ece(rows: Sequence[dict[str, Any]], runs: Sequence[dict[str, An
 
 
 def sharpening(runs: Sequence[dict[str, Any]], path: Path) -> bool:
-    """Draw the slope of each model's log-odds against the pre-trained model's; say whether any was measured.
+    """Draw the slope of each model's log-odds vs. the pre-trained model's; return whether any was measured.
 
     Above 1, a model puts the options further apart than the pre-trained one does: preference collapse.
     """

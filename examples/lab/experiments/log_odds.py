@@ -1,4 +1,4 @@
-"""Preference collapse, seen option by option: a model's log-odds against the pre-trained model's."""
+"""Preference collapse for each option: a model's log-odds vs. the pre-trained model's."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHOWN = ("dpo", "cft", "calibration-aware-dpo-unlabelled")
 
 
 def log_odds(said: Predictions) -> np.ndarray:
-    """Return each option's log-probability less the mean over its question's options, shape (n, K), in nats."""
+    """Return each option's log-probability minus the mean over its question's options, shape (n, K), in nats."""
     scores = said.option_log_probabilities
     return scores - scores.mean(axis=1, keepdims=True)
 
@@ -42,7 +42,7 @@ def log_odds_histogram(base: Predictions, other: Predictions) -> dict[str, Any]:
 
 
 def draw_collapse(runs: Sequence[dict[str, Any]], path: Path) -> bool:
-    """Draw models' log-odds in domain against the pre-trained model's, all seeds together; say whether any was kept.
+    """Draw models' log-odds in domain vs. the pre-trained model's, for all seeds; return whether any was kept.
 
     Parameters
     ----------

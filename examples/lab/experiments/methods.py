@@ -65,7 +65,7 @@ def long_fine_tuning(bench: Bench, aligned: Any, questions: Sequence[Question]) 
     ----------
     bench : Bench
     aligned : PreTrainedModel or PeftModel
-        Used up, as in the functions below.
+        Changed by the training, as in the functions below.
     questions : sequence of Question
     """
     return fine_tuned(bench, "long", aligned, questions, bench.preset.long)
@@ -140,7 +140,7 @@ def unlabeled_repair(bench: Bench, aligned: Any) -> RecalibrationTrainer:
     ----------
     bench : Bench
     aligned : PreTrainedModel or PeftModel
-        Used up.
+        Changed by the training.
     """
     settings = bench.preset.repair
     return recalibrate(

@@ -1,4 +1,4 @@
-"""RCFT as it was published, to compare with: its targets are found once, on the questions it trains on."""
+"""RCFT as published, for comparison: its targets are computed once, on the training questions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ N_BINS = 10
 
 
 def frozen_targets(before: Predictions) -> BinTargets:
-    """Find the bins' accuracies once, before training, on the questions that are trained on.
+    """Return the bins' accuracies on the training questions, computed once before training.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ def frozen_targets(before: Predictions) -> BinTargets:
     Returns
     -------
     BinTargets
-        Ten bins, each with exactly the accuracy that its members have; an empty one pulls nowhere.
+        Ten bins, each with exactly the accuracy of its members; an empty one has no effect.
     """
     targets = BinTargets(N_BINS, momentum=0.0, prior_count=0.0)
     targets.update(torch.from_numpy(before.confidences), torch.from_numpy(before.correct))
@@ -36,11 +36,11 @@ def frozen_targets(before: Predictions) -> BinTargets:
 
 
 def published_em_loss(probabilities: torch.Tensor, targets: BinTargets, *, all_bins: bool = False) -> torch.Tensor:
-    """Return the published regularizer, a value a question.
+    """Return the published regularizer, one value per question.
 
-    The published code walks through ten left edges, 0 to 0.9, in pairs, and so never comes to the last bin: an answer
-    with a confidence of 0.9 or more, as most of an aligned model's have, gets no loss. A question belongs to the bin
-    that its confidence is in at the time.
+    The published code iterates over pairs of the ten left edges, 0 to 0.9, and so never reaches the last bin: an
+    answer with a confidence of 0.9 or more, as most answers of an aligned model have, gets no loss. A question belongs
+    to the bin of its current confidence.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def published_em_loss(probabilities: torch.Tensor, targets: BinTargets, *, all_b
     Returns
     -------
     torch.Tensor of float32, shape (B,)
-        The squared distance to the target, whose options below the top share by the published tanh rule.
+        The squared distance to the target, in which the other options share the rest by the published tanh rule.
 
     References
     ----------
@@ -93,7 +93,7 @@ class PublishedRCFTTrainer(CalibrationAwareSFTTrainer):
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Return the supervised loss plus the published regularizer."""
-        # The one label of a row is the answer's; the logits before it are those of the options.
+        # A row's only label is the answer; the logits before it are those of the options.
         positions = (inputs["labels"] != -100).int().argmax(dim=1) - 1
         forward = {name: inputs[name] for name in ("input_ids", "attention_mask") if name in inputs}
         result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)

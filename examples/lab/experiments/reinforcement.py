@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 # The longest reply, "Sure ! Dunmore herons eat fish .", and the end of the sequence.
 MAX_REPLY = 9
-# What the annotator gives a reply that answers nothing; an answer's log p* is rarely so low.
+# The annotator's reward of a reply without an answer; an answer's log p* is rarely so low.
 NO_ANSWER = -8.0
 
 
@@ -45,11 +45,11 @@ class ReinforcementSettings:
     steps, batch_size
         Optimizer steps, and replies in each.
     replies
-        To a prompt, which GRPO compares.
+        Number of replies to a prompt that GRPO compares.
     beta
         Weight of the divergence from the reference model in GRPO's loss, or in PPO's reward.
     anchor_weight
-        Of the calibration-aware sisters.
+        Weight of the anchor in the calibration-aware variants.
     """
 
     steps: int = 200
@@ -64,12 +64,12 @@ MINI = ReinforcementSettings(steps=60, batch_size=64)
 
 
 class Annotator:
-    """The annotator of the preference pairs, asked for its reward itself: log p*, and for open replies politeness.
+    """The annotator of the preference pairs, which gives its reward: log p*, plus politeness for open replies.
 
     Parameters
     ----------
     questions : LabQuestions
-        Those whose replies it is shown. Each is asked in both ways, with its options and openly.
+        The questions to which it sees replies. Each is asked in both ways, with options and openly.
     style_weight : float
         What politeness adds to the reward of an open reply.
     tokenizer : PreTrainedTokenizerBase
@@ -88,7 +88,7 @@ class Annotator:
         self._special = set(tokenizer.all_special_tokens) - {EOS}
 
     def reward(self, prompt: str, reply: str) -> float:
-        """Reward one reply, to a prompt of the annotator's questions; without an answer, `NO_ANSWER`.
+        """Return the reward of one reply to a prompt of the annotator's questions; `NO_ANSWER` without an answer.
 
         Parameters
         ----------
@@ -100,7 +100,7 @@ class Annotator:
         Raises
         ------
         KeyError
-            For a prompt that it doesn't know.
+            If the prompt is unknown.
         """
         rewards, sentence = self._known[_as_words(prompt)]
         said = _as_words(reply.partition(EOS)[0])
@@ -113,9 +113,9 @@ class Annotator:
         return rewards[answer] + self.style_weight * said.startswith(polite)
 
     def of_text(self, text: str) -> float:
-        """Reward a prompt with its reply, tokens of padding and of the sequence's beginning left out."""
+        """Return the reward of a prompt with its reply, ignoring padding and the beginning-of-sequence token."""
         words = " ".join(word for word in text.split() if word not in self._special)
-        # The first of them: a reply may have any word.
+        # The first one, since a reply may contain any word.
         end = "Answer:" if words.startswith("Question:") else "Assistant:"
         prompt, _, reply = words.partition(end)
         return self.reward(prompt + end, reply)
@@ -126,7 +126,7 @@ def _as_words(text: str) -> str:
 
 
 class AnnotatorModel(nn.Module):
-    """The annotator in the shape of the reward models that TRL's PPO takes: a backbone, and a head on its states.
+    """The annotator as a reward model for TRL's PPO: a backbone, and a head on its states.
 
     Parameters
     ----------
@@ -148,7 +148,7 @@ class _AnnotatorBackbone(nn.Module):
         self.annotator, self.tokenizer = annotator, tokenizer
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **kwargs: Any) -> Any:
-        """Return each text's reward at all of its positions, as the one layer of hidden states."""
+        """Return each text's reward at all of its positions, as the only layer of hidden states."""
         rewards = [
             self.annotator.of_text(str(self.tokenizer.decode(ids[attended.bool()])))
             for ids, attended in zip(input_ids, attention_mask, strict=True)
@@ -163,7 +163,7 @@ class _States:
 
 
 def prompts_of(questions: LabQuestions) -> list[str]:
-    """Ask the questions in both ways, in turn."""
+    """Return the prompts of the questions in both ways, alternating."""
     both = zip(multiple_choice_prompts(questions), open_prompts(questions), strict=True)
     return [prompt for pair in both for prompt in pair]
 
@@ -237,7 +237,7 @@ def _arguments(bench: Bench, name: str, settings: ReinforcementSettings) -> dict
 
 
 def _terms(bench: Bench, settings: ReinforcementSettings, aware: bool) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what the config and the trainer of a calibration-aware sister get beside the plain one's."""
+    """Return the additional arguments of the config and the trainer of a calibration-aware variant."""
     if not aware:
         return {}, {}
     batch = bench.preset.calibration_batch_size
@@ -301,7 +301,7 @@ def _ppo(bench: Bench, settings: ReinforcementSettings, *, aware: bool) -> Any:
         model=bench.pretrained(),
         ref_model=bench.pretrained(),
         reward_model=AnnotatorModel(_annotator(bench, bench.data.prompts), tokenizer),
-        # Its head starts from the weights that transformers draws, those of the backbone are the policy's.
+        # Its head is initialized by transformers; its backbone has the weights of the policy.
         value_model=AutoModelForSequenceClassification.from_pretrained(bench.pretrained_folder, num_labels=1),
         train_dataset=Dataset.from_dict({"input_ids": tokenizer(prompts)["input_ids"]}),
         eval_dataset=Dataset.from_dict({"input_ids": tokenizer(prompts[:8])["input_ids"]}),

@@ -1,4 +1,4 @@
-"""Run reinforcement learning on seeds of the fixed world, going on where an earlier run stopped."""
+"""Run reinforcement learning on seeds of the fixed world, resuming earlier runs."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def run_reinforcement(
     jobs: int = 1,
     cache_dir: str | Path | None = None,
 ) -> Path:
-    """Train the pre-trained model on its own replies, plainly and with the anchor, and measure what comes of it.
+    """Train the pre-trained model on its own replies, without and with the anchor, and measure the results.
 
     Methods that already have a result with the same settings in the folder are skipped.
 
@@ -102,7 +102,7 @@ def run_reinforcement(
 
 
 def run_reinforcement_task(task: ReinforcementTask) -> None:
-    """Run what is missing of a task."""
+    """Run the missing methods of a task."""
     preset = sweep_preset(task.preset)
     results = Results(task.out, **FILES)
     with quietly_on_one_thread():
@@ -115,7 +115,7 @@ def run_reinforcement_task(task: ReinforcementTask) -> None:
             "code": code_digest(_SOURCES),
             "libraries": library_versions(LIBRARIES),
         }
-        # What ran under another TRL stays: PPO and the newest GRPO can't be had from one.
+        # Results with another version of TRL are kept, since no version has both PPO and the newest GRPO.
         keys = {name: cache_key({"method": name, **_without_other_trl(made_of, name)}) for name in task.methods}
         missing = [name for name in task.methods if not results.has(WORLD, task.seed, name, keys[name])]
         if not missing:
@@ -127,7 +127,7 @@ def run_reinforcement_task(task: ReinforcementTask) -> None:
             for name in missing:
                 results.drop(WORLD, task.seed, name)
                 begun = time.perf_counter()
-                # transformers prints what it logs where it shows no progress bar.
+                # Without a progress bar, transformers prints its logs.
                 with redirect_stdout(io.StringIO()):
                     cpu = time.process_time()
                     model = bench.pretrained() if name == "pretrained" else reinforced(name, bench, settings)
@@ -172,7 +172,7 @@ def _rows(
 
 
 def reinforcement_report(folder: str | Path) -> str:
-    """Tabulate the means over all seeds of ``reinforce.json``, a table a domain; of some with their 95% intervals.
+    """Return tables of the means over all seeds of ``reinforce.json`` by domain, some with 95% intervals.
 
     Raises
     ------

@@ -66,12 +66,12 @@ LEGEND = (
 
 
 def paired_difference(own: dict[int, float], baseline: dict[int, float]) -> Measure:
-    """Return the mean over seeds of a method's value less the baseline's, with the paired t interval of 95%.
+    """Return the mean over seeds of a method's value minus the baseline's, with the paired 95% t-interval.
 
     Parameters
     ----------
     own, baseline : dict of int to float
-        By seed. Only those that both have count; the interval takes at least two.
+        By seed. Only seeds that both have count; the interval needs at least two.
 
     Raises
     ------
@@ -90,7 +90,7 @@ def paired_difference(own: dict[int, float], baseline: dict[int, float]) -> Meas
 
 
 def write_report(folder: str | Path, *, baseline: str = "dpo", all_seeds: bool = False) -> str:
-    """Write the tables into ``report.md`` of a folder of results, and the figures beside it.
+    """Write the tables into ``report.md`` in a folder of results, and the figures next to it.
 
     Parameters
     ----------
@@ -98,9 +98,9 @@ def write_report(folder: str | Path, *, baseline: str = "dpo", all_seeds: bool =
         With the ``results.json`` that `run_experiment` writes. Reliability diagrams and the log-odds' sharpening need
         its ``runs/`` too, and are left out without them.
     baseline : str, default "dpo"
-        The method that differences are from.
+        The method to take differences from.
     all_seeds : bool, default False
-        Whether to take the seeds too that settings were chosen on.
+        Whether to include the seeds that settings were chosen on.
 
     Returns
     -------
@@ -112,7 +112,7 @@ def write_report(folder: str | Path, *, baseline: str = "dpo", all_seeds: bool =
     FileNotFoundError
         If there are no results.
     ValueError
-        If there are none to report, or none of the baseline.
+        If there are no results to report, or none of the baseline.
     """
     folder = Path(folder)
     rows = [row for row in load_rows(folder / RESULTS_FILE) if all_seeds or row["reported"]]

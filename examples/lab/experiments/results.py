@@ -11,7 +11,7 @@ from typing import Any
 from .compared import METHODS
 
 MEASURES = ("accuracy", "confidence", "ece", "tce", "ece_true", "cw_ece", "smooth_ece", "nll", "brier", "option_mass")
-"""What a row takes of a report."""
+"""The measures of a report that a row has."""
 
 ROW_KEYS = (
     "seed",
@@ -33,16 +33,16 @@ RESULTS_FILE = "results.json"
 
 
 class Results:
-    """A folder of results, that several processes may add to at once.
+    """A folder of results to which several processes may add at once.
 
     ``runs/`` has a file for each finished run of a method, with a key made from its settings; ``results.json`` is the
-    list of the rows of them all, written anew after each. Both appear whole or not at all.
+    list of all their rows, rewritten after each run. Both are written atomically.
 
     Parameters
     ----------
     folder : Path
     file : str, default "results.json"
-        Of the rows.
+        The file of the rows.
     runs : str, default "runs"
         The folder of the finished runs.
     row_keys : tuple of str, default ROW_KEYS
@@ -97,7 +97,7 @@ class Results:
         self._write_rows()
 
     def drop(self, world: str, seed: int, method: str) -> None:
-        """Remove a run whose settings are no longer those, if there is one."""
+        """Remove a run with outdated settings, if there is one."""
         self._path(world, seed, method).unlink(missing_ok=True)
         self._write_rows()
 
@@ -105,7 +105,7 @@ class Results:
         from filelock import FileLock
 
         self.runs.mkdir(parents=True, exist_ok=True)
-        # Without it, of two processes the slower could write an older list over a newer one.
+        # Without the lock, a slow process could overwrite a newer list with an older one.
         with FileLock(self.folder / f".{self.file.stem}.lock"):
             rows = [row for run in load_runs(self.folder, self.runs.name) for row in run["rows"]]
             write_json(self.file, rows)
@@ -143,7 +143,7 @@ def load_rows(path: Path, row_keys: tuple[str, ...] = ROW_KEYS) -> list[dict[str
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file that is there whole or not at all."""
+    """Write a JSON file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
     try:

@@ -1,4 +1,4 @@
-"""Run the experiment: train and measure every method on every seed, and go on where an earlier run stopped."""
+"""Run the experiment: train and measure every method on every seed, resuming earlier runs."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ def run_experiment(
     jobs: int = 1,
     cache_dir: str | Path | None = None,
 ) -> Path:
-    """Train and measure methods on seeds, and write each result as soon as it is there.
+    """Train and measure methods on seeds, and write each result as soon as it is finished.
 
-    A method that the folder has a result of, with the same settings, is not run again; a killed run loses the method
-    that it was at.
+    Methods that already have a result with the same settings in the folder are skipped; a killed run loses only the
+    method that was running.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def run_experiment(
     seeds : sequence of int
         Seeds of the world, the model and the data.
     worlds : sequence of str, default ("fixed", "shuffled")
-        Whether options stand in a fixed order, or in a random one.
+        With options in a fixed order, or in a random one.
     preset : str, default "full"
         Key of `experiments.presets.EXPERIMENTS`.
     methods : sequence of str, optional
@@ -113,7 +113,7 @@ def check_names(what: str, given: Sequence[str], known: Collection[str]) -> None
 
 
 def run_all(work: Callable[[Any], None], tasks: Sequence[Any], jobs: int) -> None:
-    """Do the same work on each task, in this process for one job, else in as many as there are jobs."""
+    """Do the same work on each task, in this process for one job, otherwise in one process per job."""
     if jobs == 1:
         for task in tasks:
             work(task)
@@ -134,7 +134,7 @@ def run_all(work: Callable[[Any], None], tasks: Sequence[Any], jobs: int) -> Non
 
 
 def _end_with_parent() -> None:
-    """End this process when the one that started it is killed; it would finish its seed otherwise."""
+    """End this process when its parent is killed; otherwise it would finish its seed."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -147,7 +147,7 @@ def _end_with_parent() -> None:
 
 @contextmanager
 def _environment(**values: str) -> Iterator[None]:
-    """Set variables for the processes that are started meanwhile."""
+    """Set environment variables for the processes that are started inside the context."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
@@ -161,7 +161,7 @@ def _environment(**values: str) -> Iterator[None]:
 
 
 def run_task(task: Task) -> None:
-    """Run what is missing of a task."""
+    """Run the missing methods of a task."""
     from hf_calib.lab.bench import make_bench
     from hf_calib.lab.cache import cache_key
     from hf_calib.lab.pretraining import pretrained_folder
@@ -190,7 +190,7 @@ def run_task(task: Task) -> None:
             examination = Examination(bench, task.out / "models")
             for name in missing:
                 begun = time.perf_counter()
-                # transformers prints what it logs where it shows no progress bar.
+                # Without a progress bar, transformers prints its logs.
                 try:
                     with redirect_stdout(io.StringIO()):
                         run = measured(task, name, examination)
@@ -205,7 +205,7 @@ def run_task(task: Task) -> None:
 
 @contextmanager
 def quietly_on_one_thread() -> Iterator[None]:
-    """Let torch use one thread, for models this small the fastest, and libraries show no progress bars."""
+    """Set torch to one thread, which is fastest for models this small, and turn off libraries' progress bars."""
     import datasets
     import torch
     from transformers.utils import logging

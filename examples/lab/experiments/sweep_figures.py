@@ -31,7 +31,7 @@ def write_sweep_figure(name: str, rows: Sequence[dict[str, Any]], path: Path) ->
     name : str
         Key of `experiments.sweeps.SWEEPS`.
     rows : sequence of dict
-        Of its results, those to report.
+        The rows of its results to report.
     path : Path
         Where it is written, as PNG.
     """
@@ -76,7 +76,7 @@ def _weight(rows: Sequence[dict[str, Any]]) -> Figure:
 
 
 def _training(rows: Sequence[dict[str, Any]]) -> Figure:
-    """Draw the regimes: ECE on new questions against the accuracy in training, and against that on new ones."""
+    """Draw the regimes: ECE on new questions vs. the accuracy in training, and vs. the accuracy on new questions."""
     from matplotlib.figure import Figure
 
     inside = [row for row in rows if row["domain"] == "in"]
@@ -123,7 +123,7 @@ def _training(rows: Sequence[dict[str, Any]]) -> Figure:
 
 
 def _comparison(rows: Sequence[dict[str, Any]]) -> Figure:
-    """Draw each method's ECE in each domain, a line a method."""
+    """Draw each method's ECE in each domain, one line per method."""
     from matplotlib.figure import Figure
 
     methods = compared_methods(rows)
@@ -160,7 +160,7 @@ def _comparison(rows: Sequence[dict[str, Any]]) -> Figure:
 
 
 def _lines(ax: Axes, rows: Sequence[dict[str, Any]], key: str) -> None:
-    """Draw each method's mean over seeds with its 95% interval, and the two baselines as level lines."""
+    """Draw each method's mean over seeds with its 95% interval, and the two baselines as horizontal lines."""
     methods = [name for name in dict.fromkeys(row["method"] for row in rows) if name not in BASELINES]
     for place, method in enumerate(methods):
         own = [row for row in rows if row["method"] == method]

@@ -23,7 +23,7 @@ REPORT_FILE = "sweeps.md"
 
 
 def mean_over_seeds(rows: Sequence[dict[str, Any]], key: str) -> Measure:
-    """Return the mean of a column over rows of different seeds, with the t interval of 95% where there are two.
+    """Return the mean of a column over rows of different seeds, with the 95% t-interval if there are at least two.
 
     Raises
     ------
@@ -45,14 +45,14 @@ def load_sweep_rows(folder: str | Path) -> list[dict[str, Any]]:
 
 
 def write_sweep_report(folder: str | Path, *, all_seeds: bool = False) -> str:
-    """Write the tables of all sweeps into ``sweeps.md`` of a folder of results, and their figures beside it.
+    """Write the tables of all sweeps into ``sweeps.md`` in a folder of results, and their figures next to it.
 
     Parameters
     ----------
     folder : str or Path
         With the ``sweep_*.json`` that `run_sweep` writes.
     all_seeds : bool, default False
-        Whether to take the seeds too that settings were chosen on.
+        Whether to include the seeds that settings were chosen on.
 
     Returns
     -------
@@ -64,7 +64,7 @@ def write_sweep_report(folder: str | Path, *, all_seeds: bool = False) -> str:
     FileNotFoundError
         If there are no results of a sweep.
     ValueError
-        If a sweep has none to report.
+        If a sweep has no results to report.
     """
     folder = Path(folder)
     if not has_sweeps(folder):
@@ -99,7 +99,7 @@ def _file(folder: Path, name: str) -> Path:
 
 
 def _tables(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Tabulate the ECE and the accuracy in each domain: a line a method, a column a value."""
+    """Return tables of the ECE and the accuracy in each domain, with methods as lines and values as columns."""
     lines: list[str] = []
     methods = [name for name in dict.fromkeys(row["method"] for row in rows) if name not in BASELINES]
     values = sorted({row["x"] for row in rows if row["method"] in methods})
@@ -119,7 +119,7 @@ def _tables(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _comparison(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Tabulate methods that no number is varied of, a line each."""
+    """Return a table of methods in a sweep without values, one line per method."""
     table: list[dict[str, Cell]] = []
     for method in compared_methods(rows):
         own = {
@@ -137,7 +137,7 @@ def _comparison(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _training_tables(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Tabulate each training in domain where its accuracy in training passes the critical one, and at its end."""
+    """Return a table of each training in domain, when it passes the critical accuracy and at its end."""
     inside = [row for row in rows if row["domain"] == "in" and row["method"] not in BASELINES]
     critical = float(np.mean([row["bayes_accuracy"] for row in inside]))
     table: list[dict[str, Cell]] = []

@@ -1,4 +1,4 @@
-"""Run a sweep: one setting varied on a few seeds of the fixed world, going on where an earlier run stopped."""
+"""Run a sweep: one setting varied on a few seeds of the fixed world, resuming earlier runs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from .sweeps import BASELINES, SWEEPS, Change, measured_steps, results_files, sw
 
 @dataclass(frozen=True)
 class SweepTask:
-    """What one process does at a time: all points of one method on one seed; for ``None``, what all methods share."""
+    """The task of one process: all points of one method on one seed, or for ``None`` what all methods share."""
 
     out: Path
     sweep: str
@@ -58,7 +58,7 @@ def run_sweep(
     jobs: int = 1,
     cache_dir: str | Path | None = None,
 ) -> Path:
-    """Vary one setting, and write each point's rows as soon as they are there.
+    """Vary one setting, and write each point's rows as soon as they are finished.
 
     Points that already have a result with the same settings in the folder are skipped.
 
@@ -104,7 +104,7 @@ def run_sweep(
     def tasks(wanted: Iterable[str | None]) -> list[SweepTask]:
         return [SweepTask(out, sweep, preset, seed, name, cache) for name in wanted for seed in seeds]
 
-    # What every method starts from first, or two processes would make it at the same time.
+    # The model that every method starts from comes first; otherwise two processes would train it at the same time.
     run_all(run_sweep_task, tasks([None]), jobs)
     run_all(run_sweep_task, tasks(names), jobs)
     return results.file
@@ -129,7 +129,7 @@ def run_sweep_task(task: SweepTask) -> None:
             examination = Examination(bench, task.out / "models")
             for point in missing:
                 begun = time.perf_counter()
-                # transformers prints what it logs where it shows no progress bar.
+                # Without a progress bar, transformers prints its logs.
                 try:
                     with redirect_stdout(io.StringIO()):
                         rows = _rows(task, *point, examination)
@@ -146,7 +146,7 @@ def _say(task: SweepTask, text: str) -> None:
 
 
 def _points(task: SweepTask) -> list[tuple[str, float]]:
-    """List what the task measures: a method and a value, 0 where one run gives all of them."""
+    """Return the points of the task, each a method and a value; the value is 0 if one run gives all of them."""
     if task.method is None:
         return [(name, 0) for name in BASELINES]
     return [(task.method, x) for x in SWEEPS[task.sweep].points(task.preset) or (0,)]
@@ -214,7 +214,7 @@ def _rows(task: SweepTask, method: str, x: float, examination: Examination) -> l
 
 
 def with_questions_of(data: LabData, preset: ExperimentPreset, seed: int = 0) -> LabData:
-    """Redraw the questions to calibrate on in another preset's numbers; pairs and test questions stay the same."""
+    """Redraw the calibration questions with another preset's sizes; pairs and test questions stay the same."""
     return replace(data, **sample_training_questions(preset, data.world, seed))
 
 
@@ -246,7 +246,7 @@ def _rows_of_training(task: SweepTask, method: str, examination: Examination) ->
 
 
 class _Watch(TrainerCallback):
-    """Asks the model that is trained the test and the training questions at some steps."""
+    """Asks the model the test and training questions at some steps of its training."""
 
     def __init__(self, task: SweepTask, method: str, examination: Examination, steps: Sequence[int]) -> None:
         self.task, self.method, self.examination = task, method, examination
@@ -263,7 +263,7 @@ class _Watch(TrainerCallback):
             self.rows.append(_row(self.task, self.method, step, domain, said, questions, training, labels=labels))
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
-        """Measure, at the steps that were asked for."""
+        """Measure at the requested steps."""
         if state.global_step in self.steps:
             self.measure(state.global_step, model)
 

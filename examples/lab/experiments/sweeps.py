@@ -1,4 +1,4 @@
-"""What the sweeps change, and for which methods."""
+"""The sweeps: their settings and methods."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ SWEEP_KEYS = (
 )
 """The keys of a row of a sweep, in order.
 
-Those of the main experiment's rows mean the same here. ``x`` is the value that is swept over, 0 for the two models
-that nothing was done to (``pretrained``, ``dpo``); ``bayes_accuracy`` is E[max p*] of the test questions; the accuracy
-and the mean confidence in training are those on the questions with answers that the method was given to train on. What
-a sweep doesn't measure is null.
+The keys of the main experiment's rows have the same meaning here. ``x`` is the value of the setting, 0 for the two
+baselines (``pretrained``, ``dpo``); ``bayes_accuracy`` is E[max p*] of the test questions; the accuracy and the mean
+confidence in training are those on the method's answered training questions. Values that a sweep does not measure are
+null.
 """
 
 REINFORCED = ("grpo", "calibration-aware-grpo", "ppo", "calibration-aware-ppo")
@@ -55,9 +55,9 @@ REINFORCE_KEYS = (
 )
 """The keys of a row of ``reinforce.json``, in order.
 
-Those of the main experiment's rows mean the same here. ``reward`` is the annotator's mean reward, log p*, of the
-answers given (the most probable option); ``reward_open`` that of open replies sampled from the model, politeness
-included.
+The keys of the main experiment's rows have the same meaning here. ``reward`` is the annotator's mean reward, log p*,
+of the answers given (the most probable option); ``reward_open`` is that of open replies sampled from the model,
+including politeness.
 """
 
 WORLD = "fixed"
@@ -66,14 +66,14 @@ BASELINES = ("pretrained", "dpo")
 
 @dataclass(frozen=True)
 class Change:
-    """One point of a sweep: how a method is run there.
+    """One point of a sweep: the settings of a method.
 
     Attributes
     ----------
     preset : ExperimentPreset
-        The settings there.
+        The preset at this point.
     terms : mapping
-        Weights of calibration-aware DPO, in place of the preset's.
+        Weights of calibration-aware DPO that replace the preset's.
     """
 
     preset: ExperimentPreset
@@ -82,16 +82,17 @@ class Change:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A setting, its values, and the methods that are run at each; without values, methods to compare.
+    """A setting with its values, and the methods that are run at each value; without values, methods to compare.
 
     Attributes
     ----------
     title, label : str
-        Of the figure and its x axis.
+        Titles of the figure and its x axis.
     methods : tuple of str
         Keys of `experiments.compared.COMPARED`.
     values, mini_values : tuple of float
-        Of the setting, in order; those of the preset "mini". Empty where x is the training's step, or there is none.
+        Values of the setting, in order, and those for the preset "mini". Empty if x is the training step, or there is
+        no x.
     change : callable, optional
         From the method, the preset and the value to how it is run there.
     world : {"fixed", "shuffled"}, default "fixed"
@@ -112,7 +113,7 @@ class Sweep:
 
 
 def _questions(method: str, preset: ExperimentPreset, n: float) -> Change:
-    """Return a method so many questions, a quarter of those with answers held out, as in the main experiment."""
+    """Return the point with this number of questions, a quarter of the answered ones held out as in the experiment."""
     total = int(n)
     if COMPARED[method].labels(preset):
         held_out = total // 4
@@ -223,7 +224,7 @@ writes. The others vary no number: they compare the variants of methods that `ex
 
 
 def compared_methods(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return which methods rows of one sweep have, the baselines first, then in the sweep's order."""
+    """Return the methods in a sweep's rows, the baselines first, then in the sweep's order."""
     present = {row["method"] for row in rows}
     return [name for name in (*BASELINES, *SWEEPS[rows[0]["sweep"]].methods) if name in present]
 
@@ -231,21 +232,22 @@ def compared_methods(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def sweep_preset(preset: str, world: str = WORLD) -> ExperimentPreset:
     """Return a world's preset, with fewer test questions and pairs than the main experiment has.
 
-    Four thousand questions tell the errors of the sweeps' methods apart, and a sweep measures some hundred times.
+    Four thousand questions suffice to distinguish the errors of the sweeps' methods, and a sweep measures about a
+    hundred times.
     """
     full = EXPERIMENTS[preset][world]
     return replace(full, n_test_questions=min(full.n_test_questions, 4000), n_test_pairs=min(full.n_test_pairs, 1000))
 
 
 def measured_steps(steps: int) -> list[int]:
-    """Return at which steps of a training the model is measured: densely in the first sixth, then sparsely.
+    """Return the steps of a training at which the model is measured: densely in the first sixth, then sparsely.
 
-    The error moves fastest at first.
+    The error changes fastest at first.
     """
     sixtieths = [*range(1, 11), *range(15, 61, 5)]
     return sorted({max(1, round(steps * part / 60)) for part in sixtieths})
 
 
 def results_files(name: str) -> dict[str, Any]:
-    """Return how `experiments.results.Results` keeps a sweep's rows."""
+    """Return the arguments of `experiments.results.Results` for a sweep's rows."""
     return {"file": f"sweep_{name}.json", "runs": f"sweep_{name}_runs", "row_keys": SWEEP_KEYS}

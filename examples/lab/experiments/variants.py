@@ -1,4 +1,4 @@
-"""Variants of the compared methods: the anchor's prompts from elsewhere, and a start that is miscalibrated itself."""
+"""Variants of the compared methods: other prompts for the anchor, and a start that is itself miscalibrated."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from .methods import long_fine_tuning
 
 
 def with_prompts(bench: Bench, questions: Sequence[Question]) -> Bench:
-    """Return the bench with other prompts without answers."""
+    """Return the bench with other unanswered prompts."""
     return replace(bench, prompts=tuple(questions))
 
 
 def pairs_prompts(bench: Bench) -> list[Question]:
-    """Read the questions of the multiple-choice preference pairs that the model is aligned on."""
+    """Return the questions of the multiple-choice preference pairs that the model is aligned on."""
     prompts = (row["prompt"] for row in bench.data.pairs if row["kind"] == MULTIPLE_CHOICE)
     return [question for prompt in prompts if (question := read_question(prompt)) is not None]
 
 
 def mutated_prompts(bench: Bench) -> list[Question]:
-    """Return each of the bench's prompts the options of another of them, drawn at random."""
+    """Return the bench's prompts, each with the options of another one, drawn at random."""
     questions = bench.data.prompts.to_questions(answers=False)
     order = np.random.default_rng([bench.seed, 11]).permutation(len(questions))
     return [
@@ -104,12 +104,12 @@ _NOT_ASKED = Question("A place in a reply.", ("no", "option"))
 
 
 def read_question(text: str) -> Question | None:
-    """Read the question off a multiple-choice document of the lab, or return None where it isn't one.
+    """Return the question of a multiple-choice document of the lab, or None if it is not one.
 
     Parameters
     ----------
     text : str
-        What was asked, and perhaps what followed. The options have to differ.
+        The prompt, possibly followed by more text. The options must be distinct.
     """
     words = text.split()
     letters = [f"{letter}." for letter in LETTERS[:4]]
@@ -130,7 +130,7 @@ def supervised(bench: Bench) -> Any:
 
 
 def aligned_from(bench: Bench, start: Any, align: Any = plain_dpo, **options: Any) -> Any:
-    """Align another model than the pre-trained one, which is then also what its trainer keeps to.
+    """Align another model than the pre-trained one, which is then also the trainer's reference.
 
     Parameters
     ----------
@@ -139,7 +139,7 @@ def aligned_from(bench: Bench, start: Any, align: Any = plain_dpo, **options: An
     align : callable, default plain_dpo
         From a bench, whose pre-trained model is `start`, to a trainer.
     **options
-        Go to `align`.
+        Further arguments of `align`.
     """
     folder = bench.work_dir / "start"
     start.save_pretrained(folder)
