@@ -95,7 +95,7 @@ class PromptEncoder:
             self._continued(row, self._stem(prompt_format, question, False), [text.strip()], prompt_format)
             for row, (question, text) in enumerate(zip(questions, texts, strict=True))
         ]
-        return self._fitting(items, len(questions))
+        return self._fitting(items)
 
     def labels(self, questions: Sequence[Question], prompt_format: PromptFormat) -> list[EncodedOptions]:
         """Return prompts with the options' labels as continuations, for questions of up to 255 options.
