@@ -145,7 +145,8 @@ def write_report(folder: str | Path, *, baseline: str = "dpo", all_seeds: bool =
 
 
 def _world(world: str, rows: Sequence[dict[str, Any]], baseline: str) -> list[str]:
-    methods = _unique(row["method"] for row in rows)
+    run = _unique(row["method"] for row in rows)
+    methods = [name for name in METHODS if name in run] + [name for name in run if name not in METHODS]
     if baseline not in methods:
         raise ValueError(
             f"the baseline {baseline!r} has no result in the {world} world; there are {', '.join(methods)}"
@@ -181,7 +182,7 @@ def _summary_table(rows: Sequence[dict[str, Any]], methods: Sequence[str]) -> st
     for method in methods:
         of_method = [row for row in rows if row["method"] == method]
         own = {domain: [row for row in of_method if row["domain"] == domain] for domain in DOMAINS}
-        line: dict[str, Cell] = {"method": method}
+        line: dict[str, Cell] = {"method": method, "seeds": len(own["in"])}
         for title, (domain, key) in _SUMMARIZED.items():
             line[title] = _mean_and_half([row[key] for row in own[domain]])
         ratios = [
@@ -209,7 +210,8 @@ def _selective(rows: Sequence[dict[str, Any]]) -> list[str]:
     lines = ["### What calibrated confidence is for", "", legend(), ""]
     for domain in DOMAINS:
         table: list[dict[str, Cell]] = []
-        for method in _unique(row["method"] for row in rows):
+        run = {row["method"] for row in rows}
+        for method in (name for name in METHODS if name in run):
             own = [row for row in rows if (row["method"], row["domain"]) == (method, domain)]
             line: dict[str, Cell] = {"method": method, "seeds": len(own)}
             for key, title in SELECTIVE_MEASURES.items():

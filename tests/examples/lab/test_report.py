@@ -49,7 +49,7 @@ def test_the_reported_seeds_are_averaged_and_compared(tmp_path):
     assert (tmp_path / "report.md").read_text() == text
     assert "Seeds 3, 4, 5." in text
     lines = [line.split() for line in text.splitlines()]
-    means = [line[:3] for line in lines if line[:1] in (["dpo"], ["cft"]) and line[1].isdigit()]
+    means = [line[:3] for line in lines if line[:1] in (["dpo"], ["cft"]) and "±" not in line]
     assert means[:2] == [["dpo", "3", "0.500"], ["cft", "2", "0.600"]]
     # +.1 and +.2: .15 with the t interval of two values, 12.706 * .05.
     assert ["cft", "2", "0.150", "[-0.485,", "0.785]"] in [line[:5] for line in lines]
@@ -71,11 +71,11 @@ def test_the_first_table_has_every_method_with_its_intervals_and_what_it_needs(t
     table = write_report(tmp_path).split("### All methods")[1].split("```")[1]
     cells = {line.split()[0]: line.split()[1:] for line in table.splitlines() if line[:1].isalpha()}
     # .3 and .4: .35 with the t interval of two values, 12.706 * .05.
-    assert cells["dpo"][:3] == ["0.350", "±", "0.635"]
+    assert cells["dpo"][:4] == ["2", "0.350", "±", "0.635"]
     assert cells["dpo"][-3:] == ["1.00", "0", "no"]
     # 12 and 13 seconds over 10.
     assert cells["daca"][-3:] == ["1.25", "0", "yes"]
-    assert cells["cft"][:3] == ["0.050", "±", "0.000"]
+    assert cells["cft"][:4] == ["2", "0.050", "±", "0.000"]
     assert cells["cft"][-3:] == ["2.00", "42", "no"]
 
 
