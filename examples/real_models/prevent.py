@@ -116,8 +116,8 @@ class Experiment:
 
         self.options = options
         self.rows = Rows(options.out, "model")
-        self.work = options.work or options.out / "work"
         self.name = Path(options.model).name
+        self.work = (options.work or options.out / "work") / self.name
         self.tokenizer = AutoTokenizer.from_pretrained(options.model)
         self.tests = {name: read((file,), options.data)[: options.n_test] for name, file in SETS.items()}
         questions = read(("openbookqa_train",), options.data)

@@ -62,7 +62,9 @@ def report(rows):
         lines += [f"# {model}", "", f"## Held-out preferences, {pairs} pairs", ""]
         lines += header(("seeds", *PREFERENCES.values(), "reward accuracy, difference to dpo", "seconds"))
         for arm, own in arms.items():
-            cells = [over_seeds([row["preferences"][key] for row in own]) for key in PREFERENCES]
+            # Without training all rewards are 0.
+            shown = {key: arm != "before" or key == "win_rate" for key in PREFERENCES}
+            cells = [over_seeds([row["preferences"][key] for row in own]) if shown[key] else "" for key in PREFERENCES]
             cells += [difference(own, arms.get("dpo", [])), over_seeds([row.get("seconds", 0) for row in own], 0)]
             lines.append(f"| {arm} | {len(own)} | " + " | ".join(cells) + " |")
         lines.append("")

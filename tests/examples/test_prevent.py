@@ -74,7 +74,7 @@ def test_each_arm_is_measured_once_and_compared_with_plain_dpo(arguments, tmp_pa
     # The figures are those of the adapter that was trained.
     from common import read
 
-    model = hf_calib.load(tmp_path / "rows" / "work" / "dpo-seed0")
+    model = hf_calib.load(tmp_path / "rows" / "work" / saved_model.name / "dpo-seed0")
     asked = read(("mmlu_test",), tmp_path / "data")[:10]
     own = hf_calib.measure(model, {"own": asked}, method="letters").report.measures["nll"].value
     assert rows["dpo"]["measured"]["letters"]["MMLU"]["nll"]["value"] == pytest.approx(own, abs=1e-4)
