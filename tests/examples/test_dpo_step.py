@@ -69,7 +69,7 @@ def test_wrong_options_are_refused(benchmark, capsys):
     assert "--steps must be a multiple of 5" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         benchmark("--threads", "2", "--clock", "cpu").parse_arguments()
-    assert "it needs --threads 1" in capsys.readouterr().err
+    assert "pass --threads 1" in capsys.readouterr().err
 
 
 def test_what_autograd_keeps_is_counted_once_without_the_weights():

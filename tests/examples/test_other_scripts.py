@@ -151,7 +151,7 @@ def test_grpo_on_free_form_questions_with_the_example_config(saved_model, tmp_pa
     ("given", "message"),
     [
         ((), "no reward; give --reward_funcs"),
-        (("accuracy",), r"none of hf_calib\.rewards: .*brier_reward.*; none of TRL's: .*accuracy_reward"),
+        (("accuracy",), r"choose from hf_calib\.rewards \(.*brier_reward.*\) or trl\.rewards \(.*accuracy_reward"),
         (("no_such_module.reward",), "'no_such_module' cannot be imported"),
         (("tests.trainers.runs.shorter",), "has no function 'shorter'"),
     ],

@@ -100,7 +100,7 @@ def test_questions_are_drawn_in_equal_shares_and_none_twice(tmp_path):
         assert sum(text in own for text in texts[:30]) == 10
     failed = subprocess.run([*command, "--train", "90"], check=False, capture_output=True, text=True,
                             env={**os.environ, "PYTHONPATH": str(EXAMPLES.parent)})  # fmt: skip
-    assert "has 20 answered questions, and 35 are wanted" in failed.stderr
+    assert "has 20 answered questions, but 35 are needed" in failed.stderr
 
 
 def test_vicunas_template_is_vicunas(prepared):

@@ -199,7 +199,7 @@ def test_pickled_weights_are_not_opened(client, adapter_folder, tmp_path, monkey
     ("config", "error", "message"),
     [
         ({"base_model_name_or_path": "/etc"}, UnsafeRepositoryError, "names '/etc'"),
-        ({"base_model_name_or_path": "../../models"}, UnsafeRepositoryError, "no name on the Hub"),
+        ({"base_model_name_or_path": "../../models"}, UnsafeRepositoryError, "not a name on the Hub"),
         ({"base_model_name_or_path": ["lab/tiny"]}, InvalidFolderError, "which is not a name"),
         ({"base_model_name_or_path": None}, InvalidFolderError, "names no base model"),
         ({"auto_mapping": {"parent_library": "antigravity"}}, UnsafeRepositoryError, "asks to import 'antigravity'"),

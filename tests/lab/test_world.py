@@ -149,7 +149,7 @@ def test_no_word_has_two_meanings():
     [
         (lambda: World(0, n_species=33), "n_species must be between 1 and 32.*33"),
         (lambda: World(0, n_regions=0), "n_regions must be between 1 and 32.*0"),
-        (lambda: World(0, n_species=1, n_regions=3), "at least four entities"),
+        (lambda: World(0, n_species=1, n_regions=3), "must be at least 4"),
         (lambda: World(0).sample_questions(5, "rare"), "domain must be one or several of in, out, unseen.*'rare'"),
         (lambda: World(0).sample_questions(5, ()), "domain must be one or several"),
         (lambda: World(0).sample_questions(5, entities="held-out"), "entities must be one of train, test, all"),
