@@ -1,20 +1,15 @@
-"""Time and compare this package with lm-evaluation-harness on the same model, questions, prompts and batch size.
+r"""Time and compare this package with lm-evaluation-harness on the same model, questions, prompts and batch size.
 
-    python examples/benchmarks/lm_eval_throughput.py --dataset arc_challenge_test.jsonl --limit 48
+    python examples/benchmarks/lm_eval_throughput.py --model HuggingFaceTB/SmolLM2-135M-Instruct \
+        --dataset allenai/ai2_arc:ARC-Challenge:test --limit 200 --shots 5
 
-The model is randomly initialized, of 50 million parameters or more, with a vocabulary of 128,256 tokens. Needs the
-extra `lm_eval`. A line a setting: seconds of each, their ratio, and the largest difference of the options'
-probabilities. On a CPU, seconds are those that the process computed, so that others on the machine don't count.
+Without `--model` the model is randomly initialized, of 50 million parameters, with a vocabulary of 128,256 tokens and
+a tokenizer of bytes. Requires the extra `lm_eval`. For each setting it prints, of both, the processor's seconds, the
+clock's seconds and the tokens that went through the model, padding included, and the largest difference of the
+options' probabilities. The limit is the number of tokens that have to be computed: what all prompts share, the rest of
+each prompt, and each option's tokens but the last, once each.
 
-Measured with lm_eval 0.4.13 on one thread of a busy machine, 6 questions of ARC-Challenge in batches of 8, one run:
-
-    letters            harness     5.3 s   here     1.0 s     5.4 times   largest difference 2.0e-06
-    letters, 3 shots   harness    17.8 s   here     2.1 s     8.5 times   largest difference 1.4e-06
-    texts              harness    13.8 s   here     2.5 s     5.5 times   largest difference 2.2e-16
-    texts, 3 shots     harness    47.3 s   here     3.5 s    13.7 times   largest difference 1.4e-24
-
-The model's weights being random, texts of several tokens get probabilities near 0 and 1, so that the differences of
-texts say little here.
+Measured figures are in `examples/benchmarks/README.md`.
 """
 
 from __future__ import annotations
@@ -22,25 +17,60 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from hf_calib.confidence import Asking, LocalModel, OptionLetters, OptionTexts
-from hf_calib.tasks import FewShotFormat, PromptFormat, load_questions, write_lm_eval_task
+from hf_calib.confidence.batching import common_prefix
+from hf_calib.tasks import FewShotFormat, PromptFormat, Question, load_questions, write_lm_eval_task
 
 VOCABULARY = 128_256
 
 
-def seconds() -> float:
-    """Return the time that differences are taken of: the processor's, or the clock's where a GPU computes."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-        return time.perf_counter()
-    return time.process_time()
+class Cost:
+    """What a piece of work took: seconds of the processor and of the clock, and tokens through the model."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.processor = self.clock = 0.0
+        self.tokens = 0
+        self._model = model
+
+    def __enter__(self) -> Self:
+        self._hook = self._model.register_forward_pre_hook(self._count, with_kwargs=True)
+        self._start = self._now()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        end = self._now()
+        self._hook.remove()
+        self.processor += end[0] - self._start[0]
+        self.clock += end[1] - self._start[1]
+
+    def _count(self, module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        self.tokens += (named["input_ids"] if "input_ids" in named else given[0]).numel()
+
+    @staticmethod
+    def _now() -> tuple[float, float]:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return time.process_time(), time.perf_counter()
+
+
+def least_tokens(source: LocalModel, asked: Sequence[Question], prompt_format: PromptFormat, texts: bool) -> int:
+    """Return how many tokens have to go through the model."""
+    encoder = source.encoder
+    items = encoder.texts(asked, prompt_format, list_options=False) if texts else encoder.letters(asked, prompt_format)
+    prompts = [item.input_ids for item in items]
+    shared = min(common_prefix(prompts[0], prompt) for prompt in prompts)
+    options = sum(len(ids) - 1 for item in items for ids in item.options)
+    return shared + sum(len(prompt) - shared for prompt in prompts) + options
 
 
 def make_model() -> LlamaForCausalLM:
@@ -75,22 +105,19 @@ def byte_tokenizer() -> PreTrainedTokenizerBase:
 
 
 def by_harness(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, folder: Path, name: str, batch_size: int
-) -> tuple[float, list[np.ndarray]]:
-    """Return the seconds that the harness takes for its requests, and each question's probabilities."""
+    model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, name: str, batch_size: int
+) -> tuple[Cost, list[np.ndarray]]:
+    """Return what the harness takes for its requests, and each question's probabilities."""
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
-    class Timed(HFLM):
-        seconds = 0.0
+    cost = Cost(model)
 
+    class Timed(HFLM):
         def loglikelihood(self, *arguments, **options):
-            start = seconds()
-            try:
+            with cost:
                 return super().loglikelihood(*arguments, **options)
-            finally:
-                Timed.seconds += seconds() - start
 
     harness = Timed(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, device=str(model.device))
     manager = TaskManager(include_path=str(folder), include_defaults=False)
@@ -103,27 +130,30 @@ def by_harness(
         scores = np.array([float(response[0]) for response in sample["filtered_resps"]])
         p = np.exp(scores - scores.max())
         found.append(p / p.sum())
-    return Timed.seconds, found
+    return cost, found
 
 
 def main() -> None:
     """Run the settings that were asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="a name or folder (default: a random model)")
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--limit", type=int, default=48)
     parser.add_argument("--shots", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--only", choices=("letters", "texts"), help="leave the other settings out")
     parser.add_argument("--only-shots", action="store_true", help="leave the settings without examples out")
-    parser.add_argument("--tokenizer", help="a name or folder (default: one of bytes)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
 
     every = load_questions(options.dataset, limit=options.limit + options.shots)
     pool = [replace(question, subject=None) for question in every[: options.shots]]
     asked = every[options.shots :]
-    tokenizer = AutoTokenizer.from_pretrained(options.tokenizer) if options.tokenizer else byte_tokenizer()
-    model = make_model().to(options.device)
+    if options.model:
+        tokenizer = AutoTokenizer.from_pretrained(options.model)
+        model = AutoModelForCausalLM.from_pretrained(options.model, dtype="float32").eval().to(options.device)
+    else:
+        tokenizer, model = byte_tokenizer(), make_model().to(options.device)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(asked)} questions, {options.device}")
     settings = {
         "letters": (PromptFormat(), False),
@@ -137,16 +167,23 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             write_lm_eval_task(asked, folder, "own", prompt_format=prompt_format, texts=texts)
             theirs, expected = by_harness(model, tokenizer, Path(folder), "own", options.batch_size)
-        start = seconds()
         method = OptionTexts() if texts else OptionLetters()
         source = LocalModel(model, tokenizer)
-        found = method.predict(source, asked, prompt_format, Asking(options.batch_size)).probabilities
-        ours = seconds() - start
+        ours = Cost(model)
+        with ours:
+            found = method.predict(source, asked, prompt_format, Asking(options.batch_size)).probabilities
         worst = max(float(np.abs(own[: len(p)] - p).max()) for own, p in zip(found, expected, strict=True))
-        print(
-            f"{setting:<18} harness {theirs:7.1f} s   here {ours:7.1f} s   {theirs / ours:5.1f} times   "
-            f"largest difference {worst:.1e}"
+        limit = least_tokens(source, asked, prompt_format, texts)
+        print(setting)
+        for name, cost in (("harness", theirs), ("hf_calib", ours)):
+            print(
+                f"    {name:<8} {cost.processor:8.1f} s of the processor, {cost.clock:8.1f} s of the clock, "
+                f"{cost.tokens:9,} tokens, {cost.tokens / limit:5.2f} times the limit"
+            )
+        ratios = (
+            f"{theirs.processor / ours.processor:.2f} by the processor, {theirs.clock / ours.clock:.2f} by the clock"
         )
+        print(f"    ratio {ratios}; largest difference {worst:.1e}", flush=True)
 
 
 if __name__ == "__main__":

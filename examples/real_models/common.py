@@ -61,6 +61,15 @@ def figures(predictions, seed=0):
     }
 
 
+def calibrated(answers, name, labels=None):
+    """Return all answers after a calibrator that was fitted on those to the fitting questions, and its parameters."""
+    from hf_calib.calibrators import by_name
+
+    own = answers["fit"]
+    calibrator = by_name(name).fit(own.logits, own.answers if labels is None else labels)
+    return {name: predictions.calibrated(calibrator) for name, predictions in answers.items()}, repr(calibrator)
+
+
 def fine_tune(model, questions, folder, reading, seed, settings, **options):
     """Train an adapter with CFT or RCFT unless it is there, from the last checkpoint on, and save it with its card.
 
@@ -135,18 +144,29 @@ def versions():
     return {name: importlib.metadata.version(name) for name in VERSIONS_OF}
 
 
+def device():
+    """Return the name of the GPU if there is one, else of the processor."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 class Rows:
-    """The rows of an experiment, each in a file of its own that is written when the row is complete."""
+    """The rows of an experiment, each in a file of its own that is written when the row is complete.
 
-    def __init__(self, folder):
+    `group` says what the folders are: one for each reading, or one for each model.
+    """
+
+    def __init__(self, folder, group="reading"):
         self.folder = Path(folder)
+        self.group = group
 
-    def path(self, reading, arm, seed):
+    def path(self, group, arm, seed):
         """Return the file of a row; `seed` is None where nothing is drawn."""
         name = arm.replace(" + ", "-").replace(" ", "-")
-        return self.folder / reading / (name + ("" if seed is None else f"-seed{seed}") + ".json")
+        return self.folder / group / (name + ("" if seed is None else f"-seed{seed}") + ".json")
 
-    def missing(self, reading, arm, seed, settings):
+    def missing(self, group, arm, seed, settings):
         """Tell whether a row has to be computed.
 
         Raises
@@ -154,7 +174,7 @@ class Rows:
         SystemExit
             If it is there with other settings.
         """
-        path = self.path(reading, arm, seed)
+        path = self.path(group, arm, seed)
         if not path.exists():
             return True
         found = json.loads(path.read_text(encoding="utf-8"))["settings"]
@@ -162,13 +182,13 @@ class Rows:
             raise SystemExit(f"--out: {path} is from a run with other settings, {found}; give another folder")
         return False
 
-    def add(self, reading, arm, seed, settings, **values):
+    def add(self, group, arm, seed, settings, **values):
         """Write a row."""
-        path = self.path(reading, arm, seed)
+        path = self.path(group, arm, seed)
         path.parent.mkdir(parents=True, exist_ok=True)
-        row = {"reading": reading, "arm": arm, "seed": seed, "settings": settings, "versions": versions(), **values}
+        row = {self.group: group, "arm": arm, "seed": seed, "settings": settings, "versions": versions(), **values}
         path.write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
 
     def load(self):
         """Return all rows."""
-        return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(self.folder.rglob("*.json"))]
+        return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(self.folder.glob("*/*.json"))]

@@ -24,6 +24,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from common import device
 
 READINGS = ("p-true", "stated-levels")
 STAGES = ("before", "before, temperature", "trained")
@@ -63,7 +64,7 @@ def main(argv=None):
     tokenizer = AutoTokenizer.from_pretrained(options.model)
 
     def model():
-        return AutoModelForCausalLM.from_pretrained(options.model, dtype="float32")
+        return AutoModelForCausalLM.from_pretrained(options.model, dtype="float32").to(device())
 
     test, train, fit = answered(options, model, tokenizer)
     run.values["answers"] = {name: counts(part) for name, part in (("test", test), ("train", train), ("fit", fit))}

@@ -22,7 +22,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from common import TEST, TRAIN, Rows, figures, fine_tune, read, test_sets
+from common import TRAIN, Rows, calibrated, device, figures, fine_tune, read, test_sets
 
 CALIBRATORS = ("temperature", "vector", "isotonic", "auto")
 # Optimizer steps, as a multiple of --steps, and the trainer's method.
@@ -101,13 +101,11 @@ class Experiment:
         import hf_calib
 
         sets = {**self.tests, "fit": self.fit}
-        found = hf_calib.measure(model, sets, out=self.work / folder, progress=True, **how)
+        found = hf_calib.measure(model, sets, out=self.work / folder, progress=True, batch_size="auto", **how)
         return {name: own.predictions for name, own in found.datasets.items()}
 
     def untrained(self, reading, arm):
         """Measure the model as it is, with its chat template, or with a calibrator."""
-        from hf_calib.calibrators import by_name
-
         settings = self.settings(reading)
         if not self.rows.missing(reading, arm, None, settings):
             return
@@ -118,7 +116,7 @@ class Experiment:
         answers = self.ask(self.options.model, f"{name}-{reading}", **how)
         values = {}
         if arm in CALIBRATORS:
-            answers, values["calibrator"] = calibrated(answers, by_name(arm))
+            answers, values["calibrator"] = calibrated(answers, arm)
         self.add(reading, arm, None, settings, answers, **values)
 
     def trained(self, reading, arm, seed):
@@ -126,39 +124,33 @@ class Experiment:
         import torch
 
         import hf_calib
-        from hf_calib.calibrators import by_name
 
         training = "long" if arm == AFTERWARDS else arm
         settings = self.settings(reading, training)
         if not self.rows.missing(reading, arm, seed, settings):
             return
         folder = self.work / f"{training}-{reading}-seed{seed}"
-        seconds = fine_tune(self.options.model, self.train, folder, reading, seed, settings)
+        # The adapters that are published report the calibration before and after on their cards.
+        own = {"eval_calibration_dataset": self.tests["in domain"]} if training == "cft" else {}
+        seconds = fine_tune(self.options.model, self.train, folder, reading, seed, settings, **own)
         model = hf_calib.load(folder)
-        model.model = model.model.merge_and_unload().to(getattr(torch, self.options.dtype))
+        model.model = model.model.merge_and_unload().to(device(), getattr(torch, self.options.dtype))
         # PyTorch multiplies bfloat16 weights without gradients four times as slowly on processors.
         model.model.requires_grad_(True)
         answers = self.ask(model, f"{folder.name}-answers")
         values = {"training_seconds": seconds}
         if arm == AFTERWARDS:
-            answers, values["calibrator"] = calibrated(answers, by_name("temperature"))
+            answers, values["calibrator"] = calibrated(answers, "temperature")
         self.add(reading, arm, seed, settings, answers, **values)
 
     def add(self, reading, arm, seed, settings, answers, **values):
-        """Write a row with the figures of all test sets."""
-        measured = {name: figures(answers[name]) for name in TEST}
+        """Write a row with the figures of all sets; those of the fitting questions can choose settings."""
+        measured = {name: figures(own) for name, own in answers.items()}
         self.rows.add(reading, arm, seed, settings, **values, measured=measured)
         shown = ", ".join(
             f"{name} {own['accuracy']['value']:.3f} ECE {own['ece']['value']:.3f}" for name, own in measured.items()
         )
         print(f"{reading} {arm} {'' if seed is None else seed}: {shown}", flush=True)
-
-
-def calibrated(answers, calibrator):
-    """Return all answers after a calibrator that was fitted on those to the fitting questions, and its parameters."""
-    own = answers["fit"]
-    calibrator.fit(own.logits, own.answers)
-    return {name: predictions.calibrated(calibrator) for name, predictions in answers.items()}, repr(calibrator)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ Make tables and reliability diagrams from the rows of `repair.py`.
 python examples/real_models/report.py repaired
 ```
 
-Writes `report.md` and `reliability_diagram.png` next to the rows.
+Writes `report.md` and `reliability_READING.png` for each reading next to the rows.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ def main(argv=None):
     if not rows:
         raise SystemExit(f"folder: {folder} holds no rows; run repair.py --out {folder} first")
     (folder / "report.md").write_text(report(rows), encoding="utf-8")
-    draw(rows, folder / "reliability_diagram.png")
+    for reading in readings_of(rows):
+        draw([row for row in rows if row["reading"] == reading], folder / f"reliability_{reading}.png")
     print(f"Wrote {folder / 'report.md'}")
 
 
@@ -40,7 +41,7 @@ def report(rows):
     """Return the tables, one for each reading and test set."""
     settings = rows[0]["settings"]
     lines = [f"# {settings['model']}", ""]
-    for reading in dict.fromkeys(row["reading"] for row in rows):
+    for reading in readings_of(rows):
         for test in TEST:
             measured = [row["measured"][test] for row in rows if row["reading"] == reading]
             n = {own["n"] for own in measured}
@@ -63,7 +64,7 @@ def report(rows):
     lines += [
         "Square brackets: 95% interval over questions, of one seed. ±: 95% interval of the mean over seeds.",
         "",
-        "![Reliability diagrams](reliability_diagram.png)",
+        *(f"![Reliability diagrams, {reading}](reliability_{reading}.png)" for reading in readings_of(rows)),
     ]
     return "\n".join(lines) + "\n"
 
@@ -78,26 +79,27 @@ def cell(measures):
     return f"{np.mean(values):.3f} ± {half:.3f}"
 
 
+def readings_of(rows):
+    """Return what confidence was read off."""
+    return list(dict.fromkeys(row["reading"] for row in rows))
+
+
 def draw(rows, path):
-    """Draw the in-domain reliability diagrams of the model as it is and of the trained arms, of their first seeds."""
+    """Draw a reading's in-domain reliability diagrams, of the model as it is and of the trained arms' first seeds."""
     import matplotlib.pyplot as plt
 
-    readings = list(dict.fromkeys(row["reading"] for row in rows))
-    arms = [arm for arm in ARMS if arm in ("as it is", "temperature", "cft", "rcft", "long")]
-    arms = [arm for arm in arms if any(row["arm"] == arm for row in rows)]
-    size = (2.6 * len(arms), 2.9 * len(readings))
-    figure, axes = plt.subplots(len(readings), len(arms), figsize=size, squeeze=False, layout="constrained")
-    for reading, line in zip(readings, axes, strict=True):
-        for arm, axis in zip(arms, line, strict=True):
-            axis.plot([0, 1], [0, 1], color="gray", linewidth=1, linestyle="--")
-            axis.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="confidence", ylabel="accuracy")
-            own = next((row for row in rows if (row["reading"], row["arm"]) == (reading, arm)), None)
-            if own is None:
-                continue
-            measured = own["measured"]["in domain"]
-            bins = [found for found in measured["bins"] if found["count"]]
-            axis.bar([found["confidence"] for found in bins], [found["accuracy"] for found in bins], width=0.06)
-            axis.set_title(f"{arm}, {reading}\nECE {measured['ece']['value']:.3f}", fontsize=9)
+    own = {row["arm"]: row for row in reversed(rows)}
+    arms = [arm for arm in ("as it is", "temperature", "cft", "rcft", "long") if arm in own]
+    figure, axes = plt.subplots(1, len(arms), figsize=(2.6 * len(arms), 2.9), squeeze=False, layout="constrained")
+    for arm, axis in zip(arms, axes[0], strict=True):
+        measured = own[arm]["measured"]["in domain"]
+        bins = [found for found in measured["bins"] if found["count"]]
+        axis.plot([0, 1], [0, 1], color="gray", linewidth=1, linestyle="--")
+        axis.bar([found["confidence"] for found in bins], [found["accuracy"] for found in bins], width=0.06)
+        axis.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="confidence", ylabel="accuracy")
+        axis.set_title(
+            f"{arm}\naccuracy {measured['accuracy']['value']:.2f}, ECE {measured['ece']['value']:.3f}", fontsize=9
+        )
     figure.savefig(path, dpi=150)
     plt.close(figure)
 

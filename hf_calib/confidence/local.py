@@ -315,37 +315,41 @@ class LocalModel:
         alike: dict[tuple[int, tuple[int, ...]], list[int]] = {}
         for number, (row, option) in enumerate(longer):
             alike.setdefault((row, items[row].options[option][:-1]), []).append(number)
-        scores = [0.0] * len(longer)
+        scores = np.zeros(len(longer))
         vocabulary = computed.logits.shape[1]
         order = sorted(alike, key=lambda one: -len(one[1]))
         start = 0
         while start < len(order):
             size = max(1, min(LOGITS_BUDGET // (len(order[start][1]) * vocabulary), 2 * len(items)))
             chunk = order[start : start + size]
-            for one, logits in zip(chunk, self._chunk(items, chunk, computed), strict=True):
-                normalizers = logits.logsumexp(-1)
-                between = torch.tensor(one[1][1:], device=logits.device, dtype=torch.long)
-                shared = (logits[:-1].gather(1, between[:, None])[:, 0] - normalizers[:-1]).double().sum()
-                last = [items[longer[number][0]].options[longer[number][1]][-1] for number in alike[one]]
-                ends = shared + (logits[-1, last] - normalizers[-1]).double()
-                for number, score in zip(alike[one], ends.tolist(), strict=True):
-                    scores[number] = score
+            for part, logits in self._chunk(items, chunk, computed):
+                # All tokens of all continuations at once: few kernels, and one wait for an accelerator.
+                wanted = [
+                    (number, place, column, token)
+                    for place, one in enumerate(part)
+                    for number in alike[one]
+                    for column, token in enumerate(items[one[0]].options[longer[number][1]][1:])
+                ]
+                numbers, *index = zip(*wanted, strict=True)
+                places, columns, tokens = (torch.tensor(values, device=logits.device) for values in index)
+                found = logits[places, columns, tokens] - logits.logsumexp(-1)[places, columns]
+                np.add.at(scores, list(numbers), found.double().cpu().numpy())
             start += size
-        return scores
+        return scores.tolist()
 
     def _chunk(
         self, items: Sequence[EncodedOptions], chunk: Sequence[tuple[int, tuple[int, ...]]], computed: Computed
-    ) -> Iterable[torch.Tensor]:
-        """Yield the logits after each token of each continuation, float32, shape (T, V)."""
+    ) -> Iterable[tuple[Sequence[tuple[int, tuple[int, ...]]], torch.Tensor]]:
+        """Yield continuations, and the logits after each of their tokens, float32, shape (R, T, V), padded."""
         if computed.cache is not None:
             logits, _, _ = self.forward.continue_from(computed, [row for row, _ in chunk], [ids for _, ids in chunk])
-            for number, (_, ids) in enumerate(chunk):
-                yield logits[number, : len(ids)].float()
+            yield chunk, logits.float()
             return
         # Without a cache: one forward for each further token.
-        for row, ids in chunk:
+        for one in chunk:
+            row, ids = one
             prompts = [(*items[row].input_ids, *ids[:n]) for n in range(1, len(ids) + 1)]
-            yield torch.cat([self.forward.read([prompt]).logits for prompt in prompts])
+            yield [one], torch.cat([self.forward.read([prompt]).logits for prompt in prompts])[None]
 
 
 def _shared(items: Sequence[EncodedOptions]) -> int:

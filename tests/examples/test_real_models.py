@@ -82,7 +82,7 @@ def test_a_repair_writes_a_row_for_each_arm_and_repeats_none(arguments, tmp_path
     mean = sum(rows["text-tokens", "cft", seed]["measured"]["ARC-Easy"]["ece"]["value"] for seed in (0, 1)) / 2
     assert f"| cft | 2 | {'|'.join(report.split('| cft | 2 |')[1].splitlines()[0].split('|')[:2])}".count("±") == 2
     assert f"{mean:.3f} ± " in report.split("| cft | 2 |")[1].splitlines()[0]
-    assert (tmp_path / "rows" / "reliability_diagram.png").stat().st_size > 10_000
+    assert (tmp_path / "rows" / "reliability_text-tokens.png").stat().st_size > 10_000
 
 
 def test_a_repair_goes_on_from_its_last_checkpoint(arguments, tmp_path, monkeypatch):

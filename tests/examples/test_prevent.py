@@ -1,0 +1,104 @@
+"""`prevent.py` on a small model."""
+
+import json
+from importlib import import_module
+
+import numpy as np
+import pytest
+
+import hf_calib
+from tests.examples.scripts import EXAMPLES, write
+from tests.support import question_rows
+
+N_PAIRS = 6
+
+
+@pytest.fixture(autouse=True)
+def folder_of_scripts(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES / "real_models"))
+
+
+@pytest.fixture
+def arguments(saved_model, tmp_path):
+    (tmp_path / "data").mkdir()
+    for seed, name in enumerate(("openbookqa_train", "openbookqa_test", "arc_easy_test", "mmlu_test")):
+        write(tmp_path / "data" / f"{name}.jsonl", question_rows(30, seed=seed, choices=(4, 4)))
+    pairs = [
+        {"prompt": f"question {i // 2}", "chosen": f"yes {i}", "rejected": f"no {i}, never"}
+        for i in range(4 * N_PAIRS)
+    ]
+    write(tmp_path / "pairs.jsonl", pairs)
+    return [
+        "--model", str(saved_model), "--data", str(tmp_path / "data"), "--pairs", str(tmp_path / "pairs.jsonl"),
+        "--n_test", "10", "--n_followed", "8", "--n_fit", "8", "--n_prompts", "8", "--n_pairs", str(N_PAIRS),
+        "--steps", "4", "--batch_size", "2", "--looks", "2", "--seeds", "0", "--out", str(tmp_path / "rows"),
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_each_arm_is_measured_once_and_compared_with_plain_dpo(arguments, tmp_path, saved_model, monkeypatch):
+    prevent = import_module("prevent")
+    arms = [
+        "before",
+        "dpo",
+        "rpo",
+        "catto",
+        "anchor",
+        "anchor answers",
+        "temperature",
+        "daca",
+        "averaged 0.5",
+        "repair",
+    ]
+    prevent.main([*arguments, "--anchor_weights", "2", "--arms", *arms])
+    rows = {row["arm"]: row for row in map(json.loads, (p.read_text() for p in (tmp_path / "rows").glob("*/*.json")))}
+    assert set(rows) == {"anchor 2" if arm == "anchor" else arm for arm in arms}
+    for row in rows.values():
+        assert len(row["preferences"]["margins"]) == N_PAIRS
+        assert row["measured"]["letters"]["MMLU"]["n"] == 10
+    assert rows["before"]["preferences"]["margins"] == [0.0] * N_PAIRS
+    assert [look["step"] for look in rows["dpo"]["looks"]] == [2]
+    # A temperature leaves the preferences and the accuracy of the model that it is fitted to.
+    for same in ("temperature", "daca"):
+        np.testing.assert_allclose(
+            rows[same]["preferences"]["margins"], rows["dpo"]["preferences"]["margins"], atol=1e-4
+        )
+        assert (
+            rows[same]["measured"]["letters"]["MMLU"]["accuracy"]
+            == rows["dpo"]["measured"]["letters"]["MMLU"]["accuracy"]
+        )
+    trained = [
+        json.dumps(rows[arm]["preferences"]["margins"]) for arm in ("dpo", "rpo", "catto", "anchor 2", "repair")
+    ]
+    assert len(set(trained)) == len(trained)
+    # The figures are those of the adapter that was trained.
+    from common import read
+
+    model = hf_calib.load(tmp_path / "rows" / "work" / saved_model.name / "dpo-seed0")
+    asked = read(("mmlu_test",), tmp_path / "data")[:10]
+    own = hf_calib.measure(model, {"own": asked}, method="letters").report.measures["nll"].value
+    assert rows["dpo"]["measured"]["letters"]["MMLU"]["nll"]["value"] == pytest.approx(own, abs=1e-4)
+
+    with monkeypatch.context() as changed:
+        changed.setattr(prevent.Experiment, "measured", None)
+        prevent.main([*arguments, "--anchor_weights", "2", "--arms", *arms])
+    with pytest.raises(SystemExit, match="other settings"):
+        prevent.main([*arguments, "--arms", "dpo", "--n_test", "9"])
+
+    import_module("prevent_report").main([str(tmp_path / "rows")])
+    report = (tmp_path / "rows" / "report.md").read_text()
+    assert f"{rows['anchor 2']['preferences']['reward_margin']:.3f}" in report
+    assert (tmp_path / "rows" / "reward_and_ece.png").stat().st_size > 5000
+
+
+def test_held_out_pairs_share_no_prompt_with_the_others(arguments):
+    prevent = import_module("prevent")
+    experiment = prevent.Experiment(prevent.make_parser().parse_args(arguments))
+    prompts = [{row["prompt"] for row in part} for part in (experiment.train, experiment.held_out)]
+    assert len(experiment.held_out) == N_PAIRS
+    assert not prompts[0] & prompts[1]
+
+
+def test_an_arm_that_changes_plain_dpo_needs_its_model(arguments):
+    with pytest.raises(SystemExit, match="run the arm dpo with seed 0 first"):
+        import_module("prevent").main([*arguments, "--arms", "daca"])
