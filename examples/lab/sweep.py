@@ -2,9 +2,8 @@
 Vary one setting over a few seeds, or compare variants of methods, in the world with options in a fixed order.
 
 questions: number of calibration questions; weight: weight of the calibration term; training: length of the training;
-prompts: source of the anchor's prompts; shuffled-prompts: the same with shuffled options; self-made: number of prompts
-that the model writes; chat: alignment on open pairs alone; reference: a start that is itself miscalibrated. The same
-command continues a run that was stopped.
+prompts: source of the anchor's prompts; self-made: number of prompts that the model writes; chat: alignment on open
+pairs alone; reference: a start that is itself miscalibrated. The same command continues a run that was stopped.
 
 python examples/lab/sweep.py questions --seeds 3-5 --jobs 2 --out results
 """

@@ -74,7 +74,8 @@ class CalibrationArguments:
     calibration_identical_choices : {"warn", "skip", "error"}, default "warn"
         What to do with training questions that have two options with the same text.
     self_made_questions : int, default 500
-        Number of questions that the reference writes with `calibration_dataset="self"`.
+        Number of questions that the reference writes with `calibration_dataset="self"`. More of them keep domains
+        calibrated that few of them are about (`examples/lab/README.md`: sweep `self-made`).
     permute_options : bool, default False
         Put the options of each training question in a random order, drawn once from the seed, so that no letter is
         right more often than others. `hf-calib measure --check-order` shows how much the order matters to a model.

@@ -82,8 +82,7 @@ def write_sweep_report(folder: str | Path, *, all_seeds: bool = False) -> str:
                 "(all_seeds=True) to report these"
             )
         seeds = sorted({row["seed"] for row in rows})
-        options = "options in a fixed order" if sweep.world == "fixed" else "shuffled options"
-        lines += [f"## {sweep.title}", "", f"Seeds {', '.join(map(str, seeds))}, {options}.", ""]
+        lines += [f"## {sweep.title}", "", f"Seeds {', '.join(map(str, seeds))}, options in a fixed order.", ""]
         tables = _training_tables if name == "training" else _tables if sweep.values else _comparison
         lines += tables(rows)
         figure = folder / f"sweep_{name}.png"

@@ -28,7 +28,7 @@ from .methods import fitted_calibrator
 from .presets import EXPERIMENTS, ExperimentPreset
 from .results import Results
 from .run import MEASURES, check_names, check_seeds_and_jobs, quietly_on_one_thread, run_all
-from .sweeps import BASELINES, SWEEPS, Change, measured_steps, results_files, sweep_preset
+from .sweeps import BASELINES, SWEEPS, WORLD, Change, measured_steps, results_files, sweep_preset
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,6 @@ class SweepTask:
     seed: int
     method: str | None
     cache_dir: Path | None
-
-    @property
-    def world(self) -> str:
-        """The world of the sweep."""
-        return SWEEPS[self.sweep].world
 
 
 def run_sweep(
@@ -112,15 +107,15 @@ def run_sweep(
 
 def run_sweep_task(task: SweepTask) -> None:
     """Run what is missing of a task."""
-    preset, world = sweep_preset(task.preset, task.world), task.world
+    preset = sweep_preset(task.preset)
     results = Results(task.out, **results_files(task.sweep))
     with quietly_on_one_thread():
         folder = pretrained_folder(preset, task.seed, cache_dir=task.cache_dir, progress=False)
         points = _points(task)
         keys = {point: _key(task, *point, preset, folder) for point in points}
-        missing = [point for point in points if not results.has(world, task.seed, _name(task, *point), keys[point])]
+        missing = [point for point in points if not results.has(WORLD, task.seed, _name(task, *point), keys[point])]
         for point in missing:
-            results.drop(world, task.seed, _name(task, *point))
+            results.drop(WORLD, task.seed, _name(task, *point))
         if not missing:
             _say(task, f"nothing is missing of {task.method or ' and '.join(BASELINES)}")
             return
@@ -286,7 +281,7 @@ def _row(
     return {
         "seed": task.seed,
         "reported": task.seed not in SETTINGS_SEEDS,
-        "world": task.world,
+        "world": WORLD,
         "sweep": task.sweep,
         "method": method,
         "x": x,

@@ -95,8 +95,6 @@ class Sweep:
         no x.
     change : callable, optional
         From the method, the preset and the value to how it is run there.
-    world : {"fixed", "shuffled"}, default "fixed"
-        Whether options stand in a fixed order, or in a random one.
     """
 
     title: str
@@ -105,7 +103,6 @@ class Sweep:
     values: tuple[float, ...] = ()
     mini_values: tuple[float, ...] = ()
     change: Callable[[str, ExperimentPreset, float], Change] | None = None
-    world: str = WORLD
 
     def points(self, preset: str) -> tuple[float, ...]:
         """Return the values for a preset, by name."""
@@ -177,12 +174,6 @@ SWEEPS: dict[str, Sweep] = {
             "calibration-aware-dpo-whole-replies",
         ),
     ),
-    "shuffled-prompts": Sweep(
-        "The same with shuffled options",
-        "ECE",
-        ("calibration-aware-dpo-unlabelled", "calibration-aware-dpo-pairs", "calibration-aware-dpo-synthesized"),
-        world="shuffled",
-    ),
     "self-made": Sweep(
         "How many self-made prompts the anchor needs",
         "Prompts",
@@ -229,13 +220,13 @@ def compared_methods(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [name for name in (*BASELINES, *SWEEPS[rows[0]["sweep"]].methods) if name in present]
 
 
-def sweep_preset(preset: str, world: str = WORLD) -> ExperimentPreset:
-    """Return a world's preset, with fewer test questions and pairs than the main experiment has.
+def sweep_preset(preset: str) -> ExperimentPreset:
+    """Return the fixed world's preset, with fewer test questions and pairs than the main experiment has.
 
     Four thousand questions suffice to distinguish the errors of the sweeps' methods, and a sweep measures about a
     hundred times.
     """
-    full = EXPERIMENTS[preset][world]
+    full = EXPERIMENTS[preset][WORLD]
     return replace(full, n_test_questions=min(full.n_test_questions, 4000), n_test_pairs=min(full.n_test_pairs, 1000))
 
 

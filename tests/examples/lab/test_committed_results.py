@@ -143,6 +143,7 @@ def test_the_story_quotes_the_sweeps_and_reinforcement_learning():
     errors = [(domain, "ece") for domain in DOMAINS]
     tables = {
         "sweep_prompts.json": [*errors, *((domain, "accuracy") for domain in DOMAINS)],
+        "sweep_chat.json": [*errors, ("in", "win_rate_open")],
         "sweep_reference.json": [*errors, ("in", "accuracy")],
         "reinforce.json": [*errors, ("in", "accuracy"), ("in", "reward"), ("in", "reward_open")],
     }

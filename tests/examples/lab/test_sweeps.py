@@ -78,7 +78,6 @@ def test_measured_steps_are_dense_at_first_and_end_with_the_training():
 def test_a_sweep_has_fewer_tests_than_the_experiment():
     assert sweep_preset("full").n_test_questions == 4000
     assert sweep_preset("mini") == EXPERIMENTS["mini"]["fixed"]
-    assert sweep_preset("mini", "shuffled") == EXPERIMENTS["mini"]["shuffled"]
 
 
 def test_the_number_of_self_made_prompts_is_that_of_the_prompts():
@@ -156,20 +155,6 @@ def test_a_stopped_sweep_goes_on_and_changed_settings_run_again(measured_points,
         run_sweep(tmp_path, "questions", [0], preset="full")
 
 
-@pytest.mark.parametrize(("sweep", "world"), [("prompts", "fixed"), ("shuffled-prompts", "shuffled")])
-def test_a_sweep_starts_from_the_model_of_its_world(sweep, world, monkeypatch, tmp_path):
-    class Found(Exception):
-        pass
-
-    def pretrained_folder(preset, seed, **options):
-        raise Found(preset)
-
-    monkeypatch.setattr(running, "pretrained_folder", pretrained_folder)
-    with pytest.raises(Found) as found:
-        run_sweep(tmp_path, sweep, [3], preset="mini")
-    assert found.value.args == (EXPERIMENTS["mini"][world],)
-
-
 def test_the_mean_over_seeds_has_scipys_interval():
     values = np.random.default_rng(0).random(5)
     measure = mean_over_seeds([{"seed": seed, "ece": value} for seed, value in enumerate(values)], "ece")
@@ -198,13 +183,12 @@ def test_tables_and_figures_are_made_of_the_reported_seeds(tmp_path):
     written(tmp_path, "training", [*baselines, *training])
     variants = [(name, 0, {"ece": 0.06, "accuracy": 0.5}) for name in ("rcft-pairs", "rcft")]
     written(tmp_path, "prompts", [*variants, *baselines])
-    for name in ("shuffled-prompts", "chat", "reference"):
+    for name in ("chat", "reference"):
         written(tmp_path, name, [*baselines, (SWEEPS[name].methods[0], 0, {"ece": 0.3})])
     written(tmp_path, "self-made", [*baselines, *((SWEEPS["self-made"].methods[0], x, {"ece": 0.3}) for x in (5, 10))])
     text = write_sweep_report(tmp_path)
     assert (tmp_path / "sweeps.md").read_text() == text
     assert text.count("Seeds 3, 4, options in a fixed order.") == 7
-    assert text.count("Seeds 3, 4, shuffled options.") == 1
     assert "ECE in domain (pretrained 0.055, dpo 0.435), mean" in text
     lines = [line.split() for line in text.splitlines()]
     # .18 + .03 and .18 + .04: .215 with the t interval of two values, 12.706 * .005.
