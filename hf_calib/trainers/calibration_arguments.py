@@ -78,7 +78,8 @@ class CalibrationArguments:
         calibrated that few of them are about (`examples/lab/README.md`: sweep `self-made`).
     permute_options : bool, default False
         Put the options of each training question in a random order, drawn once from the seed, so that no letter is
-        right more often than others. `hf-calib measure --check-order` shows how much the order matters to a model.
+        right more often than others. `hf-calib measure --check-order` shows how much the order matters to a model, and
+        `examples/real_models/permuting.py` measures what this option changes.
 
     **E-step:** how the ECE regularizer finds its targets
 
