@@ -173,9 +173,10 @@ def run_seed(seed, steps=STEPS, cases=CASES):
             )
             trainer.train()
             temperatures = fitted_temperatures(trainer, held_out)
-            for label, own in ((name, None), (f"{name}, temperatures", temperatures)):
-                measured = measure_decisions(decisions_of(trainer, own), test, seed=seed, progress=False)
-                found[label] = figures(measured, truths) | {"calibrator": measured.run.get("calibrator")}
+            measured = measure_decisions(decisions_of(trainer), test, seed=seed, progress=False)
+            found[name] = figures(measured, truths)
+            scaled = measured.calibrated(temperatures)
+            found[f"{name}, temperatures"] = figures(scaled, truths) | {"calibrator": scaled.run["calibrator"]}
     return found
 
 

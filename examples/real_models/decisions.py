@@ -213,16 +213,11 @@ class Fold:
             if name in TRAINED:
                 self.train(TRAINED[name])
             asked = {"n_orders": 3 if name == "debiased" else 1}
-            test = self.parts["test"]
-            found = measure_decisions(self.backend(**asked), test)
+            found = measure_decisions(self.backend(**asked), self.parts["test"])
             more = {"masses": found.masses, "device": found.run["device"]}
             self.keep(arms[0], found.probabilities, **more)
             fitted = fit_temperatures(measure_decisions(self.backend(**asked), self.parts["held_out"]))
-            scaled = [
-                fitted.transform([own], kind="probabilities", groups=[decision.type])[0].tolist()
-                for own, decision in zip(found.probabilities, test.decisions, strict=True)
-            ]
-            self.keep(arms[1], scaled, **more, temperatures=fitted.parameters())
+            self.keep(arms[1], found.calibrated(fitted).probabilities, **more, temperatures=fitted.parameters())
 
 
 def throughput(options):
