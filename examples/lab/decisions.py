@@ -173,9 +173,10 @@ def run_seed(seed, steps=STEPS, cases=CASES):
             )
             trainer.train()
             temperatures = fitted_temperatures(trainer, held_out)
-            for label, own in ((name, None), (f"{name}, temperatures", temperatures)):
-                measured = measure_decisions(decisions_of(trainer, own), test, seed=seed, progress=False)
-                found[label] = figures(measured, truths) | {"calibrator": measured.run.get("calibrator")}
+            measured = measure_decisions(decisions_of(trainer), test, seed=seed, progress=False)
+            found[name] = figures(measured, truths)
+            scaled = measured.calibrated(temperatures)
+            found[f"{name}, temperatures"] = figures(scaled, truths) | {"calibrator": scaled.run["calibrator"]}
     return found
 
 
@@ -192,8 +193,10 @@ def report(folder):
         cells = []
         for key in SHOWN:
             values = np.array([run["figures"][name][key]["value"] for run in runs])
-            half = t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else 0
-            cells.append(f"{values.mean():.3f} ± {half:.3f}")
+            cells.append(f"{values.mean():.3f}")
+            if len(values) > 1:
+                half = t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
+                cells[-1] += f" ± {half:.3f}"
         lines.append(f"| {name} | {' | '.join(cells)} |")
     bayes = np.mean([run["figures"]["bayes_accuracy"] for run in runs])
     return "\n".join([*lines, "", f"Accuracy of an answerer that knows p*: {bayes:.3f}."])

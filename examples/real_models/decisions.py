@@ -11,8 +11,8 @@ by a model that was fine-tuned on 60% of the cases, with temperatures that were 
 - `calibration-aware`: the same with the Brier score and the ECE regularizer
 - each of these but the prior with one temperature per type: `zero-shot, temperatures` and so on
 
-Each fold of an arm is one file in `--out`; a finished one is not computed again. When all folds are finished,
-`--report` writes summary.json and prints a table with 95% intervals, clustered by case.
+Each fold of an arm is one file in `--out`; a finished one is not computed again. `--report` writes summary.json and
+prints a table of the finished folds with 95% intervals, clustered by case.
 
 ```bash
 python examples/real_models/decisions.py --model HuggingFaceTB/SmolLM2-135M-Instruct --chat --out results/smollm2
@@ -213,10 +213,11 @@ class Fold:
             if name in TRAINED:
                 self.train(TRAINED[name])
             asked = {"n_orders": 3 if name == "debiased" else 1}
+            found = measure_decisions(self.backend(**asked), self.parts["test"])
+            more = {"masses": found.masses, "device": found.run["device"]}
+            self.keep(arms[0], found.probabilities, **more)
             fitted = fit_temperatures(measure_decisions(self.backend(**asked), self.parts["held_out"]))
-            for arm, calibrator in zip(arms, (None, fitted), strict=True):
-                found = measure_decisions(self.backend(calibrator=calibrator, **asked), self.parts["test"])
-                self.keep(arm, found.probabilities, masses=found.masses, calibrator=found.run.get("calibrator"))
+            self.keep(arms[1], found.calibrated(fitted).probabilities, **more, temperatures=fitted.parameters())
 
 
 def throughput(options):
@@ -241,31 +242,32 @@ def throughput(options):
 
 
 def merged(folder, arm):
-    """Return the measurement of an arm over all folds, and its calibrator in each fold."""
+    """Return the measurement of an arm over its finished folds, and its temperatures in each; None without a fold."""
     from hf_calib.reports import DecisionMeasurement
 
-    paths = [folder / f"fold{number}" / f"{arm}.json" for number in range(FOLDS)]
-    missing = [path for path in paths if not path.exists()]
-    if missing:
-        raise SystemExit(f"--out: {missing[0]} is not finished; run the same command without --report first")
-    found = [json.loads(path.read_text()) for path in paths]
-    settings = found[0]["settings"]
-    if any(own["settings"] != settings for own in found):
+    paths = {number: folder / f"fold{number}" / f"{arm}.json" for number in range(FOLDS)}
+    found = {number: json.loads(path.read_text()) for number, path in paths.items() if path.exists()}
+    if not found:
+        return None
+    settings = next(iter(found.values()))["settings"]
+    if any(own["settings"] != settings for own in found.values()):
         raise SystemExit(f"--out: the folds of {arm} in {folder} have different settings; remove them and run again")
     cases = make_cases(settings["seed"], settings["cases"])
-    places = [place for number in range(FOLDS) for place in places_of(number, len(cases))["test"]]
-    answers = [tuple(own) for fold in found for own in fold["probabilities"]]
-    masses = [mass for fold in found for mass in fold.get("masses", [None] * len(fold["probabilities"]))]
+    places = [place for number in found for place in places_of(number, len(cases))["test"]]
+    answers = [tuple(own) for fold in found.values() for own in fold["probabilities"]]
+    masses = [mass for fold in found.values() for mass in fold.get("masses", [None] * len(fold["probabilities"]))]
     measurement = DecisionMeasurement(folder.name, cases.at(places), answers, masses, settings, settings["seed"])
-    return measurement, [own.get("calibrator") for own in found]
+    return measurement, [own.get("temperatures") for own in found.values()]
 
 
 def report(folder):
     """Write the figures of all arms into summary.json, and return them as a table."""
-    lines = [f"| {folder.name} | " + " | ".join(SHOWN) + " |", "|---" * (len(SHOWN) + 1) + "|"]
+    lines = [f"| {folder.name} | cases | " + " | ".join(SHOWN) + " |", "|---" * (len(SHOWN) + 2) + "|"]
     summary = {}
-    for arm in ARMS:
-        measurement, calibrators = merged(folder, arm)
+    for arm, found in ((arm, merged(folder, arm)) for arm in ARMS):
+        if found is None:
+            continue
+        measurement, temperatures = found
         figures = measurement.figures
         summary[arm] = {
             "settings": measurement.run,
@@ -276,13 +278,16 @@ def report(folder):
                 name: {key: own.measures[key].value for key in ("accuracy", "kl_from_gold", "brier_from_gold", "ece")}
                 for name, own in measurement.by_type.items()
             },
-            "calibrators": calibrators,
+            "temperatures": temperatures,
         }
-        lines.append(f"| {arm} | {' | '.join(_cell(figures[key]) for key in SHOWN)} |")
-    exact = [max(own.gold) for own in measurement.cases.decisions]
-    summary["accuracy with the exact probabilities"] = float(np.mean(exact))
+        summary[arm]["exact_accuracy"] = float(np.mean([max(own.gold) for own in measurement.cases.decisions]))
+        cells = [str(len(measurement.cases)), *(_cell(figures[key]) for key in SHOWN)]
+        lines.append(f"| {arm} | {' | '.join(cells)} |")
+    if not summary:
+        raise SystemExit(f"--out: {folder} has no finished fold; run the same command without --report first")
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    return "\n".join([*lines, "", f"Accuracy expected with the exact probabilities: {np.mean(exact):.3f}."])
+    exact = summary[ARMS[0]]["exact_accuracy"]
+    return "\n".join([*lines, "", f"Accuracy expected with the exact probabilities: {exact:.3f}."])
 
 
 def _cell(measure):

@@ -76,15 +76,7 @@ class LocalDecisions:
         if n_orders < 1:
             raise ValueError(f"n_orders must be at least 1, got {n_orders}")
         if calibrator is not None:
-            if calibrator.needs_features:
-                raise ValueError(
-                    f"calibrator: {calibrator.name} needs hidden states, which typed decisions don't keep"
-                )
-            if _is_grouped(calibrator) and calibrator.by != "type":  # type: ignore[attr-defined]
-                raise ValueError(
-                    f"calibrator: it has a temperature for each {calibrator.by}; "  # type: ignore[attr-defined]
-                    "typed decisions are grouped by type"
-                )
+            check_decision_calibrator(calibrator)
         self.source = source
         self.prompt_format = prompt_format or PromptFormat()
         self.calibrator = calibrator
@@ -109,16 +101,12 @@ class LocalDecisions:
                     values = np.array(score.log_probabilities)  # type: ignore[union-attr]
                     total[order] += _softmax(values) / len(found)
                     mass += min(float(np.exp(values).sum()), 1.0) / len(found)
-                own.append(Decided(self._calibrated(total, decision.type), mass))
+                answer = tuple(total.tolist())
+                if self.calibrator is not None:
+                    answer = calibrated_answer(self.calibrator, answer, decision.type)
+                own.append(Decided(answer, mass))
             answers.append(own)
         return answers
-
-    def _calibrated(self, probabilities: np.ndarray, kind: str) -> tuple[float, ...]:
-        if self.calibrator is None:
-            return tuple(probabilities.tolist())
-        groups = {"groups": [kind]} if _is_grouped(self.calibrator) else {}
-        (values,) = self.calibrator.transform(probabilities[None], kind="probabilities", **groups)
-        return tuple(values.tolist())
 
     def _turned(self, case: Case) -> list[list[tuple[Question, np.ndarray]]]:
         """Return each question of a case in all requested orders of its options."""
@@ -129,6 +117,22 @@ class LocalDecisions:
             ]
             for question in case.questions()
         ]
+
+
+def check_decision_calibrator(calibrator: BaseCalibrator) -> None:
+    """Raise a ValueError if a calibrator needs hidden states, or groups other than the types."""
+    if calibrator.needs_features:
+        raise ValueError(f"calibrator: {calibrator.name} needs hidden states, which typed decisions don't keep")
+    by = getattr(calibrator, "by", "type")
+    if _is_grouped(calibrator) and by != "type":
+        raise ValueError(f"calibrator: it has a temperature for each {by}; typed decisions are grouped by type")
+
+
+def calibrated_answer(calibrator: BaseCalibrator, probabilities: Sequence[float], kind: str) -> tuple[float, ...]:
+    """Return the probabilities of a question's options with a calibrator applied; `kind` is the question's type."""
+    groups = {"groups": [kind]} if _is_grouped(calibrator) else {}
+    (values,) = calibrator.transform(np.array([probabilities]), kind="probabilities", **groups)
+    return tuple(values.tolist())
 
 
 def _is_grouped(calibrator: BaseCalibrator) -> bool:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..calibrators.storage import described
+from ..confidence.decisions import calibrated_answer, check_decision_calibrator
 from ..measures import CATALOG, CalibrationReport, Finding, Measure, labels_with_ties
 from ..tasks import QuestionError, TypedDecisions
 from ..tasks.decisions import Decision
 from .measurement import PAGE_FILE
 from .table import Cell, render_table
+
+if TYPE_CHECKING:
+    from ..calibrators.protocol import BaseCalibrator
 
 REPORT_FILE = "decisions.json"
 PREDICTIONS_FILE = "decisions.jsonl"
@@ -131,6 +136,24 @@ class DecisionMeasurement:
                 )
             )
         return tuple(found)
+
+    def calibrated(self, calibrator: BaseCalibrator) -> DecisionMeasurement:
+        """Return the measurement of the same answers with a calibrator applied.
+
+        Raises
+        ------
+        ValueError
+            If one was applied already, or it does not apply to typed decisions.
+        """
+        if "calibrator" in self.run:
+            raise ValueError("calibrator: one was already applied; measure without it")
+        check_decision_calibrator(calibrator)
+        probabilities = [
+            calibrated_answer(calibrator, own, decision.type)
+            for own, decision in zip(self.probabilities, self.cases.decisions, strict=True)
+        ]
+        own = {"method": calibrator.name, **described(calibrator.parameters())}
+        return replace(self, probabilities=probabilities, run={**self.run, "calibrator": own})
 
     def values(self) -> dict[str, float]:
         """Return the measures over all decisions by name."""

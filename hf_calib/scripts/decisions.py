@@ -86,12 +86,12 @@ def fitted_temperatures(trainer: Any, held_out: TypedDecisions) -> GroupedTemper
     return fit_temperatures(measure_decisions(decisions_of(trainer), held_out, progress=False))
 
 
-def decisions_of(trainer: Any, calibrator: GroupedTemperature | None = None) -> LocalDecisions:
+def decisions_of(trainer: Any) -> LocalDecisions:
     """Return a trainer's model as a source of decisions, asked as it is trained."""
     from ..confidence import LocalDecisions, LocalModel
 
     source = LocalModel(trainer.calibrated_model, trainer._questions.tokenizer)
-    return LocalDecisions(source, trainer._questions.prompt_format, calibrator=calibrator)
+    return LocalDecisions(source, trainer._questions.prompt_format)
 
 
 def main(script_args: DecisionArguments, training_args: Any, model_args: Any) -> None:
@@ -122,15 +122,16 @@ def main(script_args: DecisionArguments, training_args: Any, model_args: Any) ->
     )
     measured: dict[str, Any] = {}
 
-    def measure(name: str, calibrator: GroupedTemperature | None = None) -> None:
+    def measure(name: str) -> None:
         if test is not None:
-            measured[name] = measure_decisions(decisions_of(trainer, calibrator), test, prior_from=trained)
+            measured[name] = measure_decisions(decisions_of(trainer), test, prior_from=trained)
 
     measure("before")
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     temperatures = fitted_temperatures(trainer, held_out)
     measure("after")
-    measure("after, temperatures", temperatures)
+    if test is not None:
+        measured["after, temperatures"] = measured["after"].calibrated(temperatures)
     trainer.save_model(training_args.output_dir)
     trainer.create_model_card(dataset_name=published_name(script_args.dataset_name))
     add_calibrator(training_args.output_dir, temperatures)

@@ -11,7 +11,6 @@ from hf_calib import measure_decisions
 from hf_calib.calibrators import GroupedTemperature, load_calibrator
 from hf_calib.cli import main
 from hf_calib.confidence import LocalDecisions, LocalModel
-from hf_calib.confidence.decisions import Decided
 from hf_calib.evaluation import CalibratorMismatchWarning, fit_temperatures
 from hf_calib.evaluation.decisions import prior_answers
 from hf_calib.hub import save_calibration_metadata
@@ -153,18 +152,10 @@ def test_temperatures_calibrate_each_type_and_keep_every_answer(tmp_path):
     saved = load_calibrator(fitted.save(tmp_path / "calibrator.json"))
     assert saved.by == "type"
 
-    class Backend:
-        def decide(self, cases, asking=None):
-            given = iter(answers)
-            return [
-                [
-                    Decided(tuple(saved.transform([next(given)], kind="probabilities", groups=[own.type])[0]))
-                    for own in case.decisions
-                ]
-                for case in cases
-            ]
-
-    after = measure_decisions(Backend(), drawn)
+    after = before.calibrated(saved)
+    assert after.run["calibrator"]["groups"] == found
+    with pytest.raises(ValueError, match="calibrator: one was already applied"):
+        after.calibrated(saved)
     assert after.report.ece.value < 0.5 * before.report.ece.value
     assert after.report.accuracy.value == before.report.accuracy.value
     with pytest.raises(ValueError, match="measurement: a calibrator was already applied"):
