@@ -85,8 +85,8 @@ class FreeFormSettings:
     n_fit: int = 500
     n_test: int = 20_000
     n_samples: int = 10
-    steps: int = 150
-    batch_size: int = 256
+    steps: int = 300
+    batch_size: int = 512
     replies: int = 16
     learning_rate: float = 1e-3
     beta: float = 0.0
