@@ -59,7 +59,7 @@ READINGS = ("stated", "levels", "p-true", "agreement")
 
 @dataclass(frozen=True)
 class FreeFormSettings:
-    """The sizes and settings of the experiment, chosen on seeds 0 to 2.
+    """The sizes and settings of the experiment, chosen on seed 0.
 
     Parameters
     ----------
