@@ -137,6 +137,14 @@ def test_free_form_texts_have_their_shares_and_are_calibrated():
     assert np.mean(given) > 0.55
 
 
+@pytest.mark.parametrize("n", [1, 2, 3, 7])
+def test_shares_that_sum_to_one_fit_any_number_of_documents(n):
+    settings = CorpusSettings(multiple_choice_share=0.5, free_form_share=0.5)
+    documents = sample_documents(World(0), n, settings, np.random.default_rng(0))
+    assert len(documents.prompts) == n
+    assert not any(prompt.startswith("User:") for prompt in documents.prompts)
+
+
 def test_a_model_that_never_reads_free_form_texts_sees_none_of_their_words():
     documents = sample_documents(World(0), 200, CorpusSettings(), np.random.default_rng(0))
     assert {kind_of(prompt) for prompt in documents.prompts} == {"other"}
