@@ -126,7 +126,8 @@ def sample_documents(world: World, n: int, settings: CorpusSettings, rng: np.ran
     """
     weights = relation_weights(world, settings)
     n_multiple_choice = round(n * settings.multiple_choice_share)
-    n_free_form = round(n * settings.free_form_share)
+    # Rounded together, so that shares that sum to 1 leave no document over.
+    n_free_form = round(n * (settings.multiple_choice_share + settings.free_form_share)) - n_multiple_choice
     n_open = n - n_multiple_choice - n_free_form
     if min(n_multiple_choice, n_free_form, n_open) < 0:
         raise ValueError(

@@ -31,8 +31,8 @@ class CorpusSettings:
     Parameters
     ----------
     multiple_choice_share
-        The share of documents that are multiple-choice questions with their answers; the others are open questions
-        with a reply, terse or polite with equal probability.
+        The share of documents that are multiple-choice questions with their answers. Those that are neither these nor
+        free-form questions are open questions with a reply, terse or polite with equal probability.
     in_share, unseen_share
         The share of documents about the domains ``"in"`` (rare) and ``"unseen"``; the others are about ``"out"``.
     free_form_share

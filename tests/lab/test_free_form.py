@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 
 from hf_calib import SelfEvaluationQuestions
-from hf_calib.confidence import Asking, LocalModel
-from hf_calib.confidence.free_form import predict_free_form
 from hf_calib.confidence.parsing import read_stated_answer
 from hf_calib.confidence.stated_levels import LevelFormat, find_levels
 from hf_calib.evaluation.graded_answers import GradedAnswer
@@ -23,8 +21,7 @@ from hf_calib.lab.documents import (
     stated_prompts,
     stated_replies,
 )
-from hf_calib.lab.pretraining import pretrain
-from hf_calib.lab.tokenizer import MAX_LENGTH, vocabulary
+from hf_calib.lab.tokenizer import vocabulary
 from hf_calib.tasks.free_form import FreeFormQuestion
 from hf_calib.trainers.stated_confidence import level_questions
 
@@ -137,6 +134,14 @@ def test_free_form_texts_have_their_shares_and_are_calibrated():
     assert np.mean(given) > 0.55
 
 
+@pytest.mark.parametrize("n", [1, 2, 3, 7])
+def test_shares_that_sum_to_one_fit_any_number_of_documents(n):
+    settings = CorpusSettings(multiple_choice_share=0.5, free_form_share=0.5)
+    documents = sample_documents(World(0), n, settings, np.random.default_rng(0))
+    assert len(documents.prompts) == n
+    assert not any(prompt.startswith("User:") for prompt in documents.prompts)
+
+
 def test_a_model_that_never_reads_free_form_texts_sees_none_of_their_words():
     documents = sample_documents(World(0), 200, CorpusSettings(), np.random.default_rng(0))
     assert {kind_of(prompt) for prompt in documents.prompts} == {"other"}
@@ -156,23 +161,3 @@ def test_levels_are_those_of_the_truth_with_noise_in_the_log_odds():
 def test_shares_of_more_than_everything_are_refused():
     with pytest.raises(ValueError, match=r"multiple_choice_share \(0.6\) and free_form_share \(0.5\).*at most 1"):
         sample_documents(World(0), 100, CorpusSettings(free_form_share=0.5), np.random.default_rng(0))
-
-
-@pytest.mark.slow
-def test_a_pretrained_model_answers_and_is_calibrated_in_its_answers(preset):
-    own = replace(
-        preset,
-        corpus=CorpusSettings(multiple_choice_share=0.0, in_share=0.2, free_form_share=1.0),
-        pretraining=replace(preset.pretraining, steps=400),
-    )
-    world = World(0, n_species=own.n_species, n_regions=own.n_regions)
-    model, tokenizer = pretrain(world, own, progress=False), make_tokenizer(free_form=True)
-    drawn = world.sample_questions(4000, "out", "test")
-    backend, asking = LocalModel(model, tokenizer), Asking(512, False)
-    for method in ("p-true", "levels"):
-        found = predict_free_form(
-            backend, drawn.to_free_form(), FREE_FORM, asking, method=method, max_new_tokens=4
-        ).predictions
-        assert found.correct.mean() > 0.9 * drawn.bayes_accuracy
-        assert found.report(n_resamples=0, groups=None).measures["ece"].value < 0.1
-        assert len(tokenizer(level_prompts(drawn[:1], drawn.answers[:1])[0])["input_ids"]) < MAX_LENGTH

@@ -34,7 +34,7 @@ from hf_calib.lab.presets import (
     PretrainingSettings,
 )
 from hf_calib.lab.world import LabQuestions, World
-from hf_calib.rewards import answer_reward, brier_reward
+from hf_calib.rewards import answer_reward, brier_reward, confidence_format_reward
 from hf_calib.tasks import QuestionList
 from hf_calib.tasks.free_form import FreeFormQuestion
 from hf_calib.trainers import (
@@ -59,7 +59,7 @@ READINGS = ("stated", "levels", "p-true", "agreement")
 
 @dataclass(frozen=True)
 class FreeFormSettings:
-    """The sizes and settings of the experiment, chosen on seeds 0 to 2.
+    """The sizes and settings of the experiment, chosen on seed 0.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ class FreeFormSettings:
     """
 
     preset: LabPreset
-    n_rewarded: int = 10_000
+    n_rewarded: int = 1000
     n_graded: int = 2000
     n_fit: int = 500
     n_test: int = 20_000
@@ -88,7 +88,7 @@ class FreeFormSettings:
     steps: int = 300
     batch_size: int = 512
     replies: int = 16
-    learning_rate: float = 5e-4
+    learning_rate: float = 1e-3
     beta: float = 0.0
     fine_tuning: FineTuningSettings = field(default_factory=lambda: FineTuningSettings(steps=100, lora_rank=8))
     anchor_weight: float = 1.0
@@ -105,9 +105,6 @@ _PRESET = replace(
 
 SETTINGS: dict[str, FreeFormSettings] = {
     "full": FreeFormSettings(_PRESET),
-    "a": FreeFormSettings(_PRESET, learning_rate=3e-4),
-    "b": FreeFormSettings(_PRESET, learning_rate=1e-3),
-    "c": FreeFormSettings(_PRESET, learning_rate=1e-3, n_rewarded=1000),
     "mini": FreeFormSettings(
         replace(_PRESET, n_species=8, n_regions=8, pretraining=PretrainingSettings(200, 64, 5e-3, warmup_steps=30)),
         n_rewarded=300,
@@ -200,6 +197,8 @@ def reinforced(bench: FreeFormBench, model: Any, *, calibrated: bool) -> Any:
     settings, questions = bench.settings, bench.rewarded()
     asked = zip(stated_prompts(questions), questions.to_free_form(), strict=True)
     rows = [{"prompt": prompt, "answers": list(question.answers)} for prompt, question in asked]
+    # The format's reward keeps a readable confidence in the replies.
+    rewards = [answer_reward, confidence_format_reward, *([brier_reward] if calibrated else [])]
     args = GRPOConfig(
         **bench.arguments("grpo"),
         learning_rate=settings.learning_rate,
@@ -211,7 +210,7 @@ def reinforced(bench: FreeFormBench, model: Any, *, calibrated: bool) -> Any:
     )
     trainer = GRPOTrainer(
         model=model,
-        reward_funcs=[answer_reward, brier_reward] if calibrated else answer_reward,
+        reward_funcs=rewards,
         args=args,
         train_dataset=Dataset.from_list(rows),
         processing_class=bench.tokenizer,

@@ -81,7 +81,9 @@ def test_the_commands_of_the_documentation_are_commands():
     found = []
     for path in ("README.md", "examples/lab/README.md", "examples/lab/tutorial.ipynb", "CHANGELOG.md"):
         text = (ROOT / path).read_text(encoding="utf-8")
-        found += re.findall(r"python examples/lab/(run|sweep|reinforce|report|selective)\.py([^#`\n]*)", text)
+        found += re.findall(
+            r"python examples/lab/(run|sweep|reinforce|free_form|report|selective)\.py([^#`\n]*)", text
+        )
     assert {name for name, _ in found} == set(WORK)
     for name, arguments in found:
         if arguments.strip():

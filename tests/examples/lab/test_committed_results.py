@@ -208,3 +208,17 @@ def test_the_story_quotes_the_rivals_on_the_seeds_that_they_share(rows):
             for cell, value in zip(cells, values, strict=True):
                 places = len(cell.partition(".")[2])
                 assert cell == ("" if None in value else f"{np.mean(value):.{places}f}"), label
+
+
+def test_the_story_quotes_the_free_form_comparison():
+    story = (LAB / "README.md").read_text(encoding="utf-8")
+    rows = json.loads((LAB / "free_form.json").read_text("utf-8"))
+    table = story.split("<!-- free_form.json -->")[1].split("\n\n")[0].strip().splitlines()[2:]
+    assert len(table) >= 15
+    assert {row["seed"] for row in rows} == {0}, "the README says that these are of seed 0 alone"
+    for line in table:
+        method, reading, *cells = [cell.strip(" `") for cell in line.strip("|").split("|")]
+        (own,) = (
+            row for row in rows if (row["method"], row["reading"], row["domain"]) == (method, reading, "trained")
+        )
+        assert [f"{own[key]:.3f}" for key in ("accuracy", "ece", "tce", "brier", "auroc")] == cells

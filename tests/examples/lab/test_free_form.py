@@ -211,12 +211,12 @@ def test_seeds_that_settings_were_chosen_on_are_not_reported(tmp_path):
 
 
 @pytest.mark.nightly
-def test_reinforcement_raises_the_error_and_training_lowers_it(tmp_path, capsys):
+def test_reinforcement_raises_the_error_and_trained_confidence_is_informative(tmp_path, capsys):
     assert main("free_form", "--seeds", "3", "--preset", "mini", "--out", tmp_path) == 0
     assert "What it was to show" in capsys.readouterr().out
     rows = load_rows(tmp_path / FILES["file"], KEYS)
     found = {(row["method"], row["reading"]): row for row in rows if row["domain"] == "trained"}
     for reading in ("levels", "p-true"):
         assert found["grpo", reading]["ece"] > found["pretrained", reading]["ece"]
-    for method, reading in TRAINED.items():
-        assert found[method, reading]["auroc"] > 0.5
+    for method in ("stated-levels", "self-evaluation", "self-evaluation-anchor"):
+        assert found[method, TRAINED[method]]["auroc"] > 0.5
