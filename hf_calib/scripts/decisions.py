@@ -90,8 +90,7 @@ def decisions_of(trainer: Any) -> LocalDecisions:
     """Return a trainer's model as a source of decisions, asked as it is trained."""
     from ..confidence import LocalDecisions, LocalModel
 
-    source = LocalModel(trainer.calibrated_model, trainer._questions.tokenizer)
-    return LocalDecisions(source, trainer._questions.prompt_format)
+    return LocalDecisions(LocalModel(trainer.calibrated_model, trainer.processing_class), trainer.prompt_format)
 
 
 def main(script_args: DecisionArguments, training_args: Any, model_args: Any) -> None:

@@ -183,6 +183,9 @@ def test_kept_cards_are_what_their_reports_render_to(folder):
 
 
 KEPT = sorted(CARDS.glob("*/calibration_report.json"))
+OF_THE_DEMO = [path for path in KEPT if path.parent.name in ("hf-calib-demo", "lab-base-model")]
+# What only the lab knows, and what only a reading of letters has.
+NOT_OF_REAL_TEXTS = ("ece_true", "tce", "option_mass")
 
 
 @pytest.mark.parametrize("path", KEPT, ids=lambda path: path.parent.name)
@@ -200,10 +203,13 @@ def test_kept_reports_have_what_todays_have(path):
         true_probabilities=true,
         n_resamples=100,
     )
+    expected = intervals(today.measures)
+    if path not in OF_THE_DEMO:
+        expected = {name: own for name, own in expected.items() if name not in NOT_OF_REAL_TEXTS}
     for evaluation in CalibrationCardData.load(path.parent).evaluations:
         for kept in evaluation.reports.values():
             assert kept.to_dict().keys() == today.to_dict().keys()
-            assert intervals(kept.measures) == intervals(today.measures)
+            assert intervals(kept.measures) == expected
             group = next(iter(today.groups.values()))
             for kept_group in kept.groups.values():
                 assert kept_group.measures.keys() == group.measures.keys()
@@ -215,11 +221,11 @@ def intervals(measures):
 
 @pytest.mark.nightly
 def test_kept_cards_are_what_the_demo_measures_today(client, tmp_path, capsys):
-    """The README's commands, run again: the same rows and figures, but for another machine's rounding."""
+    """The commands of the README, run again: the same rows and figures, up to another machine's rounding."""
     assert main(["demo", "--out", str(tmp_path / "demo")]) == 0
-    command = ["publish", "demo", str(tmp_path / "demo"), "--namespace", "hf-calib", "--dry-run"]
+    command = ["publish", "demo", str(tmp_path / "demo"), "--namespace", "hf_calib", "--dry-run"]
     assert main([*command, "--save-cards", str(tmp_path / "cards")]) == 0, capsys.readouterr().err
-    for path in KEPT:
+    for path in OF_THE_DEMO:
         kept = CalibrationCardData.load(path.parent)
         new = CalibrationCardData.load(tmp_path / "cards" / path.parent.name)
         assert new.settings == kept.settings
