@@ -105,6 +105,8 @@ def main() -> None:
     parser.add_argument("--scores", required=True, help="JSON Lines file to keep scores in")
     parser.add_argument("--out", required=True, type=Path, help="JSON file to add the results to")
     arguments = parser.parse_args()
+    for file in (arguments.out, Path(arguments.scores)):
+        file.parent.mkdir(parents=True, exist_ok=True)
     asked = load_questions(arguments.dataset, limit=arguments.n)
     source = opened(arguments.model, arguments.scores)
     result = {
