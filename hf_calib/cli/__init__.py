@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from .._version import __version__
-from ..evaluation.keeping import COMMAND
+from ..evaluation.provenance import COMMAND
 from .calibrate import add_calibrate_parser
 from .card import add_card_parser
 from .compare import add_compare_parser

@@ -12,10 +12,10 @@ import numpy as np
 from ..tasks import PromptFormat, Question, cyclic_orders, permute_options
 from ..tasks.decisions import Case, Decision
 from .asking import Asking
-from .local import LocalModel
 
 if TYPE_CHECKING:
     from ..calibrators.protocol import BaseCalibrator
+    from .local import LocalModel
 
 
 @dataclass(frozen=True)

@@ -211,7 +211,7 @@ class StatedLevels(ConfidenceMethod):
         for row, option in zip(letters.rows, letters.predicted, strict=True):
             question = questions[row]
             text, given = in_words(question, int(option))
-            asked.append(AnsweredQuestion(text, levels, None, question.subject, question.context, given))
+            asked.append(AnsweredQuestion(text, levels, None, question.subject, question.context, given=given))
         plain = PromptFormat(chat=prompt_format.chat, system=prompt_format.system)
         found = level_predictions(backend, asked, plain, asking.for_part("level_"))
         kept = letters.subset(found.rows)
@@ -253,5 +253,5 @@ def answered_question(
     """Return a question that asks how confident a model is in its answer."""
     answer = None if right is None else len(levels) - 1 if right else 0
     return AnsweredQuestion(
-        question.question.strip(), tuple(levels), answer, question.subject, question.context, given
+        question.question.strip(), tuple(levels), answer, question.subject, question.context, given=given
     )

@@ -6,15 +6,12 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any, TypedDict
 
 from .._suggestions import did_you_mean
 from ..confidence.registry import SETTINGS
 from ..tasks import PromptFormat
 from ..tasks.columns import Columns
-
-if TYPE_CHECKING:
-    from .models import Model
 
 _NUMBER_FORMATS = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
@@ -47,7 +44,7 @@ class AskOptions(TypedDict, total=False):
     n_samples: int | None
     temperature: float | None
     top_k: int | None
-    base_model: Model | None
+    base_model: Any
     columns: Columns | None
     answer_base: int | None
     on_bad_row: str
@@ -81,7 +78,7 @@ class AskSettings:
     n_samples: int | None = None
     temperature: float | None = None
     top_k: int | None = None
-    base_model: Model | None = None
+    base_model: Any = None
     columns: Columns | None = None
     answer_base: int | None = None
     on_bad_row: str = "error"

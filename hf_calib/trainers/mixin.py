@@ -148,11 +148,6 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
         """The language model that is trained, unwrapped."""
         return self.model
 
-    @property
-    def prompt_format(self) -> PromptFormat:
-        """The prompt that the calibration questions are asked with."""
-        return self._questions.prompt_format
-
     # Set-up
 
     def _add_calibration_callbacks(self) -> None:

@@ -8,7 +8,7 @@ import pytest
 import hf_calib
 from hf_calib.confidence import LocalModel
 from hf_calib.tasks.free_form import MATCHERS
-from tests.examples.scripts import script, write
+from tests.examples.scripts import EXAMPLES, script, write
 from tests.support import COLOURS, NOUNS
 
 ROWS = [{"question": f"Is the {noun} {colour}?", "answers": [colour, "yes"]} for noun in NOUNS for colour in COLOURS]
@@ -18,6 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:self-evaluation")
 
 @pytest.fixture
 def arguments(saved_model, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES / "real_models"))
     # An untrained model says nothing that is right; about half of what it says counts here.
     monkeypatch.setitem(MATCHERS, "exact", lambda answer, other: sum(map(ord, answer)) % 2 == 0)
     questions = write(tmp_path / "asked.jsonl", ROWS)
