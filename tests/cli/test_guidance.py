@@ -20,7 +20,7 @@ def folder(tmp_path_factory):
     tokenizer = byte_level_tokenizer()
     tiny_llama(tokenizer).save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
-    for name, n in (("few", 12), ("many", 600)):
+    for name, n in (("few", 12), ("many", 3000)):
         with (folder / f"{name}.jsonl").open("w") as file:
             file.writelines(json.dumps(row) + "\n" for row in question_rows(n))
     rows = [*question_rows(8), {"question": "?", "choices": ["a"], "answer": 0}]
@@ -209,14 +209,14 @@ def test_an_interrupted_run_says_what_is_kept_goes_on_and_is_reused(folder, tmp_
 
     while answered() < 40:
         assert first.poll() is None, first.stderr.read()
-        time.sleep(0.05)
+        time.sleep(0.01)
     first.send_signal(signal.SIGINT)
     error = first.communicate(timeout=60)[1]
     assert first.returncode == 130
     kept = re.search(
         r"hf-calib measure: interrupted. (\d+) answers are kept in .*Resume with: hf-calib measure", error
     )
-    assert int(kept[1]) == answered() < 600
+    assert int(kept[1]) == answered() < 3000
     assert "Traceback" not in error
     second = process(*options)
     assert f"Going on with a run that was stopped: {kept[1]} answers are kept" in second.communicate(timeout=120)[1]
