@@ -61,12 +61,12 @@ def figures(predictions, seed=0):
     }
 
 
-def calibrated(answers, name, labels=None):
+def calibrated(answers, method, labels=None):
     """Return all answers after a calibrator that was fitted on those to the fitting questions, and its parameters."""
     from hf_calib.calibrators import by_name
 
     own = answers["fit"]
-    calibrator = by_name(name).fit(own.logits, own.answers if labels is None else labels)
+    calibrator = by_name(method).fit(own.logits, own.answers if labels is None else labels)
     return {name: predictions.calibrated(calibrator) for name, predictions in answers.items()}, repr(calibrator)
 
 

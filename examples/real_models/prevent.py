@@ -343,7 +343,7 @@ class Look:
         from transformers import TrainerCallback
 
         options = self.experiment.options
-        at = {round(options.steps * (number + 1) / options.looks) for number in range(options.looks - 1)}
+        at = {round(options.steps * (number + 1) / options.looks) for number in range(options.looks)}
         look = self
 
         class Callback(TrainerCallback):

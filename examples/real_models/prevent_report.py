@@ -5,7 +5,7 @@ Make tables and a figure from the rows of `prevent.py`.
 python examples/real_models/prevent_report.py prevented
 ```
 
-Writes `report.md` and `reward_and_ece.png` next to the rows.
+Writes `report.md` next to the rows, and `reward_and_ece.png` if trainings were measured more than once.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from report import cell
 from hf_calib.measures import CATALOG
 
 COLUMNS = ("accuracy", "confidence", "ece", "nll")
+PICTURE = "reward_and_ece.png"
 PREFERENCES = {"reward_accuracy": "reward accuracy", "reward_margin": "reward margin", "win_rate": "win rate"}
 
 
@@ -33,7 +34,8 @@ def main(argv=None):
     if not rows:
         raise SystemExit(f"folder: {folder} holds no rows; run prevent.py --out {folder} first")
     (folder / "report.md").write_text(report(rows), encoding="utf-8")
-    draw(rows, folder / "reward_and_ece.png")
+    if followed(rows):
+        draw(rows, folder / PICTURE)
     print(f"Wrote {folder / 'report.md'}")
 
 
@@ -44,13 +46,11 @@ def arms_of(rows):
         found.setdefault(row["arm"], []).append(row)
 
     def place(arm):
-        known = next(own for own in sorted(ARMS, key=len, reverse=True) if arm == own or arm.startswith(own + " "))
-        return list(ARMS).index(known), rows_of(arm)[0]["settings"].get("anchor_weight", 0)
+        weight = found[arm][0]["settings"].get("anchor_weight")
+        name = arm if weight is None else arm.removesuffix(f" {weight:g}")
+        return list(ARMS).index(name), weight or 0
 
-    def rows_of(arm):
-        return found[arm]
-
-    return {arm: rows_of(arm) for arm in sorted(found, key=place)}
+    return {arm: found[arm] for arm in sorted(found, key=place)}
 
 
 def report(rows):
@@ -74,8 +74,7 @@ def report(rows):
     lines += [
         "Square brackets: 95% interval over questions, of one seed. ±: 95% interval of the mean over seeds. The",
         "difference to dpo is paired over seeds and pairs; its interval is a bootstrap over the held-out pairs.",
-        "",
-        "![Reward accuracy and ECE during training](reward_and_ece.png)",
+        *(["", f"![Reward accuracy and ECE during training]({PICTURE})"] if followed(rows) else []),
     ]
     return "\n".join(lines) + "\n"
 
@@ -101,6 +100,11 @@ def calibration(arms, reading, name):
         cells.append(f"{(broken - mean_ece(own, reading, name)) / added:.0%}" if known else "")
         lines.append(f"| {arm} | " + " | ".join(cells) + " |")
     return [*lines, ""]
+
+
+def followed(rows):
+    """Return whether a training was measured more than once, so that it can be drawn."""
+    return any(len(row.get("looks", ())) > 1 for row in rows)
 
 
 def mean_ece(rows, reading, name):
@@ -149,8 +153,6 @@ def draw(rows, path):
             at = [{key: np.mean([look[i]["preferences"][key] for look in looks]) for key in PREFERENCES}
                   for i in range(min(map(len, looks)))]  # fmt: skip
             ece = [np.mean([look[i]["measured"]["ece"]["value"] for look in looks]) for i in range(len(at))]
-            at.append({key: np.mean([row["preferences"][key] for row in own]) for key in PREFERENCES})
-            ece.append(mean_ece(own, reading, name))
             for axis, key in zip(line, ("reward_margin", "reward_accuracy"), strict=True):
                 axis.plot([found[key] for found in at], ece, marker="o", markersize=3, label=arm)
                 axis.set(title=model, xlabel=f"held-out {PREFERENCES[key]}", ylabel=f"ECE, {name}, {reading}")

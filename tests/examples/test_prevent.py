@@ -57,7 +57,7 @@ def test_each_arm_is_measured_once_and_compared_with_plain_dpo(arguments, tmp_pa
         assert len(row["preferences"]["margins"]) == N_PAIRS
         assert row["measured"]["letters"]["MMLU"]["n"] == 10
     assert rows["before"]["preferences"]["margins"] == [0.0] * N_PAIRS
-    assert [look["step"] for look in rows["dpo"]["looks"]] == [2]
+    assert [look["step"] for look in rows["dpo"]["looks"]] == [2, 4]
     # A temperature leaves the preferences and the accuracy of the model that it is fitted to.
     for same in ("temperature", "daca"):
         np.testing.assert_allclose(
