@@ -44,6 +44,8 @@ from hf_calib.trainers import (
     StatedConfidenceTrainer,
 )
 
+from .reinforcement import trainer_arguments
+
 # The longest reply, "<answer> fish </answer> <confidence> 80 </confidence>", and the end of the sequence.
 MAX_REPLY = 8
 BATCH_SIZE = 512
@@ -170,17 +172,7 @@ class FreeFormBench:
     def arguments(self, name: str) -> dict[str, Any]:
         """Return the arguments that all trainers share, and seed the initial weights of adapters."""
         torch.manual_seed(self.seed)
-        return {
-            "output_dir": str(self.work_dir / name),
-            "seed": self.seed,
-            "use_cpu": True,
-            "bf16": False,
-            "gradient_checkpointing": False,
-            "save_strategy": "no",
-            "logging_steps": 20,
-            "report_to": "none",
-            "disable_tqdm": True,
-        }
+        return trainer_arguments(self.work_dir / name, self.seed)
 
 
 def reinforced(bench: FreeFormBench, model: Any, *, calibrated: bool) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -220,12 +221,11 @@ def _annotator(bench: Bench, questions: LabQuestions) -> Annotator:
     return Annotator(questions, bench.preset.preferences.style_weight, bench.tokenizer)
 
 
-def _arguments(bench: Bench, name: str, settings: ReinforcementSettings) -> dict[str, Any]:
+def trainer_arguments(output_dir: Path, seed: int) -> dict[str, Any]:
+    """Return the arguments of a trainer's config that suit a small model on one thread."""
     return {
-        "output_dir": str(bench.work_dir / name),
-        "learning_rate": settings.learning_rate,
-        "per_device_train_batch_size": settings.batch_size,
-        "seed": bench.seed,
+        "output_dir": str(output_dir),
+        "seed": seed,
         "use_cpu": True,
         "bf16": False,
         "gradient_checkpointing": False,
@@ -233,6 +233,14 @@ def _arguments(bench: Bench, name: str, settings: ReinforcementSettings) -> dict
         "logging_steps": 20,
         "report_to": "none",
         "disable_tqdm": True,
+    }
+
+
+def _arguments(bench: Bench, name: str, settings: ReinforcementSettings) -> dict[str, Any]:
+    return {
+        **trainer_arguments(bench.work_dir / name, bench.seed),
+        "learning_rate": settings.learning_rate,
+        "per_device_train_batch_size": settings.batch_size,
     }
 
 
