@@ -9,7 +9,7 @@ The model is a randomly initialized Llama-3.1-8B in bfloat16 with a LoRA adapter
 questions are as long as MMLU's. Each method runs in its own process. SFT and RCFT train on the same questions and
 answers, in the same batches; both kinds of DPO on the same pairs.
 
-- tokens/s: tokens of training sequences per second, without padding and sequences that have no gradient.
+- tokens/s: training tokens per second; padding and forward passes without a gradient do not count.
 - share of peak: the arithmetic that the method needs, divided by the time and the chip's peak in dense bfloat16. A
   token costs two operations per decoder weight in the forward and two in the backward, and two more per adapter
   weight, the only ones with a gradient; attention is added. Padding, recomputed activations and the output layer are
@@ -276,7 +276,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.device is None:
         options.device = "cuda" if torch.cuda.is_available() else "cpu"
     if options.device == "cpu" and options.size != "tiny":
-        raise SystemExit("there is no GPU here; --size tiny tries the script on the CPU")
+        raise SystemExit("no GPU found; to try the script on the CPU, pass --size tiny")
     if options.only:
         print(json.dumps(measure(options.only, options)))
         return

@@ -45,7 +45,7 @@ def table_of(comparisons: list[Comparison]) -> list[dict]:
         row: dict = {"task": key[1], "read off": key[2]}
         for measure, title in MEASURES.items():
             before = float(np.mean([run[measure].base for run in runs]))
-            # The log-loss of votes is infinite as soon as one right answer has no vote.
+            # A single right answer without a vote makes the log-loss of the votes infinite.
             there = np.isfinite(before)
             differences = [run[measure].difference.value for run in runs]
             row[f"{title} before"] = before if there else None

@@ -39,7 +39,7 @@ def over_seeds(effect: Callable[[int], Results], seeds: int) -> list[dict]:
 
 
 def measure_over_runs(values) -> m.Measure:
-    """Return the mean of a number with its 95% t-interval over runs; a single run has no interval."""
+    """Return the mean of a number over runs, with its 95% t-interval if there are two runs or more."""
     found = np.asarray(values, dtype=float)
     mean = float(found.mean())
     if len(found) < 2:

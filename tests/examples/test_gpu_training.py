@@ -93,5 +93,5 @@ def test_the_command_prints_a_row_for_each_method():
 
 
 def test_without_a_gpu_the_large_model_is_refused(benchmark):
-    with pytest.raises(SystemExit, match="no GPU here"):
+    with pytest.raises(SystemExit, match="no GPU found"):
         benchmark.main(["--device", "cpu"])

@@ -256,7 +256,7 @@ def free_form_report(folder: str | Path, *, all_seeds: bool = False) -> str:
     Raises
     ------
     FileNotFoundError
-        If there are no results.
+        If the folder has no results.
     ValueError
         If there are none to report.
     """

@@ -49,7 +49,7 @@ def supervised_dpo_loss(weight: float) -> dict[str, Any]:
     Parameters
     ----------
     weight : float
-        Of the mean log-loss over the chosen completions' tokens, beside a weight of 1 of DPO's loss.
+        Weight of the mean log-loss over the chosen completions' tokens; DPO's loss has weight 1.
 
     References
     ----------

@@ -177,7 +177,7 @@ def reinforcement_report(folder: str | Path) -> str:
     Raises
     ------
     FileNotFoundError
-        If there are no results.
+        If the folder has no results.
     """
     rows = load_rows(Path(folder) / FILES["file"], REINFORCE_KEYS)
     with_interval = ("accuracy", "ece", "reward", "reward_open")

@@ -110,9 +110,9 @@ def write_report(folder: str | Path, *, baseline: str = "dpo", all_seeds: bool =
     Raises
     ------
     FileNotFoundError
-        If there are no results.
+        If the folder has no results.
     ValueError
-        If there are no results to report, or none of the baseline.
+        If no results can be reported, or the baseline has none.
     """
     folder = Path(folder)
     rows = [row for row in load_rows(folder / RESULTS_FILE) if all_seeds or row["reported"]]

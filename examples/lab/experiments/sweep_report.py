@@ -62,7 +62,7 @@ def write_sweep_report(folder: str | Path, *, all_seeds: bool = False) -> str:
     Raises
     ------
     FileNotFoundError
-        If there are no results of a sweep.
+        If the folder has no results of a sweep.
     ValueError
         If a sweep has no results to report.
     """
