@@ -19,7 +19,7 @@ import json
 import random
 from pathlib import Path
 
-from common import figures, versions
+from common import device, figures, versions
 
 COLUMNS = ("accuracy", "confidence", "ece", "brier", "auroc")
 
@@ -81,7 +81,8 @@ def align(own, folder):
         per_device_train_batch_size=own.batch_size,
         learning_rate=own.learning_rate,
         seed=own.seed,
-        bf16=False,
+        bf16=True,
+        use_cpu=device() == "cpu",
         gradient_checkpointing=False,
         logging_steps=10,
         save_strategy="no",

@@ -84,7 +84,7 @@ def fine_tune(model, questions, folder, reading, seed, settings, **options):
         What confidence is read off.
     seed : int
     settings : dict
-        `method`, `steps`, `batch_size`, `learning_rate` and `lora_r`; optionally `permute_options`.
+        `method`, `steps`, `batch_size`, `learning_rate` and `lora_r`; optionally `permute_options` and `bf16`.
     **options
         Of `CalibrationAwareSFTTrainer`.
 
@@ -113,7 +113,8 @@ def fine_tune(model, questions, folder, reading, seed, settings, **options):
         lr_scheduler_type="cosine",
         warmup_steps=10,
         seed=seed,
-        bf16=False,
+        bf16=settings.get("bf16", False),
+        use_cpu=device() == "cpu",
         gradient_checkpointing=False,
         logging_steps=10,
         save_steps=25,

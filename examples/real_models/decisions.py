@@ -7,7 +7,7 @@ by a model that was fine-tuned on 60% of the cases, with temperatures that were 
 
 - `prior`: the mean answer in the training cases, without a model
 - `zero-shot`, and `debiased`: averaged over all rotations of the options
-- `fine-tuned`: LoRA on the gold distributions
+- `fine-tuned`: LoRA on the gold distributions, in mixed bfloat16 precision
 - `calibration-aware`: the same with the Brier score and the ECE regularizer
 - each of these but the prior with one temperature per type: `zero-shot, temperatures` and so on
 
@@ -171,7 +171,7 @@ class Fold:
                     lr_scheduler_type="cosine",
                     seed=options.seed,
                     use_cpu=self.model.device.type == "cpu",
-                    bf16=False,
+                    bf16=True,
                     gradient_checkpointing=False,
                     report_to=[],
                     save_strategy="no",

@@ -6,9 +6,9 @@ python examples/real_models/permuting.py --model HuggingFaceTB/SmolLM2-135M-Inst
 ```
 
 Fine-tunes a model with CFT on the options' letters, once with the options in their own order and once in a random
-order. Asks the test questions of `repair.py` in one more, random order each, for the flip rate. Each row is written to
-a file of its own below `--out`, and a run that was stopped continues when it is started again. Prints a table of all
-rows in `--out`.
+order, in mixed bfloat16 precision. Asks the test questions of `repair.py` in one more, random order each, for the flip
+rate. Each row is written to a file of its own below `--out`, and a run that was stopped continues when it is started
+again. Prints a table of all rows in `--out`.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ def main(argv=None):
                     "lora_r": own.lora_r,
                     "n_train": len(train),
                     "permute_options": ARMS[arm],
+                    "bf16": True,
                 }
             if not rows.missing("letters", arm, seed, settings):
                 continue
