@@ -105,7 +105,9 @@ def random_folds(n: int, n_folds: int, seed: int) -> NDArray[np.int64]:
         If there are fewer than two folds or fewer questions than folds.
     """
     if not 2 <= n_folds <= n:
-        raise ValueError(f"{n} questions make 2 to {n} folds, {n_folds} were asked for")
+        if n < 2:
+            raise ValueError(f"cross-validation needs at least 2 questions, and there is {n}; give more")
+        raise ValueError(f"folds: must be from 2 to {n}, the number of questions; got {n_folds}")
     return np.random.default_rng(seed).permutation(n) % n_folds
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import warnings
@@ -41,6 +42,14 @@ class Recorded:
     predictions: Predictions
     questions: tuple[Question | None, ...]
     skipped_rows: int = 0
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the predictions and answers, by which recorded predictions are recognized."""
+        own, found = self.predictions, hashlib.sha256()
+        for values in (own.option_log_probabilities, own.answers, own.n_choices):
+            found.update(np.ascontiguousarray(values).tobytes())
+        return found.hexdigest()
 
 
 def read_predictions(path: str | Path) -> dict[str, Recorded]:

@@ -246,7 +246,7 @@ def calibrate(
             refused[name] = str(error)
     candidates = [name for name in reports if name != "none"]
     if not candidates:
-        raise ValueError(f"calibrators: none can be fitted here: {'; '.join(refused.values())}")
+        raise ValueError(f"calibrators: none can be fitted here: {'; '.join(dict.fromkeys(refused.values()))}")
     best = min(candidates, key=lambda name: reports[name].measures["nll"].value)
     best = best if by is None else GroupedTemperature.name
     with warnings.catch_warnings():

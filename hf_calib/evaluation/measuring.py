@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 
 from ..reports import Measurement
+from ..reports.measurement import recorded_run
 from .asking import Datasets, ask
 from .fitted import check_fits, fitted_on_same_questions, own_calibrator
 from .grouping import groups_of
@@ -206,7 +207,8 @@ def measure_recorded(
         saved = Measurement.load(Path(first), seed=seed)
         measurement = replace(saved, run={**saved.run, **run})
     else:
-        measurement = Measurement(Path(first).stem, readers[kind](path), run, {"seed": seed})
+        datasets = readers[kind](path)
+        measurement = Measurement(Path(first).stem, datasets, recorded_run(datasets, **run), {"seed": seed})
     if calibrator is not None:
         fitted = as_calibrator(calibrator)
         check_fits(fitted, measurement.run, force=force)
@@ -245,17 +247,20 @@ def calibrated(measurement: Measurement, calibrator: BaseCalibrator) -> Measurem
     from ..calibrators.grouped_temperature import GroupedTemperature
     from ..calibrators.storage import described
 
-    def groups(name: str) -> np.ndarray | None:
-        if not (isinstance(calibrator, GroupedTemperature) and calibrator.needs_groups):
-            return None
-        alone = replace(measurement, datasets={name: measurement.datasets[name]})
-        return groups_of(alone, calibrator.by, missing="")
-
+    groups, unknown = {}, {}
+    if isinstance(calibrator, GroupedTemperature) and calibrator.needs_groups:
+        for name, own in measurement.datasets.items():
+            groups[name] = groups_of(replace(measurement, datasets={name: own}), calibrator.by, missing="")
+            new = groups[name][~np.isin(groups[name], list(calibrator.parameters()["groups"]))]
+            if len(new):
+                unknown[name] = {"n": len(new), "groups": np.unique(new).tolist()}
     datasets = {
-        name: replace(own, predictions=own.predictions.calibrated(calibrator, groups=groups(name)))
+        name: replace(own, predictions=own.predictions.calibrated(calibrator, groups=groups.get(name)))
         for name, own in measurement.datasets.items()
     }
-    own = {"method": calibrator.name, **described(calibrator.parameters())}
+    applied = {"method": calibrator.name, **described(calibrator.parameters())}
     same = fitted_on_same_questions(calibrator, measurement.run)
-    run = {**measurement.run, "calibrator": {**own, **({"fitted_on_same_questions": same} if same else {})}}
+    applied |= {"fitted_on_same_questions": same} if same else {}
+    applied |= {"groups_not_fitted": unknown} if unknown else {}
+    run = {**measurement.run, "calibrator": applied}
     return replace(measurement, datasets=datasets, run=run, before=measurement)

@@ -224,6 +224,9 @@ class ConfidenceThreshold:
                 "answers, with the most confident ones right often enough. A lower --accuracy or --level, or more "
                 "questions, can help."
             )
+        unchecked = [name for name in self.thresholds if self.checks and name not in self.checks]
+        if unchecked:
+            lines.append(f"! There are no new questions to check the threshold on for {', '.join(unchecked)}.")
         for name, check in self.checks.items():
             if check.missed:
                 place = f" in {name}" if name else ""
@@ -348,7 +351,12 @@ def find_threshold(
         accuracy, level, by, thresholds, run=dict(measurement.run), warnings=tuple(measurement.warnings)
     )
     if new is not None:
-        checks = found.check(measured(new))
+        checked = measured(new)
+        if _digests(checked) & _digests(measurement):
+            raise ValueError(
+                "new: it holds the questions that the threshold was found on, which cannot check it; give others"
+            )
+        checks = found.check(checked)
         found = ConfidenceThreshold(accuracy, level, by, thresholds, checks, found.run, found.warnings)
     save_result(found, out, options.get("device"))
     return found
@@ -360,6 +368,11 @@ def _rows(measurement: Measurement, by: str | None) -> dict[str, np.ndarray]:
         return {ALL: np.arange(len(measurement.predictions))}
     names = groups_of(measurement, by)
     return {str(name): np.flatnonzero(names == name) for name in np.unique(names)}
+
+
+def _digests(measurement: Measurement) -> set[str]:
+    """Return the known digests of a measurement's datasets."""
+    return {own["sha256"] for own in measurement.run.get("datasets", {}).values() if "sha256" in own}
 
 
 def _level_of_each(level: float, n_groups: int) -> float:

@@ -51,19 +51,20 @@ class Threshold:
             raise ValueError(f"{text!r} is not a condition such as ece>0.05")
         return cls(text, match[1], _OPERATORS[match[2]], limit)
 
-    def holds(self, values: Mapping[str, float]) -> bool:
-        """Return whether the condition holds for the measures' values.
+    def holds(self, values: Mapping[str, float], place: str = "") -> bool:
+        """Return whether the condition holds for the measures' values; errors say the place if it has a name.
 
         Raises
         ------
         ValueError
             If the measure was not measured, or has no value here.
         """
+        where = f"for {place}" if place else "here"
         if self.name not in values:
-            raise ValueError(f"{self.name!r} was not measured here, so --fail-if {self.text!r} cannot be checked")
+            raise ValueError(f"{self.name!r} was not measured {where}, so --fail-if {self.text!r} cannot be checked")
         value = values[self.name]
         if value != value:
-            raise ValueError(f"{self.name} has no value here, so --fail-if {self.text!r} cannot be checked")
+            raise ValueError(f"{self.name} has no value {where}, so --fail-if {self.text!r} cannot be checked")
         return self.compare(value, self.limit)
 
 
@@ -95,7 +96,7 @@ def those_that_hold(
     found : mapping
         The values by name, for each result; a single result has the name "".
     """
-    return [(one, place) for one in thresholds for place, values in found.items() if one.holds(values)]
+    return [(one, place) for one in thresholds for place, values in found.items() if one.holds(values, place)]
 
 
 def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:

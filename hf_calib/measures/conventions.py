@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .consistency import calibration_test
 from .errors import expected_calibration_error
 from .ranking import equal_mass_calibration_error
 from .smooth import smooth_ece
@@ -13,6 +14,8 @@ from .validation import check_correct, check_unit_interval
 
 Array = NDArray[np.float64]
 _Error = Callable[[Array, NDArray], float]
+
+_EQUAL_WIDTH = ((10, "hf_calib, typed decisions"), (15, "Guo et al., torchmetrics"), (20, ""))
 
 # Number of draws of a calibrated model's answers; the mean calibration error over them is precise to a few percent.
 _DRAWS = 100
@@ -153,11 +156,16 @@ def ece_conventions(
     y = np.asarray(check_correct(correct, len(c)))
     rng = np.random.default_rng([seed, 1])  # not the stream that the data may have been drawn with
 
-    def row(name: str, error: _Error, who: str, values: Array = c) -> Convention:
-        drawn = [error(values, rng.random(len(values)) < values) for _ in range(_DRAWS)]
-        return Convention(name, error(values, y), float(np.mean(drawn)), len(values), who)
+    def equal_width(name: str, n_bins: int, who: str, values: Array = c) -> Convention:
+        test = calibration_test(values, y, n_bins, seed=seed)  # the same numbers as in reports
+        return Convention(name, test.error, test.expected_error, len(values), who)
 
-    found = [row(*one) for one in _conventions(len(c))]
+    def row(name: str, error: _Error, who: str) -> Convention:
+        drawn = [error(c, rng.random(len(c)) < c) for _ in range(_DRAWS)]
+        return Convention(name, error(c, y), float(np.mean(drawn)), len(c), who)
+
+    found = [equal_width(f"{n_bins} equal-width bins", n_bins, who) for n_bins, who in _EQUAL_WIDTH]
+    found += [row(*one) for one in _conventions(len(c))]
     if groups is not None:
         codes = np.unique(np.asarray(groups).astype(str), return_inverse=True)[1]
 
@@ -171,17 +179,11 @@ def ece_conventions(
         found.append(row("10 bins, mean over groups", of_groups, "tables by subject"))
     if option_mass is not None:
         raw = c * check_unit_interval(option_mass, "option_mass")
-        found.append(row("10 bins, raw probability", expected_calibration_error, "", raw))
+        found.append(equal_width("10 bins, raw probability", 10, "", raw))
     return found
 
 
 def _conventions(n: int) -> Iterator[tuple[str, _Error, str]]:
-    for n_bins, who in ((10, "hf_calib, typed decisions"), (15, "Guo et al., torchmetrics"), (20, "")):
-        yield (
-            f"{n_bins} equal-width bins",
-            lambda c, y, k=n_bins: expected_calibration_error(c, y, k),  # type: ignore[misc]
-            who,
-        )
     for n_bins in (10, 15):
         yield (
             f"{n_bins} equal-mass bins",

@@ -92,8 +92,8 @@ def verdict(
         return f"Well calibrated. {says}"
     if test is not None and test.p_value > SIGNIFICANT:
         return (
-            f"No significant miscalibration on {n:,} questions. {says} Chance alone gives a perfectly calibrated "
-            f"model an ECE of about {test.expected_error:.3f} on this many."
+            f"No significant miscalibration on {n:,} question{'' if n == 1 else 's'}. {says} Chance alone gives a "
+            f"perfectly calibrated model an ECE of about {test.expected_error:.3f} on this many."
         )
     over, under = measures["overconfidence"].value, measures["underconfidence"].value
     if over >= _ONE_SIDED * (over + under):

@@ -40,6 +40,8 @@ _RANKS = 0.65
 _UNREAD = 0.1
 # From this share on, equal predictions are suspicious.
 _REPEATED = 0.1
+# That many groups without a temperature are named.
+_SHOWN_GROUPS = 3
 # With fewer questions no figure is meaningful; with the second number most are.
 _FEW, _ENOUGH = 30, 200
 # An error this large should not go unnoticed; the advice is enough questions to exclude half of it.
@@ -383,7 +385,7 @@ def _too_few(reading: Reading) -> Found | None:
     if unproven is None:
         return None
     claim, needed = unproven
-    sentence = f"{reading.n:,} question{'' if reading.n == 1 else 's'} are too few {claim}."
+    sentence = f"{reading.n:,} question{' is' if reading.n == 1 else 's are'} too few {claim}."
     drawn = reading.dataset.get("drawn", {})
     if drawn:
         options = (f"--limit {min(_round_up(needed), drawn['of'])}",)
@@ -468,6 +470,22 @@ def _in_sample(reading: Reading) -> Found | None:
     )
 
 
+def _groups_not_fitted(reading: Reading) -> Found | None:
+    calibrator = reading.run.get("calibrator", {})
+    own = calibrator.get("groups_not_fitted", {}).get(reading.dataset.get("name"))
+    if own is None:
+        return None
+    names = [name or f"no {calibrator['by']}" for name in own["groups"]]
+    shown = ", ".join(names[:_SHOWN_GROUPS]) + (
+        f" and {len(names) - _SHOWN_GROUPS} more" * (len(names) > _SHOWN_GROUPS)
+    )
+    return Found(
+        f"The calibrator has no temperature for {own['n']:,} of {reading.n:,} questions ({shown}); they have that of "
+        "all questions.",
+        "Fit it on questions of these groups too.",
+    )
+
+
 def _skewed_labels(reading: Reading) -> Found | None:
     if reading.method != "letters-batch" or reading.run.get("permute_options"):
         return None
@@ -501,6 +519,7 @@ CHECKS = (
     Check("one_subject", False, _one_subject),
     Check("chat_template_unused", False, _unused_template),
     Check("options_not_returned", False, _not_returned),
+    Check("groups_not_fitted", False, _groups_not_fitted),
     Check("skewed_labels", False, _skewed_labels),
     Check("skipped_rows", False, _skipped),
     Check("repeated_questions", False, _repeated_questions),

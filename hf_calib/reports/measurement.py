@@ -93,7 +93,7 @@ class Measurement:
         report = path / REPORT_FILE
         saved = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else {}
         name = saved.get("model", path.stem if path.is_file() else path.name)
-        run = saved.get("run", {"from_predictions": str(path)})
+        run = saved.get("run") or recorded_run(datasets, from_predictions=str(path))
         for own, facts in run.get("datasets", {}).items():
             if own in datasets:
                 datasets[own] = replace(datasets[own], skipped_rows=facts.get("skipped_rows", 0))
@@ -250,6 +250,12 @@ class Measurement:
         (folder / PAGE_FILE).write_text(render_page(self), encoding="utf-8")
         text = json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
         (folder / REPORT_FILE).write_text(text, encoding="utf-8")
+
+
+def recorded_run(datasets: Mapping[str, Recorded], **source: Any) -> dict[str, Any]:
+    """Return the run of predictions that were recorded elsewhere: their source, and a digest of each dataset."""
+    known = {name: {"n": len(own.predictions), "sha256": own.digest} for name, own in datasets.items()}
+    return {**source, "datasets": known}
 
 
 def pool(datasets: Mapping[str, Recorded]) -> Predictions:

@@ -22,6 +22,7 @@ _MEASURES = {
     "accuracy": "Accuracy",
     "confidence": "Confidence",
     "ece": "ECE",
+    "ece_raw": "ECE, raw",  # only where the options have little of the probability
     "brier": "Brier score",
     "auroc": "AUROC",
 }
@@ -133,14 +134,18 @@ def _chart(measurement: Measurement, width: int, paint: Callable[[str, str], str
     report = measurement.report
     right = []
     for key, label in _MEASURES.items():
+        # The probability of whole texts is always small.
+        if key not in report.measures or (key == "ece_raw" and measurement.method == "text"):
+            continue
         measure = report.measures[key]
         interval = "" if measure.low is None else f" [{measure.low:.3f}, {measure.high:.3f}]"
         value = "  -  " if measure.value != measure.value else f"{measure.value:.3f}"
         right.append(f"{label:<12}{value}{interval}")
     own = report.ece_convention
-    if own["calibrated_model"] is not None:
-        right.append(f"({own['n_bins']} bins; if calibrated {own['calibrated_model']:.3f})")
-    right += ["", f"{marks[0]} accuracy of the answers", f"{marks[1]} their mean confidence"]
+    calibrated = "" if own["calibrated_model"] is None else f"; if calibrated {own['calibrated_model']:.3f}"
+    right.append(f"({own['n_bins']} bins, L1{calibrated})")
+    right += [""] if len(right) < len(_MEASURES) + 1 else []
+    right += [f"{marks[0]} accuracy of the answers", f"{marks[1]} their mean confidence"]
     right += ["last column: number of answers"]
     beside = width >= _AROUND + _RIGHT + 20
     size = (width - _AROUND - (_RIGHT if beside else 0)) if width > _AROUND + 20 else 20
@@ -191,9 +196,14 @@ def _next_step(measurement: Measurement, width: int) -> str:
     for finding in measurement.warnings:
         if finding.options:
             return f"the same command with {finding.options[0]}"
-    report = measurement.report
+    test = measurement.report.test
+    miscalibrated = test is not None and test.p_value <= SIGNIFICANT
+    if any(key.startswith("from_") for key in measurement.run):  # there is no model to ask
+        if miscalibrated:
+            return "hf-calib calibrate --from-predictions HELD_OUT --out calibrator"
+        return "hf-calib compare PREDICTIONS OTHER_PREDICTIONS"
     command = "hf-calib compare {model} OTHER_MODEL --dataset {dataset}"
-    if report.test is not None and report.test.p_value <= SIGNIFICANT:
+    if miscalibrated:
         command = "hf-calib calibrate --model {model} --dataset HELD_OUT --out calibrator"
     said = command.format(model=measurement.name, dataset=next(iter(measurement.datasets)))
     return said if len(said) <= width else command.format(model="MODEL", dataset="DATASET")

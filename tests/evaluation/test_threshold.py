@@ -8,6 +8,7 @@ import pytest
 import hf_calib
 from hf_calib.calibrators import TemperatureScaling
 from hf_calib.cli import main
+from hf_calib.evaluation import measure_recorded
 from hf_calib.evaluation.grouping import groups_of
 from hf_calib.measures import accuracy_threshold
 from tests.support import question_rows, tiny_llama
@@ -46,8 +47,6 @@ def test_each_group_has_the_threshold_of_its_own_answers_at_a_shared_level(held_
 
 
 def found_predictions(path):
-    from hf_calib.evaluation import measure_recorded
-
     return measure_recorded(path).predictions
 
 
@@ -159,3 +158,48 @@ def test_pages_show_thresholds(held_out):
     page = render_page(hf_calib.Measurement.load(write(held_out, 800, seed=0, exponent=0.01)))
     assert "Confidence thresholds" in page
     assert "not reached" in page
+
+
+def test_answers_that_a_calibrator_was_fitted_on_guarantee_nothing_in_files_either(held_out, tmp_path):
+    hf_calib.calibrate(held_out, by="subject", out=tmp_path / "c")
+    with pytest.raises(ValueError, match="fitted on the same questions"):
+        hf_calib.find_threshold(held_out, calibrator=tmp_path / "c")
+    noticed = measure_recorded(held_out, calibrator=tmp_path / "c")
+    assert "calibrator_in_sample" in {own.code for own in noticed.warnings}
+    assert noticed.report.ece_convention["in_sample"]
+    other = write(tmp_path / "other.jsonl", 800, seed=1)
+    assert hf_calib.find_threshold(other, accuracy=0.7, calibrator=tmp_path / "c").coverage > 0
+    assert not measure_recorded(other, calibrator=tmp_path / "c").report.ece_convention["in_sample"]
+
+
+def test_the_check_needs_other_questions(held_out, tmp_path):
+    with pytest.raises(ValueError, match="new: it holds the questions that the threshold was found on"):
+        hf_calib.find_threshold(held_out, new=held_out)
+
+
+def test_a_group_without_new_questions_is_said(held_out, tmp_path, capsys):
+    new = write(tmp_path / "new.jsonl", 400, seed=1)
+    new.write_text("".join(line + "\n" for line in new.read_text().splitlines()[::2]))
+    arguments = ["threshold", "--from-predictions", str(held_out), "--by", "subject", "--new", str(new)]
+    assert main([*arguments, "--accuracy", "0.85"]) == 0
+    assert "There are no new questions to check the threshold on for hard." in capsys.readouterr().out
+    assert main([*arguments, "--fail-if", "check.coverage<0.1"]) == 1
+    assert "'check.coverage' was not measured for hard" in capsys.readouterr().err
+
+
+def test_groups_without_a_temperature_of_their_own_are_said(held_out, tmp_path):
+    hf_calib.calibrate(held_out, by="subject", out=tmp_path / "c")
+    new = write(tmp_path / "new.jsonl", 400, seed=1)
+    known = measure_recorded(new, calibrator=tmp_path / "c")
+    assert "groups_not_fitted" not in {own.code for own in known.warnings}
+    new.write_text(new.read_text().replace('"hard"', '"law"'))
+    [told] = [
+        own for own in measure_recorded(new, calibrator=tmp_path / "c").warnings if own.code == "groups_not_fitted"
+    ]
+    assert "no temperature for 200 of 400 questions (law)" in told.sentence
+    without = [json.loads(line) for line in new.read_text().splitlines()]
+    new.write_text("".join(json.dumps({**row, "subject": None}) + "\n" for row in without))
+    [told] = [
+        own for own in measure_recorded(new, calibrator=tmp_path / "c").warnings if own.code == "groups_not_fitted"
+    ]
+    assert "400 of 400 questions (no subject)" in told.sentence

@@ -96,6 +96,19 @@ def test_a_calibrated_model_scores_what_is_said():
     assert found["10 equal-width bins"].value > 3 * calibrated
 
 
+def test_one_number_for_a_calibrated_model_in_reports_and_tables():
+    rng = np.random.default_rng(1)
+    c = rng.uniform(0.5, 1, 40)
+    p, labels = np.stack([c, 1 - c], axis=1), (rng.random(40) > c).astype(int)
+    report = CalibrationReport.from_predictions(p, labels, seed=3)
+    first = ece_conventions(c, labels == 0, seed=3)[0]
+    assert (first.name, first.value, first.calibrated) == (
+        "10 equal-width bins",
+        report.ece.value,
+        report.ece_convention["calibrated_model"],
+    )
+
+
 def test_reports_say_what_their_ece_is():
     rng = np.random.default_rng(0)
     p = rng.dirichlet(np.ones(3), 400)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -74,6 +75,35 @@ def test_the_next_step():
     wrong = wrong.with_probabilities(wrong.probabilities**3 / (wrong.probabilities**3).sum(axis=1, keepdims=True))
     own = Measurement("m", {"d": Recorded(wrong, (None,) * 500)}, LETTERS, {"n_resamples": 200})
     assert "Next: hf-calib calibrate --model m --dataset HELD_OUT --out calibrator" in screen(own)
+
+
+def test_the_next_step_for_predictions_from_elsewhere_needs_no_model():
+    wrong = calibrated(500)
+    wrong = wrong.with_probabilities(wrong.probabilities**3 / (wrong.probabilities**3).sum(axis=1, keepdims=True))
+    for predictions, command in (
+        (wrong, "calibrate --from-predictions HELD_OUT --out calibrator"),
+        (calibrated(500), "compare PREDICTIONS OTHER_PREDICTIONS"),
+    ):
+        recorded = {"d": Recorded(predictions, (None,) * 500)}
+        own = Measurement("m", recorded, {"from_helm": "runs"}, {"n_resamples": 200})
+        assert f"Next: hf-calib {command}" in screen(own)
+
+
+def test_the_ece_says_what_it_is_and_the_raw_one_is_shown_where_it_differs():
+    own = good()
+    assert f"(10 bins, L1; if calibrated {own.report.test.expected_error:.3f})" in screen(own)
+    assert "ECE, raw" not in screen(good())
+    recorded = Recorded(
+        replace(calibrated(500), option_log_probabilities=calibrated(500).option_log_probabilities + np.log(0.3)),
+        (None,) * 500,
+    )
+    low = Measurement("m", {"d": recorded}, LETTERS, {"n_resamples": 200})
+    lines = screen(low).splitlines()
+    assert f"ECE, raw    {low.report.ece_raw.value:.3f} [" in screen(low)
+    assert len(lines) <= 20
+    assert max(map(len, lines)) <= 80
+    texts = Measurement("m", {"d": recorded}, {"confidence": {"name": "text"}}, {"n_resamples": 200})
+    assert "ECE, raw" not in screen(texts)
 
 
 def test_warnings_that_do_not_fit_are_counted():
