@@ -210,10 +210,10 @@ class TextsOverPrior(ConfidenceMethod):
     Parameters
     ----------
     prior : {"none", "cue", "content-free"}, default "cue"
-        Context in which the text's own likelihood is read: "none", the beginning of a text (PMI; needs a tokenizer
-        that adds a token there); "cue", only the prompt's last line (domain-conditional PMI); "content-free", the
-        prompt with the texts of `CONTENT_FREE` in place of the question, whose probabilities are averaged. The first
-        two do not work with chat prompts.
+        Context in which the text's own likelihood is read: "none", the beginning of a text (PMI), that is, after the
+        tokenizer's token for the beginning or, without one, for the end of a text; "cue", only the prompt's last line
+        (domain-conditional PMI); "content-free", the prompt with the texts of `CONTENT_FREE` in place of the question,
+        whose probabilities are averaged. The first two do not work with chat prompts.
 
     References
     ----------

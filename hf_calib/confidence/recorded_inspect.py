@@ -23,9 +23,9 @@ _ANSWER = re.compile(r"ANSWER\s*:\s*$", re.IGNORECASE)
 def read_inspect(paths: Iterable[str | Path]) -> dict[str, Recorded]:
     """Read multiple-choice results from Inspect's `.eval` or `.json` logs.
 
-    Where the log has log-probabilities (`inspect eval --logprobs --top-logprobs 20`), the options' probabilities are
-    the letters' at the answer, after "ANSWER:" if the reply says so; letters that were not returned have none, with a
-    warning. Otherwise, with several epochs, they are the shares of the epochs that gave each answer.
+    With several epochs, the options' probabilities are the shares of the epochs whose scored answer they are. With one
+    epoch, which needs log-probabilities (`inspect eval --logprobs --top-logprobs 20`), they are the letters' at the
+    answer, after "ANSWER:" if the reply says so; letters that were not returned have none, with a warning.
 
     Parameters
     ----------
@@ -40,26 +40,35 @@ def read_inspect(paths: Iterable[str | Path]) -> dict[str, Recorded]:
     Raises
     ------
     QuestionError
-        If a log has neither log-probabilities nor several epochs, or is damaged; with the log and the sample.
+        If a log has neither log-probabilities nor several epochs, a sample has no reply or occurs twice in an epoch,
+        or the log is damaged; with the log and the sample.
     FileNotFoundError
         If a path does not exist, or a folder holds no log.
+
+    Warns
+    -----
+    UserWarning
+        If the run did not finish, letters were not returned, or answers could not be read.
     """
     tasks: dict[str, Recorded] = {}
     for path in result_files(paths, "*.eval", "*.json"):
         header, samples = _log(path)
-        task = str(header.get("task") or path.stem)
+        task = str(header["eval"].get("task") or path.stem)
         if task in tasks:
             raise QuestionError(f"{path}: the task {task!r} occurs in two logs; give one run's logs")
         by_id: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
         for sample in samples:
             by_id[str(sample.get("id"))].append(sample)
-        rows, missing = [], 0
+        rows, missing, unread = [], 0, 0
         for number, (name, own) in enumerate(by_id.items()):
             try:
                 row = _row(own, number)
-            except (QuestionError, KeyError, TypeError, IndexError, AttributeError) as error:
+            except QuestionError as error:
                 raise QuestionError(f"{path}, sample {name}: {error}") from None
+            except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
+                raise QuestionError(f"{path}, sample {name} is not as Inspect writes it: {error!r}") from None
             missing += bool(np.isneginf(row.log_probabilities).any() and len(own) == 1)
+            unread += round(len(own) * (1 - float(np.exp(row.log_probabilities).sum()))) if len(own) > 1 else 0
             rows.append(row)
         if not rows:
             raise QuestionError(f"{path} holds no sample")
@@ -67,6 +76,18 @@ def read_inspect(paths: Iterable[str | Path]) -> dict[str, Recorded]:
             warnings.warn(
                 f"{path}: of {missing} samples not all letters are among the returned tokens; those letters count as "
                 "having no probability (run Inspect with a larger --top-logprobs)",
+                stacklevel=2,
+            )
+        if unread:
+            warnings.warn(
+                f"{path}: {unread} of {len(samples)} replies have no answer that is one of the letters; they count "
+                "as none, and samples without any answer as guesses",
+                stacklevel=2,
+            )
+        if header.get("status", "success") != "success":
+            warnings.warn(
+                f"{path}: the run did not finish (its status is {header['status']!r}); only the {len(rows)} samples "
+                "in the log are measured",
                 stacklevel=2,
             )
         tasks[task] = recorded_from(rows)
@@ -84,13 +105,25 @@ def _log(path: Path) -> tuple[Mapping[str, Any], list[Mapping[str, Any]]]:
         else:
             header = json.loads(path.read_text(encoding="utf-8"))
             samples = header["samples"]
-        return header["eval"], samples or []
+        return {**header, "eval": dict(header["eval"])}, samples or []
     except (ValueError, KeyError, TypeError, RecursionError, NotImplementedError, zipfile.BadZipFile) as error:
         raise QuestionError(f"{path} is not a log of Inspect: {error!r}") from None
 
 
 def _row(epochs: list[Mapping[str, Any]], number: int) -> RecordedRow:
     sample = epochs[0]
+    numbers = [own.get("epoch", 1) for own in epochs]
+    if len(set(numbers)) < len(numbers):
+        raise QuestionError(
+            f"it occurs several times in an epoch (epochs {numbers}); give each sample an id of its own"
+        )
+    for own in epochs:
+        if not (own.get("output") or {}).get("choices"):
+            reason = (own.get("error") or {}).get("message")
+            raise QuestionError(
+                f"there is no reply{'' if reason is None else f' ({reason!r:.100})'}; run inspect eval-retry, or "
+                "remove the sample"
+            )
     choices = [str(choice) for choice in sample.get("choices") or ()]
     letters = LETTERS[: len(choices)]
     target = sample.get("target")
@@ -104,6 +137,8 @@ def _row(epochs: list[Mapping[str, Any]], number: int) -> RecordedRow:
     if len(epochs) == 1:
         scores = _letters(sample, letters)
     else:
+        if not any(own.get("scores") for own in epochs):
+            raise QuestionError("it was not scored; run inspect score")
         answers = [_answer(own) for own in epochs]
         counts = np.array([answers.count(letter) for letter in letters])
         with np.errstate(divide="ignore"):

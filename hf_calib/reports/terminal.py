@@ -25,6 +25,7 @@ _MEASURES = {
     "ece_raw": "ECE, raw",  # only where the options have little of the probability
     "brier": "Brier score",
     "auroc": "AUROC",
+    "flip_rate": "Flip rate",  # only with --check-order
 }
 # Columns of the measures, and of a bar's bin and number of answers.
 _RIGHT, _AROUND = 34, 18
@@ -144,7 +145,7 @@ def _chart(measurement: Measurement, width: int, paint: Callable[[str, str], str
     own = report.ece_convention
     calibrated = "" if own["calibrated_model"] is None else f"; if calibrated {own['calibrated_model']:.3f}"
     right.append(f"({own['n_bins']} bins, L1{calibrated})")
-    right += [""] if len(right) < len(_MEASURES) + 1 else []
+    right += [""] if len(right) < 7 else []
     right += [f"{marks[0]} accuracy of the answers", f"{marks[1]} their mean confidence"]
     right += ["last column: number of answers"]
     beside = width >= _AROUND + _RIGHT + 20

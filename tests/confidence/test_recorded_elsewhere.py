@@ -119,10 +119,27 @@ def test_inspect_letters_that_were_not_returned_have_no_probability(tmp_path):
 
 def test_inspect_epochs_are_samples(tmp_path):
     epochs = [sample(name=1, epoch=i + 1, answer=answer) for i, answer in enumerate(["B", "B", "A", "nothing"])]
-    recorded = read_inspect([write_log(tmp_path / "log.eval", epochs)])["colours"]
+    with pytest.warns(UserWarning, match="1 of 4 replies have no answer that is one of the letters"):
+        recorded = read_inspect([write_log(tmp_path / "log.eval", epochs)])["colours"]
     with np.errstate(divide="ignore"):
         np.testing.assert_allclose(recorded.predictions.option_log_probabilities, np.log([[0.25, 0.5, 0.0]]))
     assert recorded.predictions.option_mass[0] == pytest.approx(0.75)
+    for own in epochs:
+        own["scores"] = None
+    with pytest.raises(QuestionError, match="sample 1: it was not scored"):
+        read_inspect([write_log(tmp_path / "log.json", epochs)])
+
+
+def test_inspect_samples_with_the_same_id_are_not_taken_for_epochs(tmp_path):
+    with pytest.raises(QuestionError, match=r"sample 1: it occurs several times in an epoch \(epochs \[1, 1\]\)"):
+        read_inspect([write_log(tmp_path / "log.json", [sample(SAID), sample(SAID)])])
+
+
+def test_an_inspect_run_that_did_not_finish_is_said(tmp_path):
+    log = write_log(tmp_path / "log.json", [sample(SAID)])
+    log.write_text(json.dumps({**json.loads(log.read_text()), "status": "error"}))
+    with pytest.warns(UserWarning, match="did not finish .* only the 1 samples"):
+        read_inspect([log])
 
 
 @pytest.mark.parametrize(
@@ -132,7 +149,12 @@ def test_inspect_epochs_are_samples(tmp_path):
         (sample(SAID, answer="A"), "the choices were shuffled"),
         (sample(SAID, target="D"), "'D' is not the letter of one of 3 choices"),
         (sample([token("A"), token("B")]), "2 tokens of the reply 'AB' may be the answer"),
-        ({**sample(SAID), "output": {"choices": []}}, "sample 1: list index"),
+        ({**sample(SAID), "output": {"choices": []}}, r"sample 1: there is no reply; run inspect eval-retry"),
+        (
+            {**sample(SAID), "output": None, "error": {"message": "timeout"}},
+            r"sample 1: there is no reply \('timeout'\); run",
+        ),
+        (sample([{**token("B"), "top_logprobs": [{"token": "B", "logprob": None}]}]), "not as Inspect writes it"),
     ],
 )
 def test_inspect_that_cannot_be_read(own, message, tmp_path):

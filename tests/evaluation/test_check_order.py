@@ -56,6 +56,7 @@ def test_answers_by_text_never_flip_and_those_by_place_do(permuted):
     expected = [np.mean([order[0] != 0 for order in own]) for own in orders]
     np.testing.assert_allclose(first.predictions.flips, expected)
     assert first.flip_rate.value == pytest.approx(np.mean(expected))
+    assert f"Flip rate   {first.flip_rate.value:.3f} [" in str(first)
     assert first.flip_rate.low < first.flip_rate.value < first.flip_rate.high
 
 
@@ -95,4 +96,5 @@ def test_it_is_shown_kept_and_decides_the_exit_code(model, tokenizer, tmp_path, 
 
 
 def test_without_it_there_is_no_flip_rate():
+    assert "Flip rate" not in str(hf_calib.measure(Source(by_text=True), ASKED))
     assert "flip_rate" not in hf_calib.measure(Source(by_text=True), ASKED).report.measures
