@@ -126,13 +126,18 @@ def measure_and_write_card(
     hf_calib.tasks.QuestionError
         If the questions cannot be read or lack answers.
     ValueError
-        If `trained_on` equals `dataset`, the calibrator was fitted on something else, or the card compares with
-        another model on another set.
+        If `trained_on` equals `dataset`, `task_id` is given without a dataset on the Hub, the calibrator was fitted on
+        something else, or the card compares with another model on another set.
     """
     if trained_on is not None and DatasetReference.parse(dataset) == DatasetReference.parse(trained_on):
         raise ValueError(
             f"the questions to measure on and those that the model was fine-tuned on are both {trained_on}; the "
             "regime shows on new ones"
+        )
+    if task_id is not None and not DatasetReference.parse(dataset).on_hub:
+        raise ValueError(
+            f"task_id: {dataset} is not a dataset on the Hub, so its results belong to no benchmark; give the "
+            "benchmark as namespace/name[:config[:split]], or leave the task out"
         )
     folder = Path(folder)
     metadata = read_calibration_metadata(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from dataclasses import dataclass
@@ -113,7 +114,7 @@ def evaluation_results(data: CalibrationCardData) -> str | None:
     Warns
     -----
     UserWarning
-        If a task is named after a measure that the report lacks; it gets no entry.
+        If a task is named after a measure that the report lacks, or that has no finite value; it gets no entry.
     """
     try:
         from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
@@ -142,7 +143,7 @@ def _measure_of_task(evaluation: Evaluation, task_id: str) -> Measure | None:
     measures = evaluation.reports[AFTER].measures
     named = [key for key in (f"{task_id}_from_gold", task_id) if key in CATALOG] or ["accuracy"]
     for key in named:
-        if key in measures:
+        if key in measures and math.isfinite(measures[key].value):
             return measures[key]
     warnings.warn(
         f"task_id: {evaluation.dataset} has no {named[0]}, so the results file has no entry for the task {task_id!r}; "

@@ -209,6 +209,12 @@ def test_regime_is_told_from_the_questions_that_it_was_fine_tuned_on(client, ada
     assert "answer" in capsys.readouterr().err
 
 
+def test_a_task_of_a_local_file_is_refused(tmp_path, capsys):
+    assert main(["card", str(tmp_path), "--dataset", str(tmp_path / "q.jsonl"), "--task-id", "ece"]) == 1
+    assert "--task-id: " in (said := capsys.readouterr().err)
+    assert "not a dataset on the Hub" in said
+
+
 def test_regime_of_a_part_of_a_large_set():
     chosen = regime_sample(5000)
     assert chosen == regime_sample(5000)

@@ -76,6 +76,15 @@ def test_distances_from_gold_are_written_where_there_is_gold_and_left_out_elsewh
     assert entries[1].value == pytest.approx(report(0).brier.value, abs=1e-6)
 
 
+def test_a_task_without_a_finite_value_gets_no_entry(tmp_path):
+    certain = CalibrationReport.from_predictions([[0.9, 0.1], [1.0, 0.0]], [0, 0], n_resamples=0)
+    dataset = DatasetReference("ann/benchmark", "all", "test", task_id="accuracy,auroc")
+    with pytest.warns(UserWarning, match="has no auroc"):
+        write_card(tmp_path, card_data(evaluations=(Evaluation(dataset, {"after": certain}),)))
+    [entry] = yaml.safe_load((tmp_path / ".eval_results" / "hf_calib.yaml").read_text())
+    assert entry["dataset"]["task_id"] == "accuracy"
+
+
 def test_names_with_dollars_are_drawn(tmp_path):
     write_card(tmp_path, card_data(stage_labels={"before": r"$\frac{"}))
     assert (tmp_path / "reliability_diagram.png").exists()
