@@ -23,6 +23,7 @@ def read_helm(path: str | Path) -> dict[str, Recorded]:
 
     Of the adaptation *multiple_choice_joint* the options' probabilities are the letters' among the first token's
     `top_logprobs`; of *multiple_choice_separate_original* the sum of the log-probabilities of each option's tokens.
+    Only the first trial is read, and no perturbed copies of the questions.
 
     Parameters
     ----------
@@ -37,7 +38,7 @@ def read_helm(path: str | Path) -> dict[str, Recorded]:
     Raises
     ------
     QuestionError
-        If the results lack log-probabilities of options, or are damaged.
+        If the results lack log-probabilities of options, hold a question twice, or are damaged.
     FileNotFoundError
         If there is no such file.
     """
@@ -58,7 +59,8 @@ def _read(file: Path) -> Recorded:
         raise QuestionError(f"{file} is not a scenario state of HELM: {error!r}") from None
     by_instance: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for request in requests:
-        if request.get("train_trial_index", 0) == 0:  # other trials ask the same with other examples
+        # Other trials ask the same with other examples, and perturbations with typing errors and the like.
+        if request.get("train_trial_index", 0) == 0 and not request["instance"].get("perturbation"):
             by_instance[str(request["instance"].get("id"))].append(request)
     rows = []
     for number, (name, own) in enumerate(by_instance.items()):
@@ -83,6 +85,8 @@ def _row(requests: list[Mapping[str, Any]], method: str, number: int, subject: s
     if len(right) != 1:
         raise QuestionError(f"{len(right)} of the {len(choices)} options are right; exactly one must be")
     if method == "multiple_choice_joint":
+        if len(requests) > 1:
+            raise QuestionError(f"it was asked {len(requests)} times in one trial; give one run's results")
         scores, right = _joint(requests[0], choices, right[0])
     elif method == "multiple_choice_separate_original":
         scores = _separate(requests, choices)
@@ -124,6 +128,8 @@ def _separate(requests: list[Mapping[str, Any]], choices: list[str]) -> list[flo
         if request.get("request_mode") == "calibration":
             continue
         index = int(request["reference_index"])
+        if index in scores:
+            raise QuestionError(f"option {index} was scored several times in one trial; give one run's results")
         scores[index] = _last(request["result"]["completions"][0]["tokens"], choices[index])
     if sorted(scores) != list(range(len(choices))):
         raise QuestionError(f"{len(scores)} of the {len(choices)} options were scored")

@@ -257,6 +257,20 @@ def test_helm_separate(tmp_path):
     ]
     (recorded,) = read_helm(helm_run(tmp_path, "multiple_choice_separate_original", requests)).values()
     np.testing.assert_allclose(recorded.predictions.option_log_probabilities, [[-1.5, -1.25]])
+    twice = helm_run(tmp_path / "mmlu:subject=anatomy,model=m", "multiple_choice_separate_original", requests * 2, "b")
+    with pytest.raises(QuestionError, match="instance id0: option 0 was scored several times"):
+        read_helm(twice / "b")
+
+
+def test_helm_reads_each_question_once_and_without_perturbations(tmp_path):
+    top = {" A": -0.5, " B": -2.0}
+    perturbed = joint(0, {" A": -2.0, " B": -0.5})
+    perturbed["instance"] = {**perturbed["instance"], "perturbation": {"name": "typos"}}
+    (recorded,) = read_helm(helm_run(tmp_path, "multiple_choice_joint", [perturbed, joint(0, top)])).values()
+    np.testing.assert_allclose(recorded.predictions.option_log_probabilities, [[-2.0, -0.5]])
+    folder = helm_run(tmp_path, "multiple_choice_joint", [joint(0, top), joint(0, top)], "twice")
+    with pytest.raises(QuestionError, match="instance id0: it was asked 2 times in one trial"):
+        read_helm(folder / "twice")
 
 
 def test_helm_without_the_letters_probabilities(tmp_path):
