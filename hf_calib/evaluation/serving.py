@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import socket
 import threading
-from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..confidence.decisions import DecisionBackend, answers_of
 from ..tasks import QuestionError
 from ..tasks.decisions import Case
+from ..tasks.files import unique_keys
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -183,7 +183,7 @@ async def _body(request: Request, limit: int) -> bytes:
 
 def _read(body: bytes, name: str, max_questions: int) -> Case:
     try:
-        data = json.loads(body.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_unique)
+        data = json.loads(body.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
         raise RefusedRequest(400, f"the body is invalid JSON: {error}") from None
     if not isinstance(data, dict):
@@ -210,11 +210,3 @@ def _check_fields(given: dict[str, Any], known: tuple[str, ...], what: str) -> N
 
 def _no_constant(text: str) -> None:
     raise ValueError(f"{text} is not a JSON value")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice = sorted(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
-        raise ValueError(f"the key {', '.join(map(repr, twice))} appears more than once")
-    return found

@@ -10,7 +10,7 @@ from typing import Any
 from .columns import Columns
 from .decisions import TypedDecisions
 from .drawing import QuestionList, check_limit, sample
-from .files import READERS, PlacedRow, PlacedRowOrError, file_rows_and_errors
+from .files import READERS, PlacedRow, PlacedRowOrError, file_rows_and_errors, struct_rows
 from .questions import Question, QuestionError
 from .reading import read_questions
 
@@ -196,7 +196,7 @@ def _class_labels(dataset: Any) -> list[str]:
 
 
 def _dataset_rows(dataset: Iterable[Any], name: str) -> Iterator[PlacedRow]:
-    for number, row in enumerate(dataset):
+    for number, row in enumerate(struct_rows(dataset)):
         yield f"{name}, row {number}", row
 
 
