@@ -204,6 +204,11 @@ class TypedDecisions(Sequence[Case]):
     source : str, optional
         Where the cases come from.
 
+    Attributes
+    ----------
+    n_of_source : int
+        Number of cases of the source; more than there are here if some were chosen.
+
     Raises
     ------
     QuestionError
@@ -224,6 +229,7 @@ class TypedDecisions(Sequence[Case]):
             case if isinstance(case, Case) else _read(case, f"row {row}")
             for row, case in enumerate(struct_rows(cases))
         ]
+        self.n_of_source = len(self._cases)
         if not self._cases:
             raise QuestionError(f"{source or 'the data'}: there is no case; give at least one row")
 
@@ -258,18 +264,20 @@ class TypedDecisions(Sequence[Case]):
             If there is no such file or folder.
         """
         from .drawing import check_limit
-        from .loading import rows_of
+        from .loading import rows_of, source_name
 
         check_limit(limit)
         rows, _ = rows_of(name_or_path, config, split, revision)
-        cases = cls((_read(row, place) for place, row in rows), str(name_or_path))
+        cases = cls((_read(row, place) for place, row in rows), source_name(name_or_path, config, split))
         if limit is None or limit >= len(cases):
             return cases
         return cases.at(sorted(np.random.default_rng(seed).permutation(len(cases))[:limit].tolist()))
 
     def at(self, places: Iterable[int]) -> TypedDecisions:
         """Return the cases at the given indices."""
-        return TypedDecisions([self._cases[place] for place in places], self.source)
+        chosen = TypedDecisions([self._cases[place] for place in places], self.source)
+        chosen.n_of_source = self.n_of_source
+        return chosen
 
     def __len__(self) -> int:
         return len(self._cases)

@@ -75,6 +75,7 @@ def test_a_limit_draws_cases_and_keeps_their_order(tmp_path):
     assert len(drawn) == 5
     assert numbers == sorted(numbers) != list(range(5))
     assert drawn.source == str(tmp_path / "cases.jsonl")
+    assert (drawn.n_of_source, drawn[:2].n_of_source, TypedDecisions(rows).n_of_source) == (20, 20, 20)
 
 
 def test_all_prompts_of_a_case_begin_with_its_state():
