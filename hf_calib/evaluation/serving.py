@@ -170,7 +170,9 @@ def serve(
             listening.bind((host, port))
             listening.listen(128)
         except OSError as error:
-            raise PermissionError(f"--host {host} --port {port}: {error.strerror}; choose another host or port") from None
+            raise PermissionError(
+                f"--host {host} --port {port}: {error.strerror}; choose another host or port"
+            ) from None
         shown = f"[{host}]" if ":" in host else host
         ready(f"http://{shown}:{listening.getsockname()[1]}")
         uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listening])
