@@ -71,7 +71,8 @@ def _run(options: argparse.Namespace) -> None:
 
     def ready(url: str) -> None:
         if options.json:
-            print(json.dumps({"url": url, "model": name, **run, **limits}), flush=True)
+            # "model" is what a request may name; what was loaded goes by another key
+            print(json.dumps({**run, **limits, "url": url, "model": name, "loaded": run["model"]}), flush=True)
         else:
             print(f"{name} answers POST {url}/v1/systemone (Ctrl-C to stop)", flush=True)
 

@@ -102,12 +102,12 @@ class PromptEncoder:
 
         The labels are letters if there are enough and each is one token. Otherwise they are pairs of letters (AA, AB,
         ...) or numbers of equal length, the first kind in which no label's tokens begin another's. So the options are
-        disjoint, and the probability of each is the exact product over its tokens.
+        disjoint, and the probability of each is the exact product over its tokens. Prompts may be too long.
 
         Raises
         ------
         QuestionError
-            If the tokenizer can't tell the options apart by any labels, or a prompt is too long.
+            If the tokenizer can't tell the options apart by any labels.
         """
         found: dict[int, EncodedOptions] = {}
 
@@ -126,7 +126,7 @@ class PromptEncoder:
         for row, question in enumerate(questions):
             if row not in found:
                 found[row] = self._labeled(row, question, prompt_format)
-        return self._fitting([found[row] for row in range(len(questions))])
+        return [found[row] for row in range(len(questions))]
 
     def _labeled(self, row: int, question: Question, prompt_format: PromptFormat) -> EncodedOptions:
         n = len(question.choices)

@@ -18,7 +18,7 @@ from ..tasks import (
     handle_identical_choices,
     maximum_length,
 )
-from ..tasks.encoding import common_prefix
+from ..tasks.encoding import common_prefix, rows_that_fit
 from .asking import Asking
 from .backend import Generation, OptionScores
 from .batching import BatchPlan, plan_batches
@@ -176,7 +176,7 @@ class LocalModel:
     def score_cases(
         self, stage: str, cases: Sequence[Sequence[Question]], prompt_format: PromptFormat, asking: Asking
     ) -> list[list[OptionScores | None]]:
-        """Return the labels' log-probabilities of each case's questions; None where a prompt was dropped.
+        """Return the labels' log-probabilities of each case's questions; None where the case was dropped.
 
         The state, which the prompts of a case share, is computed once. A case is one forward if every label is one
         token and the model accepts a mask that separates the questions.
@@ -187,9 +187,28 @@ class LocalModel:
             As of `Asking.run`; a batch is a case.
         cases : sequence of sequence of Question
         prompt_format : PromptFormat
+
+        Raises
+        ------
+        QuestionError
+            If a tokenizer can't tell a question's options apart, or a prompt is too long.
         """
         case_of = [number for number, case in enumerate(cases) for _ in case]
         items = self.encoder.labels([question for case in cases for question in case], prompt_format)
+        longest: dict[int, int] = {}
+        for item in items:
+            case = case_of[item.row]
+            longest[case] = max(longest.get(case, 0), item.length)
+        kept = set(
+            rows_that_fit(
+                longest,
+                self.encoder.max_length,
+                self.encoder.on_too_long,
+                what="cases",
+                fix="raise the maximum length, or shorten the state",
+            )
+        )
+        items = [item for item in items if case_of[item.row] in kept]
         batches: dict[int, list[int]] = {}
         for place, item in enumerate(items):
             batches.setdefault(case_of[item.row], []).append(place)

@@ -176,7 +176,7 @@ class ServedDecisions:
         values = [given[option] for option in decision.options]
         total, rounding = math.fsum(values), _rounding(values)
         if abs(total - 1) > max(_TOLERANCE, len(values) * rounding):
-            raise ServerError(f"{what} has probabilities that sum to {total:.6g}; they must sum to 1")
+            raise ServerError(f"{what} has probabilities that sum to {total:.9g}; they must sum to 1")
         mass = answer.get("label_mass")
         return (
             [value / total for value in values],

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import socket
 import threading
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..confidence.decisions import DecisionBackend, answers_of
 from ..tasks import QuestionError
 from ..tasks.decisions import Case
+from ..tasks.files import unique_keys
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -55,7 +55,12 @@ def make_app(
     ------
     ImportError
         If Starlette is not installed.
+    ValueError
+        If a limit is below 1.
     """
+    for option, limit in (("max_body", max_body), ("max_questions", max_questions)):
+        if limit < 1:
+            raise ValueError(f"{option} must be at least 1, got {limit}")
     try:
         from starlette.applications import Starlette
         from starlette.concurrency import run_in_threadpool
@@ -96,14 +101,14 @@ def make_app(
 
     async def http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return _error(error.status_code, error.detail)
+        return _error(error.status_code, error.detail, error.headers)
 
     async def failed(request: Request, error: Exception) -> Response:
         return _error(500, f"the model failed: {type(error).__name__}")
 
-    def _error(status: int, message: str) -> Response:
+    def _error(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
         kind = "invalid_request_error" if status < 500 else "server_error"
-        return JSONResponse({"error": {"message": message, "type": kind}}, status_code=status)
+        return JSONResponse({"error": {"message": message, "type": kind}}, status_code=status, headers=headers)
 
     app = Starlette(
         routes=[
@@ -150,7 +155,11 @@ def serve(
     ------
     PermissionError
         If the server can't listen on the address.
+    ValueError
+        If the port or a limit is out of range.
     """
+    if not 0 <= port < 2**16:
+        raise ValueError(f"port must be between 0 and 65535, got {port}")
     app = make_app(backend, name, max_body=max_body, max_questions=max_questions)
     import uvicorn
 
@@ -161,7 +170,9 @@ def serve(
             listening.bind((host, port))
             listening.listen(128)
         except OSError as error:
-            raise PermissionError(f"--host {host} --port {port}: {error.strerror}; choose another port") from None
+            raise PermissionError(
+                f"--host {host} --port {port}: {error.strerror}; choose another host or port"
+            ) from None
         shown = f"[{host}]" if ":" in host else host
         ready(f"http://{shown}:{listening.getsockname()[1]}")
         uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listening])
@@ -183,7 +194,7 @@ async def _body(request: Request, limit: int) -> bytes:
 
 def _read(body: bytes, name: str, max_questions: int) -> Case:
     try:
-        data = json.loads(body.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_unique)
+        data = json.loads(body.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
         raise RefusedRequest(400, f"the body is invalid JSON: {error}") from None
     if not isinstance(data, dict):
@@ -210,11 +221,3 @@ def _check_fields(given: dict[str, Any], known: tuple[str, ...], what: str) -> N
 
 def _no_constant(text: str) -> None:
     raise ValueError(f"{text} is not a JSON value")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice = sorted(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
-        raise ValueError(f"the key {', '.join(map(repr, twice))} appears more than once")
-    return found

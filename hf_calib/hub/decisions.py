@@ -23,6 +23,8 @@ BENCHMARK = "LocalLLaMA/typed-decisions"
 RESULTS_FILE = ".eval_results/typed-decisions.yaml"
 TAGS = ("decision-model", "typed-decisions", "calibration")
 
+# What results are of; the benchmark's workflows are configs too, each with a part of the test set.
+_TEST_SETS = (f"{BENCHMARK}:all:test", f"{BENCHMARK}::test")
 _PROJECT = "https://github.com/hf-calib/hf_calib"
 _BEGIN, _END = "<!-- hf_calib: typed decisions -->", "<!-- hf_calib: end of typed decisions -->"
 _DIGITS = 4
@@ -47,8 +49,8 @@ def write_decision_results(
     """Write a model's figures on typed decisions into its card, and of the benchmark into its results file.
 
     The four figures of the leaderboards go with their 95% intervals, clustered by case, into a section of README.md;
-    what else is in the card stays. On the whole test set of the benchmark, they go into
-    `.eval_results/typed-decisions.yaml` too, which the Hub reads.
+    what else is in the card stays. On the whole test set of the benchmark, `LocalLLaMA/typed-decisions:all:test`, they
+    go into `.eval_results/typed-decisions.yaml` too, which the Hub reads.
 
     Parameters
     ----------
@@ -94,7 +96,7 @@ def write_decision_results(
     section = _section(measurement, figures, shown, notes)
     kept = re.sub(rf"\n*{re.escape(_BEGIN)}.*?{re.escape(_END)}\n*", "\n\n", parts.body, flags=re.DOTALL).rstrip("\n")
     path.write_text(parts.with_content(metadata, f"{kept}\n\n{section}".lstrip("\n")), encoding="utf-8", newline="")
-    if source.partition(":")[0] == BENCHMARK and measurement.run.get("limit") is None:
+    if source in _TEST_SETS and len(measurement.cases) == measurement.cases.n_of_source:
         results = folder / RESULTS_FILE
         results.parent.mkdir(exist_ok=True)
         text = _results(figures, notes, revision, source_url, date or datetime.date.today().isoformat())

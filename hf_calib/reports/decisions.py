@@ -98,9 +98,11 @@ class DecisionMeasurement:
 
     @cached_property
     def by_workflow(self) -> dict[str, CalibrationReport]:
-        """The report of each workflow; empty where cases have none."""
+        """The report of each workflow, and of the cases without one; empty if no case has one."""
         names = [case.workflow for case in self.cases for _ in case.decisions]
-        return {} if None in names else self._by([str(name) for name in names])
+        if all(name is None for name in names):
+            return {}
+        return self._by(["no workflow" if name is None else name for name in names])
 
     @property
     def figures(self) -> dict[str, Measure]:
@@ -113,6 +115,17 @@ class DecisionMeasurement:
     def warnings(self) -> tuple[Finding, ...]:
         """Reasons not to trust the figures."""
         found = []
+        lacking = sum(own.gold is None for own in self.cases.decisions)
+        if lacking:
+            found.append(
+                Finding(
+                    "no_gold_distributions",
+                    False,
+                    f"{lacking:,} of {len(self.probabilities):,} decisions have a label but no gold distribution, so "
+                    "the KL divergence and other distances from the gold are not measured where they are included.",
+                    "For these figures, give all gold answers probabilities.",
+                )
+            )
         mass = self.report.measures.get("option_mass")
         if mass is not None and mass.value < _LOW_MASS:
             found.append(
@@ -199,6 +212,7 @@ class DecisionMeasurement:
             **self.report.to_dict(),
             "by_type": {name: own.to_dict() for name, own in self.by_type.items()},
             "by_workflow": {name: own.to_dict() for name, own in self.by_workflow.items()},
+            "references": {name: own.to_dict() for name, own in self.references.items()},
             "warnings": [finding.to_dict() for finding in self.warnings],
             "run": dict(self.run),
         }

@@ -143,6 +143,10 @@ def main(script_args: DecisionArguments, training_args: Any, model_args: Any) ->
     say(render_table(rows))
     final = measured["after, temperatures"]
     final.save(training_args.output_dir)
+    lacking = sum(own.gold is None for own in test.decisions)
+    if lacking:
+        say(f"The card has no figures: {lacking} of {len(test.decisions)} test decisions have no gold distribution.")
+        return
     write_decision_results(
         training_args.output_dir,
         final,

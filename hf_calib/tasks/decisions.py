@@ -10,6 +10,7 @@ from typing import Any, overload
 
 import numpy as np
 
+from .files import StructRow, struct_rows, unique_keys
 from .permuting import permute_options, random_orders
 from .questions import DecisionQuestion, Question, QuestionError, check_distribution
 
@@ -203,6 +204,11 @@ class TypedDecisions(Sequence[Case]):
     source : str, optional
         Where the cases come from.
 
+    Attributes
+    ----------
+    n_of_source : int
+        Number of cases of the source; more than there are here if some were chosen.
+
     Raises
     ------
     QuestionError
@@ -219,7 +225,11 @@ class TypedDecisions(Sequence[Case]):
 
     def __init__(self, cases: Iterable[Case | Mapping[str, Any]], source: str | None = None) -> None:
         self.source = source
-        self._cases = [case if isinstance(case, Case) else _read(case, f"row {row}") for row, case in enumerate(cases)]
+        self._cases = [
+            case if isinstance(case, Case) else _read(case, f"row {row}")
+            for row, case in enumerate(struct_rows(cases))
+        ]
+        self.n_of_source = len(self._cases)
         if not self._cases:
             raise QuestionError(f"{source or 'the data'}: there is no case; give at least one row")
 
@@ -254,18 +264,20 @@ class TypedDecisions(Sequence[Case]):
             If there is no such file or folder.
         """
         from .drawing import check_limit
-        from .loading import rows_of
+        from .loading import rows_of, source_name
 
         check_limit(limit)
         rows, _ = rows_of(name_or_path, config, split, revision)
-        cases = cls((_read(row, place) for place, row in rows), str(name_or_path))
+        cases = cls((_read(row, place) for place, row in rows), source_name(name_or_path, config, split))
         if limit is None or limit >= len(cases):
             return cases
         return cases.at(sorted(np.random.default_rng(seed).permutation(len(cases))[:limit].tolist()))
 
     def at(self, places: Iterable[int]) -> TypedDecisions:
         """Return the cases at the given indices."""
-        return TypedDecisions([self._cases[place] for place in places], self.source)
+        chosen = TypedDecisions([self._cases[place] for place in places], self.source)
+        chosen.n_of_source = self.n_of_source
+        return chosen
 
     def __len__(self) -> int:
         return len(self._cases)
@@ -307,9 +319,26 @@ def _read(row: Any, place: str) -> Case:
     if isinstance(row, QuestionError):
         raise QuestionError(f"{place}: {row}")
     try:
+        if isinstance(row, StructRow):
+            _check_structs(row.get("questions"))
         return Case.from_dict(_decoded(row))
     except QuestionError as error:
         raise QuestionError(f"{place}: {error}") from None
+
+
+def _check_structs(questions: Any) -> None:
+    """Raise if the questions or options of a row of structs may be those of other rows."""
+    for name, question in questions.items() if isinstance(questions, Mapping) else ():
+        criteria = question.get("criteria") if isinstance(question, Mapping) else None
+        lacking = [name] if question is None else []
+        if isinstance(criteria, Mapping) and question.get("type") == "choice":
+            lacking = [key for key, text in criteria.items() if text is None]
+        if lacking:
+            raise QuestionError(
+                f"question {name!r}: a column of structs has the questions and options of all rows, so "
+                f"{', '.join(map(repr, lacking))} may be another row's; store questions, state and gold as "
+                "JSON-encoded strings"
+            )
 
 
 def _decoded(row: Any) -> Any:
@@ -321,8 +350,8 @@ def _decoded(row: Any) -> Any:
         if decoded.get(column) is None:
             continue
         try:
-            decoded[column] = json.loads(decoded[column])
-        except (TypeError, ValueError) as error:
+            decoded[column] = json.loads(decoded[column], object_pairs_hook=unique_keys)
+        except (TypeError, ValueError, RecursionError) as error:
             raise QuestionError(f"{column}: expected a JSON-encoded string, as in questions; {error}") from None
     return decoded
 
@@ -376,6 +405,8 @@ def _choice(criteria: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
         raise QuestionError(f"criteria: a choice has 2 to {MOST_OPTIONS} options, got {len(names)}")
     if not all(name.strip() for name in names):
         raise QuestionError("criteria: an option's name is empty")
+    if len(set(names)) < len(names):
+        raise QuestionError(f"criteria: options have the same name as text: {', '.join(map(repr, criteria))}")
     return names, tuple(_described(name, text) for name, text in criteria.items())
 
 

@@ -219,7 +219,12 @@ class OptionFinder:
 
 
 def rows_that_fit(
-    lengths: Mapping[int, int], max_length: int | None, on_too_long: str, *, what: str = "prompts"
+    lengths: Mapping[int, int],
+    max_length: int | None,
+    on_too_long: str,
+    *,
+    what: str = "prompts",
+    fix: str = "raise the maximum length, leave them out, or ask for them to be dropped",
 ) -> list[int]:
     """Return the rows whose prompts are not too long, with a warning about others.
 
@@ -231,6 +236,8 @@ def rows_that_fit(
     on_too_long : {"error", "drop"}
     what : str, default "prompts"
         What is too long, for messages.
+    fix : str, optional
+        What to do about it, for the error's message.
 
     Raises
     ------
@@ -250,7 +257,7 @@ def rows_that_fit(
         f"{longest}, counted from 0, with {lengths[longest]})"
     )
     if on_too_long == "error":
-        raise QuestionError(f"{found}; raise the maximum length, leave them out, or ask for them to be dropped")
+        raise QuestionError(f"{found}; {fix}")
     if not kept:
         raise QuestionError(f"{found}, and dropping them leaves no question; raise the maximum length")
     warnings.warn(f"{found}; they are dropped", stacklevel=3)

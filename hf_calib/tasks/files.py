@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,16 @@ PlacedRow = tuple[str, Mapping[str, Any]]
 
 PlacedRowOrError = tuple[str, Mapping[str, Any] | QuestionError]
 """Where a row stands, and the row or why it cannot be read."""
+
+
+class StructRow(dict[str, Any]):
+    """A row of Arrow structs, in which each object has the keys of all rows, with None for those that it lacks."""
+
+
+def struct_rows(rows: Iterable[Any]) -> Iterable[Any]:
+    """Return rows as they are, those of a `datasets.Dataset` with columns of structs as `StructRow`."""
+    features = getattr(rows, "features", None) or {}
+    return map(StructRow, rows) if any(isinstance(own, dict) for own in features.values()) else rows
 
 
 def file_rows(path: Path) -> Iterator[PlacedRow]:
@@ -50,6 +61,21 @@ def file_rows_and_errors(path: Path) -> Iterator[PlacedRowOrError]:
         ) from None
 
 
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object, as the `object_pairs_hook` of `json.loads`, which alone keeps the last of equal keys.
+
+    Raises
+    ------
+    ValueError
+        If a key appears more than once.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = sorted(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
+        raise ValueError(f"the key {', '.join(map(repr, twice))} appears more than once")
+    return found
+
+
 def _json_lines(path: Path) -> Iterator[PlacedRowOrError]:
     with path.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, 1):
@@ -57,7 +83,7 @@ def _json_lines(path: Path) -> Iterator[PlacedRowOrError]:
                 continue
             place = f"{path}, line {number}"
             try:
-                row = json.loads(line.rstrip())
+                row = json.loads(line.rstrip(), object_pairs_hook=unique_keys)
             except json.JSONDecodeError as error:
                 yield f"{place}, column {error.colno}", QuestionError(error.msg)
             except (ValueError, RecursionError) as error:  # a number of thousands of digits, a thousand brackets
@@ -71,7 +97,7 @@ def _json(path: Path) -> Iterator[PlacedRowOrError]:
     if not text.strip():
         return
     try:
-        rows = json.loads(text)
+        rows = json.loads(text, object_pairs_hook=unique_keys)
     except json.JSONDecodeError as error:
         if error.msg == "Extra data" and text.lstrip()[0] == "{":  # one object per line, which many tools name .json
             yield from _json_lines(path)
@@ -150,7 +176,7 @@ def _parquet(path: Path) -> Iterator[PlacedRowOrError]:
         with parquet.ParquetFile(path) as file:
             for batch in file.iter_batches():
                 for row in batch.to_pylist():
-                    yield f"{path}, row {number}", row
+                    yield f"{path}, row {number}", StructRow(row)
                     number += 1
     except arrow.ArrowException as error:
         raise QuestionError(f"{path}: {error}") from None

@@ -10,7 +10,7 @@ from typing import Any
 from .columns import Columns
 from .decisions import TypedDecisions
 from .drawing import QuestionList, check_limit, sample
-from .files import READERS, PlacedRow, PlacedRowOrError, file_rows_and_errors
+from .files import READERS, PlacedRow, PlacedRowOrError, file_rows_and_errors, struct_rows
 from .questions import Question, QuestionError
 from .reading import read_questions
 
@@ -90,10 +90,23 @@ def load_questions(
         seed=seed,
         zero_based=zero_based,
     )
-    questions.source = str(name_or_path)
-    if config is not None or (split is not None and not Path(name_or_path).expanduser().exists()):
-        questions.source += f":{config or ''}" + (f":{split}" if split is not None else "")
+    questions.source = source_name(name_or_path, config, split)
     return questions
+
+
+def source_name(name_or_path: str | Path, config: str | None, split: str | None) -> str:
+    """Return a path, or a Hub dataset's name with its config and split: `"cais/mmlu:all:test"`."""
+    if Path(name_or_path).expanduser().exists():
+        return str(name_or_path)
+    name, config, split = _parts(str(name_or_path), config, split)
+    parts = [config or "", *([] if split is None else [split])]
+    return name if config is None and split is None else ":".join([name, *parts])
+
+
+def _parts(name: str, config: str | None, split: str | None) -> tuple[str, str | None, str | None]:
+    """Return a Hub dataset's name, config and split, which the name may carry."""
+    name, *parts = name.split(":", 2)  # a split may contain a colon, test[:100]
+    return name, (parts[0] or config) if parts else config, parts[1] if len(parts) > 1 else split
 
 
 def rows_of(
@@ -196,7 +209,7 @@ def _class_labels(dataset: Any) -> list[str]:
 
 
 def _dataset_rows(dataset: Iterable[Any], name: str) -> Iterator[PlacedRow]:
-    for number, row in enumerate(dataset):
+    for number, row in enumerate(struct_rows(dataset)):
         yield f"{name}, row {number}", row
 
 
@@ -309,9 +322,7 @@ def _from_hub(name: str, config: str | None, split: str | None, revision: str | 
     from datasets import DatasetDict, load_dataset
     from huggingface_hub import constants
 
-    name, *parts = name.split(":", 2)  # a split may contain a colon, test[:100]
-    config = (parts[0] or config) if parts else config
-    split = parts[1] if len(parts) > 1 else split
+    name, config, split = _parts(name, config, split)
     try:
         require_hub_dataset(name)
         dataset = load_dataset(name, config, split=split, revision=revision)

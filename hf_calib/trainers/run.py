@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..tasks import PromptFormat, Question
+from ..tasks.encoding import target_of
 
 if TYPE_CHECKING:
     from ..hub import DatasetReference
@@ -83,9 +84,10 @@ class CalibrationRun:
         """Name of the calibration method in the card; None for a run without calibration."""
         if not self.terms:
             return self.method_without_terms
+        soft = any(target_of(question) is not None for question in self.trained_on)
         names = {
             "anchor": "anchored to its reference",
-            "supervised": "supervised by the right answers",
+            "supervised": f"supervised by the {'gold distributions' if soft else 'right answers'}",
             "brier": "with the Brier score",
             "em": "with the ECE regularizer found by EM",
             "dece": "with the differentiable ECE",

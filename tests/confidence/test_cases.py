@@ -145,3 +145,19 @@ def test_a_window_of_attention_is_not_exceeded(source):
     assert not source.forward.packs(prompts, 50)
     source.model.config.sliding_window = 100_000
     assert source.forward.packs(prompts, 50)
+
+
+def test_cases_that_are_too_long_are_named(source):
+    cases = TypedDecisions([case(0, words=3), case(1, words=500), case(2, words=3)])
+    source.encoder.max_length = 1000
+    message = (
+        r"^1 of 3 cases are longer than 1000 tokens \(the longest is row 1, .*; raise the .*, or shorten the state"
+    )
+    with pytest.raises(QuestionError, match=message):
+        asked(source, cases)
+    source.encoder.on_too_long = "drop"
+    with pytest.warns(UserWarning, match="1 of 3 cases"):
+        dropped = asked(source, cases)
+    assert dropped[1] == [None] * 3
+    for own, alone in zip(dropped[::2], (asked(source, cases[:1]), asked(source, cases[2:])), strict=True):
+        np.testing.assert_allclose(np.concatenate(values([own])), np.concatenate(values(alone)), atol=1e-5)

@@ -231,7 +231,7 @@ BROKEN = {
     ),
     "a sum that is off by more than 1e-6": (
         changed("outcome", probabilities={"success": 0.512345678, "failure": 0.487657}),
-        "sum to 1",
+        "sum to 1.00000268; they must sum to 1",
     ),
     "an option too few": (changed("risk", probabilities={"0": 0.5, "1": 0.5}), "must list all options; missing: 2"),
     "an option too many": (

@@ -117,6 +117,9 @@ def test_results_by_type_and_workflow(tmp_path):
     saved = json.loads((tmp_path / "decisions.json").read_text())
     assert saved["figures"]["ece"]["value"] == pytest.approx(result.report.ece.value)
     assert set(saved["by_type"]) == {"choice", "noul", "score"}
+    assert saved["references"]["uniform"]["measures"]["kl_from_gold"]["value"] == pytest.approx(
+        np.mean([np.log(len(own.gold)) + sum(p * np.log(p) for p in own.gold if p > 0) for own in cases.decisions])
+    )
     rows = [json.loads(line) for line in (tmp_path / "decisions.jsonl").read_text().splitlines()]
     assert len(rows) == 40
     assert rows[1]["answers"]["customers choice 0"]["gold"].keys() == {"a", "b", "c", "d"}
@@ -124,6 +127,20 @@ def test_results_by_type_and_workflow(tmp_path):
         measured(
             TypedDecisions([{"state": "s", "questions": {"q": {"type": "noul", "instructions": "x"}}}]), [(0.5, 0.5)]
         )
+
+
+def test_labels_without_distributions_and_cases_without_a_workflow_are_told():
+    noul, choice = {"type": "noul", "instructions": "x"}, {"type": "choice", "instructions": "y"}
+    row = {"state": "s", "questions": {"n": noul, "c": {**choice, "criteria": {"a": None, "b": None}}}}
+    gold = {"c": {"probabilities": {"a": 0.5, "b": 0.5}}, "n": "yes"}
+    rows = [{**row, "gold": gold, "workflow": "w"}, {**row, "gold": gold}]
+    result = measured(TypedDecisions(rows), [(0.5, 0.5)] * 4)
+    assert "kl_from_gold" not in result.report.measures
+    assert "kl_from_gold" in result.by_type["choice"].measures
+    assert "2 of 4 decisions have a label but no gold distribution" in str(result)
+    assert {name: own.n for name, own in result.by_workflow.items()} == {"w": 2, "no workflow": 2}
+    whole = measured(benchmark(2), [own.gold for own in benchmark(2).decisions])
+    assert "no gold distribution" not in str(whole)
 
 
 def test_temperatures_calibrate_each_type_and_keep_every_answer(tmp_path):

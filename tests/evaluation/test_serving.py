@@ -216,7 +216,8 @@ def test_a_body_of_unknown_length_is_not_read_beyond_the_limit(url):
 
 
 def test_other_methods_addresses_and_types_are_errors_in_json(url):
-    assert requests.get(f"{url}/v1/systemone", timeout=60).status_code == 405
+    wrong = requests.get(f"{url}/v1/systemone", timeout=60)
+    assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
     missing = requests.get(f"{url}/v1/other", timeout=60)
     assert missing.status_code == 404
     assert missing.json()["error"]["message"] == "Not Found"
@@ -291,10 +292,25 @@ def test_the_command_listens_on_loopback_and_asks_as_the_folder_says(tmp_path):
         try:
             told = json.loads(server.stdout.readline())
             assert re.fullmatch(r"http://127\.0\.0\.1:\d+", told["url"])
+            assert told["loaded"] == str(tmp_path)
             assert told["prompt_format"]["chat"]
             assert told["calibrator"]["groups"] == {"noul": 3.0}
-            response = post(told["url"], request())
+            response = post(told["url"], {**request(), "model": told["model"]})
             assert response.status_code == 200
         finally:
             server.send_signal(signal.SIGINT)
         assert server.wait(30) in (0, 130)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"port": 65536}, "port must be between 0 and 65535, got 65536"),
+        ({"port": -1}, "port must be between 0 and 65535, got -1"),
+        ({"max_body": 0}, "max_body must be at least 1, got 0"),
+        ({"max_questions": 0}, "max_questions must be at least 1, got 0"),
+    ],
+)
+def test_limits_that_no_request_meets_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        serve(backend(), "tiny", **{"port": 0, **options})

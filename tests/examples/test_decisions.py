@@ -65,6 +65,23 @@ def test_it_trains_an_adapter_and_saves_the_temperatures_it_reports_with(saved_m
     assert not (out / ".eval_results").exists()
 
 
+def test_a_test_set_with_labels_alone_is_measured_without_a_card(saved_model, tmp_path, capsys):
+    labeled = [{**row, "gold": {name: next(iter(own["probabilities"])) for name, own in row["gold"].items()}}
+               for row in rows(6, seed=1)]  # fmt: skip
+    run_here(
+        "decisions",
+        model_name_or_path=saved_model,
+        dataset_name=write(tmp_path / "train.jsonl", rows(8)),
+        test_dataset=write(tmp_path / "test.jsonl", labeled),
+        output_dir=tmp_path / "out",
+        use_peft=True,
+        max_steps=1,
+    )
+    assert "The card has no figures: 30 of 30 test decisions have no gold distribution." in capsys.readouterr().out
+    assert (tmp_path / "out" / "decisions.json").is_file()
+    assert "## Typed decisions" not in (tmp_path / "out" / "README.md").read_text()
+
+
 def test_cases_are_split_whole_and_copies_are_permuted():
     from hf_calib.scripts.decisions import split_cases, training_questions
 

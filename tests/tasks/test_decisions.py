@@ -5,6 +5,7 @@ import json
 import pyarrow as arrow
 import pyarrow.parquet as parquet
 import pytest
+from datasets import Dataset
 
 from hf_calib.tasks import Case, Decision, PromptFormat, QuestionError, TypedDecisions, as_questions, permute_options
 from hf_calib.tasks.questions import DecisionQuestion
@@ -74,6 +75,7 @@ def test_a_limit_draws_cases_and_keeps_their_order(tmp_path):
     assert len(drawn) == 5
     assert numbers == sorted(numbers) != list(range(5))
     assert drawn.source == str(tmp_path / "cases.jsonl")
+    assert (drawn.n_of_source, drawn[:2].n_of_source, TypedDecisions(rows).n_of_source) == (20, 20, 20)
 
 
 def test_all_prompts_of_a_case_begin_with_its_state():
@@ -111,6 +113,63 @@ def test_up_to_255_options():
         PromptFormat().render(decision.question("state"))
 
 
+TWICE = '{"q": {"type": "noul", "instructions": "x"}, "q": {"type": "noul", "instructions": "y"}}'
+
+
+@pytest.mark.parametrize("name", ["cases.jsonl", "cases.json", "cases.parquet"])
+def test_a_name_that_is_there_twice_is_refused(name, tmp_path):
+    path = tmp_path / name
+    if name.endswith("parquet"):
+        parquet.write_table(arrow.table({"state": ['"s"'], "questions": [TWICE]}), path)
+    else:
+        row = f'{{"state": "s", "questions": {TWICE}}}'
+        path.write_text(f"[{row}]" if name.endswith("json") else row + "\n")
+    with pytest.raises(QuestionError, match=rf"{name}.*the key 'q' appears more than once"):
+        TypedDecisions.load(path)
+
+
+def test_names_that_are_the_same_text_are_refused():
+    with pytest.raises(QuestionError, match="criteria: options have the same name as text: 1, '1'"):
+        Decision("d", "choice", "Which?", {1: None, "1": None})
+
+
+def choices(*options, **others):
+    return {
+        "state": "s",
+        "questions": {"q": {"type": "choice", "instructions": "x", "criteria": dict(options)}, **others},
+    }
+
+
+STRUCTS = {
+    "options": (
+        [choices(("a", "1"), ("b", "2")), choices(("c", "3"), ("d", "4"))],
+        "question 'q': .* 'c', 'd' may be",
+    ),
+    "questions": (
+        [choices(("a", "1"), ("b", "2")), choices(("a", "1"), ("b", "2"), r={"type": "noul", "instructions": "y"})],
+        "question 'r': .* 'r' may be another row's; store questions, state and gold as JSON-encoded strings",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STRUCTS)
+def test_questions_and_options_of_other_rows_are_not_taken_from_structs(name, tmp_path):
+    rows, message = STRUCTS[name]
+    parquet.write_table(arrow.Table.from_pylist(rows), tmp_path / "cases.parquet")
+    with pytest.raises(QuestionError, match=f"cases.parquet, row 0: {message}"):
+        TypedDecisions.load(tmp_path / "cases.parquet")
+    dataset = Dataset.from_list(rows)
+    with pytest.raises(QuestionError, match=f"row 0: {message}"):
+        TypedDecisions(dataset)
+    dataset.save_to_disk(tmp_path / "saved")
+    with pytest.raises(QuestionError, match=f"saved, row 0: {message}"):
+        TypedDecisions.load(tmp_path / "saved")
+    assert len(TypedDecisions(rows)) == 2
+    # Structs in which nothing is missing are read as they are.
+    parquet.write_table(arrow.Table.from_pylist(rows[:1]), tmp_path / "cases.parquet")
+    assert TypedDecisions.load(tmp_path / "cases.parquet")[0] == TypedDecisions(rows)[0]
+
+
 REFUSED = {
     "no state": ({"questions": QUESTIONS}, "state is missing"),
     "empty state": (changed(state=" "), "the state is empty"),
@@ -118,6 +177,7 @@ REFUSED = {
     "no questions": (changed(questions={}, gold=None), "the case has no questions"),
     "questions in a list": (changed(questions=[]), "questions: expected an object of named questions, got list"),
     "invalid JSON": (encoded(ROW) | {"gold": "{"}, "gold: expected a JSON-encoded string"),
+    "deep JSON": (encoded(ROW) | {"state": "[" * 100_000}, "state: expected a JSON-encoded string"),
     "unknown type": (
         changed(questions={"q": {"type": "box", "instructions": "x"}}, gold=None),
         "question 'q': the type is 'box'; choose from choice, noul, score",

@@ -310,8 +310,11 @@ def hub(monkeypatch):
     ],
 )
 def test_datasets_of_the_hub(hub, name, options, asked):
-    assert load_questions(name, **options) == QUESTIONS[2:]
+    loaded = load_questions(name, **options)
+    assert loaded == QUESTIONS[2:]
     assert hub == [asked]
+    own, config, split, _ = asked
+    assert loaded.source == (own if split is None else f"{own}:{config or ''}:{split}")
 
 
 def test_the_split_must_be_said_where_there_are_several(hub):

@@ -63,7 +63,7 @@ def test_the_terms_are_what_their_formulas_say(tokenizer, tmp_path, mixed):
     cross_entropy, brier = by_hand(trainer.model, tokenizer, asked).mean(axis=0)
     assert float(loss.detach()) == pytest.approx(3 * cross_entropy + 2 * brier, rel=1e-4)
     assert trainer._calibration_term.pop_logs()["calibration/brier"] == pytest.approx(brier, rel=1e-4)
-    assert "with the Brier score" in trainer.calibration_run.method
+    assert trainer.calibration_run.method.endswith("supervised by the gold distributions, with the Brier score")
 
 
 def test_a_certain_distribution_is_the_right_answer(tokenizer):
