@@ -34,7 +34,12 @@ class BatchPlan:
 
 
 def plan_batches(
-    prompts: Sequence[Sequence[int]], batch_size: int, *, share_prefixes: bool = True, padded: bool = True
+    prompts: Sequence[Sequence[int]],
+    batch_size: int,
+    *,
+    lengths: Sequence[int] | None = None,
+    share_prefixes: bool = True,
+    padded: bool = True,
 ) -> BatchPlan:
     """Plan the batches of token sequences.
 
@@ -42,12 +47,14 @@ def plan_batches(
     ----------
     prompts : sequence of sequences of int
     batch_size : int
+    lengths : sequence of int, optional
+        Number of tokens of each prompt's row; by default those of the prompt.
     share_prefixes : bool, default True
         Group prompts with the same beginning if that costs less, as with few-shot prompts.
     padded : bool, default True
         Allow prompts of different lengths in a batch.
     """
-    lengths = [len(prompt) for prompt in prompts]
+    lengths = [len(prompt) for prompt in prompts] if lengths is None else lengths
 
     def batches_of(positions: Sequence[int]) -> list[tuple[int, ...]]:
         batches = by_length([lengths[i] for i in positions], batch_size, padded=padded)

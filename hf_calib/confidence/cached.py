@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
@@ -13,10 +13,22 @@ from torch import nn
 from ..tasks.collator import QuestionCollator
 from ..tasks.encoding import EncodedQuestion
 from .asking import out_of_memory
-from .forward import ForwardArguments, evaluating, logits_at, packed_mask, same_to_rounding, unwrapped
+from .forward import (
+    ForwardArguments,
+    PackedRows,
+    evaluating,
+    logits_at,
+    logits_of_tokens,
+    packed_mask,
+    same_to_rounding,
+    unwrapped,
+)
 
 # The largest number of logits that are held at once, 256 MiB of float32.
 LOGITS_BUDGET = 2**26
+
+# A prompt with the texts that may follow it, as token ids.
+Contents: TypeAlias = tuple[Sequence[int], Sequence[tuple[int, ...]]]
 
 # A prompt with fewer tokens is too short to check whether padding and caches are harmless.
 _SHORTEST_CHECKED = 4
@@ -70,6 +82,8 @@ class CachedForward:
         Whether prefixes are computed once and the cache is kept; None if this is not known yet.
     pads : bool or None
         Whether prompts of different lengths may be read together; None if this is not known yet.
+    packs : bool or None
+        Whether several texts may follow one prompt in a row; None if this is not known yet.
     """
 
     def __init__(
@@ -90,16 +104,17 @@ class CachedForward:
         self.arguments = ForwardArguments.of(model)
         self._left = padding_side == "left" and not self.arguments.virtual_tokens
         self._reach = _reach(model)
-        able = self.arguments.use_cache and not self.arguments.virtual_tokens and self._reach > 0
-        self.shares: bool | None = None if able else False
+        able = self._reach > 0 and not self.arguments.virtual_tokens
+        self.shares: bool | None = None if able and self.arguments.use_cache else False
         self.pads: bool | None = None
+        self.packs: bool | None = None if able and self.arguments.position_ids and not in_step else False
+        self._packed: dict[bool, int] = {}  # with and without a prefix, the longest row that was checked
         self._prefix: tuple[tuple[int, ...], Any] | None = None
-        self._packs: bool | None = None
 
     def limit(self, longest: int) -> None:
         """Share nothing if the longest prompt, with what follows it, has more tokens than a sliding window."""
         if longest > self._reach:
-            self.shares = False
+            self.shares = self.packs = False
 
     def check(self, prompt: Sequence[int], *, pads: bool, shares: bool) -> bool:
         """Find out what is not known yet: whether what the model says depends on padding, or on a shared prefix.
@@ -136,8 +151,10 @@ class CachedForward:
         if num_processes > 1:
             from accelerate.utils import gather_object
 
-            found = gather_object([(self.pads, self.shares)])
-            self.pads, self.shares = (False if False in own else own[0] for own in zip(*found, strict=True))
+            found = gather_object([(self.pads, self.shares, self.packs)])
+            self.pads, self.shares, self.packs = (
+                False if False in own else own[0] for own in zip(*found, strict=True)
+            )
 
     def _check(self, prompt: Sequence[int], pads: bool, shares: bool) -> None:
         half = prompt[: len(prompt) // 2]
@@ -185,47 +202,66 @@ class CachedForward:
         return Computed(logits, output.past_key_values if keep else None, mask, hidden)
 
     @torch.no_grad()
-    def packs(self, prompts: Sequence[Sequence[int]], prefix: int) -> bool:
-        """Return whether prompts may be read together without changing the results, which is checked once."""
-        window = _window(self.model)
-        if self.in_step or not prefix or (window is not None and max(map(len, prompts)) > window):
-            return False
-        if self._packs is None:
-            able = self.arguments.position_ids and not self.arguments.virtual_tokens
-            try:
-                self._packs = able and same_to_rounding(
-                    self.read_together(prompts[-2:], prefix).logits[-1], self.read(prompts[-1:]).logits[0], self.model
-                )
-            except Exception as error:  # a model that takes no mask of this kind
-                if out_of_memory(error):
-                    raise
-                self._packs = False
-        return self._packs
+    def check_packing(self, prompt: Sequence[int], texts: Sequence[tuple[int, ...]], prefix: int = 0) -> bool:
+        """Find out, unless it is known, whether the model says the same of a text after others in a row.
 
-    def read_together(self, prompts: Sequence[Sequence[int]], prefix: int) -> Computed:
-        """Read prompts in one forward as one row: the shared prefix once, followed by the rest of each prompt.
+        Padding before a row needs no check of its own, since the other texts are to a text what padding is.
 
         Parameters
         ----------
-        prompts : sequence of sequence of int
-        prefix : int
-            How many first tokens all of them share, less than the shortest has.
+        prompt, texts
+            Of the longest row.
+        prefix : int, default 0
+            As of `read`.
+
+        Returns
+        -------
+        bool
+            Whether something was found out.
         """
-        ids, texts, positions, ends = list(prompts[0][:prefix]), [0] * prefix, list(range(prefix)), []
-        for number, prompt in enumerate(prompts, start=1):
-            own = prompt[prefix:]
-            ids += own
-            texts += [number] * len(own)
-            positions += range(prefix, len(prompt))
-            ends.append(len(ids) - 1)
-        row, numbers, places = (torch.tensor([values], device=self.device) for values in (ids, texts, positions))
-        inputs = self.arguments.packed_inputs(self.model, row, packed_mask(numbers), places)
-        columns = torch.tensor(ends, device=self.device)
-        if self.arguments.logits_to_keep:
-            logits = self.model(**inputs, logits_to_keep=columns).logits[0]
+        length = len(prompt) + sum(map(len, texts))
+        if self.packs is False or length <= self._packed.get(prefix > 0, 0):
+            return False
+        self._packed[prefix > 0] = length
+        longest = max(texts, key=len)
+        alone = self.read([(*prompt, *longest)], prefix=prefix).logits[0]
+        # Another text as long, and one more token at the end, so that what the texts end with is read too.
+        other = (*longest[:-1], int(longest[-1] == 0), 0)
+        try:
+            found = self.read_packed([(prompt, (other, *texts, (*longest, 0)))], prefix)[-1]
+        except Exception:  # the model does not support such a mask, or memory does not suffice
+            self.packs = False
         else:
-            logits = self.model(**inputs).logits[0, columns]
-        return Computed(logits.float(), None, torch.ones_like(row))
+            self.packs = same_to_rounding(found, alone, self.model)
+        return True
+
+    def read_packed(self, contents: Sequence[Contents], prefix: int = 0) -> torch.Tensor:
+        """Read prompts with all their texts, one row per prompt.
+
+        Parameters
+        ----------
+        contents : sequence of (sequence of int, sequence of tuple of int)
+            For each row its prompt and the texts that may follow it.
+        prefix : int, default 0
+            As of `read`.
+
+        Returns
+        -------
+        torch.Tensor of float32, shape (N, V)
+            The logits that predict each token of each text.
+        """
+        if self.shares is False:
+            prefix = 0
+        rows = [(prompt[prefix:], texts) for prompt, texts in contents]
+        packed = PackedRows.of(rows, self.pad_token_id, device=self.device)
+        seen, past = packed_mask(packed.texts), None
+        if prefix:
+            past = _repeated(self._prefix_cache(tuple(contents[0][0][:prefix])), len(rows))
+            seen = torch.cat([seen.new_ones(*seen.shape[:3], prefix), seen], dim=-1)
+        inputs = self.arguments.packed_inputs(
+            self.model, packed.input_ids, seen, packed.position_ids + prefix, past=past
+        )
+        return logits_of_tokens(self.model, self.arguments, inputs, packed.rows, packed.columns)
 
     def continue_from(
         self, computed: Computed, rows: Sequence[int], tokens: Sequence[Sequence[int]], *, keep: bool = False

@@ -39,6 +39,11 @@ class EncodedOptions:
         """Number of tokens of the prompt with the longest option."""
         return len(self.input_ids) + max(map(len, self.options))
 
+    @property
+    def packed_length(self) -> int:
+        """Number of tokens of a row with all options, each without its last token, after one copy of the prompt."""
+        return len(self.input_ids) + sum(map(len, {option[:-1] for option in self.options}))
+
 
 class PromptEncoder:
     """Encodes prompts with texts, labels or generated answers after them.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -72,14 +72,116 @@ class ForwardArguments:
         return inputs
 
     def packed_inputs(
-        self, model: nn.Module, input_ids: torch.Tensor, seen: torch.Tensor, position_ids: torch.Tensor
+        self,
+        model: nn.Module,
+        input_ids: torch.Tensor,
+        seen: torch.Tensor,
+        position_ids: torch.Tensor,
+        *,
+        past: Any = None,
     ) -> dict[str, Any]:
         """Return the keywords for a forward of rows that hold several texts; `seen` as of `packed_mask`."""
         # Added to the attention scores, in the model's number format, as its kernels require.
         dtype = next(parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
         mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)
-        inputs = self.inputs(input_ids, torch.ones_like(input_ids))
+        inputs = self.inputs(input_ids, torch.ones_like(input_ids), past=past)
         return inputs | {"attention_mask": mask, "position_ids": position_ids}
+
+
+@dataclass(frozen=True)
+class PackedRows:
+    """R rows of at most L tokens, each a prompt with texts after it, in which N text tokens are predicted.
+
+    Parameters
+    ----------
+    input_ids, position_ids : torch.Tensor of int64, shape (R, L)
+        The positions of each text continue after the prompt.
+    texts : torch.Tensor of int64, shape (R, L)
+        As of `packed_mask`.
+    rows, columns : torch.Tensor of int64, shape (N,)
+        Position at which each text token is predicted, row by row; columns are negative, counted from the end.
+    """
+
+    input_ids: torch.Tensor
+    position_ids: torch.Tensor
+    texts: torch.Tensor
+    rows: torch.Tensor
+    columns: torch.Tensor
+
+    @classmethod
+    def of(
+        cls,
+        contents: Sequence[tuple[Sequence[int], Sequence[tuple[int, ...]]]],
+        pad_token_id: int,
+        *,
+        left: bool = True,
+        device: torch.device | str | None = None,
+    ) -> PackedRows:
+        """Lay out rows, padded on the left or the right.
+
+        Parameters
+        ----------
+        contents : sequence of (sequence of int, sequence of tuple of int)
+            For each row its prompt and texts, all with at least one token.
+        pad_token_id : int
+        left : bool, default True
+        device : torch.device or str, optional
+        """
+        laid: list[tuple[list[int], list[int], list[int]]] = []  # token ids, positions, text numbers
+        places: list[tuple[int, int]] = []
+        for prompt, texts in contents:
+            n = len(prompt)
+            ids, positions, numbers = list(prompt), list(range(n)), [0] * n
+            starts: dict[tuple[int, ...], int] = {}
+            for text in texts:
+                # Nothing is predicted from a text's last token, so it is left out, and texts that differ in it alone
+                # are one.
+                read = text[:-1]
+                if read not in starts:
+                    starts[read] = len(ids)
+                    ids += read
+                    positions += range(n, n + len(read))
+                    numbers += [len(starts)] * len(read)
+                places += [(len(laid), at) for at in (n - 1, *range(starts[read], starts[read] + len(read)))]
+            laid.append((ids, positions, numbers))
+        length = max(len(ids) for ids, _, _ in laid)
+        input_ids, position_ids, owners = (
+            torch.tensor([_padded(row[part], length, fill, left) for row in laid], device=device)
+            for part, fill in enumerate((pad_token_id, 0, -1))
+        )
+        columns = [at - (len(laid[row][0]) if left else length) for row, at in places]
+        rows = torch.tensor([row for row, _ in places], device=device)
+        return cls(input_ids, position_ids, owners, rows, torch.tensor(columns, device=device))
+
+
+def _padded(values: list[int], length: int, fill: int, left: bool) -> list[int]:
+    padding = [fill] * (length - len(values))
+    return padding + values if left else values + padding
+
+
+def logits_of_tokens(
+    model: nn.Module,
+    arguments: ForwardArguments,
+    inputs: dict[str, Any],
+    rows: torch.Tensor,
+    columns: torch.Tensor,
+) -> torch.Tensor:
+    """Run a forward, and return the logits at N positions, float32, shape (N, V).
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    arguments : ForwardArguments
+        The model's.
+    inputs : dict
+        As `ForwardArguments` makes them.
+    rows, columns : torch.Tensor of int64, shape (N,)
+        As of `PackedRows`.
+    """
+    if arguments.logits_to_keep:
+        kept, columns = torch.unique(columns, return_inverse=True)
+        inputs = {**inputs, "logits_to_keep": kept}
+    return model(**inputs).logits[rows, columns].float()
 
 
 def packed_mask(texts: torch.Tensor) -> torch.Tensor:

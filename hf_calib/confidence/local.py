@@ -22,7 +22,7 @@ from ..tasks.encoding import common_prefix, rows_that_fit
 from .asking import Asking
 from .backend import Generation, OptionScores
 from .batching import BatchPlan, plan_batches
-from .cached import LOGITS_BUDGET, CachedForward, Computed
+from .cached import LOGITS_BUDGET, CachedForward, Computed, Contents
 from .encoded import EncodedOptions, PromptEncoder, padding_token
 from .forward import NonFiniteLogitsError, evaluating, unwrapped
 from .predictions import Predictions
@@ -161,12 +161,12 @@ class LocalModel:
     ) -> list[list[float] | None]:
         """Return the log-probability of each token of each question's answer; None where the prompt was dropped."""
         items = self.encoder.answers(questions, texts, prompt_format)
+        packs = self._fit(items)
 
         def work(batch: list[EncodedOptions], prefix: int) -> list[list[float]]:
-            computed = self.forward.read([item.input_ids for item in batch], prefix=prefix, keep=True)
-            return [tokens for (tokens,) in self._token_scores(batch, computed)]
+            return [tokens for (tokens,) in self._token_scores(batch, prefix, packs=packs)[0]]
 
-        outcomes = self.run(stage, items, asking, work, keeps=True)
+        outcomes = self.run(stage, items, asking, work, keeps=True, packs=packs)
         placed: list[list[float] | None] = [None] * len(questions)
         for item, outcome in zip(items, outcomes, strict=True):
             placed[item.row] = outcome
@@ -213,15 +213,30 @@ class LocalModel:
         for place, item in enumerate(items):
             batches.setdefault(case_of[item.row], []).append(place)
 
+        def contents(own: Sequence[EncodedOptions]) -> Contents:
+            """Return the shared prefix, and the rests of the prompts, each with a token after it."""
+            shared = _shared(own)
+            return own[0].input_ids[:shared], [(*item.input_ids[shared:], 0) for item in own]
+
         def work(places: Sequence[int]) -> list[tuple[list[float], str | None]]:
             own = [items[place] for place in places]
             if self.forward.pads is False:
-                return [scored for item in own for scored in self._score_batch([item], 0, False)]
-            return self._score_batch(own, _shared(own), False, together=True)
+                return [scored for item in own for scored in self._score_batch([item], 0)]
+            prefix, rests = contents(own)
+            if not prefix or not self.forward.packs or _are_longer(own):
+                return self._score_batch(own, len(prefix))
+            ends = np.cumsum([len(rest) for rest in rests]) - 1
+            logits = self.forward.read_packed([(prefix, rests)])[ends.tolist()]
+            scores = _finite(own, _first_scores(own, logits))
+            return [([score for (score,) in options], None) for options in scores]
 
         self.forward.limit(max(item.length for item in items))
         with evaluating(self.model):
             self.forward.check(max((item.input_ids for item in items), key=len), pads=True, shares=True)
+            every = [contents([items[place] for place in places]) for places in batches.values()]
+            shared = [content for content in every if content[0]]
+            if shared:
+                self.forward.check_packing(*max(shared, key=lambda content: sum(map(len, content[1]))))
             self.forward.agree(asking.num_processes)
             outcomes = asking.run(stage, list(batches.values()), work, wait=self.forward.wait)
         placed: list[OptionScores | None] = [None] * len(case_of)
@@ -278,6 +293,7 @@ class LocalModel:
         work: Callable[[list[Any], int], Sequence[Any]],
         *,
         keeps: bool = False,
+        packs: bool = False,
     ) -> list[Any]:
         """Go through prompts in batches, on all processes that share the work.
 
@@ -291,6 +307,8 @@ class LocalModel:
             Maps a batch's items and the number of first tokens that they share to an outcome for each item.
         keeps : bool, default False
             Whether `work` continues from the prompts' cache.
+        packs : bool, default False
+            Whether `work` reads each prompt in a row with its options instead, where the model allows it.
 
         Returns
         -------
@@ -300,21 +318,33 @@ class LocalModel:
         prompts = [item.input_ids for item in items]
 
         def planned() -> BatchPlan:
+            packed = packs and self.forward.packs is not False
             return plan_batches(
                 prompts,
                 asking.largest_batch,
+                lengths=[item.packed_length for item in items] if packed else None,
                 share_prefixes=self.forward.shares is not False,
                 padded=self.forward.pads is not False,
             )
 
+        def found_out(plan: BatchPlan) -> bool:
+            """Find out what the plan relies on, and return whether anything was not known."""
+            # Packed rows that share nothing rely on nothing else.
+            alone = packs and not any(plan.prefixes)
+            if alone and self._check_packing(items, plan):
+                return True
+            if not (alone and self.forward.packs):
+                mixes = any(len({len(prompts[i]) for i in batch}) > 1 for batch in plan.batches)
+                # Without a cache, prompts are read again with their continuations, whose lengths differ.
+                mixes |= keeps and self.forward.shares is False
+                if self.forward.check(max(prompts, key=len), pads=mixes, shares=keeps or any(plan.prefixes)):
+                    return True
+            return packs and self._check_packing(items, plan)
+
         self.forward.limit(max(getattr(item, "length", len(item.input_ids)) for item in items))
         with evaluating(self.model):
             plan = planned()
-            mixes = any(len({len(prompts[i]) for i in batch}) > 1 for batch in plan.batches)
-            shares = keeps or any(plan.prefixes)
-            # Without a cache, prompts are read again with their continuations, whose lengths differ.
-            mixes |= keeps and self.forward.shares is False
-            if self.forward.check(max(prompts, key=len), pads=mixes, shares=shares):
+            while found_out(plan):
                 self.forward.agree(asking.num_processes)
                 plan = planned()
             return asking.run(
@@ -324,15 +354,25 @@ class LocalModel:
                 wait=self.forward.wait,
             )
 
+    def _check_packing(self, items: Sequence[EncodedOptions], plan: BatchPlan) -> bool:
+        """Find out, from the longest rows with and without a shared prefix, whether packing is harmless."""
+        order = sorted(range(len(items)), key=lambda i: items[i].packed_length)
+        longest = {prefix > 0: (items[i], prefix) for i in order for prefix in [plan.prefixes[i]]}
+        found = [self.forward.check_packing(item.input_ids, item.options, prefix) for item, prefix in longest.values()]
+        return any(found)
+
     def _score(
         self, stage: str, items: list[EncodedOptions], n_questions: int, asking: Asking, *, states: bool = False
     ) -> list[OptionScores | None]:
+        longer = _are_longer(items)
+        packs = longer and not states and self._fit(items)
         outcomes = self.run(
             stage + "_with_states" * states,
             items,
             asking,
-            lambda batch, prefix: self._score_batch(batch, prefix, states),
-            keeps=any(len(ids) > 1 for item in items for ids in item.options),
+            lambda batch, prefix: self._score_batch(batch, prefix, states=states, packs=packs),
+            keeps=longer,
+            packs=packs,
         )
         placed: list[OptionScores | None] = [None] * n_questions
         for item, (values, state) in zip(items, outcomes, strict=True):
@@ -341,36 +381,56 @@ class LocalModel:
         return placed
 
     def _score_batch(
-        self, items: Sequence[EncodedOptions], prefix: int, states: bool, *, together: bool = False
+        self, items: Sequence[EncodedOptions], prefix: int, *, states: bool = False, packs: bool = False
     ) -> list[tuple[list[float], str | None]]:
         """Return each item's options' log-probabilities, and its hidden state in base 64, which JSON can hold."""
-        longer = any(len(ids) > 1 for item in items for ids in item.options)
-        prompts = [item.input_ids for item in items]
-        if together and not longer and self.forward.packs(prompts, prefix):
-            computed = self.forward.read_together(prompts, prefix)
-        else:
-            computed = self.forward.read(prompts, prefix=prefix, keep=longer, states=states)
-        kept = [None] * len(items) if computed.states is None else computed.states.cpu().numpy()
+        scores, hidden = self._token_scores(items, prefix, states=states, packs=packs)
+        kept = [None] * len(items) if hidden is None else hidden.cpu().numpy()
         return [
             ([sum(tokens) for tokens in own], None if state is None else base64.b64encode(state.tobytes()).decode())
-            for own, state in zip(self._token_scores(items, computed), kept, strict=True)
+            for own, state in zip(scores, kept, strict=True)
         ]
 
-    def _token_scores(self, items: Sequence[EncodedOptions], computed: Computed) -> list[list[list[float]]]:
-        """Return the log-probability of each token of each item's options."""
-        width = max(len(item.options) for item in items)
-        first = [[ids[0] for ids in item.options] + [0] * (width - len(item.options)) for item in items]
-        chosen = computed.logits.gather(1, torch.tensor(first, device=computed.logits.device))
-        scores = (chosen - computed.logits.logsumexp(dim=-1, keepdim=True)).double().tolist()
-        found = [[[score] for score in row[: len(item.options)]] for item, row in zip(items, scores, strict=True)]
+    def _token_scores(
+        self, items: Sequence[EncodedOptions], prefix: int, *, states: bool = False, packs: bool = False
+    ) -> tuple[list[list[list[float]]], torch.Tensor | None]:
+        """Return the log-probability of each token of each item's options, and the items' hidden states."""
+        if packs and self.forward.packs:
+            return self._packed_scores(items, prefix), None
+        prompts = [item.input_ids for item in items]
+        computed = self.forward.read(prompts, prefix=prefix, keep=_are_longer(items), states=states)
+        found = _first_scores(items, computed.logits)
         longer = [
             (row, option) for row, item in enumerate(items) for option, ids in enumerate(item.options) if len(ids) > 1
         ]
         for (row, option), further in zip(longer, self._continuations(items, longer, computed), strict=True):
             found[row][option] += further
-        for item, own in zip(items, found, strict=True):
-            _check_finite(np.array([sum(tokens) for tokens in own]), item.row)
-        return found
+        return _finite(items, found), computed.states
+
+    def _packed_scores(self, items: Sequence[EncodedOptions], prefix: int) -> list[list[list[float]]]:
+        """Return the log-probability of each token of each item's options, read in rows with their prompts."""
+        found: list[list[list[float]]] = []
+        while len(found) < len(items):
+            rest = items[len(found) :]
+            size = next(n for n in range(len(rest), 0, -1) if n == 1 or self._held(rest[:n], prefix) <= LOGITS_BUDGET)
+            chunk = rest[:size]
+            logits = self.forward.read_packed([(item.input_ids, item.options) for item in chunk], prefix)
+            ids = [token for item in chunk for option in item.options for token in option]
+            chosen = logits.gather(1, torch.tensor(ids, device=logits.device)[:, None])[:, 0]
+            scores = iter((chosen - logits.logsumexp(dim=-1)).double().tolist())
+            found += [[[next(scores) for _ in option] for option in item.options] for item in chunk]
+        return _finite(items, found)
+
+    def _held(self, items: Sequence[EncodedOptions], prefix: int = 0) -> int:
+        """Return how many logits packed rows hold, or elements of the mask if these are more."""
+        length = max(item.packed_length for item in items)
+        columns = 1 + max(item.packed_length - len(item.input_ids) for item in items)
+        n_logits = max(len(items) * columns, sum(len(option) for item in items for option in item.options))
+        return max(n_logits * len(self.tokenizer), len(items) * (length - prefix) * length)
+
+    def _fit(self, items: Sequence[EncodedOptions]) -> bool:
+        """Return whether each of the items can be packed within the limit of memory."""
+        return all(self._held([item]) <= LOGITS_BUDGET for item in items)
 
     def _continuations(
         self, items: Sequence[EncodedOptions], longer: Sequence[tuple[int, int]], computed: Computed
@@ -412,6 +472,27 @@ class LocalModel:
             return self.forward.continue_from(computed, rows, tokens)[0].float()
         whole = self.forward.read_whole([items[row].input_ids for row in rows], tokens)
         return nn.utils.rnn.pad_sequence(list(whole), batch_first=True)
+
+
+def _are_longer(items: Sequence[EncodedOptions]) -> bool:
+    """Return whether any option has more than one token."""
+    return any(len(ids) > 1 for item in items for ids in item.options)
+
+
+def _first_scores(items: Sequence[EncodedOptions], logits: torch.Tensor) -> list[list[list[float]]]:
+    """Return the log-probability of the first token of each item's options."""
+    width = max(len(item.options) for item in items)
+    first = [[ids[0] for ids in item.options] + [0] * (width - len(item.options)) for item in items]
+    chosen = logits.gather(1, torch.tensor(first, device=logits.device))
+    scores = (chosen - logits.logsumexp(dim=-1, keepdim=True)).double().tolist()
+    return [[[score] for score in row[: len(item.options)]] for item, row in zip(items, scores, strict=True)]
+
+
+def _finite(items: Sequence[EncodedOptions], scores: list[list[list[float]]]) -> list[list[list[float]]]:
+    """Return the options' scores once they are checked."""
+    for item, own in zip(items, scores, strict=True):
+        _check_finite(np.array([sum(tokens) for tokens in own]), item.row)
+    return scores
 
 
 def _shared(items: Sequence[EncodedOptions]) -> int:

@@ -10,9 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..confidence.cached import harmless_collator
+from ..confidence.cached import CachedForward, harmless_collator
 from ..confidence.encoded import EncodedOptions, PromptEncoder
-from ..confidence.forward import ForwardArguments, answer_logits, evaluating, packed_mask, same_to_rounding
+from ..confidence.forward import (
+    ForwardArguments,
+    PackedRows,
+    answer_logits,
+    evaluating,
+    logits_of_tokens,
+    packed_mask,
+    same_to_rounding,
+)
 from ..confidence.methods import OptionTexts
 from ..tasks import PromptFormat, Question, QuestionError
 from ..tasks.collator import QuestionBatch, QuestionCollator, distributions_of, on_device
@@ -156,35 +164,21 @@ class TextCollator:
         """Make a batch of at least one question."""
         packed = max(item.length for item in items) <= self.packs_up_to
         left = packed or self.padding_side == "left"
-        rows: list[tuple[list[int], list[int], list[int]]] = []  # token ids, text numbers, positions
-        places: list[tuple[int, int]] = []
-        for item in items:
-            n = len(item.input_ids)
-            for options in [item.options] if packed else [(option,) for option in item.options]:
-                ids, texts, positions = list(item.input_ids), [0] * n, list(range(n))
-                for number, option in enumerate(options, start=1):
-                    # Nothing is predicted from a text's last token, so it is left out.
-                    n_read = len(option) - 1
-                    places += [(len(rows), at) for at in (n - 1, *range(len(ids), len(ids) + n_read))]
-                    ids += option[:-1]
-                    texts += [number] * n_read
-                    positions += range(n, n + n_read)
-                rows.append((ids, texts, positions))
-        length = max(len(ids) for ids, _, _ in rows)
-        input_ids, texts_, positions_ = (
-            torch.tensor([_padded(row[part], length, fill, left) for row in rows])
-            for part, fill in enumerate((self.pad_token_id, -1, 0))
-        )
-        columns = [at - (len(rows[row][0]) if left else length) for row, at in places]
+        contents = [
+            (item.input_ids, options)
+            for item in items
+            for options in ([item.options] if packed else [(option,) for option in item.options])
+        ]
+        laid = PackedRows.of(contents, self.pad_token_id, left=left)
         width = max(len(item.options) for item in items)
         sizes = torch.tensor([[*map(len, item.options), *[0] * (width - len(item.options))] for item in items])
         divisors = [[*item.divisors, *[1] * (width - len(item.divisors))] for item in items]
         return TextBatch(
-            input_ids=input_ids,
-            position_ids=positions_,
-            attention_mask=packed_mask(texts_) if packed else (texts_ >= 0).long(),
-            rows=torch.tensor([row for row, _ in places]),
-            columns=torch.tensor(columns),
+            input_ids=laid.input_ids,
+            position_ids=laid.position_ids,
+            attention_mask=packed_mask(laid.texts) if packed else (laid.texts >= 0).long(),
+            rows=laid.rows,
+            columns=laid.columns,
             targets=torch.tensor([token for item in items for option in item.options for token in option]),
             token_mask=torch.arange(int(sizes.max())) < sizes[..., None],
             divisors=torch.tensor(divisors, dtype=torch.float32),
@@ -192,11 +186,6 @@ class TextCollator:
             answers=torch.tensor([item.answer for item in items]),
             distributions=distributions_of(items, width),
         )
-
-
-def _padded(values: list[int], length: int, fill: int, left: bool) -> list[int]:
-    padding = [fill] * (length - len(values))
-    return padding + values if left else values + padding
 
 
 def answer_scores(model: nn.Module, batch: Batch, arguments: ForwardArguments | None = None) -> torch.Tensor:
@@ -234,11 +223,7 @@ def _text_logits(model: nn.Module, batch: TextBatch, arguments: ForwardArguments
         inputs = arguments.inputs(batch.input_ids, mask)
     else:
         inputs = arguments.packed_inputs(model, batch.input_ids, mask, batch.position_ids)
-    if not arguments.logits_to_keep:
-        return model(**inputs).logits[batch.rows, batch.columns].float()
-    kept, columns = torch.unique(batch.columns, return_inverse=True)
-    inputs["logits_to_keep"] = kept
-    return model(**inputs).logits[batch.rows, columns].float()
+    return logits_of_tokens(model, arguments, inputs, batch.rows, batch.columns)
 
 
 def exact_collator(
@@ -262,23 +247,32 @@ def exact_collator(
     if isinstance(collator, QuestionCollator):
         return harmless_collator(models[0], items, collator, device)
     longest: EncodedTexts = max(items, key=lambda item: item.length)
+    if all(_packs(model, items, collator, device) for model in models):
+        return replace(collator, packs_up_to=longest.length, padding_side="left")
+    left, right = (replace(collator, packs_up_to=0, padding_side=side) for side in ("left", "right"))
     half = replace(longest, input_ids=longest.input_ids[: max(1, len(longest.input_ids) // 2)])
-    packed = replace(collator, packs_up_to=longest.length, padding_side="left")
-    for candidate in (packed, replace(packed, packs_up_to=0)):
-        if all(_is_exact(model, [half, longest], candidate, device) for model in models):
-            return candidate
-    return replace(collator, packs_up_to=0, padding_side="right")
+    return left if all(_agree(model, [half, longest], left, right, device) for model in models) else right
+
+
+def _packs(
+    model: nn.Module, items: Sequence[EncodedTexts], collator: TextCollator, device: torch.device | str
+) -> bool:
+    forward = CachedForward(model, collator.pad_token_id, device=device)
+    forward.limit(max(item.length for item in items))
+    row = max(items, key=lambda item: item.packed_length)
+    with evaluating(model):
+        forward.check_packing(row.input_ids, row.options)
+    return bool(forward.packs)
 
 
 @torch.no_grad()
-def _is_exact(
-    model: nn.Module, items: Sequence[EncodedTexts], collator: TextCollator, device: torch.device | str
+def _agree(
+    model: nn.Module,
+    items: Sequence[EncodedTexts],
+    one: TextCollator,
+    other: TextCollator,
+    device: torch.device | str,
 ) -> bool:
-    plain = replace(collator, packs_up_to=0, padding_side="right")
     with evaluating(model):
-        expected = _text_logits(model, plain(items).to(device), None)
-        try:
-            found = _text_logits(model, collator(items).to(device), None)
-        except Exception:  # the model does not support such a mask, so each text keeps its own copy of the prompt
-            return False
+        found, expected = (_text_logits(model, collator(items).to(device), None) for collator in (one, other))
     return same_to_rounding(found, expected, model)

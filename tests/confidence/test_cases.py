@@ -12,6 +12,7 @@ from hf_calib.tasks import PromptFormat, QuestionError, TypedDecisions
 from hf_calib.tasks.encoding import common_prefix
 from tests.support import byte_level_tokenizer, tiny_gpt2, tiny_llama
 from tests.tasks.small_tokenizers import byte_pairs, whole_words
+from tests.trainers.test_option_texts import tiny_gemma
 
 
 def case(number=0, options=3, words=60):
@@ -129,7 +130,7 @@ def test_a_model_without_positions_or_masks_of_its_own_is_read_all_the_same():
     source = LocalModel(tiny_gpt2(tokenizer), tokenizer)
     cases = TypedDecisions([case(words=10)])
     expected = source.score_letters("alone", cases.questions(), PromptFormat(), Asking(batch_size=1))
-    source.forward._packs = False
+    source.forward.packs = False
     for one, other in zip(values(asked(source, cases)), expected, strict=True):
         np.testing.assert_allclose(one, other.log_probabilities, atol=2e-5)
     source.forward.pads = False
@@ -137,14 +138,16 @@ def test_a_model_without_positions_or_masks_of_its_own_is_read_all_the_same():
         np.testing.assert_allclose(one, other.log_probabilities, atol=2e-5)
 
 
-def test_a_window_of_attention_is_not_exceeded(source):
-    source.model.config.sliding_window = 32
-    prompts = [
-        item.input_ids for item in source.encoder.labels(TypedDecisions([case()])[0].questions(), PromptFormat())
-    ]
-    assert not source.forward.packs(prompts, 50)
-    source.model.config.sliding_window = 100_000
-    assert source.forward.packs(prompts, 50)
+@pytest.mark.parametrize(("window", "packs"), [(32, False), (100_000, True)])
+def test_a_window_of_attention_is_not_exceeded(window, packs):
+    tokenizer = byte_level_tokenizer()
+    source = LocalModel(tiny_gemma(tokenizer, window), tokenizer, max_length=100_000)
+    cases = TypedDecisions([case(), case(1)])
+    scores = asked(source, cases)
+    assert source.forward.packs is packs
+    expected = source.score_letters("alone", cases.questions(), PromptFormat(), Asking(batch_size=1))
+    for one, other in zip(values(scores), expected, strict=True):
+        np.testing.assert_allclose(one, other.log_probabilities, atol=2e-5)
 
 
 def test_cases_that_are_too_long_are_named(source):

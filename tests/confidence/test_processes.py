@@ -30,6 +30,7 @@ def ask_all(tokenizer, **shared):
         model, forwards = tiny_llama(tokenizer), []
         model.lm_head.register_forward_pre_hook(lambda module, inputs, forwards=forwards: forwards.append(1))
         source = LocalModel(model, tokenizer, in_step=shared.get("num_processes", 1) > 1)
+        source.forward.packs = False  # as in step, where a process alone would need fewer forwards
         asking = Asking(5, hidden_states=True, **shared)
         found = way.predict(source, ASKED, prompt_format, asking)
         states = None if found.hidden_states is None else found.hidden_states.tolist()

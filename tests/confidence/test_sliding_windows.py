@@ -56,7 +56,7 @@ def test_texts_of_options_are_scored_alike_with_and_without_the_cache():
     scores = []
     for shares in (None, False):
         source = LocalModel(tiny_gemma(tokenizer, 512), tokenizer)
-        source.forward.shares = shares
+        source.forward.shares, source.forward.packs = shares, False
         found = source.score_texts("test", ASKED, PromptFormat(), Asking(4))
         assert source.forward.shares is (shares is None)
         scores.append(torch.tensor([value for own in found for value in own.log_probabilities]))
