@@ -22,7 +22,7 @@ class CalibrationAwareConfig(PreferenceArguments, CalibrationArguments, DPOConfi
     """
 
 
-class CalibrationAwareTrainer(PreferenceMixin, CalibrationMixin, DPOTrainer):  # type: ignore[misc]  # TRL's is untyped
+class CalibrationAwareTrainer(CalibrationMixin, PreferenceMixin, DPOTrainer):  # type: ignore[misc]  # TRL's is untyped
     """`trl.DPOTrainer` with the calibration terms of `CalibrationMixin`.
 
     Direct preference optimization makes models overconfident on multiple-choice questions. With a
