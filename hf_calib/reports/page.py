@@ -17,7 +17,7 @@ from .comparison import Comparison, summary
 from .decisions import CONVENTIONS, FIGURES, DecisionMeasurement, arrays_of
 from .measurement import Measurement
 from .svg import reliability_svg, risk_coverage_svg
-from .terminal import shown_name, sizes
+from .terminal import shown_name
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -81,7 +81,7 @@ def render_page(measurement: Measurement) -> str:
     predictions = measurement.predictions
     return environment().get_template("measurement.html.jinja").render(
         title=measurement.name,
-        sizes=sizes(measurement),
+        sizes=measurement.n_text,
         report=report,
         n_datasets=len(measurement.datasets),
         key_measures=[(info.short, report.measures[info.key]) for info in _key_measures(report)],
