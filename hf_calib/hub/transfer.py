@@ -40,7 +40,7 @@ class Destination:
     ----------
     repo_id : str
         "namespace/name".
-    repo_type : {"model", "dataset", "space"}
+    repo_type : {"model", "space"}
     revision : str, optional
         The branch, created if it does not exist; by default the main one.
     create_pr : bool
@@ -394,8 +394,7 @@ def _add_to_collection(api: HfApi, destination: Destination) -> None:
 
 
 def _url(api: HfApi, destination: Destination) -> str:
-    prefix = {"model": "", "dataset": "datasets/", "space": "spaces/"}[destination.repo_type]
-    return f"{api.endpoint}/{prefix}{destination.repo_id}"
+    return f"{api.endpoint}/{'spaces/' if destination.repo_type == 'space' else ''}{destination.repo_id}"
 
 
 def _make_branch(api: HfApi, destination: Destination, state: RemoteState) -> None:

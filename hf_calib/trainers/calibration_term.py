@@ -157,7 +157,9 @@ class CalibrationTerm:
             return None
         if part == 0:
             self.running.steps += 1
-            self._refresh(model, step)
+            number, between = divmod(step, self.arguments.em_steps)
+            if self.held_out and between == 0:
+                self.expectation_step(model, number)
         indices = self.stream.global_batch(step)
         processes = self.accelerator.num_processes
         share = local_slice(indices, self.accelerator.process_index, processes, part, num_parts)
@@ -182,12 +184,6 @@ class CalibrationTerm:
         if name == "em" and self.watch is not None and not self.watch.memorizing:
             return 0.0
         return getattr(self.arguments, f"{name}_weight")
-
-    def _refresh(self, model: nn.Module, step: int) -> None:
-        """Run the E-step if one is due."""
-        number, between = divmod(step, self.arguments.em_steps)
-        if self.held_out and between == 0:
-            self.expectation_step(model, number)
 
     def _terms(self, model: nn.Module, batch: Batch, step: int, items: Sequence[Encoded]) -> dict[str, torch.Tensor]:
         """Return the terms that have a weight, each with one value per question."""
@@ -240,7 +236,9 @@ class CalibrationTerm:
         """Refresh the bins' targets with the next batch of held-out questions, the same on every process."""
         step = number * self.arguments.em_steps
         pairs = self._scored(model, self.held_out, self.held_out_stream.global_batch(number), step)
-        self._update_targets(pairs)
+        everyone = self._of_everyone(pairs)
+        if everyone:
+            self.targets.update(*(torch.from_numpy(np.concatenate(part)) for part in zip(*everyone, strict=True)))
         # Until the first pass ends, some of these were not trained on yet, which makes the gap too small.
         if self.watch is None:
             return
@@ -279,15 +277,6 @@ class CalibrationTerm:
             self.collator = exact_collator(models, [*self.questions, *self.held_out], self.collator, device)
             self._collator_checked = True
         return self.collator(items).to(device)
-
-    def _update_targets(self, pairs: list[tuple[np.ndarray, np.ndarray]]) -> None:
-        """Add all processes' confidences, and whether the answers were right, to the bins."""
-        everyone = self._of_everyone(pairs)
-        if everyone:
-            self.targets.update(
-                torch.from_numpy(np.concatenate([pair[0] for pair in everyone])),
-                torch.from_numpy(np.concatenate([pair[1] for pair in everyone])),
-            )
 
     def _of_everyone(self, pairs: list[tuple[np.ndarray, np.ndarray]]) -> list[tuple[np.ndarray, np.ndarray]]:
         # Gathered as float64 objects rather than padded tensors: exact, and in the processes' order.
