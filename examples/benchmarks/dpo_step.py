@@ -175,14 +175,14 @@ def timed_run(trainer, clock):
     times = StepTimes()
     term = getattr(trainer, "_calibration_term", None)
     if term is not None:
-        refresh = type(term)._refresh
+        refresh = type(term).expectation_step
 
         def timed_refresh(*args):
             start = clock()
             refresh(term, *args)
             times.inside = clock() - start
 
-        term._refresh = timed_refresh
+        term.expectation_step = timed_refresh
     trainer.add_callback(times)
     trainer.train()
     trainer.remove_callback(times)

@@ -162,7 +162,7 @@ def load_parts(
         tokenizer = load_tokenizer(folder, name, shared) if own else load_tokenizer(base_folder, base, shared)
         _check_template(tokenizer, name, chat)
         model = load_language_model(base_folder, base, options)
-        _check_base(name, metadata, base, base_model, wanted, options)
+        _check_base(name, metadata, base, wanted, options)
         model = put_adapter(model, folder, name, adapter_name, tokenizer if own else None)
     else:
         if base_model is not None:
@@ -335,9 +335,8 @@ def _fetch_base(
 
 
 def _check_base(
-    name: Any, metadata: CalibrationMetadata | None, base: str, base_model: Any, wanted: str | None,
-    options: dict[str, Any],
-) -> None:  # fmt: skip
+    name: Any, metadata: CalibrationMetadata | None, base: str, wanted: str | None, options: dict[str, Any]
+) -> None:
     """Warn if the base model under an adapter differs from the one that it was calibrated on."""
     calibrated = metadata.base_model_revision if metadata else None
     loaded = loaded_revision(base, wanted, options["cache_dir"])

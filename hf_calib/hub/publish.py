@@ -15,14 +15,11 @@ from .errors import CardConflictError, InvalidFolderError, VerificationError
 from .escaping import check_nothing_private, is_hub_id
 from .folders import ADAPTER_WEIGHTS, collect_files, outdated_files
 from .transfer import (
-    Content,
     Destination,
     Publication,
-    RemoteState,
-    changed_files,
-    describe,
     downloaded,
     look,
+    planned,
     prepare,
     publish,
     read_content,
@@ -165,7 +162,7 @@ def publish_adapter(
         )
     deleted = outdated_files(files, state.files)
     if dry_run:
-        return _planned(api.endpoint, destination, state, files, deleted)
+        return planned(api, destination, state, files, deleted)
     message = commit_message or "Publish the adapter with its calibration"
     return publish(api, destination, state, files, deleted, message)
 
@@ -206,20 +203,6 @@ def check_saved_weights(folder: Path, model: PeftModel) -> None:
                 f"The weights saved in {folder} are not those of the model in memory ({name} differs).",
                 "Save the model into the folder again before publishing.",
             )
-
-
-def _planned(
-    endpoint: str, destination: Destination, state: RemoteState, files: dict[str, Content], deleted: tuple[str, ...]
-) -> Publication:
-    return describe(
-        destination,
-        state,
-        files,
-        deleted,
-        changed=changed_files(state, files),
-        commit=state.commit,
-        url=f"{endpoint}/{destination.repo_id}",
-    )
 
 
 def _published_card(

@@ -19,9 +19,8 @@ from .transfer import (
     Content,
     Destination,
     Publication,
-    changed_files,
-    describe,
     look,
+    planned,
     prepare,
     publish,
     read_content,
@@ -133,16 +132,7 @@ def publish_metric(
         ),
     )
     if dry_run:
-        state = look(api, destination)
-        return describe(
-            destination,
-            state,
-            files,
-            (),
-            changed=changed_files(state, files),
-            commit=state.commit,
-            url=f"{api.endpoint}/spaces/{destination.repo_id}",
-        )
+        return planned(api, destination, look(api, destination), files)
     state = prepare(api, destination)
     deleted = tuple(path for path in state.files if path.endswith(".py") and path not in files)
     sdk = _front_matter(files["README.md"], name)["sdk"]

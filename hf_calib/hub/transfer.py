@@ -40,7 +40,7 @@ class Destination:
     ----------
     repo_id : str
         "namespace/name".
-    repo_type : {"model", "dataset", "space"}
+    repo_type : {"model", "space"}
     revision : str, optional
         The branch, created if it does not exist; by default the main one.
     create_pr : bool
@@ -277,7 +277,7 @@ def publish(
                 "Give this one another name (--tag NAME), or publish it without a tag.",
             )
         _make_branch(api, destination, state)
-        commit, url = state.commit, f"{api.endpoint}/{_prefix(destination)}{destination.repo_id}"
+        commit, url = state.commit, _url(api, destination)
         if changed or deleted:
             commit, url = _commit(
                 api, destination, state, {path: files[path] for path in changed}, deleted, message, url
@@ -292,7 +292,7 @@ def publish(
                 token=destination.token,
             )
     _add_to_collection(api, destination)
-    return describe(destination, state, files, deleted, commit=commit, url=url, changed=changed)
+    return _described(destination, files, deleted, changed, commit, url)
 
 
 def changed_files(state: RemoteState, files: Mapping[str, Content]) -> list[str]:
@@ -302,11 +302,25 @@ def changed_files(state: RemoteState, files: Mapping[str, Content]) -> list[str]
     ]
 
 
-def describe(
-    destination: Destination, state: RemoteState, files: Mapping[str, Content], deleted: tuple[str, ...],
-    *, changed: list[str], commit: str | None, url: str,
-) -> Publication:  # fmt: skip
-    """Return what a publication consists of."""
+def planned(
+    api: HfApi,
+    destination: Destination,
+    state: RemoteState,
+    files: Mapping[str, Content],
+    deleted: tuple[str, ...] = (),
+) -> Publication:
+    """Return what `publish` would publish; parameters as there."""
+    return _described(destination, files, deleted, changed_files(state, files), state.commit, _url(api, destination))
+
+
+def _described(
+    destination: Destination,
+    files: Mapping[str, Content],
+    deleted: tuple[str, ...],
+    changed: list[str],
+    commit: str | None,
+    url: str,
+) -> Publication:
     card = files.get("README.md", b"")
     return Publication(
         repo_id=destination.repo_id,
@@ -379,8 +393,8 @@ def _add_to_collection(api: HfApi, destination: Destination) -> None:
         ) from error
 
 
-def _prefix(destination: Destination) -> str:
-    return {"model": "", "dataset": "datasets/", "space": "spaces/"}[destination.repo_type]
+def _url(api: HfApi, destination: Destination) -> str:
+    return f"{api.endpoint}/{'spaces/' if destination.repo_type == 'space' else ''}{destination.repo_id}"
 
 
 def _make_branch(api: HfApi, destination: Destination, state: RemoteState) -> None:

@@ -221,7 +221,7 @@ def _write_model(
     """Save the adapter or the model with a card that compares it to the pre-trained model and to DPO."""
     from dataclasses import replace
 
-    from ..trainers.card import card_data
+    from ..trainers.publishing import card_data
 
     trainer.save_model(str(folder))
     trainer.args.output_dir = str(folder)

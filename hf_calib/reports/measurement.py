@@ -138,6 +138,17 @@ class Measurement:
         """Number of unreadable rows that were left out, for each dataset with any."""
         return {name: own.skipped_rows for name, own in self.datasets.items() if own.skipped_rows}
 
+    @property
+    def n_text(self) -> str:
+        """How many questions were asked, of how many, and how they were drawn."""
+        n = self.report.n
+        draws = {name: own["drawn"] for name, own in self.run.get("datasets", {}).items() if "drawn" in own}
+        if not draws:
+            return f"{n:,} question{'' if n == 1 else 's'}"
+        of = sum(draws[name]["of"] if name in draws else len(own.questions) for name, own in self.datasets.items())
+        seed = next(iter(draws.values()))["seed"]
+        return f"{n:,} of {of:,} questions, drawn at random (seed {seed})"
+
     def __repr__(self) -> str:
         return f"Measurement({self.name!r}, {', '.join(map(repr, self.datasets))}, {self.report!r})"
 

@@ -109,25 +109,13 @@ def _headings(measurement: Measurement) -> Iterator[str]:
         parts += ["options permuted"] if run.get("permute_options") else []
     if "calibrator" in run:
         parts.append(f"calibrator {run['calibrator']['method']}")
-    parts.append(sizes(measurement))
+    parts.append(measurement.n_text)
     yield " · ".join(parts)
 
 
 def shown_name(dataset: str) -> str:
     """Return a dataset's name, a file's without its folder."""
     return Path(dataset).name if os.sep in dataset and Path(dataset).suffix else dataset
-
-
-def sizes(measurement: Measurement) -> str:
-    """Return how many questions were asked, of how many, and how they were drawn."""
-    n = measurement.report.n
-    known = measurement.run.get("datasets", {})
-    draws = {name: own["drawn"] for name, own in known.items() if "drawn" in own}
-    if not draws:
-        return f"{n:,} question{'' if n == 1 else 's'}"
-    of = sum(draws[name]["of"] if name in draws else len(own.questions) for name, own in measurement.datasets.items())
-    seed = next(iter(draws.values()))["seed"]
-    return f"{n:,} of {of:,} questions, drawn at random (seed {seed})"
 
 
 def _chart(measurement: Measurement, width: int, paint: Callable[[str, str], str], marks: str) -> Iterator[str]:

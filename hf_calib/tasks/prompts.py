@@ -108,7 +108,7 @@ class PromptFormat:
 
     def render_header(self, question: Question) -> str:
         """Return the header with the question's subject."""
-        return self.header.format(subject=_subject(question))
+        return self.header.format(subject=(question.subject or "general knowledge").replace("_", " "))
 
     def messages(self, question: Question, *, options: bool = True) -> list[dict[str, str]]:
         """Return the question as a conversation for a chat template; `options` as in `render`."""
@@ -157,7 +157,3 @@ def _placeholders(name: str, template: str) -> set[str]:
         for _, field, spec, conversion in parts
         if field is not None
     }
-
-
-def _subject(question: Question) -> str:
-    return (question.subject or "general knowledge").replace("_", " ")

@@ -28,7 +28,6 @@ from ..regularizers import (
 from ..tasks.collator import QuestionCollator
 from .calibration_arguments import CalibrationArguments
 from .option_texts import Batch, Encoded, TextCollator, answer_scores, exact_collator
-from .question_stream import QuestionStream, local_slice
 from .reference_distributions import ReferenceDistributions
 from .regime_watch import RegimeWatch
 
@@ -158,7 +157,9 @@ class CalibrationTerm:
             return None
         if part == 0:
             self.running.steps += 1
-            self._refresh(model, step)
+            number, between = divmod(step, self.arguments.em_steps)
+            if self.held_out and between == 0:
+                self.expectation_step(model, number)
         indices = self.stream.global_batch(step)
         processes = self.accelerator.num_processes
         share = local_slice(indices, self.accelerator.process_index, processes, part, num_parts)
@@ -183,12 +184,6 @@ class CalibrationTerm:
         if name == "em" and self.watch is not None and not self.watch.memorizing:
             return 0.0
         return getattr(self.arguments, f"{name}_weight")
-
-    def _refresh(self, model: nn.Module, step: int) -> None:
-        """Run the E-step if one is due."""
-        number, between = divmod(step, self.arguments.em_steps)
-        if self.held_out and between == 0:
-            self.expectation_step(model, number)
 
     def _terms(self, model: nn.Module, batch: Batch, step: int, items: Sequence[Encoded]) -> dict[str, torch.Tensor]:
         """Return the terms that have a weight, each with one value per question."""
@@ -241,7 +236,9 @@ class CalibrationTerm:
         """Refresh the bins' targets with the next batch of held-out questions, the same on every process."""
         step = number * self.arguments.em_steps
         pairs = self._scored(model, self.held_out, self.held_out_stream.global_batch(number), step)
-        self._update_targets(pairs)
+        everyone = self._of_everyone(pairs)
+        if everyone:
+            self.targets.update(*(torch.from_numpy(np.concatenate(part)) for part in zip(*everyone, strict=True)))
         # Until the first pass ends, some of these were not trained on yet, which makes the gap too small.
         if self.watch is None:
             return
@@ -280,15 +277,6 @@ class CalibrationTerm:
             self.collator = exact_collator(models, [*self.questions, *self.held_out], self.collator, device)
             self._collator_checked = True
         return self.collator(items).to(device)
-
-    def _update_targets(self, pairs: list[tuple[np.ndarray, np.ndarray]]) -> None:
-        """Add all processes' confidences, and whether the answers were right, to the bins."""
-        everyone = self._of_everyone(pairs)
-        if everyone:
-            self.targets.update(
-                torch.from_numpy(np.concatenate([pair[0] for pair in everyone])),
-                torch.from_numpy(np.concatenate([pair[1] for pair in everyone])),
-            )
 
     def _of_everyone(self, pairs: list[tuple[np.ndarray, np.ndarray]]) -> list[tuple[np.ndarray, np.ndarray]]:
         # Gathered as float64 objects rather than padded tensors: exact, and in the processes' order.
@@ -340,3 +328,50 @@ class CalibrationTerm:
                 f"{row}, counted from 0; training stops before the update, and the last checkpoint is untouched. "
                 "Lower the learning rate or use a wider number format"
             )
+
+
+class QuestionStream:
+    """An endless shuffled sequence of questions, from which each step takes the next batch.
+
+    The sequence consists of permutations of all questions, each determined by the seed and its number. A step's
+    questions follow from its number, so a resumed run continues with the same questions without saved state, and they
+    do not depend on the number of processes for a given global batch.
+
+    Parameters
+    ----------
+    n_questions : int
+    batch_size : int
+        Questions for each step over all processes.
+    seed : int
+    """
+
+    def __init__(self, n_questions: int, batch_size: int, seed: int) -> None:
+        if n_questions < 1 or batch_size < 1:
+            raise ValueError(f"a stream needs questions and a batch size, got {n_questions} and {batch_size}")
+        self.n_questions = n_questions
+        self.batch_size = batch_size
+        self.seed = seed
+        self._permutations: dict[int, np.ndarray] = {}
+
+    def global_batch(self, step: int) -> np.ndarray:
+        """Return the indices of the questions that all processes together use in a step, shape (batch_size,)."""
+        positions = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        rounds, offsets = np.divmod(positions, self.n_questions)
+        return np.array([self._permutation(int(r))[o] for r, o in zip(rounds, offsets, strict=True)])
+
+    def _permutation(self, number: int) -> np.ndarray:
+        if number not in self._permutations:
+            for old in [key for key in self._permutations if key < number - 1]:
+                del self._permutations[old]
+            self._permutations[number] = np.random.default_rng([self.seed, number]).permutation(self.n_questions)
+        return self._permutations[number]
+
+
+def local_slice(indices: np.ndarray, process: int, num_processes: int, part: int, num_parts: int) -> np.ndarray:
+    """Return one process's share of a global batch, for one part of gradient accumulation.
+
+    Shares are as even as possible. With fewer questions than parts, some parts are empty, the same ones on every
+    process.
+    """
+    share = indices[process::num_processes]
+    return np.array_split(share, num_parts)[part]

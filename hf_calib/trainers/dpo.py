@@ -11,7 +11,7 @@ from trl import DPOConfig, DPOTrainer
 from .calibration_arguments import CalibrationArguments
 from .mixin import CalibrationMixin
 from .preference_arguments import PreferenceArguments
-from .preference_mixin import PreferenceMixin, log_ratio_margins
+from .preference_mixin import PreferenceMixin, sequence_log_probabilities
 
 
 @dataclass
@@ -22,7 +22,7 @@ class CalibrationAwareConfig(PreferenceArguments, CalibrationArguments, DPOConfi
     """
 
 
-class CalibrationAwareTrainer(PreferenceMixin, CalibrationMixin, DPOTrainer):  # type: ignore[misc]  # TRL's is untyped
+class CalibrationAwareTrainer(CalibrationMixin, PreferenceMixin, DPOTrainer):  # type: ignore[misc]  # TRL's is untyped
     """`trl.DPOTrainer` with the calibration terms of `CalibrationMixin`.
 
     Direct preference optimization makes models overconfident on multiple-choice questions. With a
@@ -33,7 +33,13 @@ class CalibrationAwareTrainer(PreferenceMixin, CalibrationMixin, DPOTrainer):  #
     """
 
     def _preference_margins(self, outputs: list[Any], inputs: dict[str, Any]) -> torch.Tensor:
-        return self.beta * log_ratio_margins(outputs, inputs)
+        policy = sequence_log_probabilities(outputs[0], inputs)
+        if "ref_chosen_logps" in inputs:
+            reference = torch.cat([inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]]).to(policy.device)
+        else:
+            reference = sequence_log_probabilities(outputs[1], inputs).detach()
+        chosen, rejected = (policy - reference).chunk(2)
+        return self.beta * (chosen - rejected)
 
 
 # Aliases in the pattern of the other trainers' names.

@@ -220,15 +220,11 @@ def train_option_head(
         model=whole,
         args=args,
         train_dataset=list(items),  # type: ignore[arg-type]  # Trainer takes any sequence
-        data_collator=lambda rows: _tensors(collator(rows)),
+        data_collator=lambda rows: vars(collator(rows)),
         callbacks=[BalanceCallback(aside, balance_steps)],
     )
     trainer.train()
     return whole
-
-
-def _tensors(batch: QuestionBatch) -> dict[str, Any]:
-    return vars(batch)
 
 
 @torch.no_grad()

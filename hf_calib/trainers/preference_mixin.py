@@ -122,40 +122,6 @@ def recorded_outputs(*models: nn.Module | None) -> Iterator[list[Any]]:
             hook.remove()
 
 
-def reward_margins(outputs: list[Any], inputs: dict[str, Any]) -> torch.Tensor:
-    """Return the differences of the chosen and the rejected answers' scores, shape (B,).
-
-    Parameters
-    ----------
-    outputs : list
-        The output of one forward of a sequence classifier; the chosen answers are the first half.
-    inputs : dict
-        Not used.
-    """
-    chosen, rejected = outputs[0].logits.float().squeeze(-1).chunk(2)
-    return chosen - rejected
-
-
-def log_ratio_margins(outputs: list[Any], inputs: dict[str, Any]) -> torch.Tensor:
-    """Return the differences of log p_θ - log p_ref between the chosen and the rejected answers, shape (B,).
-
-    Parameters
-    ----------
-    outputs : list
-        The output of the policy's forward, and of the reference's unless its log-probabilities are among the inputs.
-        Each has the tokens' log-probabilities or the logits.
-    inputs : dict
-        The batch: `input_ids` and `completion_mask`, of shape (2 B, L), the chosen answers in the first half.
-    """
-    policy = sequence_log_probabilities(outputs[0], inputs)
-    if "ref_chosen_logps" in inputs:
-        reference = torch.cat([inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]]).to(policy.device)
-    else:
-        reference = sequence_log_probabilities(outputs[1], inputs).detach()
-    chosen, rejected = (policy - reference).chunk(2)
-    return chosen - rejected
-
-
 def sequence_log_probabilities(output: Any, inputs: dict[str, Any]) -> torch.Tensor:
     """Return the log-probability of each completion, shape (2 B,).
 
@@ -164,7 +130,7 @@ def sequence_log_probabilities(output: Any, inputs: dict[str, Any]) -> torch.Ten
     output
         Of one forward, with the tokens' log-probabilities or the logits.
     inputs : dict
-        As in `log_ratio_margins`.
+        The batch: `input_ids` and `completion_mask`, of shape (2 B, L), the chosen answers in the first half.
     """
     mask = inputs["completion_mask"][:, 1:]
     log_probabilities = getattr(output, "log_probs", None)

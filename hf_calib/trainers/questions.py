@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import Dataset, IterableDataset
 
 from ..confidence import confidence_method
@@ -30,7 +31,6 @@ from ..tasks.collator import QuestionCollator
 from ..tasks.encoding import EncodedQuestion
 from .calibration_arguments import CalibrationArguments
 from .option_texts import Encoded, EncodedTexts, TextCollator, encode_texts
-from .question_stream import held_out_split
 
 
 @dataclass(frozen=True)
@@ -225,6 +225,22 @@ class QuestionPreparation:
         questions = as_questions(source)
         require_answers(questions, "evaluating the supervised loss")
         return self.supervised_rows(self.encode(questions))
+
+
+def held_out_split(n_questions: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Split 0 .. n - 1 at random into (kept, held out), each in increasing order, at least one question in both.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two questions.
+    """
+    if n_questions < 2:
+        raise ValueError(f"{n_questions} question(s) with an answer cannot be split into training and held-out ones")
+    # A tag of its own keeps the split independent of the stream's permutations with the same seed.
+    order = np.random.default_rng([seed, 0x5EED]).permutation(n_questions)
+    n_held_out = min(max(round(fraction * n_questions), 1), n_questions - 1)
+    return np.sort(order[n_held_out:]), np.sort(order[:n_held_out])
 
 
 def _row_of_texts(item: EncodedTexts) -> dict[str, Any]:

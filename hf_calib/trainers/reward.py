@@ -11,7 +11,7 @@ from trl import RewardConfig, RewardTrainer
 from .dataset_layouts import check_layouts
 from .interruption import InterruptionMixin
 from .preference_arguments import PreferenceArguments
-from .preference_mixin import PreferenceMixin, reward_margins
+from .preference_mixin import PreferenceMixin
 from .trl_compatibility import dataset_kind
 
 
@@ -47,4 +47,6 @@ class CalibrationAwareRewardTrainer(PreferenceMixin, InterruptionMixin, RewardTr
         return super().evaluate(eval_dataset, *args, **kwargs)
 
     def _preference_margins(self, outputs: list[Any], inputs: dict[str, Any]) -> torch.Tensor:
-        return reward_margins(outputs, inputs)
+        # Of one forward, in which the chosen answers are the first half.
+        chosen, rejected = outputs[0].logits.float().squeeze(-1).chunk(2)
+        return chosen - rejected

@@ -18,7 +18,7 @@ from hf_calib.hub import (
     PrivateInformationError,
     render_card,
 )
-from hf_calib.hub.card_tables import evaluation_table
+from hf_calib.hub.card import evaluation_table
 from hf_calib.hub.escaping import escape_markdown, single_line
 from hf_calib.measures import CalibrationReport, Finding
 from tests.hub.cards import card_data, html, report, shown

@@ -6,7 +6,7 @@ import pytest
 from hf_calib.confidence.predictions import Predictions
 from hf_calib.confidence.recorded import Recorded
 from hf_calib.evaluation.thresholds import Threshold, check_names
-from hf_calib.hub import card_tables
+from hf_calib.hub.card import evaluation_table, legend
 from hf_calib.hub.card_data import AFTER, CalibrationCardData, DatasetReference, Evaluation
 from hf_calib.measures import CATALOG, CalibrationReport, Measure, MeasureInfo, shown_in
 from hf_calib.reports import Measurement
@@ -86,8 +86,8 @@ def test_a_measure_that_is_added_to_the_catalog_is_shown_everywhere(added):
 
     evaluation = Evaluation(DatasetReference("set", size=60), {AFTER: report})
     data = CalibrationCardData(model_name="m", evaluations=(evaluation,))
-    assert "Squared accuracy" in card_tables.evaluation_table(data, evaluation)["all_measures"]
-    assert "Squared accuracy: accuracy times itself" in card_tables.legend(data)
+    assert "Squared accuracy" in evaluation_table(data, evaluation)["all_measures"]
+    assert "Squared accuracy: accuracy times itself" in legend(data)
 
     from hf_calib.trainers.evaluator import logged_measures
 

@@ -13,8 +13,13 @@ from hf_calib.evaluation.decisions import prior_answers
 from hf_calib.measures import CalibrationReport
 from hf_calib.reports import DecisionMeasurement, Measurement
 from hf_calib.reports.measurement import pool
-from hf_calib.reports.page import confident_mistakes, render_decisions, render_page
-from hf_calib.reports.svg import reliability_svg, risk_coverage_svg
+from hf_calib.reports.page import (
+    confident_mistakes,
+    reliability_svg,
+    render_decisions,
+    render_page,
+    risk_coverage_svg,
+)
 from hf_calib.tasks import Question, TypedDecisions
 from tests.evaluation.test_decisions import benchmark
 

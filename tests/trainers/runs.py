@@ -35,17 +35,10 @@ def lora(**options):
 
 def dpo(tokenizer, folder, *, model=None, peft_config=None, args=None, **options):
     """Return a DPO trainer on 64 pairs and 40 questions; other options go to its config."""
-    given = {key: options.pop(key) for key in TRAINER_OPTIONS if key in options}
-    given.setdefault("train_dataset", pairs(64))
-    given.setdefault("calibration_dataset", questions(40))
-    torch.manual_seed(1)
-    return CalibrationAwareTrainer(
-        model=model or tiny_llama(tokenizer),
-        args=args or CalibrationAwareConfig(str(folder), **training_arguments(**options)),
-        processing_class=tokenizer,
-        peft_config=peft_config,
-        **given,
-    )
+    return _made(
+        CalibrationAwareTrainer, CalibrationAwareConfig, tokenizer, folder, pairs(64), model, peft_config, args,
+        options,
+    )  # fmt: skip
 
 
 def sft(tokenizer, folder, *, model=None, peft_config=None, args=None, **options):

@@ -5,7 +5,7 @@ import pytest
 from hf_calib.calibrators import by_name
 from hf_calib.calibrators.cross_validation import cross_validate
 from hf_calib.measures import CalibrationReport
-from hf_calib.trainers.card import card_data
+from hf_calib.trainers.publishing import card_data
 from tests.support import questions
 
 from .test_terms import make

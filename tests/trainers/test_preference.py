@@ -144,6 +144,21 @@ def test_accumulation_changes_nothing(make, tokenizer, tmp_path):
         torch.testing.assert_close(weights[0][name], weights[1][name], atol=2e-5, rtol=1e-3)
 
 
+def test_a_separate_backward_of_the_calibration_terms_changes_nothing(tokenizer, tmp_path):
+    def history(separate):
+        trainer = dpo(
+            tokenizer, tmp_path, peft_config=lora(), preference_weight=1.0, anchor_weight=1.0, logging_steps=1,
+            separate_backward=separate,
+        )  # fmt: skip
+        trainer.train()
+        return trainer.state.log_history[:-1]
+
+    for found, expected in zip(history(True), history(False), strict=True):
+        shared = {name for name in expected if name.startswith("calibration/preference")}
+        assert len(shared) == 3
+        assert {name: found[name] for name in shared} == pytest.approx({name: expected[name] for name in shared})
+
+
 @pytest.mark.parametrize("make", [dpo, reward])
 def test_a_resumed_run_is_the_uninterrupted_one(make, tokenizer, tmp_path):
     options = {"peft_config": lora(lora_dropout=0.3), "calibration_dataset": None} if make is dpo else {}

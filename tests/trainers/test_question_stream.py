@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_calib.trainers.question_stream import QuestionStream, held_out_split, local_slice
+from hf_calib.trainers.calibration_term import QuestionStream, local_slice
+from hf_calib.trainers.questions import held_out_split
 
 
 @given(st.integers(1, 50), st.integers(1, 20), st.integers(0, 5))

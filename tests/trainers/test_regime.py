@@ -5,7 +5,7 @@ import pytest
 from hf_calib.confidence import predict
 from hf_calib.evaluation import diagnose
 from hf_calib.tasks import as_questions
-from hf_calib.trainers.card import card_data
+from hf_calib.trainers.publishing import card_data
 from tests.support import question_rows, questions
 
 from .runs import dpo, lora, sft

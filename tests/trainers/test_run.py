@@ -9,7 +9,7 @@ import trl
 import hf_calib
 from hf_calib import trainers
 from hf_calib.trainers import CalibrationMixin, CalibrationRun, calibration_aware, calibration_aware_config
-from hf_calib.trainers.card import card_data
+from hf_calib.trainers.publishing import card_data
 from tests.support import questions
 
 from .runs import dpo, lora

@@ -12,7 +12,7 @@ from hf_calib import CalibrationAwareConfig, CalibrationAwareTrainer
 from hf_calib.confidence import NonFiniteLogitsError
 from hf_calib.measures import differentiable_calibration_error, expected_calibration_error
 from hf_calib.tasks import Question, QuestionError, encode_questions
-from hf_calib.trainers.card import card_data
+from hf_calib.trainers.publishing import card_data
 from hf_calib.trainers.reference import ReferenceUnavailableError
 from tests.support import pairs, questions, tiny_llama, training_arguments
 

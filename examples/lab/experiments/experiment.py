@@ -35,7 +35,6 @@ _TERMS = (
     "regularizers/targets.py",
     "trainers/calibration_term.py",
     "trainers/recalibration.py",
-    "trainers/question_stream.py",
     "trainers/questions.py",
     "trainers/weight_averaging.py",
 )
