@@ -53,6 +53,7 @@ def test_adding_a_way_touches_the_registry_alone(monkeypatch, tokenizer, tmp_pat
     tokenizer.save_pretrained(tmp_path / "m")
     (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in question_rows(6)))
     options = ["--model", str(tmp_path / "m"), "--dataset", str(tmp_path / "q.jsonl"), "--confidence", "cautious"]
+    capsys.readouterr()  # DeepSpeed, which saving a model imports, logs to the standard output
     assert main(["measure", *options, "--top-k", "2", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["run"]["confidence"] == {"name": "cautious", "top_k": 2}
 
