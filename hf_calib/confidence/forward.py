@@ -178,10 +178,18 @@ def logits_of_tokens(
     rows, columns : torch.Tensor of int64, shape (N,)
         As of `PackedRows`.
     """
-    if arguments.logits_to_keep:
-        kept, columns = torch.unique(columns, return_inverse=True)
-        inputs = {**inputs, "logits_to_keep": kept}
+    inputs, columns = _keeping(arguments, inputs, columns)
     return model(**inputs).logits[rows, columns].float()
+
+
+def _keeping(
+    arguments: ForwardArguments, inputs: dict[str, Any], columns: torch.Tensor
+) -> tuple[dict[str, Any], torch.Tensor]:
+    """Return inputs for which the model computes logits in these columns only, and where in its output they are."""
+    if not arguments.logits_to_keep:
+        return inputs, columns
+    kept, columns = torch.unique(columns, return_inverse=True)
+    return {**inputs, "logits_to_keep": 1 if kept.tolist() == [-1] else kept}, columns
 
 
 def packed_mask(texts: torch.Tensor) -> torch.Tensor:
@@ -303,9 +311,7 @@ def logits_at(
     # Counted from the end, since virtual tokens lengthen the output at the front.
     columns = ends - inputs["input_ids"].shape[1]
     rows = torch.arange(len(columns), device=columns.device)
-    if arguments.logits_to_keep:
-        kept, columns = torch.unique(columns, return_inverse=True)
-        inputs = {**inputs, "logits_to_keep": 1 if kept.tolist() == [-1] else kept}
+    inputs, columns = _keeping(arguments, inputs, columns)
     if not states:
         output = model(**inputs)
         return output.logits[rows, columns].float(), None, output

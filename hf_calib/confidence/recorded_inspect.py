@@ -80,8 +80,8 @@ def read_inspect(paths: Iterable[str | Path]) -> dict[str, Recorded]:
             )
         if unread:
             warnings.warn(
-                f"{path}: {unread} of {len(samples)} replies have no answer that is one of the letters; they count "
-                "as none, and samples without any answer as guesses",
+                f"{path}: {unread} of {len(samples)} replies do not answer with an option's letter; they add "
+                "to no option's share, and a sample without any answer counts as a guess",
                 stacklevel=2,
             )
         if header.get("status", "success") != "success":

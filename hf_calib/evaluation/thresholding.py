@@ -226,7 +226,7 @@ class ConfidenceThreshold:
             )
         unchecked = [name for name in self.thresholds if self.checks and name not in self.checks]
         if unchecked:
-            lines.append(f"! There are no new questions to check the threshold on for {', '.join(unchecked)}.")
+            lines.append(f"! No new questions for {', '.join(unchecked)}, so the threshold is not checked there.")
         for name, check in self.checks.items():
             if check.missed:
                 place = f" in {name}" if name else ""
@@ -354,7 +354,7 @@ def find_threshold(
         checked = measured(new)
         if _digests(checked) & _digests(measurement):
             raise ValueError(
-                "new: it holds the questions that the threshold was found on, which cannot check it; give others"
+                "new: these are the questions on which the threshold was found; give other questions to check it"
             )
         checks = found.check(checked)
         found = ConfidenceThreshold(accuracy, level, by, thresholds, checks, found.run, found.warnings)

@@ -119,7 +119,7 @@ def test_inspect_letters_that_were_not_returned_have_no_probability(tmp_path):
 
 def test_inspect_epochs_are_samples(tmp_path):
     epochs = [sample(name=1, epoch=i + 1, answer=answer) for i, answer in enumerate(["B", "B", "A", "nothing"])]
-    with pytest.warns(UserWarning, match="1 of 4 replies have no answer that is one of the letters"):
+    with pytest.warns(UserWarning, match="1 of 4 replies do not answer with an option's letter"):
         recorded = read_inspect([write_log(tmp_path / "log.eval", epochs)])["colours"]
     with np.errstate(divide="ignore"):
         np.testing.assert_allclose(recorded.predictions.option_log_probabilities, np.log([[0.25, 0.5, 0.0]]))

@@ -173,7 +173,7 @@ def test_answers_that_a_calibrator_was_fitted_on_guarantee_nothing_in_files_eith
 
 
 def test_the_check_needs_other_questions(held_out, tmp_path):
-    with pytest.raises(ValueError, match="new: it holds the questions that the threshold was found on"):
+    with pytest.raises(ValueError, match="new: these are the questions on which the threshold was found"):
         hf_calib.find_threshold(held_out, new=held_out)
 
 
@@ -182,7 +182,7 @@ def test_a_group_without_new_questions_is_said(held_out, tmp_path, capsys):
     new.write_text("".join(line + "\n" for line in new.read_text().splitlines()[::2]))
     arguments = ["threshold", "--from-predictions", str(held_out), "--by", "subject", "--new", str(new)]
     assert main([*arguments, "--accuracy", "0.85"]) == 0
-    assert "There are no new questions to check the threshold on for hard." in capsys.readouterr().out
+    assert "No new questions for hard, so the threshold is not checked there." in capsys.readouterr().out
     assert main([*arguments, "--fail-if", "check.coverage<0.1"]) == 1
     assert "'check.coverage' was not measured for hard" in capsys.readouterr().err
 
