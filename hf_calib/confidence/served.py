@@ -42,8 +42,8 @@ class ServedModel:
     concurrency : int, default 8
         Requests under way at once.
     retries : int, default 6
-        How often a request that failed in passing is repeated, waiting twice as long each time, or as long as the
-        server says.
+        How often a request that failed in passing, or whose response was cut off, is repeated, waiting twice as long
+        each time, or as long as the server says.
     backoff : float, default 0.5
         Seconds before the second repetition.
     timeout : float, default 300
@@ -213,24 +213,41 @@ class ServedModel:
     def _session(self) -> Any:
         import requests
         from requests.adapters import HTTPAdapter
-        from urllib3.util import Retry
 
-        retry = Retry(
-            total=self.retries,
-            backoff_factor=self.backoff,
-            status_forcelist=_PASSING,
-            allowed_methods=None,
-            respect_retry_after_header=True,
-            raise_on_status=False,
-        )
         session = requests.Session()
-        adapter = HTTPAdapter(max_retries=retry, pool_maxsize=self.concurrency)
+        adapter = HTTPAdapter(pool_maxsize=self.concurrency)
         session.mount("http://", adapter)
         session.mount("https://", adapter)
         key = os.environ.get(self.key_variable)
         if key:
             session.headers["Authorization"] = f"Bearer {key}"
         return session
+
+    def _whole_response(self, session: Any, url: str, body: Mapping[str, Any]) -> Any:
+        """Return the response to a request, repeated while it fails in passing or its response is cut off."""
+        import requests
+        from urllib3.exceptions import MaxRetryError
+        from urllib3.util import Retry
+
+        # An adapter's own retries end with a response's headers, before its content can be cut off.
+        retry = Retry(total=self.retries, backoff_factor=self.backoff, status_forcelist=_PASSING, allowed_methods=None)
+        while True:
+            response, failure = None, None
+            try:
+                response = session.post(url, json=body, timeout=self.timeout)
+                again = retry.is_retry("POST", response.status_code, "Retry-After" in response.headers)
+                if not again and not _is_cut_off(response):
+                    return response
+            except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
+                failure = error
+            raw = getattr(response, "raw", None)
+            try:
+                retry = retry.increment("POST", url, response=raw, error=failure)
+            except MaxRetryError:
+                if failure is not None:
+                    raise failure from None
+                return response
+            retry.sleep(raw)
 
     def _ask(
         self,
@@ -258,7 +275,9 @@ class ServedModel:
 
         url = f"{self.base_url}/{path}"
         try:
-            response = session.post(url, json={"model": self.model, **body}, timeout=self.timeout)
+            response = self._whole_response(session, url, {"model": self.model, **body})
+        except requests.exceptions.ChunkedEncodingError as error:
+            raise ServerError(f"{url} cuts its response off: {error}") from None
         except requests.RequestException as error:
             raise ServerError(f"{url} can't be reached: {error}") from None
         if response.status_code != 200:
@@ -266,7 +285,19 @@ class ServedModel:
         try:
             answer = response.json()
         except ValueError:
-            raise ServerError(f"{url} does not answer in JSON: {response.text[:300].strip()}") from None
+            how = "cuts its response off" if _is_cut_off(response) else "does not answer in JSON"
+            raise ServerError(f"{url} {how}: {response.text[:300].strip()}") from None
         if not isinstance(answer, Mapping):
             raise ServerError(f"{url} answers with a {type(answer).__name__}, expected an object")
         return answer
+
+
+def _is_cut_off(response: Any) -> bool:
+    """Return whether a successful response is the beginning of a JSON object that does not end."""
+    if response.status_code != 200 or not response.text.lstrip().startswith("{"):
+        return False
+    try:
+        response.json()
+    except ValueError:
+        return True
+    return False

@@ -60,6 +60,7 @@ def server():
                 made.most = max(made.most, made.under_way)
                 fault = made.faults.pop(0) if made.faults else None
             time.sleep(made.delay)
+            cut = fault if isinstance(fault, str) else None
             if isinstance(fault, tuple):
                 status, content = fault
             else:
@@ -69,9 +70,17 @@ def server():
             with made.lock:
                 made.under_way -= 1
             self.send_response(status)
-            self.send_header("Content-Length", str(len(content.encode())))
+            sent = content.encode()
+            if cut is not None:  # half of the response
+                sent = sent[: len(sent) // 2]
+                self.close_connection = True
+            if cut == "chunked":
+                self.send_header("Transfer-Encoding", "chunked")
+                sent = f"{len(content.encode()):x}\r\n".encode() + sent
+            elif cut != "closed":
+                self.send_header("Content-Length", str(len(sent if cut == "json" else content.encode())))
             self.end_headers()
-            self.wfile.write(content.encode())
+            self.wfile.write(sent)
 
         def log_message(self, *arguments):
             pass
@@ -177,6 +186,20 @@ def test_what_fails_in_passing_is_asked_again(server):
     server.faults = [(503, '{"error": "starting"}')] * 9
     with pytest.raises(ServerError, match=r"answers 503: .*starting"):
         served(server, concurrency=1, retries=2).decide(CASES[:1])
+
+
+@pytest.mark.parametrize("cut", ["length", "chunked", "json", "closed"])
+def test_a_response_that_is_cut_off_is_asked_again(server, cut):
+    whole = served(server).decide(CASES)
+    server.requests.clear()
+    server.faults = [cut, (503, "{}"), cut]
+    assert served(server, concurrency=1, retries=3).decide(CASES) == whole
+    assert len(server.requests) == 8
+    server.requests.clear()
+    server.faults = [cut, (503, "{}"), cut, cut]
+    with pytest.raises(ServerError, match=r"^case 0 \(case 0\), counted from 0: .* cuts its response off: "):
+        served(server, concurrency=1, retries=3).decide(CASES[:1])
+    assert len(server.requests) == 4
 
 
 def test_requests_are_side_by_side_up_to_the_limit(server):
