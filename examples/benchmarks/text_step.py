@@ -73,14 +73,15 @@ def make_trainer(folder, options, questions, case):
         peft_config=LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM"),
     )
     if case == "texts, a row per text":
-        trainer._option_collator, trainer._option_items = replace(trainer._option_collator, padding_side="left"), ()
+        items = trainer._option_items
+        trainer._option_collators[type(items[0])] = replace(trainer._questions.collator_of(items), padding_side="left")
     return trainer
 
 
 def n_tokens(trainer, questions):
     """Return the number of tokens, including padding, in a step of a trainer."""
     items = trainer._questions.encode(questions[: trainer.args.per_device_train_batch_size])
-    collator = trainer._option_collator or trainer._questions.collator
+    collator = trainer._option_collators.get(type(items[0])) or trainer._questions.collator_of(items)
     return collator(items).input_ids.numel()
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..tasks import LETTERS, DecisionQuestion, PromptFormat, Question, QuestionError, encode_questions
 from ..tasks.chat import answer_stem
-from ..tasks.encoding import common_prefix, require_chat_template, rows_that_fit
+from ..tasks.encoding import EncodedQuestion, common_prefix, require_chat_template, rows_that_fit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -102,6 +102,25 @@ class PromptEncoder:
         ]
         return self._fitting(items)
 
+    def letters(self, questions: Sequence[Question], prompt_format: PromptFormat) -> list[EncodedOptions]:
+        """Return prompts with the options' letters as continuations; with labels if there are typed decisions.
+
+        Raises
+        ------
+        QuestionError
+            As `hf_calib.tasks.encode_questions` and `labels`, or if a prompt is too long.
+        """
+        if any(isinstance(question, DecisionQuestion) for question in questions):
+            return self._fitting(self.labels(questions, prompt_format))
+        encoded = encode_questions(
+            questions,
+            self.tokenizer,
+            prompt_format,
+            max_length=self.max_length,
+            on_too_long=self.on_too_long,
+        )
+        return [_with_letters(item.row, item) for item in encoded]
+
     def labels(self, questions: Sequence[Question], prompt_format: PromptFormat) -> list[EncodedOptions]:
         """Return prompts with the options' labels as continuations, for questions of up to 255 options.
 
@@ -119,7 +138,7 @@ class PromptEncoder:
         def try_letters(rows: Sequence[int]) -> None:
             encoded = encode_questions([questions[row] for row in rows], self.tokenizer, prompt_format)
             for row, item in zip(rows, encoded, strict=True):
-                found[row] = EncodedOptions(row, item.input_ids, tuple((token,) for token in item.option_ids))
+                found[row] = _with_letters(row, item)
 
         with_letters = [row for row, question in enumerate(questions) if len(question.choices) <= len(LETTERS)]
         try:
@@ -209,6 +228,10 @@ class PromptEncoder:
         lengths = {item.row: item.length for item in items}
         kept = set(rows_that_fit(lengths, self.max_length, self.on_too_long, what="prompts with their answers"))
         return [item for item in items if item.row in kept]
+
+
+def _with_letters(row: int, item: EncodedQuestion) -> EncodedOptions:
+    return EncodedOptions(row, item.input_ids, tuple((token,) for token in item.option_ids))
 
 
 def _two_letters(n: int) -> tuple[str, ...]:

@@ -14,7 +14,6 @@ from ..tasks import (
     PromptFormat,
     Question,
     as_questions,
-    encode_questions,
     handle_identical_choices,
     maximum_length,
 )
@@ -127,14 +126,7 @@ class LocalModel:
     ) -> list[OptionScores | None]:
         """Return each question's letters' log-probabilities; None where the prompt was dropped."""
         asking.note(questions, prompt_format)
-        encoded = encode_questions(
-            questions,
-            self.tokenizer,
-            prompt_format,
-            max_length=self.encoder.max_length,
-            on_too_long=self.encoder.on_too_long,
-        )
-        items = [EncodedOptions(item.row, item.input_ids, tuple((i,) for i in item.option_ids)) for item in encoded]
+        items = self.encoder.letters(questions, prompt_format)
         return self._score(stage, items, len(questions), asking, states=asking.hidden_states)
 
     def score_texts(

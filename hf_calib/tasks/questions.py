@@ -137,7 +137,8 @@ class DecisionQuestion(Question):
         Probability of each choice, summing to one: what trainers take in place of the one right answer. Where
         `answer` is None, the first of the most probable choices becomes the answer.
     labels : tuple of str or None, default None
-        What names the options in the prompt; the letters by default, which are enough for 26.
+        What names the options in the prompt; the letters by default, which are enough for 26. For more options, a
+        local model is measured and trained with labels that are found with its tokenizer.
 
     Raises
     ------
@@ -170,8 +171,8 @@ class DecisionQuestion(Question):
         if len(self.choices) > len(LETTERS):
             raise QuestionError(
                 f"{len(self.choices)} choices need labels of more than one letter, which are found with a tokenizer "
-                "when a model is measured or served; training on letters takes at most 26 options, so use "
-                'calibration_confidence="text"'
+                "only if the confidence of a local model is read off letters; read it that way, or give at most 26 "
+                "options"
             )
         return LETTERS[: len(self.choices)]
 

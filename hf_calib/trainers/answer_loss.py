@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +14,7 @@ from ..confidence.forward import answer_logits
 from ..regularizers import answer_loss
 from ..tasks.collator import QuestionBatch, QuestionCollator
 from ..tasks.encoding import EncodedQuestion
-from .option_texts import Encoded, EncodedTexts, TextCollator, answer_scores, exact_collator
+from .option_texts import Encoded, EncodedLabels, EncodedTexts, TextCollator, answer_scores, exact_collator
 from .trl_compatibility import log_supervised_metrics
 
 if TYPE_CHECKING:
@@ -32,10 +33,13 @@ class AnswerLossMixin(Base):
 
     _padding_side: str | None = None  # of the prompts, once it is known
     _answers_only = False  # whether the training data are questions with labels on the answer's token only
-    # With option texts, or distributions as answers: what lays questions out, and the questions that are trained on
-    # until a layout is chosen for them.
-    _option_collator: TextCollator | QuestionCollator | None = None
+    # With options of several tokens, or distributions as answers: the questions that are trained on.
     _option_items: Sequence[Encoded] = ()
+
+    @cached_property
+    def _option_collators(self) -> dict[type, TextCollator | QuestionCollator]:
+        """What lays out each kind of question."""
+        return {}
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -67,12 +71,12 @@ class AnswerLossMixin(Base):
     def _loss_over_options(
         self, model: Any, items: Sequence[Encoded], return_outputs: bool, num_items_in_batch: Any
     ) -> Any:
-        device = self.accelerator.device
-        assert self._option_collator is not None
-        if self._option_items:
-            self._option_collator = exact_collator([model], self._option_items, self._option_collator, device)
-            self._option_items = ()
-        batch = self._option_collator(items).to(device)  # type: ignore[arg-type]  # a collator gets its own items
+        device, kind = self.accelerator.device, type(items[0])
+        if kind not in self._option_collators:
+            alike = [item for item in (*self._option_items, *items) if type(item) is kind]
+            collator = self._questions.collator_of(alike)
+            self._option_collators[kind] = exact_collator([model], alike, collator, device)
+        batch = self._option_collators[kind](items).to(device)  # type: ignore[arg-type]  # a collator's own items
         scores = answer_scores(model, batch)
         loss = self._mean(answer_loss(scores, batch), num_items_in_batch)
         options = scores.detach().gather(-1, batch.option_ids).masked_fill(~batch.option_mask, -torch.inf)
@@ -117,7 +121,8 @@ class OptionRowCollator:
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Return a batch."""
         readers: dict[str, Callable[[dict[str, Any]], Encoded]] = {
-            "encoded_texts": _encoded_texts,
+            "encoded_texts": partial(_encoded_texts, EncodedTexts),
+            "encoded_labels": partial(_encoded_texts, EncodedLabels),
             "encoded_question": _encoded_question,
         }
         column = next((name for name in readers if name in rows[0]), None)
@@ -128,8 +133,8 @@ class OptionRowCollator:
         return {"labels": torch.tensor([[-100, item.answer] for item in items]), "encoded": items}
 
 
-def _encoded_texts(fields: dict[str, Any]) -> EncodedTexts:
-    return EncodedTexts(
+def _encoded_texts(kind: type[EncodedTexts], fields: dict[str, Any]) -> EncodedTexts:
+    return kind(
         row=fields["row"],
         input_ids=tuple(fields["input_ids"]),
         options=tuple(map(tuple, fields["options"])),

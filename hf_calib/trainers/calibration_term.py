@@ -53,15 +53,16 @@ class CalibrationTerm:
     Parameters
     ----------
     questions : sequence of EncodedQuestion or of EncodedTexts
-        The training questions, with or without answers.
-    held_out : the same
+        The training questions, all of one kind, with or without answers.
+    held_out : sequence of EncodedQuestion or of EncodedTexts
         Answered questions for the E-step; may be empty if the EM term has no weight.
     arguments : CalibrationArguments
         Its `calibration_batch_size` and `em_batch_size` are set.
     seed : int
         Seed of the questions' order.
-    collator : QuestionCollator or TextCollator
-        Its layout is replaced by one that does not change the model's output; see `exact_collator`.
+    collator_of : callable
+        Maps questions of one kind to their collator. Its layout is replaced by one that does not change the model's
+        output; see `exact_collator`.
     accelerator : accelerate.Accelerator
     reference_logits : callable or None
         Maps a batch to the reference's `answer_scores`; needed if the anchor has a weight.
@@ -77,14 +78,14 @@ class CalibrationTerm:
         held_out: Sequence[Any],
         arguments: CalibrationArguments,
         seed: int,
-        collator: QuestionCollator | TextCollator,
+        collator_of: Callable[[Sequence[Any]], QuestionCollator | TextCollator],
         accelerator: Accelerator,
         reference_logits: Callable[[Batch], torch.Tensor] | None,
         reference_distributions: ReferenceDistributions | None = None,
         reference_model: nn.Module | None = None,
     ) -> None:
         self.arguments = arguments
-        self.collator = collator
+        self.collator_of = collator_of
         self.accelerator = accelerator
         self.reference_logits = reference_logits
         self.reference_distributions = reference_distributions
@@ -108,7 +109,7 @@ class CalibrationTerm:
         if self.reference_distributions is not None:
             self.reference_distributions.require(questions)
         self.questions, self.held_out = questions, held_out
-        self._collator_checked = False
+        self._collators: dict[type, QuestionCollator | TextCollator] = {}
         arguments, processes, seed = self.arguments, self.accelerator.num_processes, self._seed
         assert arguments.calibration_batch_size is not None
         assert arguments.em_batch_size is not None
@@ -117,6 +118,11 @@ class CalibrationTerm:
             self.held_out_stream = QuestionStream(len(held_out), arguments.em_batch_size * processes, seed + 1)
         if self.watch is not None:
             self.trained_stream = QuestionStream(len(questions), arguments.em_batch_size * processes, seed + 2)
+
+    @property
+    def collator(self) -> Any:
+        """The collator of the training questions."""
+        return self._collators.get(type(self.questions[0])) or self.collator_of(self.questions)
 
     def begin_step(self) -> None:
         """Start counting the parts of gradient accumulation."""
@@ -271,12 +277,12 @@ class CalibrationTerm:
         return [(confidences.double().cpu().numpy(), (predicted == batch.answers).cpu().numpy())]
 
     def _batch(self, model: nn.Module, items: Sequence[Any]) -> Batch:
-        device = self.accelerator.device
-        if not self._collator_checked:
+        device, kind = self.accelerator.device, type(items[0])
+        if kind not in self._collators:
             models = [model] if self.reference_model is None else [model, self.reference_model]
-            self.collator = exact_collator(models, [*self.questions, *self.held_out], self.collator, device)
-            self._collator_checked = True
-        return self.collator(items).to(device)
+            alike = [item for item in (*self.questions, *self.held_out) if type(item) is kind]
+            self._collators[kind] = exact_collator(models, alike, self.collator_of(alike), device)
+        return self._collators[kind](items).to(device)  # type: ignore[arg-type]  # a collator gets its own items
 
     def _of_everyone(self, pairs: list[tuple[np.ndarray, np.ndarray]]) -> list[tuple[np.ndarray, np.ndarray]]:
         # Gathered as float64 objects rather than padded tensors: exact, and in the processes' order.

@@ -233,20 +233,20 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
                 self, reference_model, questions, self._questions.tokenizer, settings.calibration_confidence
             )
         reference = None
-        collator = self._questions.collator
         if distributions is not None:
             check_base_weights(self, False)
             distributions.require(prepared.trained)
         elif settings.anchor_weight > 0:
             reference = Reference(self, reference_model)
             reference.check_tokens(prepared.trained)
-            reference.check_start(collator(prepared.trained[:8]).to(self.accelerator.device))
+            some: Any = prepared.trained[:8]
+            reference.check_start(self._questions.collator_of(some)(some).to(self.accelerator.device))
         self._calibration_term = CalibrationTerm(
             prepared.trained,
             prepared.held_out,
             settings,
             self.args.seed,
-            collator,
+            self._questions.collator_of,
             self.accelerator,
             reference.answer_scores if reference is not None else None,
             distributions,

@@ -1,4 +1,4 @@
-"""Confidence read off option texts, with gradient: the same numbers as in `hf_calib.measure`, batched for training."""
+"""Confidence read off options of several tokens, with gradient: the numbers of `hf_calib.measure`, for training."""
 
 from __future__ import annotations
 
@@ -50,7 +50,56 @@ class EncodedTexts(EncodedOptions):
     target: tuple[float, ...] | None = None
 
 
+class EncodedLabels(EncodedTexts):
+    """A prompt and its options' labels as token ids.
+
+    Unlike texts, labels exclude each other, so their probabilities and that of all else, the rest, sum to one.
+    """
+
+    __slots__ = ()
+
+
 Encoded: TypeAlias = EncodedQuestion | EncodedTexts
+
+
+def encode_letters(
+    questions: Sequence[Question],
+    tokenizer: Any,
+    prompt_format: PromptFormat,
+    *,
+    max_length: int | None = None,
+    on_too_long: str = "error",
+) -> list[EncodedQuestion] | list[EncodedLabels]:
+    """Tokenize prompts and their options' letters, or the labels of typed decisions, as `OptionLetters` asks them.
+
+    Parameters
+    ----------
+    questions, tokenizer, prompt_format, max_length, on_too_long
+        As in `hf_calib.tasks.encode_questions`; the maximum length includes the longest label.
+
+    Returns
+    -------
+    list of EncodedQuestion or of EncodedLabels
+        The latter if a label of any question, such as one of more than 26 options, has several tokens.
+
+    Raises
+    ------
+    QuestionError
+        As `PromptEncoder.letters`.
+    """
+    items = PromptEncoder(tokenizer, max_length, on_too_long).letters(questions, prompt_format)
+    single = all(len(option) == 1 for item in items for option in item.options)
+    encoded: list[Any] = []
+    for item in items:
+        question = questions[item.row]
+        answer, target = -1 if question.answer is None else question.answer, target_of(question)
+        if single:
+            ids = tuple(token for (token,) in item.options)
+            encoded.append(EncodedQuestion(item.input_ids, ids, answer, item.row, target))
+        else:
+            divisors = (1,) * len(item.options)
+            encoded.append(EncodedLabels(item.row, item.input_ids, item.options, divisors, answer, target))
+    return encoded
 
 
 def encode_texts(
@@ -128,7 +177,7 @@ class TextBatch:
 
     def to(self, device: torch.device | str) -> TextBatch:
         """Return the batch on another device."""
-        return TextBatch(**on_device(self, device))
+        return type(self)(**on_device(self, device))
 
     @property
     def option_ids(self) -> torch.Tensor:
@@ -139,12 +188,16 @@ class TextBatch:
         return len(self.answers)
 
 
+class LabelBatch(TextBatch):
+    """A batch of `EncodedLabels`."""
+
+
 Batch: TypeAlias = QuestionBatch | TextBatch
 
 
 @dataclass
 class TextCollator:
-    """Batches encoded questions with their options' texts.
+    """Batches encoded questions with their options' texts or labels.
 
     Parameters
     ----------
@@ -173,7 +226,8 @@ class TextCollator:
         width = max(len(item.options) for item in items)
         sizes = torch.tensor([[*map(len, item.options), *[0] * (width - len(item.options))] for item in items])
         divisors = [[*item.divisors, *[1] * (width - len(item.divisors))] for item in items]
-        return TextBatch(
+        kind = LabelBatch if isinstance(items[0], EncodedLabels) else TextBatch
+        return kind(
             input_ids=laid.input_ids,
             position_ids=laid.position_ids,
             attention_mask=packed_mask(laid.texts) if packed else (laid.texts >= 0).long(),
@@ -203,7 +257,8 @@ def answer_scores(model: nn.Module, batch: Batch, arguments: ForwardArguments | 
     -------
     torch.Tensor of float32
         For letters, the logits of the whole vocabulary at the answer positions, shape (B, V). For texts, their
-        log-probabilities divided by `batch.divisors`, shape (B, K), with -1e4 for missing options.
+        log-probabilities divided by `batch.divisors`, shape (B, K), with -1e4 for missing options. For labels, shape
+        (B, K + 1), the last column is the log-probability of all else.
     """
     if isinstance(batch, QuestionBatch):
         return answer_logits(model, batch, arguments)
@@ -212,7 +267,12 @@ def answer_scores(model: nn.Module, batch: Batch, arguments: ForwardArguments | 
     tokens = torch.zeros_like(batch.token_mask, dtype=torch.float32).masked_scatter(
         batch.token_mask, log_probabilities
     )
-    return (tokens.sum(dim=-1) / batch.divisors).masked_fill(~batch.option_mask, ABSENT)
+    scores = (tokens.sum(dim=-1) / batch.divisors).masked_fill(~batch.option_mask, ABSENT)
+    if not isinstance(batch, LabelBatch):
+        return scores
+    # By rounding, the labels' total may be one.
+    total = scores.logsumexp(dim=-1, keepdim=True).clamp(max=-torch.finfo(scores.dtype).eps)
+    return torch.cat([scores, (-total.expm1()).log()], dim=-1)
 
 
 def _text_logits(model: nn.Module, batch: TextBatch, arguments: ForwardArguments | None) -> torch.Tensor:

@@ -19,7 +19,6 @@ from ..tasks import (
     Question,
     QuestionError,
     as_questions,
-    encode_questions,
     handle_identical_choices,
     is_question_layout,
     maximum_length,
@@ -30,7 +29,7 @@ from ..tasks import (
 from ..tasks.collator import QuestionCollator
 from ..tasks.encoding import EncodedQuestion
 from .calibration_arguments import CalibrationArguments
-from .option_texts import Encoded, EncodedTexts, TextCollator, encode_texts
+from .option_texts import Encoded, EncodedLabels, EncodedTexts, TextCollator, encode_letters, encode_texts
 
 
 @dataclass(frozen=True)
@@ -100,14 +99,18 @@ class QuestionPreparation:
         limits = settings.calibration_max_length, max_length, maximum_length(model_config, self.tokenizer)
         self.max_length = min((limit for limit in limits if limit is not None), default=None)
 
-    @property
-    def collator(self) -> QuestionCollator | TextCollator:
-        """The collator for encoded questions."""
+    def collator_of(self, items: Sequence[Encoded]) -> QuestionCollator | TextCollator:
+        """Return a collator for encoded questions of one kind."""
         pad = padding_token(self.tokenizer)
-        return TextCollator(pad) if isinstance(self.method, OptionTexts) else QuestionCollator(pad)
+        return TextCollator(pad) if isinstance(items[0], EncodedTexts) else QuestionCollator(pad)
 
     def encode(self, questions: Sequence[Question]) -> list[Any]:
-        """Return the questions as token ids, as `EncodedQuestion` or, with option texts, as `EncodedTexts`.
+        """Return the questions as token ids.
+
+        Returns
+        -------
+        list of EncodedQuestion, of EncodedTexts or of EncodedLabels
+            `EncodedTexts` with option texts; for letters see `encode_letters`.
 
         Raises
         ------
@@ -119,7 +122,7 @@ class QuestionPreparation:
             return encode_texts(questions, self.tokenizer, self.method, self.prompt_format, **limits)
         if isinstance(self.method, StatedLevels):
             return encode_levels(questions, self.tokenizer, self.prompt_format, **limits)
-        return list(encode_questions(questions, self.tokenizer, self.prompt_format, **limits))
+        return list(encode_letters(questions, self.tokenizer, self.prompt_format, **limits))
 
     def for_evaluation(self, source: Any) -> list[Question]:
         """Read questions to measure calibration on.
@@ -189,23 +192,24 @@ class QuestionPreparation:
     def supervised_rows(self, items: Sequence[Any]) -> Dataset:
         """Return answered questions as an SFT dataset, labeled on the answer's token or on every token.
 
-        With option texts, and where a question has a distribution in place of the one right answer, a row also has
-        the fields of its encoded question, since its loss is over all options.
+        With option texts or labels, and where a question has a distribution in place of the one right answer, a row
+        also has the fields of its encoded question, since its loss is over all options.
 
         Raises
         ------
         ValueError
-            If the loss is to be on every token, and a question has a distribution.
+            If the loss is to be on every token, and a question has a distribution or labels of several tokens.
         """
         if isinstance(self.method, OptionTexts):
             return Dataset.from_list([_row_of_texts(item) for item in items])
-        if any(item.target is not None for item in items):
+        if any(item.target is not None or isinstance(item, EncodedLabels) for item in items):
             if not self.answers_only:
                 raise ValueError(
-                    'supervised_on: questions with a distribution as their answer need "answer", got '
-                    '"question_and_answer"'
+                    "supervised_on: questions with a distribution as their answer, or with more options than letters, "
+                    'need "answer", got "question_and_answer"'
                 )
-            return Dataset.from_list([_row_of_options(item) for item in items])
+            row_of = _row_of_texts if isinstance(items[0], EncodedLabels) else _row_of_options
+            return Dataset.from_list([row_of(item) for item in items])
         input_ids = [[*item.input_ids, item.option_ids[item.answer]] for item in items]
         labels = [[-100] * (len(ids) - 1) + ids[-1:] for ids in input_ids] if self.answers_only else input_ids
         return Dataset.from_dict({"input_ids": input_ids, "labels": labels})
@@ -246,7 +250,8 @@ def held_out_split(n_questions: int, fraction: float, seed: int) -> tuple[np.nda
 def _row_of_texts(item: EncodedTexts) -> dict[str, Any]:
     right = item.options[item.answer]
     labels = [*[-100] * len(item.input_ids), *right]
-    return {"input_ids": [*item.input_ids, *right], "labels": labels, "encoded_texts": asdict(item)}
+    column = "encoded_labels" if isinstance(item, EncodedLabels) else "encoded_texts"
+    return {"input_ids": [*item.input_ids, *right], "labels": labels, column: asdict(item)}
 
 
 def _row_of_options(item: EncodedQuestion) -> dict[str, Any]:

@@ -16,10 +16,10 @@ from torch import nn
 from ..confidence import Asking, LocalModel, NonFiniteLogitsError, confidence_method
 from ..confidence.methods import OptionTexts
 from ..regularizers import anchor_divergence, coarse_anchor_divergence
-from ..tasks import PromptFormat, Question, QuestionError, as_questions, encode_questions
+from ..tasks import PromptFormat, Question, QuestionError, as_questions
 from ..tasks.encoding import EncodedQuestion
 from .calibration_arguments import check_confidence
-from .option_texts import ABSENT, Encoded, EncodedTexts, encode_texts
+from .option_texts import ABSENT, Encoded, EncodedLabels, EncodedTexts, encode_letters, encode_texts
 from .reference import load_reference, reference_tokenizer, vocabularies_agree
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,8 @@ class ReferenceMismatchError(ValueError):
 class ReferenceDistributions:
     """The reference's most probable tokens, their probabilities, and the remaining mass, for each of n questions.
 
-    With option texts, the options take the place of the tokens, and no mass remains.
+    With option texts, the options take the place of the tokens, and no mass remains. With labels of several tokens
+    they do too, and the mass of all else remains.
 
     Parameters
     ----------
@@ -89,8 +90,8 @@ class ReferenceDistributions:
 
         Parameters
         ----------
-        policy_logits : torch.Tensor, shape (B, V), or (B, K) with option texts
-            The policy's `hf_calib.trainers.option_texts.answer_scores`.
+        policy_logits : torch.Tensor, shape (B, V), (B, K) with option texts or (B, K + 1) with labels
+            The policy's `hf_calib.trainers.option_texts.answer_scores`, of the same questions.
         items : sequence of EncodedQuestion or of EncodedTexts
             The B questions.
         """
@@ -186,8 +187,10 @@ def reference_distributions(
     asked = as_questions(questions)
     student = student_tokenizer if student_tokenizer is not None else tokenizer
     method = confidence_method(confidence)
+    chosen_format = prompt_format or PromptFormat()
     if isinstance(method, OptionTexts):
-        return _over_texts(model, tokenizer, student, asked, method, confidence, prompt_format, batch_size)
+        texts = encode_texts(asked, student, method, chosen_format)
+        return _over_options(model, tokenizer, asked, texts, confidence, chosen_format, batch_size)
     same = student is tokenizer or student.get_vocab() == tokenizer.get_vocab()
     if not same and not match_options:
         raise ReferenceMismatchError(
@@ -196,8 +199,10 @@ def reference_distributions(
             "probabilities alone"
         )
     source = LocalModel(model, tokenizer)
-    theirs = encode_questions(asked, tokenizer, prompt_format, max_length=source.encoder.max_length).items
-    ours = theirs if same else encode_questions(asked, student, prompt_format).items
+    theirs = encode_letters(asked, tokenizer, chosen_format, max_length=source.encoder.max_length)
+    ours = theirs if same else encode_letters(asked, student, chosen_format)
+    if isinstance(theirs[0], EncodedLabels) or isinstance(ours[0], EncodedLabels):
+        return _over_options(model, tokenizer, asked, ours, confidence, chosen_format, batch_size)
     width = max(len(item.option_ids) for item in ours) + (top_k if same else 0)
     token_ids = torch.full((len(ours), width), -1, dtype=torch.int32)
     log_probabilities = torch.full((len(ours), width), -torch.inf)
@@ -227,24 +232,28 @@ def reference_distributions(
     return ReferenceDistributions(tuple(_key(item) for item in ours), token_ids, log_probabilities, rest)
 
 
-def _over_texts(
+def _over_options(
     model: nn.Module,
     tokenizer: Any,
-    student: Any,
     questions: Sequence[Question],
-    method: OptionTexts,
+    items: Sequence[Encoded],
     confidence: str,
-    prompt_format: PromptFormat | None,
+    prompt_format: PromptFormat,
     batch_size: int,
 ) -> ReferenceDistributions:
-    """Return a reference's distributions over the options' texts."""
-    prompt_format = prompt_format or PromptFormat()
+    """Return a reference's distributions over the options; `items` are the questions encoded for the student."""
+    method = confidence_method(confidence)
     found = method.predict(LocalModel(model, tokenizer), questions, prompt_format, Asking(batch_size))
-    keys = tuple(_key(item) for item in encode_texts(questions, student, method, prompt_format))
-    log_probabilities = torch.from_numpy(found.option_log_probabilities).log_softmax(dim=-1).float()
-    numbers = torch.arange(log_probabilities.shape[1], dtype=torch.int32)
-    token_ids = torch.where(log_probabilities > -torch.inf, numbers, -1)
-    return ReferenceDistributions(keys, token_ids, log_probabilities, torch.zeros(len(keys)), confidence)
+    values, rest = torch.from_numpy(found.option_log_probabilities), torch.zeros(len(items))
+    if isinstance(method, OptionTexts):
+        values = values.log_softmax(dim=-1)
+    else:
+        rest = (1 - values.exp().sum(dim=-1)).clamp(min=0).float()
+    token_ids = torch.full(values.shape, -1, dtype=torch.int32)
+    for row, item in enumerate(items):
+        names = range(len(item.options)) if isinstance(item, EncodedTexts) else item.option_ids
+        token_ids[row, : len(names)] = torch.tensor(names, dtype=torch.int32)
+    return ReferenceDistributions(tuple(map(_key, items)), token_ids, values.float(), rest, confidence)
 
 
 def read_distributions(reference: Any) -> ReferenceDistributions | None:

@@ -8,12 +8,12 @@ from typing import Any
 from transformers import AutoConfig, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
+from ..confidence.methods import OptionTexts
 from ..hub import dataset_reference
 from ..tasks import Question, as_questions, require_answers
 from .answer_loss import AnswerLossMixin, OptionRowCollator
 from .calibration_arguments import CalibrationArguments
 from .mixin import CalibrationMixin
-from .option_texts import TextCollator
 from .questions import QuestionPreparation, are_questions, use_chat_template
 from .self_made import is_self, self_made_questions
 
@@ -128,11 +128,10 @@ class CalibrationAwareSFTTrainer(CalibrationMixin, AnswerLossMixin, SFTTrainer):
             if auto and kwargs.get("eval_calibration_dataset") is None:
                 own = prepared.of(prepared.held_out) if kwargs.get("em_dataset") is None else kwargs["em_dataset"]
                 kwargs["eval_calibration_dataset"] = own
-            collator = self._questions.collator
-            if isinstance(collator, TextCollator):
+            if isinstance(self._questions.method, OptionTexts):
                 _check_text_options(settings)
-            if isinstance(collator, TextCollator) or any(item.target is not None for item in prepared.answered):
-                self._option_collator, self._option_items = collator, prepared.answered
+            if any(name.startswith("encoded_") for name in train_dataset.column_names):
+                self._option_items = prepared.answered
                 args.remove_unused_columns = False  # a row's options are not an input of the model
             self._supervised_by_trainer = True
             self._answers_only = self._questions.answers_only
@@ -151,13 +150,13 @@ class CalibrationAwareSFTTrainer(CalibrationMixin, AnswerLossMixin, SFTTrainer):
             processing_class=processing_class,
             **kwargs,
         )
-        if self._option_collator is not None:
+        if self._option_items:
             if not self._is_plain():
                 raise ValueError(
-                    "calibration_confidence: with option texts, and with distributions as answers, the loss is a "
-                    "cross-entropy over the options; it cannot be combined with another loss_type or "
-                    "compute_loss_func, label smoothing, a router loss, Liger kernels, parallelism_config, or "
-                    "several GPUs in one process"
+                    "calibration_confidence: with option texts, with distributions as answers, and with more options "
+                    "than letters, the loss is a cross-entropy over the options; it cannot be combined with another "
+                    "loss_type or compute_loss_func, label smoothing, a router loss, Liger kernels, "
+                    "parallelism_config, or several GPUs in one process"
                 )
             self.data_collator: Any = OptionRowCollator(self.data_collator)
         if self._asked:
