@@ -65,6 +65,34 @@ def test_it_trains_an_adapter_and_saves_the_temperatures_it_reports_with(saved_m
     assert not (out / ".eval_results").exists()
 
 
+def test_it_trains_on_questions_with_more_options_than_letters(saved_model, tmp_path, capsys):
+    queues = {f"q {number}": None for number in range(40)}
+    many = rows(10)
+    for number, row in enumerate(many):
+        row["questions"]["queue"] = {"type": "choice", "instructions": "Which queue?", "criteria": queues}
+        row["gold"]["queue"] = f"q {number % 40}"
+    train, test = write(tmp_path / "train.jsonl", many[:8]), write(tmp_path / "test.jsonl", many[8:])
+    out = tmp_path / "out"
+    run_here(
+        "decisions",
+        model_name_or_path=saved_model,
+        dataset_name=train,
+        test_dataset=test,
+        output_dir=out,
+        use_peft=True,
+        anchor_weight=0.5,
+        em_weight=1.0,
+        brier_weight=0.5,
+        orders=2,
+        max_steps=2,
+    )
+    assert "after, temperatures" in capsys.readouterr().out
+    again = measure_decisions(str(saved_model), test, adapter=str(out), progress=False)
+    saved = json.loads((out / "decisions.json").read_text())
+    assert saved["figures"]["accuracy"]["value"] == pytest.approx(again.figures["accuracy"].value, abs=1e-4)
+    assert {len(p) for p in again.probabilities} == {2, 4, 40}
+
+
 def test_a_test_set_with_labels_alone_is_measured_without_a_card(saved_model, tmp_path, capsys):
     labeled = [{**row, "gold": {name: next(iter(own["probabilities"])) for name, own in row["gold"].items()}}
                for row in rows(6, seed=1)]  # fmt: skip
