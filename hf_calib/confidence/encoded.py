@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..tasks import LETTERS, DecisionQuestion, PromptFormat, Question, QuestionError, encode_questions
 from ..tasks.chat import answer_stem
 from ..tasks.encoding import EncodedQuestion, common_prefix, require_chat_template, rows_that_fit
+from ..tasks.special_tokens import Asked, PromptTokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -63,6 +64,7 @@ class PromptEncoder:
         if on_too_long not in ("error", "drop"):
             raise ValueError(f"on_too_long is 'error' or 'drop', got {on_too_long!r}")
         self.tokenizer = tokenizer
+        self.tokens = PromptTokenizer(tokenizer)
         self.max_length = max_length
         self.on_too_long = on_too_long
         self._known: dict[tuple[Any, ...], tuple[tuple[int, ...], ...]] = {}
@@ -81,9 +83,9 @@ class PromptEncoder:
         """
         items = []
         for row, question in enumerate(questions):
-            stem = self._stem(prompt_format, question, list_options)
-            texts = [choice.strip() for choice in question.choices]
-            items.append(self._continued(row, stem, texts, prompt_format))
+            asked = self._marked(row, question)
+            texts = [choice.strip() for choice in asked.choices]
+            items.append(self._continued(row, self._stem(prompt_format, asked, list_options), texts, prompt_format))
         return self._fitting(items)
 
     def answers(
@@ -96,10 +98,11 @@ class PromptEncoder:
         QuestionError
             If a text is no token at all, or a prompt with it is too long.
         """
-        items = [
-            self._continued(row, self._stem(prompt_format, question, False), [text.strip()], prompt_format)
-            for row, (question, text) in enumerate(zip(questions, texts, strict=True))
-        ]
+        items = []
+        for row, (question, text) in enumerate(zip(questions, texts, strict=True)):
+            stem = self._stem(prompt_format, self._marked(row, question), False)
+            answer = self.tokens.marked_text(text.strip(), f"row {row}, counted from 0: the answer")
+            items.append(self._continued(row, stem, [answer], prompt_format))
         return self._fitting(items)
 
     def letters(self, questions: Sequence[Question], prompt_format: PromptFormat) -> list[EncodedOptions]:
@@ -158,7 +161,7 @@ class PromptEncoder:
             named = DecisionQuestion(
                 question.question, question.choices, None, question.subject, question.context, labels=labels
             )
-            stem = self._stem(prompt_format, named, True)
+            stem = self._stem(prompt_format, self._marked(row, named), True)
             two = self._continued(row, stem, (labels[0], labels[-1]), prompt_format)
             # The others are looked up once for each ending of a prompt and number of options.
             key = (*labels, *two.input_ids[-2:], two.options)
@@ -191,23 +194,29 @@ class PromptEncoder:
         """Return prompts that an answer of at most `max_new_tokens` follows; they have no options of their own."""
         items = []
         for row, question in enumerate(questions):
-            stem = self._stem(prompt_format, question, list_options)
+            stem = self._stem(prompt_format, self._marked(row, question), list_options)
             ids = self._tokenize([stem], prompt_format)[0]
             items.append(EncodedOptions(row, tuple(ids), ((0,) * max_new_tokens,)))
         return self._fitting(items)
 
-    def _stem(self, prompt_format: PromptFormat, question: Question, list_options: bool) -> str:
+    def _marked(self, row: int, question: Asked) -> Asked:
+        try:
+            return self.tokens.marked(question)
+        except QuestionError as error:
+            raise QuestionError(f"row {row}, counted from 0: {error}") from None
+
+    def _stem(self, prompt_format: PromptFormat, question: Any, list_options: bool) -> str:
+        prompt_format = self.tokens.marked_format(prompt_format)
         if not prompt_format.chat:
             return prompt_format.render(question, options=list_options)
         require_chat_template(self.tokenizer)
         return answer_stem(self.tokenizer, prompt_format.messages(question, options=list_options))
 
     def _tokenize(self, texts: list[str], prompt_format: PromptFormat) -> list[list[int]]:
-        options = {"truncation": False, "verbose": False}
         if prompt_format.chat:  # a chat template writes the special tokens itself
-            return self.tokenizer(texts, add_special_tokens=False, **options)["input_ids"]
-        n_tail = self._appended()
-        return [ids[: len(ids) - n_tail] for ids in self.tokenizer(texts, **options)["input_ids"]]
+            return self.tokens.tokenize(texts, add_special_tokens=False)
+        n_tail = self.tokens.n_appended
+        return [ids[: len(ids) - n_tail] for ids in self.tokens.tokenize(texts, add_special_tokens=True)]
 
     def _beginning(self) -> int:
         """Return the token that stands for the beginning of a text, before options without any prompt."""
@@ -215,14 +224,6 @@ class PromptEncoder:
         if token is None:
             raise QuestionError("no token precedes the option, so the model has nothing to condition on")
         return token
-
-    def _appended(self) -> int:
-        """Return the number of special tokens that the tokenizer appends to a text."""
-        plain = self.tokenizer("A", add_special_tokens=False)["input_ids"]
-        framed = self.tokenizer("A")["input_ids"]
-        return next(
-            (n for n in range(len(framed)) if framed[len(framed) - n - len(plain) :][: len(plain)] == plain), 0
-        )
 
     def _fitting(self, items: list[EncodedOptions]) -> list[EncodedOptions]:
         lengths = {item.row: item.length for item in items}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .chat import answer_stem
 from .prompts import PromptFormat
 from .questions import LETTERS, DecisionQuestion, Question, QuestionError
+from .special_tokens import PromptTokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -123,7 +124,8 @@ class OptionFinder:
         if prompt_format.chat:
             require_chat_template(tokenizer)
         self.tokenizer = tokenizer
-        self.format = prompt_format
+        self.tokens = PromptTokenizer(tokenizer)
+        self.format = self.tokens.marked_format(prompt_format)
         self._known: dict[tuple[int, ...], tuple[int, ...]] = {}
 
     def encode_all(self, questions: Sequence[Question]) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
@@ -136,7 +138,7 @@ class OptionFinder:
         """
         for start in range(0, len(questions), self.CHUNK):
             chunk = questions[start : start + self.CHUNK]
-            stems = [self._stem(question) for question in chunk]
+            stems = [self._stem(start + offset, question) for offset, question in enumerate(chunk)]
             # Two letters are enough to find where the prompt ends and the option begins.
             first = self._tokenize([stem + LETTERS[0] for stem in stems])
             second = self._tokenize([stem + LETTERS[1] for stem in stems])
@@ -152,16 +154,19 @@ class OptionFinder:
                     raise QuestionError(f"row {start + offset}, counted from 0: {error}") from None
                 yield tuple(prompt), self._known[key]
 
-    def _stem(self, question: Question) -> str:
+    def _stem(self, row: int, question: Question) -> str:
         """Return the text up to the letter."""
+        try:
+            question = self.tokens.marked(question)
+        except QuestionError as error:
+            raise QuestionError(f"row {row}, counted from 0: {error}") from None
         if self.format.chat:
             return answer_stem(self.tokenizer, self.format.messages(question))
         return self.format.render(question) + self.format.answer_prefix
 
     def _tokenize(self, texts: list[str]) -> list[list[int]]:
-        # A chat template adds the special tokens itself. The caller checks lengths.
-        options = {"add_special_tokens": not self.format.chat, "truncation": False, "verbose": False}
-        return self.tokenizer(texts, **options)["input_ids"]
+        # A chat template adds the special tokens itself.
+        return self.tokens.tokenize(texts, add_special_tokens=not self.format.chat)
 
     def _split(self, first: list[int], second: list[int]) -> tuple[list[int], list[int]]:
         """Return the tokens before and after the option's, given the prompt with A and with B after it."""
