@@ -28,6 +28,9 @@ NO_WIDTH = 1e-7
 # A deviation below this counts as zero: a gap divided by it would overflow when squared.
 _NO_DEVIATION = 1e-100
 
+# The largest covariance that is decomposed into eigenvalues; of 255 options with 15 bins each, that takes minutes.
+_LARGEST_EIGH = 1000
+
 
 def calibration_error_interval(
     statistics: BinStatistics,
@@ -208,8 +211,21 @@ def family_interval(
 
 def gaussian_noise(covariance: Matrix, n: int, rng: np.random.Generator) -> NDArray[np.float64]:
     """Return (n, m) normal draws with mean zero and the given (m, m) covariance, which may be singular."""
+    if len(covariance) > _LARGEST_EIGH:
+        return _gaussian_noise_of_many(covariance, n, rng)
     values, vectors = np.linalg.eigh(covariance)
     return (rng.standard_normal((n, len(values))) * np.sqrt(np.maximum(values, 0))) @ vectors.T
+
+
+def _gaussian_noise_of_many(covariance: Matrix, n: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Return the draws of `gaussian_noise` by a Cholesky decomposition."""
+    variance = np.diag(covariance)
+    noisy = np.flatnonzero(variance > _NO_DEVIATION**2)
+    # The decomposition needs a positive definite matrix; this adds a billionth to each variance.
+    block = covariance[np.ix_(noisy, noisy)] + 1e-9 * np.diag(variance[noisy])
+    noise = np.zeros((n, len(covariance)))
+    noise[:, noisy] = rng.standard_normal((n, len(noisy))) @ np.linalg.cholesky(block).T
+    return noise
 
 
 def check_resampling(confidence_level: float, n_resamples: int) -> None:

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_calib.measures import BinStatistics, calibration_error_interval, calibration_test
-from hf_calib.measures.intervals import family_interval, unseen_share
+from hf_calib.measures.intervals import family_interval, gaussian_noise, unseen_share
 from hf_calib.measures.sampling import clustered_covariance, influence_error, wilson_interval
 
 from .samples import confidences_and_correct
@@ -194,3 +194,19 @@ def test_large_bins_are_drawn_like_small_ones(weighted, monkeypatch):
 def test_a_test_with_too_few_draws_is_refused():
     with pytest.raises(ValueError, match="n_resamples must be at least 100"):
         calibration_test([0.5], [1], n_resamples=10)
+
+
+def test_noise_of_many_dimensions_has_the_covariance():
+    # Singular: 30 sources in 1,100 dimensions, some of them without noise, and variances of very different sizes.
+    rng = np.random.default_rng(0)
+    factor = rng.standard_normal((1100, 30)) * 10.0 ** rng.integers(-6, 1, (1100, 1))
+    factor[::3] = 0
+    covariance = factor @ factor.T
+    noise = gaussian_noise(covariance, 4000, np.random.default_rng(1))
+    assert (noise[:, ::3] == 0).all()
+    deviation = np.sqrt(np.diag(covariance))
+    kept = deviation > 0
+    found = (noise[:, kept] / deviation[kept]).T @ (noise[:, kept] / deviation[kept]) / len(noise)
+    expected = covariance[np.ix_(kept, kept)] / np.outer(deviation[kept], deviation[kept])
+    assert np.abs(found - expected).max() < 0.12
+    assert np.abs(found - expected).mean() < 0.02
