@@ -229,6 +229,7 @@ class ServedModel:
         from urllib3.exceptions import MaxRetryError
         from urllib3.util import Retry
 
+        cut_off = requests.exceptions.ChunkedEncodingError, requests.exceptions.ContentDecodingError
         # An adapter's own retries end with a response's headers, before its content can be cut off.
         retry = Retry(total=self.retries, backoff_factor=self.backoff, status_forcelist=_PASSING, allowed_methods=None)
         while True:
@@ -238,7 +239,7 @@ class ServedModel:
                 again = retry.is_retry("POST", response.status_code, "Retry-After" in response.headers)
                 if not again and not _is_cut_off(response):
                     return response
-            except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
+            except (requests.ConnectionError, requests.Timeout, *cut_off) as error:
                 failure = error
             raw = getattr(response, "raw", None)
             try:
@@ -276,7 +277,7 @@ class ServedModel:
         url = f"{self.base_url}/{path}"
         try:
             response = self._whole_response(session, url, {"model": self.model, **body})
-        except requests.exceptions.ChunkedEncodingError as error:
+        except (requests.exceptions.ChunkedEncodingError, requests.exceptions.ContentDecodingError) as error:
             raise ServerError(f"{url} cuts its response off: {error}") from None
         except requests.RequestException as error:
             raise ServerError(f"{url} can't be reached: {error}") from None

@@ -16,7 +16,8 @@ def anchor_divergence(policy_logits: torch.Tensor, reference_logits: torch.Tenso
     Parameters
     ----------
     policy_logits, reference_logits : torch.Tensor, shape (B, V)
-        At the answer positions; with option texts their scores, shape (B, K). No gradient flows into the reference.
+        At the answer positions; with option texts or labels the scores of `answer_scores`. No gradient flows into the
+        reference.
 
     Returns
     -------

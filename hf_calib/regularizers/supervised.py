@@ -17,7 +17,7 @@ def answer_loss(logits: torch.Tensor, batch: OptionColumns) -> torch.Tensor:
     Parameters
     ----------
     logits : torch.Tensor, shape (B, V)
-        At the answer positions; with option texts their scores, shape (B, K).
+        At the answer positions; with option texts or labels the scores of `answer_scores`.
     batch : OptionColumns
         Questions without an answer get 0.
 
