@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..tasks import Question, TypedDecisions
+from ..tasks import Question, QuestionError, TypedDecisions
 
 if TYPE_CHECKING:
     from ..calibrators import GroupedTemperature
@@ -96,6 +96,7 @@ def decisions_of(trainer: Any) -> LocalDecisions:
 def main(script_args: DecisionArguments, training_args: Any, model_args: Any) -> None:
     """Train, fit the temperatures, save both, and report the figures before and after."""
     from ..evaluation import measure_decisions
+    from ..evaluation.decisions import prior_answers
     from ..hub import add_calibrator
     from ..hub.decisions import write_decision_results
     from ..reports.table import render_table
@@ -119,11 +120,19 @@ def main(script_args: DecisionArguments, training_args: Any, model_args: Any) ->
         em_dataset=held_out.questions() if training_args.em_weight > 0 else None,
         **trainer_options(training_args, model_args),
     )
+    say: Callable[..., None] = trainer.accelerator.print
     measured: dict[str, Any] = {}
+    prior_from = None
+    if test is not None:
+        try:
+            prior_answers(trained, test)
+            prior_from = trained
+        except QuestionError as error:  # such as options that differ from case to case
+            say(f"The mean answer of the training cases is not a reference row: {error}")
 
     def measure(name: str) -> None:
         if test is not None:
-            measured[name] = measure_decisions(decisions_of(trainer), test, prior_from=trained)
+            measured[name] = measure_decisions(decisions_of(trainer), test, prior_from=prior_from)
 
     measure("before")
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
@@ -134,7 +143,6 @@ def main(script_args: DecisionArguments, training_args: Any, model_args: Any) ->
     trainer.save_model(training_args.output_dir)
     trainer.create_model_card(dataset_name=published_name(script_args.dataset_name))
     add_calibrator(training_args.output_dir, temperatures)
-    say: Callable[..., None] = trainer.accelerator.print
     shown = ", ".join(f"{kind} {value:.2f}" for kind, value in temperatures.parameters()["groups"].items())
     say(f"Model saved to {training_args.output_dir}, with the temperatures {shown}.")
     if test is None:

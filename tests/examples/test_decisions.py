@@ -66,11 +66,12 @@ def test_it_trains_an_adapter_and_saves_the_temperatures_it_reports_with(saved_m
 
 
 def test_it_trains_on_questions_with_more_options_than_letters(saved_model, tmp_path, capsys):
-    queues = {f"q {number}": None for number in range(40)}
     many = rows(10)
     for number, row in enumerate(many):
+        # Other options in each case, so the training cases have no mean answer to the test cases' questions.
+        queues = {f"q {number} {i}": None for i in range(40)}
         row["questions"]["queue"] = {"type": "choice", "instructions": "Which queue?", "criteria": queues}
-        row["gold"]["queue"] = f"q {number % 40}"
+        row["gold"]["queue"] = f"q {number} 3"
     train, test = write(tmp_path / "train.jsonl", many[:8]), write(tmp_path / "test.jsonl", many[8:])
     out = tmp_path / "out"
     run_here(
@@ -86,7 +87,9 @@ def test_it_trains_on_questions_with_more_options_than_letters(saved_model, tmp_
         orders=2,
         max_steps=2,
     )
-    assert "after, temperatures" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "The mean answer of the training cases is not a reference row: case 0" in printed
+    assert "after, temperatures" in printed
     again = measure_decisions(str(saved_model), test, adapter=str(out), progress=False)
     saved = json.loads((out / "decisions.json").read_text())
     assert saved["figures"]["accuracy"]["value"] == pytest.approx(again.figures["accuracy"].value, abs=1e-4)
