@@ -229,7 +229,12 @@ class ServedModel:
         from urllib3.exceptions import MaxRetryError
         from urllib3.util import Retry
 
-        cut_off = requests.exceptions.ChunkedEncodingError, requests.exceptions.ContentDecodingError
+        passing = (
+            requests.ConnectionError,
+            requests.Timeout,
+            requests.exceptions.ChunkedEncodingError,
+            requests.exceptions.ContentDecodingError,
+        )
         # An adapter's own retries end with a response's headers, before its content can be cut off.
         retry = Retry(total=self.retries, backoff_factor=self.backoff, status_forcelist=_PASSING, allowed_methods=None)
         while True:
@@ -239,7 +244,7 @@ class ServedModel:
                 again = retry.is_retry("POST", response.status_code, "Retry-After" in response.headers)
                 if not again and not _is_cut_off(response):
                     return response
-            except (requests.ConnectionError, requests.Timeout, *cut_off) as error:
+            except passing as error:
                 failure = error
             raw = getattr(response, "raw", None)
             try:

@@ -122,7 +122,7 @@ def main(script_args: DecisionArguments, training_args: Any, model_args: Any) ->
     )
     say: Callable[..., None] = trainer.accelerator.print
     measured: dict[str, Any] = {}
-    prior_from = None
+    prior_from: TypedDecisions | None = None
     if test is not None:
         try:
             prior_answers(trained, test)
