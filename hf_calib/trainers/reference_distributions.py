@@ -14,12 +14,13 @@ import torch
 from torch import nn
 
 from ..confidence import Asking, LocalModel, NonFiniteLogitsError, confidence_method
+from ..confidence.encoded import Encoded, EncodedTexts, encode_texts
+from ..confidence.forward import ABSENT
 from ..confidence.methods import OptionTexts
 from ..regularizers import anchor_divergence, coarse_anchor_divergence
 from ..tasks import PromptFormat, Question, QuestionError, as_questions, encode_questions
 from ..tasks.encoding import EncodedQuestion
 from .calibration_arguments import check_confidence
-from .option_texts import ABSENT, Encoded, EncodedTexts, encode_texts
 from .reference import load_reference, reference_tokenizer, vocabularies_agree
 
 logger = logging.getLogger(__name__)
@@ -90,7 +91,7 @@ class ReferenceDistributions:
         Parameters
         ----------
         policy_logits : torch.Tensor, shape (B, V), or (B, K) with option texts
-            The policy's `hf_calib.trainers.option_texts.answer_scores`.
+            The policy's `hf_calib.confidence.forward.answer_scores`.
         items : sequence of EncodedQuestion or of EncodedTexts
             The B questions.
         """

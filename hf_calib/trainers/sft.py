@@ -8,12 +8,12 @@ from typing import Any
 from transformers import AutoConfig, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
+from ..confidence.packing import TextCollator
 from ..hub import dataset_reference
 from ..tasks import Question, as_questions, require_answers
 from .answer_loss import AnswerLossMixin, OptionRowCollator
 from .calibration_arguments import CalibrationArguments
 from .mixin import CalibrationMixin
-from .option_texts import TextCollator
 from .questions import QuestionPreparation, are_questions, use_chat_template
 from .self_made import is_self, self_made_questions
 
