@@ -77,6 +77,10 @@ class Battery:
         flips = self.sample.flips
         return None if flips is None else self.estimator.mean(flips, of_answers=False)
 
+    def confidence_at_k(self) -> Measure | None:
+        correct = self.sample.most_confident_correct
+        return None if correct is None else self.estimator.share(correct)
+
     def tce(self) -> Measure | None:
         if self.sample.true_probabilities is None:
             return None
