@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..tasks.collator import OptionColumns, QuestionBatch, token_positions
+from ..tasks.collator import OptionBatch, QuestionBatch, token_positions
 from .packing import Batch, TextBatch
 
 # The score of an option that a question lacks. Finite, since zero times the logarithm of zero is to be zero in a
@@ -313,14 +313,14 @@ def same_to_rounding(logits: torch.Tensor, other: torch.Tensor, model: nn.Module
     return bool((logits - other).abs().max() <= precision**0.5 * logits.std())
 
 
-def option_log_probabilities(logits: torch.Tensor, batch: OptionColumns) -> torch.Tensor:
+def option_log_probabilities(logits: torch.Tensor, batch: OptionBatch) -> torch.Tensor:
     """Return the full softmax's log-probability of each option's token.
 
     Parameters
     ----------
     logits : torch.Tensor, shape (B, V)
         At the answer positions.
-    batch : OptionColumns
+    batch : OptionBatch
 
     Returns
     -------

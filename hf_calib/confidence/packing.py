@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import torch
 
-from ..tasks.collator import QuestionBatch, distributions_of, on_device
+from ..tasks.collator import OptionBatch, QuestionBatch, distributions_of
 from .encoded import EncodedTexts
 
 
@@ -104,8 +104,8 @@ def packed_mask(texts: torch.Tensor) -> torch.Tensor:
 
 
 @dataclass
-class TextBatch:
-    """A padded batch of B questions of at most K options whose texts have at most T tokens, N in total.
+class TextBatch(OptionBatch):
+    """A padded batch of questions whose options' texts have at most T tokens, N in total; columns are their places.
 
     A row of the inputs holds one option's text after its prompt, or all texts of a question after one copy of the
     prompt.
@@ -122,12 +122,6 @@ class TextBatch:
     token_mask : torch.Tensor of bool, shape (B, K, T)
         Position of the N tokens in the texts.
     divisors : torch.Tensor of float32, shape (B, K)
-    option_mask : torch.Tensor of bool, shape (B, K)
-        Which options exist.
-    answers : torch.Tensor of int64, shape (B,)
-        Index of the right option; -1 where it is not known.
-    distributions : torch.Tensor of float32, shape (B, K), or None
-        As of `QuestionBatch`.
     """
 
     input_ids: torch.Tensor
@@ -138,21 +132,6 @@ class TextBatch:
     targets: torch.Tensor
     token_mask: torch.Tensor
     divisors: torch.Tensor
-    option_mask: torch.Tensor
-    answers: torch.Tensor
-    distributions: torch.Tensor | None = None
-
-    def to(self, device: torch.device | str) -> TextBatch:
-        """Return the batch on another device."""
-        return TextBatch(**on_device(self, device))
-
-    @property
-    def option_ids(self) -> torch.Tensor:
-        """Each option's column in the scores, shape (B, K), like a letter's column in the logits."""
-        return torch.arange(self.option_mask.shape[1], device=self.answers.device).expand_as(self.option_mask)
-
-    def __len__(self) -> int:
-        return len(self.answers)
 
 
 @dataclass
@@ -195,6 +174,7 @@ class TextCollator:
             targets=torch.tensor([token for item in items for option in item.options for token in option]),
             token_mask=torch.arange(int(sizes.max())) < sizes[..., None],
             divisors=torch.tensor(divisors, dtype=torch.float32),
+            option_ids=torch.arange(width).expand(len(items), width),
             option_mask=sizes > 0,
             answers=torch.tensor([item.answer for item in items]),
             distributions=distributions_of(items, width),
