@@ -215,17 +215,7 @@ class Battery:
 
     def ace(self) -> Measure:
         p, y, weights = self.sample.probabilities, self.sample.labels, self.sample.weights
-        return self._classwise(
-            [
-                BinStatistics.from_predictions(
-                    p[:, option],
-                    y == option,
-                    weights=weights,
-                    edges=ranking.equal_mass_edges(p[:, option], self.settings.n_bins, weights=weights),
-                )
-                for option in range(p.shape[1])
-            ]
-        )
+        return self._classwise(classwise_statistics(p, y, self.settings.n_bins, weights=weights, equal_mass=True))
 
     def _classwise(self, sets: list[BinStatistics]) -> Measure:
         """Return the mean of the options' errors; its interval takes one question's gaps of all options together."""
