@@ -9,12 +9,11 @@ from pathlib import Path
 
 import numpy as np
 from over_seeds import Results, measured, over_seeds, write_figures
-from scipy.special import expit, log_softmax, softmax
+from scipy.special import expit, log_softmax, ndtr, softmax
 
 from hf_calib import measures as m
 from hf_calib.calibrators import by_name
 from hf_calib.calibrators.arrays import fit_array, transform_array
-from hf_calib.calibrators.modular_conformal import coverage_error, gaussian_cdf
 from hf_calib.calibrators.sample_consistency import consistency
 from hf_calib.reports import render_table
 
@@ -22,6 +21,17 @@ from hf_calib.reports import render_table
 def draw(probabilities, rng):
     """Return an option for each row, drawn from its probabilities."""
     return (rng.random((len(probabilities), 1)) > probabilities[:, :-1].cumsum(axis=1)).sum(axis=1)
+
+
+def coverage_error(cdf, predictions, outcomes):
+    """Return the mean distance between 99 levels and the shares of outcomes below their quantiles, in [0, 0.5]."""
+    levels = np.arange(1, 100) / 100
+    return float(np.abs((cdf(predictions, outcomes)[:, None] <= levels).mean(axis=0) - levels).mean())
+
+
+def gaussian_cdf(predictions, values):
+    """Return the uncalibrated distribution function of predictions (n, 2) of mean and deviation."""
+    return ndtr((values - predictions[:, 0]) / predictions[:, 1])
 
 
 def event_measures(probabilities, happened):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtr
 
 from .inputs import check_weights, like, to_numpy
 from .protocol import StoredCalibrator
@@ -329,19 +327,3 @@ def _unplace(quantiles: NDArray[np.float64], places: NDArray[np.float64]) -> NDA
     rows = np.arange(len(quantiles))
     low, high = quantiles[rows, cell], quantiles[rows, cell + 1]
     return np.where(np.isfinite(places), low + (finite - cell) * (high - low), places)
-
-
-def coverage_error(cdf: Callable[[ArrayLike, ArrayLike], Any], predictions: ArrayLike, labels: ArrayLike) -> float:
-    """Return the mean distance between levels and the shares of outcomes below their quantiles, in [0, 0.5].
-
-    0.01 to 0.99 in 99 steps; 0 for a calibrated distribution function.
-    """
-    places = to_numpy(cdf(predictions, labels))
-    levels = np.arange(1, 100) / 100
-    return float(np.abs((places[:, None] <= levels).mean(axis=0) - levels).mean())
-
-
-def gaussian_cdf(predictions: ArrayLike, values: ArrayLike) -> NDArray[np.float64]:
-    """Return the uncalibrated distribution function of predictions (n, 2) of mean and deviation."""
-    base = np.asarray(to_numpy(predictions), dtype=np.float64)
-    return ndtr((np.asarray(to_numpy(values), dtype=np.float64) - base[:, 0]) / base[:, 1])

@@ -198,12 +198,18 @@ def _print(measurement: Measurement, out: Path | None, everything: bool) -> None
 
 
 def conventions_table(conventions: Sequence[Mapping[str, Any]]) -> str:
-    """Return a table of the ECE under several conventions."""
+    """Return a table of the ECE under several conventions; n is the number of questions."""
     from ..reports import render_table
 
     return render_table(
         [
-            {"convention": own["name"], "ECE": own["value"], "if calibrated": own["calibrated"], "used by": own["who"]}
+            {
+                "convention": own["name"],
+                "ECE": own["value"],
+                "if calibrated": own["calibrated"],
+                "n": own["n"],
+                "used by": own["who"],
+            }
             for own in conventions
         ]
     )

@@ -48,10 +48,14 @@ class Generation:
         Up to the end or the first stop.
     ended : bool
         Whether it came to an end within the allowed number of tokens.
+    log_probability : float, optional
+        Natural logarithm of the probability that the model gives its tokens, at a temperature of 1; None of a served
+        model, and where there is one answer to each question.
     """
 
     text: str
     ended: bool
+    log_probability: float | None = field(default=None, compare=False)
 
 
 class Backend(Protocol):

@@ -11,18 +11,18 @@ import torch
 from torch import nn
 
 from ..tasks.collator import QuestionCollator
-from ..tasks.encoding import EncodedQuestion
 from .asking import out_of_memory
+from .encoded import EncodedTexts
 from .forward import (
     ForwardArguments,
-    PackedRows,
     evaluating,
     logits_at,
     logits_of_tokens,
-    packed_mask,
     same_to_rounding,
+    text_logits,
     unwrapped,
 )
+from .packing import PackedRows, TextCollator, packed_mask
 
 # The largest number of logits that are held at once, 256 MiB of float32.
 LOGITS_BUDGET = 2**26
@@ -357,18 +357,61 @@ class CachedForward:
         return torch.tensor(ids, device=self.device), mask.long().to(self.device)
 
 
-@torch.no_grad()
-def harmless_collator(
-    model: nn.Module, items: Sequence[EncodedQuestion], collator: QuestionCollator, device: torch.device | str
-) -> QuestionCollator:
-    """Return a collator for batches that can't be chosen by length, as in training.
+def exact_collator(
+    models: Sequence[nn.Module],
+    items: Sequence[Any],
+    collator: QuestionCollator | TextCollator,
+    device: torch.device | str,
+) -> Any:
+    """Return the cheapest collator whose layout does not change the models' outputs, for batches of any lengths.
 
-    It pads on the right where padding changes what the model says: a causal model reads it after the answer.
+    Where padding changes what a model says, it goes on the right: a causal model reads it after the answer.
+
+    Parameters
+    ----------
+    models : sequence of torch.nn.Module
+        The trained model first, then any other that reads the same batches. Letters are tried with the first one.
+    items : sequence of EncodedQuestion or of EncodedTexts
+        The questions; the longest one is tried.
+    collator : QuestionCollator or TextCollator
+    device : torch.device or str
+        The models'.
     """
-    forward = CachedForward(model, collator.pad_token_id, collator.padding_side, device=device)
+    if isinstance(collator, QuestionCollator):
+        forward = CachedForward(models[0], collator.pad_token_id, collator.padding_side, device=device)
+        with torch.no_grad(), evaluating(models[0]):
+            forward.check(max((item.input_ids for item in items), key=len), pads=True, shares=False)
+        return replace(collator, padding_side="right") if forward.pads is False else collator
+    longest: EncodedTexts = max(items, key=lambda item: item.length)
+    if all(_packs(model, items, collator, device) for model in models):
+        return replace(collator, packs_up_to=longest.length, padding_side="left")
+    left, right = (replace(collator, packs_up_to=0, padding_side=side) for side in ("left", "right"))
+    half = replace(longest, input_ids=longest.input_ids[: max(1, len(longest.input_ids) // 2)])
+    return left if all(_agree(model, [half, longest], left, right, device) for model in models) else right
+
+
+def _packs(
+    model: nn.Module, items: Sequence[EncodedTexts], collator: TextCollator, device: torch.device | str
+) -> bool:
+    forward = CachedForward(model, collator.pad_token_id, device=device)
+    forward.limit(max(item.length for item in items))
+    row = max(items, key=lambda item: item.packed_length)
     with evaluating(model):
-        forward.check(max((item.input_ids for item in items), key=len), pads=True, shares=False)
-    return replace(collator, padding_side="right") if forward.pads is False else collator
+        forward.check_packing(row.input_ids, row.options)
+    return bool(forward.packs)
+
+
+@torch.no_grad()
+def _agree(
+    model: nn.Module,
+    items: Sequence[EncodedTexts],
+    one: TextCollator,
+    other: TextCollator,
+    device: torch.device | str,
+) -> bool:
+    with evaluating(model):
+        found, expected = (text_logits(model, collator(items).to(device)) for collator in (one, other))
+    return same_to_rounding(found, expected, model)
 
 
 def _reach(model: nn.Module) -> float:

@@ -9,9 +9,10 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..measures import confidence_at_k
 from ..tasks import FewShotFormat, PromptFormat, Question
 from .asking import Asking
-from .backend import Backend
+from .backend import Backend, Generation
 from .methods import ConfidenceMethod, OptionLetters
 from .parsing import EXPRESSIONS, parse_confidence, parse_guesses, parse_letter
 from .predictions import Predictions
@@ -188,12 +189,18 @@ class SampleConsistency(ConfidenceMethod):
         )
         rows = np.array([row for row, samples in enumerate(written) if samples is not None], dtype=np.int64)
         shares = np.zeros((len(rows), max(len(questions[row].choices) for row in rows)))
+        confident = []
         for place, row in enumerate(rows):
-            question = questions[row]
-            for sample in written[row] or ():
-                letter = parse_letter(sample.text, question.letters, question.choices)
+            question, samples = questions[row], written[row] or []
+            letters = [parse_letter(sample.text, question.letters, question.choices) for sample in samples]
+            for letter in letters:
                 if letter is not None:
                     shares[place, letter] += 1 / self.n_samples
+            right = None if question.answer is None else [letter == question.answer for letter in letters]
+            confident.append(most_confident_correct(samples, right))
+        return replace(self._of_shares(questions, rows, shares), most_confident_correct=all_known(confident))
+
+    def _of_shares(self, questions: Sequence[Question], rows: np.ndarray, shares: np.ndarray) -> Predictions:
         if self.measure == "agreement":
             return _distributed(questions, rows, shares)
         chosen = np.where(shares.sum(axis=1) > 0, shares.argmax(axis=1), -1)
@@ -213,6 +220,22 @@ def consistency(shares: np.ndarray, measure: str) -> float:
         return float(p[0] - (p[1] if len(p) > 1 else 0.0))
     positive = p[p > 0]
     return 1.0 if len(p) == 1 else float(1 + (positive * np.log(positive)).sum() / np.log(len(p)))
+
+
+def most_confident_correct(samples: Sequence[Generation], correct: Sequence[bool] | None) -> float | None:
+    """Return whether the most probable of a question's samples is correct; None if that is not known.
+
+    Of equally probable samples, the share of correct ones counts; see `hf_calib.measures.confidence_at_k`.
+    """
+    logs = [sample.log_probability for sample in samples if sample.log_probability is not None]
+    if correct is None or len(logs) < len(samples):
+        return None
+    return confidence_at_k([np.exp(np.array(logs) - max(logs))], [correct])
+
+
+def all_known(values: Sequence[float | None]) -> np.ndarray | None:
+    """Return values as an array, or None if one of them is not known."""
+    return None if None in values else np.array(values, dtype=np.float64)
 
 
 @dataclass(frozen=True)

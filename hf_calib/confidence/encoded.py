@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..tasks import LETTERS, DecisionQuestion, PromptFormat, Question, QuestionError, encode_questions
 from ..tasks.chat import answer_stem
-from ..tasks.encoding import EncodedQuestion, common_prefix, require_chat_template, rows_that_fit
+from ..tasks.encoding import EncodedQuestion, common_prefix, require_chat_template, rows_that_fit, target_of
 from ..tasks.special_tokens import Asked, PromptTokenizer
+from .methods import OptionTexts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -44,6 +45,37 @@ class EncodedOptions:
     def packed_length(self) -> int:
         """Number of tokens of a row with all options, each without its last token, after one copy of the prompt."""
         return len(self.input_ids) + sum(map(len, {option[:-1] for option in self.options}))
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedTexts(EncodedOptions):
+    """A prompt and its options' texts as token ids, with the divisors of the texts' log-probabilities.
+
+    Parameters
+    ----------
+    divisors : tuple of int
+        One per option, at least 1.
+    answer : int
+        Index of the right option; -1 where it is not known.
+    target : tuple of float or None, default None
+        Probability of each option, in place of the one right answer.
+    """
+
+    divisors: tuple[int, ...]
+    answer: int
+    target: tuple[float, ...] | None = None
+
+
+class EncodedLabels(EncodedTexts):
+    """A prompt and its options' labels as token ids.
+
+    Unlike texts, labels exclude each other, so their probabilities and that of all else, the rest, sum to one.
+    """
+
+    __slots__ = ()
+
+
+Encoded: TypeAlias = EncodedQuestion | EncodedTexts
 
 
 class PromptEncoder:
@@ -229,6 +261,80 @@ class PromptEncoder:
         lengths = {item.row: item.length for item in items}
         kept = set(rows_that_fit(lengths, self.max_length, self.on_too_long, what="prompts with their answers"))
         return [item for item in items if item.row in kept]
+
+
+def encode_letters(
+    questions: Sequence[Question],
+    tokenizer: Any,
+    prompt_format: PromptFormat,
+    *,
+    max_length: int | None = None,
+    on_too_long: str = "error",
+) -> list[EncodedQuestion] | list[EncodedLabels]:
+    """Tokenize prompts and their options' letters, or the labels of typed decisions, as `OptionLetters` asks them.
+
+    Parameters
+    ----------
+    questions, tokenizer, prompt_format, max_length, on_too_long
+        As in `hf_calib.tasks.encode_questions`; the maximum length includes the longest label.
+
+    Returns
+    -------
+    list of EncodedQuestion or of EncodedLabels
+        The latter if a label of any question, such as one of more than 26 options, has several tokens.
+
+    Raises
+    ------
+    QuestionError
+        As `PromptEncoder.letters`.
+    """
+    items = PromptEncoder(tokenizer, max_length, on_too_long).letters(questions, prompt_format)
+    single = all(len(option) == 1 for item in items for option in item.options)
+    encoded: list[Any] = []
+    for item in items:
+        question = questions[item.row]
+        answer, target = -1 if question.answer is None else question.answer, target_of(question)
+        if single:
+            ids = tuple(token for (token,) in item.options)
+            encoded.append(EncodedQuestion(item.input_ids, ids, answer, item.row, target))
+        else:
+            divisors = (1,) * len(item.options)
+            encoded.append(EncodedLabels(item.row, item.input_ids, item.options, divisors, answer, target))
+    return encoded
+
+
+def encode_texts(
+    questions: Sequence[Question],
+    tokenizer: Any,
+    method: OptionTexts,
+    prompt_format: PromptFormat,
+    *,
+    max_length: int | None = None,
+    on_too_long: str = "error",
+) -> list[EncodedTexts]:
+    """Tokenize prompts and their options' texts the way `method` asks them.
+
+    Parameters
+    ----------
+    questions, tokenizer, prompt_format, max_length, on_too_long
+        As in `hf_calib.tasks.encode_questions`; the maximum length includes the longest text.
+    method : OptionTexts
+
+    Raises
+    ------
+    QuestionError
+        If a text has no tokens, a prompt with its text is too long, or no question is left.
+    """
+    if not questions:
+        raise QuestionError("there is no question to encode; give a dataset with at least one row")
+    encoder = PromptEncoder(tokenizer, max_length, on_too_long)
+    encoded = []
+    for item in encoder.texts(questions, prompt_format, list_options=method.list_options):
+        question = questions[item.row]
+        answer = -1 if question.answer is None else question.answer
+        divisors = method.divisors(question, [len(option) for option in item.options])
+        encoded.append(EncodedTexts(item.row, item.input_ids, item.options, divisors, answer, target_of(question)))
+    return encoded
 
 
 def _with_letters(row: int, item: EncodedQuestion) -> EncodedOptions:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from ..tasks.collator import OptionColumns, QuestionBatch, token_positions
+from ..tasks.collator import OptionBatch, QuestionBatch, token_positions
+from .packing import Batch, LabelBatch, TextBatch
+
+# The score of an option that a question lacks. Finite, since zero times the logarithm of zero is to be zero in a
+# divergence; its exponential is zero.
+ABSENT = -1e4
 
 
 class NonFiniteLogitsError(FloatingPointError):
@@ -80,83 +86,12 @@ class ForwardArguments:
         *,
         past: Any = None,
     ) -> dict[str, Any]:
-        """Return the keywords for a forward of rows that hold several texts; `seen` as of `packed_mask`."""
+        """Return the keywords for a forward of rows that hold several texts; `seen` comes from `packed_mask`."""
         # Added to the attention scores, in the model's number format, as its kernels require.
         dtype = next(parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
         mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)
         inputs = self.inputs(input_ids, torch.ones_like(input_ids), past=past)
         return inputs | {"attention_mask": mask, "position_ids": position_ids}
-
-
-@dataclass(frozen=True)
-class PackedRows:
-    """R rows of at most L tokens, each a prompt with texts after it, in which N text tokens are predicted.
-
-    Parameters
-    ----------
-    input_ids, position_ids : torch.Tensor of int64, shape (R, L)
-        The positions of each text continue after the prompt.
-    texts : torch.Tensor of int64, shape (R, L)
-        As of `packed_mask`.
-    rows, columns : torch.Tensor of int64, shape (N,)
-        Position at which each text token is predicted, row by row; columns are negative, counted from the end.
-    """
-
-    input_ids: torch.Tensor
-    position_ids: torch.Tensor
-    texts: torch.Tensor
-    rows: torch.Tensor
-    columns: torch.Tensor
-
-    @classmethod
-    def of(
-        cls,
-        contents: Sequence[tuple[Sequence[int], Sequence[tuple[int, ...]]]],
-        pad_token_id: int,
-        *,
-        left: bool = True,
-        device: torch.device | str | None = None,
-    ) -> PackedRows:
-        """Lay out rows, padded on the left or the right.
-
-        Parameters
-        ----------
-        contents : sequence of (sequence of int, sequence of tuple of int)
-            For each row its prompt and texts, all with at least one token.
-        pad_token_id : int
-        left : bool, default True
-        device : torch.device or str, optional
-        """
-        laid: list[tuple[list[int], list[int], list[int]]] = []  # token ids, positions, text numbers
-        places: list[tuple[int, int]] = []
-        for prompt, texts in contents:
-            n = len(prompt)
-            ids, positions, numbers = list(prompt), list(range(n)), [0] * n
-            starts: dict[tuple[int, ...], int] = {}
-            for text in texts:
-                # Nothing is predicted from a text's last token, so it is left out, and texts that differ in it alone
-                # are one.
-                read = text[:-1]
-                if read not in starts:
-                    starts[read] = len(ids)
-                    ids += read
-                    positions += range(n, n + len(read))
-                    numbers += [len(starts)] * len(read)
-                places += [(len(laid), at) for at in (n - 1, *range(starts[read], starts[read] + len(read)))]
-            laid.append((ids, positions, numbers))
-        length = max(len(ids) for ids, _, _ in laid)
-        input_ids, position_ids, owners = (
-            torch.tensor([_padded(row[part], length, fill, left) for row in laid], device=device)
-            for part, fill in enumerate((pad_token_id, 0, -1))
-        )
-        columns = [at - (len(laid[row][0]) if left else length) for row, at in places]
-        rows = torch.tensor([row for row, _ in places], device=device)
-        return cls(input_ids, position_ids, owners, rows, torch.tensor(columns, device=device))
-
-
-def _padded(values: list[int], length: int, fill: int, left: bool) -> list[int]:
-    padding = [fill] * (length - len(values))
-    return padding + values if left else values + padding
 
 
 def logits_of_tokens(
@@ -176,7 +111,7 @@ def logits_of_tokens(
     inputs : dict
         As `ForwardArguments` makes them.
     rows, columns : torch.Tensor of int64, shape (N,)
-        As of `PackedRows`.
+        As of `hf_calib.confidence.packing.PackedRows`.
     """
     inputs, columns = _keeping(arguments, inputs, columns)
     return model(**inputs).logits[rows, columns].float()
@@ -192,24 +127,48 @@ def _keeping(
     return {**inputs, "logits_to_keep": 1 if kept.tolist() == [-1] else kept}, columns
 
 
-def packed_mask(texts: torch.Tensor) -> torch.Tensor:
-    """Return which tokens each token sees in rows with several texts after one prompt.
+def answer_scores(model: nn.Module, batch: Batch, arguments: ForwardArguments | None = None) -> torch.Tensor:
+    """Return the scores that the calibration terms act on; `batch.option_ids` are the options' columns in them.
 
     Parameters
     ----------
-    texts : torch.Tensor of int64, shape (R, L)
-        Number of the text that each token belongs to: 0 for the prompt, which all texts see, and -1 for padding.
+    model : torch.nn.Module
+        A causal language model, wrapped or not.
+    batch : QuestionBatch or TextBatch
+    arguments : ForwardArguments, optional
+        By default found from the model.
 
     Returns
     -------
-    torch.Tensor of bool, shape (R, 1, L, L)
-        Each token sees the prompt and its own text up to itself.
+    torch.Tensor of float32
+        For letters, the logits of the whole vocabulary at the answer positions, shape (B, V). For texts, their
+        log-probabilities divided by `batch.divisors`, shape (B, K), with -1e4 for missing options. For labels, shape
+        (B, K + 1), the last column is the log-probability of all else.
     """
-    seen, seeing = texts[:, None, :], texts[:, :, None]
-    length = texts.shape[1]
-    before = torch.ones(length, length, dtype=torch.bool, device=texts.device).tril()
-    # Padding sees itself, since a softmax over nothing is undefined.
-    return (((seen == 0) | (seen == seeing)) & before)[:, None]
+    if isinstance(batch, QuestionBatch):
+        return answer_logits(model, batch, arguments)
+    logits = text_logits(model, batch, arguments)
+    log_probabilities = -F.cross_entropy(logits, batch.targets, reduction="none")
+    tokens = torch.zeros_like(batch.token_mask, dtype=torch.float32).masked_scatter(
+        batch.token_mask, log_probabilities
+    )
+    scores = (tokens.sum(dim=-1) / batch.divisors).masked_fill(~batch.option_mask, ABSENT)
+    if not isinstance(batch, LabelBatch):
+        return scores
+    # By rounding, the labels' total may be one.
+    total = scores.logsumexp(dim=-1, keepdim=True).clamp(max=-torch.finfo(scores.dtype).eps)
+    return torch.cat([scores, (-total.expm1()).log()], dim=-1)
+
+
+def text_logits(model: nn.Module, batch: TextBatch, arguments: ForwardArguments | None = None) -> torch.Tensor:
+    """Return the logits that predict each text token, float32, shape (N, V)."""
+    arguments = arguments or ForwardArguments.of(model)
+    mask = batch.attention_mask
+    if mask.dim() == 2:
+        inputs = arguments.inputs(batch.input_ids, mask)
+    else:
+        inputs = arguments.packed_inputs(model, batch.input_ids, mask, batch.position_ids)
+    return logits_of_tokens(model, arguments, inputs, batch.rows, batch.columns)
 
 
 def answer_logits(model: nn.Module, batch: QuestionBatch, arguments: ForwardArguments | None = None) -> torch.Tensor:
@@ -360,14 +319,14 @@ def same_to_rounding(logits: torch.Tensor, other: torch.Tensor, model: nn.Module
     return bool((logits - other).abs().max() <= precision**0.5 * logits.std())
 
 
-def option_log_probabilities(logits: torch.Tensor, batch: OptionColumns) -> torch.Tensor:
+def option_log_probabilities(logits: torch.Tensor, batch: OptionBatch) -> torch.Tensor:
     """Return the full softmax's log-probability of each option's token.
 
     Parameters
     ----------
     logits : torch.Tensor, shape (B, V)
         At the answer positions.
-    batch : OptionColumns
+    batch : OptionBatch
 
     Returns
     -------

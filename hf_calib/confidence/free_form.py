@@ -13,7 +13,14 @@ from ..tasks import FewShotFormat, PromptFormat
 from ..tasks.free_form import FreeFormQuestion, Matcher, exact_match, grade
 from .asking import Asking
 from .backend import Backend
-from .elicited import consistency, probability_of_true, stated_request, true_question
+from .elicited import (
+    all_known,
+    consistency,
+    most_confident_correct,
+    probability_of_true,
+    stated_request,
+    true_question,
+)
 from .parsing import parse_confidence
 from .predictions import Predictions
 from .stated_levels import answered_question, find_levels, level_predictions
@@ -118,7 +125,7 @@ def predict_free_form(
         settings |= {"n_samples": n_samples, "temperature": temperature, "seed": seed}
     written = backend.generate("free_form", questions, asked_with, asking, **settings)  # type: ignore[arg-type]
     rows = np.array([row for row, samples in enumerate(written) if samples is not None], dtype=np.int64)
-    texts, confidences = [], []
+    texts, confidences, confident = [], [], []
     for row in rows:
         samples = [sample.text.strip() for sample in written[row] or ()]
         if method == "stated":
@@ -131,6 +138,9 @@ def predict_free_form(
             # As many clusters as samples are possible, so that is what an even spread is measured by.
             padded = np.concatenate([shares, np.zeros(len(samples) - len(shares))])
             text, confidence = clusters[0][0], consistency(padded, method)
+            answers = questions[row].answers
+            graded = [grade(sample, answers, matcher) for sample in samples] if answers else None
+            confident.append(most_confident_correct(written[row] or [], graded))
         texts.append(text)
         confidences.append(confidence)
     if method in _ASKED_AFTER:
@@ -148,6 +158,8 @@ def predict_free_form(
         tuple(questions[row].subject for row in rows),
         rows,
     )
+    if confident:
+        predictions = replace(predictions, most_confident_correct=all_known(confident))
     return FreeFormAnswers(tuple(texts), predictions)
 
 

@@ -552,7 +552,7 @@ class _Sampler:
         ends = configured if isinstance(configured, list) else [configured]
         self.ends = {end for end in (*ends, source.tokenizer.eos_token_id) if end is not None}
 
-    def __call__(self, items: Sequence[EncodedOptions], prefix: int) -> list[list[tuple[str, bool]]]:
+    def __call__(self, items: Sequence[EncodedOptions], prefix: int) -> list[list[tuple[str, bool, float | None]]]:
         forward = self.source.forward
         prompts = [item.input_ids for item in items]
         computed = forward.read(prompts, prefix=prefix, keep=self.max_new_tokens > 1)
@@ -565,10 +565,14 @@ class _Sampler:
         )
         written: list[list[int]] = [[] for _ in rows]
         texts: list[tuple[str, bool]] = [("", False)] * len(rows)
+        sums = np.zeros(len(rows))
         logits = computed.logits[torch.tensor(rows, device=computed.logits.device)]
         alive = list(range(len(rows)))
         for step in range(self.max_new_tokens):
             tokens = self._choose(logits, draws[alive, step], [items[rows[i]].row for i in alive])
+            if self.n_samples > 1:
+                chosen = torch.tensor(tokens, device=logits.device)[:, None]
+                sums[alive] += logits.double().log_softmax(-1).gather(-1, chosen)[:, 0].cpu().numpy()
             still = []
             for place, (i, token) in enumerate(zip(alive, tokens, strict=True)):
                 written[i].append(token)
@@ -587,7 +591,9 @@ class _Sampler:
             )
             logits = following[:, -1].float()
             computed = Computed(logits, cache, mask)
-        return [texts[start : start + self.n_samples] for start in range(0, len(rows), self.n_samples)]
+        log_probabilities = sums.tolist() if self.n_samples > 1 else [None] * len(rows)
+        samples = [(*text, value) for text, value in zip(texts, log_probabilities, strict=True)]
+        return [samples[start : start + self.n_samples] for start in range(0, len(rows), self.n_samples)]
 
     def _choose(self, logits: torch.Tensor, draws: np.ndarray, rows: Sequence[int]) -> list[int]:
         finite = logits.logsumexp(-1).isfinite()

@@ -51,6 +51,9 @@ class Predictions:
         What the model's output layer is given at each answer position: features for the calibrators that take them.
     flips : ndarray of float64, shape (n,), optional
         Share of other orders of a question's options in which another option was answered.
+    most_confident_correct : ndarray of float64, shape (n,), optional
+        Of sampled answers, whether the most probable one is correct; of equally probable ones, the share of correct
+        ones.
 
     Raises
     ------
@@ -68,6 +71,7 @@ class Predictions:
     missing_bounds: np.ndarray | None = None
     hidden_states: np.ndarray | None = None
     flips: np.ndarray | None = None
+    most_confident_correct: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         shape = self.option_log_probabilities.shape
@@ -76,8 +80,10 @@ class Predictions:
             raise ValueError(f"the log-probabilities have the shape {shape}, but there are {lengths}")
         if self.option_counts is not None and len(self.option_counts) != shape[0]:
             raise ValueError(f"there are {shape[0]} questions, and option_counts has {len(self.option_counts)}")
-        if self.flips is not None and len(self.flips) != shape[0]:
-            raise ValueError(f"there are {shape[0]} questions, and flips has {len(self.flips)}")
+        for name in ("flips", "most_confident_correct"):
+            values = getattr(self, name)
+            if values is not None and len(values) != shape[0]:
+                raise ValueError(f"there are {shape[0]} questions, and {name} has {len(values)}")
         if self.hidden_states is not None and (self.hidden_states.ndim != 2 or len(self.hidden_states) != shape[0]):
             raise ValueError(f"there are {shape[0]} questions, and hidden states of shape {self.hidden_states.shape}")
         if not (self.option_log_probabilities <= LOG_ROUNDING).all() or np.any(self.n_choices == 0):
@@ -237,6 +243,9 @@ class Predictions:
             missing_bounds=None if self.missing_bounds is None else self.missing_bounds[places],
             hidden_states=None if self.hidden_states is None else self.hidden_states[places],
             flips=None if self.flips is None else self.flips[places],
+            most_confident_correct=None
+            if self.most_confident_correct is None
+            else self.most_confident_correct[places],
         )
 
     @cached_property
@@ -349,6 +358,6 @@ class Predictions:
             options["groups"] = np.array(["no subject" if subject is None else subject for subject in self.subjects])
         if self.has_mass:
             options.setdefault("option_mass", self.option_mass)
-        if self.flips is not None:
-            options.setdefault("flips", self.flips)
+        for name in ("flips", "most_confident_correct"):
+            options.setdefault(name, getattr(self, name))
         return CalibrationReport.from_predictions(self.probabilities, self.answers, chosen=self.chosen, **options)

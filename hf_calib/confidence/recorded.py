@@ -57,9 +57,9 @@ def read_predictions(path: str | Path) -> dict[str, Recorded]:
 
     Of the columns, `log_probabilities` (of each option in the whole vocabulary) or `probabilities` (a list a row; in a
     table of text as JSON) or one column an option, `p_A`, `p_B`, ..., hold what the model gave; `answer` is the right
-    option's index or letter. Taken if there are: `option_mass`, `flip_rate`, `predicted` (index or letter of the
-    option that was answered, by default the most probable one), `subject`, `dataset`, `row`, `question`, `choices`
-    and, with these two, `context` and `type`.
+    option's index or letter. Taken if there are: `option_mass`, `flip_rate`, `most_confident_correct`, `predicted`
+    (index or letter of the option that was answered, by default the most probable one), `subject`, `dataset`, `row`,
+    `question`, `choices` and, with these two, `context` and `type`.
 
     A probability of zero is that of an option; the columns of options that a question doesn't have stay empty.
     Probabilities up to `hf_calib.measures.validation.ROUNDING`, 1e-6, outside [0, 1] count as 0 or 1. The sum of a row
@@ -120,6 +120,7 @@ class RecordedRow:
     chosen: int
     total: float = 1.0  # of the probabilities as they were written
     flips: float | None = None
+    most_confident_correct: float | None = None
 
 
 def result_files(paths: Iterable[str | Path], *patterns: str) -> list[Path]:
@@ -169,9 +170,10 @@ def recorded_from(rows: Sequence[RecordedRow]) -> Recorded:
         option_counts=counts,
         has_mass=all(row.has_mass for row in ordered),
     )
-    flips = [row.flips for row in ordered if row.flips is not None]
-    if len(flips) == len(ordered):
-        predictions = replace(predictions, flips=np.array(flips))
+    for name in ("flips", "most_confident_correct"):
+        given = [getattr(row, name) for row in ordered]
+        if None not in given:
+            predictions = replace(predictions, **{name: np.array(given)})  # type: ignore[arg-type]  # two arrays
     chosen = np.array([row.chosen for row in ordered], dtype=np.int64)
     if (chosen != predictions.predicted).any():
         predictions = replace(predictions, chosen=chosen)
@@ -189,6 +191,7 @@ def recorded_row(
     chosen: int | None = None,
     total: float = 1.0,
     flips: float | None = None,
+    most_confident_correct: float | None = None,
 ) -> RecordedRow:
     """Make a row after checking its numbers.
 
@@ -208,7 +211,7 @@ def recorded_row(
         chosen = int(values.argmax())
     elif not 0 <= chosen < len(values):
         raise QuestionError(f"the predicted option {chosen} is outside the {len(values)} options, counted from 0")
-    return RecordedRow(values, answer, subject, row, has_mass, question, chosen, total, flips)
+    return RecordedRow(values, answer, subject, row, has_mass, question, chosen, total, flips, most_confident_correct)
 
 
 def write_predictions(path: str | Path, datasets: Mapping[str, Recorded]) -> None:
@@ -217,7 +220,8 @@ def write_predictions(path: str | Path, datasets: Mapping[str, Recorded]) -> Non
     The columns: dataset, row, subject, context and type (null where there is none), question, choices, answer (index;
     null where it is not known), predicted, confidence, correct, probabilities (of each option among the options),
     log_probabilities (in the whole vocabulary), option_mass (null where it has no meaning), flip_rate (null where
-    no other order of the options was asked).
+    no other order of the options was asked), most_confident_correct (null where no answers were sampled, and of
+    samples without probabilities).
     """
     import pyarrow as arrow
     import pyarrow.parquet as parquet
@@ -245,6 +249,9 @@ def write_predictions(path: str | Path, datasets: Mapping[str, Recorded]) -> Non
                 "log_probabilities": predictions.option_log_probabilities[place, :n].tolist(),
                 "option_mass": float(predictions.option_mass[place]) if predictions.has_mass else None,
                 "flip_rate": None if predictions.flips is None else float(predictions.flips[place]),
+                "most_confident_correct": None
+                if predictions.most_confident_correct is None
+                else float(predictions.most_confident_correct[place]),
             }
             for column, value in values.items():
                 columns[column].append(value)
@@ -276,6 +283,7 @@ _SCHEMA = {
     "log_probabilities": "numbers",
     "option_mass": "number",
     "flip_rate": "number",
+    "most_confident_correct": "number",
 }
 
 
@@ -311,13 +319,14 @@ def _row_of(values: Mapping[str, Any], number: int) -> RecordedRow:
         if is_missing(values.get("predicted"))
         else answer_index(values["predicted"], len(log_probabilities)),
         total=total,
-        flips=None if is_missing(values.get("flip_rate")) else _probability(values["flip_rate"], "flip_rate"),
+        flips=_share(values, "flip_rate"),
+        most_confident_correct=_share(values, "most_confident_correct"),
     )
 
 
 def _log_probabilities(values: Mapping[str, Any]) -> tuple[list[float], bool, float]:
     """Return the options' log-probabilities, whether they are of the whole vocabulary, and what they sum to."""
-    mass = None if is_missing(values.get("option_mass")) else _probability(values["option_mass"], "option_mass")
+    mass = _share(values, "option_mass")
     if not is_missing(values.get("log_probabilities")):
         own = _list(values, "log_probabilities")
         logs = [_number(value, "log_probabilities", -np.inf, 0.0, LOG_ROUNDING) for value in own]
@@ -357,6 +366,10 @@ def _list(values: Mapping[str, Any], column: str) -> list[Any]:
     if not isinstance(value, list):
         raise QuestionError(f"column {column!r}: found {value!r}; expected a list")
     return value
+
+
+def _share(values: Mapping[str, Any], column: str) -> float | None:
+    return None if is_missing(values.get(column)) else _probability(values[column], column)
 
 
 def _probability(value: Any, column: str) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from .calibration_metadata import CALIBRATOR_FILE
 from .card import CARD_FILE, PICTURE_FILE, adopt_metadata, handwritten, merge_cards, read_card, render_card
@@ -119,26 +119,17 @@ def publish_adapter(
     if model is not None:
         check_saved_weights(folder, model)
     api = HfApi(endpoint=endpoint, token=token, library_name="hf_calib")
+    options: Any = {"revision": revision, "create_pr": create_pr, "private": private, "tag": tag}
+    options["collection"] = collection
     destination = Destination(
         repo_id=repo_id,
-        revision=revision,
-        create_pr=create_pr,
-        private=private,
-        tag=tag,
-        collection=collection,
+        **options,
         token=token,
         again=again
         or publish_command(
             "adapter",
             folder,
-            options={
-                "private": private,
-                "create_pr": create_pr,
-                "revision": revision,
-                "tag": tag,
-                "collection": collection,
-                "dry_run": dry_run,
-            },
+            options={**options, "dry_run": dry_run},
             repo=repo_id,
             base_model=base_model,
             base_revision=base_revision,

@@ -107,27 +107,18 @@ def publish_metric(
     api = HfApi(endpoint=endpoint, token=token, library_name="hf_calib")
     namespace = namespace_of(namespace, api, token)
     files = space_files(name, namespace)
+    options: Any = {"revision": revision, "create_pr": create_pr, "private": private, "tag": tag}
+    options["collection"] = collection
     destination = Destination(
         repo_id=f"{namespace}/{name}",
         repo_type="space",
-        revision=revision,
-        create_pr=create_pr,
-        private=private,
-        tag=tag,
-        collection=collection,
+        **options,
         token=token,
         again=again
         or publish_command(
             "metric",
             name,
-            options={
-                "private": private,
-                "create_pr": create_pr,
-                "revision": revision,
-                "tag": tag,
-                "collection": collection,
-                "dry_run": dry_run,
-            },
+            options={**options, "dry_run": dry_run},
             namespace=namespace,
         ),
     )

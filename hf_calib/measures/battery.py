@@ -77,6 +77,10 @@ class Battery:
         flips = self.sample.flips
         return None if flips is None else self.estimator.mean(flips, of_answers=False)
 
+    def confidence_at_k(self) -> Measure | None:
+        correct = self.sample.most_confident_correct
+        return None if correct is None else self.estimator.share(correct)
+
     def tce(self) -> Measure | None:
         if self.sample.true_probabilities is None:
             return None
@@ -211,17 +215,7 @@ class Battery:
 
     def ace(self) -> Measure:
         p, y, weights = self.sample.probabilities, self.sample.labels, self.sample.weights
-        return self._classwise(
-            [
-                BinStatistics.from_predictions(
-                    p[:, option],
-                    y == option,
-                    weights=weights,
-                    edges=ranking.equal_mass_edges(p[:, option], self.settings.n_bins, weights=weights),
-                )
-                for option in range(p.shape[1])
-            ]
-        )
+        return self._classwise(classwise_statistics(p, y, self.settings.n_bins, weights=weights, equal_mass=True))
 
     def _classwise(self, sets: list[BinStatistics]) -> Measure:
         """Return the mean of the options' errors; its interval takes one question's gaps of all options together."""

@@ -351,6 +351,15 @@ _MEASURES = (
         Battery.flip_rate,
         ("page", "card"),
     ),
+    MeasureInfo(
+        "confidence_at_k",
+        "Confidence@k",
+        "Confidence@k",
+        "accuracy of the most probable of k sampled answers; the accuracy is that of the most frequent one",
+        "higher",
+        Battery.confidence_at_k,
+        ("page", "card"),
+    ),
 )
 
 #: Every measure by its key, in the order of a report.

@@ -15,7 +15,7 @@ from .validation import check_correct, check_unit_interval
 Array = NDArray[np.float64]
 _Error = Callable[[Array, NDArray], float]
 
-_EQUAL_WIDTH = ((10, "hf_calib, typed decisions"), (15, "Guo et al., torchmetrics"), (20, ""))
+_EQUAL_WIDTH = ((10, "hf_calib"), (15, "Guo, torchmetrics"), (20, ""))
 
 # Number of draws of a calibrated model's answers; the mean calibration error over them is precise to a few percent.
 _DRAWS = 100
@@ -150,7 +150,8 @@ def ece_conventions(
     -------
     list of Convention
         Each with the value; the mean value of a perfectly calibrated model with the same confidences and number of
-        answers, which is above 0 since the estimates are biased; and where the convention is used.
+        answers, which is above 0 since the estimates are biased; the number of answers n; and where the convention is
+        used.
     """
     c = check_unit_interval(confidences, "confidences").astype(np.float64)
     y = np.asarray(check_correct(correct, len(c)))
@@ -167,16 +168,20 @@ def ece_conventions(
     found = [equal_width(f"{n_bins} equal-width bins", n_bins, who) for n_bins, who in _EQUAL_WIDTH]
     found += [row(*one) for one in _conventions(len(c))]
     if groups is not None:
-        codes = np.unique(np.asarray(groups).astype(str), return_inverse=True)[1]
+        names, codes = np.unique(np.asarray(groups).astype(str), return_inverse=True)
 
         def of_groups(values: Array, right: NDArray) -> float:
             return float(
-                np.mean(
-                    [expected_calibration_error(values[codes == g], right[codes == g]) for g in range(codes.max() + 1)]
-                )
+                np.mean([expected_calibration_error(values[codes == g], right[codes == g]) for g in range(len(names))])
             )
 
-        found.append(row("10 bins, mean over groups", of_groups, "tables by subject"))
+        found.append(
+            row(
+                f"10 bins, mean over {len(names)} group{'' if len(names) == 1 else 's'}",
+                of_groups,
+                "tables by subject",
+            )
+        )
     if option_mass is not None:
         raw = c * check_unit_interval(option_mass, "option_mass")
         found.append(equal_width("10 bins, raw probability", 10, "", raw))
@@ -188,14 +193,14 @@ def _conventions(n: int) -> Iterator[tuple[str, _Error, str]]:
         yield (
             f"{n_bins} equal-mass bins",
             lambda c, y, k=n_bins: equal_mass_calibration_error(c, y, k),  # type: ignore[misc]
-            "Nguyen and O'Connor",
+            "Nguyen, O'Connor",
         )
     yield (
         "15 equal-mass bins, debiased L2",
         lambda c, y: equal_mass_calibration_error(c, y, 15, norm=2, debias=True),
         "Kumar et al.",
     )
-    yield "smooth, no bins", lambda c, y: smooth_ece(c, y).value, "Błasiok and Nakkiran"
+    yield "smooth, no bins", lambda c, y: smooth_ece(c, y).value, "Błasiok, Nakkiran"
     yield "100 per bin, L2", hle_calibration_error, "HLE, corrected"
     if n >= 100:
         yield (

@@ -184,8 +184,8 @@ class Estimator:
             return None
         return influence_error(influence(), self.weights, self.clusters)
 
-    def share(self, values: NDArray[np.bool_]) -> Measure:
-        """Return the share of true values, with Wilson's interval."""
+    def share(self, values: NDArray) -> Measure:
+        """Return the share of true values, or the mean of (n,) shares, with Wilson's interval."""
         value = weighted_mean(values, self.weights)
         error = influence_error(values - value, self.weights, self.clusters) if self.wanted else None
         if error is None:

@@ -56,10 +56,10 @@ class CalibrationReport:
         Number of questions.
     measures : dict of str to Measure
         Value, low and high of each measure in `CATALOG`, by its key. option_mass requires the raw masses, tce and
-        ece_true the true probabilities, lce features, flip_rate the flips, the distances from gold the gold
-        distributions. The AUROC is NaN if all answers are right, or all wrong. These have no interval: measures of a
-        single sample; the NLL and the divergence from gold if they are infinite or the same for every sample, since
-        unseen samples may have any loss; the AUROC where it is NaN.
+        ece_true the true probabilities, lce features, flip_rate the flips, confidence_at_k the sampled answers,
+        the distances from gold the gold distributions. The AUROC is NaN if all answers are right, or all wrong. These
+        have no interval: measures of a single sample; the NLL and the divergence from gold if they are infinite or
+        the same for every sample, since unseen samples may have any loss; the AUROC where it is NaN.
     statistics : BinStatistics
         Statistics of the confidences over equal-width bins.
     groups : dict of str to GroupReport
@@ -129,6 +129,7 @@ class CalibrationReport:
         gold: ArrayLike | None = None,
         ordered: ArrayLike | None = None,
         clusters: ArrayLike | None = None,
+        most_confident_correct: ArrayLike | None = None,
         seed: int = 0,
         confidence_level: float = 0.95,
         n_resamples: int = 1000,
@@ -168,6 +169,9 @@ class CalibrationReport:
             Which questions have ordered levels as options, whose expected level is compared with the gold one.
         clusters : array_like of shape (n,), optional
             Which questions may depend on each other, such as those about one case; by default those of a group.
+        most_confident_correct : array_like of shape (n,), optional
+            Whether the most confident of each question's sampled answers is correct, in [0, 1]: of equally confident
+            ones, the share of correct ones.
         seed : int, default 0
             Seed of the intervals' resamples.
         confidence_level : float, default 0.95
@@ -194,7 +198,10 @@ class CalibrationReport:
             else _of_length(check_unit_interval(option_mass, "option_mass"), n, "option_mass")
         )
         truth = None if true_probabilities is None else check_true_probabilities(true_probabilities, p.shape)
-        turned = None if flips is None else _of_length(check_unit_interval(flips, "flips"), n, "flips")
+        turned, confident = (
+            None if values is None else _of_length(check_unit_interval(values, name), n, name)
+            for name, values in (("flips", flips), ("most_confident_correct", most_confident_correct))
+        )
         phi = None if features is None else check_features(features, n)
         names, of_group = _group_codes(groups, n)
         cluster_names, of_cluster = (names, of_group) if clusters is None else _group_codes(clusters, n, "clusters")
@@ -205,7 +212,7 @@ class CalibrationReport:
         y = check_labels(labels, *p.shape)
         own = None if gold is None else check_gold(gold, p.shape)
         levels = None if ordered is None else check_correct(ordered, n, "ordered").astype(bool)
-        sample = Sample(p, y, w, mass, truth, phi, of_cluster, given, turned, own, levels)
+        sample = Sample(p, y, w, mass, truth, phi, of_cluster, given, turned, own, levels, confident)
         settings = Settings(check_n_bins(n_bins), confidence_level, n_resamples, seed)
         of_groups = replace(settings, brief=not all_group_intervals)
         statistics, measures = _measure(sample, settings)

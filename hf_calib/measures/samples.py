@@ -26,6 +26,7 @@ class Sample:
     flips: Floats | None = None
     gold: Floats | None = None
     ordered: NDArray[np.bool_] | None = None
+    most_confident_correct: Floats | None = None
     _top: tuple = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -72,4 +73,5 @@ class Sample:
             flips=take(self.flips),
             gold=take(self.gold),
             ordered=take(self.ordered),
+            most_confident_correct=take(self.most_confident_correct),
         )

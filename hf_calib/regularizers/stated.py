@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from ..tasks.collator import OptionColumns
+from ..tasks.collator import OptionBatch
 
 
-def expected_brier_loss(logits: torch.Tensor, batch: OptionColumns) -> torch.Tensor:
+def expected_brier_loss(logits: torch.Tensor, batch: OptionBatch) -> torch.Tensor:
     r"""Return the expected Brier score of the level that is stated, for each answer.
 
     With the levels' distribution p and their values v_k from 0 to 1 in equal steps,
@@ -21,7 +21,7 @@ def expected_brier_loss(logits: torch.Tensor, batch: OptionColumns) -> torch.Ten
     ----------
     logits : torch.Tensor, shape (B, V)
         Where a level is stated.
-    batch : OptionColumns
+    batch : OptionBatch
         The levels as options, the last one right for a right answer and the first one for a wrong one. Answers without
         a grade get 0.
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from ..tasks.collator import OptionColumns
+from ..tasks.collator import OptionBatch
 
 
-def answer_loss(logits: torch.Tensor, batch: OptionColumns) -> torch.Tensor:
+def answer_loss(logits: torch.Tensor, batch: OptionBatch) -> torch.Tensor:
     """Return -log p_θ(the right option) for each question: over the whole vocabulary, or over the options' texts.
 
     Of a question with a distribution in place of the one right answer, it is the cross-entropy to it,
@@ -18,7 +18,7 @@ def answer_loss(logits: torch.Tensor, batch: OptionColumns) -> torch.Tensor:
     ----------
     logits : torch.Tensor, shape (B, V)
         At the answer positions; with option texts or labels the scores of `answer_scores`.
-    batch : OptionColumns
+    batch : OptionBatch
         Questions without an answer get 0.
 
     Returns
@@ -34,14 +34,14 @@ def answer_loss(logits: torch.Tensor, batch: OptionColumns) -> torch.Tensor:
     return torch.where(answered, loss, torch.zeros_like(loss))
 
 
-def brier_loss(probabilities: torch.Tensor, batch: OptionColumns) -> torch.Tensor:
+def brier_loss(probabilities: torch.Tensor, batch: OptionBatch) -> torch.Tensor:
     """Return the squared distance of each question's distribution over the options to its answer, in [0, 2].
 
     Parameters
     ----------
     probabilities : torch.Tensor, shape (B, K)
         Softmax over the options only, with gradient.
-    batch : OptionColumns
+    batch : OptionBatch
         Its distributions, or the right options as certain. Questions without an answer get 0.
 
     Returns

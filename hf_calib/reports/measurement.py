@@ -288,8 +288,12 @@ def pool(datasets: Mapping[str, Recorded]) -> Predictions:
         for name, part in zip(datasets, parts, strict=True)
         for subject in part.subjects
     ]
-    states = [part.hidden_states for part in parts if part.hidden_states is not None]
-    flips = [part.flips for part in parts if part.flips is not None]
+
+    def joined(name: str) -> np.ndarray | None:
+        """Return an array that all parts have, or None."""
+        values = [getattr(part, name) for part in parts]
+        return None if any(own is None for own in values) else np.concatenate(values)
+
     bounds = [np.zeros(len(part)) if part.missing_bounds is None else part.missing_bounds for part in parts]
     return Predictions(
         option_log_probabilities=np.concatenate(values),
@@ -302,8 +306,9 @@ def pool(datasets: Mapping[str, Recorded]) -> Predictions:
         if any(part.chosen is not None for part in parts)
         else None,
         missing_bounds=np.concatenate(bounds) if any(own.any() for own in bounds) else None,
-        hidden_states=np.concatenate(states) if len(states) == len(parts) else None,
-        flips=np.concatenate(flips) if len(flips) == len(parts) else None,
+        hidden_states=joined("hidden_states"),
+        flips=joined("flips"),
+        most_confident_correct=joined("most_confident_correct"),
     )
 
 

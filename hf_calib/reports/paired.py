@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..confidence.predictions import Predictions
 from ..measures import CATALOG, BinStatistics, Measure, shown_in
+from ..measures.battery import Battery
 from ..measures.binning import bin_edges, bin_index
 from ..measures.classwise import classwise_statistics, option_gaps
-from ..measures.estimates import Estimator, Settings
+from ..measures.estimates import Settings
 from ..measures.ranking import auroc_from_blocks, auroc_influence, of_samples, ranked_blocks
+from ..measures.samples import Sample
 from ..measures.sampling import MIN_CLUSTERS, influence_error, t_quantile
 from ..measures.scores import brier_terms, nll_terms
 
@@ -243,58 +244,37 @@ def _binned_difference(
     name: str, one: Predictions, two: Predictions, settings: Settings, clusters: NDArray[np.intp] | None
 ) -> Difference:
     """Return the difference of a binned error, with an interval from the two errors' intervals and correlation."""
-    binned = _BINNED[name]
-    base, other = (binned.error(own, settings, clusters) for own in (one, two))
+    error, gaps = _BINNED[name]
+    base, other = (error(_battery(own, settings, clusters)) for own in (one, two))
     # Where an error may be zero, its estimate is mostly a bias that comes from noise, and the bias of one model does
     # not cancel the noise of the other.
     away_from_zero = all(own.low is not None and own.low > 0 for own in (base, other))
-    correlation = _correlation(binned, one, two, settings, clusters) if away_from_zero else -1.0
+    correlation = _correlation(gaps, one, two, settings, clusters) if away_from_zero else -1.0
     return _difference(name, base.value, other.value, _recovered(base, other, correlation))
 
 
-class _Binned(ABC):
-    """A binned calibration error."""
-
-    @abstractmethod
-    def gaps(self, own: Predictions, n_bins: int) -> list[tuple[NDArray[np.intp], Array]]:
-        """Return each question's bin and gap, one pair of arrays for each set of bins."""
-
-    @abstractmethod
-    def error(self, own: Predictions, settings: Settings, clusters: NDArray[np.intp] | None) -> Measure:
-        """Return the error with its own interval."""
+def _battery(own: Predictions, settings: Settings, clusters: NDArray[np.intp] | None) -> Battery:
+    sample = Sample(own.probabilities, own.answers, clusters=clusters, chosen=own.predicted)
+    statistics = BinStatistics.from_predictions(sample.confidences, sample.correct, settings.n_bins)
+    return Battery(sample, settings, statistics)
 
 
-class _Top(_Binned):
-    """The error of the chosen option's probability."""
-
-    def gaps(self, own: Predictions, n_bins: int) -> list[tuple[NDArray[np.intp], Array]]:
-        return [(bin_index(own.confidences, bin_edges(n_bins)), own.correct - own.confidences)]
-
-    def error(self, own: Predictions, settings: Settings, clusters: NDArray[np.intp] | None) -> Measure:
-        estimator = Estimator(own.confidences, own.correct, settings, None, clusters)
-        statistics = BinStatistics.from_predictions(own.confidences, own.correct, settings.n_bins)
-        return estimator.absolute_sum(
-            [statistics], lambda: estimator.covariance(statistics, own.confidences, own.correct)
-        )
+def _top_gaps(own: Predictions, n_bins: int) -> _Gaps:
+    return [(bin_index(own.confidences, bin_edges(n_bins)), own.correct - own.confidences)]
 
 
-class _Options(_Binned):
-    """The errors of every option's probability, averaged over the options."""
-
-    def gaps(self, own: Predictions, n_bins: int) -> list[tuple[NDArray[np.intp], Array]]:
-        edges, p = bin_edges(n_bins), own.probabilities
-        return [(bin_index(p[:, k], edges), (own.answers == k) - p[:, k]) for k in range(p.shape[1])]
-
-    def error(self, own: Predictions, settings: Settings, clusters: NDArray[np.intp] | None) -> Measure:
-        estimator = Estimator(own.confidences, own.correct, settings, None, clusters)
-        p, y = own.probabilities, own.answers
-        sets = classwise_statistics(p, y, settings.n_bins)
-        return estimator.absolute_sum(
-            sets, lambda: estimator.stacked_covariance(option_gaps(p, y, sets), sets[0], len(sets))
-        )
+def _option_gaps(own: Predictions, n_bins: int) -> _Gaps:
+    p, y = own.probabilities, own.answers
+    return option_gaps(p, y, classwise_statistics(p, y, n_bins))
 
 
-_BINNED: dict[str, _Binned] = {"ece": _Top(), "cw_ece": _Options()}
+_Gaps: TypeAlias = Iterable[tuple[NDArray[np.intp], Array]]
+"""Each question's bin and gap, one pair of arrays for each set of bins."""
+
+_BINNED: dict[str, tuple[Callable[[Battery], Measure], Callable[[Predictions, int], _Gaps]]] = {
+    "ece": (Battery.ece, _top_gaps),
+    "cw_ece": (Battery.cw_ece, _option_gaps),
+}
 
 
 def _recovered(base: Measure, other: Measure, correlation: float) -> Measure:
@@ -312,7 +292,11 @@ def _recovered(base: Measure, other: Measure, correlation: float) -> Measure:
 
 
 def _correlation(
-    binned: _Binned, one: Predictions, two: Predictions, settings: Settings, clusters: NDArray[np.intp] | None
+    gaps_of: Callable[[Predictions, int], _Gaps],
+    one: Predictions,
+    two: Predictions,
+    settings: Settings,
+    clusters: NDArray[np.intp] | None,
 ) -> float:
     """Return the correlation of two models' errors over resamples of the questions, or of the subjects."""
     n_bins, n_resamples = settings.n_bins, settings.n_resamples
@@ -322,7 +306,7 @@ def _correlation(
     for own in (one, two):
         parts = [
             np.bincount(groups * n_bins + index, gaps, n_groups * n_bins).reshape(n_groups, n_bins)
-            for index, gaps in binned.gaps(own, n_bins)
+            for index, gaps in gaps_of(own, n_bins)
         ]
         sums.append(np.concatenate(parts, axis=1))
     sizes = np.bincount(groups, minlength=n_groups).astype(np.float64)

@@ -132,10 +132,10 @@ def _chart(measurement: Measurement, width: int, paint: Callable[[str, str], str
         right.append(f"{label:<12}{value}{interval}")
     own = report.ece_convention
     calibrated = "" if own["calibrated_model"] is None else f"; if calibrated {own['calibrated_model']:.3f}"
-    right.append(f"({own['n_bins']} bins, L1{calibrated})")
-    right += [""] if len(right) < 7 else []
-    right += [f"{marks[0]} accuracy of the answers", f"{marks[1]} their mean confidence"]
-    right += ["last column: number of answers"]
+    right.append(f"({own['n_bins']} bins, L1{calibrated};")
+    right.append(f" pooled over {own['n']:,} question{'' if own['n'] == 1 else 's'})")
+    right += [""] if len(right) < 8 else []
+    right += [f"{marks[0]} accuracy, {marks[1]} mean confidence", "last column: number of answers"]
     beside = width >= _AROUND + _RIGHT + 20
     size = (width - _AROUND - (_RIGHT if beside else 0)) if width > _AROUND + 20 else 20
     if not beside:
@@ -150,6 +150,8 @@ def _chart(measurement: Measurement, width: int, paint: Callable[[str, str], str
         left = f"{row['lower']:.1f}-{row['upper']:.1f} {''.join(bar)} {f'{count:,}' if count else '-':>6}"
         text = right[place] if beside and place < len(right) else ""
         yield f"{left}   {text}".rstrip()
+    if beside:
+        yield from (f"{'':{_AROUND + size}}{text}".rstrip() for text in right[len(report.bins) :])
 
 
 def _warning_lines(report: CalibrationReport, width: int, room: int) -> list[str]:

@@ -253,7 +253,8 @@ def _readable(dataset: Any, formats: tuple[tuple[str, ...], ...], source: str, c
     from datasets import Dataset
 
     from ..rewards import confidence_prompts
-    from ..trainers.stated_evaluator import free_form_questions, is_free_form
+    from ..tasks.free_form import free_form_questions
+    from ..trainers.stated_evaluator import is_free_form
 
     names = {name for columns in formats for name in columns}
     columns = column_names(dataset)

@@ -4,44 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 
 from .encoding import EncodedQuestion
 
 
-class OptionColumns(Protocol):
-    """A batch of B questions whose K options are columns of a model's output; shapes as in `QuestionBatch`."""
-
-    @property
-    def option_ids(self) -> torch.Tensor:
-        """Column of each option."""
-
-    @property
-    def option_mask(self) -> torch.Tensor:
-        """Which options exist."""
-
-    @property
-    def answers(self) -> torch.Tensor:
-        """Index of the right option."""
-
-    @property
-    def distributions(self) -> torch.Tensor | None:
-        """Probability of each option, if a question has a distribution in place of the one right answer."""
-
-
-@dataclass
-class QuestionBatch:
-    """A padded batch of B questions of at most L tokens and K options.
+@dataclass(kw_only=True)
+class OptionBatch:
+    """A batch of B questions whose at most K options are columns of a model's output.
 
     Attributes
     ----------
-    input_ids, attention_mask : torch.Tensor of int64, shape (B, L)
-    answer_positions : torch.Tensor of int64, shape (B,)
-        Index of each prompt's last token, whose logits predict the option.
     option_ids : torch.Tensor of int64, shape (B, K)
-        Token of each option; 0 for missing options.
+        Column of each option; 0 for missing options.
     option_mask : torch.Tensor of bool, shape (B, K)
         Which options exist.
     answers : torch.Tensor of int64, shape (B,)
@@ -50,17 +27,34 @@ class QuestionBatch:
         Probability of each option, where a question of the batch has a distribution; see `distributions_of`.
     """
 
-    input_ids: torch.Tensor
-    attention_mask: torch.Tensor
-    answer_positions: torch.Tensor
     option_ids: torch.Tensor
     option_mask: torch.Tensor
     answers: torch.Tensor
     distributions: torch.Tensor | None = None
 
-    def to(self, device: torch.device | str) -> QuestionBatch:
+    def to(self, device: torch.device | str) -> Self:
         """Return the batch on another device."""
-        return QuestionBatch(**on_device(self, device))
+        tensors: dict[str, Any] = {name: None if own is None else own.to(device) for name, own in vars(self).items()}
+        return type(self)(**tensors)
+
+    def __len__(self) -> int:
+        return len(self.answers)
+
+
+@dataclass
+class QuestionBatch(OptionBatch):
+    """A padded batch of questions of at most L tokens, whose options are tokens.
+
+    Attributes
+    ----------
+    input_ids, attention_mask : torch.Tensor of int64, shape (B, L)
+    answer_positions : torch.Tensor of int64, shape (B,)
+        Index of each prompt's last token, whose logits predict the option.
+    """
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    answer_positions: torch.Tensor
 
     @property
     def position_ids(self) -> torch.Tensor:
@@ -83,9 +77,6 @@ class QuestionBatch:
             attention_mask=self.attention_mask.gather(1, columns),
             answer_positions=self.answer_positions - self.left_padding,
         )
-
-    def __len__(self) -> int:
-        return len(self.answers)
 
 
 def token_positions(attention_mask: torch.Tensor) -> torch.Tensor:
@@ -164,8 +155,3 @@ def distributions_of(items: Sequence[HasTarget], width: int) -> torch.Tensor | N
         elif item.answer >= 0:
             distributions[row, item.answer] = 1.0
     return distributions
-
-
-def on_device(batch: Any, device: torch.device | str) -> dict[str, Any]:
-    """Return a batch's tensors on another device, by name."""
-    return {name: tensor if tensor is None else tensor.to(device) for name, tensor in vars(batch).items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -188,30 +188,38 @@ def load_free_form_questions(
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"there is no file {str(path)!r} to read questions from")
-    questions: QuestionList[FreeFormQuestion] = QuestionList(source=str(path))
-    for place, row in file_rows(path):
-        answers = "answers" if "answers" in row and "answer" not in row else "answer"
-        missing = [name for name in ("question", answers) if name not in row]
-        if missing:
-            raise QuestionError(
-                f"{place}: there is no column {missing[0]!r} among {', '.join(map(repr, row))}."
-                + did_you_mean(missing[0], row)
-            )
-        try:
-            subject, context = row.get("subject"), row.get("context")
-            questions.append(
-                FreeFormQuestion(
-                    row["question"],
-                    _answers(row[answers]),
-                    None if is_missing(subject) else str(subject),
-                    None if is_missing(context) else context,
-                )
-            )
-        except QuestionError as error:
-            raise QuestionError(f"{place}: {error}") from None
+    questions = QuestionList([_question(place, row) for place, row in file_rows(path)], source=str(path))
     if not questions:
         raise QuestionError(f"{path} holds no question; give a file with at least one row")
     return sample(questions, limit, seed)
+
+
+def free_form_questions(rows: Iterable[Mapping[str, Any]]) -> list[FreeFormQuestion]:
+    """Return rows with the columns of `load_free_form_questions` as questions.
+
+    Raises
+    ------
+    QuestionError
+        If a row is not a question.
+    """
+    return [_question(f"row {number}, counted from 0", row) for number, row in enumerate(rows)]
+
+
+def _question(place: str, row: Mapping[str, Any]) -> FreeFormQuestion:
+    answers = "answers" if "answers" in row and "answer" not in row else "answer"
+    missing = [name for name in ("question", answers) if name not in row]
+    if missing:
+        raise QuestionError(
+            f"{place}: there is no column {missing[0]!r} among {', '.join(map(repr, row))}."
+            + did_you_mean(missing[0], row)
+        )
+    subject, context = (None if is_missing(row.get(name)) else row[name] for name in ("subject", "context"))
+    try:
+        return FreeFormQuestion(
+            row["question"], _answers(row[answers]), None if subject is None else str(subject), context
+        )
+    except QuestionError as error:
+        raise QuestionError(f"{place}: {error}") from None
 
 
 def _answers(value: Any) -> tuple[str, ...]:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers.modeling_outputs import CausalLMOutput
 
-from ..confidence.cached import harmless_collator
-from ..confidence.forward import answer_logits
+from ..confidence.cached import exact_collator
+from ..confidence.encoded import Encoded, EncodedLabels, EncodedTexts
+from ..confidence.forward import answer_logits, answer_scores
+from ..confidence.packing import TextCollator
 from ..regularizers import answer_loss
 from ..tasks.collator import QuestionBatch, QuestionCollator
 from ..tasks.encoding import EncodedQuestion
-from .option_texts import Encoded, EncodedLabels, EncodedTexts, TextCollator, answer_scores, exact_collator
 from .trl_compatibility import log_supervised_metrics
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ def _harmless_side(model: Any, batch: QuestionBatch) -> str:
     row = int(batch.attention_mask.sum(dim=1).argmax())
     ids = batch.input_ids[row][batch.attention_mask[row].bool()].tolist()
     item = EncodedQuestion(tuple(ids), tuple(batch.option_ids[row].tolist()), 0, row)
-    return harmless_collator(model, [item], QuestionCollator(ids[0]), batch.input_ids.device).padding_side
+    return exact_collator([model], [item], QuestionCollator(ids[0]), batch.input_ids.device).padding_side
 
 
 def _batch_of(inputs: dict[str, torch.Tensor]) -> QuestionBatch | None:

@@ -17,7 +17,7 @@ from .best_metric import EVALUATION_PREFIX, correct_direction
 from .calibration_arguments import CalibrationArguments, check_confidence
 from .evaluator import CalibrationEvaluator, logged_measures, model_to_ask
 from .questions import QuestionPreparation
-from .stated_evaluator import MAX_NEW_TOKENS, StatedEvaluator, grading_reward, stated_prompts
+from .stated_evaluator import evaluator_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -80,7 +80,6 @@ class CalibrationCallback(TrainerCallback):
     ) -> None:
         check_confidence(confidence, "confidence")
         self.questions = questions
-        self.confidence = confidence
         self.tokenizer = tokenizer
         self.prompt_format = prompt_format
         self.confidence = confidence
@@ -124,21 +123,14 @@ class CalibrationCallback(TrainerCallback):
         # The config of a calibration-aware trainer has set the direction of its own measures.
         if self.prefix != EVALUATION_PREFIX or not isinstance(args, CalibrationArguments):
             correct_direction(args, self.prefix)
-        others: Any = (
+        self._evaluator = evaluator_of(
+            self.trainer,
+            self.questions,
             preparation,
             partial(model_to_ask, self.trainer),
-            self.trainer.accelerator,
             self.batch_size or args.per_device_eval_batch_size,
+            chat_option="prompt_format=PromptFormat(chat=True)",
         )
-        options: Any = {"chat_option": "prompt_format=PromptFormat(chat=True)"}
-        prompts = stated_prompts(self.questions, chat=preparation.prompt_format.chat)
-        if prompts is None:
-            questions = preparation.for_evaluation(self.questions)
-            self._evaluator = CalibrationEvaluator(questions, *others, **options)
-        else:
-            max_new_tokens = getattr(args, "max_completion_length", None) or MAX_NEW_TOKENS
-            reward = grading_reward(self.trainer)
-            self._evaluator = StatedEvaluator(prompts, reward, max_new_tokens, *others, **options)
 
     def on_train_begin(self, args, state, control, **kwargs):
         """Measure the model before the first step."""
@@ -171,7 +163,8 @@ class CalibrationCallback(TrainerCallback):
         self.reports["after"] = self.measure()
 
     def _log_diagram(self, report: CalibrationReport, step: int) -> None:
-        writers = [(callback, _DIAGRAM_WRITERS.get(type(callback).__name__)) for callback in self._reporters()]
+        callbacks = self.trainer.callback_handler.callbacks
+        writers = [(callback, _DIAGRAM_WRITERS.get(type(callback).__name__)) for callback in callbacks]
         if not any(write for _, write in writers):
             return
         display = ReliabilityDisplay.from_statistics(report, name=f"step {step}")
@@ -179,9 +172,6 @@ class CalibrationCallback(TrainerCallback):
         for callback, write in writers:
             if write is not None:
                 write(callback, f"{self.prefix}/reliability", display.figure_, step)
-
-    def _reporters(self) -> list[TrainerCallback]:
-        return self.trainer.callback_handler.callbacks
 
 
 def calling_trainer(callback: TrainerCallback) -> Trainer:

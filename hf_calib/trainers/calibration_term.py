@@ -14,7 +14,10 @@ from accelerate.utils import gather_object
 from torch import nn
 
 from ..calibrators.differentiable_ece import differentiable_ece
-from ..confidence.forward import NonFiniteLogitsError, evaluating, option_log_probabilities
+from ..confidence.cached import exact_collator
+from ..confidence.encoded import Encoded
+from ..confidence.forward import NonFiniteLogitsError, answer_scores, evaluating, option_log_probabilities
+from ..confidence.packing import Batch, TextCollator
 from ..confidence.stated_levels import StatedLevels
 from ..measures import BinStatistics
 from ..regularizers import (
@@ -27,7 +30,6 @@ from ..regularizers import (
 )
 from ..tasks.collator import QuestionCollator
 from .calibration_arguments import CalibrationArguments
-from .option_texts import Batch, Encoded, TextCollator, answer_scores, exact_collator
 from .reference_distributions import ReferenceDistributions
 from .regime_watch import RegimeWatch
 

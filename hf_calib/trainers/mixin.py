@@ -31,7 +31,7 @@ from .reference import Reference, check_base_weights
 from .reference_distributions import matched_distributions, read_distributions
 from .run import CalibrationRun
 from .self_made import is_self, self_made_questions
-from .stated_evaluator import MAX_NEW_TOKENS, StatedEvaluator, grading_reward, stated_prompts
+from .stated_evaluator import evaluator_of
 from .trl_compatibility import TaggedTrainer, dataset_kind, trainer_name
 from .weight_averaging import WeightAveragingCallback, check_averaging, resumed_folder
 
@@ -175,19 +175,14 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
         )
 
     def _evaluator_of(self, source: Any) -> CalibrationEvaluator:
-        settings = self.calibration_arguments
-        others = (
+        return evaluator_of(
+            self,
+            source,
             self._questions,
             self._model_to_ask,
-            self.accelerator,
             self.args.per_device_eval_batch_size,
-            settings.eval_calibrator,
+            calibrator=self.calibration_arguments.eval_calibrator,
         )
-        prompts = stated_prompts(source, chat=self.prompt_format.chat)
-        if prompts is None:
-            return CalibrationEvaluator(self._questions.for_evaluation(source), *others)
-        max_new_tokens = getattr(self.args, "max_completion_length", None) or MAX_NEW_TOKENS
-        return StatedEvaluator(prompts, grading_reward(self), max_new_tokens, *others)
 
     def _set_up_term(self, source: Any, em_dataset: Any, reference_model: Any) -> None:
         run, settings = self.calibration_run, copy.copy(self.calibration_arguments)

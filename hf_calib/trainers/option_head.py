@@ -17,7 +17,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from ..calibrators.option_head import BalancedOptionHead
 from ..confidence import Predictions, predict
-from ..confidence.cached import harmless_collator
+from ..confidence.cached import exact_collator
 from ..confidence.encoded import padding_token
 from ..confidence.forward import answer_logits_and_states, output_layer
 from ..tasks import PromptFormat, Question, as_questions, encode_questions, maximum_length, require_answers
@@ -73,7 +73,7 @@ class OptionHeadModel(nn.Module):
     def collator(self, items: Sequence[EncodedQuestion]) -> QuestionCollator:
         """Return the collator for these questions."""
         plain = QuestionCollator(padding_token(self.tokenizer))
-        return harmless_collator(self.model, items, plain, next(self.model.parameters()).device)
+        return exact_collator([self.model], items, plain, next(self.model.parameters()).device)
 
     def rebalance(self, questions: Any, batch_size: int = 64) -> None:
         """Balance the head on answered questions that the weights are not trained on."""

@@ -11,8 +11,16 @@ import numpy as np
 from datasets import Dataset, IterableDataset
 
 from ..confidence import confidence_method
-from ..confidence.encoded import padding_token
+from ..confidence.encoded import (
+    Encoded,
+    EncodedLabels,
+    EncodedTexts,
+    encode_letters,
+    encode_texts,
+    padding_token,
+)
 from ..confidence.methods import OptionTexts
+from ..confidence.packing import TextCollator
 from ..confidence.stated_levels import StatedLevels, encode_levels
 from ..tasks import (
     PromptFormat,
@@ -29,7 +37,6 @@ from ..tasks import (
 from ..tasks.collator import QuestionCollator
 from ..tasks.encoding import EncodedQuestion
 from .calibration_arguments import CalibrationArguments
-from .option_texts import Encoded, EncodedLabels, EncodedTexts, TextCollator, encode_letters, encode_texts
 
 
 @dataclass(frozen=True)

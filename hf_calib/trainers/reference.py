@@ -10,9 +10,10 @@ import torch
 from accelerate.utils import is_peft_model
 from torch import nn
 
-from ..confidence.forward import ForwardArguments, evaluating
+from ..confidence.encoded import Encoded, EncodedTexts
+from ..confidence.forward import ForwardArguments, answer_scores, evaluating
+from ..confidence.packing import Batch, TextBatch
 from ..regularizers import anchor_divergence
-from .option_texts import Batch, Encoded, EncodedTexts, TextBatch, answer_scores
 from .trl_compatibility import initial_adapter_weights, prepared_for_inference, takes_reference_model
 
 # The values of `init_lora_weights`, or their beginnings, with which PEFT moves a part of the base weights into the
@@ -67,7 +68,7 @@ class Reference:
 
     @torch.no_grad()
     def answer_scores(self, batch: Batch) -> torch.Tensor:
-        """Return the reference's `hf_calib.trainers.option_texts.answer_scores`, as wide as the policy's."""
+        """Return the reference's `hf_calib.confidence.forward.answer_scores`, as wide as the policy's."""
         if self.model is not None:
             scores = answer_scores(self.model, batch, self._arguments)
             return scores if isinstance(batch, TextBatch) else _of_width(scores, self._width)

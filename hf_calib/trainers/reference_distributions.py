@@ -14,12 +14,13 @@ import torch
 from torch import nn
 
 from ..confidence import Asking, LocalModel, NonFiniteLogitsError, confidence_method
+from ..confidence.encoded import Encoded, EncodedLabels, EncodedTexts, encode_letters, encode_texts
+from ..confidence.forward import ABSENT
 from ..confidence.methods import OptionTexts
 from ..regularizers import anchor_divergence, coarse_anchor_divergence
 from ..tasks import PromptFormat, Question, QuestionError, as_questions
 from ..tasks.encoding import EncodedQuestion
 from .calibration_arguments import check_confidence
-from .option_texts import ABSENT, Encoded, EncodedLabels, EncodedTexts, encode_letters, encode_texts
 from .reference import load_reference, reference_tokenizer, vocabularies_agree
 
 logger = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ class ReferenceDistributions:
         Parameters
         ----------
         policy_logits : torch.Tensor, shape (B, V), (B, K) with option texts or (B, K + 1) with labels
-            The policy's `hf_calib.trainers.option_texts.answer_scores`, of the same questions.
+            The policy's `hf_calib.confidence.forward.answer_scores`, of the same questions.
         items : sequence of EncodedQuestion or of EncodedTexts
             The B questions.
         """

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from datasets import Dataset, IterableDataset
+from torch import nn
 
 from ..confidence import Asking, LocalModel, Predictions
 from ..confidence.encoded import PromptEncoder
 from ..rewards import COLUMNS, AnswerReward, brier_reward, confidence_prompts
 from ..tasks import PromptFormat, QuestionError, is_question_layout
 from ..tasks.files import READERS, file_rows
-from ..tasks.free_form import FreeFormQuestion, load_free_form_questions
+from ..tasks.free_form import FreeFormQuestion, free_form_questions, load_free_form_questions
 from .evaluator import CalibrationEvaluator
+from .questions import QuestionPreparation
 
 # For trainers that generate nothing themselves.
 MAX_NEW_TOKENS = 256
@@ -111,6 +113,33 @@ def stated_prompts(source: Any, *, chat: bool) -> list[StatedPrompt] | None:
     return prompts
 
 
+def evaluator_of(
+    trainer: Any,
+    source: Any,
+    preparation: QuestionPreparation,
+    model: Callable[[], nn.Module],
+    batch_size: int,
+    **options: Any,
+) -> CalibrationEvaluator:
+    """Return the evaluator for questions with options or for free-form ones, with a trainer's accelerator.
+
+    Parameters
+    ----------
+    trainer : transformers.Trainer
+    source
+        As of `stated_prompts` and `QuestionPreparation.for_evaluation`.
+    preparation, model, batch_size, **options
+        As in `CalibrationEvaluator`.
+    """
+    others = (preparation, model, trainer.accelerator, batch_size)
+    prompts = stated_prompts(source, chat=preparation.prompt_format.chat)
+    if prompts is None:
+        return CalibrationEvaluator(preparation.for_evaluation(source), *others, **options)
+    # GRPO and RLOO answer no longer than in training.
+    max_new_tokens = getattr(trainer.args, "max_completion_length", None) or MAX_NEW_TOKENS
+    return StatedEvaluator(prompts, grading_reward(trainer), max_new_tokens, *others, **options)
+
+
 def is_free_form(columns: Iterable[str]) -> bool:
     """Return whether columns are those of free-form questions or prompts rather than of questions with options."""
     names = set(columns)
@@ -119,27 +148,6 @@ def is_free_form(columns: Iterable[str]) -> bool:
     # Any other column may hold options.
     answers = names & {"answer", "answers"}
     return "question" in names and bool(answers) and names - answers <= {"question", "subject", "context"}
-
-
-def free_form_questions(rows: Iterable[Mapping[str, Any]]) -> list[FreeFormQuestion]:
-    """Return rows with the columns `question` and `answer` or `answers` as questions.
-
-    Raises
-    ------
-    QuestionError
-        If a row is not a question.
-    """
-    questions = []
-    for number, row in enumerate(rows):
-        answers = row.get("answers", row.get("answer"))
-        answers = answers if isinstance(answers, list | tuple) else () if answers is None else (answers,)
-        try:
-            questions.append(
-                FreeFormQuestion(row["question"], tuple(map(str, answers)), row.get("subject"), row.get("context"))
-            )
-        except QuestionError as error:
-            raise QuestionError(f"row {number}, counted from 0: {error}") from None
-    return questions
 
 
 def grading_reward(trainer: Any) -> AnswerReward:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .binning import BinStatistics, bin_index
-from .ranking import equal_mass_calibration_error
+from .ranking import equal_mass_edges
 from .validation import Floats, check_labels, check_probabilities, check_weights
 
 
@@ -17,10 +17,11 @@ def classwise_statistics(
     *,
     threshold: float = 0.0,
     weights: ArrayLike | None = None,
+    equal_mass: bool = False,
 ) -> list[BinStatistics]:
     """Return each option's bin statistics, without the probabilities below `threshold`.
 
-    Parameters as in `classwise_calibration_error`.
+    Parameters as in `classwise_calibration_error`; with `equal_mass`, over the bins of `equal_mass_edges`.
     """
     p = check_probabilities(probabilities)
     y = check_labels(labels, *p.shape)
@@ -29,14 +30,15 @@ def classwise_statistics(
         raise ValueError(f"threshold must be in [0, 1), got {threshold}")
     result = []
     for option in range(p.shape[1]):
-        statistics = BinStatistics(n_bins)
-        column, right = np.ascontiguousarray(p[:, option]), y == option
-        kept = column >= threshold
-        if threshold == 0:
-            statistics.update(column, right, w)
-        elif kept.any() and (w is None or w[kept].any()):
-            statistics.update(column[kept], right[kept], None if w is None else w[kept])
-        result.append(statistics)
+        column, right, weight = np.ascontiguousarray(p[:, option]), y == option, w
+        if threshold > 0:
+            kept = column >= threshold
+            column, right, weight = column[kept], right[kept], None if w is None else w[kept]
+        if not len(column) or (weight is not None and not weight.any()):
+            result.append(BinStatistics(n_bins))
+            continue
+        edges = equal_mass_edges(column, n_bins, weights=weight) if equal_mass else None
+        result.append(BinStatistics.from_predictions(column, right, n_bins, weights=weight, edges=edges))
     return result
 
 
@@ -100,8 +102,7 @@ def classwise_calibration_error(
     >>> classwise_calibration_error([[0.75, 0.25], [0.75, 0.25]], [0, 0])
     0.25
     """
-    statistics = classwise_statistics(probabilities, labels, n_bins, threshold=threshold, weights=weights)
-    return float(np.mean([s.error(norm) if s.weights.any() else 0.0 for s in statistics]))
+    return _mean_error(classwise_statistics(probabilities, labels, n_bins, threshold=threshold, weights=weights), norm)
 
 
 def adaptive_calibration_error(
@@ -129,18 +130,10 @@ def adaptive_calibration_error(
     ----------
     Nixon et al., *Measuring Calibration in Deep Learning*, CVPR Workshops 2019, section 3.
     """
-    p = check_probabilities(probabilities)
-    y = check_labels(labels, *p.shape)
-    w = check_weights(weights, len(p))
-    if not 0 <= threshold < 1:
-        raise ValueError(f"threshold must be in [0, 1), got {threshold}")
-    errors = []
-    for option in range(p.shape[1]):
-        kept = p[:, option] >= threshold
-        weight = None if w is None else w[kept]
-        if not kept.any() or (weight is not None and not weight.any()):
-            errors.append(0.0)
-            continue
-        column, right = p[kept, option], y[kept] == option
-        errors.append(equal_mass_calibration_error(column, right, n_bins, weights=weight))
-    return float(np.mean(errors))
+    return _mean_error(
+        classwise_statistics(probabilities, labels, n_bins, threshold=threshold, weights=weights, equal_mass=True)
+    )
+
+
+def _mean_error(statistics: list[BinStatistics], norm: int | str = 1) -> float:
+    return float(np.mean([s.error(norm) if s.weights.any() else 0.0 for s in statistics]))

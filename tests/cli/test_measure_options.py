@@ -43,6 +43,29 @@ def probabilities(path):
     return np.concatenate([own.predictions.confidences for own in read_predictions(path).values()])
 
 
+def test_the_conventions_say_how_many_questions_and_groups_they_count(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    confidences = rng.uniform(0.5, 1, 12_000)
+    rows = pyarrow.table(
+        {
+            "probabilities": [[c, 1 - c] for c in confidences],
+            "answer": (rng.random(12_000) > confidences).astype(int),
+            "subject": [f"subject {i % 57}" for i in range(12_000)],
+        }
+    )
+    pyarrow.parquet.write_table(rows, tmp_path / "p.parquet")
+    assert measure("--from-predictions", tmp_path / "p.parquet", "--conventions") == 0
+    lines = capsys.readouterr().out.splitlines()
+    table = lines[next(i for i, line in enumerate(lines) if line.startswith("convention")) :]
+    place = table[0].index("n  used by")
+    assert max(map(len, table)) <= 80
+    assert all(line[: place + 1].endswith(" 12,000") for line in table[2:])
+    [grouped] = [line for line in table if "mean over" in line]
+    assert grouped.startswith("10 bins, mean over 57 groups ")
+    assert measure("--from-predictions", tmp_path / "p.parquet", "--conventions", "--json") == 0
+    assert {row["n"] for row in json.loads(capsys.readouterr().out)["conventions"]} == {12_000}
+
+
 def test_several_datasets(folder, tmp_path, model, tokenizer, capsys):
     sets = [folder / "one.jsonl", folder / "two.jsonl"]
     out = tmp_path / "out"

@@ -1,5 +1,7 @@
 """Stated confidence, sampled answers and P(True), with scripted models and against tiny ones by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -155,6 +157,38 @@ def test_consistency(measure, expected):
         np.testing.assert_allclose(found.probabilities[0], [0.25, 0.75, 0, 0])
         assert found.option_mass[0] == pytest.approx(0.8)
     assert backend.options["temperature"] == 1.0
+
+
+@pytest.mark.parametrize("measure", ["agreement", "entropy"])
+def test_the_most_probable_sample_may_not_be_the_most_frequent(measure):
+    written = [
+        [Generation(text, True, value) for text, value in own]
+        for own in (
+            [("A", -900.0), ("A", -901.0), ("B", -899.5)],
+            [("B", -1.0), ("C", -1.0), ("C", -3.0)],
+            [("what?", -0.1), ("C", -2.0), ("C", -2.0)],
+        )
+    ]
+    asked = [replace(question, answer=1) for question in questions(3, choices=(4,))]
+    found = SampleConsistency(3, measure).predict(Written(written), asked, PromptFormat(), Asking())
+    assert found.most_confident_correct.tolist() == [1.0, 0.5, 0.0]
+    assert found.subset(np.array([2, 0])).most_confident_correct.tolist() == [0.0, 1.0]
+    confident = found.report().confidence_at_k
+    assert confident.value == 0.5
+    assert 0 < confident.low < confident.value < confident.high < 1
+    served = [[*written[0][:2], Generation("B", True)], *written[1:]]
+    unknown = [replace(asked[0], answer=None), *asked[1:]]
+    for texts, rows in ((served, asked), (written, unknown)):
+        found = SampleConsistency(3, measure).predict(Written(texts), rows, PromptFormat(), Asking())
+        assert found.most_confident_correct is None
+
+
+class Written:
+    def __init__(self, samples):
+        self.samples = samples
+
+    def generate(self, stage, asked, prompt_format, asking, **options):
+        return self.samples
 
 
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=6).filter(lambda own: sum(own) > 1e-3))

@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from hf_calib.cli import main
 from hf_calib.confidence import Asking, LocalModel
 from hf_calib.confidence.backend import Generation
 from hf_calib.confidence.free_form import cluster, predict_free_form
+from hf_calib.confidence.local import _Sampler
+from hf_calib.reports import Measurement
 from hf_calib.tasks import FewShotFormat, PromptFormat, Question, QuestionError
 from hf_calib.tasks.free_form import (
     FreeFormQuestion,
@@ -132,6 +135,60 @@ def test_a_tiny_models_words(model, tokenizer):
     )  # fmt: skip
     for text, samples in zip(found.texts, written, strict=True):
         assert text in [sample.text.strip() for sample in samples]
+
+
+@torch.no_grad()
+def test_the_probability_of_a_sample_by_hand(model, tokenizer, monkeypatch):
+    # The tokens themselves in place of the text, which may be tokenized in another way.
+    monkeypatch.setattr(_Sampler, "_text", lambda self, ids: (" ".join(map(str, ids)), len(ids) == 4))
+    options = {"n_samples": 4, "temperature": 0.7, "max_new_tokens": 6, "list_options": False}
+    asked = [FreeFormQuestion("It?", ("a",)), FreeFormQuestion("What is it all about?", ("a",))]
+    together, alone = (
+        LocalModel(model, tokenizer).generate("g", asked, PromptFormat(), Asking(size), **options) for size in (2, 1)
+    )
+    for question, samples, same in zip(asked, together, alone, strict=True):
+        prompt = tokenizer(f"Question: {question.question}\nAnswer:")["input_ids"]
+        for sample, other in zip(samples, same, strict=True):
+            ids = [int(token) for token in sample.text.split()]
+            logs = (
+                model(input_ids=torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1].double().log_softmax(-1)
+            )
+            expected = sum(float(log[token]) for log, token in zip(logs, ids, strict=True))
+            assert sample.log_probability == pytest.approx(expected, abs=1e-4)
+            assert sample.log_probability == pytest.approx(other.log_probability, abs=1e-4)
+    options |= {"n_samples": 1, "temperature": 0.0}
+    [one] = LocalModel(model, tokenizer).generate("g", asked[:1], PromptFormat(), Asking(), **options)
+    assert one[0].log_probability is None
+
+
+def test_confidence_at_k_of_sampled_answers_is_measured_and_saved(model, tokenizer, tmp_path, capsys):
+    model.save_pretrained(tmp_path / "m")
+    tokenizer.save_pretrained(tmp_path / "m")
+    backend = LocalModel(model, tokenizer)
+    asked = [FreeFormQuestion(f"What is {i}?") for i in range(12)]
+    options = {"n_samples": 3, "temperature": 1.0, "max_new_tokens": 32, "stop": ("\n",), "list_options": False}
+    written = backend.generate("free_form", asked, PromptFormat(), Asking(), **options)
+    best = [max(own, key=lambda sample: sample.log_probability).text.strip() for own in written]
+    # The right answer of every other question is the most probable sample.
+    rows = [
+        {"question": own.question, "answer": text if i % 2 else "no such thing"}
+        for i, (own, text) in enumerate(zip(asked, best, strict=True))
+    ]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["measure", "--model", tmp_path / "m", "--dataset", tmp_path / "q.jsonl", "--free-form", "exact"]
+    words += ["--confidence", "consistency", "--n-samples", 3, "--out", tmp_path / "out"]
+    assert main([*map(str, words), "--fail-if", "confidence_at_k<0.6", "--all"]) == 3
+    assert "Confidence@k" in capsys.readouterr().out
+    saved = json.loads((tmp_path / "out" / "report.json").read_text())["measures"]
+    assert saved["confidence_at_k"]["value"] == pytest.approx(0.5)
+    assert saved["confidence_at_k"]["low"] < 0.5 < saved["confidence_at_k"]["high"]
+    assert saved["accuracy"]["value"] <= 0.5  # the majority's
+    assert "Confidence@k" in (tmp_path / "out" / "report.html").read_text()
+    loaded = Measurement.load(tmp_path / "out")
+    assert loaded.confidence_at_k.value == pytest.approx(0.5)
+    [own] = loaded.datasets.values()
+    twice = Measurement("m", {"a": own, "b": own})
+    assert twice.confidence_at_k.value == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(

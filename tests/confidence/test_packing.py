@@ -11,7 +11,7 @@ from transformers import GPTNeoConfig, GPTNeoForCausalLM, Qwen2Config, Qwen2ForC
 
 from hf_calib.confidence import Asking, LocalModel
 from hf_calib.confidence import local as local_module
-from hf_calib.confidence.forward import PackedRows, packed_mask
+from hf_calib.confidence.packing import PackedRows, packed_mask
 from hf_calib.tasks import FewShotFormat, PromptFormat, Question
 from tests.support import byte_level_tokenizer, questions, tiny_gpt2, tiny_llama, tiny_rwkv
 from tests.tasks.small_tokenizers import byte_pairs

@@ -77,7 +77,7 @@ def test_each_convention_is_what_it_says():
     assert found["10 equal-mass bins"].value == pytest.approx(np.mean(by_rank))
     assert found["smooth, no bins"].value == smooth_ece(c, y).value
     per_group = [expected_calibration_error(c[g::3], y[g::3]) for g in range(3)]
-    assert found["10 bins, mean over groups"].value == pytest.approx(np.mean(per_group))
+    assert found["10 bins, mean over 3 groups"].value == pytest.approx(np.mean(per_group))
     raw = expected_calibration_error(0.4 * c, y)
     assert found["10 bins, raw probability"].value == pytest.approx(raw)
     assert found["100 per bin, L2, no last bin"].value == pytest.approx(published(c, y)[0])

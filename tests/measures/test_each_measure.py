@@ -21,6 +21,7 @@ def given(n, seed=5):
         "true_probabilities": rng.permuted(p, axis=1),
         "features": rng.random((n, 2)),
         "flips": rng.random(n),
+        "most_confident_correct": rng.integers(0, 3, n) / 2,
         "gold": rng.permuted(p, axis=1),
         "ordered": np.arange(n) % 2 == 0,
     }

@@ -26,6 +26,7 @@ def report(predictions):
         true_probabilities=np.roll(p, 1, axis=1),
         features=rng.random((600, 2)),
         flips=rng.random(600),
+        most_confident_correct=rng.random(600) < 0.7,
         gold=np.roll(p, 2, axis=1),
         ordered=np.arange(600) % 3 == 0,
     )

@@ -91,7 +91,10 @@ def test_the_next_step_for_predictions_from_elsewhere_needs_no_model():
 
 def test_the_ece_says_what_it_is_and_the_raw_one_is_shown_where_it_differs():
     own = good()
-    assert f"(10 bins, L1; if calibrated {own.report.test.expected_error:.3f})" in screen(own)
+    assert f"(10 bins, L1; if calibrated {own.report.test.expected_error:.3f};" in screen(own)
+    assert " pooled over 1,000 questions)" in screen(own)
+    assert " pooled over 600 questions)" in screen(worst())
+    assert "if calibrated" not in screen(replace(own, report_options={"n_resamples": 0}))
     assert "ECE, raw" not in screen(good())
     recorded = Recorded(
         replace(calibrated(500), option_log_probabilities=calibrated(500).option_log_probabilities + np.log(0.3)),
@@ -104,6 +107,19 @@ def test_the_ece_says_what_it_is_and_the_raw_one_is_shown_where_it_differs():
     assert max(map(len, lines)) <= 80
     texts = Measurement("m", {"d": recorded}, {"confidence": {"name": "text"}}, {"n_resamples": 200})
     assert "ECE, raw" not in screen(texts)
+
+
+@pytest.mark.parametrize("n_bins", [3, 10])
+def test_nothing_beside_the_bars_is_left_out(n_bins):
+    """The raw ECE and the flip rate are shown too, or there are fewer bins than lines beside them."""
+    own = calibrated(500)
+    both = replace(own, option_log_probabilities=own.option_log_probabilities + np.log(0.3), flips=np.zeros(500))
+    options = {"n_resamples": 200, "n_bins": n_bins}
+    lines = screen(Measurement("m", {"d": Recorded(both, (None,) * 500)}, LETTERS, options)).splitlines()
+    assert len(lines) <= 20
+    text = "\n".join(lines)
+    for label in ("ECE, raw ", "Flip rate ", "pooled over 500 questions", "│ mean confidence", "number of answers"):
+        assert label in text
 
 
 def test_warnings_that_do_not_fit_are_counted():

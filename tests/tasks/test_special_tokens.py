@@ -7,7 +7,7 @@ import torch
 from tokenizers import AddedToken, processors
 
 from hf_calib.confidence import Asking, LocalDecisions, LocalModel
-from hf_calib.confidence.encoded import PromptEncoder
+from hf_calib.confidence.encoded import PromptEncoder, encode_letters
 from hf_calib.lab.tokenizer import make_tokenizer
 from hf_calib.tasks import (
     DecisionQuestion,
@@ -20,7 +20,6 @@ from hf_calib.tasks import (
 )
 from hf_calib.tasks.chat import answer_stem
 from hf_calib.tasks.free_form import FreeFormQuestion
-from hf_calib.trainers.option_texts import encode_letters
 from tests.support import byte_level_tokenizer, tiny_llama
 from tests.tasks.small_tokenizers import sentence_pieces
 

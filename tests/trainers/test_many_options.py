@@ -7,12 +7,14 @@ import torch.nn.functional as F
 
 from hf_calib import CalibrationAwareSFTConfig, RecalibrationConfig
 from hf_calib.confidence import Asking, LocalDecisions, LocalModel, OptionLetters
+from hf_calib.confidence.encoded import EncodedLabels, encode_letters
+from hf_calib.confidence.forward import answer_scores
+from hf_calib.confidence.packing import TextCollator
 from hf_calib.regularizers import em_loss
 from hf_calib.tasks import PromptFormat, QuestionError, TypedDecisions, encode_questions
 from hf_calib.tasks.encoding import EncodedQuestion
 from hf_calib.tasks.questions import DecisionQuestion
 from hf_calib.trainers import recalibrate
-from hf_calib.trainers.option_texts import EncodedLabels, TextCollator, answer_scores, encode_letters
 from hf_calib.trainers.reference_distributions import (
     ReferenceDistributions,
     ReferenceMismatchError,

@@ -16,11 +16,14 @@ import hf_calib
 from hf_calib import CalibrationAwareConfig, CalibrationAwareSFTConfig, CalibrationCallback, RecalibrationConfig
 from hf_calib.calibrators.differentiable_ece import differentiable_ece
 from hf_calib.confidence import Asking, LocalModel, NonFiniteLogitsError, confidence_method
+from hf_calib.confidence.cached import exact_collator
+from hf_calib.confidence.encoded import encode_texts
+from hf_calib.confidence.forward import answer_scores
+from hf_calib.confidence.packing import TextCollator
 from hf_calib.regularizers import em_loss
 from hf_calib.tasks import PromptFormat, Question, QuestionError
 from hf_calib.trainers import recalibrate
 from hf_calib.trainers.calibration_arguments import TRAINABLE
-from hf_calib.trainers.option_texts import TextCollator, answer_scores, encode_texts, exact_collator
 from hf_calib.trainers.reference import ReferenceUnavailableError
 from hf_calib.trainers.reference_distributions import (
     ReferenceDistributions,

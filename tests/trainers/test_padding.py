@@ -8,7 +8,7 @@ from datasets import Dataset
 
 from hf_calib.calibrators.option_head import BalancedOptionHead
 from hf_calib.confidence import predict
-from hf_calib.confidence.cached import harmless_collator
+from hf_calib.confidence.cached import exact_collator
 from hf_calib.tasks import QuestionCollator, encode_questions
 from hf_calib.trainers.evaluator import CalibrationEvaluator
 from hf_calib.trainers.option_head import OptionHeadModel
@@ -32,8 +32,8 @@ def by_hand(model, tokenizer, asked=ASKED):
 def test_where_padding_matters_it_is_on_the_right(make, tokenizer):
     model, items = make(tokenizer).train(), encode_questions(ASKED, tokenizer).items
     sides = {side: QuestionCollator(tokenizer.pad_token_id, side) for side in ("left", "right")}
-    assert harmless_collator(model, items, sides["right"], "cpu") is sides["right"]
-    found = harmless_collator(model, items, sides["left"], "cpu")
+    assert exact_collator([model], items, sides["right"], "cpu") is sides["right"]
+    found = exact_collator([model], items, sides["left"], "cpu")
     assert found == sides["right" if make is tiny_rwkv else "left"]
     assert all(module.training for module in model.modules())
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -43,9 +43,9 @@ def test_rounding_of_a_narrow_number_format_is_no_difference(tokenizer):
     items, collator = encode_questions(ASKED, tokenizer).items, QuestionCollator(tokenizer.pad_token_id)
     for dtype in (torch.bfloat16, torch.float16):
         model = tiny_llama(tokenizer).to(dtype)
-        assert harmless_collator(model, items, collator, "cpu") is collator
+        assert exact_collator([model], items, collator, "cpu") is collator
     with torch.autocast("cpu", torch.bfloat16):
-        assert harmless_collator(tiny_llama(tokenizer), items, collator, "cpu") is collator
+        assert exact_collator([tiny_llama(tokenizer)], items, collator, "cpu") is collator
 
 
 def test_the_terms(tokenizer, tmp_path):
