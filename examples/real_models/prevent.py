@@ -85,6 +85,8 @@ def make_parser():
     parser.add_argument("--batch_size", type=int, default=16, help="pairs per step (default 16)")
     parser.add_argument("--micro_batch_size", type=int, help="pairs per forward (default: all of a step)")
     parser.add_argument("--learning_rate", type=float, default=2e-4, help="default 2e-4, cosine decay")
+    parser.add_argument("--max_tokens", type=int, help="leave out pairs with a longer prompt and completion")
+    parser.add_argument("--bf16", action="store_true", help="compute the pairs in bfloat16 (always so on a GPU)")
     parser.add_argument("--beta", type=float, default=0.1, help="of DPO (default 0.1)")
     parser.add_argument("--lora_r", type=int, default=16, help="rank of the adapter (default 16), alpha is twice that")
     parser.add_argument("--n_pairs", type=int, default=500, help="pairs to hold out, at least (default 500)")
@@ -128,6 +130,7 @@ class Experiment:
     def split(self):
         """Return the pairs to train on and those that are held out, which share no prompt."""
         rows = [json.loads(line) for line in self.options.pairs.read_text(encoding="utf-8").splitlines() if line]
+        rows = [row for row in rows if self.fits(row)]
         prompts = sorted({row["prompt"] for row in rows})
         random.Random(0).shuffle(prompts)
         held_out = []
@@ -139,6 +142,14 @@ class Experiment:
         if not train:
             raise SystemExit(f"--n_pairs: {self.options.pairs} has {len(rows)} pairs, so none is left to train on")
         return [self.rendered(row) for row in train], [self.rendered(row) for row in held_out]
+
+    def fits(self, row):
+        """Return whether a pair is short enough for `--max_tokens`."""
+        if self.options.max_tokens is None:
+            return True
+        row = self.rendered(row)
+        texts = [row["prompt"] + row[side] for side in ("chosen", "rejected")]
+        return max(map(len, self.tokenizer(texts)["input_ids"])) <= self.options.max_tokens
 
     def rendered(self, row):
         """Return a pair as text, in the tokenizer's chat template if there is one."""
@@ -189,7 +200,8 @@ class Experiment:
             lr_scheduler_type="cosine",
             warmup_steps=options.steps // 20,
             seed=seed,
-            bf16=device() == "cuda",
+            use_cpu=device() == "cpu",
+            bf16=self.options.bf16 or device() == "cuda",
             gradient_checkpointing=False,
             logging_steps=max(1, options.steps // 20),
             save_strategy="no",
@@ -241,7 +253,8 @@ class Experiment:
         seconds = time.perf_counter() - start - look.seconds
         trainer.save_model()
         log = [entry for entry in trainer.state.log_history if "loss" in entry]
-        return {"seconds": round(seconds, 1), "looks": look.taken, "log": log, **self.measured(trainer.model)}
+        model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+        return {"seconds": round(seconds, 1), "looks": look.taken, "log": log, **self.measured(model)}
 
     def changed(self, name, arm, seed):
         """Change the model that plain DPO made, and return the row."""
@@ -319,9 +332,12 @@ class Experiment:
 
     def scored(self, completions, model):
         """Return the completions' log-probabilities, with as many rows per forward as the logits' memory allows."""
+        import torch
+
         logits = 2**29 if model.device.type == "cuda" else 2**26
         rows = logits // (completions.input_ids.shape[1] * len(self.tokenizer))
-        return completions.log_probabilities(model, batch_size=max(1, rows))
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=self.options.bf16):
+            return completions.log_probabilities(model, batch_size=max(1, rows))
 
     def summary(self, row):
         """Return a row in a line."""
