@@ -7,8 +7,8 @@ python examples/benchmarks/trl_step.py --model HuggingFaceTB/SmolLM2-135M-Instru
 ```
 
 TRL's `DPOTrainer` and ours train on the same pairs, and TRL's `SFTTrainer` and ours on the same questions: TRL's as
-prompts with the right letter as completion. All train LoRA of rank 16 on all linear layers in float32 on one thread. The
-runs alternate, and the times are medians over steps, in processor time.
+prompts with the right letter as completion. All train LoRA of rank 16 on all linear layers in float32 on one thread.
+The runs alternate, and the times are medians over steps, in processor time.
 
 A step's time is also divided by where it is spent, from the stack sampled every few milliseconds: the model's forward,
 the backward, the optimizer, the fused head of TRL, and the Python packages that call them.
@@ -53,6 +53,7 @@ class Samples(threading.Thread):
         self.main = threading.main_thread().ident
 
     def run(self):
+        """Sample until `stop`."""
         while not self.ended.wait(self.seconds):
             self.found[place_of(sys._current_frames()[self.main])] += 1
 
@@ -178,8 +179,11 @@ def main():
     questions = hf_calib.load_questions(options.questions)[: 16 * options.questions_per_step]
     with tempfile.TemporaryDirectory() as name:
         table = [row for kind in ARMS for row in measure(kind, Path(name), options, pairs, questions)]
-    print(f"{Path(options.model).name}, one thread, processor time, medians of {options.rounds * options.steps} steps; "
-          f"{options.batch_size} pairs or {options.questions_per_step} questions per step")  # fmt: skip
+    n_steps, size = (
+        options.rounds * options.steps,
+        f"{options.batch_size} pairs or {options.questions_per_step} questions",
+    )
+    print(f"{Path(options.model).name}, one thread, processor time, medians of {n_steps} steps; {size} per step")
     print(render_table(table))
 
 
