@@ -93,6 +93,7 @@ def make_parser():
     parser.add_argument("--n_prompts", type=int, default=1000, help="OpenBookQA questions to train on (default 1000)")
     parser.add_argument("--n_fit", type=int, default=500, help="questions to fit temperatures on (default 500)")
     parser.add_argument("--n_test", type=int, default=1000, help="questions of each test set (default 1000)")
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS), metavar="SET", help="default: all")
     parser.add_argument("--n_followed", type=int, default=500, help="questions asked during training (default 500)")
     parser.add_argument("--looks", type=int, default=4, help="measurements during training (default 4)")
     parser.add_argument("--out", type=Path, default=Path("prevented"), help="folder of the rows (default prevented)")
@@ -121,7 +122,7 @@ class Experiment:
         self.name = Path(options.model).name
         self.work = (options.work or options.out / "work") / self.name
         self.tokenizer = AutoTokenizer.from_pretrained(options.model)
-        self.tests = {name: read((file,), options.data)[: options.n_test] for name, file in SETS.items()}
+        self.tests = {name: read((SETS[name],), options.data)[: options.n_test] for name in options.sets}
         questions = read(("openbookqa_train",), options.data)
         self.fit, self.questions = questions[: options.n_fit], questions[options.n_fit :][: options.n_prompts]
         self.train, self.held_out = self.split()
@@ -223,10 +224,22 @@ class Experiment:
         return {"none": None, "self": "self", "answers": self.questions}[arm.prompts]
 
     def trained(self, name, arm, seed, weight):
-        """Train, and return the row."""
-        import hf_calib
+        """Train unless that was finished before, and return the row."""
+        from peft import PeftModel
 
         folder = self.work / f"{name.replace(' ', '-')}-seed{seed}"
+        kept = folder / "training.json"
+        settings = self.settings(weight)
+        if not kept.exists() or json.loads(kept.read_text())["settings"] != settings:
+            training = self.train_adapter(folder, name, arm, seed, weight)
+            kept.write_text(json.dumps({"settings": settings, "training": training}))
+        training = json.loads(kept.read_text())["training"]
+        return {**training, **self.measured(PeftModel.from_pretrained(self.base(), folder))}
+
+    def train_adapter(self, folder, name, arm, seed, weight):
+        """Train an adapter, save it, and return what happened."""
+        import hf_calib
+
         config = dict(arm.config) if weight is None else {**arm.config, "anchor_weight": weight}
         args = self.config(folder, seed, hf_calib.CalibrationAwareConfig, beta=self.options.beta, **config)
         trainer_class, own = hf_calib.CalibrationAwareTrainer, {}
@@ -253,8 +266,7 @@ class Experiment:
         seconds = time.perf_counter() - start - look.seconds
         trainer.save_model()
         log = [entry for entry in trainer.state.log_history if "loss" in entry]
-        model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
-        return {"seconds": round(seconds, 1), "looks": look.taken, "log": log, **self.measured(model)}
+        return {"seconds": round(seconds, 1), "looks": look.taken, "log": log}
 
     def changed(self, name, arm, seed):
         """Change the model that plain DPO made, and return the row."""
@@ -297,7 +309,7 @@ class Experiment:
             elif calibrator == "daca":
                 reference = self.ask(self.base(), {"fit": self.fit}, reading)["fit"].logits
                 answers, row[f"calibrator of {reading}"] = calibrated(answers, "reference_agreement", reference)
-            row["measured"][reading] = {name: figures(answers[name]) for name in SETS}
+            row["measured"][reading] = {name: figures(answers[name]) for name in self.tests}
         return row
 
     def ask(self, model, sets, reading):
