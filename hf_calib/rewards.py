@@ -4,10 +4,14 @@ The functions are ready to use; `get_brier_reward` and the other `get_` function
 correctness reward or style. All accept plain and conversational completions. With `accuracy_reward` or
 `answer_reward`, `brier_reward` is the reward of RLCR, and `log_score_reward` that of Rewarding Doubt.
 
+With GRPO, pass ``scale_rewards="none"``: dividing by the standard deviation of a group's rewards makes stated confidence
+extreme where the same question is answered rightly at one time and wrongly at another (Bereket and Leskovec).
+
 References
 ----------
 Damani et al., *Beyond Binary Rewards: Training LMs to Reason about Their Uncertainty* (RLCR), arXiv 2507.16806.
 Stangel et al., *Rewarding Doubt*, arXiv 2503.02623.
+Bereket and Leskovec, *Uncalibrated Reasoning: GRPO Induces Overconfidence for Stochastic Outcomes*, arXiv 2508.11800.
 """
 
 from __future__ import annotations
@@ -143,7 +147,7 @@ def _given(solution: Sequence[Any] | None, columns: Mapping[str, Any]) -> dict[s
 _NO_COLUMNS = ("prompts", "completion_ids", "trainer_state", "log_extra", "log_metric", "environments")
 
 
-class _ScoreReward(AnswerReward):
+class ScoreReward(AnswerReward):
     """A score of the stated confidence, given whether the answer is right."""
 
     def __init__(
@@ -257,7 +261,7 @@ def get_brier_reward(
     >>> [round(reward, 3) for reward in get_brier_reward()(completions=completions, solution=["Paris", "Paris"])]
     [-0.04, -1.0]
     """
-    return _ScoreReward("brier_reward", style, matcher, column, correctness_reward)
+    return ScoreReward("brier_reward", style, matcher, column, correctness_reward)
 
 
 def get_log_score_reward(
@@ -286,7 +290,7 @@ def get_log_score_reward(
     """
     if not 0 < clip < 0.5:
         raise ValueError(f"clip: must lie between 0 and 0.5, got {clip}")
-    return _ScoreReward("log_score_reward", style, matcher, column, correctness_reward, clip)
+    return ScoreReward("log_score_reward", style, matcher, column, correctness_reward, clip)
 
 
 def get_confidence_format_reward(style: str = "auto") -> Callable[..., list[float]]:

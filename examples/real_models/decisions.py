@@ -187,7 +187,8 @@ class Fold:
                 peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
             )
             trainer.train()
-            self.model = trainer.calibrated_model
+            # Without the wrapper that computes in bfloat16, all arms are measured in float32.
+            self.model = trainer.accelerator.unwrap_model(trainer.calibrated_model, keep_fp32_wrapper=False)
 
     def keep(self, name, probabilities, **more):
         """Write an arm's answers."""

@@ -85,12 +85,15 @@ def make_parser():
     parser.add_argument("--batch_size", type=int, default=16, help="pairs per step (default 16)")
     parser.add_argument("--micro_batch_size", type=int, help="pairs per forward (default: all of a step)")
     parser.add_argument("--learning_rate", type=float, default=2e-4, help="default 2e-4, cosine decay")
+    parser.add_argument("--max_tokens", type=int, help="leave out pairs with a longer prompt and completion")
+    parser.add_argument("--bf16", action="store_true", help="compute the pairs in bfloat16 (always so on a GPU)")
     parser.add_argument("--beta", type=float, default=0.1, help="of DPO (default 0.1)")
     parser.add_argument("--lora_r", type=int, default=16, help="rank of the adapter (default 16), alpha is twice that")
     parser.add_argument("--n_pairs", type=int, default=500, help="pairs to hold out, at least (default 500)")
     parser.add_argument("--n_prompts", type=int, default=1000, help="OpenBookQA questions to train on (default 1000)")
     parser.add_argument("--n_fit", type=int, default=500, help="questions to fit temperatures on (default 500)")
     parser.add_argument("--n_test", type=int, default=1000, help="questions of each test set (default 1000)")
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS), metavar="SET", help="default: all")
     parser.add_argument("--n_followed", type=int, default=500, help="questions asked during training (default 500)")
     parser.add_argument("--looks", type=int, default=4, help="measurements during training (default 4)")
     parser.add_argument("--out", type=Path, default=Path("prevented"), help="folder of the rows (default prevented)")
@@ -119,7 +122,7 @@ class Experiment:
         self.name = Path(options.model).name
         self.work = (options.work or options.out / "work") / self.name
         self.tokenizer = AutoTokenizer.from_pretrained(options.model)
-        self.tests = {name: read((file,), options.data)[: options.n_test] for name, file in SETS.items()}
+        self.tests = {name: read((SETS[name],), options.data)[: options.n_test] for name in options.sets}
         questions = read(("openbookqa_train",), options.data)
         self.fit, self.questions = questions[: options.n_fit], questions[options.n_fit :][: options.n_prompts]
         self.train, self.held_out = self.split()
@@ -128,6 +131,7 @@ class Experiment:
     def split(self):
         """Return the pairs to train on and those that are held out, which share no prompt."""
         rows = [json.loads(line) for line in self.options.pairs.read_text(encoding="utf-8").splitlines() if line]
+        rows = [row for row in rows if self.fits(row)]
         prompts = sorted({row["prompt"] for row in rows})
         random.Random(0).shuffle(prompts)
         held_out = []
@@ -139,6 +143,14 @@ class Experiment:
         if not train:
             raise SystemExit(f"--n_pairs: {self.options.pairs} has {len(rows)} pairs, so none is left to train on")
         return [self.rendered(row) for row in train], [self.rendered(row) for row in held_out]
+
+    def fits(self, row):
+        """Return whether a pair is short enough for `--max_tokens`."""
+        if self.options.max_tokens is None:
+            return True
+        row = self.rendered(row)
+        texts = [row["prompt"] + row[side] for side in ("chosen", "rejected")]
+        return max(map(len, self.tokenizer(texts)["input_ids"])) <= self.options.max_tokens
 
     def rendered(self, row):
         """Return a pair as text, in the tokenizer's chat template if there is one."""
@@ -189,7 +201,8 @@ class Experiment:
             lr_scheduler_type="cosine",
             warmup_steps=options.steps // 20,
             seed=seed,
-            bf16=device() == "cuda",
+            use_cpu=device() == "cpu",
+            bf16=self.options.bf16 or device() == "cuda",
             gradient_checkpointing=False,
             logging_steps=max(1, options.steps // 20),
             save_strategy="no",
@@ -211,10 +224,22 @@ class Experiment:
         return {"none": None, "self": "self", "answers": self.questions}[arm.prompts]
 
     def trained(self, name, arm, seed, weight):
-        """Train, and return the row."""
-        import hf_calib
+        """Train unless that was finished before, and return the row."""
+        from peft import PeftModel
 
         folder = self.work / f"{name.replace(' ', '-')}-seed{seed}"
+        kept = folder / "training.json"
+        settings = self.settings(weight)
+        if not kept.exists() or json.loads(kept.read_text())["settings"] != settings:
+            training = self.train_adapter(folder, name, arm, seed, weight)
+            kept.write_text(json.dumps({"settings": settings, "training": training}))
+        training = json.loads(kept.read_text())["training"]
+        return {**training, **self.measured(PeftModel.from_pretrained(self.base(), folder))}
+
+    def train_adapter(self, folder, name, arm, seed, weight):
+        """Train an adapter, save it, and return what happened."""
+        import hf_calib
+
         config = dict(arm.config) if weight is None else {**arm.config, "anchor_weight": weight}
         args = self.config(folder, seed, hf_calib.CalibrationAwareConfig, beta=self.options.beta, **config)
         trainer_class, own = hf_calib.CalibrationAwareTrainer, {}
@@ -241,7 +266,7 @@ class Experiment:
         seconds = time.perf_counter() - start - look.seconds
         trainer.save_model()
         log = [entry for entry in trainer.state.log_history if "loss" in entry]
-        return {"seconds": round(seconds, 1), "looks": look.taken, "log": log, **self.measured(trainer.model)}
+        return {"seconds": round(seconds, 1), "looks": look.taken, "log": log}
 
     def changed(self, name, arm, seed):
         """Change the model that plain DPO made, and return the row."""
@@ -284,7 +309,7 @@ class Experiment:
             elif calibrator == "daca":
                 reference = self.ask(self.base(), {"fit": self.fit}, reading)["fit"].logits
                 answers, row[f"calibrator of {reading}"] = calibrated(answers, "reference_agreement", reference)
-            row["measured"][reading] = {name: figures(answers[name]) for name in SETS}
+            row["measured"][reading] = {name: figures(answers[name]) for name in self.tests}
         return row
 
     def ask(self, model, sets, reading):
@@ -319,9 +344,12 @@ class Experiment:
 
     def scored(self, completions, model):
         """Return the completions' log-probabilities, with as many rows per forward as the logits' memory allows."""
+        import torch
+
         logits = 2**29 if model.device.type == "cuda" else 2**26
         rows = logits // (completions.input_ids.shape[1] * len(self.tokenizer))
-        return completions.log_probabilities(model, batch_size=max(1, rows))
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=self.options.bf16):
+            return completions.log_probabilities(model, batch_size=max(1, rows))
 
     def summary(self, row):
         """Return a row in a line."""

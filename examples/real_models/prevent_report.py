@@ -69,7 +69,9 @@ def report(rows):
             lines.append(f"| {arm} | {len(own)} | " + " | ".join(cells) + " |")
         lines.append("")
         for reading in READINGS:
-            for name in SETS:
+            # Those that `--sets` of prevent.py left out are not there.
+            first = next(iter(arms.values()))[0]["measured"][reading]
+            for name in (name for name in SETS if name in first):
                 lines += calibration(arms, reading, name)
     lines += [
         "Square brackets: 95% interval over questions, of one seed. ±: 95% interval of the mean over seeds. The",

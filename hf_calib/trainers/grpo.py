@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
+from typing import Any
 
 from trl import GRPOConfig, GRPOTrainer
 
+from ..rewards import ScoreReward
 from .calibration_arguments import CalibrationArguments
 from .mixin import CalibrationMixin
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -20,4 +25,18 @@ class CalibrationAwareGRPOTrainer(CalibrationMixin, GRPOTrainer):  # type: ignor
 
     The anchor's reference is the trainer's own if its `beta` is not zero or there is an adapter; otherwise the weights
     that training starts from. The questions are not prompts: nothing is generated for them.
+
+    Rewards of stated confidence such as `hf_calib.rewards.brier_reward` need ``scale_rewards="none"``; with another
+    value there is a warning.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        scored = [own.__name__ for own in self.reward_funcs if isinstance(own, ScoreReward)]
+        if scored and self.args.scale_rewards != "none":
+            logger.warning(
+                "scale_rewards: with %r, %s makes stated confidence extreme, because rewards are divided by their "
+                'standard deviation (arXiv 2508.11800); pass scale_rewards="none"',
+                self.args.scale_rewards,
+                " and ".join(scored),
+            )

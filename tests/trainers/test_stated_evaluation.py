@@ -133,3 +133,15 @@ def test_bad_input_is_refused(tokenizer, tmp_path):
         byte_level_tokenizer(chat=True), tmp_path, eval_calibration_dataset=messages, peft_config=lora(),
         max_completion_length=3,
     ).evaluate()  # fmt: skip
+
+
+@pytest.mark.parametrize(("scale", "warned"), [("group", True), ("batch", True), (False, False)])
+def test_scaled_rewards_of_confidence_are_warned_about(scale, warned, tokenizer, tmp_path, caplog):
+    asked = confidence_prompts(ASKED * 4, chat=False)
+    own = {"train_dataset": asked, "scale_rewards": scale}
+    grpo(tokenizer, tmp_path, reward_funcs=[answer_reward, brier_reward], **own)
+    assert ("scale_rewards: with" in caplog.text) == warned
+    assert ("brier_reward makes stated confidence extreme" in caplog.text) == warned
+    caplog.clear()
+    grpo(tokenizer, tmp_path, reward_funcs=[answer_reward], **own)
+    assert "scale_rewards" not in caplog.text
