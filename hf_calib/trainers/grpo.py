@@ -32,6 +32,7 @@ class CalibrationAwareGRPOTrainer(CalibrationMixin, GRPOTrainer):  # type: ignor
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        assert isinstance(self.args, GRPOConfig)
         scored = [own.__name__ for own in self.reward_funcs if isinstance(own, ScoreReward)]
         if scored and self.args.scale_rewards != "none":
             logger.warning(
