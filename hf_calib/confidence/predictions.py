@@ -52,8 +52,8 @@ class Predictions:
     flips : ndarray of float64, shape (n,), optional
         Share of other orders of a question's options in which another option was answered.
     most_confident_correct : ndarray of float64, shape (n,), optional
-        Of sampled answers, whether the most probable one is correct; of equally probable ones, the share of correct
-        ones.
+        Whether the most probable of a question's sampled answers is correct. If several are equally probable, the
+        share of them that is correct.
 
     Raises
     ------

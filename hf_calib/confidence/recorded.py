@@ -220,8 +220,8 @@ def write_predictions(path: str | Path, datasets: Mapping[str, Recorded]) -> Non
     The columns: dataset, row, subject, context and type (null where there is none), question, choices, answer (index;
     null where it is not known), predicted, confidence, correct, probabilities (of each option among the options),
     log_probabilities (in the whole vocabulary), option_mass (null where it has no meaning), flip_rate (null where
-    no other order of the options was asked), most_confident_correct (null where no answers were sampled, and of
-    samples without probabilities).
+    no other order of the options was asked), most_confident_correct (null where no answers were sampled or their
+    probabilities are unknown).
     """
     import pyarrow as arrow
     import pyarrow.parquet as parquet

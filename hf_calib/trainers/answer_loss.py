@@ -28,18 +28,18 @@ class AnswerLossMixin(Base):
     """Computes an SFT trainer's loss on questions: of letters from the logits at one position per question.
 
     TRL's own loss skips the logits of unlabeled positions on GPUs but not on CPUs. The loss and the logged metrics
-    are the same to rounding. With option texts the loss is the cross-entropy over the options. For any other loss or
-    data, the trainer's own computation is used.
+    are the same to rounding. With option texts or labels, and with distributions as answers, the loss is the
+    cross-entropy over the options. For any other loss or data, the trainer's own computation is used.
     """
 
     _padding_side: str | None = None  # of the prompts, once it is known
     _answers_only = False  # whether the training data are questions with labels on the answer's token only
-    # With options of several tokens, or distributions as answers: the questions that are trained on.
+    # The training questions, if their options have several tokens or their answers are distributions.
     _option_items: Sequence[Encoded] = ()
 
     @cached_property
     def _option_collators(self) -> dict[type, TextCollator | QuestionCollator]:
-        """What lays out each kind of question."""
+        """The collator of each kind of question."""
         return {}
 
     def compute_loss(
@@ -77,7 +77,7 @@ class AnswerLossMixin(Base):
             alike = [item for item in (*self._option_items, *items) if type(item) is kind]
             collator = self._questions.collator_of(alike)
             self._option_collators[kind] = exact_collator([model], alike, collator, device)
-        batch = self._option_collators[kind](items).to(device)  # type: ignore[arg-type]  # a collator's own items
+        batch = self._option_collators[kind](items).to(device)  # type: ignore[arg-type]  # items of its kind
         scores = answer_scores(model, batch)
         loss = self._mean(answer_loss(scores, batch), num_items_in_batch)
         options = scores.detach().gather(-1, batch.option_ids).masked_fill(~batch.option_mask, -torch.inf)

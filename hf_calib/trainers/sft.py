@@ -153,8 +153,8 @@ class CalibrationAwareSFTTrainer(CalibrationMixin, AnswerLossMixin, SFTTrainer):
         if self._option_items:
             if not self._is_plain():
                 raise ValueError(
-                    "calibration_confidence: with option texts, with distributions as answers, and with more options "
-                    "than letters, the loss is a cross-entropy over the options; it cannot be combined with another "
+                    "calibration_confidence: with option texts, with distributions as answers, and with more than 26 "
+                    "options, the loss is a cross-entropy over the options; it cannot be combined with another "
                     "loss_type or compute_loss_func, label smoothing, a router loss, Liger kernels, "
                     "parallelism_config, or several GPUs in one process"
                 )
