@@ -85,7 +85,9 @@ def make_parser():
     parser.add_argument("--batch_size", type=int, default=16, help="pairs per step (default 16)")
     parser.add_argument("--micro_batch_size", type=int, help="pairs per forward (default: all of a step)")
     parser.add_argument("--learning_rate", type=float, default=2e-4, help="default 2e-4, cosine decay")
-    parser.add_argument("--max_tokens", type=int, help="leave out pairs with more tokens, prompt included (default: none)")
+    parser.add_argument(
+        "--max_tokens", type=int, help="leave out pairs with a longer prompt and answer (default: none)"
+    )
     parser.add_argument("--bf16", action="store_true", help="compute pairs in bfloat16 (default on GPUs)")
     parser.add_argument("--beta", type=float, default=0.1, help="of DPO (default 0.1)")
     parser.add_argument("--lora_r", type=int, default=16, help="rank of the adapter (default 16), alpha is twice that")
@@ -93,7 +95,9 @@ def make_parser():
     parser.add_argument("--n_prompts", type=int, default=1000, help="OpenBookQA questions to train on (default 1000)")
     parser.add_argument("--n_fit", type=int, default=500, help="questions to fit temperatures on (default 500)")
     parser.add_argument("--n_test", type=int, default=1000, help="questions of each test set (default 1000)")
-    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS), metavar="SET", help="test sets (default: all)")
+    parser.add_argument(
+        "--sets", nargs="+", choices=SETS, default=list(SETS), metavar="SET", help="to test (default: all)"
+    )
     parser.add_argument("--n_followed", type=int, default=500, help="questions asked during training (default 500)")
     parser.add_argument("--looks", type=int, default=4, help="measurements during training (default 4)")
     parser.add_argument("--out", type=Path, default=Path("prevented"), help="folder of the rows (default prevented)")
