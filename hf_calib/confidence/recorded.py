@@ -57,7 +57,7 @@ def read_predictions(path: str | Path) -> dict[str, Recorded]:
 
     A file has one row per question. The model's probabilities are in the column `log_probabilities` (of each option in
     the whole vocabulary), in `probabilities`, or in one column per option, `p_A`, `p_B`, .... The first two hold one
-    list per row, written as JSON in CSV and TSV files. The column `answer` has the index or letter of the right option.
+    list per row, written as JSON in CSV and TSV files. The column `answer` has the right option's index or letter.
     Optional columns are `option_mass`, `flip_rate`, `most_confident_correct`, `predicted` (index or letter of the
     answered option, by default the most probable one), `subject`, `dataset`, `row`, `question`, `choices` and, with
     these two, `context` and `type`.
