@@ -53,7 +53,8 @@ class PromptTokenizer:
         changes: dict[str, Any] = {}
         for own in fields(question):  # type: ignore[arg-type]  # questions are dataclasses
             value = getattr(question, own.name)
-            if own.name == "labels" or not isinstance(value, str | tuple):
+            # A free-form question's answers are not in the prompt.
+            if own.name in ("labels", "answers") or not isinstance(value, str | tuple):
                 continue
             texts = (value,) if isinstance(value, str) else value
             found = tuple(
