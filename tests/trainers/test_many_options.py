@@ -90,7 +90,7 @@ def test_the_terms_and_their_gradients_are_what_their_formulas_say(tokenizer, tm
     weights = {"anchor_weight": 2.0, "supervised_weight": 3.0, "brier_weight": 1.5, "em_weight": 4.0}
     trainer = dpo(
         tokenizer, tmp_path, peft_config=lora(), calibration_dataset=every, calibration_batch_size=len(every),
-        em_dataset=questions(6, seed=4), **weights,
+        em_dataset=questions(12, seed=4, choices=(2, 3, 4, 8)), **weights,
     )  # fmt: skip
     model, term = moved(trainer.model).eval(), trainer._calibration_term
     assert {type(item) for item in term.questions} == {EncodedLabels}
@@ -265,3 +265,21 @@ def test_what_cannot_be_trained_on_is_refused(tokenizer, tmp_path):
     longest, shortest = (item.length for item in encode_letters(asked((40, 3)), tokenizer, PromptFormat()))
     with pytest.raises(QuestionError, match=rf"longer than {shortest} tokens \(the longest is row 0, .* {longest}\)"):
         sft(tokenizer, tmp_path, train_dataset=asked((40, 3)), calibration_max_length=shortest)
+
+
+@pytest.mark.parametrize("counts", [(4, 3), (3, 30)])
+def test_the_loss_of_evaluation_is_over_the_options_whatever_was_trained_on(tokenizer, tmp_path, counts):
+    every = asked(counts, seed=9)
+    trainer = sft(tokenizer, tmp_path, eval_dataset=every)
+    model = trainer.model.eval()
+    with torch.no_grad():
+        values = [log_probabilities(model, tokenizer, own) for own in every]
+    by_hand = np.mean([-(torch.tensor(own.target) * v).sum().item() for own, v in zip(every, values, strict=True)])
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(by_hand, rel=1e-4)
+    trainer = sft(tokenizer, tmp_path)
+    assert trainer.evaluate({"a": every})["eval_a_loss"] == pytest.approx(by_hand, rel=1e-4)
+    trainer.train()
+    args = CalibrationAwareSFTConfig(str(tmp_path), **training_arguments(loss_type="dft"))
+    other = sft(tokenizer, tmp_path, args=args)
+    with pytest.raises(ValueError, match="with more than 26 options, the loss is a cross-entropy"):
+        other.evaluate(every)
