@@ -4,8 +4,8 @@ The functions are ready to use; `get_brier_reward` and the other `get_` function
 correctness reward or style. All accept plain and conversational completions. With `accuracy_reward` or
 `answer_reward`, `brier_reward` is the reward of RLCR, and `log_score_reward` that of Rewarding Doubt.
 
-With GRPO, pass ``scale_rewards="none"``: dividing by the standard deviation of a group's rewards makes stated
-confidence extreme where the same question has random outcomes (Bereket and Leskovec).
+With GRPO, pass ``scale_rewards="none"``: if the outcomes of a question are random, dividing by the standard deviation
+of a group's rewards pushes stated confidence to extremes (Bereket and Leskovec).
 
 References
 ----------

@@ -1,17 +1,17 @@
 """
-Compare a DPO and a CFT step of a real model with TRL's own steps, and show where the time goes.
+Compare DPO and CFT steps of a real model with TRL's own steps, and show where the time goes.
 
 ```bash
 python examples/benchmarks/trl_step.py --model HuggingFaceTB/SmolLM2-135M-Instruct --pairs pairs.jsonl \
     --questions allenai/openbookqa:main:train
 ```
 
-TRL's `DPOTrainer` and ours train on the same pairs, and TRL's `SFTTrainer` and ours on the same questions: TRL's as
-prompts with the right letter as completion. All train LoRA of rank 16 on all linear layers in float32 on one thread.
-The runs alternate, and the times are medians over steps, in processor time.
+TRL's `DPOTrainer` and ours train on the same pairs. TRL's `SFTTrainer` and ours train on the same questions, which
+TRL's receives as prompts with the right letter as completion. All train LoRA adapters of rank 16 on all linear layers
+in float32 on one thread. The runs alternate, and the times are medians over steps, in processor time.
 
-A step's time is also divided by where it is spent, from the stack sampled every few milliseconds: the model's forward,
-the backward, the optimizer, the fused head of TRL, and the Python packages that call them.
+The stack is sampled every few milliseconds to divide the time among the model's forward pass, the backward pass, the
+optimizer, TRL's fused head, and the Python packages that call them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pathlib import Path
 
 from dpo_step import extra_over_own, timed_run
 
-# The innermost frame that lies in one of these files says where time is spent; the first that fits counts.
+# Time counts for the place of the innermost frame that lies in one of these files, the first place if several match.
 PLACES = {
     "backward": ("torch/autograd/graph.py",),
     "optimizer": ("torch/optim/", "accelerate/optimizer.py"),
@@ -45,7 +45,7 @@ WEIGHTS = {"anchor": {"supervised_weight": 0.0}, "anchor, supervised": {}}
 
 
 class Samples(threading.Thread):
-    """Samples of where the main thread is, every few milliseconds between `start` and `stop`."""
+    """Samples the place of the main thread every few milliseconds between `start` and `stop`."""
 
     def __init__(self, seconds=0.005):
         super().__init__(daemon=True)
@@ -67,7 +67,8 @@ class Samples(threading.Thread):
 def place_of(frame):
     """Return the place of `PLACES` that a stack is in, from its innermost frame outward."""
     while frame is not None:
-        file = frame.f_code.co_filename
+        # Without the folders above the packages: the environment may lie in a checkout named hf_calib.
+        file = "/" + frame.f_code.co_filename.rpartition("-packages/")[2]
         for place, parts in PLACES.items():
             if any(f"/{part}" in file for part in parts):
                 return place
@@ -145,9 +146,9 @@ def parse_arguments():
     parser.add_argument("--model", required=True, help="a folder or a Hub id")
     parser.add_argument("--pairs", type=Path, required=True, help="file with the columns prompt, chosen and rejected")
     parser.add_argument("--questions", required=True, help="a dataset of questions with answers")
-    parser.add_argument("--max_characters", type=int, default=400, help="of a pair's prompt and completion (400)")
+    parser.add_argument("--max_characters", type=int, default=400, help="longest prompt with completion (default 400)")
     parser.add_argument("--batch_size", type=int, default=4, help="pairs per step (default 4)")
-    parser.add_argument("--questions_per_step", type=int, default=8, help="of a CFT step (default 8)")
+    parser.add_argument("--questions_per_step", type=int, default=8, help="questions per CFT step (default 8)")
     parser.add_argument("--steps", type=int, default=4, help="timed steps per run (default 4)")
     parser.add_argument("--rounds", type=int, default=2, help="runs of each trainer, in turn (default 2)")
     parser.add_argument("--seed", type=int, default=0)
@@ -174,15 +175,15 @@ def main():
     ]
     pairs = fits[: options.batch_size * (options.steps + 1)]
     if len(pairs) < options.batch_size * (options.steps + 1):
-        raise SystemExit(f"--pairs: {len(pairs)} pairs have at most {options.max_characters} characters; raise "
-                         "--max_characters or lower --steps")  # fmt: skip
+        raise SystemExit(
+            f"--pairs: only {len(pairs)} pairs have at most {options.max_characters} characters; raise "
+            "--max_characters or lower --steps or --batch_size"
+        )
     questions = hf_calib.load_questions(options.questions)[: 16 * options.questions_per_step]
     with tempfile.TemporaryDirectory() as name:
         table = [row for kind in ARMS for row in measure(kind, Path(name), options, pairs, questions)]
-    n_steps, size = (
-        options.rounds * options.steps,
-        f"{options.batch_size} pairs or {options.questions_per_step} questions",
-    )
+    n_steps = options.rounds * options.steps
+    size = f"{options.batch_size} pairs or {options.questions_per_step} questions"
     print(f"{Path(options.model).name}, one thread, processor time, medians of {n_steps} steps; {size} per step")
     print(render_table(table))
 

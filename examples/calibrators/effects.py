@@ -24,13 +24,13 @@ def draw(probabilities, rng):
 
 
 def coverage_error(cdf, predictions, outcomes):
-    """Return the mean distance between 99 levels and the shares of outcomes below their quantiles, in [0, 0.5]."""
+    """Return the mean distance of 99 levels from the shares of outcomes below their quantiles, in [0, 0.5]."""
     levels = np.arange(1, 100) / 100
     return float(np.abs((cdf(predictions, outcomes)[:, None] <= levels).mean(axis=0) - levels).mean())
 
 
 def gaussian_cdf(predictions, values):
-    """Return the uncalibrated distribution function of predictions (n, 2) of mean and deviation."""
+    """Return the normal distribution function of predictions (n, 2) of mean and standard deviation."""
     return ndtr((values - predictions[:, 0]) / predictions[:, 1])
 
 

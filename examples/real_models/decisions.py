@@ -187,7 +187,7 @@ class Fold:
                 peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
             )
             trainer.train()
-            # Without the wrapper that computes in bfloat16, all arms are measured in float32.
+            # Remove the wrapper that computes in bfloat16, so that all arms are measured in float32.
             self.model = trainer.accelerator.unwrap_model(trainer.calibrated_model, keep_fp32_wrapper=False)
 
     def keep(self, name, probabilities, **more):

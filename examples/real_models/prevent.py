@@ -85,15 +85,19 @@ def make_parser():
     parser.add_argument("--batch_size", type=int, default=16, help="pairs per step (default 16)")
     parser.add_argument("--micro_batch_size", type=int, help="pairs per forward (default: all of a step)")
     parser.add_argument("--learning_rate", type=float, default=2e-4, help="default 2e-4, cosine decay")
-    parser.add_argument("--max_tokens", type=int, help="leave out pairs with a longer prompt and completion")
-    parser.add_argument("--bf16", action="store_true", help="compute the pairs in bfloat16 (always so on a GPU)")
+    parser.add_argument(
+        "--max_tokens", type=int, help="leave out pairs with a longer prompt and answer (default: none)"
+    )
+    parser.add_argument("--bf16", action="store_true", help="compute pairs in bfloat16 (default on GPUs)")
     parser.add_argument("--beta", type=float, default=0.1, help="of DPO (default 0.1)")
     parser.add_argument("--lora_r", type=int, default=16, help="rank of the adapter (default 16), alpha is twice that")
     parser.add_argument("--n_pairs", type=int, default=500, help="pairs to hold out, at least (default 500)")
     parser.add_argument("--n_prompts", type=int, default=1000, help="OpenBookQA questions to train on (default 1000)")
     parser.add_argument("--n_fit", type=int, default=500, help="questions to fit temperatures on (default 500)")
     parser.add_argument("--n_test", type=int, default=1000, help="questions of each test set (default 1000)")
-    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS), metavar="SET", help="default: all")
+    parser.add_argument(
+        "--sets", nargs="+", choices=SETS, default=list(SETS), metavar="SET", help="to test (default: all)"
+    )
     parser.add_argument("--n_followed", type=int, default=500, help="questions asked during training (default 500)")
     parser.add_argument("--looks", type=int, default=4, help="measurements during training (default 4)")
     parser.add_argument("--out", type=Path, default=Path("prevented"), help="folder of the rows (default prevented)")
@@ -141,7 +145,11 @@ class Experiment:
         kept = set(prompts)
         train = [row for row in rows if row["prompt"] in kept]
         if not train:
-            raise SystemExit(f"--n_pairs: {self.options.pairs} has {len(rows)} pairs, so none is left to train on")
+            limit = "" if self.options.max_tokens is None else f" of at most {self.options.max_tokens} tokens"
+            raise SystemExit(
+                f"--n_pairs: {self.options.pairs} has {len(rows)} pairs{limit}, so none is left to train on; lower "
+                "--n_pairs" + (" or raise --max_tokens" if limit else "")
+            )
         return [self.rendered(row) for row in train], [self.rendered(row) for row in held_out]
 
     def fits(self, row):
@@ -224,20 +232,21 @@ class Experiment:
         return {"none": None, "self": "self", "answers": self.questions}[arm.prompts]
 
     def trained(self, name, arm, seed, weight):
-        """Train unless that was finished before, and return the row."""
+        """Train unless an earlier run has finished the training, and return the row."""
         from peft import PeftModel
 
         folder = self.work / f"{name.replace(' ', '-')}-seed{seed}"
         kept = folder / "training.json"
         settings = self.settings(weight)
         if not kept.exists() or json.loads(kept.read_text())["settings"] != settings:
+            kept.unlink(missing_ok=True)  # the adapter that it describes is about to be overwritten
             training = self.train_adapter(folder, name, arm, seed, weight)
             kept.write_text(json.dumps({"settings": settings, "training": training}))
         training = json.loads(kept.read_text())["training"]
         return {**training, **self.measured(PeftModel.from_pretrained(self.base(), folder))}
 
     def train_adapter(self, folder, name, arm, seed, weight):
-        """Train an adapter, save it, and return what happened."""
+        """Train and save an adapter, and return the training's record."""
         import hf_calib
 
         config = dict(arm.config) if weight is None else {**arm.config, "anchor_weight": weight}

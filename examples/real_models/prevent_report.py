@@ -69,7 +69,7 @@ def report(rows):
             lines.append(f"| {arm} | {len(own)} | " + " | ".join(cells) + " |")
         lines.append("")
         for reading in READINGS:
-            # Those that `--sets` of prevent.py left out are not there.
+            # `--sets` of prevent.py may have left out some.
             first = next(iter(arms.values()))[0]["measured"][reading]
             for name in (name for name in SETS if name in first):
                 lines += calibration(arms, reading, name)

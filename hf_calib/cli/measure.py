@@ -198,7 +198,7 @@ def _print(measurement: Measurement, out: Path | None, everything: bool) -> None
 
 
 def conventions_table(conventions: Sequence[Mapping[str, Any]]) -> str:
-    """Return a table of the ECE under several conventions; n is the number of questions."""
+    """Return a table of the ECE under several conventions, with the number n of questions."""
     from ..reports import render_table
 
     return render_table(

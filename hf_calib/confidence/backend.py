@@ -49,8 +49,8 @@ class Generation:
     ended : bool
         Whether it came to an end within the allowed number of tokens.
     log_probability : float, optional
-        Natural logarithm of the probability that the model gives its tokens, at a temperature of 1; None of a served
-        model, and where there is one answer to each question.
+        Natural logarithm of the tokens' probability under the model, at a temperature of 1. None for served models,
+        and if a question has a single answer.
     """
 
     text: str

@@ -223,9 +223,10 @@ def consistency(shares: np.ndarray, measure: str) -> float:
 
 
 def most_confident_correct(samples: Sequence[Generation], correct: Sequence[bool] | None) -> float | None:
-    """Return whether the most probable of a question's samples is correct; None if that is not known.
+    """Return whether the most probable of a question's samples is correct, or None if this is unknown.
 
-    Of equally probable samples, the share of correct ones counts; see `hf_calib.measures.confidence_at_k`.
+    If several samples are equally probable, return the share of them that is correct; see
+    `hf_calib.measures.confidence_at_k`.
     """
     logs = [sample.log_probability for sample in samples if sample.log_probability is not None]
     if correct is None or len(logs) < len(samples):
@@ -234,7 +235,7 @@ def most_confident_correct(samples: Sequence[Generation], correct: Sequence[bool
 
 
 def all_known(values: Sequence[float | None]) -> np.ndarray | None:
-    """Return values as an array, or None if one of them is not known."""
+    """Return values as an array, or None if any of them is unknown."""
     return None if None in values else np.array(values, dtype=np.float64)
 
 

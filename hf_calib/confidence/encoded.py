@@ -56,9 +56,9 @@ class EncodedTexts(EncodedOptions):
     divisors : tuple of int
         One per option, at least 1.
     answer : int
-        Index of the right option; -1 where it is not known.
+        Index of the right option, or -1 if it is unknown.
     target : tuple of float or None, default None
-        Probability of each option, in place of the one right answer.
+        Probability of each option, instead of a single right answer.
     """
 
     divisors: tuple[int, ...]
@@ -69,7 +69,7 @@ class EncodedTexts(EncodedOptions):
 class EncodedLabels(EncodedTexts):
     """A prompt and its options' labels as token ids.
 
-    Unlike texts, labels exclude each other, so their probabilities and that of all else, the rest, sum to one.
+    Unlike texts, labels are mutually exclusive: their probabilities and that of any other output sum to one.
     """
 
     __slots__ = ()
@@ -138,12 +138,12 @@ class PromptEncoder:
         return self._fitting(items)
 
     def letters(self, questions: Sequence[Question], prompt_format: PromptFormat) -> list[EncodedOptions]:
-        """Return prompts with the options' letters as continuations; with labels if there are typed decisions.
+        """Return prompts with the options' letters as continuations, or with labels if there are typed decisions.
 
         Raises
         ------
         QuestionError
-            As `hf_calib.tasks.encode_questions` and `labels`, or if a prompt is too long.
+            For the reasons of `hf_calib.tasks.encode_questions` and `labels`, or if a prompt is too long.
         """
         if any(isinstance(question, DecisionQuestion) for question in questions):
             return self._fitting(self.labels(questions, prompt_format))
@@ -271,7 +271,7 @@ def encode_letters(
     max_length: int | None = None,
     on_too_long: str = "error",
 ) -> list[EncodedQuestion] | list[EncodedLabels]:
-    """Tokenize prompts and their options' letters, or the labels of typed decisions, as `OptionLetters` asks them.
+    """Tokenize prompts and their options' letters, or the labels of typed decisions, as `OptionLetters` does.
 
     Parameters
     ----------
@@ -281,12 +281,12 @@ def encode_letters(
     Returns
     -------
     list of EncodedQuestion or of EncodedLabels
-        The latter if a label of any question, such as one of more than 26 options, has several tokens.
+        `EncodedLabels` if any question has a label of several tokens, as most with more than 26 options do.
 
     Raises
     ------
     QuestionError
-        As `PromptEncoder.letters`.
+        For the reasons of `PromptEncoder.letters`.
     """
     items = PromptEncoder(tokenizer, max_length, on_too_long).letters(questions, prompt_format)
     single = all(len(option) == 1 for item in items for option in item.options)
@@ -312,7 +312,7 @@ def encode_texts(
     max_length: int | None = None,
     on_too_long: str = "error",
 ) -> list[EncodedTexts]:
-    """Tokenize prompts and their options' texts the way `method` asks them.
+    """Tokenize prompts and their options' texts as `method` does.
 
     Parameters
     ----------

@@ -15,8 +15,8 @@ from torch import nn
 from ..tasks.collator import OptionBatch, QuestionBatch, token_positions
 from .packing import Batch, LabelBatch, TextBatch
 
-# The score of an option that a question lacks. Finite, since zero times the logarithm of zero is to be zero in a
-# divergence; its exponential is zero.
+# The score of an option that a question lacks. Its exponential is zero, but the score is finite, so that a probability
+# of zero times it is zero in a divergence.
 ABSENT = -1e4
 
 
@@ -128,7 +128,7 @@ def _keeping(
 
 
 def answer_scores(model: nn.Module, batch: Batch, arguments: ForwardArguments | None = None) -> torch.Tensor:
-    """Return the scores that the calibration terms act on; `batch.option_ids` are the options' columns in them.
+    """Return the scores that the calibration terms use; `batch.option_ids` gives the options' columns.
 
     Parameters
     ----------
@@ -136,14 +136,14 @@ def answer_scores(model: nn.Module, batch: Batch, arguments: ForwardArguments | 
         A causal language model, wrapped or not.
     batch : QuestionBatch or TextBatch
     arguments : ForwardArguments, optional
-        By default found from the model.
+        Derived from the model by default.
 
     Returns
     -------
     torch.Tensor of float32
         For letters, the logits of the whole vocabulary at the answer positions, shape (B, V). For texts, their
-        log-probabilities divided by `batch.divisors`, shape (B, K), with -1e4 for missing options. For labels, shape
-        (B, K + 1), the last column is the log-probability of all else.
+        log-probabilities divided by `batch.divisors`, shape (B, K), with -1e4 for missing options. For labels, the
+        same and in the last column the log-probability of any other output, shape (B, K + 1).
     """
     if isinstance(batch, QuestionBatch):
         return answer_logits(model, batch, arguments)
@@ -155,7 +155,7 @@ def answer_scores(model: nn.Module, batch: Batch, arguments: ForwardArguments | 
     scores = (tokens.sum(dim=-1) / batch.divisors).masked_fill(~batch.option_mask, ABSENT)
     if not isinstance(batch, LabelBatch):
         return scores
-    # By rounding, the labels' total may be one.
+    # Rounding may bring the labels' total probability to one or above.
     total = scores.logsumexp(dim=-1, keepdim=True).clamp(max=-torch.finfo(scores.dtype).eps)
     return torch.cat([scores, (-total.expm1()).log()], dim=-1)
 

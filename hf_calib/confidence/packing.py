@@ -1,4 +1,4 @@
-"""Rows of prompts with texts after them, and batches of questions in such rows."""
+"""Rows that hold prompts followed by texts, and batches of questions laid out in these rows."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .encoded import EncodedLabels, EncodedTexts
 
 @dataclass(frozen=True)
 class PackedRows:
-    """R rows of at most L tokens, each a prompt with texts after it, in which N text tokens are predicted.
+    """R rows of at most L tokens, each a prompt followed by texts, in which N text tokens are predicted.
 
     Parameters
     ----------
     input_ids, position_ids : torch.Tensor of int64, shape (R, L)
         The positions of each text continue after the prompt.
     texts : torch.Tensor of int64, shape (R, L)
-        As of `packed_mask`.
+        As in `packed_mask`.
     rows, columns : torch.Tensor of int64, shape (N,)
         Position at which each text token is predicted, row by row; columns are negative, counted from the end.
     """
@@ -46,7 +46,7 @@ class PackedRows:
         Parameters
         ----------
         contents : sequence of (sequence of int, sequence of tuple of int)
-            For each row its prompt and texts, all with at least one token.
+            For each row, its prompt and texts, each with at least one token.
         pad_token_id : int
         left : bool, default True
         device : torch.device or str, optional
@@ -58,8 +58,8 @@ class PackedRows:
             ids, positions, numbers = list(prompt), list(range(n)), [0] * n
             starts: dict[tuple[int, ...], int] = {}
             for text in texts:
-                # Nothing is predicted from a text's last token, so it is left out, and texts that differ in it alone
-                # are one.
+                # Nothing is predicted from a text's last token, so it is left out, and texts that differ only in it
+                # are merged.
                 read = text[:-1]
                 if read not in starts:
                     starts[read] = len(ids)
@@ -105,22 +105,22 @@ def packed_mask(texts: torch.Tensor) -> torch.Tensor:
 
 @dataclass
 class TextBatch(OptionBatch):
-    """A padded batch of questions whose options' texts have at most T tokens, N in total; columns are their places.
+    """A padded batch of questions whose options' texts have at most T tokens each and N in total.
 
-    A row of the inputs holds one option's text after its prompt, or all texts of a question after one copy of the
-    prompt.
+    The inputs have one row per option, with its text after the prompt, or one row per question, with all its texts
+    after one copy of the prompt. An option's column is its index.
 
     Attributes
     ----------
     input_ids, position_ids : torch.Tensor of int64, shape (R, L)
     attention_mask : torch.Tensor, int64 of shape (R, L), or bool of shape (R, 1, L, L)
-        The latter, for shared prompts, says which tokens each token attends to.
+        The bool mask is for shared prompts and says which tokens each token attends to.
     rows, columns : torch.Tensor of int64, shape (N,)
         Position at which each text token is predicted; columns are negative, counted from the end.
     targets : torch.Tensor of int64, shape (N,)
         The text tokens.
     token_mask : torch.Tensor of bool, shape (B, K, T)
-        Position of the N tokens in the texts.
+        Which positions of the texts hold the N tokens.
     divisors : torch.Tensor of float32, shape (B, K)
     """
 
@@ -146,10 +146,11 @@ class TextCollator:
     ----------
     pad_token_id : int
     packs_up_to : int, default 0
-        Questions of at most this many tokens (prompt and longest text) have their texts packed after one copy of the
-        prompt, each attending to the prompt and itself. Longer ones have one copy of the prompt per text.
+        If no question of a batch has more tokens than this (prompt and longest text), all texts of a question follow
+        one copy of its prompt, and each attends to the prompt and itself. Otherwise, the prompt is repeated for each
+        text.
     padding_side : {"left", "right"}, default "right"
-        Side for rows with one text; right is exact for every causal model, left computes fewer logits.
+        Padding side of rows with one text. Right is exact for every causal model; left computes fewer logits.
     """
 
     pad_token_id: int

@@ -52,8 +52,8 @@ class Predictions:
     flips : ndarray of float64, shape (n,), optional
         Share of other orders of a question's options in which another option was answered.
     most_confident_correct : ndarray of float64, shape (n,), optional
-        Of sampled answers, whether the most probable one is correct; of equally probable ones, the share of correct
-        ones.
+        Whether the most probable of a question's sampled answers is correct. If several are equally probable, the
+        share of them that is correct.
 
     Raises
     ------
@@ -78,14 +78,15 @@ class Predictions:
         lengths = {"answers": len(self.answers), "subjects": len(self.subjects), "rows": len(self.rows)}
         if len(shape) != 2 or set(lengths.values()) != {shape[0]}:
             raise ValueError(f"the log-probabilities have the shape {shape}, but there are {lengths}")
-        if self.option_counts is not None and len(self.option_counts) != shape[0]:
-            raise ValueError(f"there are {shape[0]} questions, and option_counts has {len(self.option_counts)}")
-        for name in ("flips", "most_confident_correct"):
+        for name in ("option_counts", "flips", "most_confident_correct"):
             values = getattr(self, name)
             if values is not None and len(values) != shape[0]:
-                raise ValueError(f"there are {shape[0]} questions, and {name} has {len(values)}")
+                raise ValueError(f"{name} has {len(values)} values, but there are {shape[0]} questions; give one each")
         if self.hidden_states is not None and (self.hidden_states.ndim != 2 or len(self.hidden_states) != shape[0]):
-            raise ValueError(f"there are {shape[0]} questions, and hidden states of shape {self.hidden_states.shape}")
+            raise ValueError(
+                f"hidden_states has the shape {self.hidden_states.shape}, but there are {shape[0]} questions; give "
+                "one row each"
+            )
         if not (self.option_log_probabilities <= LOG_ROUNDING).all() or np.any(self.n_choices == 0):
             raise ValueError("log-probabilities must be at most 0, and of each question at least one finite")
 

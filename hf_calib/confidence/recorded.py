@@ -53,15 +53,16 @@ class Recorded:
 
 
 def read_predictions(path: str | Path) -> dict[str, Recorded]:
-    """Read predictions from a Parquet, CSV, TSV, JSON or JSON Lines file, a row a question, or a measurement's folder.
+    """Read predictions from a measurement's folder, or from a Parquet, CSV, TSV, JSON or JSON Lines file.
 
-    Of the columns, `log_probabilities` (of each option in the whole vocabulary) or `probabilities` (a list a row; in a
-    table of text as JSON) or one column an option, `p_A`, `p_B`, ..., hold what the model gave; `answer` is the right
-    option's index or letter. Taken if there are: `option_mass`, `flip_rate`, `most_confident_correct`, `predicted`
-    (index or letter of the option that was answered, by default the most probable one), `subject`, `dataset`, `row`,
-    `question`, `choices` and, with these two, `context` and `type`.
+    A file has one row per question. The model's probabilities are in the column `log_probabilities` (of each option in
+    the whole vocabulary), in `probabilities`, or in one column per option, `p_A`, `p_B`, .... The first two hold one
+    list per row, written as JSON in CSV and TSV files. The column `answer` has the right option's index or letter.
+    Optional columns are `option_mass`, `flip_rate`, `most_confident_correct`, `predicted` (index or letter of the
+    answered option, by default the most probable one), `subject`, `dataset`, `row`, `question`, `choices` and, with
+    these two, `context` and `type`.
 
-    A probability of zero is that of an option; the columns of options that a question doesn't have stay empty.
+    An option with a probability of zero exists; leave the columns of options that a question does not have empty.
     Probabilities up to `hf_calib.measures.validation.ROUNDING`, 1e-6, outside [0, 1] count as 0 or 1. The sum of a row
     of K may be off by K/2000, as rounding to three decimals can leave it; the row is then divided by its sum.
 
@@ -220,8 +221,8 @@ def write_predictions(path: str | Path, datasets: Mapping[str, Recorded]) -> Non
     The columns: dataset, row, subject, context and type (null where there is none), question, choices, answer (index;
     null where it is not known), predicted, confidence, correct, probabilities (of each option among the options),
     log_probabilities (in the whole vocabulary), option_mass (null where it has no meaning), flip_rate (null where
-    no other order of the options was asked), most_confident_correct (null where no answers were sampled, and of
-    samples without probabilities).
+    no other order of the options was asked), most_confident_correct (null where no answers were sampled or their
+    probabilities are unknown).
     """
     import pyarrow as arrow
     import pyarrow.parquet as parquet

@@ -42,8 +42,8 @@ class ServedModel:
     concurrency : int, default 8
         Requests under way at once.
     retries : int, default 6
-        How often a request that failed in passing, or whose response was cut off, is repeated, waiting twice as long
-        each time, or as long as the server says.
+        How many times to repeat a request after a temporary failure or if the response was cut off. The wait doubles
+        each time, unless the server says how long to wait.
     backoff : float, default 0.5
         Seconds before the second repetition.
     timeout : float, default 300
@@ -224,7 +224,7 @@ class ServedModel:
         return session
 
     def _whole_response(self, session: Any, url: str, body: Mapping[str, Any]) -> Any:
-        """Return the response to a request, repeated while it fails in passing or its response is cut off."""
+        """Return the response to a request, repeated after temporary failures and if the response is cut off."""
         import requests
         from urllib3.exceptions import MaxRetryError
         from urllib3.util import Retry
@@ -235,7 +235,7 @@ class ServedModel:
             requests.exceptions.ChunkedEncodingError,
             requests.exceptions.ContentDecodingError,
         )
-        # An adapter's own retries end with a response's headers, before its content can be cut off.
+        # An adapter's own retries end when the headers arrive, so they miss a body that is cut off.
         retry = Retry(total=self.retries, backoff_factor=self.backoff, status_forcelist=_PASSING, allowed_methods=None)
         while True:
             response, failure = None, None
@@ -283,7 +283,7 @@ class ServedModel:
         try:
             response = self._whole_response(session, url, {"model": self.model, **body})
         except (requests.exceptions.ChunkedEncodingError, requests.exceptions.ContentDecodingError) as error:
-            raise ServerError(f"{url} cuts its response off: {error}") from None
+            raise ServerError(f"{url} cut off its response: {error}") from None
         except requests.RequestException as error:
             raise ServerError(f"{url} can't be reached: {error}") from None
         if response.status_code != 200:
@@ -291,7 +291,7 @@ class ServedModel:
         try:
             answer = response.json()
         except ValueError:
-            how = "cuts its response off" if _is_cut_off(response) else "does not answer in JSON"
+            how = "cut off its response" if _is_cut_off(response) else "does not answer in JSON"
             raise ServerError(f"{url} {how}: {response.text[:300].strip()}") from None
         if not isinstance(answer, Mapping):
             raise ServerError(f"{url} answers with a {type(answer).__name__}, expected an object")
@@ -299,7 +299,7 @@ class ServedModel:
 
 
 def _is_cut_off(response: Any) -> bool:
-    """Return whether a successful response is the beginning of a JSON object that does not end."""
+    """Return whether a successful response begins a JSON object but is not valid JSON."""
     if response.status_code != 200 or not response.text.lstrip().startswith("{"):
         return False
     try:

@@ -355,7 +355,7 @@ _MEASURES = (
         "confidence_at_k",
         "Confidence@k",
         "Confidence@k",
-        "accuracy of the most probable of k sampled answers; the accuracy is that of the most frequent one",
+        "accuracy of the most probable of k sampled answers, whereas accuracy is that of the most frequent one",
         "higher",
         Battery.confidence_at_k,
         ("page", "card"),

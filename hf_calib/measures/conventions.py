@@ -149,9 +149,9 @@ def ece_conventions(
     Returns
     -------
     list of Convention
-        Each with the value; the mean value of a perfectly calibrated model with the same confidences and number of
-        answers, which is above 0 since the estimates are biased; the number of answers n; and where the convention is
-        used.
+        Each has the value; the mean value of a perfectly calibrated model with the same confidences and number of
+        answers, which is above 0 because the estimates are biased; the number n of answers; and who uses the
+        convention.
     """
     c = check_unit_interval(confidences, "confidences").astype(np.float64)
     y = np.asarray(check_correct(correct, len(c)))

@@ -170,8 +170,8 @@ class CalibrationReport:
         clusters : array_like of shape (n,), optional
             Which questions may depend on each other, such as those about one case; by default those of a group.
         most_confident_correct : array_like of shape (n,), optional
-            Whether the most confident of each question's sampled answers is correct, in [0, 1]: of equally confident
-            ones, the share of correct ones.
+            Whether the most confident of each question's sampled answers is correct, in [0, 1]. If several are equally
+            confident, the share of them that is correct.
         seed : int, default 0
             Seed of the intervals' resamples.
         confidence_level : float, default 0.95

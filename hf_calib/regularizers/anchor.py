@@ -16,8 +16,8 @@ def anchor_divergence(policy_logits: torch.Tensor, reference_logits: torch.Tenso
     Parameters
     ----------
     policy_logits, reference_logits : torch.Tensor, shape (B, V)
-        At the answer positions; with option texts or labels the scores of `answer_scores`. No gradient flows into the
-        reference.
+        At the answer positions; for option texts and labels, the scores of
+        `hf_calib.confidence.forward.answer_scores`. No gradient flows into the reference.
 
     Returns
     -------

@@ -17,7 +17,8 @@ def answer_loss(logits: torch.Tensor, batch: OptionBatch) -> torch.Tensor:
     Parameters
     ----------
     logits : torch.Tensor, shape (B, V)
-        At the answer positions; with option texts or labels the scores of `answer_scores`.
+        At the answer positions; for option texts and labels, the scores of
+        `hf_calib.confidence.forward.answer_scores`.
     batch : OptionBatch
         Questions without an answer get 0.
 

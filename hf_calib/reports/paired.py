@@ -21,6 +21,8 @@ from ..measures.sampling import MIN_CLUSTERS, influence_error, t_quantile
 from ..measures.scores import brier_terms, nll_terms
 
 Array = NDArray[np.float64]
+# Each question's bin and gap, one pair of arrays for each set of bins.
+_Gaps: TypeAlias = Iterable[tuple[NDArray[np.intp], Array]]
 
 # The largest table of resamples by questions that is held in memory.
 _CELLS = 20_000_000
@@ -267,9 +269,6 @@ def _option_gaps(own: Predictions, n_bins: int) -> _Gaps:
     p, y = own.probabilities, own.answers
     return option_gaps(p, y, classwise_statistics(p, y, n_bins))
 
-
-_Gaps: TypeAlias = Iterable[tuple[NDArray[np.intp], Array]]
-"""Each question's bin and gap, one pair of arrays for each set of bins."""
 
 _BINNED: dict[str, tuple[Callable[[Battery], Measure], Callable[[Predictions, int], _Gaps]]] = {
     "ece": (Battery.ece, _top_gaps),

@@ -127,8 +127,8 @@ def main(script_args: DecisionArguments, training_args: Any, model_args: Any) ->
         try:
             prior_answers(trained, test)
             prior_from = trained
-        except QuestionError as error:  # such as options that differ from case to case
-            say(f"The mean answer of the training cases is not a reference row: {error}")
+        except QuestionError as error:  # for example, options differ from case to case
+            say(f"Left out the reference row for the mean answer of the training cases: {error}")
 
     def measure(name: str) -> None:
         if test is not None:

@@ -24,7 +24,7 @@ class OptionBatch:
     answers : torch.Tensor of int64, shape (B,)
         Index of the right option; -1 where it is not known.
     distributions : torch.Tensor of float32, shape (B, K), or None
-        Probability of each option, where a question of the batch has a distribution; see `distributions_of`.
+        Probability of each option, if any question of the batch has a distribution; see `distributions_of`.
     """
 
     option_ids: torch.Tensor

@@ -195,12 +195,12 @@ def load_free_form_questions(
 
 
 def free_form_questions(rows: Iterable[Mapping[str, Any]]) -> list[FreeFormQuestion]:
-    """Return rows with the columns of `load_free_form_questions` as questions.
+    """Return questions from rows with the columns of `load_free_form_questions`.
 
     Raises
     ------
     QuestionError
-        If a row is not a question.
+        If a row lacks a column or is not a valid question.
     """
     return [_question(f"row {number}, counted from 0", row) for number, row in enumerate(rows)]
 

@@ -137,8 +137,8 @@ class DecisionQuestion(Question):
         Probability of each choice, summing to one: what trainers take in place of the one right answer. Where
         `answer` is None, the first of the most probable choices becomes the answer.
     labels : tuple of str or None, default None
-        What names the options in the prompt; the letters by default, which are enough for 26. For more options, a
-        local model is measured and trained with labels that are found with its tokenizer.
+        Names of the options in the prompt; by default letters, for up to 26 options. For more options, local models
+        get labels that fit their tokenizer, in measuring, training and serving.
 
     Raises
     ------
@@ -170,9 +170,8 @@ class DecisionQuestion(Question):
             return self.labels
         if len(self.choices) > len(LETTERS):
             raise QuestionError(
-                f"{len(self.choices)} choices need labels of more than one letter, which are found with a tokenizer "
-                "only if the confidence of a local model is read off letters; read it that way, or give at most 26 "
-                "options"
+                f"choices: {len(self.choices)} choices need labels of more than one letter, which are available only "
+                'for local models with the confidence method "letters"; use these, or give at most 26 choices'
             )
         return LETTERS[: len(self.choices)]
 

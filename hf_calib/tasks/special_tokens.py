@@ -1,4 +1,4 @@
-"""Tokenizing prompts whose questions contain the text of special tokens, which stays text."""
+"""Tokenization of prompts in which special tokens within a question stay plain text."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 Asked = TypeVar("Asked")
 
-# Put before a special token in a question's text; no character of Unicode.
+# Put before a special token in a question's text. Unicode assigns no character to this code point.
 _MARK = "\ufdd0"
 
-# The parts of a typed decision, by the fields of its question.
+# Names of a typed decision's parts in messages, by the field of its question.
 _OF_DECISIONS = {"context": "state", "question": "instructions"}
 
 
 class PromptTokenizer:
-    """Tokenizes prompts, with control tokens only where a chat template or a prompt format writes them.
+    """Tokenizes prompts so that only chat templates and prompt formats can write control tokens.
 
-    A question about a conversation's log may contain "<|im_end|>". That is text like any other, while the chat
-    template's "<|im_end|>" ends the message. Prompts without such text are tokenized as the tokenizer does.
+    A question about the log of a conversation may contain "<|im_end|>", which is ordinary text there, whereas
+    "<|im_end|>" from the chat template ends the message. Other prompts are passed to the tokenizer unchanged.
 
     Parameters
     ----------
@@ -43,17 +43,18 @@ class PromptTokenizer:
         self._readable: dict[str, bool] = {}
 
     def marked(self, question: Asked) -> Asked:
-        """Return a question with a mark before each special token in its texts, which `tokenize` takes out again.
+        """Return a question with a mark before each special token in its texts; `tokenize` removes the marks.
 
         Raises
         ------
         QuestionError
-            If the tokenizer reads a special token as one even in plain text; the message names the part.
+            If the tokenizer cannot read a special token as plain text; the message names the part of the question.
         """
         changes: dict[str, Any] = {}
         for own in fields(question):  # type: ignore[arg-type]  # questions are dataclasses
             value = getattr(question, own.name)
-            if own.name == "labels" or not isinstance(value, str | tuple):
+            # A free-form question's answers are not in the prompt.
+            if own.name in ("labels", "answers") or not isinstance(value, str | tuple):
                 continue
             texts = (value,) if isinstance(value, str) else value
             found = tuple(
@@ -77,27 +78,27 @@ class PromptTokenizer:
         ----------
         texts : list of str
         add_special_tokens : bool
-            As of the tokenizer. The caller checks lengths.
+            As in the tokenizer's call. The caller checks the lengths.
         """
         if not any(_MARK in text for text in texts):
             return self._ids(texts, add_special_tokens=add_special_tokens)
         return [self._tokenized(text, add_special_tokens) for text in texts]
 
     def marked_text(self, text: str, where: str) -> str:
-        """Return a text that is marked as in `marked`; `where` is its name in messages."""
+        """Return a text with marks as in `marked`; messages call it `where`."""
 
         def mark(match: re.Match[str]) -> str:
             if not self._is_readable(match[2]):
                 raise QuestionError(
-                    f"{where} contains {match[2]!r}, which this tokenizer reads as a control token even in plain "
-                    "text; remove it from the text, or write it in another way"
+                    f"{where} contains {match[2]!r}, which this tokenizer can only read as a control token, not as "
+                    "plain text; remove or rewrite it"
                 )
             return f"{match[1]}{_MARK}{match[2]}"
 
         return self._special.sub(mark, text)
 
     def _is_readable(self, special: str) -> bool:
-        """Return whether the tokenizer can read a special token as text."""
+        """Return whether the tokenizer can read a special token as plain text."""
         if special not in self._readable:
             (ids,) = self._ids([special], add_special_tokens=False, split_special_tokens=True)
             control = {self.tokenizer.convert_tokens_to_ids(special)} - {self.tokenizer.unk_token_id}
@@ -105,7 +106,7 @@ class PromptTokenizer:
         return self._readable[special]
 
     def _tokenized(self, text: str, add_special_tokens: bool) -> list[int]:
-        """Tokenize a marked text: what is between control tokens as plain text where it has marks."""
+        """Tokenize a marked text; stretches with marks, between control tokens, become plain text."""
         control = [self._extent(text, match) for match in self._special.finditer(text) if not match[1]]
         bounds = accumulate([0, *(bound for extent in control for bound in extent), len(text)], max)
         parts = [text[start:end] for start, end in pairwise(bounds)]
@@ -121,7 +122,7 @@ class PromptTokenizer:
         return ids
 
     def _extent(self, text: str, match: re.Match[str]) -> tuple[int, int]:
-        """Return where a control token starts and ends, with the white space that the tokenizer removes around it."""
+        """Return the start and end of a control token with the surrounding white space that the tokenizer removes."""
         (start, end), token = match.span(), self._tokens[match[2]]
         if token.lstrip:
             start = len(text[:start].rstrip())
@@ -131,7 +132,7 @@ class PromptTokenizer:
 
     @cached_property
     def _frame(self) -> tuple[list[int], list[int]]:
-        """The special tokens that the tokenizer puts before and after a text."""
+        """The special tokens that the tokenizer adds before and after a text."""
         plain, framed = (self._ids(["A"], add_special_tokens=whole)[0] for whole in (False, True))
         places = (n for n in range(len(framed)) if plain and framed[n : n + len(plain)] == plain)
         start = next(places, len(framed))
@@ -147,7 +148,7 @@ class PromptTokenizer:
 
 
 def _place(question: Any, field: str, number: int) -> str:
-    """Return how a message names the part of a question."""
+    """Return the name of a question's part for messages."""
     if field == "choices":
         return f"choice {LETTERS[number]}" if number < len(LETTERS) else f"choice {number}, counted from 0,"
     return f"the {_OF_DECISIONS.get(field, field) if isinstance(question, DecisionQuestion) else field}"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from transformers.modeling_outputs import CausalLMOutput
@@ -28,18 +28,18 @@ class AnswerLossMixin(Base):
     """Computes an SFT trainer's loss on questions: of letters from the logits at one position per question.
 
     TRL's own loss skips the logits of unlabeled positions on GPUs but not on CPUs. The loss and the logged metrics
-    are the same to rounding. With option texts the loss is the cross-entropy over the options. For any other loss or
-    data, the trainer's own computation is used.
+    are the same to rounding. With option texts or labels, and with distributions as answers, the loss is the
+    cross-entropy over the options. For any other loss or data, the trainer's own computation is used.
     """
 
     _padding_side: str | None = None  # of the prompts, once it is known
     _answers_only = False  # whether the training data are questions with labels on the answer's token only
-    # With options of several tokens, or distributions as answers: the questions that are trained on.
+    # The training questions, if their options have several tokens or their answers are distributions.
     _option_items: Sequence[Encoded] = ()
 
     @cached_property
     def _option_collators(self) -> dict[type, TextCollator | QuestionCollator]:
-        """What lays out each kind of question."""
+        """The collator of each kind of question."""
         return {}
 
     def compute_loss(
@@ -77,7 +77,7 @@ class AnswerLossMixin(Base):
             alike = [item for item in (*self._option_items, *items) if type(item) is kind]
             collator = self._questions.collator_of(alike)
             self._option_collators[kind] = exact_collator([model], alike, collator, device)
-        batch = self._option_collators[kind](items).to(device)  # type: ignore[arg-type]  # a collator's own items
+        batch = self._option_collators[kind](items).to(device)  # type: ignore[arg-type]  # items of its kind
         scores = answer_scores(model, batch)
         loss = self._mean(answer_loss(scores, batch), num_items_in_batch)
         options = scores.detach().gather(-1, batch.option_ids).masked_fill(~batch.option_mask, -torch.inf)
@@ -113,27 +113,6 @@ class AnswerLossMixin(Base):
         log_supervised_metrics(self, metrics, attention_mask.sum())
 
 
-class OptionRowCollator:
-    """Collates rows of `QuestionPreparation.supervised_rows` that have options, and leaves others to `collator`."""
-
-    def __init__(self, collator: Callable[[list[dict[str, Any]]], dict[str, Any]]) -> None:
-        self.collator = collator
-
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        """Return a batch."""
-        readers: dict[str, Callable[[dict[str, Any]], Encoded]] = {
-            "encoded_texts": partial(_encoded_texts, EncodedTexts),
-            "encoded_labels": partial(_encoded_texts, EncodedLabels),
-            "encoded_question": _encoded_question,
-        }
-        column = next((name for name in readers if name in rows[0]), None)
-        if column is None:
-            return self.collator(rows)
-        items = [readers[column](row[column]) for row in rows]
-        # One item per question for transformers to count; it skips the first column, as in labels that are shifted.
-        return {"labels": torch.tensor([[-100, item.answer] for item in items]), "encoded": items}
-
-
 def _encoded_texts(kind: type[EncodedTexts], fields: dict[str, Any]) -> EncodedTexts:
     return kind(
         row=fields["row"],
@@ -149,6 +128,35 @@ def _encoded_question(fields: dict[str, Any]) -> EncodedQuestion:
     return EncodedQuestion(
         tuple(fields["input_ids"]), tuple(fields["option_ids"]), fields["answer"], fields["row"], _target(fields)
     )
+
+
+def has_options(dataset: Any) -> bool:
+    """Return whether a dataset, or one in a mapping of datasets, has rows that `OptionRowCollator` collates."""
+    if isinstance(dataset, Mapping):
+        return any(map(has_options, dataset.values()))
+    return not OptionRowCollator.READERS.keys().isdisjoint(getattr(dataset, "column_names", None) or ())
+
+
+class OptionRowCollator:
+    """Collates rows of `QuestionPreparation.supervised_rows` that have options, and leaves others to `collator`."""
+
+    READERS: ClassVar[dict[str, Callable[[dict[str, Any]], Encoded]]] = {
+        "encoded_texts": partial(_encoded_texts, EncodedTexts),
+        "encoded_labels": partial(_encoded_texts, EncodedLabels),
+        "encoded_question": _encoded_question,
+    }
+
+    def __init__(self, collator: Callable[[list[dict[str, Any]]], dict[str, Any]]) -> None:
+        self.collator = collator
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return a batch."""
+        column = next((name for name in self.READERS if name in rows[0]), None)
+        if column is None:
+            return self.collator(rows)
+        items = [self.READERS[column](row[column]) for row in rows]
+        # One item per question for transformers to count; it skips the first column, as in labels that are shifted.
+        return {"labels": torch.tensor([[-100, item.answer] for item in items]), "encoded": items}
 
 
 def _target(fields: dict[str, Any]) -> tuple[float, ...] | None:

@@ -63,8 +63,8 @@ class CalibrationTerm:
     seed : int
         Seed of the questions' order.
     collator_of : callable
-        Maps questions of one kind to their collator. Its layout is replaced by one that does not change the model's
-        output; see `exact_collator`.
+        Maps questions of one kind to their collator. `exact_collator` replaces the collator's layout by one that does
+        not change the model's output.
     accelerator : accelerate.Accelerator
     reference_logits : callable or None
         Maps a batch to the reference's `answer_scores`; needed if the anchor has a weight.
@@ -284,7 +284,7 @@ class CalibrationTerm:
             models = [model] if self.reference_model is None else [model, self.reference_model]
             alike = [item for item in (*self.questions, *self.held_out) if type(item) is kind]
             self._collators[kind] = exact_collator(models, alike, self.collator_of(alike), device)
-        return self._collators[kind](items).to(device)  # type: ignore[arg-type]  # a collator gets its own items
+        return self._collators[kind](items).to(device)  # type: ignore[arg-type]  # items of its kind
 
     def _of_everyone(self, pairs: list[tuple[np.ndarray, np.ndarray]]) -> list[tuple[np.ndarray, np.ndarray]]:
         # Gathered as float64 objects rather than padded tensors: exact, and in the processes' order.

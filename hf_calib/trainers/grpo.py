@@ -26,8 +26,8 @@ class CalibrationAwareGRPOTrainer(CalibrationMixin, GRPOTrainer):  # type: ignor
     The anchor's reference is the trainer's own if its `beta` is not zero or there is an adapter; otherwise the weights
     that training starts from. The questions are not prompts: nothing is generated for them.
 
-    Rewards of stated confidence such as `hf_calib.rewards.brier_reward` need ``scale_rewards="none"``; with another
-    value there is a warning.
+    Rewards of stated confidence, such as `hf_calib.rewards.brier_reward`, need ``scale_rewards="none"``; other values
+    cause a warning.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -36,8 +36,8 @@ class CalibrationAwareGRPOTrainer(CalibrationMixin, GRPOTrainer):  # type: ignor
         scored = [own.__name__ for own in self.reward_funcs if isinstance(own, ScoreReward)]
         if scored and self.args.scale_rewards != "none":
             logger.warning(
-                "scale_rewards: with %r, %s makes stated confidence extreme, because rewards are divided by their "
-                'standard deviation (arXiv 2508.11800); pass scale_rewards="none"',
+                "scale_rewards: %r divides rewards by their standard deviation, which pushes the confidence trained "
+                'with %s to extremes (arXiv 2508.11800); pass scale_rewards="none"',
                 self.args.scale_rewards,
                 " and ".join(scored),
             )

@@ -117,7 +117,7 @@ class QuestionPreparation:
         Returns
         -------
         list of EncodedQuestion, of EncodedTexts or of EncodedLabels
-            `EncodedTexts` with option texts; for letters see `encode_letters`.
+            `EncodedTexts` with option texts; for letters, see `encode_letters`.
 
         Raises
         ------
@@ -199,21 +199,21 @@ class QuestionPreparation:
     def supervised_rows(self, items: Sequence[Any]) -> Dataset:
         """Return answered questions as an SFT dataset, labeled on the answer's token or on every token.
 
-        With option texts or labels, and where a question has a distribution in place of the one right answer, a row
-        also has the fields of its encoded question, since its loss is over all options.
+        With option texts or labels, and if any question has a distribution instead of a single right answer, each row
+        also has the fields of its encoded question, because its loss is over all options.
 
         Raises
         ------
         ValueError
-            If the loss is to be on every token, and a question has a distribution or labels of several tokens.
+            If every token is labeled, and a question has a distribution or labels of several tokens.
         """
         if isinstance(self.method, OptionTexts):
             return Dataset.from_list([_row_of_texts(item) for item in items])
         if any(item.target is not None or isinstance(item, EncodedLabels) for item in items):
             if not self.answers_only:
                 raise ValueError(
-                    "supervised_on: questions with a distribution as their answer, or with more options than letters, "
-                    'need "answer", got "question_and_answer"'
+                    "supervised_on: questions with a distribution as their answer, or with more than 26 options, need "
+                    '"answer", got "question_and_answer"'
                 )
             row_of = _row_of_texts if isinstance(items[0], EncodedLabels) else _row_of_options
             return Dataset.from_list([row_of(item) for item in items])

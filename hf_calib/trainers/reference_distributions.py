@@ -36,8 +36,8 @@ class ReferenceMismatchError(ValueError):
 class ReferenceDistributions:
     """The reference's most probable tokens, their probabilities, and the remaining mass, for each of n questions.
 
-    With option texts, the options take the place of the tokens, and no mass remains. With labels of several tokens
-    they do too, and the mass of all else remains.
+    With option texts, the options take the place of the tokens, and no mass remains. With labels of several tokens,
+    the options take their place too, and the remaining mass is that of any other output.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ class ReferenceDistributions:
         Parameters
         ----------
         policy_logits : torch.Tensor, shape (B, V), (B, K) with option texts or (B, K + 1) with labels
-            The policy's `hf_calib.confidence.forward.answer_scores`, of the same questions.
+            The policy's `hf_calib.confidence.forward.answer_scores` for the same questions.
         items : sequence of EncodedQuestion or of EncodedTexts
             The B questions.
         """

@@ -11,7 +11,7 @@ from trl import SFTConfig, SFTTrainer
 from ..confidence.methods import OptionTexts
 from ..hub import dataset_reference
 from ..tasks import Question, as_questions, require_answers
-from .answer_loss import AnswerLossMixin, OptionRowCollator
+from .answer_loss import AnswerLossMixin, OptionRowCollator, has_options
 from .calibration_arguments import CalibrationArguments
 from .mixin import CalibrationMixin
 from .questions import QuestionPreparation, are_questions, use_chat_template
@@ -130,8 +130,9 @@ class CalibrationAwareSFTTrainer(CalibrationMixin, AnswerLossMixin, SFTTrainer):
                 kwargs["eval_calibration_dataset"] = own
             if isinstance(self._questions.method, OptionTexts):
                 _check_text_options(settings)
-            if any(name.startswith("encoded_") for name in train_dataset.column_names):
+            if has_options(train_dataset):
                 self._option_items = prepared.answered
+            if has_options(train_dataset) or has_options(eval_dataset):
                 args.remove_unused_columns = False  # a row's options are not an input of the model
             self._supervised_by_trainer = True
             self._answers_only = self._questions.answers_only
@@ -150,16 +151,9 @@ class CalibrationAwareSFTTrainer(CalibrationMixin, AnswerLossMixin, SFTTrainer):
             processing_class=processing_class,
             **kwargs,
         )
-        if self._option_items:
-            if not self._is_plain():
-                raise ValueError(
-                    "calibration_confidence: with option texts, with distributions as answers, and with more options "
-                    "than letters, the loss is a cross-entropy over the options; it cannot be combined with another "
-                    "loss_type or compute_loss_func, label smoothing, a router loss, Liger kernels, "
-                    "parallelism_config, or several GPUs in one process"
-                )
-            self.data_collator: Any = OptionRowCollator(self.data_collator)
         if self._asked:
+            if has_options(train_dataset) or has_options(eval_dataset):
+                self._collate_options()
             self.calibration_run.calibration_source = source
             self.calibration_run.trained_on = prepared.of(prepared.answered)
 
@@ -175,7 +169,22 @@ class CalibrationAwareSFTTrainer(CalibrationMixin, AnswerLossMixin, SFTTrainer):
         """Evaluate; if the trainer trains on questions, `eval_dataset` may be questions too."""
         if self._asked and not isinstance(eval_dataset, str):
             eval_dataset = self._questions.supervised_evaluation(eval_dataset)
+            if has_options(eval_dataset):
+                self._collate_options()
         return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+
+    def _collate_options(self) -> None:
+        """Pass the options of rows that have them to the loss."""
+        if not self._is_plain():
+            raise ValueError(
+                "calibration_confidence: with option texts, with distributions as answers, and with more than 26 "
+                "options, the loss is a cross-entropy over the options; it cannot be combined with another "
+                "loss_type or compute_loss_func, label smoothing, a router loss, Liger kernels, "
+                "parallelism_config, or several GPUs in one process"
+            )
+        self.args.remove_unused_columns = False
+        if not isinstance(self.data_collator, OptionRowCollator):
+            self.data_collator: Any = OptionRowCollator(self.data_collator)
 
 
 def _prompts(source: Any, settings: CalibrationArguments) -> list[Question]:

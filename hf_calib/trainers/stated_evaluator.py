@@ -121,13 +121,13 @@ def evaluator_of(
     batch_size: int,
     **options: Any,
 ) -> CalibrationEvaluator:
-    """Return the evaluator for questions with options or for free-form ones, with a trainer's accelerator.
+    """Return a trainer's evaluator for questions with options or for free-form questions.
 
     Parameters
     ----------
     trainer : transformers.Trainer
     source
-        As of `stated_prompts` and `QuestionPreparation.for_evaluation`.
+        As in `stated_prompts` and `QuestionPreparation.for_evaluation`.
     preparation, model, batch_size, **options
         As in `CalibrationEvaluator`.
     """
@@ -135,7 +135,7 @@ def evaluator_of(
     prompts = stated_prompts(source, chat=preparation.prompt_format.chat)
     if prompts is None:
         return CalibrationEvaluator(preparation.for_evaluation(source), *others, **options)
-    # GRPO and RLOO answer no longer than in training.
+    # GRPO and RLOO limit answers to the length that they have in training.
     max_new_tokens = getattr(trainer.args, "max_completion_length", None) or MAX_NEW_TOKENS
     return StatedEvaluator(prompts, grading_reward(trainer), max_new_tokens, *others, **options)
 

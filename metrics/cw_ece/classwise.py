@@ -21,7 +21,7 @@ def classwise_statistics(
 ) -> list[BinStatistics]:
     """Return each option's bin statistics, without the probabilities below `threshold`.
 
-    Parameters as in `classwise_calibration_error`; with `equal_mass`, over the bins of `equal_mass_edges`.
+    Parameters as in `classwise_calibration_error`; `equal_mass` selects the bins of `equal_mass_edges`.
     """
     p = check_probabilities(probabilities)
     y = check_labels(labels, *p.shape)

@@ -28,7 +28,7 @@ NO_WIDTH = 1e-7
 # A deviation below this counts as zero: a gap divided by it would overflow when squared.
 _NO_DEVIATION = 1e-100
 
-# The largest covariance that is decomposed into eigenvalues; of 255 options with 15 bins each, that takes minutes.
+# Largest covariance matrix to compute eigenvalues of; for 255 options with 15 bins each, that would take minutes.
 _LARGEST_EIGH = 1000
 
 
@@ -218,7 +218,7 @@ def gaussian_noise(covariance: Matrix, n: int, rng: np.random.Generator) -> NDAr
 
 
 def _gaussian_noise_of_many(covariance: Matrix, n: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Return the draws of `gaussian_noise` by a Cholesky decomposition."""
+    """Return the draws of `gaussian_noise`, using a Cholesky decomposition."""
     variance = np.diag(covariance)
     noisy = np.flatnonzero(variance > _NO_DEVIATION**2)
     # The decomposition needs a positive definite matrix; this adds a billionth to each variance.

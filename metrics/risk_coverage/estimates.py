@@ -185,7 +185,7 @@ class Estimator:
         return influence_error(influence(), self.weights, self.clusters)
 
     def share(self, values: NDArray) -> Measure:
-        """Return the share of true values, or the mean of (n,) shares, with Wilson's interval."""
+        """Return the mean of n truth values or shares in [0, 1], with Wilson's interval."""
         value = weighted_mean(values, self.weights)
         error = influence_error(values - value, self.weights, self.clusters) if self.wanted else None
         if error is None:

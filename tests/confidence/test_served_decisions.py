@@ -197,7 +197,7 @@ def test_a_response_that_is_cut_off_is_asked_again(server, cut):
     assert len(server.requests) == 8
     server.requests.clear()
     server.faults = [cut, (503, "{}"), cut, cut]
-    with pytest.raises(ServerError, match=r"^case 0 \(case 0\), counted from 0: .* cuts its response off: "):
+    with pytest.raises(ServerError, match=r"^case 0 \(case 0\), counted from 0: .* cut off its response: "):
         served(server, concurrency=1, retries=3).decide(CASES[:1])
     assert len(server.requests) == 4
 

@@ -88,7 +88,7 @@ def test_it_trains_on_questions_with_more_options_than_letters(saved_model, tmp_
         max_steps=2,
     )
     printed = capsys.readouterr().out
-    assert "The mean answer of the training cases is not a reference row: case 0" in printed
+    assert "Left out the reference row for the mean answer of the training cases: case 0" in printed
     assert "after, temperatures" in printed
     again = measure_decisions(str(saved_model), test, adapter=str(out), progress=False)
     saved = json.loads((out / "decisions.json").read_text())

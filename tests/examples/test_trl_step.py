@@ -47,7 +47,7 @@ def test_each_step_is_compared_with_trls_and_its_time_is_divided(benchmark, caps
 
 
 def test_too_few_short_pairs_are_named(benchmark):
-    with pytest.raises(SystemExit, match="4 pairs have at most 100 characters"):
+    with pytest.raises(SystemExit, match="only 4 pairs have at most 100 characters"):
         benchmark("--steps", "2", "--max_characters", "100")
 
 
@@ -67,3 +67,4 @@ def test_a_stack_is_attributed_to_its_innermost_known_file():
                  f"{library}/torch/nn/modules/linear.py") == "model"  # fmt: skip
     assert stack(f"{library}/trl/trainer/dpo_trainer.py", f"{library}/torch/autograd/graph.py") == "backward"
     assert stack("/somewhere/else.py") == "other"
+    assert stack("/home/hf_calib/.venv/lib/site-packages/trl/trainer/dpo_trainer.py") == "TRL"

@@ -109,7 +109,7 @@ def test_up_to_255_options():
     assert len(decision.question("state").choices) == 255
     with pytest.raises(QuestionError, match="2 to 255 options, got 256"):
         Decision("d", "choice", "Which?", {**criteria, "more": None})
-    with pytest.raises(QuestionError, match="found with a tokenizer only if"):
+    with pytest.raises(QuestionError, match=r"^choices: 255 choices need labels of more than one letter, which"):
         PromptFormat().render(decision.question("state"))
 
 

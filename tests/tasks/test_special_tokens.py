@@ -146,6 +146,13 @@ def test_what_a_tokenizer_cannot_read_as_text_is_refused(tokenizer, special):
             PromptEncoder(tokenizer).labels([fine, DecisionQuestion(**parts)], PromptFormat())
     with pytest.raises(QuestionError, match=rf"^row 0, counted from 0: the context contains '{special}'"):
         encode_questions([Question("What?", ("a", "b"), context=special)], tokenizer)
+    encoder, options = PromptEncoder(tokenizer), {"list_options": False, "max_new_tokens": 2}
+    with pytest.raises(QuestionError, match=rf"^row 0, counted from 0: the question contains '{special}'"):
+        encoder.prompts([FreeFormQuestion(f"Is {special} it?")], PromptFormat(), **options)
+    # The right answers of a free-form question are not in its prompt.
+    asked = [FreeFormQuestion("What?", answers) for answers in ((special,), ("a",))]
+    one, other = encoder.prompts(asked, PromptFormat(), **options)
+    assert one.input_ids == other.input_ids
 
 
 @pytest.mark.parametrize("chat", [False, True])

@@ -90,7 +90,7 @@ def test_the_terms_and_their_gradients_are_what_their_formulas_say(tokenizer, tm
     weights = {"anchor_weight": 2.0, "supervised_weight": 3.0, "brier_weight": 1.5, "em_weight": 4.0}
     trainer = dpo(
         tokenizer, tmp_path, peft_config=lora(), calibration_dataset=every, calibration_batch_size=len(every),
-        em_dataset=questions(6, seed=4), **weights,
+        em_dataset=questions(12, seed=4, choices=(2, 3, 4, 8)), **weights,
     )  # fmt: skip
     model, term = moved(trainer.model).eval(), trainer._calibration_term
     assert {type(item) for item in term.questions} == {EncodedLabels}
@@ -116,7 +116,7 @@ def test_up_to_26_options_are_trained_by_their_letters_to_the_last_bit(tokenizer
     assert encode_letters(every, tokenizer, PromptFormat()) == list(encode_questions(every, tokenizer))
     ordinary = questions(3)
     assert encode_letters(ordinary, tokenizer, PromptFormat()) == list(encode_questions(ordinary, tokenizer))
-    # So are more options if their labels are single tokens.
+    # So are questions with more options if their labels are single tokens.
     pairs = [("A", chr(letter)) for letter in range(ord("A"), ord("Z") + 1)]
     pairs += [("B", chr(letter)) for letter in range(ord("A"), ord("Z") + 1)]
     whole = byte_pairs([*pairs, *(("Ġ", first + second) for first, second in pairs)])
@@ -214,7 +214,7 @@ def test_distributions_made_beforehand_give_the_same_anchor(tokenizer, tmp_path)
         values.append(trainer._calibration_term.loss(trainer.model.eval(), 0, 0, 1).item())
     assert values[0] > 1e-2
     assert values[1] == pytest.approx(values[0], rel=1e-4)
-    # Of letters, the whole vocabulary is compared, of labels the options and the rest.
+    # Letters are compared over the whole vocabulary, labels over the options and the rest.
     with pytest.raises(ReferenceMismatchError, match="lack 2 of 2 questions"):
         dpo(
             tokenizer, tmp_path, peft_config=lora(), calibration_dataset=every[:2], calibration_reference_model=saved
@@ -257,11 +257,29 @@ def test_a_trained_model_decides_as_it_was_trained(tokenizer, tmp_path):
 
 
 def test_what_cannot_be_trained_on_is_refused(tokenizer, tmp_path):
-    with pytest.raises(ValueError, match=r'more options than letters, need "answer"'):
+    with pytest.raises(ValueError, match=r'more than 26 options, need "answer"'):
         sft(tokenizer, tmp_path, train_dataset=asked((40,) * 2, soft=False), supervised_on="question_and_answer")
     args = CalibrationAwareSFTConfig(str(tmp_path), **training_arguments(loss_type="dft"))
-    with pytest.raises(ValueError, match="with more options than letters, the loss is a cross-entropy"):
+    with pytest.raises(ValueError, match="with more than 26 options, the loss is a cross-entropy"):
         sft(tokenizer, tmp_path, train_dataset=asked((40,) * 2, soft=False), args=args)
     longest, shortest = (item.length for item in encode_letters(asked((40, 3)), tokenizer, PromptFormat()))
     with pytest.raises(QuestionError, match=rf"longer than {shortest} tokens \(the longest is row 0, .* {longest}\)"):
         sft(tokenizer, tmp_path, train_dataset=asked((40, 3)), calibration_max_length=shortest)
+
+
+@pytest.mark.parametrize("counts", [(4, 3), (3, 30)])
+def test_the_loss_of_evaluation_is_over_the_options_whatever_was_trained_on(tokenizer, tmp_path, counts):
+    every = asked(counts, seed=9)
+    trainer = sft(tokenizer, tmp_path, eval_dataset=every)
+    model = trainer.model.eval()
+    with torch.no_grad():
+        values = [log_probabilities(model, tokenizer, own) for own in every]
+    by_hand = np.mean([-(torch.tensor(own.target) * v).sum().item() for own, v in zip(every, values, strict=True)])
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(by_hand, rel=1e-4)
+    trainer = sft(tokenizer, tmp_path)
+    assert trainer.evaluate({"a": every})["eval_a_loss"] == pytest.approx(by_hand, rel=1e-4)
+    trainer.train()
+    args = CalibrationAwareSFTConfig(str(tmp_path), **training_arguments(loss_type="dft"))
+    other = sft(tokenizer, tmp_path, args=args)
+    with pytest.raises(ValueError, match="with more than 26 options, the loss is a cross-entropy"):
+        other.evaluate(every)

@@ -140,8 +140,8 @@ def test_scaled_rewards_of_confidence_are_warned_about(scale, warned, tokenizer,
     asked = confidence_prompts(ASKED * 4, chat=False)
     own = {"train_dataset": asked, "scale_rewards": scale}
     grpo(tokenizer, tmp_path, reward_funcs=[answer_reward, brier_reward], **own)
-    assert ("scale_rewards: with" in caplog.text) == warned
-    assert ("brier_reward makes stated confidence extreme" in caplog.text) == warned
+    assert (f"scale_rewards: {scale!r} divides rewards" in caplog.text) == warned
+    assert ("the confidence trained with brier_reward to extremes" in caplog.text) == warned
     caplog.clear()
     grpo(tokenizer, tmp_path, reward_funcs=[answer_reward], **own)
     assert "scale_rewards" not in caplog.text

@@ -201,8 +201,8 @@ def reinforced(bench: FreeFormBench, model: Any, *, calibrated: bool) -> Any:
         num_generations=settings.replies,
         max_completion_length=MAX_REPLY,
         beta=settings.beta,
-        # Dividing by the rewards' standard deviation makes confidence extreme where outcomes are random (Bereket and
-        # Leskovec, arXiv 2508.11800).
+        # If outcomes are random, dividing by the rewards' standard deviation pushes confidence to extremes
+        # (Bereket and Leskovec, arXiv 2508.11800).
         **({"scale_rewards": "none"} if calibrated else {}),
     )
     trainer = GRPOTrainer(
