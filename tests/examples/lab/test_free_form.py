@@ -1,7 +1,6 @@
 """The comparison of ways to train confidence in free-form answers."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +19,7 @@ from experiments.free_form_run import FILES, KEYS, TRAINED, free_form_report, ru
 from experiments.results import load_rows, write_json
 
 from hf_calib.confidence import LocalModel
+from hf_calib.confidence.backend import Generation
 from hf_calib.lab import make_model, make_tokenizer, make_world
 from hf_calib.lab.documents import stated_replies
 from hf_calib.lab.presets import PretrainingSettings
@@ -81,7 +81,7 @@ def answering(monkeypatch, bench, questions, level):
         for question in questions:
             choices, reply = first[question.question]
             text = reply if name == "stated" else f" {choices[0]}"
-            found.append([SimpleNamespace(text=text, ended=True)] * n_samples)
+            found.append([Generation(text, True)] * n_samples)
         return found
 
     monkeypatch.setattr(LocalModel, "generate", generate)
@@ -106,7 +106,7 @@ def test_an_answer_is_read_with_its_true_probability_and_each_question_asked_onc
 
 def test_an_unreadable_reply_is_a_wrong_answer_without_confidence(bench, model, monkeypatch):
     questions = bench.test("trained")
-    said = [SimpleNamespace(text="<answer> stones </answer> <confidence> very </confidence>", ended=True)]
+    said = [Generation("<answer> stones </answer> <confidence> very </confidence>", True)]
     monkeypatch.setattr(
         LocalModel, "generate", lambda self, name, questions, *args, **options: [said] * len(questions)
     )
