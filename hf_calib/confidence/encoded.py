@@ -323,10 +323,10 @@ def encode_texts(
     Raises
     ------
     QuestionError
-        If a text has no tokens, a prompt with its text is too long, or no question is left.
+        If there is no question, a text has no tokens, or a prompt is too long with its text.
     """
     if not questions:
-        raise QuestionError("there is no question to encode; give a dataset with at least one row")
+        raise QuestionError("questions: no question to encode; give a dataset with at least one row")
     encoder = PromptEncoder(tokenizer, max_length, on_too_long)
     encoded = []
     for item in encoder.texts(questions, prompt_format, list_options=method.list_options):

@@ -57,9 +57,9 @@ class CalibrationReport:
     measures : dict of str to Measure
         Value, low and high of each measure in `CATALOG`, by its key. option_mass requires the raw masses, tce and
         ece_true the true probabilities, lce features, flip_rate the flips, confidence_at_k the sampled answers,
-        the distances from gold the gold distributions. The AUROC is NaN if all answers are right, or all wrong. These
-        have no interval: measures of a single sample; the NLL and the divergence from gold if they are infinite or
-        the same for every sample, since unseen samples may have any loss; the AUROC where it is NaN.
+        the distances from gold the gold distributions. The AUROC is NaN if all answers are right, or all wrong. There
+        is no interval for a single sample, for an AUROC of NaN, or for an NLL or divergence from gold that is infinite
+        or the same for every sample, since unseen samples may have any loss.
     statistics : BinStatistics
         Statistics of the confidences over equal-width bins.
     groups : dict of str to GroupReport

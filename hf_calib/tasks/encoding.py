@@ -86,7 +86,7 @@ def encode_questions(
         If a chat prompt is requested and the tokenizer has no chat template.
     """
     if not questions:
-        raise QuestionError("there is no question to encode; give a dataset with at least one row")
+        raise QuestionError("questions: no question to encode; give a dataset with at least one row")
     finder = OptionFinder(tokenizer, prompt_format or PromptFormat())
     encoded = list(finder.encode_all(questions))
     lengths = {row: len(input_ids) + 1 for row, (input_ids, _) in enumerate(encoded)}

@@ -210,8 +210,7 @@ def _question(place: str, row: Mapping[str, Any]) -> FreeFormQuestion:
     missing = [name for name in ("question", answers) if name not in row]
     if missing:
         raise QuestionError(
-            f"{place}: there is no column {missing[0]!r} among {', '.join(map(repr, row))}."
-            + did_you_mean(missing[0], row)
+            f"{place}: no column {missing[0]!r} among {', '.join(map(repr, row))}." + did_you_mean(missing[0], row)
         )
     subject, context = (None if is_missing(row.get(name)) else row[name] for name in ("subject", "context"))
     try:

@@ -68,7 +68,7 @@ def test_it_trains_an_adapter_and_saves_the_temperatures_it_reports_with(saved_m
 def test_it_trains_on_questions_with_more_options_than_letters(saved_model, tmp_path, capsys):
     many = rows(10)
     for number, row in enumerate(many):
-        # Other options in each case, so the training cases have no mean answer to the test cases' questions.
+        # Each case has its own options, so the training cases give no mean answer to the test cases' questions.
         queues = {f"q {number} {i}": None for i in range(40)}
         row["questions"]["queue"] = {"type": "choice", "instructions": "Which queue?", "criteria": queues}
         row["gold"]["queue"] = f"q {number} 3"

@@ -111,7 +111,7 @@ def test_the_ece_says_what_it_is_and_the_raw_one_is_shown_where_it_differs():
 
 @pytest.mark.parametrize("n_bins", [3, 10])
 def test_nothing_beside_the_bars_is_left_out(n_bins):
-    """The raw ECE and the flip rate are shown too, or there are fewer bins than lines beside them."""
+    """With the raw ECE and the flip rate, or with few bins, there are more lines than bars."""
     own = calibrated(500)
     both = replace(own, option_log_probabilities=own.option_log_probabilities + np.log(0.3), flips=np.zeros(500))
     options = {"n_resamples": 200, "n_bins": n_bins}
