@@ -24,6 +24,8 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 def own_cache(tmp_path_factory):
     """Nothing that a test makes lands in the user's caches, and nothing there changes a test."""
     os.environ["HF_CALIB_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    # A run killed while DeepSpeed compiled leaves a lock in the user's folder, and every later run would wait for it.
+    os.environ["TORCH_EXTENSIONS_DIR"] = str(tmp_path_factory.mktemp("torch_extensions"))
     import datasets
 
     datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("datasets")
