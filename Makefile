@@ -30,7 +30,7 @@ test: $(VENV)/.dev
 
 # Real processes, browsers, other libraries and whole alignments.
 test-slow: $(VENV)/.oracles
-	$(BIN)/pytest -m "(slow or distributed) and not nightly"
+	$(BIN)/pytest -n 2 --dist worksteal -m "(slow or distributed) and not nightly"
 	$(BIN)/pytest -n 2 tests/measures/test_oracles.py tests/calibrators/test_oracles.py \
 		tests/confidence/test_lm_eval_parity.py
 
