@@ -121,8 +121,11 @@ class StatedAnswer:
 
 
 def _tagged(opening: str, closing: str) -> tuple[str, str]:
+    # From the last opening before a closing, since a text may mention the tags.
     return tuple(  # type: ignore[return-value]
-        opening.format(name) + "(.*?)" + closing.format(name) for name in ("answer", "confidence")
+        f"{begin}((?:(?!{begin}).)*?){closing.format(name)}"
+        for name in ("answer", "confidence")
+        for begin in [opening.format(name)]
     )
 
 
@@ -143,7 +146,7 @@ def check_style(style: str) -> None:
 def read_stated_answer(text: str, style: str = "auto") -> StatedAnswer:
     """Return the answer and the confidence that a text states.
 
-    What stands before a `</think>` is not read.
+    What stands before a `</think>` is not read, and neither is a `<think>` without an end.
 
     Parameters
     ----------
@@ -163,7 +166,7 @@ def read_stated_answer(text: str, style: str = "auto") -> StatedAnswer:
     StatedAnswer(answer='Paris', confidence=0.8, well_formed=True)
     """
     check_style(style)
-    text = text.rpartition("</think>")[2]
+    text = text.rpartition("</think>")[2].partition("<think>")[0]
     for patterns in STYLES.values() if style == "auto" else (STYLES[style],):
         answers, confidences = (
             list(re.finditer(pattern, text, re.IGNORECASE | re.MULTILINE | re.DOTALL)) for pattern in patterns
