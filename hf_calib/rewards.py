@@ -16,14 +16,16 @@ Bereket and Leskovec, *Uncalibrated Reasoning: GRPO Induces Overconfidence for S
 
 from __future__ import annotations
 
+import inspect
 import math
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .confidence.parsing import StatedAnswer, check_style, read_stated_answer
 from .tasks.answers import is_missing
-from .tasks.free_form import FreeFormQuestion, Matcher, grade, load_free_form_questions, matcher_named
+from .tasks.free_form import FreeFormQuestion, Matcher, answer_texts, as_free_form_questions, grade, matcher_named
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -63,7 +65,8 @@ def completion_text(completion: Any) -> str:
         content = completion[-1].get("content")
         if isinstance(content, str | None):
             return content or ""
-        return "".join(part.get("text", "") for part in content)
+        if isinstance(content, Sequence) and all(isinstance(part, Mapping) for part in content):
+            return "".join(part.get("text") or "" for part in content)
     raise TypeError(f"expected a text or a list of messages, got {completion!r:.80}")
 
 
@@ -97,7 +100,7 @@ class AnswerReward(_Reward):
     def __init__(self, name: str, style: str, matcher: str | Matcher, column: str | None) -> None:
         super().__init__(name, style)
         self.matcher = matcher_named(matcher)
-        self.column = column
+        self.columns = COLUMNS if column is None else (column,)
 
     def __call__(
         self, completions: Sequence[Any], solution: Sequence[Any] | None = None, **columns: Any
@@ -117,25 +120,38 @@ class AnswerReward(_Reward):
         columns : mapping from str to sequence
             The dataset's columns.
         """
-        names = COLUMNS if self.column is None else (self.column,)
-        name = next((name for name in names if columns.get(name) is not None), None)
+        name = next((name for name in self.columns if columns.get(name) is not None), None)
         if name is None:
-            there = ", ".join(repr(own) for own in columns if own not in _NO_COLUMNS) or "none"
             raise ValueError(
-                f"{self.__name__}: the dataset has no column {' or '.join(map(repr, names))} with the right answers "
-                f"(its columns: {there}); add one, or name it with get_{self.__name__}(column=...)"
+                f"{self.__name__}: the dataset has no column {' or '.join(map(repr, self.columns))} with the right "
+                f"answers (its columns: {_listed(columns)}); add one, or name it with get_{self.__name__}(column=...)"
             )
         if len(columns[name]) != len(stated):
             raise ValueError(
                 f"{self.__name__}: {len(stated)} completions, but the column {name!r} has {len(columns[name])} rows"
             )
         rewards: list[float | None] = []
-        for own, value in zip(stated, columns[name], strict=True):
-            answers = [str(one) for one in (value if isinstance(value, list | tuple) else [value])]
-            answers = [] if is_missing(value) else [one for one in answers if one.strip()]
-            right = own.answer is not None and grade(own.answer, answers, self.matcher)
+        for row, (own, value) in enumerate(zip(stated, columns[name], strict=True)):
+            try:
+                answers = known_answers(value)
+                right = own.answer is not None and grade(own.answer, answers, self.matcher)
+            except ValueError as error:
+                raise ValueError(
+                    f"{self.__name__}: completion {row}, counted from 0, column {name!r}: {error}"
+                ) from error
             rewards.append(float(right) if answers else None)
         return rewards
+
+
+def known_answers(value: Any) -> list[str]:
+    """Return the right answers in a cell, without empty ones.
+
+    Raises
+    ------
+    QuestionError
+        If it is neither a text, nor a number, nor a list of these.
+    """
+    return [answer for answer in answer_texts(value) if not is_missing(answer)]
 
 
 def _given(solution: Sequence[Any] | None, columns: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,6 +161,10 @@ def _given(solution: Sequence[Any] | None, columns: Mapping[str, Any]) -> dict[s
 
 # What TRL passes in addition to the dataset's columns.
 _NO_COLUMNS = ("prompts", "completion_ids", "trainer_state", "log_extra", "log_metric", "environments")
+
+
+def _listed(columns: Mapping[str, Any]) -> str:
+    return ", ".join(repr(name) for name in columns if name not in _NO_COLUMNS) or "none"
 
 
 class ScoreReward(AnswerReward):
@@ -160,6 +180,13 @@ class ScoreReward(AnswerReward):
         clip: float | None = None,
     ) -> None:
         super().__init__(name, style, matcher, column)
+        if correctness_reward is not None:
+            if not callable(correctness_reward) or inspect.iscoroutinefunction(correctness_reward):
+                raise TypeError(
+                    f"correctness_reward: expected a function that returns a list of rewards, such as "
+                    f"trl.rewards.accuracy_reward, got {correctness_reward!r:.80}"
+                )
+            self.columns = ()
         self.correctness_reward = correctness_reward
         self.clip = clip
 
@@ -182,9 +209,18 @@ class ScoreReward(AnswerReward):
         """Return the correctness reward, from 0 to 1; without one, grade as `AnswerReward` does."""
         if self.correctness_reward is None:
             return super().rights(completions, stated, columns)
-        rights = list(self.correctness_reward(completions=completions, **columns))
-        self._check(rights, len(completions))
-        return rights
+        name = getattr(self.correctness_reward, "__name__", "correctness_reward")
+        given = {"completions": completions, **columns}
+        try:
+            inspect.signature(self.correctness_reward).bind(**given)
+        except TypeError as error:
+            raise ValueError(
+                f"{self.__name__}: {name} cannot be called with the dataset's columns, {_listed(columns)}: {error}; "
+                "add the column"
+            ) from None
+        rights = self.correctness_reward(**given)
+        self._check(rights, name, len(completions))
+        return list(rights)
 
     def _score(self, confidence: float | None, right: float) -> float:
         if self.clip is None:
@@ -194,14 +230,14 @@ class ScoreReward(AnswerReward):
         p = min(max(confidence, self.clip), 1 - self.clip)
         return right * math.log(p) + (1 - right) * math.log(1 - p)
 
-    def _check(self, rights: Sequence[float | None], n: int) -> None:
-        name = getattr(self.correctness_reward, "__name__", "correctness_reward")
-        if len(rights) != n:
-            raise ValueError(f"{self.__name__}: {name} returned {len(rights)} values for {n} completions")
+    def _check(self, rights: Any, name: str, n: int) -> None:
+        if not hasattr(rights, "__len__") or len(rights) != n:
+            returned = f"{len(rights)} values" if hasattr(rights, "__len__") else repr(rights)
+            raise ValueError(f"{self.__name__}: {name} returned {returned} for {n} completions")
         for row, right in enumerate(rights):
-            if right is not None and not 0 <= right <= 1:
+            if right is not None and (isinstance(right, str) or not 0 <= right <= 1):
                 raise ValueError(
-                    f"{self.__name__}: {name} returned {right} for completion {row}, counted from 0; it must be "
+                    f"{self.__name__}: {name} returned {right!r} for completion {row}, counted from 0; it must be "
                     "between 0 (wrong) and 1 (right), or None if that is unknown"
                 )
 
@@ -338,9 +374,16 @@ def confidence_prompts(
     Raises
     ------
     QuestionError
-        If the questions cannot be read.
+        If the questions cannot be read, or there are none.
+    TypeError
+        If they are not free-form questions.
     ValueError
         If there is no such style.
+
+    Warns
+    -----
+    UserWarning
+        If questions have no right answer; the rewards leave their completions out.
 
     Examples
     --------
@@ -355,7 +398,13 @@ def confidence_prompts(
 
     if style not in _MARKS:
         raise ValueError(f"style: {style!r} is not one of {', '.join(_MARKS)}")
-    asked = load_free_form_questions(questions) if isinstance(questions, str | Path) else list(questions)
+    asked = as_free_form_questions(questions)
+    unknown = sum(not question.answers for question in asked)
+    if unknown:
+        warnings.warn(
+            f"{unknown} of {len(asked)} questions have no right answer; rewards leave their completions out",
+            stacklevel=2,
+        )
     answer, confidence = _MARKS[style]
     request = (
         "Answer in a few words, then state the probability that your answer is right, from 0% to 100%, in this form:\n"

@@ -3,7 +3,9 @@
 import math
 import pickle
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,6 +21,7 @@ from hf_calib.rewards import (
     get_log_score_reward,
     log_score_reward,
 )
+from hf_calib.tasks import QuestionError
 from hf_calib.tasks.free_form import FreeFormQuestion
 
 
@@ -62,6 +65,10 @@ def test_any_text_gives_a_confidence_between_0_and_1_or_none(text):
         ("I think\nAnswer: Paris\nConfidence: 80%", "Paris", 0.8, True),
         ("**Answer:** Paris\n**Confidence:** 80%", "Paris", 0.8, True),
         ("<think><answer>Rome</answer></think>" + tagged("Paris", 1), "Paris", 1.0, True),
+        ("In <answer> tags and <confidence> tags: " + tagged("Paris", "80%"), "Paris", 0.8, True),
+        ("In [answer] tags: [answer]Paris[/answer][confidence]1[/confidence]", "Paris", 1.0, True),
+        ("<think>Perhaps " + tagged("Rome", "90%"), None, None, False),
+        ("<think>a</think>" + tagged("Paris", "80%") + "<think>or", "Paris", 0.8, True),
         (tagged("Paris", "80%") + " done", "Paris", 0.8, False),
         ("<confidence>80%</confidence><answer>Paris</answer>", "Paris", 0.8, False),
         (tagged("", "80%"), None, 0.8, False),
@@ -125,14 +132,32 @@ def test_conversations_parts_and_several_right_answers():
         assert brier_reward(completions=completions, answers=[[4, "four"]]) == pytest.approx([-0.04])
         assert brier_reward(completions, ["5"]) == pytest.approx([-0.64])
     assert brier_reward(completions=[[{"role": "assistant", "content": None}]], solution=["4"]) == [-1.0]
-    with pytest.raises(TypeError, match="brier_reward: completion 1, counted from 0: expected a text or a list"):
-        brier_reward(completions=["x", 5], solution=["4", "4"])
+    broken = [{"role": "assistant", "content": 5}]
+    for wrong in (5, None, [], broken):
+        with pytest.raises(TypeError, match="brier_reward: completion 1, counted from 0: expected a text or a list"):
+            brier_reward(completions=["x", wrong], solution=["4", "4"])
+    image = [{"role": "assistant", "content": [{"type": "image", "text": None}]}]
+    assert brier_reward(completions=[image], solution=["4"]) == [-1.0]
 
 
 def test_unknown_right_answers_are_left_out():
-    for unknown in (None, "", [], float("nan")):
-        assert brier_reward(completions=[tagged("4", 1)], solution=[unknown]) == [None]
-        assert answer_reward(completions=[tagged("4", 1)], solution=[unknown]) == [None]
+    for unknown in (None, "", [], float("nan"), [None], ["", " "], [float("nan")]):
+        for said in ("4", "None", "nan"):
+            assert brier_reward(completions=[tagged(said, 1)], solution=[unknown]) == [None]
+            assert answer_reward(completions=[tagged(said, 1)], solution=[unknown]) == [None]
+
+
+@pytest.mark.parametrize("value", [4, 4.0, "4", [4], [4.0, None], np.array(["3", "4"]), np.int64(4), torch.tensor(4)])
+def test_right_answers_may_be_numbers_and_arrays(value):
+    assert answer_reward(completions=[tagged("4", 1), tagged("5", 1)], solution=[value] * 2) == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("value", [{"value": "4", "aliases": ["4"]}, [["4"]], {"4"}])
+def test_right_answers_of_another_kind_are_refused(value):
+    with pytest.raises(
+        ValueError, match="answer_reward: completion 1, counted from 0, column 'answers': the right answer is a "
+    ):
+        answer_reward(completions=[tagged("4", 1)] * 2, answers=["4", value])
 
 
 def test_matchers_and_columns():
@@ -146,10 +171,13 @@ def test_matchers_and_columns():
         get_brier_reward(column="gold")(completions=completions, solution=["Paris"])
     with pytest.raises(ValueError, match="1 completions, but the column 'solution' has 2 rows"):
         brier_reward(completions=completions, solution=["a", "b"])
-    with pytest.raises(ValueError, match="raised ZeroDivisionError"):
+    with pytest.raises(ValueError, match=r"answer_reward: completion 0, .*raised ZeroDivisionError"):
         get_answer_reward(lambda one, other: 1 / 0)(completions=completions, solution=["a"])
     with pytest.raises(ValueError, match="is not a way to match answers"):
         get_brier_reward("exakt")
+    for wrong in (None, 5):
+        with pytest.raises(ValueError, match=f"matcher: {wrong} is not a way to match answers"):
+            get_brier_reward(wrong)
 
 
 def test_any_correctness_reward_may_grade():
@@ -167,6 +195,21 @@ def test_any_correctness_reward_may_grade():
         get_brier_reward(correctness_reward=lambda **kwargs: [2])(completions=["x"])
     with pytest.raises(ValueError, match="returned 2 values for 1 completions"):
         get_brier_reward(correctness_reward=lambda **kwargs: [1, 1])(completions=["x"])
+    with pytest.raises(ValueError, match="returned 'yes' for completion 0"):
+        get_brier_reward(correctness_reward=lambda **kwargs: ["yes"])(completions=["x"])
+    with pytest.raises(ValueError, match="returned None for 1 completions"):
+        get_brier_reward(correctness_reward=lambda **kwargs: None)(completions=["x"])
+    with pytest.raises(
+        ValueError, match=r"brier_reward: correctness cannot be called with .*, 'solution': missing .*'level'; add"
+    ):
+        reward(completions=["x"], prompts=["p"], solution=["x"])
+
+    async def later(completions, **kwargs):
+        return [1.0]
+
+    for wrong in (later, "accuracy_reward"):
+        with pytest.raises(TypeError, match="correctness_reward: expected a function that returns a list of rewards"):
+            get_brier_reward(correctness_reward=wrong)
 
 
 def test_missing_confidence_is_logged_and_rewards_can_be_pickled():
@@ -191,6 +234,12 @@ def test_prompts_show_the_form_that_is_read(style, tmp_path):
     path = tmp_path / "q.jsonl"
     path.write_text('{"question": "a?", "answers": ["b"]}\n')
     assert confidence_prompts(path)[0]["answers"] == ["b"]
+    with pytest.raises(TypeError, match="questions: row 0 is a dict; give FreeFormQuestion objects"):
+        confidence_prompts([{"question": "a?", "answers": ["b"]}])
+    with pytest.raises(QuestionError, match="questions: there is none"):
+        confidence_prompts([])
+    with pytest.warns(UserWarning, match="1 of 2 questions have no right answer; rewards leave"):
+        assert len(confidence_prompts([*asked, FreeFormQuestion("Open?")])) == 2
 
 
 def test_words_are_those_of_the_package():

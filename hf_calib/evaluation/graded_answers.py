@@ -66,6 +66,11 @@ class Sampling:
     prompt_format: PromptFormat
 
     def __post_init__(self) -> None:
+        for name in ("n_samples", "max_new_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.temperature < float("inf"):
+            raise ValueError(f"temperature: must be finite and at least 0, got {self.temperature}")
         if self.n_samples > 1 and self.temperature == 0:
             raise ValueError(
                 f"temperature: at 0 all {self.n_samples} samples of a question are the same; raise it, or set "

@@ -20,9 +20,9 @@ from ..tasks.drawing import QuestionList
 from ..tasks.free_form import (
     FreeFormQuestion,
     Matcher,
+    as_free_form_questions,
     grade,
     is_comparable,
-    load_free_form_questions,
     matcher_named,
     name_of_matcher,
 )
@@ -163,29 +163,6 @@ def _finished(path: Path, run: Mapping[str, Any]) -> SelfEvaluationQuestions:
 def _digest(questions: Sequence[FreeFormQuestion]) -> str:
     content = json.dumps([asdict(question) for question in questions], ensure_ascii=False)
     return hashlib.sha256(content.encode()).hexdigest()
-
-
-def as_free_form_questions(questions: Any) -> QuestionList[FreeFormQuestion]:
-    """Return questions without options, read from a file if a path is given.
-
-    Raises
-    ------
-    QuestionError
-        If there are no questions.
-    TypeError
-        If they are not free-form questions.
-    """
-    if isinstance(questions, str | os.PathLike):
-        return load_free_form_questions(Path(questions))
-    asked = questions if isinstance(questions, QuestionList) else QuestionList(questions)
-    for row, question in enumerate(asked):
-        if not isinstance(question, FreeFormQuestion):
-            raise TypeError(
-                f"questions: row {row} is a {type(question).__name__}; give FreeFormQuestion objects or a file's path"
-            )
-    if not asked:
-        raise QuestionError("questions: there is none to answer; give at least one")
-    return asked
 
 
 def answered_and_graded(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import string
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -105,8 +106,8 @@ def matcher_named(matcher: str | Matcher) -> Matcher:
         return matcher
     if matcher not in MATCHERS:
         raise ValueError(
-            f"matcher: {matcher!r} is not a way to match answers; choose from {', '.join(MATCHERS)}."
-            + did_you_mean(matcher, MATCHERS)
+            f"matcher: {matcher!r} is not a way to match answers; choose from {', '.join(MATCHERS)}, or pass a "
+            "function." + did_you_mean(str(matcher), MATCHERS)
         )
     return MATCHERS[matcher]
 
@@ -194,6 +195,29 @@ def load_free_form_questions(
     return sample(questions, limit, seed)
 
 
+def as_free_form_questions(questions: Any) -> QuestionList[FreeFormQuestion]:
+    """Return questions without options, read from a file if a path is given.
+
+    Raises
+    ------
+    QuestionError
+        If there are no questions.
+    TypeError
+        If they are not free-form questions.
+    """
+    if isinstance(questions, str | os.PathLike):
+        return load_free_form_questions(Path(questions))
+    asked = questions if isinstance(questions, QuestionList) else QuestionList(questions)
+    for row, question in enumerate(asked):
+        if not isinstance(question, FreeFormQuestion):
+            raise TypeError(
+                f"questions: row {row} is a {type(question).__name__}; give FreeFormQuestion objects or a file's path"
+            )
+    if not asked:
+        raise QuestionError("questions: there is none to answer; give at least one")
+    return asked
+
+
 def free_form_questions(rows: Iterable[Mapping[str, Any]]) -> list[FreeFormQuestion]:
     """Return questions from rows with the columns of `load_free_form_questions`.
 
@@ -215,15 +239,33 @@ def _question(place: str, row: Mapping[str, Any]) -> FreeFormQuestion:
     subject, context = (None if is_missing(row.get(name)) else row[name] for name in ("subject", "context"))
     try:
         return FreeFormQuestion(
-            row["question"], _answers(row[answers]), None if subject is None else str(subject), context
+            row["question"], answer_texts(row[answers]), None if subject is None else str(subject), context
         )
     except QuestionError as error:
         raise QuestionError(f"{place}: {error}") from None
 
 
-def _answers(value: Any) -> tuple[str, ...]:
+def answer_texts(value: Any) -> tuple[Any, ...]:
+    """Return the right answers in a cell as texts; none if the cell is empty. Empty ones in a list stay as they are.
+
+    Raises
+    ------
+    QuestionError
+        If it is neither a text, nor a number, nor a list of these.
+    """
+    if hasattr(value, "tolist"):  # an array or a tensor
+        value = value.tolist()
     if is_missing(value):
         return ()
-    if isinstance(value, list | tuple):
-        return tuple(str(own) if isinstance(own, int | float) else own for own in value)
-    return (str(value),)
+    return tuple(map(_text, value if isinstance(value, list | tuple) else [value]))
+
+
+def _text(answer: Any) -> Any:
+    if isinstance(answer, str) or is_missing(answer):
+        return answer
+    if not isinstance(answer, int | float):
+        raise QuestionError(
+            f"the right answer is a {type(answer).__name__}, {answer!r:.80}; give a text, a number, or a list of them"
+        )
+    # Pandas writes integers as 2.0 in a column with gaps.
+    return str(int(answer) if isinstance(answer, float) and answer.is_integer() else answer)

@@ -11,8 +11,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..confidence import Asking, LocalModel
 from ..evaluation.graded_answers import Sampling, SelfEvaluationQuestions
-from ..evaluation.self_evaluation import answered_and_graded, as_free_form_questions
-from ..tasks.free_form import Matcher
+from ..evaluation.self_evaluation import answered_and_graded
+from ..tasks.free_form import Matcher, as_free_form_questions
 from .calibration_callback import calling_trainer
 from .evaluator import model_to_ask
 from .mixin import CalibrationMixin

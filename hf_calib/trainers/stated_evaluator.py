@@ -13,7 +13,7 @@ from torch import nn
 
 from ..confidence import Asking, LocalModel, Predictions
 from ..confidence.encoded import PromptEncoder
-from ..rewards import COLUMNS, AnswerReward, brier_reward, confidence_prompts
+from ..rewards import COLUMNS, AnswerReward, brier_reward, confidence_prompts, known_answers
 from ..tasks import PromptFormat, QuestionError, is_question_layout
 from ..tasks.files import READERS, file_rows
 from ..tasks.free_form import FreeFormQuestion, free_form_questions, load_free_form_questions
@@ -51,16 +51,18 @@ class _AsGiven(PromptFormat):
         return question.prompt
 
 
-def stated_prompts(source: Any, *, chat: bool) -> list[StatedPrompt] | None:
+def stated_prompts(source: Any, *, chat: bool, columns: Sequence[str] = COLUMNS) -> list[StatedPrompt] | None:
     """Return prompts of free-form questions that ask for confidence; None if the source holds something else.
 
     Parameters
     ----------
     source : iterable of FreeFormQuestion, dataset, list of rows, str or Path
-        Rows with a `prompt` and one of `hf_calib.rewards.COLUMNS` are asked as they are. Rows with a `question` and an
+        Rows with a `prompt` and one of `columns` are asked as they are. Rows with a `question` and an
         `answer` or `answers`, but no options, are asked in the form of `hf_calib.rewards.confidence_prompts`.
     chat : bool
         Ask questions through the chat template.
+    columns : sequence of str, default `hf_calib.rewards.COLUMNS`
+        The columns that may hold the right answers, of which the first that exists counts; if empty, none is required.
 
     Raises
     ------
@@ -99,10 +101,12 @@ def stated_prompts(source: Any, *, chat: bool) -> list[StatedPrompt] | None:
     prompts = [
         StatedPrompt(row["prompt"], {name: value for name, value in row.items() if name != "prompt"}) for row in rows
     ]
+    name = next((name for name in columns if any(name in prompt.columns for prompt in prompts)), None)
     for number, prompt in enumerate(prompts):
-        if not any(prompt.columns.get(name) for name in COLUMNS):
+        if columns and not known_answers(None if name is None else prompt.columns.get(name)):
+            there = repr(name) if name else " or ".join(map(repr, columns))
             raise QuestionError(
-                f"row {number}, counted from 0: there is no right answer in {', '.join(map(repr, COLUMNS))}, and "
+                f"row {number}, counted from 0: there is no right answer in {there}, and "
                 "evaluating stated confidence needs one; complete or remove the row"
             )
         if isinstance(prompt.prompt, str) != isinstance(prompts[0].prompt, str):
@@ -132,12 +136,13 @@ def evaluator_of(
         As in `CalibrationEvaluator`.
     """
     others = (preparation, model, trainer.accelerator, batch_size)
-    prompts = stated_prompts(source, chat=preparation.prompt_format.chat)
+    reward = grading_reward(trainer)
+    prompts = stated_prompts(source, chat=preparation.prompt_format.chat, columns=reward.columns)
     if prompts is None:
         return CalibrationEvaluator(preparation.for_evaluation(source), *others, **options)
     # GRPO and RLOO limit answers to the length that they have in training.
     max_new_tokens = getattr(trainer.args, "max_completion_length", None) or MAX_NEW_TOKENS
-    return StatedEvaluator(prompts, grading_reward(trainer), max_new_tokens, *others, **options)
+    return StatedEvaluator(prompts, reward, max_new_tokens, *others, **options)
 
 
 def is_free_form(columns: Iterable[str]) -> bool:
@@ -212,6 +217,7 @@ class StatedEvaluator(CalibrationEvaluator):
         completions = [[{"role": "assistant", "content": text}] if chat else text for text in texts]
         names = {name for row in rows for name in questions[row].columns}
         columns = {name: [questions[row].columns.get(name) for row in rows] for name in names}
+        columns["prompts"] = [questions[row].prompt for row in rows]
         stated = self.reward.read(completions)
         rights = self.reward.rights(completions, stated, columns)
         for row, right in zip(rows, rights, strict=True):

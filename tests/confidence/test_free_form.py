@@ -209,18 +209,20 @@ def test_matchers(matcher, answer, other, expected):
 
 
 def test_loading(tmp_path):
-    rows = [{"question": "a?", "answer": "b", "subject": "s"}, {"question": "c?", "answer": ["d", 4]}]
+    rows = [{"question": "a?", "answer": "b", "subject": "s"}, {"question": "c?", "answer": ["d", 4, 5.0]}]
     path = tmp_path / "q.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert load_free_form_questions(path) == [
         FreeFormQuestion("a?", ("b",), "s"),
-        FreeFormQuestion("c?", ("d", "4")),
+        FreeFormQuestion("c?", ("d", "4", "5")),
     ]
     assert len(load_free_form_questions(path, limit=1)) == 1
     for row, message in (
         ({"question": "a?"}, "no column 'answer'"),
         ({"question": " ", "answer": "b"}, "not empty"),
         ({"question": "a?", "answer": [""]}, "the answer is ''"),
+        ({"question": "a?", "answer": ["b", None]}, "line 1: the answer is None"),
+        ({"question": "a?", "answers": {"text": ["b"]}}, r"line 1: the right answer is a dict, \{'text': \['b'\]\}"),
     ):
         path.write_text(json.dumps(row))
         with pytest.raises(QuestionError, match=message):

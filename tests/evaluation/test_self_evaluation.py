@@ -103,6 +103,9 @@ def test_bad_input_is_refused():
         graded(["Paris"], matcher="exakt")
     with pytest.raises(ValueError, match="at 0 all 2 samples of a question are the same"):
         graded(["Paris", "Rome"], temperature=0.0)
+    for setting in ({"n_samples": 0}, {"max_new_tokens": 0}, {"temperature": -1.0}, {"temperature": float("nan")}):
+        with pytest.raises(ValueError, match=f"{next(iter(setting))}: must be"):
+            graded(["Paris"], **setting)
 
     def broken(answer, other):
         return {}[answer]

@@ -9,7 +9,7 @@ from datasets import Dataset
 from hf_calib import CalibrationCallback
 from hf_calib.confidence import LocalModel
 from hf_calib.confidence.backend import Generation
-from hf_calib.rewards import answer_reward, brier_reward, confidence_prompts, get_answer_reward
+from hf_calib.rewards import answer_reward, brier_reward, confidence_prompts, get_answer_reward, get_brier_reward
 from hf_calib.tasks import QuestionError
 from hf_calib.tasks.free_form import FreeFormQuestion
 from hf_calib.trainers.stated_evaluator import stated_prompts
@@ -78,6 +78,23 @@ def test_the_trainers_own_reward_grades(scripted, tokenizer, tmp_path):
     assert trainer.evaluate()["eval_calibration/accuracy"] == 1.0
 
 
+def test_any_column_and_any_correctness_reward_may_grade(scripted, tokenizer, tmp_path):
+    def knows_the_prompt(prompts, completions, gold, **kwargs):
+        return [float(prompt == f"What is {own}?") for prompt, own in zip(prompts, gold, strict=True)]
+
+    # A right answer of 0 is one too.
+    asked = Dataset.from_list([{"prompt": f"What is {n}?", "gold": n} for n in range(4)])
+    for reward, accuracy in (
+        (get_brier_reward(correctness_reward=knows_the_prompt), 1.0),
+        (get_answer_reward(column="gold"), 0.0),
+    ):
+        trainer = grpo(
+            tokenizer, tmp_path, eval_calibration_dataset=asked, peft_config=lora(), reward_funcs=[reward],
+            train_dataset=asked,
+        )  # fmt: skip
+        assert trainer.evaluate()["eval_calibration/accuracy"] == accuracy
+
+
 def test_the_callback_reports_it_in_any_trainer(scripted, tokenizer, tmp_path):
     callback = CalibrationCallback(ASKED, prefix="eval_stated")
     trainer = dpo(
@@ -124,6 +141,8 @@ def test_questions_with_options_are_left_to_others(tmp_path):
 def test_bad_input_is_refused(tokenizer, tmp_path):
     with pytest.raises(QuestionError, match="row 1, counted from 0: there is no right answer"):
         stated_prompts([{"prompt": "a", "solution": "b"}, {"prompt": "c", "solution": None}], chat=False)
+    with pytest.raises(QuestionError, match="row 0, counted from 0: there is no right answer in 'solution', and"):
+        stated_prompts([{"prompt": "a", "solution": [None], "answers": ["b"]}], chat=False)
     with pytest.raises(QuestionError, match="row 1, counted from 0: its prompt is a list, but that of row 0 is a str"):
         stated_prompts([{"prompt": "a", "answer": "b"}, {"prompt": [], "answer": "d"}], chat=False)
     messages = confidence_prompts(ASKED)
