@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -117,6 +118,8 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
             confidence=settings.calibration_confidence,
             calibrator=settings.eval_calibrator,
         )
+        if isinstance(calibration_reference_model, Path):
+            calibration_reference_model = str(calibration_reference_model)
         if calibration_dataset is not None:
             self._set_up_term(calibration_dataset, em_dataset, calibration_reference_model)
         if eval_calibration_dataset is not None:
