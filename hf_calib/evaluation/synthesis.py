@@ -275,7 +275,8 @@ def synthesize_questions(
     """
     if isinstance(subjects, str):
         raise ValueError(f"subjects: give a list of texts, such as [{subjects!r}]")
-    shown = as_questions(examples) if isinstance(examples, str | os.PathLike) or examples else ()
+    given = isinstance(examples, str | os.PathLike) or len(examples) > 0
+    shown: Sequence[Question] = as_questions(examples) if given else ()
     if subjects is None:
         own = dict.fromkeys(example.subject for example in shown if example.subject is not None)
         subjects = SUBJECTS if examples is EXAMPLES else tuple(own)
