@@ -19,7 +19,7 @@ import numpy as np
 
 from ..confidence.asking import Asking, progress_bar
 from ..confidence.journal import Journal
-from ..tasks import LETTERS, PromptFormat, Question, QuestionError, load_questions
+from ..tasks import LETTERS, PromptFormat, Question, QuestionError, as_questions, load_questions
 from ..tasks.drawing import QuestionList
 from ..tasks.free_form import FreeFormQuestion, normalized
 from .example_questions import EXAMPLES, SUBJECTS
@@ -213,7 +213,7 @@ def synthesize_questions(
     tokenizer: PreTrainedTokenizerBase | None,
     n: int,
     *,
-    examples: Sequence[Question] = EXAMPLES,
+    examples: Sequence[Question] | Sequence[Mapping[str, Any]] | str | os.PathLike[str] = EXAMPLES,
     subjects: Sequence[str] | None = None,
     n_shots: int = 4,
     temperature: float = 0.8,
@@ -238,9 +238,9 @@ def synthesize_questions(
         Tokenizer of a loaded model; None for all other models.
     n : int
         Number of questions.
-    examples : sequence of Question, optional
-        By default 16 original ones on several subjects, with two to five options. With none, the prompt is just
-        "Question:", for a model that was trained on such texts alone.
+    examples : list of Question, list of rows, str or Path, optional
+        By default 16 original ones on several subjects, with two to five options. With an empty list, the prompt is
+        just "Question:", for a model that was trained on such texts alone.
     subjects : sequence of str, optional
         What the questions are to be about. By default about fifty with the default examples, otherwise the subjects of
         the examples.
@@ -273,10 +273,14 @@ def synthesize_questions(
     >>> print(questions.describe())  # doctest: +SKIP
     500 questions from 803 texts; 165 had identical options, 83 had no lettered options in order, ...
     """
+    if isinstance(subjects, str):
+        raise ValueError(f"subjects: give a list of texts, such as [{subjects!r}]")
+    given = isinstance(examples, str | os.PathLike) or len(examples) > 0
+    shown: Sequence[Question] = as_questions(examples) if given else ()
     if subjects is None:
-        own = dict.fromkeys(example.subject for example in examples if example.subject is not None)
+        own = dict.fromkeys(example.subject for example in shown if example.subject is not None)
         subjects = SUBJECTS if examples is EXAMPLES else tuple(own)
-    writing = Writing(n, tuple(examples), tuple(subjects), n_shots, temperature, max_new_tokens, seed)
+    writing = Writing(n, tuple(shown), tuple(subjects), n_shots, temperature, max_new_tokens, seed)
     where = this_process()
     source = model_source(model, AskSettings(tokenizer=tokenizer, progress=progress), where)
     asking = Asking(batch_size, progress, None, where.index, where.count)

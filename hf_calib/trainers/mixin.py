@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -117,6 +118,23 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
             confidence=settings.calibration_confidence,
             calibrator=settings.eval_calibrator,
         )
+        if isinstance(calibration_reference_model, Path):
+            calibration_reference_model = str(calibration_reference_model)
+        if calibration_dataset is None and calibration_reference_model is not None:
+            raise ValueError(
+                "calibration_reference_model: it has no effect without calibration questions; pass them as "
+                "calibration_dataset, or leave it out"
+            )
+        if em_dataset is not None and (calibration_dataset is None or settings.em_weight == 0):
+            raise ValueError(
+                "em_dataset: it has no effect without a calibration_dataset and an em_weight above 0; give both, or "
+                "leave it out"
+            )
+        if settings.eval_calibrator is not None and eval_calibration_dataset is None:
+            raise ValueError(
+                "eval_calibrator: it has no effect without questions to evaluate on; pass them as "
+                "eval_calibration_dataset, or leave it out"
+            )
         if calibration_dataset is not None:
             self._set_up_term(calibration_dataset, em_dataset, calibration_reference_model)
         if eval_calibration_dataset is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
 
 from ..hub import dataset_reference
+from ..hub.local_paths import check_local_path
 from ..tasks import as_questions
 from .calibration_arguments import CalibrationArguments
 from .mixin import CalibrationMixin
@@ -116,8 +118,8 @@ def recalibrate(
 
     Parameters
     ----------
-    model : PreTrainedModel, PeftModel or str
-        The aligned model; a string is loaded with the default options.
+    model : PreTrainedModel, PeftModel, str or Path
+        The aligned model; a name or folder is loaded with the default options.
     reference : PreTrainedModel, str, Path or ReferenceDistributions
         The calibrated model, usually the pre-trained one, with the same vocabulary.
     prompts : dataset, list of rows, str or Path
@@ -150,8 +152,10 @@ def recalibrate(
     >>> trainer.save_model()  # doctest: +SKIP
     """
     args = args if args is not None else RecalibrationConfig("recalibrated")
-    if isinstance(model, str):
-        name, model = model, AutoModelForCausalLM.from_pretrained(model)
+    if isinstance(model, str | Path):
+        name = str(model)
+        check_local_path(name)
+        model = AutoModelForCausalLM.from_pretrained(name)
         tokenizer = tokenizer if tokenizer is not None else AutoTokenizer.from_pretrained(name)
     if tokenizer is None:
         tokenizer = AutoTokenizer.from_pretrained(model.config.name_or_path)

@@ -13,6 +13,7 @@ from torch import nn
 from ..confidence.encoded import Encoded, EncodedTexts
 from ..confidence.forward import ForwardArguments, answer_scores, evaluating
 from ..confidence.packing import Batch, TextBatch
+from ..hub.local_paths import check_local_path
 from ..regularizers import anchor_divergence
 from .trl_compatibility import initial_adapter_weights, prepared_for_inference, takes_reference_model
 
@@ -196,9 +197,16 @@ def check_base_weights(trainer: Any, disables_adapter: bool) -> None:
 
 
 def load_reference(trainer: Any, name: str) -> Any:
-    """Load a reference model as the trainer loads the trained model, from its main branch."""
+    """Load a reference model as the trainer loads the trained model, from its main branch.
+
+    Raises
+    ------
+    MissingModelError, InvalidFolderError
+        If the name is a path at which there is no model.
+    """
     from transformers import AutoModelForCausalLM
 
+    check_local_path(name)
     options = dict(getattr(trainer.args, "model_init_kwargs", None) or {})
     options.pop("revision", None)  # which belongs to the trained model's repository
     options.setdefault("dtype", trainer.calibrated_model.dtype)

@@ -132,7 +132,7 @@ class CalibrationAwareSFTTrainer(CalibrationMixin, AnswerLossMixin, SFTTrainer):
                 _check_text_options(settings)
             if has_options(train_dataset):
                 self._option_items = prepared.answered
-            if has_options(train_dataset) or has_options(eval_dataset):
+            if args is not None and (has_options(train_dataset) or has_options(eval_dataset)):
                 args.remove_unused_columns = False  # a row's options are not an input of the model
             self._supervised_by_trainer = True
             self._answers_only = self._questions.answers_only

@@ -295,3 +295,19 @@ def test_the_examples_are_sound():
         assert not example.has_identical_choices
         shown = PromptFormat().render(example).removeprefix("Question:").removesuffix("Answer:")
         assert isinstance(Writing(1).read(shown, example.subject), Question)
+
+
+def test_examples_are_read_from_rows_and_files(tmp_path):
+    row = {"question": "Who sings?", "choices": ["a lark", "a cat"], "answer": 0}
+    (tmp_path / "examples.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    for examples in ([row], str(tmp_path / "examples.jsonl"), tmp_path / "examples.jsonl"):
+        writer = Scripted(lambda number: text(number, "red green"))
+        synthesize_questions(writer, None, 1, examples=examples, progress=False)
+        assert writer.prompts[0].startswith("Question: Who sings?\nA. a lark\nB. a cat\nAnswer: A")
+    with pytest.raises(QuestionError, match="no layout of multiple-choice questions fits the columns 'asked'"):
+        synthesize_questions(Scripted(), None, 1, examples=[{"asked": "Who?"}], progress=False)
+
+
+def test_one_subject_is_not_read_as_its_letters():
+    with pytest.raises(ValueError, match=r"^subjects: give a list of texts, such as \['birds'\]"):
+        synthesize_questions(Scripted(), None, 1, subjects="birds", progress=False)

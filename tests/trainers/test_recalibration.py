@@ -1,6 +1,7 @@
 """The label-free repair of a model aligned elsewhere."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from peft import PeftModel, get_peft_model
 
 import hf_calib
 from hf_calib import RecalibrationConfig, recalibrate, reference_distributions
+from hf_calib.hub.errors import MissingModelError
 from tests.support import questions, tiny_llama, training_arguments
 from tests.trainers.runs import lora
 
@@ -88,3 +90,25 @@ def test_an_adapter_goes_on_being_trained(tokenizer, tmp_path):
     adapted.requires_grad_(False)
     with pytest.raises(ValueError, match="is_trainable=True"):
         recalibrate(adapted, tiny_llama(tokenizer), PROMPTS, tokenizer=tokenizer)
+
+
+def test_folders_are_given_as_strings_or_paths(tokenizer, tmp_path):
+    aligned, reference = tmp_path / "aligned", tmp_path / "reference"
+    for folder, model in ((aligned, sharpened(tokenizer)), (reference, tiny_llama(tokenizer, seed=7))):
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    losses = []
+    for given in (str, Path):
+        args = settings(tmp_path / "out", max_steps=2)
+        torch.manual_seed(0)  # of the adapter
+        trainer = recalibrate(given(aligned), given(reference), PROMPTS[:8], args=args)
+        losses.append(trainer.state.log_history[-1]["train_loss"])
+    assert losses[0] == losses[1] > 1e-3
+
+
+def test_a_folder_that_is_not_there_is_named(tokenizer, tmp_path):
+    missing = str(tmp_path / "missing")
+    with pytest.raises(MissingModelError, match=f"There is no folder '{missing}'"):
+        recalibrate(missing, tiny_llama(tokenizer), PROMPTS[:8], args=settings(tmp_path))
+    with pytest.raises(MissingModelError, match=f"There is no folder '{missing}'"):
+        recalibrate(tiny_llama(tokenizer), missing, PROMPTS[:8], tokenizer=tokenizer, args=settings(tmp_path))

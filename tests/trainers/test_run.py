@@ -10,7 +10,7 @@ import hf_calib
 from hf_calib import trainers
 from hf_calib.trainers import CalibrationMixin, CalibrationRun, calibration_aware, calibration_aware_config
 from hf_calib.trainers.publishing import card_data
-from tests.support import questions
+from tests.support import questions, tiny_llama
 
 from .runs import dpo, lora
 
@@ -91,3 +91,22 @@ def test_no_module_reads_private_attributes_of_another_object(path):
     allowed = {"calibration_callback": {"_wandb", "_trackio"}, "trl_compatibility": {"_metrics", "_tag_names",
                "_total_train_tokens"}}  # fmt: skip
     assert foreign_private_attributes(path) <= allowed.get(path.stem, set())
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("calibration_reference_model", {"calibration_dataset": None}),
+        ("em_dataset", {"em_weight": 0.0}),
+        ("em_dataset", {"em_weight": 1.0, "calibration_dataset": None}),
+        ("eval_calibrator", {"eval_calibrator": "temperature"}),
+    ],
+)
+def test_an_argument_without_effect_is_refused(name, options, tokenizer, tmp_path):
+    given = {
+        "calibration_reference_model": tiny_llama(tokenizer),
+        "em_dataset": questions(4),
+        "eval_calibrator": "temperature",
+    }
+    with pytest.raises(ValueError, match=f"^{name}: it has no effect without"):
+        dpo(tokenizer, tmp_path, peft_config=lora(), **{name: given[name], **options})

@@ -1,9 +1,13 @@
 """Distributions as answers: the supervised term of every trainer, and the Brier score."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
 from peft import LoraConfig
+from trl import SFTConfig
+from trl.trainer import sft_trainer
 
 from hf_calib import (
     CalibrationAwareConfig,
@@ -143,3 +147,13 @@ def test_what_cannot_be_trained_on_is_refused(tokenizer, tmp_path):
         sft(tokenizer, tmp_path, soft(4), supervised_on="question_and_answer")
     with pytest.raises(ValueError, match="brier_weight must be"):
         CalibrationAwareConfig(str(tmp_path), **training_arguments(brier_weight=-1.0))
+
+
+def test_fine_tuning_on_distributions_needs_no_config(tokenizer, tmp_path, monkeypatch):
+    # The config that TRL makes without one asks for bfloat16, which not every CPU has.
+    default = functools.partial(SFTConfig, **training_arguments(output_dir=str(tmp_path)))
+    monkeypatch.setattr(sft_trainer, "SFTConfig", lambda folder: default())
+    model = tiny_llama(tokenizer)
+    before = by_hand(model, tokenizer, soft(8))[:, 0].mean()
+    CalibrationAwareSFTTrainer(model, train_dataset=soft(8), processing_class=tokenizer).train()
+    assert by_hand(model.eval(), tokenizer, soft(8))[:, 0].mean() < before - 0.1
