@@ -19,12 +19,11 @@ from .options import (
     ask_options,
     check_source,
 )
-from .output import print_json
+from .output import WIDTH, calibrators_table, print_json
 from .thresholds import add_threshold, exit_code
 
 if TYPE_CHECKING:
     from ..evaluation import Calibration
-    from ..reports.table import Cell
 
 
 def add_calibrate_parser(commands: argparse._SubParsersAction) -> None:
@@ -120,28 +119,16 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _print(calibration: Calibration, out: Path | None) -> None:
-    from ..measures import shown_in
     from ..measures.verdict import convention_note
-    from ..reports import render_table
 
-    rows: list[dict[str, Cell]] = [
-        {
-            "calibrator": name,
-            **{
-                info.short: report.measures["ece"] if info.key == "ece" else report.measures[info.key].value
-                for info in shown_in("calibrators")
-            },
-        }
-        for name, report in calibration.reports.items()
-    ]
     print("Cross-validated: each question's probabilities come from a fit without it.\n")
-    print(render_table(rows))
+    print(calibrators_table(calibration.reports))
     conventions = {name: report.ece_convention for name, report in calibration.reports.items()}
-    print(textwrap.fill(convention_note(conventions), 80))
+    print(textwrap.fill(convention_note(conventions), WIDTH))
     for name, reason in calibration.refused.items():
-        print(textwrap.fill(f"{name} cannot be fitted here: {reason}", 80))
+        print(textwrap.fill(f"{name} cannot be fitted here: {reason}", WIDTH))
     for finding in calibration.warnings:
-        print(textwrap.fill(f"! {finding}", 80, break_on_hyphens=False))
+        print(textwrap.fill(f"! {finding}", WIDTH, break_on_hyphens=False))
     print()
     if calibration.choice:
         print("auto chose {chosen}: {reason}".format(**calibration.choice))

@@ -16,15 +16,14 @@ from .options import (
     add_report_options,
     ask_options,
 )
-from .output import print_json
+from .output import WIDTH, print_json
 from .thresholds import add_threshold, exit_code
 
 if TYPE_CHECKING:
     from ..reports import Comparison
     from ..reports.table import Cell
 
-_WIDTH = 80
-# Two names of this length fit a table of that width.
+# Two names of this length fit a table of `WIDTH` columns.
 _NAME = 15
 _NO_DIFFERENCE = "not significantly different"
 
@@ -92,19 +91,19 @@ def _print(comparison: Comparison) -> None:
 
     base = comparison.models[0]
     for note in comparison.notes:
-        print(textwrap.fill(note, _WIDTH), end="\n\n")
+        print(textwrap.fill(note, WIDTH), end="\n\n")
     for key, own in comparison.differences.items():
         model, task, method = key
-        print(textwrap.shorten(f"{shown_name(task)} ({method})", _WIDTH, placeholder="…"))
-        print(textwrap.fill(comparison.n_text(key), _WIDTH))
-        print(textwrap.fill(summary(model, base, own), _WIDTH))
+        print(textwrap.shorten(f"{shown_name(task)} ({method})", WIDTH, placeholder="…"))
+        print(textwrap.fill(comparison.n_text(key), WIDTH))
+        print(textwrap.fill(summary(model, base, own), WIDTH))
         for name in (base, model):
             for finding in comparison.warnings.get((name, task, method), ()):
-                print(textwrap.fill(f"! {name}: {finding}", _WIDTH, break_on_hyphens=False))
+                print(textwrap.fill(f"! {name}: {finding}", WIDTH, break_on_hyphens=False))
         slope = comparison.sharpenings.get(key)
         if slope is not None:
             factor = f"The log-odds of {model} are {slope.slope.value:.2f} times those of {base}"
-            print(textwrap.fill(f"{factor} (R² {slope.r_squared:.2f}).", _WIDTH))
+            print(textwrap.fill(f"{factor} (R² {slope.r_squared:.2f}).", WIDTH))
         one, two = _headings(base, model)
         rows: list[dict[str, Cell]] = [
             {
@@ -119,7 +118,7 @@ def _print(comparison: Comparison) -> None:
         print(f"\n{render_table(rows)}")
         if any(difference.verdict == _NO_DIFFERENCE for difference in own):
             print(f"–: {_NO_DIFFERENCE} (the interval of the difference includes 0)")
-        print(textwrap.fill(comparison.ece_note(key), _WIDTH))
+        print(textwrap.fill(comparison.ece_note(key), WIDTH))
         print()
 
 

@@ -17,14 +17,12 @@ from .options import (
     ask_options,
     check_source,
 )
-from .output import print_json, print_skipped
+from .output import WIDTH, print_json, print_skipped
 from .thresholds import add_threshold, exit_code
 
 if TYPE_CHECKING:
     from ..evaluation import Diagnosis
     from ..reports.table import Cell
-
-_WIDTH = 80
 
 
 def add_diagnose_parser(commands: argparse._SubParsersAction) -> None:
@@ -97,7 +95,7 @@ def _print(diagnosis: Diagnosis) -> None:
 
     print_skipped(diagnosis.skipped_rows)
     print(f"Regime: {diagnosis.regime}; use {diagnosis.method}\n")
-    print(textwrap.fill(f"{diagnosis.reasons} {diagnosis.advice}", _WIDTH), end="\n\n")
+    print(textwrap.fill(f"{diagnosis.reasons} {diagnosis.advice}", WIDTH), end="\n\n")
     rows: list[dict[str, Cell]] = [
         {
             "questions": name,
@@ -111,4 +109,4 @@ def _print(diagnosis: Diagnosis) -> None:
     ]
     print(render_table(rows))
     print(f"\nGeneralization gap {diagnosis.gap:+.3f} [{diagnosis.gap_low:+.3f}, {diagnosis.gap_high:+.3f}]")
-    print(textwrap.fill(f"{diagnosis.ece_note} No binning gives an ECE below |accuracy - mean confidence|.", _WIDTH))
+    print(textwrap.fill(f"{diagnosis.ece_note} No binning gives an ECE below |accuracy - mean confidence|.", WIDTH))

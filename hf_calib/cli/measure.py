@@ -19,14 +19,12 @@ from .options import (
     ask_options,
     check_source,
 )
-from .output import print_json
+from .output import WIDTH, calibrators_table, print_json
 from .thresholds import add_threshold, exit_code
 
 if TYPE_CHECKING:
     from ..reports import Measurement
     from ..reports.table import Cell
-
-_WIDTH = 80
 
 
 def add_measure_parser(commands: argparse._SubParsersAction) -> None:
@@ -180,9 +178,9 @@ def _print(measurement: Measurement, out: Path | None, everything: bool) -> None
         print(f"\n{before_and_after(measurement)}")
     if not everything:
         return
-    print("\n" + textwrap.fill(measurement.verdict, _WIDTH, break_on_hyphens=False))
+    print("\n" + textwrap.fill(measurement.verdict, WIDTH, break_on_hyphens=False))
     for finding in measurement.warnings:
-        print("\n" + textwrap.fill(f"! {finding}", _WIDTH, break_on_hyphens=False))
+        print("\n" + textwrap.fill(f"! {finding}", WIDTH, break_on_hyphens=False))
     print(f"\n{measurement.report}")
     if len(measurement.datasets) > 1:
         rows: list[dict[str, Cell]] = [
@@ -217,24 +215,12 @@ def conventions_table(conventions: Sequence[Mapping[str, Any]]) -> str:
 
 def before_and_after(measurement: Measurement) -> str:
     """Return a table of the main measures without and with the calibrator, and what its ECEs are."""
-    from ..measures import shown_in
     from ..measures.verdict import convention_note
-    from ..reports import render_table
 
     assert measurement.before is not None
     stages = {
         "before": measurement.before.report,
         f"after ({measurement.run['calibrator']['method']})": measurement.report,
     }
-    rows: list[dict[str, Cell]] = [
-        {
-            "calibrator": name,
-            **{
-                info.short: report.measures[info.key] if info.key == "ece" else report.measures[info.key].value
-                for info in shown_in("calibrators")
-            },
-        }
-        for name, report in stages.items()
-    ]
     note = convention_note({name.split()[0]: report.ece_convention for name, report in stages.items()})
-    return f"{render_table(rows)}\n{textwrap.fill(note, _WIDTH)}"
+    return f"{calibrators_table(stages)}\n{textwrap.fill(note, WIDTH)}"

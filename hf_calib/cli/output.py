@@ -9,7 +9,11 @@ import textwrap
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..measures import CalibrationReport
+    from ..reports.table import Cell
 
 WIDTH = 80
 
@@ -38,6 +42,24 @@ def short_warnings() -> Iterator[list[str]]:
 def print_json(result: Mapping[str, Any], options: argparse.Namespace) -> None:
     """Print a result as JSON, with the run's messages, which are shown on standard error too."""
     print(json.dumps({**result, **({"messages": options.warnings} if options.warnings else {})}))
+
+
+def calibrators_table(reports: Mapping[str, CalibrationReport]) -> str:
+    """Return a table of the main measures with each calibrator."""
+    from ..measures import shown_in
+    from ..reports import render_table
+
+    rows: list[dict[str, Cell]] = [
+        {
+            "calibrator": name,
+            **{
+                info.short: report.measures[info.key] if info.key == "ece" else report.measures[info.key].value
+                for info in shown_in("calibrators")
+            },
+        }
+        for name, report in reports.items()
+    ]
+    return render_table(rows)
 
 
 def print_skipped(skipped_rows: Mapping[str, int]) -> None:

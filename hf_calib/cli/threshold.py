@@ -16,7 +16,7 @@ from .options import (
     ask_options,
     check_source,
 )
-from .output import print_json
+from .output import WIDTH, print_json
 from .thresholds import add_threshold, exit_code
 
 # What --fail-if can name; the second row only with --new.
@@ -98,7 +98,7 @@ def _run(options: argparse.Namespace) -> int:
     else:
         print(found)
         for finding in found.warnings:
-            print(textwrap.fill(f"! {finding}", 80, break_on_hyphens=False))
+            print(textwrap.fill(f"! {finding}", WIDTH, break_on_hyphens=False))
         if options.out is not None:
             print(f"Wrote {options.out / 'threshold.json'}")
     return exit_code("threshold", options.fail_if, found.values())

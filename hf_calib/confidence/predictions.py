@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -233,21 +233,9 @@ class Predictions:
     def subset(self, chosen: np.ndarray) -> Predictions:
         """Return those at the chosen places: indices, or a mask of shape (n,)."""
         places = np.arange(len(self))[chosen]
-        return replace(
-            self,
-            option_log_probabilities=self.option_log_probabilities[places],
-            answers=self.answers[places],
-            subjects=tuple(self.subjects[place] for place in places),
-            rows=self.rows[places],
-            option_counts=None if self.option_counts is None else self.option_counts[places],
-            chosen=None if self.chosen is None else self.chosen[places],
-            missing_bounds=None if self.missing_bounds is None else self.missing_bounds[places],
-            hidden_states=None if self.hidden_states is None else self.hidden_states[places],
-            flips=None if self.flips is None else self.flips[places],
-            most_confident_correct=None
-            if self.most_confident_correct is None
-            else self.most_confident_correct[places],
-        )
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        arrays: dict[str, Any] = {n: value[places] for n, value in values.items() if isinstance(value, np.ndarray)}
+        return replace(self, subjects=tuple(self.subjects[place] for place in places), **arrays)
 
     @cached_property
     def confidence_bounds(self) -> tuple[np.ndarray, np.ndarray]:

@@ -110,18 +110,34 @@ def read_predictions(path: str | Path) -> dict[str, Recorded]:
 
 @dataclass(frozen=True)
 class RecordedRow:
-    """One question's prediction as it was read."""
+    """One question's prediction as it was read.
 
-    log_probabilities: np.ndarray
+    Raises
+    ------
+    QuestionError
+        If there are fewer than two options, a value is not a log-probability, or the answer is not one of them.
+    """
+
+    log_probabilities: Sequence[float]
     answer: int | None
-    subject: str | None
     row: int
-    has_mass: bool
-    question: Question | None
-    chosen: int
+    subject: str | None = None
+    has_mass: bool = True
+    question: Question | None = None
+    chosen: int | None = None  # where it may not be the most probable option
     total: float = 1.0  # of the probabilities as they were written
     flips: float | None = None
     most_confident_correct: float | None = None
+
+    def __post_init__(self) -> None:
+        n = len(self.log_probabilities)
+        if n < 2:
+            raise QuestionError(f"{n} option given; a prediction has at least two")
+        if not all(value <= LOG_ROUNDING for value in self.log_probabilities):
+            raise QuestionError(f"the log-probabilities are {self.log_probabilities}; they must be at most 0")
+        for index, what in ((self.answer, "answer"), (self.chosen, "predicted option")):
+            if index is not None and not 0 <= index < n:
+                raise QuestionError(f"the {what} {index} is outside the {n} options, counted from 0")
 
 
 def result_files(paths: Iterable[str | Path], *patterns: str) -> list[Path]:
@@ -175,44 +191,13 @@ def recorded_from(rows: Sequence[RecordedRow]) -> Recorded:
         given = [getattr(row, name) for row in ordered]
         if None not in given:
             predictions = replace(predictions, **{name: np.array(given)})  # type: ignore[arg-type]  # two arrays
-    chosen = np.array([row.chosen for row in ordered], dtype=np.int64)
+    chosen = np.array(
+        [int(np.argmax(row.log_probabilities)) if row.chosen is None else row.chosen for row in ordered],
+        dtype=np.int64,
+    )
     if (chosen != predictions.predicted).any():
         predictions = replace(predictions, chosen=chosen)
     return Recorded(predictions, tuple(row.question for row in ordered))
-
-
-def recorded_row(
-    log_probabilities: Sequence[float],
-    answer: int | None,
-    row: int,
-    *,
-    subject: str | None = None,
-    has_mass: bool = True,
-    question: Question | None = None,
-    chosen: int | None = None,
-    total: float = 1.0,
-    flips: float | None = None,
-    most_confident_correct: float | None = None,
-) -> RecordedRow:
-    """Make a row after checking its numbers.
-
-    Raises
-    ------
-    QuestionError
-        If there are fewer than two options, a value is not a log-probability, or the answer is not one of them.
-    """
-    values = np.array(log_probabilities, dtype=np.float64)
-    if len(values) < 2:
-        raise QuestionError(f"{len(values)} option given; a prediction has at least two")
-    if not (values <= LOG_ROUNDING).all():
-        raise QuestionError(f"the log-probabilities are {values.tolist()}; they must be at most 0")
-    if answer is not None and not 0 <= answer < len(values):
-        raise QuestionError(f"the answer {answer} is outside the {len(values)} options, counted from 0")
-    if chosen is None:
-        chosen = int(values.argmax())
-    elif not 0 <= chosen < len(values):
-        raise QuestionError(f"the predicted option {chosen} is outside the {len(values)} options, counted from 0")
-    return RecordedRow(values, answer, subject, row, has_mass, question, chosen, total, flips, most_confident_correct)
 
 
 def write_predictions(path: str | Path, datasets: Mapping[str, Recorded]) -> None:
@@ -309,7 +294,7 @@ def _row_of(values: Mapping[str, Any], number: int) -> RecordedRow:
         )
         if len(choices) != len(log_probabilities):
             raise QuestionError(f"{len(choices)} choices have {len(log_probabilities)} probabilities")
-    return recorded_row(
+    return RecordedRow(
         log_probabilities,
         answer,
         number if is_missing(row) else int(row),  # type: ignore[arg-type]

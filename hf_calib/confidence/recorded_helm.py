@@ -13,7 +13,7 @@ import numpy as np
 
 from ..tasks import Question
 from ..tasks.questions import QuestionError
-from .recorded import Recorded, RecordedRow, recorded_from, recorded_row
+from .recorded import Recorded, RecordedRow, recorded_from
 
 _STATE = "scenario_state.json"
 
@@ -96,7 +96,7 @@ def _row(requests: list[Mapping[str, Any]], method: str, number: int, subject: s
             "multiple_choice_separate_original do"
         )
     question = Question(str(requests[0]["instance"]["input"]["text"]), tuple(choices), right[0])
-    return recorded_row(scores, right[0], number, subject=subject, question=question)
+    return RecordedRow(scores, right[0], number, subject=subject, question=question)
 
 
 def _joint(request: Mapping[str, Any], choices: list[str], right: int) -> tuple[list[float], list[int]]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..tasks import LETTERS, Question
 from ..tasks.questions import QuestionError
-from .recorded import Recorded, RecordedRow, recorded_from, recorded_row, result_files
+from .recorded import Recorded, RecordedRow, recorded_from, result_files
 
 _ANSWER = re.compile(r"ANSWER\s*:\s*$", re.IGNORECASE)
 
@@ -143,7 +143,7 @@ def _row(epochs: list[Mapping[str, Any]], number: int) -> RecordedRow:
         counts = np.array([answers.count(letter) for letter in letters])
         with np.errstate(divide="ignore"):
             scores = np.log(counts / len(epochs)).tolist()
-    return recorded_row(scores, answer, number, question=_question(sample, choices, answer))
+    return RecordedRow(scores, answer, number, question=_question(sample, choices, answer))
 
 
 def _answer(sample: Mapping[str, Any]) -> str | None:

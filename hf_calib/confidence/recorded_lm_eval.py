@@ -11,7 +11,7 @@ from typing import Any
 from ..tasks import Question
 from ..tasks.files import file_rows
 from ..tasks.questions import QuestionError
-from .recorded import Recorded, RecordedRow, recorded_from, recorded_row, result_files, task_of
+from .recorded import Recorded, RecordedRow, recorded_from, result_files, task_of
 
 
 def read_lm_eval(paths: Iterable[str | Path]) -> dict[str, Recorded]:
@@ -134,7 +134,7 @@ def _rows(samples: list[_Sample], task: str, path: Path) -> list[RecordedRow]:
         assert answer is not None
         try:
             rows.append(
-                recorded_row(
+                RecordedRow(
                     sample.scores,
                     answer,
                     sample.row,

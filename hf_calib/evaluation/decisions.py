@@ -17,7 +17,8 @@ from ..confidence import Asking
 from ..confidence.decisions import DecisionBackend, LocalDecisions
 from ..confidence.served_decisions import CONTRACTS, ServedDecisions
 from ..reports.decisions import DecisionMeasurement, arrays_of
-from ..tasks import QuestionError, TypedDecisions, prompt_format_of
+from ..tasks import Case, Decision, QuestionError, TypedDecisions, prompt_format_of
+from ..tasks.drawing import drawn_rows
 from .fitted import check_fits, fitted_on, own_calibrator
 from .keeping import interruptible, journal, save_result
 from .measuring import as_calibrator
@@ -235,14 +236,12 @@ def prior_answers(training: TypedDecisions, cases: TypedDecisions) -> list[tuple
                 continue
             one_hot = np.eye(len(decision.options))[decision.label]
             gold = one_hot if decision.gold is None else np.array(decision.gold)
-            order = np.argsort(decision.options)
-            key = (case.workflow, decision.name, tuple(np.array(decision.options)[order].tolist()))
+            key, order = _question_of(case, decision)
             seen.setdefault(key, []).append(gold[order])
     answers = []
     for number, case in enumerate(cases):
         for decision in case.decisions:
-            order = np.argsort(decision.options)
-            key = (case.workflow, decision.name, tuple(np.array(decision.options)[order].tolist()))
+            key, order = _question_of(case, decision)
             if key not in seen:
                 raise QuestionError(
                     f"case {number}, counted from 0: no training case has the question {decision.name!r} with the "
@@ -254,13 +253,19 @@ def prior_answers(training: TypedDecisions, cases: TypedDecisions) -> list[tuple
     return answers
 
 
+def _question_of(case: Case, decision: Decision) -> tuple[tuple[Any, ...], np.ndarray]:
+    """Return what makes questions the same, and the order of the options in it."""
+    order = np.argsort(decision.options)
+    return (case.workflow, decision.name, *np.array(decision.options)[order].tolist()), order
+
+
 def _cases(dataset: Any, limit: int | None, seed: int) -> TypedDecisions:
     if isinstance(dataset, str | os.PathLike):
         return TypedDecisions.load(os.fspath(dataset), limit=limit, seed=seed)
     cases = dataset if isinstance(dataset, TypedDecisions) else TypedDecisions(dataset)
     if limit is None or limit >= len(cases):
         return cases
-    return cases.at(sorted(np.random.default_rng(seed).permutation(len(cases))[:limit].tolist()))
+    return cases.at(drawn_rows(len(cases), limit, seed))
 
 
 def _refuse(settings: AskSettings, allowed: Sequence[str], what: str) -> None:

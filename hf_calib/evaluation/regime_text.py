@@ -25,13 +25,8 @@ def regime_sample(n: int) -> list[int]:
 def regime_text(diagnosis: Diagnosis, n_trained: int, new: DatasetReference) -> str:
     """Return a diagnosis in sentences.
 
-    Parameters
-    ----------
-    diagnosis : hf_calib.Diagnosis
-    n_trained : int
-        Size of the fine-tuning set, of which the diagnosis may have used a sample.
-    new : DatasetReference
-        Reference to the new questions.
+    The fine-tuning set has `n_trained` questions, of which the diagnosis may have used a sample; `new` refers to the
+    new questions.
     """
     asked = diagnosis.training.n
     part = f"all {n_trained:,}" if asked == n_trained else f"{asked:,} of {n_trained:,}"

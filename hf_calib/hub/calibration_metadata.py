@@ -13,7 +13,7 @@ from .._version import __version__
 from ..confidence.registry import way_named
 from ..tasks import PromptFormat
 from ..tasks.decisions import MOST_OPTIONS
-from .card_data import read_json
+from .card_data import read_versioned_json
 from .errors import InvalidFolderError
 
 METADATA_FILE = "hf_calib.json"
@@ -200,13 +200,7 @@ def read_calibration_metadata(folder: str | os.PathLike[str]) -> CalibrationMeta
     path = Path(folder) / METADATA_FILE
     if not path.exists():
         return None
-    content = read_json(path, MAX_METADATA_BYTES)
-    version = content.pop("format_version", None)
-    if version != METADATA_FORMAT_VERSION:
-        raise InvalidFolderError(
-            f"{METADATA_FILE} has format version {version!r}; this hf_calib reads {METADATA_FORMAT_VERSION}.",
-            "Upgrade with: pip install --upgrade hf-calib",
-        )
+    content = read_versioned_json(path, MAX_METADATA_BYTES, METADATA_FORMAT_VERSION)
     try:
         return _parse(content)
     except (TypeError, ValueError) as error:

@@ -318,17 +318,23 @@ class CalibrationCardData:
             If the file is missing, too large, invalid JSON, of a newer format, or has other keys.
         """
         path = Path(folder) / REPORT_FILE
-        content = read_json(path, max_bytes=MAX_REPORT_BYTES)
-        version = content.pop("format_version", None)
-        if version != REPORT_FORMAT_VERSION:
-            raise InvalidFolderError(
-                f"{path.name} has format version {version!r}; this hf_calib reads {REPORT_FORMAT_VERSION}.",
-                "Upgrade with: pip install --upgrade hf-calib",
-            )
+        content = read_versioned_json(path, MAX_REPORT_BYTES, REPORT_FORMAT_VERSION)
         try:
             return cls.from_dict(content)
         except ValueError as error:
             raise InvalidFolderError(f"{path.name} is not a calibration report: {error}") from error
+
+
+def read_versioned_json(path: Path, max_bytes: int, format_version: int) -> dict[str, Any]:
+    """Read a JSON object that hf_calib wrote, as `read_json` does, and check its format version."""
+    content = read_json(path, max_bytes)
+    version = content.pop("format_version", None)
+    if version != format_version:
+        raise InvalidFolderError(
+            f"{path.name} has format version {version!r}; this hf_calib reads {format_version}.",
+            "Upgrade with: pip install --upgrade hf-calib",
+        )
+    return content
 
 
 def read_json(path: Path, max_bytes: int) -> dict[str, Any]:

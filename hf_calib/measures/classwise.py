@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .binning import BinStatistics, bin_index
 from .ranking import equal_mass_edges
-from .validation import Floats, check_labels, check_probabilities, check_weights
+from .validation import Floats, check_labeled
 
 
 def classwise_statistics(
@@ -23,9 +23,7 @@ def classwise_statistics(
 
     Parameters as in `classwise_calibration_error`; `equal_mass` selects the bins of `equal_mass_edges`.
     """
-    p = check_probabilities(probabilities)
-    y = check_labels(labels, *p.shape)
-    w = check_weights(weights, len(p))
+    p, y, w = check_labeled(probabilities, labels, weights)
     if not 0 <= threshold < 1:
         raise ValueError(f"threshold must be in [0, 1), got {threshold}")
     result = []

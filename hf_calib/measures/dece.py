@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .validation import check_labels, check_n_bins, check_probabilities, check_weights
+from .validation import check_labeled, check_n_bins
 
 _CHUNK = 16_384
 
@@ -42,9 +42,7 @@ def differentiable_calibration_error(
     Bohdal, Yang, Hospedales, *Meta-Calibration: Learning of Model Calibration Using Differentiable Expected
     Calibration Error*, TMLR 2023, section 3.
     """
-    p = check_probabilities(probabilities)
-    y = check_labels(labels, *p.shape)
-    w = check_weights(weights, len(p))
+    p, y, w = check_labeled(probabilities, labels, weights)
     for name, value in (("bin_temperature", bin_temperature), ("rank_temperature", rank_temperature)):
         if not value > 0:
             raise ValueError(f"{name} must be positive, got {value}")

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .binning import bin_edges, bin_index
 from .ranking import RankedBlocks, ranked_blocks
-from .validation import as_floats, check_correct, check_unit_interval, check_weights
+from .validation import as_floats, check_answers, check_correct, check_unit_interval, check_weights
 
 #: Kumar et al.'s width of the Laplacian kernel.
 KERNEL_WIDTH = 0.4
@@ -40,8 +40,7 @@ def kernel_calibration_error(
     """
     if not width > 0:
         raise ValueError(f"width must be positive, got {width}")
-    c = check_unit_interval(confidences, "confidences")
-    blocks, _ = ranked_blocks(c, check_correct(correct, len(c)), check_weights(weights, len(c)))
+    blocks, _ = ranked_blocks(*check_answers(confidences, correct, weights))
     return kernel_error_from_blocks(blocks, width)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .binning import BinStatistics
-from .validation import check_correct, check_n_bins, check_unit_interval, check_weights
+from .validation import check_answers, check_n_bins, check_unit_interval, check_weights
 
 Array = NDArray[np.float64]
 
@@ -24,16 +24,9 @@ def ranked_blocks(
 ) -> tuple[RankedBlocks, NDArray[np.intp]]:
     """Return the blocks of checked samples, and each sample's block."""
     values, block = np.unique(confidences, return_inverse=True)
-    w = None if weights is None else weights
-    right = correct if w is None else correct * w
-    return (
-        RankedBlocks(
-            values.astype(np.float64),
-            np.bincount(block, w, len(values)).astype(np.float64),
-            np.bincount(block, right, len(values)).astype(np.float64),
-        ),
-        block,
-    )
+    right = correct if weights is None else correct * weights
+    sums = (np.bincount(block, own, len(values)).astype(np.float64) for own in (weights, right))
+    return RankedBlocks(values.astype(np.float64), *sums), block
 
 
 def auroc(confidences: ArrayLike, correct: ArrayLike, *, weights: ArrayLike | None = None) -> float:
@@ -335,5 +328,4 @@ def equal_mass_calibration_error(
 
 
 def _blocks(confidences: ArrayLike, correct: ArrayLike, weights: ArrayLike | None) -> RankedBlocks:
-    c = check_unit_interval(confidences, "confidences")
-    return ranked_blocks(c, check_correct(correct, len(c)), check_weights(weights, len(c)))[0]
+    return ranked_blocks(*check_answers(confidences, correct, weights))[0]

@@ -15,17 +15,16 @@ from .battery import Battery
 from .binning import BinStatistics
 from .catalog import CATALOG, shown_in
 from .consistency import CalibrationTest, calibration_test
-from .distributions import check_gold
 from .estimates import Measure, Settings
 from .intervals import check_resampling
 from .kernels import check_features
 from .report_table import bins_table, calibration_test_lines, groups_table, measures_table
 from .samples import Sample
 from .sampling import MIN_CLUSTERS
-from .scores import check_true_probabilities
 from .thresholds import SHOWN_ACCURACIES, AccuracyThreshold, accuracy_threshold
 from .validation import (
     check_correct,
+    check_distributions,
     check_labels,
     check_n_bins,
     check_probabilities,
@@ -192,16 +191,16 @@ class CalibrationReport:
         n = len(p)
         if n_resamples:
             check_resampling(confidence_level, n_resamples)
-        mass = (
-            None
-            if option_mass is None
-            else _of_length(check_unit_interval(option_mass, "option_mass"), n, "option_mass")
+        truth, own = (
+            None if values is None else check_distributions(values, p.shape, name)
+            for name, values in (("true_probabilities", true_probabilities), ("gold", gold))
         )
-        truth = None if true_probabilities is None else check_true_probabilities(true_probabilities, p.shape)
-        turned, confident = (
+        mass, turned, confident = (
             None if values is None else _of_length(check_unit_interval(values, name), n, name)
-            for name, values in (("flips", flips), ("most_confident_correct", most_confident_correct))
-        )
+            for name, values in (
+                ("option_mass", option_mass), ("flips", flips), ("most_confident_correct", most_confident_correct)
+            )
+        )  # fmt: skip
         phi = None if features is None else check_features(features, n)
         names, of_group = _group_codes(groups, n)
         cluster_names, of_cluster = (names, of_group) if clusters is None else _group_codes(clusters, n, "clusters")
@@ -210,7 +209,6 @@ class CalibrationReport:
             _check_group_weights(names, of_group, w)
         given = None if chosen is None else check_labels(chosen, p.shape[0], p.shape[1], name="chosen")
         y = check_labels(labels, *p.shape)
-        own = None if gold is None else check_gold(gold, p.shape)
         levels = None if ordered is None else check_correct(ordered, n, "ordered").astype(bool)
         sample = Sample(p, y, w, mass, truth, phi, of_cluster, given, turned, own, levels, confident)
         settings = Settings(check_n_bins(n_bins), confidence_level, n_resamples, seed)

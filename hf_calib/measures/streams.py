@@ -10,7 +10,7 @@ from .binning import BinStatistics
 from .kernels import KERNEL_WIDTH, kernel_error_from_blocks
 from .scores import brier_terms, nll_terms
 from .smooth import GRID_CELLS, smooth_ece_from_gaps
-from .validation import check_labels, check_n_bins, check_probabilities, check_weights, top_prediction
+from .validation import check_labeled, check_n_bins, top_prediction
 
 
 class StreamedMeasure(NamedTuple):
@@ -70,9 +70,7 @@ class CalibrationStream:
         weights : array_like of shape (n,), optional
             Weight of each sample, finite and not negative.
         """
-        p = check_probabilities(probabilities)
-        y = check_labels(labels, *p.shape)
-        w = check_weights(weights, len(p))
+        p, y, w = check_labeled(probabilities, labels, weights)
         confidences, _, correct = top_prediction(p, y)
         self.statistics.update(confidences, correct, w)
         self.cells.update(confidences, correct, w)

@@ -84,16 +84,10 @@ def _unknown_to(parser: Any, arguments: Sequence[str]) -> list[str]:
 def launch_options(remaining: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
     """Return the options of `accelerate launch` among those that are not the script's.
 
-    Parameters
-    ----------
-    remaining : sequence of str
-    parser : argparse.ArgumentParser
-        The script's, whose options a misspelled one may resemble.
-
     Raises
     ------
     ValueError
-        If an option is unknown.
+        If an option is unknown; the message suggests an option of the script or the launcher that it resembles.
     """
     if not remaining:
         return []
@@ -120,10 +114,7 @@ def launch_options(remaining: Sequence[str], parser: argparse.ArgumentParser) ->
 def launch_file_options(name: str) -> list[str]:
     """Return the options of `accelerate launch` that select a launch file.
 
-    Parameters
-    ----------
-    name : str
-        A path, or the name of a file that comes with this package, such as "zero3".
+    The name is a path, or that of a file that comes with this package, such as "zero3".
 
     Raises
     ------

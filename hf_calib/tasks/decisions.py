@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
 
-import numpy as np
-
 from .files import StructRow, struct_rows, unique_keys
 from .permuting import permute_options, random_orders
 from .questions import DecisionQuestion, Question, QuestionError, check_distribution
@@ -263,7 +261,7 @@ class TypedDecisions(Sequence[Case]):
         FileNotFoundError
             If there is no such file or folder.
         """
-        from .drawing import check_limit
+        from .drawing import check_limit, drawn_rows
         from .loading import rows_of, source_name
 
         check_limit(limit)
@@ -271,7 +269,7 @@ class TypedDecisions(Sequence[Case]):
         cases = cls((_read(row, place) for place, row in rows), source_name(name_or_path, config, split))
         if limit is None or limit >= len(cases):
             return cases
-        return cases.at(sorted(np.random.default_rng(seed).permutation(len(cases))[:limit].tolist()))
+        return cases.at(drawn_rows(len(cases), limit, seed))
 
     def at(self, places: Iterable[int]) -> TypedDecisions:
         """Return the cases at the given indices."""

@@ -74,10 +74,16 @@ def check_limit(limit: int | None) -> None:
         raise ValueError(f"limit is the number of questions to read, at least 1; got {limit!r}")
 
 
-def sample(questions: QuestionList[Q], limit: int | None, seed: int) -> QuestionList[Q]:
-    """Return at most `limit` of the questions, drawn at random without replacement and kept in their order.
+def drawn_rows(n: int, limit: int, seed: int) -> list[int]:
+    """Return `limit` of the numbers 0 .. n - 1, drawn at random without replacement, in increasing order.
 
     With the same seed, a smaller sample is part of a larger one.
+    """
+    return sorted(np.random.default_rng(seed).permutation(n)[:limit].tolist())
+
+
+def sample(questions: QuestionList[Q], limit: int | None, seed: int) -> QuestionList[Q]:
+    """Return at most `limit` of the questions, drawn as by `drawn_rows`.
 
     Raises
     ------
@@ -87,7 +93,7 @@ def sample(questions: QuestionList[Q], limit: int | None, seed: int) -> Question
     check_limit(limit)
     if limit is None or limit >= len(questions):
         return questions
-    rows = tuple(sorted(np.random.default_rng(seed).permutation(len(questions))[:limit].tolist()))
+    rows = tuple(drawn_rows(len(questions), limit, seed))
     subjects = len({question.subject for question in questions})
     return QuestionList(
         [questions[row] for row in rows],

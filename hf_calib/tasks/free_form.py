@@ -16,7 +16,7 @@ from .._suggestions import did_you_mean
 from .answers import is_missing
 from .drawing import QuestionList, sample
 from .files import file_rows
-from .questions import QuestionError
+from .questions import QuestionError, check_text
 
 Matcher = Callable[[str, str], bool]
 """Whether an answer, the first, is the same as another, or as a right one."""
@@ -48,15 +48,10 @@ class FreeFormQuestion:
     context: str | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.question, str) or not self.question.strip():
-            raise QuestionError(f"the question is {self.question!r}; it must be a text that is not empty", "question")
+        check_text(self.question, "question")
         for answer in self.answers:
-            if not isinstance(answer, str) or not answer.strip():
-                raise QuestionError(f"the answer is {answer!r}; it must be a text that is not empty", "answer")
-        if self.context is not None and (not isinstance(self.context, str) or not self.context.strip()):
-            raise QuestionError(
-                f"the context is {self.context!r}; it must be a text that is not empty, or None", "context"
-            )
+            check_text(answer, "answer")
+        check_text(self.context, "context", optional=True)
 
 
 def normalized(answer: str) -> str:

@@ -29,6 +29,15 @@ class QuestionError(ValueError):
         self.part = part
 
 
+def check_text(value: object, part: str, *, optional: bool = False) -> None:
+    """Raise a `QuestionError` unless a part of a question is a text that is not empty, or None if it is optional."""
+    if (value is None and optional) or (isinstance(value, str) and value.strip()):
+        return
+    raise QuestionError(
+        f"the {part} is {value!r}; it must be a text that is not empty{', or None' if optional else ''}", part
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Question:
     """One multiple-choice question.
@@ -64,8 +73,7 @@ class Question:
     most_choices: ClassVar[int] = len(LETTERS)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.question, str) or not self.question.strip():
-            raise QuestionError(f"the question is {self.question!r}; it must be a text that is not empty", "question")
+        check_text(self.question, "question")
         if isinstance(self.choices, str) or not isinstance(self.choices, Iterable):
             raise QuestionError(f"the choices are {self.choices!r}; they must be a sequence of texts", "choices")
         object.__setattr__(self, "choices", tuple(self.choices))
@@ -94,10 +102,7 @@ class Question:
             value = getattr(self, name)
             if value is not None and not isinstance(value, str):
                 raise QuestionError(f"the {name} is {value!r}; it must be a text, or None", name)
-        if self.context is not None and (not isinstance(self.context, str) or not self.context.strip()):
-            raise QuestionError(
-                f"the context is {self.context!r}; it must be a text that is not empty, or None", "context"
-            )
+        check_text(self.context, "context", optional=True)
 
     def _checked_answer(self) -> int:
         try:

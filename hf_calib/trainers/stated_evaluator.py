@@ -127,13 +127,8 @@ def evaluator_of(
 ) -> CalibrationEvaluator:
     """Return a trainer's evaluator for questions with options or for free-form questions.
 
-    Parameters
-    ----------
-    trainer : transformers.Trainer
-    source
-        As in `stated_prompts` and `QuestionPreparation.for_evaluation`.
-    preparation, model, batch_size, **options
-        As in `CalibrationEvaluator`.
+    The source is as in `stated_prompts` and `QuestionPreparation.for_evaluation`, the rest as in
+    `CalibrationEvaluator`.
     """
     others = (preparation, model, trainer.accelerator, batch_size)
     reward = grading_reward(trainer)

@@ -6,13 +6,13 @@ import numpy as np
 # `evaluate` fetches only the files that are imported here, so this includes what those files import.
 # ruff: noqa: F401
 from .binning import BinStatistics
-from .distributions import check_gold, kl_terms, squared_distance, variation_terms
+from .distributions import kl_terms, squared_distance, variation_terms
 from .estimates import Estimator, Settings
 from .inputs import PROBABILITIES, CheckedInputs
 from .intervals import family_interval
 from .sampling import influence_error
 from .scores import brier_decomposition, brier_score, brier_terms, weighted_mean
-from .validation import check_labels, check_probabilities, check_weights, top_prediction
+from .validation import check_distributions, check_labels, check_probabilities, check_weights, top_prediction
 
 _DESCRIPTION = """
 Brier score: the mean squared distance between the predicted distribution and the right answer, summed over all
@@ -99,7 +99,7 @@ class BrierScore(CheckedInputs, evaluate.Metric):
         weights = check_weights(sample_weight, len(labels))
         confidences, _, correct = top_prediction(probabilities, labels)
         if gold is not None:
-            distributions = check_gold(gold, probabilities.shape)
+            distributions = check_distributions(gold, probabilities.shape, "gold")
             for name, terms in _DISTANCES.items():
                 results[name] = weighted_mean(terms(probabilities, distributions), weights)
         if confidence_level is not None:

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .scores import weighted_mean
-from .validation import Floats, as_floats, check_probabilities, check_range, check_weights
+from .validation import Floats, check_distributions, check_probabilities, check_weights
 
 #: Predicted probabilities below this value are raised to it in the divergence, as in the benchmark.
 KL_CLIP = 1e-9
@@ -106,19 +106,8 @@ def score_terms(p: Floats, gold: Floats) -> NDArray[np.float64]:
     return np.abs((p.astype(np.float64) - gold) @ np.arange(p.shape[1]))
 
 
-def check_gold(gold: ArrayLike, shape: tuple[int, ...]) -> Floats:
-    """Return (n, K) gold distributions after checking them as `check_probabilities` does and against `shape`."""
-    array = as_floats(gold, "gold")
-    if array.shape != shape:
-        raise ValueError(f"gold has shape {array.shape}, but probabilities has {shape}")
-    try:
-        return check_probabilities(check_range(array, "gold"))
-    except ValueError as error:
-        raise ValueError(str(error).replace("probabilities[", "gold[")) from None
-
-
 def _check(
     probabilities: ArrayLike, gold: ArrayLike, weights: ArrayLike | None
 ) -> tuple[Floats, Floats, NDArray[np.float64] | None]:
     p = check_probabilities(probabilities)
-    return p, check_gold(gold, p.shape), check_weights(weights, len(p))
+    return p, check_distributions(gold, p.shape, "gold"), check_weights(weights, len(p))

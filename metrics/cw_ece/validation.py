@@ -127,6 +127,18 @@ def check_probabilities(probabilities: ArrayLike) -> Floats:
     return array
 
 
+def check_distributions(values: ArrayLike, shape: tuple[int, ...], name: str) -> Floats:
+    """Return distributions after checking them as `check_probabilities` does, and against its array's shape."""
+    array = as_floats(values, name)
+    if array.shape != shape:
+        raise ValueError(f"{name} has shape {array.shape}, but probabilities has {shape}")
+    array = check_range(array, name)
+    try:
+        return check_probabilities(array)
+    except ValueError as error:
+        raise ValueError(str(error).replace("probabilities[", f"{name}[")) from None
+
+
 def floor_zeros(logits: NDArray[np.float64], counts: NDArray[np.integer]) -> NDArray[np.float64]:
     """Return log-probabilities, (n, K) with each row's greatest at 0, without -inf for options that the question has.
 
@@ -176,6 +188,22 @@ def check_weights(weights: ArrayLike | None, n: int) -> NDArray[np.float64] | No
     if not array.any():
         raise ValueError("weights are all zero: at least one sample must count")
     return array
+
+
+def check_answers(
+    confidences: ArrayLike, correct: ArrayLike, weights: ArrayLike | None
+) -> tuple[Floats, NDArray, NDArray[np.float64] | None]:
+    """Return checked (n,) confidences, whether the answers are right, and their weights."""
+    c = check_unit_interval(confidences, "confidences")
+    return c, check_correct(correct, len(c)), check_weights(weights, len(c))
+
+
+def check_labeled(
+    probabilities: ArrayLike, labels: ArrayLike, weights: ArrayLike | None
+) -> tuple[Floats, NDArray[np.integer], NDArray[np.float64] | None]:
+    """Return checked (n, K) probabilities, (n,) labels and (n,) weights."""
+    p = check_probabilities(probabilities)
+    return p, check_labels(labels, *p.shape), check_weights(weights, len(p))
 
 
 def check_n_bins(n_bins: int) -> int:

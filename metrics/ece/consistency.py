@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .binning import BinStatistics, bin_edges, bin_index
-from .validation import check_correct, check_unit_interval, check_weights
+from .validation import check_answers
 
 # Up to this many draws per bin, each answer is drawn separately.
 _MAX_DRAWS = 2_000_000
@@ -64,9 +64,8 @@ def calibration_test(
     """
     if n_resamples < 100:
         raise ValueError(f"n_resamples must be at least 100, got {n_resamples}")
-    c = check_unit_interval(confidences, "confidences").astype(np.float64, copy=False)
-    y = check_correct(correct, len(c))
-    w = check_weights(weights, len(c))
+    c, y, w = check_answers(confidences, correct, weights)
+    c = c.astype(np.float64, copy=False)
     statistics = BinStatistics.from_predictions(c, y, n_bins, weights=w)
     observed = statistics.error(norm)
     gaps = calibrated_gaps(c, n_bins, w, n_resamples, np.random.default_rng(seed))

@@ -8,11 +8,9 @@ from numpy.typing import ArrayLike, NDArray
 from .binning import BinStatistics
 from .validation import (
     Floats,
-    as_floats,
     check_correct,
-    check_labels,
+    check_labeled,
     check_probabilities,
-    check_range,
     check_unit_interval,
     check_weights,
     top_prediction,
@@ -44,7 +42,7 @@ def accuracy(probabilities: ArrayLike, labels: ArrayLike, *, weights: ArrayLike 
     TypeError, ValueError
         If the input is invalid; the message names the row.
     """
-    p, y, w = _check(probabilities, labels, weights)
+    p, y, w = check_labeled(probabilities, labels, weights)
     return weighted_mean(top_prediction(p, y)[2], w)
 
 
@@ -70,7 +68,7 @@ def brier_score(probabilities: ArrayLike, labels: ArrayLike, *, weights: ArrayLi
     ----------
     Brier, *Verification of forecasts expressed in terms of probability*, Monthly Weather Review 78 (1950), eq. 2.
     """
-    p, y, w = _check(probabilities, labels, weights)
+    p, y, w = check_labeled(probabilities, labels, weights)
     return weighted_mean(brier_terms(p, y), w)
 
 
@@ -87,7 +85,7 @@ def negative_log_likelihood(probabilities: ArrayLike, labels: ArrayLike, *, weig
 
     It is infinite if a right option of positive weight has probability zero. Parameters and errors as in `accuracy`.
     """
-    p, y, w = _check(probabilities, labels, weights)
+    p, y, w = check_labeled(probabilities, labels, weights)
     terms = nll_terms(p, y)
     if w is not None:
         terms, w = terms[w > 0], w[w > 0]
@@ -167,18 +165,3 @@ def brier_decomposition(
     # For y given as a probability, E(c - y)² over the answer itself adds its variance y (1 - y).
     score = weighted_mean((c - y) ** 2 + y * (1 - y), check_weights(weights, len(c)))
     return BrierDecomposition(reliability, resolution, uncertainty, score - reliability + resolution - uncertainty)
-
-
-def check_true_probabilities(true_probabilities: ArrayLike, shape: tuple[int, ...]) -> Floats:
-    """Return the (n, K) true distributions after checking them as `check_probabilities` does and against `shape`."""
-    truth = as_floats(true_probabilities, "true_probabilities")
-    if truth.shape != shape:
-        raise ValueError(f"true_probabilities has shape {truth.shape}, but probabilities has {shape}")
-    return check_probabilities(check_range(truth, "true_probabilities"))
-
-
-def _check(
-    probabilities: ArrayLike, labels: ArrayLike, weights: ArrayLike | None
-) -> tuple[Floats, NDArray[np.integer], NDArray[np.float64] | None]:
-    p = check_probabilities(probabilities)
-    return p, check_labels(labels, *p.shape), check_weights(weights, len(p))

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .validation import Floats, check_correct, check_n_bins, check_unit_interval, check_weights
+from .validation import Floats, check_answers, check_n_bins
 
 # Small enough that a chunk's temporaries stay in the processor's second-level cache.
 _CHUNK = 32_768
@@ -109,9 +109,7 @@ class BinStatistics:
         TypeError, ValueError
             If the input is invalid; nothing has been added then.
         """
-        confidence = check_unit_interval(confidences, "confidences")
-        right = check_correct(correct, len(confidence))
-        weight = check_weights(weights, len(confidence))
+        confidence, right, weight = check_answers(confidences, correct, weights)
         for start in range(0, len(confidence), _CHUNK):
             part = slice(start, start + _CHUNK)
             self._add_chunk(

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .validation import check_correct, check_unit_interval, check_weights
+from .validation import check_answers
 
 # The number of cells of the grid on [0, 1], a power of two. Half a cell is the smallest bandwidth considered.
 GRID_CELLS = 4096
@@ -68,10 +68,7 @@ def smooth_ece(
     >>> round(smooth_ece([0.75, 0.75, 0.75, 0.75], [1, 1, 1, 1]).value, 4)
     0.25
     """
-    c = check_unit_interval(confidences, "confidences")
-    y = check_correct(correct, len(c))
-    w = check_weights(weights, len(c))
-    return smooth_ece_from_gaps(gap_grid(c, y, w), bandwidth)
+    return smooth_ece_from_gaps(gap_grid(*check_answers(confidences, correct, weights)), bandwidth)
 
 
 def gap_grid(confidences: NDArray, correct: NDArray, weights: NDArray | None = None) -> NDArray[np.float64]:

@@ -214,6 +214,13 @@ def test_bad_options_are_named(predictions, options, message):
         CalibrationReport.from_predictions(*predictions, **options)
 
 
+@pytest.mark.parametrize("name", ["true_probabilities", "gold"])
+def test_distributions_that_do_not_sum_to_one_are_named(name):
+    p, y = probabilities_and_labels(3)
+    with pytest.raises(ValueError, match=rf"^{name}\[0\] sums to 0.5"):
+        CalibrationReport.from_predictions(p, y, **{name: p / 2})
+
+
 @pytest.mark.parametrize("missing", [None, np.nan])
 @pytest.mark.parametrize("as_array", [list, lambda names: np.array(names, dtype=object)])
 def test_a_missing_group_is_no_group_of_that_name(missing, as_array):
