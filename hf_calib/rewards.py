@@ -100,7 +100,7 @@ class AnswerReward(_Reward):
     def __init__(self, name: str, style: str, matcher: str | Matcher, column: str | None) -> None:
         super().__init__(name, style)
         self.matcher = matcher_named(matcher)
-        self.columns = COLUMNS if column is None else (column,)
+        self.columns: tuple[str, ...] = COLUMNS if column is None else (column,)
 
     def __call__(
         self, completions: Sequence[Any], solution: Sequence[Any] | None = None, **columns: Any

@@ -64,8 +64,8 @@ def calibration_test(
     """
     if n_resamples < 100:
         raise ValueError(f"n_resamples must be at least 100, got {n_resamples}")
-    c, y, w = check_answers(confidences, correct, weights)
-    c = c.astype(np.float64, copy=False)
+    checked, y, w = check_answers(confidences, correct, weights)
+    c = checked.astype(np.float64, copy=False)
     statistics = BinStatistics.from_predictions(c, y, n_bins, weights=w)
     observed = statistics.error(norm)
     gaps = calibrated_gaps(c, n_bins, w, n_resamples, np.random.default_rng(seed))
