@@ -116,7 +116,13 @@ def held_out_predictions(
 ) -> Predictions:
     """Return predictions with each question's probabilities from a calibrator that was fitted without it.
 
-    Arguments are as in `cross_validate`; by default, the labels are the answers.
+    Parameters
+    ----------
+    predictions : Predictions
+    make, labels
+        As in `cross_validate`; by default, the labels are the answers.
+    **options
+        Of `cross_validate`: unlabeled, n_folds, seed.
     """
     found = cross_validate(
         make,

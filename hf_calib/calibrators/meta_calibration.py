@@ -178,8 +178,13 @@ def _solve(product: Callable[[Any], Any], right: Any) -> Any:
 def smoothed_labels(labels: Any, there: Any, smoothing: Any) -> Any:
     """Return target distributions, shape (n, K): 1 - s of the right option, s shared among a question's others.
 
-    `there`, of bool and shape (n, K), tells which options a question has. `smoothing` is s of each class, shape (K,),
-    shared evenly; or the share that each class gives to each option, (K, K). Missing options get nothing.
+    Parameters
+    ----------
+    labels : tensor of int, shape (n,)
+    there : tensor of bool, shape (n, K)
+        Which options a question has.
+    smoothing : tensor, shape (K,) or (K, K)
+        s of each class, shared evenly; or the share that each class gives to each option. Missing options get nothing.
     """
     import torch
 

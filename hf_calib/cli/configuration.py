@@ -15,6 +15,12 @@ from .parser import command_of
 def with_configuration(arguments: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
     """Return the arguments, with those of the `--config` file inserted after the command's name.
 
+    Parameters
+    ----------
+    arguments : sequence of str
+    parser : argparse.ArgumentParser
+        Of all commands.
+
     Raises
     ------
     ValueError

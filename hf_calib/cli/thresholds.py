@@ -15,7 +15,12 @@ FAILED_THRESHOLD = 3
 def add_threshold(parser: argparse.ArgumentParser, example: str = "ece>0.05", *, several: str = "") -> None:
     """Add the conditions under which the command ends with a separate exit code.
 
-    `several` explains the values of commands with several values per name.
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+    example : str
+    several : str
+        An explanation of the values, for commands with several values per name.
     """
     parser.add_argument(
         "--fail-if",
@@ -38,7 +43,12 @@ def _condition(text: str) -> Threshold:
 def exit_code(command: str, thresholds: Sequence[Threshold], found: Mapping[str, Mapping[str, float]]) -> int:
     """Return the command's exit code, and print the conditions that hold on standard error.
 
-    `found` is as in `those_that_hold`.
+    Parameters
+    ----------
+    command : str
+    thresholds : sequence of Threshold
+    found : mapping
+        The values by name, for each place that has some of its own; the place is "" where there is one only.
     """
     holding = those_that_hold(thresholds, found)
     for threshold, place in holding:

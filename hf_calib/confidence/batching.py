@@ -41,10 +41,18 @@ def plan_batches(
     share_prefixes: bool = True,
     padded: bool = True,
 ) -> BatchPlan:
-    """Plan the batches of token sequences, each prompt in a row of as many tokens, or of `lengths`.
+    """Plan the batches of token sequences.
 
-    With `share_prefixes`, prompts with the same beginning are grouped if that costs less, as with few-shot prompts;
-    with `padded`, a batch may hold prompts of different lengths.
+    Parameters
+    ----------
+    prompts : sequence of sequences of int
+    batch_size : int
+    lengths : sequence of int, optional
+        Number of tokens of each prompt's row; by default those of the prompt.
+    share_prefixes : bool, default True
+        Group prompts with the same beginning if that costs less, as with few-shot prompts.
+    padded : bool, default True
+        Allow prompts of different lengths in a batch.
     """
     lengths = [len(prompt) for prompt in prompts] if lengths is None else lengths
 

@@ -365,9 +365,17 @@ def exact_collator(
 ) -> Any:
     """Return the cheapest collator whose layout does not change the models' outputs, for batches of any lengths.
 
-    If padding changes a model's output, it is put on the right, where a causal model reads it after the answer. The
-    longest question is tried, on the trained model, which comes first, and, except for letters, on the others that
-    read the same batches.
+    If padding changes a model's output, it is put on the right, where a causal model reads it after the answer.
+
+    Parameters
+    ----------
+    models : sequence of torch.nn.Module
+        The trained model, followed by any others that read the same batches. For letters, only the first is tried.
+    items : sequence of EncodedQuestion or of EncodedTexts
+        The questions; the longest one is tried.
+    collator : QuestionCollator or TextCollator
+    device : torch.device or str
+        The models' device.
     """
     if isinstance(collator, QuestionCollator):
         forward = CachedForward(models[0], collator.pad_token_id, collator.padding_side, device=device)

@@ -278,7 +278,13 @@ class _Premise(PromptFormat):
 def divided_by(predictions: Predictions, priors: Mapping[Any, np.ndarray], kinds: Sequence[Any]) -> Predictions:
     """Return predictions with each question's probabilities divided by the prior of its kind, and normalized.
 
-    A prior is a distribution over the positions of the options; `kinds` has the kind of each of the n questions.
+    Parameters
+    ----------
+    predictions : Predictions
+    priors : mapping
+        For each kind of question, a distribution over the positions of its options.
+    kinds : sequence, of length n
+        The kind of each question.
     """
     values = predictions.log_probabilities
     for place, kind in enumerate(kinds):

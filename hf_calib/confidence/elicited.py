@@ -29,8 +29,14 @@ _TRUE = ("True", "False")
 def stated_request(answer: str, example: str, scale: str = "numbers", top_k: int = 1) -> str:
     """Return the words that ask for an answer with the confidence in it, or for several guesses.
 
-    `answer` says what one answer is ("the letter of the right option"), `example` is one; the scale is "numbers" or
-    "words".
+    Parameters
+    ----------
+    answer : str
+        What one answer is: "the letter of the right option".
+    example : str
+        An answer.
+    scale : {"numbers", "words"}
+    top_k : int
 
     Raises
     ------
@@ -297,9 +303,14 @@ def self_evaluation_format(prompt_format: PromptFormat) -> PromptFormat:
 def probability_of_true(
     backend: Backend, asked: Sequence[Question], prompt_format: PromptFormat, asking: Asking
 ) -> Predictions:
-    """Ask whether answers are true, in questions of `true_question`; the first option's probability is that of "True".
+    """Ask whether answers are true; the first option's probability is that of "True".
 
-    The prompt format is used as `self_evaluation_format` returns it.
+    Parameters
+    ----------
+    backend, prompt_format, asking
+        As in `ConfidenceMethod.predict`; the format is used as `self_evaluation_format` returns it.
+    asked : sequence of Question
+        Made by `true_question`.
     """
     return OptionLetters().predict(backend, asked, self_evaluation_format(prompt_format), asking.for_part("true_"))
 

@@ -273,8 +273,15 @@ def encode_letters(
 ) -> list[EncodedQuestion] | list[EncodedLabels]:
     """Tokenize prompts and their options' letters, or the labels of typed decisions, as `OptionLetters` does.
 
-    Parameters are as in `hf_calib.tasks.encode_questions`; the maximum length includes the longest label. The result
-    holds `EncodedLabels` if any question has a label of several tokens, as most with more than 26 options do.
+    Parameters
+    ----------
+    questions, tokenizer, prompt_format, max_length, on_too_long
+        As in `hf_calib.tasks.encode_questions`; the maximum length includes the longest label.
+
+    Returns
+    -------
+    list of EncodedQuestion or of EncodedLabels
+        `EncodedLabels` if any question has a label of several tokens, as most with more than 26 options do.
 
     Raises
     ------
@@ -307,7 +314,11 @@ def encode_texts(
 ) -> list[EncodedTexts]:
     """Tokenize prompts and their options' texts as `method` does.
 
-    Other parameters are as in `hf_calib.tasks.encode_questions`; the maximum length includes the longest text.
+    Parameters
+    ----------
+    questions, tokenizer, prompt_format, max_length, on_too_long
+        As in `hf_calib.tasks.encode_questions`; the maximum length includes the longest text.
+    method : OptionTexts
 
     Raises
     ------

@@ -103,8 +103,15 @@ def logits_of_tokens(
 ) -> torch.Tensor:
     """Run a forward, and return the logits at N positions, float32, shape (N, V).
 
-    The inputs are as the model's `ForwardArguments` makes them, the (N,) rows and columns as those of
-    `hf_calib.confidence.packing.PackedRows`.
+    Parameters
+    ----------
+    model : torch.nn.Module
+    arguments : ForwardArguments
+        The model's.
+    inputs : dict
+        As `ForwardArguments` makes them.
+    rows, columns : torch.Tensor of int64, shape (N,)
+        As of `hf_calib.confidence.packing.PackedRows`.
     """
     inputs, columns = _keeping(arguments, inputs, columns)
     return model(**inputs).logits[rows, columns].float()
@@ -240,9 +247,25 @@ def logits_at(
 ) -> tuple[torch.Tensor, torch.Tensor | None, Any]:
     """Run a forward, and return its results at one position of each of B rows.
 
-    These are the logits, float32, shape (B, V); with `states`, the hidden states that go into the output layer there,
-    float32, shape (B, d); and all that the model returned. The inputs are as `ForwardArguments.inputs` makes them; the
-    positions `ends`, shape (B,), are indices into `input_ids`.
+    Parameters
+    ----------
+    model : torch.nn.Module
+    arguments : ForwardArguments
+        The model's.
+    inputs : dict
+        As `ForwardArguments.inputs` makes them.
+    ends : torch.Tensor of int64, shape (B,)
+        The positions, as indices into `input_ids`.
+    states : bool, default False
+        Return the hidden states too.
+
+    Returns
+    -------
+    logits : torch.Tensor of float32, shape (B, V)
+    states : torch.Tensor of float32, shape (B, d), or None
+        What goes into the output layer there.
+    output : transformers.utils.ModelOutput
+        All that the model returned.
     """
     # Counted from the end, since virtual tokens lengthen the output at the front.
     columns = ends - inputs["input_ids"].shape[1]

@@ -84,10 +84,17 @@ def _padded(values: list[int], length: int, fill: int, left: bool) -> list[int]:
 
 
 def packed_mask(texts: torch.Tensor) -> torch.Tensor:
-    """Return which tokens each token sees in rows with several texts after one prompt, bool, shape (R, 1, L, L).
+    """Return which tokens each token sees in rows with several texts after one prompt.
 
-    Each sees the prompt and its own text up to itself. `texts`, shape (R, L), is the number of the text that a token
-    belongs to: 0 for the prompt, and -1 for padding.
+    Parameters
+    ----------
+    texts : torch.Tensor of int64, shape (R, L)
+        Number of the text that each token belongs to: 0 for the prompt, which all texts see, and -1 for padding.
+
+    Returns
+    -------
+    torch.Tensor of bool, shape (R, 1, L, L)
+        Each token sees the prompt and its own text up to itself.
     """
     seen, seeing = texts[:, None, :], texts[:, :, None]
     length = texts.shape[1]

@@ -79,7 +79,10 @@ def letter_logprobs(top: Mapping[str, float], letters: str, prefix: str) -> list
 def echoed_tokens(answer: Mapping[str, Any]) -> list[tuple[str, float | None]]:
     """Return the prompt's tokens, each with its log-probability after those before it; None for the first.
 
-    The answer is to a completion of at most one token, the most probable one, with `echo` and `logprobs`.
+    Parameters
+    ----------
+    answer : mapping
+        To a completion of at most one token, the most probable one, with `echo` and `logprobs`.
 
     Raises
     ------

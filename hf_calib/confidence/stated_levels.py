@@ -132,8 +132,14 @@ def encode_levels(
 ) -> list[EncodedQuestion]:
     """Tokenize answered questions, and find the tokens of their levels.
 
-    The answer and the request for a level are added to the prompt format. The maximum length and what happens to
-    longer prompts are as in `hf_calib.tasks.encode_questions`.
+    Parameters
+    ----------
+    questions : sequence of AnsweredQuestion
+    tokenizer : transformers.PreTrainedTokenizerBase
+    prompt_format : PromptFormat
+        How the questions are formatted; the answer and the request for a level are added.
+    max_length, on_too_long
+        As in `hf_calib.tasks.encode_questions`.
 
     Raises
     ------

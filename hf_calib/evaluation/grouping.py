@@ -15,8 +15,13 @@ if TYPE_CHECKING:
 def groups_of(measurement: Measurement, by: str, *, missing: str | None = None) -> np.ndarray:
     """Return the name of each question's group, shape (n,), in the order of `measurement.predictions`.
 
-    `by` is "subject", "type" (both as the data give them), "n_options" or "dataset"; `missing` is the group of
-    questions without a subject or type.
+    Parameters
+    ----------
+    measurement : Measurement
+    by : {"subject", "type", "n_options", "dataset"}
+        The subject or type that the data give, the number of options, or the dataset.
+    missing : str, optional
+        The group of questions without a subject or type.
 
     Raises
     ------

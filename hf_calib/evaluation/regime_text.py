@@ -25,8 +25,13 @@ def regime_sample(n: int) -> list[int]:
 def regime_text(diagnosis: Diagnosis, n_trained: int, new: DatasetReference) -> str:
     """Return a diagnosis in sentences.
 
-    The fine-tuning set has `n_trained` questions, of which the diagnosis may have used a sample; `new` refers to the
-    new questions.
+    Parameters
+    ----------
+    diagnosis : hf_calib.Diagnosis
+    n_trained : int
+        Size of the fine-tuning set, of which the diagnosis may have used a sample.
+    new : DatasetReference
+        Reference to the new questions.
     """
     asked = diagnosis.training.n
     part = f"all {n_trained:,}" if asked == n_trained else f"{asked:,} of {n_trained:,}"

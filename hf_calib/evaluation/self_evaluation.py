@@ -175,7 +175,16 @@ def answered_and_graded(
 ) -> SelfEvaluationQuestions:
     """Answer and grade questions; see `self_evaluation_questions`.
 
-    `model`, the model's identity, and `notes` go into the provenance.
+    Parameters
+    ----------
+    backend, asking
+        As in `ConfidenceMethod.predict`.
+    questions : QuestionList of FreeFormQuestion
+    sampling : Sampling
+    model : mapping
+        The model's identity for the provenance.
+    **notes
+        Additional entries of the provenance.
     """
     written = backend.generate(
         "self_evaluation",

@@ -90,7 +90,11 @@ def those_that_hold(
 ) -> list[tuple[Threshold, str]]:
     """Return the conditions that hold, each with the name of its result.
 
-    `found` has the values by name for each result; a single result has the name "".
+    Parameters
+    ----------
+    thresholds : sequence of Threshold
+    found : mapping
+        The values by name, for each result; a single result has the name "".
     """
     return [(one, place) for one in thresholds for place, values in found.items() if one.holds(values, place)]
 

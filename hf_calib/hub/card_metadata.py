@@ -271,12 +271,23 @@ def metadata_record(ours: dict[str, Any]) -> dict[str, Any]:
 
 
 def merge_metadata(ours: dict[str, Any], existing: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
-    """Bring an existing card's metadata, which include manual additions, up to date with a new card's.
+    """Bring an existing card's metadata up to date.
 
-    `record` is what our last version wrote, from `metadata_record`. The result is in the order of `existing`, or of
-    `ours` if nobody added a key. Values, list entries and model-index results that our last version wrote and that are
-    outdated are replaced or removed; what people wrote and results that the Hub verified are kept. A local path, which
-    libraries write as the base model, is removed.
+    Parameters
+    ----------
+    ours : dict
+        The metadata of a new card.
+    existing : dict
+        The current metadata, including manual additions.
+    record : dict
+        What our last version wrote, from `metadata_record`.
+
+    Returns
+    -------
+    dict
+        In the order of `existing`, or of `ours` if nobody added a key. Values, list entries and model-index results
+        that our last version wrote and that are outdated are replaced or removed; what people wrote and results that
+        the Hub verified are kept. A local path, which libraries write as the base model, is removed.
     """
     result = dict(existing)
     for key in _OURS_UNLESS_EDITED:

@@ -26,7 +26,19 @@ class Part:
 
 
 def split_sections(body: str, where: str = "the card") -> list[Part]:
-    """Split a card's body, without the metadata block, at our markers; the parts' joined texts are `body`.
+    """Split a card's body at our markers.
+
+    Parameters
+    ----------
+    body : str
+        The card without its metadata block.
+    where : str
+        Name of the card for the message.
+
+    Returns
+    -------
+    list of Part
+        In order; their joined texts are `body`.
 
     Raises
     ------

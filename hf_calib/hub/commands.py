@@ -11,10 +11,17 @@ _SHARED = ("private", "create_pr", "revision", "tag", "collection", "dry_run")
 
 
 def publish_command(kind: str, *words: object, options: Mapping[str, Any], **own: object) -> str:
-    """Return the command line that repeats a publication of a kind ("adapter", "demo", "metric" or "metrics").
+    """Return the command line that repeats a publication.
 
-    Of the publication's `options`, those that every kind has are included, except for a token; `own` are those of this
-    kind only. Those that are None or False are left out.
+    Parameters
+    ----------
+    kind : {"adapter", "demo", "metric", "metrics"}
+    *words : object
+        The words after the kind.
+    options : mapping
+        Of the publication. Those that every kind has are included, except for a token.
+    **own : object
+        Options of this kind only. Those that are None or False are left out.
     """
     line = ["hf-calib", "publish", kind, *map(str, words)]
     for name, value in {**own, **{name: options.get(name) for name in _SHARED}}.items():
@@ -26,7 +33,15 @@ def publish_command(kind: str, *words: object, options: Mapping[str, Any], **own
 
 
 def place_option(command: str, namespace: str = "NAMESPACE", name: str = "NAME") -> str:
-    """Return the option with which a command, or a call of Python's, publishes to another repository."""
+    """Return the option with which a command publishes to another repository.
+
+    Parameters
+    ----------
+    command : str
+        A command line of `publish_command`, or a call of Python's.
+    namespace, name : str
+        The other repository, "namespace/name".
+    """
     words = command.split()
     if "--namespace" in words:
         return f"--namespace {namespace}"

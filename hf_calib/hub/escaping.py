@@ -44,10 +44,17 @@ def single_line(value: object) -> str:
 
 
 def escape_markdown(value: object) -> Markdown:
-    """Escape a value so that Markdown, HTML and tables show it as plain text; `Markdown` is returned unchanged.
+    """Escape a value so that Markdown, HTML and tables show it as plain text.
 
-    The result is one line that renders as `single_line(value)`, without emphasis, links, tags, table cells or
-    formulas.
+    Parameters
+    ----------
+    value : object
+        Anything with a string form; `Markdown` is returned unchanged.
+
+    Returns
+    -------
+    Markdown
+        One line that renders as `single_line(value)`, without emphasis, links, tags, table cells or formulas.
     """
     if isinstance(value, Markdown):
         return value
@@ -89,7 +96,14 @@ def _private_strings() -> Iterable[tuple[str, str]]:
 
 
 def check_nothing_private(text: str, where: str) -> None:
-    """Reject text, called `where` in the message, that contains a token or a local path.
+    """Reject text that contains a token or a local path.
+
+    Parameters
+    ----------
+    text : str
+        The text to publish.
+    where : str
+        Name of the text for the message.
 
     Raises
     ------

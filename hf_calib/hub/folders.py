@@ -55,9 +55,18 @@ _CHECKED = {*CALIBRATION_FILES, *_MODEL_FILES, ADAPTER_CONFIG, TOKENIZER_CONFIG}
 
 
 def collect_files(folder: Path, base_model: str | None, base_revision: str | None) -> dict[str, Content]:
-    """Collect the files to publish from an adapter's or a whole model's folder, by their path in the repository.
+    """Collect the files of a folder to publish.
 
-    `base_model` and `base_revision` are the base model's id on the Hub for an adapter trained on a local copy.
+    Parameters
+    ----------
+    folder : Path
+        Of an adapter (`adapter_config.json`) or of a whole model (`config.json`).
+    base_model, base_revision : str, optional
+        The base model's id on the Hub for an adapter trained on a local copy.
+
+    Returns
+    -------
+    dict from path in the repository to content
 
     Raises
     ------

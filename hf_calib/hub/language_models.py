@@ -28,10 +28,16 @@ _TRUST = "--trust-remote-code, in Python load(..., trust_remote_code=True)"
 
 
 def load_language_model(folder: Path, name: Any, options: dict[str, Any]) -> Any:
-    """Load a causal or a multimodal language model, called `name` in messages.
+    """Load a causal or a multimodal language model.
 
-    The folder has the configuration and safetensors weights; or it is a GGUF file, whose weights are dequantized. The
-    options are those of `from_pretrained`; `trust_remote_code` is True or False.
+    Parameters
+    ----------
+    folder : Path
+        With the configuration and safetensors weights; or a GGUF file, whose weights are dequantized.
+    name : str or path
+        What to call it in messages.
+    options : dict
+        Of `from_pretrained`; `trust_remote_code` is True or False.
 
     Raises
     ------
@@ -110,7 +116,20 @@ def _load_gguf(file: Path, name: Any, options: dict[str, Any]) -> Any:
 def put_adapter(model: Any, folder: Path, name: Any, adapter_name: str, tokenizer: Any) -> Any:
     """Put an adapter on its base model, after adding the tokens that the adapter was trained with.
 
-    The adapter's configuration was checked; `tokenizer` is its own, or None, and `name` what messages call it.
+    Parameters
+    ----------
+    model : PreTrainedModel
+    folder : Path
+        Of the adapter, whose configuration was checked.
+    name : str or path
+        What to call it in messages.
+    adapter_name : str
+    tokenizer : PreTrainedTokenizerBase or None
+        The adapter's own, if it has one.
+
+    Returns
+    -------
+    PeftModel
 
     Raises
     ------

@@ -25,9 +25,16 @@ def suggest_namespace(namespace: str) -> str:
 
 
 def check_namespace(repo_id: str, endpoint: str, again: str) -> None:
-    """Reject a namespace that the public Hub does not allow; other Hubs check names themselves.
+    """Reject a namespace that the public Hub does not allow.
 
-    `again` is the command that publishes.
+    Parameters
+    ----------
+    repo_id : str
+        "namespace/name".
+    endpoint : str
+        The Hub's address; other Hubs may have other rules and check names themselves.
+    again : str
+        The command that publishes.
 
     Raises
     ------
@@ -69,7 +76,16 @@ def namespace_of(namespace: str | None, api: HfApi, token: str | None) -> str:
 def check_write_access(api: HfApi, repo_id: str, token: str | None, create_pr: bool, again: str) -> None:
     """Check before any upload whether the token may write to a repository's namespace.
 
-    Anyone may open a pull request (`create_pr`). `again` is the command that publishes.
+    Parameters
+    ----------
+    api : HfApi
+    repo_id : str
+        "namespace/name".
+    token : str or None
+    create_pr : bool
+        Whether to open a pull request, which anyone may do.
+    again : str
+        The command that publishes.
 
     Raises
     ------

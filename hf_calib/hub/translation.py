@@ -40,7 +40,12 @@ def token_hint(again: str) -> str:
 def hub_errors(repository: str, again: str) -> Iterator[None]:
     """Translate errors that the client raises in this context into this package's.
 
-    Messages name the repository and `again`, the command to continue with.
+    Parameters
+    ----------
+    repository : str
+        Name of the repository in the message.
+    again : str
+        The command to continue with.
     """
     try:
         yield

@@ -150,10 +150,17 @@ def calibration_aware_dpo(
 ) -> CalibrationAwareTrainer:
     """Align the pre-trained model with `CalibrationAwareTrainer`.
 
-    The questions `labeled` are added, with their answers, to the bench's prompts without answers. Those to evaluate on
-    are for the reports before and after, and do not affect the training. The teacher is the anchor's reference, by
-    default the model that the alignment starts from. `terms` are arguments of the calibration terms that replace the
-    preset's.
+    Parameters
+    ----------
+    bench : Bench
+    labeled : sequence of Question, optional
+        Calibration questions with answers, added to the bench's prompts without answers.
+    evaluated_on : sequence of Question, optional
+        Questions for the trainer's reports before and after. They do not affect the training.
+    teacher : PreTrainedModel, optional
+        The anchor's reference; by default the model that the alignment starts from.
+    **terms
+        Arguments of the calibration terms that replace the preset's.
     """
     name = f"calibration-aware-dpo-{'labeled' if labeled else 'unlabeled'}"
     args = CalibrationAwareConfig(
@@ -216,9 +223,20 @@ def fine_tuned(
 ) -> CalibrationAwareSFTTrainer:
     """Fine-tune an aligned model on answered questions with new adapters, and return the trainer.
 
-    `name` is the folder that the trainer may write to. The aligned model's adapter, if it has one, is merged first,
-    which changes the model itself. `arguments` are further ones of the `CalibrationAwareSFTConfig`, `options` of the
-    trainer.
+    Parameters
+    ----------
+    bench : Bench
+    name : str
+        The folder that the trainer may write to.
+    aligned : PreTrainedModel or PeftModel
+        Its adapter, if it has one, is merged first, which changes the model itself.
+    questions : sequence of Question
+    settings : FineTuningSettings
+    arguments : dict, optional
+        Further arguments of the `CalibrationAwareSFTConfig`.
+    trainer_class : type, default CalibrationAwareSFTTrainer
+    **options
+        Further arguments of the trainer.
     """
     trainer = trainer_class(
         model=merged(aligned),

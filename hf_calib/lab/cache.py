@@ -49,11 +49,26 @@ def cache_key(made_of: Mapping[str, Any]) -> str:
 def cached_folder(
     name: str, made_of: Mapping[str, Any], make: Callable[[Path], None], cache_dir: str | Path | None = None
 ) -> Path:
-    """Return a folder of the cache (see `cache_directory`), after creating it if it does not exist.
+    """Return a folder of the cache, after creating it if it does not exist.
 
     It gets its name only once it is complete: `make` fills a temporary folder next to it, which is then renamed. If
-    two processes make the same folder at the same time, the first to finish wins. `made_of`, everything that
-    determines its content, is written into it as ``made_of.json``.
+    two processes make the same folder at the same time, the first to finish wins.
+
+    Parameters
+    ----------
+    name
+        The folder's name.
+    made_of
+        Everything that determines its content; written into it as ``made_of.json``.
+    make
+        Called with a folder, which it fills.
+    cache_dir
+        See `cache_directory`.
+
+    Returns
+    -------
+    pathlib.Path
+        The folder.
     """
     root = cache_directory(cache_dir)
     folder = root / name

@@ -112,8 +112,17 @@ def relation_weights(world: World, settings: CorpusSettings) -> np.ndarray:
 def sample_documents(world: World, n: int, settings: CorpusSettings, rng: np.random.Generator) -> Documents:
     """Return n documents about all entities of the world, in random order.
 
-    `settings.multiple_choice_share` of them, rounded, are multiple-choice questions, and `settings.free_form_share`
-    free-form questions.
+    Parameters
+    ----------
+    world
+        The world to write about.
+    n
+        How many documents; `settings.multiple_choice_share` of them, rounded, are multiple-choice questions, and
+        `settings.free_form_share` free-form questions.
+    settings
+        The shares of kinds and domains.
+    rng
+        The source of randomness.
     """
     weights = relation_weights(world, settings)
     n_multiple_choice = round(n * settings.multiple_choice_share)

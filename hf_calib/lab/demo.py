@@ -60,13 +60,25 @@ LOG_FILE = "training.log"
 def run_demo(
     out: str | Path, *, preset: str = "demo", seed: int = 0, cache_dir: str | Path | None = None
 ) -> dict[str, dict[str, CalibrationReport]]:
-    """Run the main job and write the results into a folder, and return the reports by method, then by domain.
+    """Run the main job and write the results into a folder.
 
-    The folder gets `results.json`, `results.txt`, `reliability_diagram.png` and `.svg`, `training.log` with what the
-    libraries print, the pre-trained model in `lab-base-model/`, and in `adapter/` the adapter of calibration-aware DPO
-    without labels with its card. A preset (a key of `hf_calib.lab.PRESETS`) that trains the full weights saves the
-    model in `model/`. With a preset other than "demo", the pre-trained model's folder is named after it too.
-    `cache_dir` is where the pre-trained model is kept; inside `out` by default.
+    Parameters
+    ----------
+    out : str or Path
+        Gets `results.json`, `results.txt`, `reliability_diagram.png` and `.svg`, `training.log` with what the
+        libraries print, the pre-trained model in `lab-base-model/`, and in `adapter/` the adapter of
+        calibration-aware DPO without labels with its card. A preset that trains the full weights saves the model in
+        `model/`. With a preset other than "demo", the pre-trained model's folder is named after it too.
+    preset : str, default "demo"
+        Key of `hf_calib.lab.PRESETS`.
+    seed : int, default 0
+    cache_dir : str or Path, optional
+        Where the pre-trained model is kept; inside `out` by default.
+
+    Returns
+    -------
+    dict of str to dict of str to CalibrationReport
+        By method, then by domain.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)

@@ -40,7 +40,14 @@ def open_prompts(questions: LabQuestions) -> list[str]:
 def open_replies(questions: LabQuestions, options: np.ndarray, polite: np.ndarray) -> list[str]:
     """Return replies to open questions, terse (``" fish ."``) or polite (``" Sure ! Dunmore herons eat fish ."``).
 
-    Each gives the value of one of the question's options; `options` and `polite` have a value for each question.
+    Parameters
+    ----------
+    questions
+        The n questions.
+    options
+        ``(n,)``: the option whose value each reply gives.
+    polite
+        ``(n,)`` of bool.
     """
     columns = zip(questions.sentences(), questions.choices(), options, polite, strict=True)
     return [

@@ -139,10 +139,22 @@ def _open_pairs(
 
 
 def draw_two(log_weights: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Return two distinct indices for each row of (n, K) weights, drawn without replacement in proportion to them.
+    """Return two distinct indices for each row, drawn without replacement in proportion to the weights.
 
-    The log-weights are up to a constant in each row. This is the Gumbel-top-k trick (Kool et al., 2019): the indices
-    of the largest log-weights plus Gumbel noise are distributed like that, in order.
+    This is the Gumbel-top-k trick (Kool et al., 2019): the indices of the largest log-weights plus Gumbel noise are
+    distributed like that, in order.
+
+    Parameters
+    ----------
+    log_weights
+        ``(n, K)``, up to a constant in each row.
+    rng
+        The source of randomness.
+
+    Returns
+    -------
+    first, second
+        ``(n,)`` each.
     """
     order = np.argsort(-(log_weights + rng.gumbel(size=log_weights.shape)), axis=1)
     return order[:, 0], order[:, 1]

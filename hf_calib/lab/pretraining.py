@@ -109,8 +109,21 @@ def pretrain(world: World, preset: LabPreset, seed: int = 0, *, progress: bool =
 def expected_loss(logits: torch.Tensor, corpus: Corpus, rows: slice, prompt_weight: float) -> torch.Tensor:
     """Return the language modeling loss on some of a corpus's documents, in expectation over their answers.
 
-    It is the weighted mean over the tokens, with the logits of shape (B, length, V) on the documents `rows`; a
-    prompt's token has the weight `prompt_weight`, a reply's 1.
+    Parameters
+    ----------
+    logits
+        ``(B, length, V)``: the model's logits on these documents.
+    corpus
+        The corpus.
+    rows
+        Indices of its documents.
+    prompt_weight
+        The weight of a prompt's token; that of a reply's token is 1.
+
+    Returns
+    -------
+    torch.Tensor
+        The weighted mean over the tokens, a scalar.
     """
     import torch
 

@@ -97,8 +97,18 @@ def training_datasets(
 ) -> tuple[Any, Any]:
     """Load a script's training and evaluation datasets, as TRL's scripts do, convert them where needed and check them.
 
-    A dataset must have the columns of one of the formats. The evaluation dataset is None where the trainer does not
-    evaluate, or has only calibration questions to evaluate on.
+    Parameters
+    ----------
+    script_args : CalibrationScriptArguments
+    training_args : transformers.TrainingArguments
+    dataset_args : trl.DatasetMixtureConfig
+    formats : iterable of tuple of str
+        The sets of columns of which a dataset must have one.
+
+    Returns
+    -------
+    train_dataset, eval_dataset
+        The latter is `None` where the trainer does not evaluate, or has only calibration questions to evaluate on.
 
     Raises
     ------
@@ -125,11 +135,19 @@ def training_datasets(
 
 
 def training_questions(script_args: Any, training_args: Any) -> tuple[Any, Any] | None:
-    """Read a script's training dataset as multiple-choice questions; None if it holds something else.
+    """Read a script's training dataset as multiple-choice questions, if that is what it holds.
 
-    The questions to train and to evaluate on are what `hf_calib.tasks.as_questions` takes; the latter may be None, as
-    in `training_datasets`. A file is returned by name, so that `hf_calib.load_questions` reads it and can name the
-    line of an error.
+    A file is returned by name, so that `hf_calib.load_questions` reads it and can name the line of an error.
+
+    Parameters
+    ----------
+    script_args, training_args
+        As in `training_datasets`.
+
+    Returns
+    -------
+    train_questions, eval_questions, or None if the dataset holds something else
+        What `hf_calib.tasks.as_questions` takes. The latter may be `None`, as in `training_datasets`.
     """
     name = script_args.dataset_name
     if name is None or script_args.dataset_streaming:
@@ -155,6 +173,10 @@ def calibration_questions(script_args: Any) -> dict[str, Any]:
     """Return a script's question sets as the keyword arguments of a calibration-aware trainer.
 
     The trainer reads them, unless the script has options for reading them.
+
+    Parameters
+    ----------
+    script_args : QuestionArguments
 
     Raises
     ------
@@ -189,12 +211,20 @@ def _reading(script_args: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def check_dataset(dataset: Any, formats: Iterable[tuple[str, ...]], source: str) -> None:
-    """Check that a dataset has rows, the columns of the first of the formats that fits, and no missing values in them.
+    """Check that a dataset has rows, the columns of one of the formats, and no missing values in them.
+
+    Parameters
+    ----------
+    dataset : datasets.Dataset or datasets.IterableDataset
+    formats : iterable of tuple of str
+        The first that fits is used.
+    source : str
+        For the messages.
 
     Raises
     ------
     DatasetError
-        The message names the source, the columns found, those expected and near misses; or the row and the column.
+        The message names the columns found, those expected and near misses; or the row and the column.
     """
     from datasets import Dataset
 

@@ -84,10 +84,16 @@ def _unknown_to(parser: Any, arguments: Sequence[str]) -> list[str]:
 def launch_options(remaining: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
     """Return the options of `accelerate launch` among those that are not the script's.
 
+    Parameters
+    ----------
+    remaining : sequence of str
+    parser : argparse.ArgumentParser
+        The script's, whose options a misspelled one may resemble.
+
     Raises
     ------
     ValueError
-        If an option is unknown; the message suggests an option of the script or the launcher that it resembles.
+        If an option is unknown.
     """
     if not remaining:
         return []
@@ -114,7 +120,10 @@ def launch_options(remaining: Sequence[str], parser: argparse.ArgumentParser) ->
 def launch_file_options(name: str) -> list[str]:
     """Return the options of `accelerate launch` that select a launch file.
 
-    The name is a path, or that of a file that comes with this package, such as "zero3".
+    Parameters
+    ----------
+    name : str
+        A path, or the name of a file that comes with this package, such as "zero3".
 
     Raises
     ------

@@ -13,6 +13,10 @@ from .data import DatasetError
 def reward_functions(script_args: Any) -> list[str | Callable]:
     """Find a script's rewards.
 
+    Parameters
+    ----------
+    script_args : RewardedScriptArguments
+
     Raises
     ------
     ValueError

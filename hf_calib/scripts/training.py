@@ -51,8 +51,16 @@ def make_trainer(
 ) -> Any:
     """Return a trainer with a script's model, datasets and questions.
 
-    The trainer's class loads its model by name; `columns` are the sets of columns that the dataset may have, and
-    `options` further arguments of the trainer.
+    Parameters
+    ----------
+    trainer_class : type
+        A calibration-aware trainer that loads its model by name.
+    columns : iterable of tuple of str
+        The sets of columns that the dataset may have.
+    script_args, training_args, model_args, dataset_args
+        The parsed options.
+    **options
+        Further arguments of the trainer.
     """
     train_dataset, eval_dataset = training_datasets(script_args, training_args, dataset_args, columns)
     return trainer_class(
@@ -67,7 +75,11 @@ def make_trainer(
 def train_and_save(trainer: Any, dataset_name: str | None = None) -> None:
     """Train, save, write the card, print the calibration before and after, and push if requested.
 
-    `dataset_name` is the dataset of the trainer's own loss; a local path is shortened to its last part.
+    Parameters
+    ----------
+    trainer : transformers.Trainer
+    dataset_name : str, optional
+        The dataset of the trainer's own loss; a local path is shortened to its last part.
     """
     args = trainer.args
     named = {} if dataset_name is None else {"dataset_name": published_name(dataset_name)}

@@ -16,8 +16,10 @@ EVALUATION_PREFIX = "eval_calibration"
 def set_direction(args: Any) -> None:
     """Set `greater_is_better`, if it was not given, to the direction of the measure that selects the best model.
 
-    To be called before the arguments' own `__post_init__`, which sets it to true for every name that does not end in
-    "loss".
+    Parameters
+    ----------
+    args : transformers.TrainingArguments
+        Before their own `__post_init__`, which sets it to true for every name that does not end in "loss".
 
     Raises
     ------
@@ -32,8 +34,13 @@ def set_direction(args: Any) -> None:
 def correct_direction(args: Any, prefix: str = EVALUATION_PREFIX) -> None:
     """Correct the `greater_is_better` that transformers has set for a measure of which lower values are better.
 
-    The finished arguments do not show whether the user or transformers set it, so the correction is logged. The names
-    under which the measures are logged begin with `prefix`.
+    The finished arguments do not show whether the user or transformers set it, so the correction is logged.
+
+    Parameters
+    ----------
+    args : transformers.TrainingArguments
+    prefix : str, default "eval_calibration"
+        Begins the names under which the measures are logged.
 
     Raises
     ------

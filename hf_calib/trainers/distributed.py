@@ -40,6 +40,11 @@ def needs_separate_backward(accelerator: Accelerator, args: Any) -> bool:
 
     With recomputed activations, DistributedDataParallel, DeepSpeed and FSDP expect each weight's gradient once per
     backward, and a weight's shards to be gathered for one recomputation at a time.
+
+    Parameters
+    ----------
+    accelerator : accelerate.Accelerator
+    args : transformers.TrainingArguments
     """
     return bool(args.gradient_checkpointing) and accelerator.distributed_type != DistributedType.NO
 

@@ -160,7 +160,14 @@ def logged_measures(report: CalibrationReport, prefix: str) -> dict[str, float]:
 def calibration_table(reports: Mapping[str, CalibrationReport], digits: int = 4) -> str:
     """Return what `evaluate()` reports as a table, one line per report, with intervals for accuracy and ECE.
 
-    The reports are, for example, a trainer's `calibration_reports`. A sentence below the table says what the ECE is.
+    A sentence below the table says what the ECE is.
+
+    Parameters
+    ----------
+    reports : mapping from str to CalibrationReport
+        For example a trainer's `calibration_reports`.
+    digits : int, default 4
+        Decimals.
     """
     with_interval = ("accuracy", "ece")
     rows = []

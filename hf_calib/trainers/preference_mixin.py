@@ -123,10 +123,14 @@ def recorded_outputs(*models: nn.Module | None) -> Iterator[list[Any]]:
 
 
 def sequence_log_probabilities(output: Any, inputs: dict[str, Any]) -> torch.Tensor:
-    """Return the log-probability of each completion, shape (2 B,), the chosen answers in the first half.
+    """Return the log-probability of each completion, shape (2 B,).
 
-    The output is that of one forward, with the tokens' log-probabilities or the logits; the inputs have `input_ids`
-    and `completion_mask`, shape (2 B, L).
+    Parameters
+    ----------
+    output
+        Of one forward, with the tokens' log-probabilities or the logits.
+    inputs : dict
+        The batch: `input_ids` and `completion_mask`, of shape (2 B, L), the chosen answers in the first half.
     """
     mask = inputs["completion_mask"][:, 1:]
     log_probabilities = getattr(output, "log_probs", None)

@@ -165,7 +165,11 @@ def _read(item: Encoded) -> tuple[tuple[int, ...], ...]:
 def check_base_weights(trainer: Any, disables_adapter: bool) -> None:
     """Check that the adapter can be disabled, if the anchor's or the trainer's own reference does so.
 
-    `disables_adapter` tells whether the anchor's reference is the model with its adapter disabled.
+    Parameters
+    ----------
+    trainer : transformers.Trainer
+    disables_adapter : bool
+        Whether the anchor's reference is the model with its adapter disabled.
 
     Raises
     ------

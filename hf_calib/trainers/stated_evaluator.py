@@ -127,8 +127,13 @@ def evaluator_of(
 ) -> CalibrationEvaluator:
     """Return a trainer's evaluator for questions with options or for free-form questions.
 
-    The source is as in `stated_prompts` and `QuestionPreparation.for_evaluation`, the rest as in
-    `CalibrationEvaluator`.
+    Parameters
+    ----------
+    trainer : transformers.Trainer
+    source
+        As in `stated_prompts` and `QuestionPreparation.for_evaluation`.
+    preparation, model, batch_size, **options
+        As in `CalibrationEvaluator`.
     """
     others = (preparation, model, trainer.accelerator, batch_size)
     reward = grading_reward(trainer)

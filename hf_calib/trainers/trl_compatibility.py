@@ -87,7 +87,13 @@ def trainer_name(trainer_class: type) -> str:
 def log_supervised_metrics(trainer: Any, metrics: Mapping[str, float], n_tokens: torch.Tensor) -> None:
     """Record metrics as TRL's SFT trainer does with its own loss, for one batch.
 
-    The metrics are means over the labels of all processes; `n_tokens`, shape (), counts this process's batch.
+    Parameters
+    ----------
+    trainer : trl.SFTTrainer
+    metrics : mapping from str to float
+        Means over the labels of all processes.
+    n_tokens : torch.Tensor of int64, shape ()
+        Of this process's batch.
     """
     mode = "train" if trainer.model.training else "eval"
     for name, value in metrics.items():
