@@ -91,8 +91,10 @@ def calibration(arms, reading, name):
     first = next(iter(arms.values()))[0]["measured"][reading][name]
     lines = [f"## {reading}, {name}, {first['n']} questions", ""]
     lines += header((*(CATALOG[key].short for key in COLUMNS), "ECE if calibrated", "added ECE kept away"))
-    base, broken = (mean_ece(arms.get(arm), reading, name) for arm in ("before", "dpo"))
+    base = mean_ece(arms.get("before"), reading, name)
     for arm, own in arms.items():
+        seeds = {row["seed"] for row in own}
+        broken = mean_ece([row for row in arms.get("dpo", []) if row["seed"] in seeds], reading, name)
         measured = [row["measured"][reading][name] for row in own]
         cells = [cell([found[key] for found in measured]) for key in COLUMNS]
         cells.append(f"{np.mean([found['ece_if_calibrated'] for found in measured]):.3f}")
