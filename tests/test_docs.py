@@ -38,5 +38,8 @@ def test_the_readme_has_absolute_links_and_narrow_tables():
     here = "https://github.com/hf-calib/hf_calib/blob/main/"
     raw = "https://raw.githubusercontent.com/hf-calib/hf_calib/main/"
     inside = [t.removeprefix(here).removeprefix(raw) for t in targets if t.startswith((here, raw))]
-    assert all((README.parent / path).is_file() for path in inside)
+    for path, _, section in (target.partition("#") for target in inside):
+        assert (README.parent / path).is_file()
+        headings = [line for line in (README.parent / path).read_bytes().splitlines() if line.startswith(b"#")]
+        assert not section or section in [line.decode().strip("# ").lower().replace(" ", "-") for line in headings]
     assert all(line.count("|") <= 6 for line in text.splitlines() if line.startswith("|"))
