@@ -383,7 +383,7 @@ def confidence_prompts(
     Warns
     -----
     UserWarning
-        If questions have no right answer; the rewards leave their completions out.
+        If questions have no right answer; their completions get no reward.
 
     Examples
     --------
@@ -402,7 +402,7 @@ def confidence_prompts(
     unknown = sum(not question.answers for question in asked)
     if unknown:
         warnings.warn(
-            f"{unknown} of {len(asked)} questions have no right answer; rewards leave their completions out",
+            f"{unknown} of {len(asked)} questions have no right answer; their completions get no reward",
             stacklevel=2,
         )
     answer, confidence = _MARKS[style]

@@ -238,7 +238,7 @@ def test_prompts_show_the_form_that_is_read(style, tmp_path):
         confidence_prompts([{"question": "a?", "answers": ["b"]}])
     with pytest.raises(QuestionError, match="questions: there is none"):
         confidence_prompts([])
-    with pytest.warns(UserWarning, match="1 of 2 questions have no right answer; rewards leave"):
+    with pytest.warns(UserWarning, match="1 of 2 questions have no right answer; their completions get no reward"):
         assert len(confidence_prompts([*asked, FreeFormQuestion("Open?")])) == 2
 
 

@@ -122,17 +122,17 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
             calibration_reference_model = str(calibration_reference_model)
         if calibration_dataset is None and calibration_reference_model is not None:
             raise ValueError(
-                "calibration_reference_model: it has no effect without calibration questions; pass them as "
+                "calibration_reference_model: has no effect without calibration questions; pass them as "
                 "calibration_dataset, or leave it out"
             )
         if em_dataset is not None and (calibration_dataset is None or settings.em_weight == 0):
             raise ValueError(
-                "em_dataset: it has no effect without a calibration_dataset and an em_weight above 0; give both, or "
+                "em_dataset: has no effect without a calibration_dataset and an em_weight above 0; give both, or "
                 "leave it out"
             )
         if settings.eval_calibrator is not None and eval_calibration_dataset is None:
             raise ValueError(
-                "eval_calibrator: it has no effect without questions to evaluate on; pass them as "
+                "eval_calibrator: has no effect without questions to evaluate on; pass them as "
                 "eval_calibration_dataset, or leave it out"
             )
         if calibration_dataset is not None:

@@ -202,7 +202,7 @@ def load_reference(trainer: Any, name: str) -> Any:
     Raises
     ------
     MissingModelError, InvalidFolderError
-        If the name is a path at which there is no model.
+        If the name is a path without a model.
     """
     from transformers import AutoModelForCausalLM
 

@@ -108,5 +108,5 @@ def test_an_argument_without_effect_is_refused(name, options, tokenizer, tmp_pat
         "em_dataset": questions(4),
         "eval_calibrator": "temperature",
     }
-    with pytest.raises(ValueError, match=f"^{name}: it has no effect without"):
+    with pytest.raises(ValueError, match=f"^{name}: has no effect without"):
         dpo(tokenizer, tmp_path, peft_config=lora(), **{name: given[name], **options})
