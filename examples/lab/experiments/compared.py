@@ -100,6 +100,7 @@ VARIANTS: dict[str, Method] = {
     "chat-dpo": Method("chat-dpo"),
     "chat-calibration-aware-dpo": Method("chat-calibration-aware-dpo"),
     "chat-calibration-aware-dpo-synthesized": Method("chat-calibration-aware-dpo-synthesized"),
+    "chat-calibration-aware-dpo-prompts": Method("chat-calibration-aware-dpo-prompts"),
     "chat-calibration-aware-dpo-replies": Method("chat-calibration-aware-dpo-replies"),
     "chat-calibration-aware-dpo-whole-replies": Method("chat-calibration-aware-dpo-whole-replies"),
     "supervised": Method("supervised", "all"),
@@ -110,10 +111,10 @@ VARIANTS: dict[str, Method] = {
 """Variants of these methods, which sweeps compare.
 
 ``rcft`` with the anchor on other prompts: those of the preference pairs, or the data's with options of other
-questions (mutated); calibration-aware DPO with the anchor at tokens of the pairs' chosen replies, after the first or
-anywhere (whole-replies); ``rcft`` half-way back to the pre-trained weights; alignment on the open pairs alone (chat);
-and alignment of a model that was first tuned on the answers until it was overconfident: plainly, keeping to this
-model, and keeping to the pre-trained one (base).
+questions (mutated); calibration-aware DPO with the anchor at tokens of the pairs' prompts, of their chosen replies
+after the first token (replies), or of whole chosen replies; ``rcft`` half-way back to the pre-trained weights;
+alignment on the open pairs alone (chat); and alignment of a model that was first tuned on the answers until it was
+overconfident: plainly, keeping to this model, and keeping to the pre-trained one (base).
 """
 
 COMPARED = {**METHODS, **VARIANTS}

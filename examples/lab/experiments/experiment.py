@@ -132,8 +132,8 @@ def _variants() -> dict[str, TrainedModel]:
 
     aware = lab.calibration_aware_dpo
 
-    def whole(bench: Bench) -> Any:
-        return variants.anchored_in_replies(bench, whole=True)
+    def in_pairs(places: str) -> Callable[[Bench], Any]:
+        return lambda bench: variants.anchored_in_pairs(bench, places)
 
     def other(align: Callable[[Bench], Any], change: Callable[[Bench], Bench] = lambda bench: bench) -> TrainedModel:
         settings = ("alignment", "calibration_batch_size")
@@ -151,10 +151,9 @@ def _variants() -> dict[str, TrainedModel]:
         "chat-calibration-aware-dpo-synthesized": in_chat(
             lambda bench: aware(variants.with_prompts(bench, variants.synthesized_prompts(bench)))
         ),
-        "chat-calibration-aware-dpo-replies": in_chat(variants.anchored_in_replies),
-        "chat-calibration-aware-dpo-whole-replies": in_chat(whole),
-        "calibration-aware-dpo-replies": other(variants.anchored_in_replies),
-        "calibration-aware-dpo-whole-replies": other(whole),
+        **{f"chat-calibration-aware-dpo-{places}": in_chat(in_pairs(places)) for places in variants.PLACES},
+        "calibration-aware-dpo-replies": other(in_pairs("replies")),
+        "calibration-aware-dpo-whole-replies": other(in_pairs("whole-replies")),
         "supervised": TrainedModel(lambda bench, _: variants.supervised(bench), ("long",), None, sources),
         "supervised-dpo": tuned_first(lab.plain_dpo),
         "supervised-calibration-aware-dpo": tuned_first(aware, "calibration_batch_size"),

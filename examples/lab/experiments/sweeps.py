@@ -189,6 +189,7 @@ SWEEPS: dict[str, Sweep] = {
             "chat-dpo",
             "chat-calibration-aware-dpo",
             "chat-calibration-aware-dpo-synthesized",
+            "chat-calibration-aware-dpo-prompts",
             "chat-calibration-aware-dpo-replies",
             "chat-calibration-aware-dpo-whole-replies",
         ),

@@ -69,26 +69,34 @@ def with_chat_alone(bench: Bench) -> Bench:
     )
 
 
-def anchored_in_replies(bench: Bench, *, whole: bool = False) -> Any:
-    """Align the pre-trained model with the anchor at a random token of each chosen reply.
+PLACES = ("prompts", "replies", "whole-replies")
+"""Where in the pairs the anchor may be."""
+
+
+def anchored_in_pairs(bench: Bench, places: str) -> Any:
+    """Align the pre-trained model with the anchor at a random token of each pair.
 
     Parameters
     ----------
     bench : Bench
-    whole : bool, default False
-        Whether the first token may be drawn too, where an open reply becomes polite or not, and where a
-        multiple-choice question is answered.
+    places : str
+        Which tokens are drawn from: the prompt's, those of the chosen reply after its first, or all of the chosen
+        reply's. The first token is where an open reply becomes polite or not, and where a multiple-choice question is
+        answered.
     """
     rng = np.random.default_rng([bench.seed, 12])
     items = []
     for pair in bench.data.pairs:
         prompt = bench.tokenizer(pair["prompt"])["input_ids"]
         reply = bench.tokenizer(pair["chosen"], add_special_tokens=False)["input_ids"]
-        known = [*prompt, *reply[: rng.integers(1 - whole, len(reply) + 1)]]
+        if places == "prompts":
+            known = prompt[: rng.integers(1, len(prompt))]
+        else:
+            known = [*prompt, *reply[: rng.integers(places == "replies", len(reply) + 1)]]
         # Only an anchor reads these items, at the position after the last token; the options are not used.
         items.append(EncodedQuestion(tuple(known), (0, 1), -1, len(items)))
     args = CalibrationAwareConfig(
-        **bench.alignment_arguments("in-replies"), calibration_batch_size=bench.preset.calibration_batch_size
+        **bench.alignment_arguments("in-pairs"), calibration_batch_size=bench.preset.calibration_batch_size
     )
     trainer = CalibrationAwareTrainer(
         args=args,
@@ -100,7 +108,7 @@ def anchored_in_replies(bench: Bench, *, whole: bool = False) -> Any:
     return trainer
 
 
-_NOT_ASKED = Question("A place in a reply.", ("no", "option"))
+_NOT_ASKED = Question("A place in a pair.", ("no", "option"))
 
 
 def read_question(text: str) -> Question | None:
