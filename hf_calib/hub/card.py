@@ -291,7 +291,9 @@ def _limits(data: CalibrationCardData, calibrator: bool) -> Iterable[object]:
     )
     with_what = []
     if data.calibration_data:
-        with_what.append(f"questions from {_dataset_link(data.calibration_data)}")
+        # Without questions, the anchor acted on tokens of the preference pairs.
+        kind = "questions" if data.option_counts or data.free_form else "tokens"
+        with_what.append(f"{kind} from {_dataset_link(data.calibration_data)}")
     if data.option_counts:
         counts = " or ".join(map(str, sorted(set(data.option_counts))))
         with_what.append(f"{counts} options per question")

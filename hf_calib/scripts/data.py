@@ -12,6 +12,7 @@ from ..tasks import as_questions, is_question_layout, load_questions, parse_colu
 from ..tasks.files import file_rows
 from ..tasks.loading import is_path, require_hub_dataset
 from ..trainers.dataset_layouts import DatasetError, as_trl_dataset, column_names
+from ..trainers.pair_positions import PAIRS
 from ..trainers.self_made import SELF
 
 _BUILDERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
@@ -188,7 +189,7 @@ def calibration_questions(script_args: Any) -> dict[str, Any]:
     own, held_out = _reading(script_args), _reading(script_args, "eval_")
     sets = {"calibration_dataset": own, "eval_calibration_dataset": held_out, "em_dataset": own}
     return {
-        name: source if source in (None, SELF) or reading == _AS_FOUND else load_questions(source, **reading)
+        name: source if source in (None, SELF, PAIRS) or reading == _AS_FOUND else load_questions(source, **reading)
         for name, reading in sets.items()
         for source in [getattr(script_args, name)]
     }

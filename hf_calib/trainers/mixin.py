@@ -16,7 +16,7 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
 from ..confidence.forward import evaluating
-from ..hub import dataset_reference
+from ..hub import DatasetReference, dataset_reference
 from ..tasks import PromptFormat, as_questions
 from .best_metric import correct_direction
 from .calibration_arguments import CalibrationArguments
@@ -26,6 +26,7 @@ from .dataset_layouts import check_layouts
 from .distributed import needs_separate_backward, separate_backward
 from .evaluator import CalibrationEvaluator, logged_measures, model_to_ask
 from .interruption import InterruptionMixin
+from .pair_positions import is_pairs, positions_in_pairs
 from .publishing import PublishingMixin
 from .questions import PreparedQuestions, QuestionPreparation
 from .reference import Reference, check_base_weights
@@ -54,7 +55,8 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
         Multiple-choice questions in any layout of `hf_calib.tasks.as_questions`. Questions without answers are
         anchored to the reference model; those with answers also get the supervised and the EM term. With "self", the
         reference model writes the questions before training, `self_made_questions` of them, into `questions.jsonl` in
-        the output folder, where a resumed run finds them; see `hf_calib.synthesize_questions`.
+        the output folder, where a resumed run finds them; see `hf_calib.synthesize_questions`. With "pairs", the
+        anchor acts on one token of each chosen reply of a DPO trainer's own pairs, never on a reply's first.
     eval_calibration_dataset : dataset, list of rows, str or Path, optional
         Answered questions on which `evaluate()` reports accuracy, calibration error and more. Free-form questions, or
         prompts as a trainer that generates gets them, are answered greedily, and the confidence stated in the answers
@@ -206,6 +208,11 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
         run, settings = self.calibration_run, copy.copy(self.calibration_arguments)
         if is_self(source):
             source = self_made_questions(self, reference_model)
+        if is_pairs(source):
+            source = PreparedQuestions([], positions_in_pairs(self, reference_model), [])
+            run.calibration_source = DatasetReference(
+                "preference-pairs", size=len(source.trained), origin="one token of each chosen reply"
+            )
         if isinstance(source, PreparedQuestions):
             run.questions = source.questions
         else:
@@ -237,10 +244,10 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
         run.settings["calibration_batch_size"] = settings.calibration_batch_size
         if max(weight for name, weight in weights.items() if name != "anchor") > 0:
             run.trained_on = prepared.of(prepared.answered)
-            if not prepared.answered and self.accelerator.is_main_process:
+            if prepared.questions and not prepared.answered and self.accelerator.is_main_process:
                 _report_unanswered(len(prepared.trained), settings)
         distributions = read_distributions(reference_model)
-        if distributions is None and settings.anchor_weight > 0:
+        if distributions is None and settings.anchor_weight > 0 and prepared.questions:
             questions = prepared.of(prepared.trained)
             distributions = matched_distributions(
                 self, reference_model, questions, self._questions.tokenizer, settings.calibration_confidence

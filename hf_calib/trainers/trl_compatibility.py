@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import trl
 from accelerate.utils import is_peft_model
+from datasets import Dataset
 
 _OWN_TAGS = ["hf_calib", "calibration"]
 
@@ -77,6 +78,18 @@ def dataset_kind(trainer: Any) -> str | None:
         "RLOOTrainer": "prompt_only",
     }
     return next((kind for name, kind in kinds.items() if isinstance(trainer, getattr(trl, name))), None)
+
+
+def tokenized_pairs(trainer: Any) -> Dataset | None:
+    """Return the token ids that a DPO trainer trains on, in the columns "prompt" and "chosen".
+
+    None for other trainers, for streamed data, and for images, which TRL processes batch by batch.
+    """
+    columns = {"prompt_ids": "prompt", "chosen_ids": "chosen"}
+    rows = getattr(trainer, "train_dataset", None)
+    if not isinstance(rows, Dataset) or not columns.keys() <= set(rows.column_names):
+        return None
+    return rows.select_columns(list(columns)).rename_columns(columns)
 
 
 def trainer_name(trainer_class: type) -> str:
