@@ -45,7 +45,7 @@ class Arm:
     """One way to train, or a change of the model that plain DPO made."""
 
     config: dict = field(default_factory=dict)  # of CalibrationAwareConfig
-    prompts: str = "none"  # none, questions, answers or self
+    prompts: str = "none"  # none, questions, answers, self or pairs
     catto: str | None = None  # the distance of CATTO's term
     after: str | None = None  # what is done to plain DPO's model
 
@@ -63,6 +63,7 @@ ARMS = {
     "anchor texts": Arm({"calibration_confidence": "text-tokens"}, prompts="questions"),
     "anchor answers": Arm({"calibration_confidence": "text-tokens"}, prompts="answers"),
     "anchor self": Arm({"self_made_questions": 200}, prompts="self"),
+    "anchor pairs": Arm(prompts="pairs"),
     "temperature": Arm(after="temperature"),
     "daca": Arm(after="daca"),
     "averaged 0.25": Arm(after="averaged"),
@@ -229,7 +230,7 @@ class Experiment:
         """Return an arm's calibration questions."""
         if arm.prompts == "questions":
             return [replace(question, answer=None) for question in self.questions]
-        return {"none": None, "self": "self", "answers": self.questions}[arm.prompts]
+        return {"none": None, "self": "self", "pairs": "pairs", "answers": self.questions}[arm.prompts]
 
     def trained(self, name, arm, seed, weight):
         """Train unless an earlier run has finished the training, and return the row."""
