@@ -102,7 +102,7 @@ def _rivals() -> dict[str, TrainedModel]:
 
 def _variants() -> dict[str, TrainedModel]:
     """Return the models of `experiments.compared.VARIANTS`, and those of methods with the anchor on other prompts."""
-    sources = (*_TERMS, "experiments/variants.py", "evaluation/synthesis.py")
+    sources = (*_TERMS, "experiments/variants.py", "evaluation/synthesis.py", "trainers/pair_positions.py")
     prompts = {
         "pairs": variants.pairs_prompts,
         "mutated": variants.mutated_prompts,

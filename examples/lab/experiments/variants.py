@@ -70,7 +70,7 @@ def with_chat_alone(bench: Bench) -> Bench:
 
 
 PLACES = ("prompts", "replies", "whole-replies")
-"""Where in the pairs the anchor may be."""
+"""Where in the pairs the anchor may be: the second is the trainers' `calibration_dataset="pairs"`."""
 
 
 def anchored_in_pairs(bench: Bench, places: str) -> Any:
@@ -84,31 +84,30 @@ def anchored_in_pairs(bench: Bench, places: str) -> Any:
         reply's. The first token is where an open reply becomes polite or not, and where a multiple-choice question is
         answered.
     """
-    rng = np.random.default_rng([bench.seed, 12])
-    items = []
-    for pair in bench.data.pairs:
-        prompt = bench.tokenizer(pair["prompt"])["input_ids"]
-        reply = bench.tokenizer(pair["chosen"], add_special_tokens=False)["input_ids"]
-        if places == "prompts":
-            known = prompt[: rng.integers(1, len(prompt))]
-        else:
-            known = [*prompt, *reply[: rng.integers(places == "replies", len(reply) + 1)]]
-        # Only an anchor reads these items, at the position after the last token; the options are not used.
-        items.append(EncodedQuestion(tuple(known), (0, 1), -1, len(items)))
     args = CalibrationAwareConfig(
         **bench.alignment_arguments("in-pairs"), calibration_batch_size=bench.preset.calibration_batch_size
     )
     trainer = CalibrationAwareTrainer(
         args=args,
         train_dataset=bench.data.pairs,
-        calibration_dataset=PreparedQuestions([_NOT_ASKED] * len(items), items, []),
+        calibration_dataset="pairs" if places == "replies" else _places(bench, places),
         **bench.policy_and_reference(),
     )
     trainer.train()
     return trainer
 
 
-_NOT_ASKED = Question("A place in a pair.", ("no", "option"))
+def _places(bench: Bench, places: str) -> PreparedQuestions:
+    rng = np.random.default_rng([bench.seed, 12])
+    items = []
+    for pair in bench.data.pairs:
+        prompt = bench.tokenizer(pair["prompt"])["input_ids"]
+        reply = bench.tokenizer(pair["chosen"], add_special_tokens=False)["input_ids"]
+        first, stop = (1, len(prompt)) if places == "prompts" else (len(prompt), len(prompt) + len(reply) + 1)
+        known = [*prompt, *reply][: rng.integers(first, stop)]
+        # Only an anchor reads these items, at the position after the last token; the options are not used.
+        items.append(EncodedQuestion(tuple(known), (0, 1), -1, len(items)))
+    return PreparedQuestions([], items, [])
 
 
 def read_question(text: str) -> Question | None:
