@@ -209,7 +209,7 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
         if is_self(source):
             source = self_made_questions(self, reference_model)
         if is_pairs(source):
-            source = PreparedQuestions([], positions_in_pairs(self, reference_model), [])
+            source = PreparedQuestions([], positions_in_pairs(self, self._questions.max_length, reference_model), [])
             run.calibration_source = DatasetReference(
                 "preference-pairs", size=len(source.trained), origin="one token of each chosen reply"
             )

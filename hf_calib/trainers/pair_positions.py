@@ -24,7 +24,7 @@ def is_pairs(source: Any) -> bool:
     return isinstance(source, str) and source == PAIRS
 
 
-def positions_in_pairs(trainer: Any, reference: Any = None) -> list[EncodedQuestion]:
+def positions_in_pairs(trainer: Any, max_length: int | None, reference: Any = None) -> list[EncodedQuestion]:
     """Draw one position in the chosen reply of each preference pair for the anchor, the same on every process.
 
     The reply's first token is never the one that is predicted there: it often decides what the pairs prefer, which the
@@ -34,6 +34,8 @@ def positions_in_pairs(trainer: Any, reference: Any = None) -> list[EncodedQuest
     ----------
     trainer : CalibrationMixin
         Before training. At most `MOST` of its pairs are used, drawn at random.
+    max_length : int or None
+        The largest number of tokens up to and including the one that is predicted.
     reference : optional
         Its `calibration_reference_model`, which must not be given.
 
@@ -69,13 +71,12 @@ def positions_in_pairs(trainer: Any, reference: Any = None) -> list[EncodedQuest
             'use a DPO trainer with a dataset that is not streamed, or pass questions or "self"'
         )
     rng = np.random.default_rng(trainer.args.seed)
-    limit = trainer._questions.max_length
     items = []
     rows = np.sort(rng.permutation(len(pairs))[:MOST])
     for row, pair in zip(rows.tolist(), pairs.select(rows), strict=True):
         prompt, reply = pair["prompt"], pair["chosen"]
         # The last token that may be predicted is the reply's last, or the last within the limit.
-        stop = len(reply) if limit is None else min(len(reply), limit - len(prompt))
+        stop = len(reply) if max_length is None else min(len(reply), max_length - len(prompt))
         if stop > 1:
             known = (*prompt, *reply[: rng.integers(1, stop)])
             items.append(EncodedQuestion(known, _ANY_OPTIONS, -1, row))
