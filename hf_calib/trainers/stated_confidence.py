@@ -15,7 +15,8 @@ from ..evaluation import SelfEvaluationQuestions
 from ..hub import dataset_reference
 from ..tasks import PromptFormat, Question, QuestionError
 from ..tasks.drawing import QuestionList
-from .questions import use_chat_template
+from .calibration_arguments import CalibrationArguments
+from .questions import chosen_format, use_chat_template
 from .recalibration import RecalibrationConfig, RecalibrationTrainer
 
 
@@ -60,12 +61,19 @@ class StatedConfidenceConfig(RecalibrationConfig):
     def __post_init__(self) -> None:
         if not 0.0 <= self.answer_weight < float("inf"):
             raise ValueError(f"answer_weight must be a finite, nonnegative number, got {self.answer_weight}")
-        self.calibration_confidence = StatedLevels.name
-        for name in ("em_weight", "dece_weight"):
+        for name in ("em_weight", "dece_weight", "brier_weight"):
             if getattr(self, name) != 0:
                 raise ValueError(
                     f"{name}: this term acts on a question's options, not on levels of confidence; set it to 0"
                 )
+        if self.permute_options:
+            raise ValueError("permute_options: levels of confidence have one order; leave it out")
+        if self.calibration_confidence not in (CalibrationArguments.calibration_confidence, StatedLevels.name):
+            raise ValueError(
+                f"calibration_confidence: {self.calibration_confidence!r} does not apply to levels of confidence; "
+                "leave it out"
+            )
+        self.calibration_confidence = StatedLevels.name
         super().__post_init__()
 
 
@@ -75,7 +83,7 @@ class StatedConfidenceTrainer(RecalibrationTrainer):
     After each answer the model has a distribution over the levels of confidence; the loss is the expected Brier score
     of the level that it states, plus the anchor if `anchor_weight` is above 0. The answers' texts are trained only if
     `answer_weight` is above 0. `hf-calib measure --free-form ... --confidence stated-levels` asks with the same
-    prompt.
+    prompt, and with the levels of `scale="auto"`.
 
     Parameters
     ----------
@@ -103,6 +111,7 @@ class StatedConfidenceTrainer(RecalibrationTrainer):
     """
 
     _method_name = _method_without_terms = "stated-confidence training"
+    _chat_option = "answers that were asked for with prompt_format=PromptFormat(chat=True)"
 
     def __init__(
         self,
@@ -115,9 +124,10 @@ class StatedConfidenceTrainer(RecalibrationTrainer):
     ) -> None:
         use_chat_template(processing_class, args.chat_template_path)
         questions = _checked(answers, "answers")
-        prompt_format = kwargs.pop("prompt_format", None)
-        if prompt_format is None:
-            prompt_format = PromptFormat.from_dict(answers.provenance["prompt_format"])
+        if reference is not None and args.anchor_weight == 0:
+            raise ValueError("reference: has no effect without the anchor; set anchor_weight above 0, or leave it out")
+        of_answers = PromptFormat.from_dict(questions.provenance["prompt_format"])
+        prompt_format = chosen_format(kwargs.pop("prompt_format", None), of_answers, args)
         tokenizer = getattr(processing_class, "tokenizer", processing_class)
         self.levels = find_levels(tokenizer, prompt_format, args.scale)
         if kwargs.get("eval_calibration_dataset") is not None:

@@ -82,6 +82,12 @@ def test_the_stated_confidence_becomes_calibrated(graded, tokenizer, tmp_path): 
     trainer.create_model_card()
     text = (tmp_path / "README.md").read_text()
     assert "stated-confidence training" in text
+    assert f"graded by 'even_sum'; {graded.describe()}" in text
+    # Levels have neither places nor a chance level, and which answers are right is not trained.
+    assert "Answers A on" not in text
+    assert "repeats of others" not in text
+    assert trainer.calibration_run.regime is None
+    assert trainer.calibration_run.confidence == "stated-levels"
     assert "measured on free-form questions, with confidence read off the mean level of confidence" in text
 
 
@@ -141,6 +147,21 @@ def test_bad_input_is_refused(graded, tokenizer, tmp_path):  # noqa: F811
         StatedConfidenceTrainer(tiny_llama(tokenizer), args, graded, tokenizer, eval_calibration_dataset=list(graded))
     with pytest.raises(ValueError, match="em_weight: this term acts on a question's options"):
         StatedConfidenceConfig(str(tmp_path), em_weight=1.0, **training_arguments())
+    for options, message in (
+        ({"brier_weight": 1.0}, "brier_weight: this term acts on a question's options"),
+        ({"permute_options": True}, "permute_options: levels of confidence have one order"),
+        ({"calibration_confidence": "text"}, "calibration_confidence: 'text' does not apply to levels"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            StatedConfidenceConfig(str(tmp_path), **options, **training_arguments())
+    with pytest.raises(ValueError, match="reference: has no effect without the anchor"):
+        StatedConfidenceTrainer(tiny_llama(tokenizer), args, graded, tokenizer, tiny_llama(tokenizer))
+    chat = StatedConfidenceConfig(str(tmp_path), calibration_prompt="chat", **training_arguments())
+    with pytest.raises(ValueError, match="calibration_prompt: the graded answers were asked for without the chat"):
+        StatedConfidenceTrainer(tiny_llama(tokenizer), chat, graded, tokenizer)
+    nothing = StatedConfidenceConfig(str(tmp_path), supervised_weight=0.0, **training_arguments())
+    with pytest.raises(ValueError, match="no term has a weight, so there is nothing to train on"):
+        StatedConfidenceTrainer(tiny_llama(tokenizer), nothing, graded, tokenizer)
     with pytest.raises(ValueError, match="answer_weight must be a finite, nonnegative number, got -1"):
         StatedConfidenceConfig(str(tmp_path), answer_weight=-1, **training_arguments())
     wrong = SelfEvaluationQuestions([answer for answer in graded.answers if not answer.right], graded.provenance)
