@@ -212,13 +212,13 @@ class StatedLevels(ConfidenceMethod):
         if all(isinstance(question, AnsweredQuestion) for question in questions):
             return level_predictions(backend, questions, prompt_format, asking)
         letters = OptionLetters().predict(backend, questions, prompt_format, asking)
-        levels = find_levels(getattr(backend, "tokenizer", None), prompt_format, self.scale)
+        plain = PromptFormat(chat=prompt_format.chat, system=prompt_format.system)
+        levels = find_levels(getattr(backend, "tokenizer", None), plain, self.scale)
         asked = []
         for row, option in zip(letters.rows, letters.predicted, strict=True):
             question = questions[row]
             text, given = in_words(question, int(option))
             asked.append(AnsweredQuestion(text, levels, None, question.subject, question.context, given=given))
-        plain = PromptFormat(chat=prompt_format.chat, system=prompt_format.system)
         found = level_predictions(backend, asked, plain, asking.for_part("level_"))
         kept = letters.subset(found.rows)
         return Predictions.from_answers(

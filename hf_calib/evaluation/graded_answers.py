@@ -16,7 +16,7 @@ from ..tasks.drawing import QuestionList
 from ..tasks.free_form import MATCHERS, FreeFormQuestion, Matcher, matcher_named, name_of_matcher
 
 _METADATA = b"hf_calib.self_evaluation"
-# What the provenance in a file must have.
+# What the provenance must have.
 _PROVENANCE = ("model", "n_questions", "sampling", "matcher", "prompt_format", "counts")
 
 
@@ -123,9 +123,17 @@ class SelfEvaluationQuestions(QuestionList[Question]):
     Attributes
     ----------
     answers, provenance
+
+    Raises
+    ------
+    QuestionError
+        If the provenance is incomplete.
     """
 
     def __init__(self, answers: Sequence[GradedAnswer], provenance: Mapping[str, Any]) -> None:
+        missing = [name for name in _PROVENANCE if name not in provenance]
+        if missing:
+            raise QuestionError(f"the provenance lacks {', '.join(missing)}; take that of the graded answers")
         super().__init__(map(_question, answers), source=provenance.get("source"))
         self.answers = tuple(answers)
         # With lists for tuples, as after saving and loading.
@@ -215,15 +223,9 @@ class SelfEvaluationQuestions(QuestionList[Question]):
             table = parquet.read_table(path)
             metadata = (table.schema.metadata or {}).get(_METADATA)
             if metadata is not None:
-                provenance = json.loads(metadata)
-                missing = [name for name in _PROVENANCE if name not in provenance]
-                if missing:
-                    raise QuestionError(f"the provenance lacks {', '.join(missing)}")
                 rows = table.column("source").to_pylist()
-                return cls(
-                    [GradedAnswer(**row | {"question": FreeFormQuestion(**row["question"])}) for row in rows],
-                    provenance,
-                )
+                answers = [GradedAnswer(**row | {"question": FreeFormQuestion(**row["question"])}) for row in rows]
+                return cls(answers, json.loads(metadata))
         # Arrow raises an ArrowException or an OSError, or returns other columns, texts and types than were written.
         except (arrow.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
             raise QuestionError(

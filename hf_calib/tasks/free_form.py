@@ -255,6 +255,8 @@ def free_form_questions(rows: Iterable[Mapping[str, Any]]) -> list[FreeFormQuest
 
 
 def _question(place: str, row: Mapping[str, Any]) -> FreeFormQuestion:
+    if not isinstance(row, Mapping):
+        raise QuestionError(f"{place}: expected a row with a 'question', got a {type(row).__name__}")
     answers = "answers" if "answers" in row and "answer" not in row else "answer"
     missing = [name for name in ("question", answers) if name not in row]
     if missing:

@@ -77,8 +77,8 @@ class SelfEvaluationCallback(TrainerCallback):
                 f"questions: expected SelfEvaluationQuestions, got {type(questions).__name__}; make them with "
                 "self_evaluation_questions, or read them with SelfEvaluationQuestions.load"
             )
-        if every < 1:
-            raise ValueError(f"every is a number of optimizer steps, at least 1; got {every}")
+        if not isinstance(every, int) or every < 1:
+            raise ValueError(f"every is a whole number of optimizer steps, at least 1; got {every!r}")
         self.questions = questions
         self.every = every
         self.sampling = Sampling.from_dict(questions.provenance, matcher)

@@ -208,6 +208,8 @@ def test_damaged_and_other_files_are_refused_by_name(tmp_path):
         kept = {key: value for key, value in found.provenance.items() if key != name}
         metadata = {b"hf_calib.self_evaluation": json.dumps(kept).encode()}
         parquet.write_table(table.replace_schema_metadata(metadata), path)
+        with pytest.raises(QuestionError, match=f"the provenance lacks {name}"):
+            SelfEvaluationQuestions(found.answers, kept)
         with pytest.raises(QuestionError, match=rf"graded\.parquet: .*the provenance lacks {name}.*again"):
             SelfEvaluationQuestions.load(path)
     metadata = {b"hf_calib.self_evaluation": json.dumps(found.provenance).encode()}

@@ -163,8 +163,9 @@ def test_training_asks_as_measuring_does(source, tmp_path):
 
 
 def test_bad_input_is_refused(graded, tokenizer, tmp_path):
-    with pytest.raises(ValueError, match="every is a number of optimizer steps"):
-        callback(graded, 0)
+    for every in (0, 2.5, "2"):
+        with pytest.raises(ValueError, match=f"every is a whole number of optimizer steps, at least 1; got {every!r}"):
+            callback(graded, every)
     with pytest.raises(TypeError, match="expected SelfEvaluationQuestions, got list"):
         SelfEvaluationCallback(list(graded), 5)
     with pytest.raises(ValueError, match="graded by 'even_sum'; pass that function"):

@@ -144,7 +144,23 @@ def test_bad_input_is_refused(tokenizer, tmp_path):
     with pytest.raises(QuestionError, match="row 0, counted from 0: there is no right answer in 'solution', and"):
         stated_prompts([{"prompt": "a", "solution": [None], "answers": ["b"]}], chat=False)
     with pytest.raises(QuestionError, match="row 1, counted from 0: its prompt is a list, but that of row 0 is a str"):
-        stated_prompts([{"prompt": "a", "answer": "b"}, {"prompt": [], "answer": "d"}], chat=False)
+        stated_prompts([{"prompt": "a", "answer": "b"}, {"prompt": [{"content": "c"}], "answer": "d"}], chat=False)
+    for row, message in (
+        ({"prompt": None}, "row 1, counted from 0: the prompt is None; give a text or a list of messages, not empty"),
+        ({"prompt": " "}, "row 1, counted from 0: the prompt is ' '"),
+        ({"prompt": []}, r"row 1, counted from 0: the prompt is \[\]"),
+        ({"prompt": 3}, "row 1, counted from 0: the prompt is 3"),
+        ({"answer": "d"}, "row 1, counted from 0: the prompt is None"),
+        ("c", "row 1, counted from 0: expected a row with a 'prompt', got a str"),
+        (
+            {"prompt": "c", "answer": {"text": "d"}},
+            "row 1, counted from 0, column 'answer': the right answer is a",
+        ),
+    ):
+        with pytest.raises(QuestionError, match=message):
+            stated_prompts([{"prompt": "a", "answer": "b"}, row], chat=False)
+    with pytest.raises(QuestionError, match="row 1, counted from 0: expected a row with a 'question', got a str"):
+        stated_prompts([{"question": "a?", "answer": "b"}, "c"], chat=False)
     messages = confidence_prompts(ASKED)
     with pytest.raises(ValueError, match="no chat template"):
         grpo(tokenizer, tmp_path, eval_calibration_dataset=messages, peft_config=lora())
