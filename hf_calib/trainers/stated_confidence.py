@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
 from ..confidence.encoded import EncodedOptions, PromptEncoder
@@ -34,7 +35,8 @@ class StatedConfidenceConfig(RecalibrationConfig):
         The levels: 0 to 100 in steps of 5, 0 to 9, or ten words. "auto" chooses the first of these whose levels
         are single tokens.
     answer_weight : float, default 0.0
-        Weight of the log-loss of the right answers' texts, per token. At 0 the answers are not trained.
+        Weight of the right answers' mean log-loss, each divided by its number of tokens. At 0 the answers are not
+        trained.
     """
 
     supervised_weight: float = field(
@@ -190,9 +192,11 @@ class StatedConfidenceTrainer(RecalibrationTrainer):
         starts = torch.tensor([len(item.input_ids) for item in chosen])
         places = torch.arange(ids.shape[1])
         mask = (places < lengths[:, None]).to(device)
-        labels = ids.masked_fill(~(mask & (places >= starts[:, None]).to(device)), -100)
-        answers = model(input_ids=ids, attention_mask=mask.long(), labels=labels).loss
-        return loss + self._answer_weight * answers
+        labels = ids.masked_fill(~(mask & (places >= starts[:, None]).to(device)), -100)[:, 1:]
+        logits = model(input_ids=ids, attention_mask=mask.long()).logits[:, :-1]
+        losses = cross_entropy(logits.float().transpose(1, 2), labels, ignore_index=-100, reduction="none")
+        # Per answer rather than per token of all, so that gradient accumulation does not change the update.
+        return loss + self._answer_weight * (losses.sum(dim=1) / (labels >= 0).sum(dim=1)).mean()
 
 
 def level_questions(answers: SelfEvaluationQuestions, levels: tuple[str, ...]) -> QuestionList[Question]:

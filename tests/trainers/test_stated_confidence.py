@@ -131,6 +131,19 @@ def test_answers_are_trained_only_where_that_is_asked_for(graded, tokenizer, tmp
     assert log_loss(with_.model) < 0.7 * log_loss(without.model.eval())
 
 
+def test_accumulation_does_not_change_the_update(graded, tokenizer, tmp_path):  # noqa: F811
+    options = {"answer_weight": 1.0, "anchor_weight": 0.5, "evaluated": False}
+    whole, parts = (
+        trained(
+            tokenizer, tmp_path, graded, per_device_train_batch_size=size, gradient_accumulation_steps=8 // size,
+            **options,
+        )
+        for size in (8, 2)
+    )  # fmt: skip
+    for one, other in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=0.0)
+
+
 def test_the_answers_are_refreshed(graded, tokenizer, tmp_path):  # noqa: F811
     refresh = SelfEvaluationCallback(graded, 2, matcher=even_sum)
     trainer = trained(tokenizer, tmp_path, graded, callbacks=[refresh], evaluated=False)
