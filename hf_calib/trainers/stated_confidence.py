@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -107,6 +108,11 @@ class StatedConfidenceTrainer(RecalibrationTrainer):
     QuestionError
         If the levels are not single tokens, or a prompt is too long.
 
+    Warns
+    -----
+    UserWarning
+        If `hf-calib measure` asks for other levels than those of `scale`.
+
     References
     ----------
     Li et al., *ConfTuner*, NeurIPS 2025 (arXiv 2508.18847).
@@ -132,6 +138,13 @@ class StatedConfidenceTrainer(RecalibrationTrainer):
         prompt_format = chosen_format(kwargs.pop("prompt_format", None), of_answers, args)
         tokenizer = getattr(processing_class, "tokenizer", processing_class)
         self.levels = find_levels(tokenizer, prompt_format, args.scale)
+        if self.levels != (measured := find_levels(tokenizer, prompt_format)):
+            warnings.warn(
+                f"scale: {args.scale!r} trains levels from {self.levels[0]} to {self.levels[-1]}, but hf-calib "
+                f"measure asks this model for levels from {measured[0]} to {measured[-1]}; evaluate it with this "
+                "trainer, or set scale='auto'",
+                stacklevel=2,
+            )
         if kwargs.get("eval_calibration_dataset") is not None:
             held_out = _checked(kwargs["eval_calibration_dataset"], "eval_calibration_dataset")
             kwargs["eval_calibration_dataset"] = level_questions(held_out, self.levels)

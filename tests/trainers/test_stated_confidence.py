@@ -10,9 +10,11 @@ from hf_calib import (
     StatedConfidenceConfig,
     StatedConfidenceTrainer,
 )
+from hf_calib.confidence.stated_levels import LEVELS
 from hf_calib.regularizers import expected_brier_loss
 from hf_calib.tasks import QuestionError
 from hf_calib.tasks.collator import QuestionBatch
+from tests.confidence.test_stated_levels import with_words
 from tests.support import tiny_llama, training_arguments
 from tests.trainers.test_self_evaluation import answers, even_sum, graded  # noqa: F401
 
@@ -129,6 +131,13 @@ def test_answers_are_trained_only_where_that_is_asked_for(graded, tokenizer, tmp
     )
     assert log_loss(with_.model.eval()) < 0.7 * log_loss(tiny_llama(tokenizer))
     assert log_loss(with_.model) < 0.7 * log_loss(without.model.eval())
+
+
+def test_levels_that_are_not_measured_are_warned_about(graded, tmp_path):  # noqa: F811
+    tokenizer = with_words(LEVELS["percent"])
+    args = StatedConfidenceConfig(str(tmp_path), scale="digits", **training_arguments())
+    with pytest.warns(UserWarning, match="'digits' trains levels from 0 to 9, but hf-calib measure .* from 0 to 100"):
+        StatedConfidenceTrainer(tiny_llama(tokenizer), args, graded, tokenizer)
 
 
 def test_accumulation_does_not_change_the_update(graded, tokenizer, tmp_path):  # noqa: F811
