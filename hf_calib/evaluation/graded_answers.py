@@ -242,16 +242,19 @@ def prompt_format_of_answers(source: Any) -> PromptFormat | None:
     """Return the prompt format of self-evaluation questions or of a file of them; None for anything else."""
     if isinstance(source, SelfEvaluationQuestions):
         return source.prompt_format
-    if not isinstance(source, str | os.PathLike) or Path(source).suffix != ".parquet" or not Path(source).is_file():
+    if not isinstance(source, str | os.PathLike):
+        return None
+    path = Path(source).expanduser()
+    if path.suffix != ".parquet" or not path.is_file():
         return None
     import pyarrow as arrow
     import pyarrow.parquet as parquet
 
     try:
-        is_own = _METADATA in (parquet.read_schema(source).metadata or {})
+        is_own = _METADATA in (parquet.read_schema(path).metadata or {})
     except (arrow.ArrowException, OSError):  # reading the questions says why
         return None
-    return SelfEvaluationQuestions.load(source).prompt_format if is_own else None
+    return SelfEvaluationQuestions.load(path).prompt_format if is_own else None
 
 
 def parquet_path(path: str | os.PathLike[str]) -> Path:

@@ -71,7 +71,7 @@ def stated_prompts(source: Any, *, chat: bool, columns: Sequence[str] = COLUMNS)
     """
     rows: list[Any]
     if isinstance(source, str | Path):
-        path = Path(source)
+        path = Path(source).expanduser()
         if not path.is_file() or path.suffix.lower() not in READERS:
             return None
         _, first = next(file_rows(path), (None, {}))

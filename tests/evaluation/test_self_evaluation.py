@@ -10,7 +10,7 @@ from hf_calib import PromptFormat, Question, SelfEvaluationQuestions, load_quest
 from hf_calib.confidence import Asking, LocalModel, ServedModel
 from hf_calib.confidence.backend import Generation
 from hf_calib.confidence.free_form import predict_free_form
-from hf_calib.evaluation.graded_answers import Sampling
+from hf_calib.evaluation.graded_answers import Sampling, prompt_format_of_answers
 from hf_calib.hub import dataset_reference
 from hf_calib.tasks import FewShotFormat, QuestionError, prompt_format_of
 from hf_calib.tasks.free_form import FreeFormQuestion
@@ -188,6 +188,18 @@ def test_provenance_is_the_same_before_and_after_saving(tmp_path):
         "answered by Scripted and graded by 'exact'; 2 answers to 2 questions: 1 right (50.0% of the graded), 1 wrong"
     )
     assert dataset_reference(found, 2).origin == found.origin
+
+
+def test_the_format_of_a_file_is_found(tmp_path, monkeypatch):
+    found = graded(["Paris"], ["5"], prompt_format=PromptFormat(chat=True, system="Be brief."))
+    found.save(tmp_path / "graded.parquet")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    (tmp_path / "text.parquet").write_text("no table")
+    for source in (found, tmp_path / "graded.parquet", "~/graded.parquet"):
+        assert prompt_format_of_answers(source) == found.prompt_format
+    for source in (None, list(found), "cais/mmlu:all:test", "other.parquet", tmp_path, tmp_path / "text.parquet"):
+        assert prompt_format_of_answers(source) is None
 
 
 def test_damaged_and_other_files_are_refused_by_name(tmp_path):

@@ -115,7 +115,9 @@ def test_a_random_model_states_nothing(tokenizer, tmp_path):
     assert metrics["eval_calibration/confidence"] == metrics["eval_calibration/accuracy"] == 0.0
 
 
-def test_prompts_are_asked_as_they_are(tmp_path):
+def test_prompts_are_asked_as_they_are(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
     chat = [{"prompt": [{"role": "user", "content": "a?"}], "solution": "b", "level": 1}]
     for source in (chat, Dataset.from_list(chat)):
         (prompt,) = stated_prompts(source, chat=False)
@@ -123,7 +125,7 @@ def test_prompts_are_asked_as_they_are(tmp_path):
         assert prompt.columns == {"solution": "b", "level": 1}
     path = tmp_path / "q.jsonl"
     path.write_text(json.dumps({"question": "a?", "answers": ["b"]}) + "\n")
-    for source in (path, str(path), [{"question": "a?", "answer": "b"}]):
+    for source in (path, str(path), "~/q.jsonl", [{"question": "a?", "answer": "b"}]):
         (prompt,) = stated_prompts(source, chat=True)
         assert prompt.columns["answers"] == ["b"]
         assert prompt.prompt[0]["role"] == "user"
