@@ -123,7 +123,7 @@ def stated_prompts(source: Any, *, chat: bool, columns: Sequence[str] = COLUMNS)
 def _prompt(place: str, row: Any) -> StatedPrompt:
     if not isinstance(row, Mapping):
         raise QuestionError(f"{place}: expected a row with a 'prompt', got a {type(row).__name__}")
-    prompt = row.get("prompt")
+    prompt: Any = row.get("prompt")
     is_text = isinstance(prompt, str) and bool(prompt.strip())
     if not is_text and not (isinstance(prompt, list) and prompt and all(isinstance(own, Mapping) for own in prompt)):
         raise QuestionError(f"{place}: the prompt is {prompt!r:.80}; give a text or a list of messages, not empty")
