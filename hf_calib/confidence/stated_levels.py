@@ -104,7 +104,7 @@ def find_levels(
     ValueError
         If there is no such scale.
     QuestionError
-        If the levels are not single tokens; the message names those that the tokenizer splits, and how.
+        If the levels are not single tokens; the message names the first that the tokenizer splits or does not know.
     """
     if scale not in ("auto", *LEVELS):
         raise ValueError(f"scale: {scale!r} is not one of auto, {', '.join(LEVELS)}")
@@ -119,7 +119,14 @@ def find_levels(
             found.append(f"{name}: {error}")
         else:
             return LEVELS[name]
-    raise QuestionError("scale: this tokenizer does not have these levels as single tokens; " + "; ".join(found))
+    raise QuestionError(
+        f"scale: this tokenizer does not have these levels as single tokens; {'; '.join(found)}. "
+        + (
+            "Train P(True) on the answers with a RecalibrationTrainer, or use another tokenizer"
+            if scale == "auto"
+            else "Use scale='auto', which tries the other scales too"
+        )
+    )
 
 
 def encode_levels(
@@ -161,11 +168,10 @@ def encode_levels(
         rest = [own[n:] for own in item.options]
         for level, own in zip(question.choices, rest, strict=True):
             tokens = tokenizer.convert_ids_to_tokens(list(own))
+            if not own:
+                raise QuestionError(f"the level {level!r} is not a token of its own, but the same as other levels")
             if len(own) != 1:
-                raise QuestionError(
-                    f"the level {level!r} is {len(own)} tokens for this tokenizer, {tokens}; use levels of one token "
-                    "each, such as scale='digits' or scale='words'"
-                )
+                raise QuestionError(f"the level {level!r} is {len(own)} tokens for this tokenizer, {tokens}")
             if own[0] == tokenizer.unk_token_id or rest.count(own) > 1:
                 raise QuestionError(f"the level {level!r} is the token {tokens[0]!r}, which is not unique to it")
         answer = -1 if question.answer is None else question.answer
@@ -206,13 +212,13 @@ class StatedLevels(ConfidenceMethod):
         if all(isinstance(question, AnsweredQuestion) for question in questions):
             return level_predictions(backend, questions, prompt_format, asking)
         letters = OptionLetters().predict(backend, questions, prompt_format, asking)
-        levels = find_levels(getattr(backend, "tokenizer", None), prompt_format, self.scale)
+        plain = PromptFormat(chat=prompt_format.chat, system=prompt_format.system)
+        levels = find_levels(getattr(backend, "tokenizer", None), plain, self.scale)
         asked = []
         for row, option in zip(letters.rows, letters.predicted, strict=True):
             question = questions[row]
             text, given = in_words(question, int(option))
             asked.append(AnsweredQuestion(text, levels, None, question.subject, question.context, given=given))
-        plain = PromptFormat(chat=prompt_format.chat, system=prompt_format.system)
         found = level_predictions(backend, asked, plain, asking.for_part("level_"))
         kept = letters.subset(found.rows)
         return Predictions.from_answers(

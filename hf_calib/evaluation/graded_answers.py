@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,6 +16,8 @@ from ..tasks.drawing import QuestionList
 from ..tasks.free_form import MATCHERS, FreeFormQuestion, Matcher, matcher_named, name_of_matcher
 
 _METADATA = b"hf_calib.self_evaluation"
+# What the provenance must have.
+_PROVENANCE = ("model", "n_questions", "sampling", "matcher", "prompt_format", "counts")
 
 
 @dataclass(frozen=True)
@@ -67,10 +70,11 @@ class Sampling:
 
     def __post_init__(self) -> None:
         for name in ("n_samples", "max_new_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: must be at least 1, got {getattr(self, name)}")
-        if not 0 <= self.temperature < float("inf"):
-            raise ValueError(f"temperature: must be finite and at least 0, got {self.temperature}")
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name}: must be an integer of at least 1, got {value!r}")
+        if not isinstance(self.temperature, int | float) or not 0 <= self.temperature < float("inf"):
+            raise ValueError(f"temperature: must be a finite number of at least 0, got {self.temperature!r}")
         if self.n_samples > 1 and self.temperature == 0:
             raise ValueError(
                 f"temperature: at 0 all {self.n_samples} samples of a question are the same; raise it, or set "
@@ -119,18 +123,31 @@ class SelfEvaluationQuestions(QuestionList[Question]):
     Attributes
     ----------
     answers, provenance
+
+    Raises
+    ------
+    QuestionError
+        If the provenance is incomplete.
     """
 
     def __init__(self, answers: Sequence[GradedAnswer], provenance: Mapping[str, Any]) -> None:
+        missing = [name for name in _PROVENANCE if name not in provenance]
+        if missing:
+            raise QuestionError(f"the provenance lacks {', '.join(missing)}; take that of the graded answers")
         super().__init__(map(_question, answers), source=provenance.get("source"))
         self.answers = tuple(answers)
-        self.provenance = dict(provenance)
+        # With lists for tuples, as after saving and loading.
+        self.provenance: dict[str, Any] = json.loads(json.dumps(dict(provenance)))
+        self.origin = (
+            f"answered by {self.provenance['model']['name']} and graded by {self.provenance['matcher']!r}; "
+            f"{self.describe()}"
+        )
 
     @property
     def prompt_format(self) -> PromptFormat:
         """The format in which `hf-calib measure --free-form ... --confidence p-true` asks these questions.
 
-        Pass it to a trainer as `prompt_format`, unless the answers were asked for in the trainer's own format.
+        Calibration-aware trainers use it unless they get another `prompt_format`; pass it to `predict` and `measure`.
         """
         return self_evaluation_format(PromptFormat.from_dict(self.provenance["prompt_format"]))
 
@@ -142,7 +159,7 @@ class SelfEvaluationQuestions(QuestionList[Question]):
 
     def describe(self) -> str:
         """Return a sentence with the number of answers and of right answers."""
-        balance, counts = self.balance, self.provenance["counts"]
+        balance, counts = self.balance, Counter(self.provenance["counts"])
         graded = balance["right"] + balance["wrong"]
         share = f" ({balance['right'] / graded:.1%} of the graded)" if graded else ""
         parts = [f"{balance['right']} right{share}", f"{balance['wrong']} wrong"]
@@ -153,6 +170,7 @@ class SelfEvaluationQuestions(QuestionList[Question]):
             "not_comparable": "with nothing to compare, counted as wrong",
             "empty": "empty, left out",
             "dropped_cut_off": "cut off and left out",
+            "too_long": "questions not asked, since they are longer than the maximum length",
         }
         return "; ".join([text, *(f"{counts[name]} {note}" for name, note in notes.items() if counts[name])])
 
@@ -193,29 +211,50 @@ class SelfEvaluationQuestions(QuestionList[Question]):
         FileNotFoundError
             If there is no such file.
         QuestionError
-            If it is some other kind of file.
+            If it is some other kind of file, damaged, or written by another version.
         """
         import pyarrow as arrow
         import pyarrow.parquet as parquet
 
         path = Path(path)
-        if not path.exists():
+        if not path.is_file():
             raise FileNotFoundError(f"there is no file {str(path)!r} to read self-evaluation questions from")
         try:
             table = parquet.read_table(path)
-        except arrow.ArrowException as error:
-            raise QuestionError(f"{path}: {error}") from None
-        metadata = table.schema.metadata or {}
-        if _METADATA not in metadata:
+            metadata = (table.schema.metadata or {}).get(_METADATA)
+            if metadata is not None:
+                rows = table.column("source").to_pylist()
+                answers = [GradedAnswer(**row | {"question": FreeFormQuestion(**row["question"])}) for row in rows]
+                return cls(answers, json.loads(metadata))
+        # Arrow raises an ArrowException or an OSError, or returns other columns, texts and types than were written.
+        except (arrow.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
             raise QuestionError(
-                f"{path}: the file has no provenance of self-evaluation questions; read it with load_questions, or "
-                "give a file that SelfEvaluationQuestions.save wrote"
-            )
-        answers = []
-        for row in table.column("source").to_pylist():
-            asked = row["question"] | {"answers": tuple(row["question"]["answers"])}
-            answers.append(GradedAnswer(**row | {"question": FreeFormQuestion(**asked)}))
-        return cls(answers, json.loads(metadata[_METADATA]))
+                f"{path}: the file is damaged, of another kind, or written by another version of hf_calib ({error}); "
+                "answer the questions again with self_evaluation_questions"
+            ) from error
+        raise QuestionError(
+            f"{path}: the file has no provenance of self-evaluation questions; read it with load_questions, or give "
+            "a file that SelfEvaluationQuestions.save wrote"
+        )
+
+
+def prompt_format_of_answers(source: Any) -> PromptFormat | None:
+    """Return the prompt format of self-evaluation questions or of a file of them; None for anything else."""
+    if isinstance(source, SelfEvaluationQuestions):
+        return source.prompt_format
+    if not isinstance(source, str | os.PathLike):
+        return None
+    path = Path(source).expanduser()
+    if path.suffix != ".parquet" or not path.is_file():
+        return None
+    import pyarrow as arrow
+    import pyarrow.parquet as parquet
+
+    try:
+        is_own = _METADATA in (parquet.read_schema(path).metadata or {})
+    except (arrow.ArrowException, OSError):  # reading the questions says why
+        return None
+    return SelfEvaluationQuestions.load(path).prompt_format if is_own else None
 
 
 def parquet_path(path: str | os.PathLike[str]) -> Path:

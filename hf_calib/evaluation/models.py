@@ -199,7 +199,10 @@ def _served(address: str, settings: AskSettings) -> ModelSource:
     refuse(settings, "a served model", *needless)
     name = settings.model_name
     if name is None:
-        raise ValueError("model_name: a served model needs it, its name on the server (--model-name)")
+        raise ValueError(
+            "model_name: a served model needs its name on the server; pass it (--model-name), or give a "
+            "hf_calib.confidence.ServedModel, which has it"
+        )
     identity = _identity(address, model_name=name)
     return ModelSource(
         name,

@@ -105,7 +105,7 @@ def self_evaluation_questions(
     -----
     UserWarning
         If answers are empty (these are left out, since there is nothing to ask about) or cut off, contain nothing to
-        compare, or are all right or all wrong.
+        compare, or are all right, all wrong or all ungraded.
 
     References
     ----------
@@ -124,7 +124,7 @@ def self_evaluation_questions(
     source = model_source(model, settings, where)
     sampling = Sampling(
         n_samples,
-        temperature if temperature is not None else float(n_samples > 1),
+        temperature if temperature is not None else float(n_samples != 1),
         max_new_tokens,
         seed,
         drop_cut_off,
@@ -219,7 +219,7 @@ def answered_and_graded(
                     right = grade(text, question.answers, sampling.matcher)
                 except ValueError as error:
                     raise ValueError(f"row {row}, counted from 0: {error}") from error
-                counts["not_comparable"] += not is_comparable(text, sampling.matcher)
+                counts["not_comparable"] += not right and not is_comparable(text, sampling.matcher)
             answers.append(GradedAnswer(question, text, right, sample.ended, row))
     if not answers:
         raise QuestionError(
@@ -253,6 +253,11 @@ def _warn(graded: SelfEvaluationQuestions, sampling: Sampling) -> None:
                 f"none of {balance[other]} answers graded by {matcher} is {name}, so a model can't learn to tell "
                 "right from wrong; use another matcher, other questions or more of them"
             )
+    if balance["ungraded"] == len(graded):
+        found.append(
+            "no question has a right answer, so none of the answers is graded, and only the anchor can use them; give "
+            "the questions' right answers"
+        )
     if counts["empty"]:
         found.append(f"{counts['empty']} of {counts['answers']} answers are empty and left out; check the prompt")
     if counts["cut_off"]:

@@ -32,12 +32,12 @@ def dataset_reference(source: Any, size: int | None = None) -> DatasetReference:
         Number of rows used.
     """
     if isinstance(source, QuestionList):
-        if source.origin is not None:
+        if source.origin is not None and source.source is None:
             return DatasetReference(_SELF_MADE, size=size, origin=source.origin)
         read = DatasetReference(_IN_MEMORY, size=size)
         if source.source is not None:
             read = dataset_reference(source.source, size)
-        return replace(read, skipped=len(source.skipped) or None)
+        return replace(read, skipped=len(source.skipped) or None, origin=source.origin)
     if isinstance(source, str | os.PathLike):
         reference = DatasetReference.parse(source, size=size)
         if Path(source).exists():

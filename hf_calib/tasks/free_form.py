@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import string
@@ -39,7 +40,8 @@ class FreeFormQuestion:
     Raises
     ------
     QuestionError
-        If the question, an answer or the context is empty.
+        If the question, an answer or the context is empty, the answers are not a sequence of texts, or the subject is
+        not a text.
     """
 
     question: str
@@ -49,8 +51,15 @@ class FreeFormQuestion:
 
     def __post_init__(self) -> None:
         check_text(self.question, "question")
+        if isinstance(self.answers, str) or not isinstance(self.answers, Iterable):
+            raise QuestionError(
+                f"the answers are {self.answers!r}; they must be a sequence of texts, empty if none is known", "answer"
+            )
+        object.__setattr__(self, "answers", tuple(self.answers))
         for answer in self.answers:
             check_text(answer, "answer")
+        if self.subject is not None and not isinstance(self.subject, str):
+            raise QuestionError(f"the subject is {self.subject!r}; it must be a text, or None", "subject")
         check_text(self.context, "context", optional=True)
 
 
@@ -59,18 +68,34 @@ def normalized(answer: str) -> str:
 
     As in SQuAD's evaluation (Rajpurkar et al., EMNLP 2016).
     """
-    plain = "".join(character for character in answer.lower() if character not in string.punctuation)
-    return " ".join(re.sub(r"\b(a|an|the)\b", " ", plain).split())
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", _words(answer)).split())
+
+
+def _words(answer: str) -> str:
+    """Return an answer in lower case, without punctuation and extra white space."""
+    return " ".join("".join(character for character in answer.lower() if character not in string.punctuation).split())
+
+
+def _comparable_forms(answer: str, other: str) -> tuple[str, str]:
+    """Return two answers normalized, but with articles and punctuation if the other consists of nothing else.
+
+    Otherwise all of "A", "The The", "+" and "-" would be the same answer.
+    """
+    forms = (normalized, _words, lambda text: " ".join(text.lower().split()))
+    form = next((form for form in forms if form(other)), normalized)
+    return form(answer), form(other)
 
 
 def exact_match(answer: str, other: str) -> bool:
     """Whether two answers are the same after normalization."""
-    return normalized(answer) == normalized(other)
+    answer, other = _comparable_forms(answer, other)
+    return answer == other
 
 
 def contains(answer: str, other: str) -> bool:
     """Whether the other answer's words occur in this one consecutively."""
-    return f" {normalized(other)} " in f" {normalized(answer)} "
+    answer, other = _comparable_forms(answer, other)
+    return f" {other} " in f" {answer} "
 
 
 def numeric_match(answer: str, other: str) -> bool:
@@ -79,11 +104,12 @@ def numeric_match(answer: str, other: str) -> bool:
     if not all(numbers):
         return False
     first, second = (float(own[-1].replace(",", "")) for own in numbers)
-    return abs(first - second) <= 1e-6 * max(1.0, abs(second))
+    return math.isclose(first, second, rel_tol=1e-6)
 
 
 def _numbers(text: str) -> list[str]:
-    return re.findall(r"-?\d[\d,]*(?:\.\d+)?|-?\.\d+", text)
+    # A hyphen after a digit is that of a range, not a sign.
+    return re.findall(r"(?:(?<!\d)-)?(?:\d[\d,]*(?:\.\d+)?|\.\d+)", text.replace("\N{MINUS SIGN}", "-"))
 
 
 MATCHERS: dict[str, Matcher] = {"exact": exact_match, "contains": contains, "numeric": numeric_match}
@@ -108,12 +134,16 @@ def matcher_named(matcher: str | Matcher) -> Matcher:
 
 
 def name_of_matcher(matcher: str | Matcher) -> str:
-    """Return the name under which a matcher is recorded: its key in `MATCHERS`, or the function's own name."""
+    """Return the name under which a matcher is recorded: its key in `MATCHERS`, or the function's own name.
+
+    A function that has the name of another matcher's key is recorded with its module.
+    """
     if isinstance(matcher, str):
         return matcher
+    own = getattr(matcher, "__qualname__", type(matcher).__name__)
     return next(
         (name for name, known in MATCHERS.items() if known is matcher),
-        getattr(matcher, "__qualname__", type(matcher).__name__),
+        f"{matcher.__module__}.{own}" if own in MATCHERS else own,
     )
 
 
@@ -225,6 +255,8 @@ def free_form_questions(rows: Iterable[Mapping[str, Any]]) -> list[FreeFormQuest
 
 
 def _question(place: str, row: Mapping[str, Any]) -> FreeFormQuestion:
+    if not isinstance(row, Mapping):
+        raise QuestionError(f"{place}: expected a row with a 'question', got a {type(row).__name__}")
     answers = "answers" if "answers" in row and "answer" not in row else "answer"
     missing = [name for name in ("question", answers) if name not in row]
     if missing:

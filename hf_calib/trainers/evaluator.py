@@ -14,6 +14,7 @@ from torch import nn
 from ..calibrators import by_name
 from ..calibrators.cross_validation import check_fits_on_answers, held_out_predictions
 from ..confidence import Asking, LocalModel, Predictions
+from ..confidence.stated_levels import AnsweredQuestion
 from ..measures import shown_in
 from ..measures.verdict import convention_note
 from ..reports.checks import checked
@@ -51,9 +52,6 @@ class CalibrationEvaluator:
         If there is no calibrator of that name, or it needs more than predictions and answers.
     """
 
-    # Whether the questions have options.
-    asks_options = True
-
     def __init__(
         self,
         questions: Sequence[Question],
@@ -84,12 +82,22 @@ class CalibrationEvaluator:
         """Refuse what can't be asked before anything is trained."""
         self.preparation.encode(self.questions)
 
+    @property
+    def asks_options(self) -> bool:
+        """Whether the questions have options."""
+        return not any(isinstance(question, AnsweredQuestion) for question in self.questions)
+
+    @property
+    def confidence(self) -> str:
+        """What confidence is read off, a name of `hf_calib.confidence.ways()`."""
+        return self._run["confidence"]["name"]
+
     def _described(self) -> dict[str, Any]:
         """Return how the questions are asked, for the report's warnings."""
-        return {
-            "confidence": self.preparation.method.to_dict(),
-            "prompt_format": self.preparation.prompt_format.to_dict(),
-        }
+        confidence = self.preparation.method.to_dict()
+        if not self.asks_options:
+            confidence["matcher"] = None  # the answers were graded before
+        return {"confidence": confidence, "prompt_format": self.preparation.prompt_format.to_dict()}
 
     def report(self, predictions: Predictions) -> CalibrationReport:
         """Return all measures with their warnings, and log the warnings that were not logged before."""

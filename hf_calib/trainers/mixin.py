@@ -16,6 +16,7 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
 from ..confidence.forward import evaluating
+from ..evaluation.graded_answers import prompt_format_of_answers
 from ..hub import DatasetReference, dataset_reference
 from ..tasks import PromptFormat, as_questions
 from .best_metric import correct_direction
@@ -28,7 +29,7 @@ from .evaluator import CalibrationEvaluator, logged_measures, model_to_ask
 from .interruption import InterruptionMixin
 from .pair_positions import is_pairs, positions_in_pairs
 from .publishing import PublishingMixin
-from .questions import PreparedQuestions, QuestionPreparation
+from .questions import PreparedQuestions, QuestionPreparation, chosen_format
 from .reference import Reference, check_base_weights
 from .reference_distributions import matched_distributions, read_distributions
 from .run import CalibrationRun
@@ -68,7 +69,8 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
         The anchor's reference model, instead of the trainer's own; or its answers, computed beforehand by
         `reference_distributions`, or the file they were saved to.
     prompt_format : PromptFormat, optional
-        How the questions are formatted.
+        How the questions are formatted. By default the format of self-evaluation questions, and for all others what
+        `calibration_prompt` selects.
 
     Attributes
     ----------
@@ -84,6 +86,8 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
     # For the model card: whether the trainer aligns a base model, and the method's name with and without terms.
     _aligns = True
     _method_name: str | None = None
+    # How to apply the chat template to the questions, for warnings.
+    _chat_option = "calibration_prompt='chat'"
     _method_without_terms: str | None = None
 
     def __init__(
@@ -109,7 +113,7 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
             correct_direction(self.args)
         settings = self.args if isinstance(self.args, CalibrationArguments) else self.calibration_arguments_class()
         self.calibration_arguments = settings
-        self.prompt_format = prompt_format or PromptFormat(chat=settings.calibration_prompt == "chat")
+        self.prompt_format = chosen_format(prompt_format, prompt_format_of_answers(calibration_dataset), settings)
         name = self._method_name or trainer_name(type(self))
         self.calibration_run = run = CalibrationRun(
             trainer=name,
@@ -144,7 +148,7 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
             n = len(self._evaluator.questions)
             run.evaluation_source = dataset_reference(eval_calibration_dataset, n)
             if not self._evaluator.asks_options:
-                run.confidence, run.free_form = "stated", True
+                run.confidence, run.free_form = self._evaluator.confidence, True
         # Before the callback that measures the final model.
         if settings.average_weights > 0:
             check_averaging(self.accelerator, self.args)
@@ -202,6 +206,7 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
             self._model_to_ask,
             self.args.per_device_eval_batch_size,
             calibrator=self.calibration_arguments.eval_calibrator,
+            chat_option=self._chat_option,
         )
 
     def _set_up_term(self, source: Any, em_dataset: Any, reference_model: Any) -> None:
@@ -283,9 +288,10 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train as the extended trainer does; `calibration_reports` then has "before" and "after"."""
+        resume = args[0] if args else kwargs.get("resume_from_checkpoint")
+        self.calibration_run.resumed_from = resumed_folder(resume, self.args.output_dir)
         if self._averaging is not None:
-            resume = args[0] if args else kwargs.get("resume_from_checkpoint")
-            self._averaging.resumed_from = resumed_folder(resume, self.args.output_dir)
+            self._averaging.resumed_from = self.calibration_run.resumed_from
         start = time.perf_counter()
         output = super().train(*args, **kwargs)
         self.calibration_run.seconds = time.perf_counter() - start

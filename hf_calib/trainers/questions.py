@@ -238,6 +238,36 @@ class QuestionPreparation:
         return self.supervised_rows(self.encode(questions))
 
 
+def chosen_format(
+    prompt_format: PromptFormat | None, of_answers: PromptFormat | None, settings: CalibrationArguments
+) -> PromptFormat:
+    """Return the format of a trainer's questions: as given, as graded answers imply, or by `calibration_prompt`.
+
+    Parameters
+    ----------
+    prompt_format : PromptFormat or None
+        The trainer's argument.
+    of_answers : PromptFormat or None
+        The format in which questions about graded answers are measured; None for other questions.
+    settings : CalibrationArguments
+
+    Raises
+    ------
+    ValueError
+        If `calibration_prompt` is "chat", and the answers were not asked for through the chat template.
+    """
+    if prompt_format is not None:
+        return prompt_format
+    if of_answers is None:
+        return PromptFormat(chat=settings.calibration_prompt == "chat")
+    if settings.calibration_prompt == "chat" and not of_answers.chat:
+        raise ValueError(
+            "calibration_prompt: the graded answers were asked for without the chat template; leave it out, or ask "
+            "for them with prompt_format=PromptFormat(chat=True)"
+        )
+    return of_answers
+
+
 def held_out_split(n_questions: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Split 0 .. n - 1 at random into (kept, held out), each in increasing order, at least one question in both.
 

@@ -11,12 +11,13 @@ from datasets import Dataset
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
 
+from ..evaluation.graded_answers import prompt_format_of_answers
 from ..hub import dataset_reference
 from ..hub.local_paths import check_local_path
 from ..tasks import as_questions
 from .calibration_arguments import CalibrationArguments
 from .mixin import CalibrationMixin
-from .questions import use_chat_template
+from .questions import chosen_format, use_chat_template
 from .self_made import is_self
 
 
@@ -89,6 +90,7 @@ class RecalibrationTrainer(CalibrationMixin, _TermsOnlyTrainer):  # type: ignore
         use_chat_template(processing_class, args.chat_template_path)
         # Gives every part of an optimizer step a question, so that every backward has a graph.
         args.calibration_batch_size = args.per_device_train_batch_size * args.gradient_accumulation_steps
+        kwargs["prompt_format"] = chosen_format(kwargs.get("prompt_format"), prompt_format_of_answers(prompts), args)
         super().__init__(
             model=model,
             args=args,
@@ -100,6 +102,11 @@ class RecalibrationTrainer(CalibrationMixin, _TermsOnlyTrainer):  # type: ignore
             calibration_reference_model=reference,
             **kwargs,
         )
+        if self._calibration_term is None and not self._takes_own_forward:
+            raise ValueError(
+                "anchor_weight: no term has a weight, so there is nothing to train on; set anchor_weight or "
+                "supervised_weight above 0"
+            )
         if not is_self(prompts):
             self.calibration_run.calibration_source = dataset_reference(prompts, n_questions)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..tasks import PromptFormat, Question
@@ -58,6 +59,8 @@ class CalibrationRun:
         The diagnosis of the trained model, as the card states it.
     seconds : float or None
         Duration of the training.
+    resumed_from : Path or None
+        The checkpoint that training was resumed from.
     """
 
     trainer: str
@@ -78,6 +81,7 @@ class CalibrationRun:
     history: list[dict[str, float]] = field(default_factory=list)
     regime: str | None = None
     seconds: float | None = None
+    resumed_from: Path | None = None
 
     @property
     def method(self) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,13 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from ..confidence import Asking, LocalModel
 from ..evaluation.graded_answers import Sampling, SelfEvaluationQuestions
 from ..evaluation.self_evaluation import answered_and_graded
+from ..tasks.drawing import QuestionList
 from ..tasks.free_form import Matcher, as_free_form_questions
 from .calibration_callback import calling_trainer
 from .evaluator import model_to_ask
 from .mixin import CalibrationMixin
+
+logger = logging.getLogger(__name__)
 
 _FILE = "self_evaluation.parquet"
 
@@ -35,7 +39,7 @@ class SelfEvaluationCallback(TrainerCallback):
     asked : path or iterable of FreeFormQuestion, optional
         The questions to answer; by default those that `questions` answer.
     matcher : callable, optional
-        Needed if `questions` were graded by a custom matcher and read from a file.
+        Needed if `questions` were graded by a custom matcher, of which they hold only the name.
     batch_size : int, optional
         Questions per device; by default the trainer's `per_device_eval_batch_size`.
 
@@ -47,7 +51,8 @@ class SelfEvaluationCallback(TrainerCallback):
     Raises
     ------
     ValueError
-        If `every` is below 1, the matcher is unknown, or the trainer has no `calibration_dataset` to refresh.
+        If `every` is below 1 or the matcher is unknown; when the trainer starts, if `questions` are not its
+        `calibration_dataset`.
 
     Examples
     --------
@@ -72,13 +77,14 @@ class SelfEvaluationCallback(TrainerCallback):
                 f"questions: expected SelfEvaluationQuestions, got {type(questions).__name__}; make them with "
                 "self_evaluation_questions, or read them with SelfEvaluationQuestions.load"
             )
-        if every < 1:
-            raise ValueError(f"every is a number of optimizer steps, at least 1; got {every}")
+        if not isinstance(every, int) or every < 1:
+            raise ValueError(f"every is a whole number of optimizer steps, at least 1; got {every!r}")
         self.questions = questions
         self.every = every
         self.sampling = Sampling.from_dict(questions.provenance, matcher)
         answered = {answer.row: answer.question for answer in questions.answers}
-        self.asked = as_free_form_questions([answered[row] for row in sorted(answered)] if asked is None else asked)
+        own = QuestionList([answered[row] for row in sorted(answered)], source=questions.source)
+        self.asked = as_free_form_questions(own if asked is None else asked)
         self.batch_size = batch_size
         self.trainer: Any = None
 
@@ -90,9 +96,21 @@ class SelfEvaluationCallback(TrainerCallback):
                 f"callbacks: {type(self.trainer).__name__} has no calibration questions that SelfEvaluationCallback "
                 "could refresh; use a calibration-aware trainer with the answers as calibration_dataset"
             )
-        saved = self._checkpoint(args, state) / _FILE
-        if state.global_step > 0 and saved.exists():
-            self._take(SelfEvaluationQuestions.load(saved))
+        run = self.trainer.calibration_run
+        if run.questions and len(run.questions) != len(self.questions):
+            raise ValueError(
+                f"questions: the trainer has {len(run.questions)} calibration questions and SelfEvaluationCallback "
+                f"{len(self.questions)}; a refresh replaces all of them, so pass the same questions as "
+                "calibration_dataset"
+            )
+        current = self.questions
+        if state.global_step > 0 and run.resumed_from is not None:
+            if (run.resumed_from / _FILE).exists():
+                current = SelfEvaluationQuestions.load(run.resumed_from / _FILE)
+            else:
+                logger.warning("%s has no %s; training goes on with the first answers", run.resumed_from, _FILE)
+        # At once, so that a trainer that cannot take new questions says so now.
+        self._take(current)
 
     def on_step_end(self, args, state, control, **kwargs):
         """Answer and grade anew if it is due."""
@@ -101,7 +119,7 @@ class SelfEvaluationCallback(TrainerCallback):
 
     def on_save(self, args, state, control, **kwargs):
         """Keep the current answers in the checkpoint."""
-        folder = self._checkpoint(args, state)
+        folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
         if state.is_world_process_zero and folder.is_dir():
             self.questions.save(folder / _FILE)
 
@@ -115,6 +133,7 @@ class SelfEvaluationCallback(TrainerCallback):
         )
         asking = Asking(
             self.batch_size or trainer.args.per_device_eval_batch_size,
+            progress=not trainer.args.disable_tqdm,
             process_index=accelerator.process_index,
             num_processes=accelerator.num_processes,
         )
@@ -127,7 +146,3 @@ class SelfEvaluationCallback(TrainerCallback):
     def _take(self, questions: SelfEvaluationQuestions) -> None:
         self.questions = questions
         self.trainer.replace_calibration_questions(questions)
-
-    @staticmethod
-    def _checkpoint(args: Any, state: Any) -> Path:
-        return Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"

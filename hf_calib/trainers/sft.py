@@ -9,12 +9,13 @@ from transformers import AutoConfig, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
 from ..confidence.methods import OptionTexts
+from ..evaluation.graded_answers import prompt_format_of_answers
 from ..hub import dataset_reference
 from ..tasks import Question, as_questions, require_answers
 from .answer_loss import AnswerLossMixin, OptionRowCollator, has_options
 from .calibration_arguments import CalibrationArguments
 from .mixin import CalibrationMixin
-from .questions import QuestionPreparation, are_questions, use_chat_template
+from .questions import QuestionPreparation, are_questions, chosen_format, use_chat_template
 from .self_made import is_self, self_made_questions
 
 
@@ -117,7 +118,10 @@ class CalibrationAwareSFTTrainer(CalibrationMixin, AnswerLossMixin, SFTTrainer):
             self._supervised_questions = questions = as_questions(train_dataset)
             require_answers(questions, "supervised training on questions")
             source = dataset_reference(train_dataset, len(questions))
-            self._questions = _preparation(model, args, settings, processing_class, kwargs.get("prompt_format"))
+            kwargs["prompt_format"] = chosen_format(
+                kwargs.get("prompt_format"), prompt_format_of_answers(train_dataset), settings
+            )
+            self._questions = _preparation(model, args, settings, processing_class, kwargs["prompt_format"])
             prepared = self._questions.for_training(questions, kwargs.get("em_dataset"), prompts=prompts)
             train_dataset = self._questions.supervised_rows(prepared.answered)
             eval_dataset = self._questions.supervised_evaluation(eval_dataset)

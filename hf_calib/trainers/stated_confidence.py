@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
 from ..confidence.encoded import EncodedOptions, PromptEncoder
@@ -15,7 +17,8 @@ from ..evaluation import SelfEvaluationQuestions
 from ..hub import dataset_reference
 from ..tasks import PromptFormat, Question, QuestionError
 from ..tasks.drawing import QuestionList
-from .questions import use_chat_template
+from .calibration_arguments import CalibrationArguments
+from .questions import chosen_format, use_chat_template
 from .recalibration import RecalibrationConfig, RecalibrationTrainer
 
 
@@ -33,7 +36,8 @@ class StatedConfidenceConfig(RecalibrationConfig):
         The levels: 0 to 100 in steps of 5, 0 to 9, or ten words. "auto" chooses the first of these whose levels
         are single tokens.
     answer_weight : float, default 0.0
-        Weight of the log-loss of the right answers' texts, per token. At 0 the answers are not trained.
+        Weight of the right answers' mean log-loss, each divided by its number of tokens. At 0 the answers are not
+        trained.
     """
 
     supervised_weight: float = field(
@@ -60,12 +64,19 @@ class StatedConfidenceConfig(RecalibrationConfig):
     def __post_init__(self) -> None:
         if not 0.0 <= self.answer_weight < float("inf"):
             raise ValueError(f"answer_weight must be a finite, nonnegative number, got {self.answer_weight}")
-        self.calibration_confidence = StatedLevels.name
-        for name in ("em_weight", "dece_weight"):
+        for name in ("em_weight", "dece_weight", "brier_weight"):
             if getattr(self, name) != 0:
                 raise ValueError(
                     f"{name}: this term acts on a question's options, not on levels of confidence; set it to 0"
                 )
+        if self.permute_options:
+            raise ValueError("permute_options: levels of confidence have one order; leave it out")
+        if self.calibration_confidence not in (CalibrationArguments.calibration_confidence, StatedLevels.name):
+            raise ValueError(
+                f"calibration_confidence: {self.calibration_confidence!r} does not apply to levels of confidence; "
+                "leave it out"
+            )
+        self.calibration_confidence = StatedLevels.name
         super().__post_init__()
 
 
@@ -75,7 +86,7 @@ class StatedConfidenceTrainer(RecalibrationTrainer):
     After each answer the model has a distribution over the levels of confidence; the loss is the expected Brier score
     of the level that it states, plus the anchor if `anchor_weight` is above 0. The answers' texts are trained only if
     `answer_weight` is above 0. `hf-calib measure --free-form ... --confidence stated-levels` asks with the same
-    prompt.
+    prompt, and with the levels of `scale="auto"`.
 
     Parameters
     ----------
@@ -97,12 +108,18 @@ class StatedConfidenceTrainer(RecalibrationTrainer):
     QuestionError
         If the levels are not single tokens, or a prompt is too long.
 
+    Warns
+    -----
+    UserWarning
+        If `hf-calib measure` asks for other levels than those of `scale`.
+
     References
     ----------
     Li et al., *ConfTuner*, NeurIPS 2025 (arXiv 2508.18847).
     """
 
     _method_name = _method_without_terms = "stated-confidence training"
+    _chat_option = "answers that were asked for with prompt_format=PromptFormat(chat=True)"
 
     def __init__(
         self,
@@ -115,11 +132,19 @@ class StatedConfidenceTrainer(RecalibrationTrainer):
     ) -> None:
         use_chat_template(processing_class, args.chat_template_path)
         questions = _checked(answers, "answers")
-        prompt_format = kwargs.pop("prompt_format", None)
-        if prompt_format is None:
-            prompt_format = PromptFormat.from_dict(answers.provenance["prompt_format"])
+        if reference is not None and args.anchor_weight == 0:
+            raise ValueError("reference: has no effect without the anchor; set anchor_weight above 0, or leave it out")
+        of_answers = PromptFormat.from_dict(questions.provenance["prompt_format"])
+        prompt_format = chosen_format(kwargs.pop("prompt_format", None), of_answers, args)
         tokenizer = getattr(processing_class, "tokenizer", processing_class)
         self.levels = find_levels(tokenizer, prompt_format, args.scale)
+        if self.levels != (measured := find_levels(tokenizer, prompt_format)):
+            warnings.warn(
+                f"scale: {args.scale!r} trains levels from {self.levels[0]} to {self.levels[-1]}, but hf-calib "
+                f"measure asks this model for levels from {measured[0]} to {measured[-1]}; evaluate it with this "
+                "trainer, or set scale='auto'",
+                stacklevel=2,
+            )
         if kwargs.get("eval_calibration_dataset") is not None:
             held_out = _checked(kwargs["eval_calibration_dataset"], "eval_calibration_dataset")
             kwargs["eval_calibration_dataset"] = level_questions(held_out, self.levels)
@@ -180,9 +205,11 @@ class StatedConfidenceTrainer(RecalibrationTrainer):
         starts = torch.tensor([len(item.input_ids) for item in chosen])
         places = torch.arange(ids.shape[1])
         mask = (places < lengths[:, None]).to(device)
-        labels = ids.masked_fill(~(mask & (places >= starts[:, None]).to(device)), -100)
-        answers = model(input_ids=ids, attention_mask=mask.long(), labels=labels).loss
-        return loss + self._answer_weight * answers
+        labels = ids.masked_fill(~(mask & (places >= starts[:, None]).to(device)), -100)[:, 1:]
+        logits = model(input_ids=ids, attention_mask=mask.long()).logits[:, :-1]
+        losses = cross_entropy(logits.float().transpose(1, 2), labels, ignore_index=-100, reduction="none")
+        # Per answer rather than per token of all, so that gradient accumulation does not change the update.
+        return loss + self._answer_weight * (losses.sum(dim=1) / (labels >= 0).sum(dim=1)).mean()
 
 
 def level_questions(answers: SelfEvaluationQuestions, levels: tuple[str, ...]) -> QuestionList[Question]:

@@ -67,11 +67,11 @@ def stated_prompts(source: Any, *, chat: bool, columns: Sequence[str] = COLUMNS)
     Raises
     ------
     QuestionError
-        If a row has no right answer, or some prompts are texts and others are messages.
+        If a row has no prompt or no right answer, or some prompts are texts and others are messages.
     """
     rows: list[Any]
     if isinstance(source, str | Path):
-        path = Path(source)
+        path = Path(source).expanduser()
         if not path.is_file() or path.suffix.lower() not in READERS:
             return None
         _, first = next(file_rows(path), (None, {}))
@@ -98,23 +98,36 @@ def stated_prompts(source: Any, *, chat: bool, columns: Sequence[str] = COLUMNS)
         rows = list(confidence_prompts(rows, chat=chat))
     elif not isinstance(rows[0], Mapping):
         return None
-    prompts = [
-        StatedPrompt(row["prompt"], {name: value for name, value in row.items() if name != "prompt"}) for row in rows
-    ]
+    prompts = [_prompt(f"row {number}, counted from 0", row) for number, row in enumerate(rows)]
     name = next((name for name in columns if any(name in prompt.columns for prompt in prompts)), None)
     for number, prompt in enumerate(prompts):
-        if columns and not known_answers(None if name is None else prompt.columns.get(name)):
+        place = f"row {number}, counted from 0"
+        try:
+            known = known_answers(None if name is None else prompt.columns.get(name))
+        except QuestionError as error:
+            raise QuestionError(f"{place}, column {name!r}: {error}") from None
+        if columns and not known:
             there = repr(name) if name else " or ".join(map(repr, columns))
             raise QuestionError(
-                f"row {number}, counted from 0: there is no right answer in {there}, and "
-                "evaluating stated confidence needs one; complete or remove the row"
+                f"{place}: there is no right answer in {there}, and evaluating stated confidence needs one; complete "
+                "or remove the row"
             )
         if isinstance(prompt.prompt, str) != isinstance(prompts[0].prompt, str):
             raise QuestionError(
-                f"row {number}, counted from 0: its prompt is a {type(prompt.prompt).__name__}, but that of row 0 is "
-                f"a {type(prompts[0].prompt).__name__}; give either texts or messages in all rows"
+                f"{place}: its prompt is a {type(prompt.prompt).__name__}, but that of row 0 is a "
+                f"{type(prompts[0].prompt).__name__}; give either texts or messages in all rows"
             )
     return prompts
+
+
+def _prompt(place: str, row: Any) -> StatedPrompt:
+    if not isinstance(row, Mapping):
+        raise QuestionError(f"{place}: expected a row with a 'prompt', got a {type(row).__name__}")
+    prompt: Any = row.get("prompt")
+    is_text = isinstance(prompt, str) and bool(prompt.strip())
+    if not is_text and not (isinstance(prompt, list) and prompt and all(isinstance(own, Mapping) for own in prompt)):
+        raise QuestionError(f"{place}: the prompt is {prompt!r:.80}; give a text or a list of messages, not empty")
+    return StatedPrompt(prompt, {name: value for name, value in row.items() if name != "prompt"})
 
 
 def evaluator_of(

@@ -202,10 +202,43 @@ def test_confidence_at_k_of_sampled_answers_is_measured_and_saved(model, tokeniz
         (numeric_match, "1,200 km", "1200", True),
         (numeric_match, "-3", "3", False),
         (numeric_match, "none", "3", False),
+        (numeric_match, "0.0000003", "0.0000001", False),
+        (numeric_match, "0.30000001", ".3", True),
+        (numeric_match, "\N{MINUS SIGN}3", "3", False),
+        (numeric_match, "\N{MINUS SIGN}3", "-3", True),
+        (numeric_match, "pages 10-12", "12", True),
+        # Right answers of articles or punctuation alone.
+        (exact_match, "A.", "a", True),
+        (exact_match, "The", "A", False),
+        (exact_match, "...", "A", False),
+        (exact_match, "The The", "the the!", True),
+        (exact_match, "-", "+", False),
+        (exact_match, " + ", "+", True),
+        (contains, "Vitamin A", "A", True),
+        (contains, "...", "A", False),
+        (contains, "...", "The The", False),
+        (contains, "a + sign", "+", True),
+        (contains, "minus", "+", False),
     ],
 )
 def test_matchers(matcher, answer, other, expected):
     assert matcher(answer, other) is expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"answers": "Paris"}, "the answers are 'Paris'; they must be a sequence of texts, empty if none is known"),
+        ({"answers": None}, "the answers are None; they must be a sequence"),
+        ({"answers": 4}, "the answers are 4; they must be a sequence"),
+        ({"answers": (4,)}, "the answer is 4; it must be a text"),
+        ({"subject": 3}, "the subject is 3; it must be a text, or None"),
+    ],
+)
+def test_questions_refuse_what_is_not_text(fields, message):
+    with pytest.raises(QuestionError, match=message):
+        FreeFormQuestion("Capital of France?", **fields)
+    assert FreeFormQuestion("Capital of France?", ["Paris"]) == FreeFormQuestion("Capital of France?", ("Paris",))
 
 
 def test_loading(tmp_path):

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from hf_calib.confidence import Asking, LocalModel, StatedLevels
 from hf_calib.confidence.free_form import predict_free_form
@@ -29,14 +31,26 @@ def with_words(words):
     return tokenizer
 
 
+def of_words(words):
+    """Return a tokenizer that knows some words only."""
+    vocabulary = {word: number for number, word in enumerate(("<unk>", "<eos>", *words))}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", eos_token="<eos>")
+
+
 def test_levels_are_found_never_assumed():
     # Bytes are this tokenizer's tokens, so numbers of two digits are two.
     assert find_levels(byte_level_tokenizer(), PromptFormat()) == DIGITS
     assert find_levels(with_words(LEVELS["percent"]), PromptFormat()) == LEVELS["percent"]
     assert find_levels(with_words(LEVELS["words"]), PromptFormat(), "words") == LEVELS["words"]
     assert find_levels(None, PromptFormat()) == DIGITS
-    with pytest.raises(QuestionError, match=r"percent: the level '10' is 2 tokens for this tokenizer, .*digits"):
+    with pytest.raises(QuestionError, match=r"percent: the level '10' is 2 tokens for this tokenizer, .*scale='auto'"):
         find_levels(byte_level_tokenizer(), PromptFormat(), "percent")
+    with pytest.raises(QuestionError, match=r"digits: the level '0' is not a token of its own.*another tokenizer"):
+        find_levels(of_words(["Question:", "?", "Answer", "it", "Confidence", "to"]), PromptFormat())
+    with pytest.raises(QuestionError, match=r"digits: the level '9' is the token '<unk>', which is not unique to it"):
+        find_levels(of_words("012345678"), PromptFormat(), "digits")
     with pytest.raises(QuestionError, match="words: the level 'impossible' is"):
         find_levels(byte_level_tokenizer(), PromptFormat(), "words")
     with pytest.raises(ValueError, match="scale: 'stars' is not one of auto, percent, digits, words"):

@@ -1,4 +1,6 @@
+import json
 import warnings
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -8,6 +10,8 @@ from hf_calib import PromptFormat, Question, SelfEvaluationQuestions, load_quest
 from hf_calib.confidence import Asking, LocalModel, ServedModel
 from hf_calib.confidence.backend import Generation
 from hf_calib.confidence.free_form import predict_free_form
+from hf_calib.evaluation.graded_answers import Sampling, prompt_format_of_answers
+from hf_calib.hub import dataset_reference
 from hf_calib.tasks import FewShotFormat, QuestionError, prompt_format_of
 from hf_calib.tasks.free_form import FreeFormQuestion
 from tests.confidence.test_served import Server
@@ -92,6 +96,36 @@ def test_what_may_be_wrong_is_told():
         graded(["Paris"], ["..!"])
 
 
+def test_what_is_not_graded_is_told():
+    with pytest.warns(UserWarning, match="no question has a right answer, so none of the answers is graded"):
+        found = graded(["yes"], asked=ASKED[2:])
+    assert found.describe() == "1 answers to 1 questions: 0 right, 0 wrong, 1 ungraded"
+    backend = Scripted(["Paris"])
+    backend.texts = [["Paris"], ["5"], None]
+    backend.generate = lambda *_, **__: [
+        None if own is None else [Generation(text, True) for text in own] for own in backend.texts
+    ]
+    found = self_evaluation_questions(backend, None, ASKED, progress=False)
+    assert found.describe().endswith("; 1 questions not asked, since they are longer than the maximum length")
+    # What equals a right answer is right, even if it consists of an article.
+    found = graded(["A"], ["5"], asked=[FreeFormQuestion("First letter?", ("A",)), ASKED[1]])
+    assert (found.balance["right"], found.provenance["counts"]["not_comparable"]) == (1, 0)
+
+
+def test_a_matcher_is_not_taken_for_another_of_its_name(tmp_path):
+    def contains(answer, other):
+        return len(answer) > 4
+
+    contains.__qualname__ = "contains"
+    options = {"out": tmp_path / "graded.parquet"}
+    found = graded(["Paris"], ["4"], matcher=contains, **options)
+    assert found.provenance["matcher"] == f"{__name__}.contains"
+    with pytest.raises(ValueError, match=r"the answers were graded by '.*contains'; pass that function"):
+        Sampling.from_dict(found.provenance)
+    with pytest.raises(ValueError, match="differ in matcher"):
+        graded(["Paris"], ["4"], matcher="contains", **options)
+
+
 def test_bad_input_is_refused():
     with pytest.raises(QuestionError, match="no answer is left; of 2, 2 are empty and 0 were cut off"):
         graded([""], [" "])
@@ -103,7 +137,10 @@ def test_bad_input_is_refused():
         graded(["Paris"], matcher="exakt")
     with pytest.raises(ValueError, match="at 0 all 2 samples of a question are the same"):
         graded(["Paris", "Rome"], temperature=0.0)
-    for setting in ({"n_samples": 0}, {"max_new_tokens": 0}, {"temperature": -1.0}, {"temperature": float("nan")}):
+    for setting in (
+        {"n_samples": 0}, {"n_samples": "2"}, {"n_samples": 1.5}, {"max_new_tokens": 0}, {"temperature": -1.0},
+        {"temperature": float("nan")}, {"temperature": "1"},
+    ):  # fmt: skip
         with pytest.raises(ValueError, match=f"{next(iter(setting))}: must be"):
             graded(["Paris"], **setting)
 
@@ -141,6 +178,58 @@ def test_files_hold_everything_and_are_question_files_too(tmp_path):
     (tmp_path / "text.parquet").write_text("no table")
     with pytest.raises(QuestionError, match=r"text\.parquet"):
         SelfEvaluationQuestions.load(tmp_path / "text.parquet")
+
+
+def test_provenance_is_the_same_before_and_after_saving(tmp_path):
+    found = graded(["Paris"], ["5"], prompt_format=FewShotFormat(examples=SHOTS))
+    found.save(tmp_path / "graded.parquet")
+    assert SelfEvaluationQuestions.load(tmp_path / "graded.parquet").provenance == found.provenance
+    assert found.origin == (
+        "answered by Scripted and graded by 'exact'; 2 answers to 2 questions: 1 right (50.0% of the graded), 1 wrong"
+    )
+    assert dataset_reference(found, 2).origin == found.origin
+
+
+def test_the_format_of_a_file_is_found(tmp_path, monkeypatch):
+    found = graded(["Paris"], ["5"], prompt_format=PromptFormat(chat=True, system="Be brief."))
+    found.save(tmp_path / "graded.parquet")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    (tmp_path / "text.parquet").write_text("no table")
+    for source in (found, tmp_path / "graded.parquet", "~/graded.parquet"):
+        assert prompt_format_of_answers(source) == found.prompt_format
+    for source in (None, list(found), "cais/mmlu:all:test", "other.parquet", tmp_path, tmp_path / "text.parquet"):
+        assert prompt_format_of_answers(source) is None
+
+
+def test_damaged_and_other_files_are_refused_by_name(tmp_path):
+    import pyarrow.parquet as parquet
+
+    path = tmp_path / "graded.parquet"
+    found = graded(["Paris"], ["5"])
+    found.save(path)
+    whole, table = path.read_bytes(), parquet.read_table(path)
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        damaged = bytearray(whole)
+        damaged[int(rng.integers(len(whole)))] ^= int(rng.integers(1, 256))
+        path.write_bytes(bytes(damaged))
+        with suppress(QuestionError):  # some bytes do not matter
+            SelfEvaluationQuestions.load(path)
+    for name in ("model", "n_questions", "sampling", "matcher", "prompt_format", "counts"):
+        kept = {key: value for key, value in found.provenance.items() if key != name}
+        metadata = {b"hf_calib.self_evaluation": json.dumps(kept).encode()}
+        parquet.write_table(table.replace_schema_metadata(metadata), path)
+        with pytest.raises(QuestionError, match=f"the provenance lacks {name}"):
+            SelfEvaluationQuestions(found.answers, kept)
+        with pytest.raises(QuestionError, match=rf"graded\.parquet: .*the provenance lacks {name}.*again"):
+            SelfEvaluationQuestions.load(path)
+    metadata = {b"hf_calib.self_evaluation": json.dumps(found.provenance).encode()}
+    parquet.write_table(table.drop(["source"]).replace_schema_metadata(metadata), path)
+    with pytest.raises(QuestionError, match=r"graded\.parquet: the file is damaged, of another kind"):
+        SelfEvaluationQuestions.load(path)
+    with pytest.raises(FileNotFoundError, match="no file"):
+        SelfEvaluationQuestions.load(tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore:self-evaluation")

@@ -6,6 +6,7 @@ from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArgum
 
 import hf_calib
 from hf_calib import (
+    PromptFormat,
     RecalibrationConfig,
     RecalibrationTrainer,
     SelfEvaluationCallback,
@@ -13,7 +14,7 @@ from hf_calib import (
     self_evaluation_questions,
 )
 from hf_calib.tasks.free_form import FreeFormQuestion
-from tests.support import COLOURS, NOUNS, tiny_llama, training_arguments
+from tests.support import COLOURS, NOUNS, byte_level_tokenizer, questions, tiny_llama, training_arguments
 from tests.trainers.runs import dpo, grpo, lora, sft
 
 ASKED = [FreeFormQuestion(f"What colour is the {noun}?", (colour,)) for noun in NOUNS for colour in COLOURS[:3]]
@@ -109,14 +110,69 @@ def test_a_resumed_run_goes_on_with_the_answers_of_the_checkpoint(graded, tokeni
         torch.testing.assert_close(whole, continued)
 
 
+def test_a_checkpoint_may_have_been_moved(graded, tokenizer, tmp_path, caplog):
+    options = {"max_steps": 4, "save_strategy": "steps", "save_steps": 3}
+    repair(tokenizer, tmp_path / "first", graded, callbacks=[callback(graded, 2)], **options).train()
+    checkpoint = (tmp_path / "first" / "checkpoint-3").rename(tmp_path / "moved")
+    saved = SelfEvaluationQuestions.load(checkpoint / "self_evaluation.parquet")
+    refresh = callback(graded, 100)
+    resumed = repair(tokenizer, tmp_path / "second", graded, callbacks=[refresh], **options)
+    resumed.train(resume_from_checkpoint=str(checkpoint))
+    assert list(refresh.questions) == list(resumed.calibration_run.questions) == list(saved)
+    (checkpoint / "self_evaluation.parquet").unlink()
+    resumed = repair(tokenizer, tmp_path / "third", graded, callbacks=[callback(graded, 100)], **options)
+    resumed.train(resume_from_checkpoint=str(checkpoint))
+    assert "has no self_evaluation.parquet; training goes on with the first answers" in caplog.text
+
+
+def test_new_answers_keep_their_source(graded, tokenizer, tmp_path):
+    named = SelfEvaluationQuestions(graded.answers, graded.provenance | {"source": "asked.jsonl"})
+    refresh = callback(named, 2)
+    repair(tokenizer, tmp_path, named, callbacks=[refresh]).train()
+    assert (refresh.questions.provenance["step"], refresh.questions.source) == (2, "asked.jsonl")
+
+
+def test_a_refresh_does_not_replace_other_questions(graded, tokenizer, tmp_path):
+    trainer = repair(tokenizer, tmp_path, [*graded, *questions(3)], callbacks=[callback(graded)])
+    with pytest.raises(ValueError, match="has 33 calibration questions and SelfEvaluationCallback 30"):
+        trainer.train()
+
+
+@pytest.mark.parametrize("source", ["questions", "file"])
+def test_training_asks_as_measuring_does(source, tmp_path):
+    """Of all trainers that take the questions, as objects or from a file."""
+    tokenizer = byte_level_tokenizer(chat=True)
+    asked_with = PromptFormat(header="Facts.", question="Q: {question}", chat=True, system="Be brief.")
+    found = answers(tiny_llama(tokenizer), tokenizer, prompt_format=asked_with)
+    found.save(tmp_path / "graded.parquet")
+    given = found if source == "questions" else tmp_path / "graded.parquet"
+    for trainer in (
+        repair(tokenizer, tmp_path / "repair", given),
+        sft(tokenizer, tmp_path / "sft", train_dataset=given, peft_config=lora()),
+        dpo(tokenizer, tmp_path / "dpo", calibration_dataset=given, peft_config=lora()),
+    ):
+        assert trainer.prompt_format == found.prompt_format
+        assert trainer.calibration_run.prompt_format == found.prompt_format
+    own = PromptFormat(header="Other.")
+    assert dpo(
+        tokenizer, tmp_path, calibration_dataset=given, prompt_format=own, peft_config=lora()
+    ).prompt_format == own  # fmt: skip
+    plain = answers(tiny_llama(tokenizer), tokenizer)
+    with pytest.raises(ValueError, match="calibration_prompt: the graded answers were asked for without the chat"):
+        repair(tokenizer, tmp_path, plain, calibration_prompt="chat")
+
+
 def test_bad_input_is_refused(graded, tokenizer, tmp_path):
-    with pytest.raises(ValueError, match="every is a number of optimizer steps"):
-        callback(graded, 0)
+    for every in (0, 2.5, "2"):
+        with pytest.raises(ValueError, match=f"every is a whole number of optimizer steps, at least 1; got {every!r}"):
+            callback(graded, every)
     with pytest.raises(TypeError, match="expected SelfEvaluationQuestions, got list"):
         SelfEvaluationCallback(list(graded), 5)
     with pytest.raises(ValueError, match="graded by 'even_sum'; pass that function"):
         SelfEvaluationCallback(graded, 5)
-    trainer = sft(tokenizer, tmp_path, train_dataset=graded, peft_config=lora(), callbacks=[callback(graded)])
+    # At the start, however late the first refresh is.
+    refresh = callback(graded, 100)
+    trainer = sft(tokenizer, tmp_path, train_dataset=graded, peft_config=lora(), callbacks=[refresh])
     with pytest.raises(ValueError, match="there are no calibration questions to replace"):
         trainer.train()
     rows = [{"input_ids": tokenizer("a b")["input_ids"]}] * 4

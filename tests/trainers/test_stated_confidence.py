@@ -10,9 +10,11 @@ from hf_calib import (
     StatedConfidenceConfig,
     StatedConfidenceTrainer,
 )
+from hf_calib.confidence.stated_levels import LEVELS
 from hf_calib.regularizers import expected_brier_loss
 from hf_calib.tasks import QuestionError
 from hf_calib.tasks.collator import QuestionBatch
+from tests.confidence.test_stated_levels import with_words
 from tests.support import tiny_llama, training_arguments
 from tests.trainers.test_self_evaluation import answers, even_sum, graded  # noqa: F401
 
@@ -82,6 +84,12 @@ def test_the_stated_confidence_becomes_calibrated(graded, tokenizer, tmp_path): 
     trainer.create_model_card()
     text = (tmp_path / "README.md").read_text()
     assert "stated-confidence training" in text
+    assert f"graded by 'even_sum'; {graded.describe()}" in text
+    # Levels have neither places nor a chance level, and which answers are right is not trained.
+    assert "Answers A on" not in text
+    assert "repeats of others" not in text
+    assert trainer.calibration_run.regime is None
+    assert trainer.calibration_run.confidence == "stated-levels"
     assert "measured on free-form questions, with confidence read off the mean level of confidence" in text
 
 
@@ -125,6 +133,26 @@ def test_answers_are_trained_only_where_that_is_asked_for(graded, tokenizer, tmp
     assert log_loss(with_.model) < 0.7 * log_loss(without.model.eval())
 
 
+def test_levels_that_are_not_measured_are_warned_about(graded, tmp_path):  # noqa: F811
+    tokenizer = with_words(LEVELS["percent"])
+    args = StatedConfidenceConfig(str(tmp_path), scale="digits", **training_arguments())
+    with pytest.warns(UserWarning, match="'digits' trains levels from 0 to 9, but hf-calib measure .* from 0 to 100"):
+        StatedConfidenceTrainer(tiny_llama(tokenizer), args, graded, tokenizer)
+
+
+def test_accumulation_does_not_change_the_update(graded, tokenizer, tmp_path):  # noqa: F811
+    options = {"answer_weight": 1.0, "anchor_weight": 0.5, "evaluated": False}
+    whole, parts = (
+        trained(
+            tokenizer, tmp_path, graded, per_device_train_batch_size=size, gradient_accumulation_steps=8 // size,
+            **options,
+        )
+        for size in (8, 2)
+    )  # fmt: skip
+    for one, other in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=0.0)
+
+
 def test_the_answers_are_refreshed(graded, tokenizer, tmp_path):  # noqa: F811
     refresh = SelfEvaluationCallback(graded, 2, matcher=even_sum)
     trainer = trained(tokenizer, tmp_path, graded, callbacks=[refresh], evaluated=False)
@@ -141,6 +169,21 @@ def test_bad_input_is_refused(graded, tokenizer, tmp_path):  # noqa: F811
         StatedConfidenceTrainer(tiny_llama(tokenizer), args, graded, tokenizer, eval_calibration_dataset=list(graded))
     with pytest.raises(ValueError, match="em_weight: this term acts on a question's options"):
         StatedConfidenceConfig(str(tmp_path), em_weight=1.0, **training_arguments())
+    for options, message in (
+        ({"brier_weight": 1.0}, "brier_weight: this term acts on a question's options"),
+        ({"permute_options": True}, "permute_options: levels of confidence have one order"),
+        ({"calibration_confidence": "text"}, "calibration_confidence: 'text' does not apply to levels"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            StatedConfidenceConfig(str(tmp_path), **options, **training_arguments())
+    with pytest.raises(ValueError, match="reference: has no effect without the anchor"):
+        StatedConfidenceTrainer(tiny_llama(tokenizer), args, graded, tokenizer, tiny_llama(tokenizer))
+    chat = StatedConfidenceConfig(str(tmp_path), calibration_prompt="chat", **training_arguments())
+    with pytest.raises(ValueError, match="calibration_prompt: the graded answers were asked for without the chat"):
+        StatedConfidenceTrainer(tiny_llama(tokenizer), chat, graded, tokenizer)
+    nothing = StatedConfidenceConfig(str(tmp_path), supervised_weight=0.0, **training_arguments())
+    with pytest.raises(ValueError, match="no term has a weight, so there is nothing to train on"):
+        StatedConfidenceTrainer(tiny_llama(tokenizer), nothing, graded, tokenizer)
     with pytest.raises(ValueError, match="answer_weight must be a finite, nonnegative number, got -1"):
         StatedConfidenceConfig(str(tmp_path), answer_weight=-1, **training_arguments())
     wrong = SelfEvaluationQuestions([answer for answer in graded.answers if not answer.right], graded.provenance)

@@ -115,7 +115,9 @@ def test_a_random_model_states_nothing(tokenizer, tmp_path):
     assert metrics["eval_calibration/confidence"] == metrics["eval_calibration/accuracy"] == 0.0
 
 
-def test_prompts_are_asked_as_they_are(tmp_path):
+def test_prompts_are_asked_as_they_are(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
     chat = [{"prompt": [{"role": "user", "content": "a?"}], "solution": "b", "level": 1}]
     for source in (chat, Dataset.from_list(chat)):
         (prompt,) = stated_prompts(source, chat=False)
@@ -123,7 +125,7 @@ def test_prompts_are_asked_as_they_are(tmp_path):
         assert prompt.columns == {"solution": "b", "level": 1}
     path = tmp_path / "q.jsonl"
     path.write_text(json.dumps({"question": "a?", "answers": ["b"]}) + "\n")
-    for source in (path, str(path), [{"question": "a?", "answer": "b"}]):
+    for source in (path, str(path), "~/q.jsonl", [{"question": "a?", "answer": "b"}]):
         (prompt,) = stated_prompts(source, chat=True)
         assert prompt.columns["answers"] == ["b"]
         assert prompt.prompt[0]["role"] == "user"
@@ -144,7 +146,23 @@ def test_bad_input_is_refused(tokenizer, tmp_path):
     with pytest.raises(QuestionError, match="row 0, counted from 0: there is no right answer in 'solution', and"):
         stated_prompts([{"prompt": "a", "solution": [None], "answers": ["b"]}], chat=False)
     with pytest.raises(QuestionError, match="row 1, counted from 0: its prompt is a list, but that of row 0 is a str"):
-        stated_prompts([{"prompt": "a", "answer": "b"}, {"prompt": [], "answer": "d"}], chat=False)
+        stated_prompts([{"prompt": "a", "answer": "b"}, {"prompt": [{"content": "c"}], "answer": "d"}], chat=False)
+    for row, message in (
+        ({"prompt": None}, "row 1, counted from 0: the prompt is None; give a text or a list of messages, not empty"),
+        ({"prompt": " "}, "row 1, counted from 0: the prompt is ' '"),
+        ({"prompt": []}, r"row 1, counted from 0: the prompt is \[\]"),
+        ({"prompt": 3}, "row 1, counted from 0: the prompt is 3"),
+        ({"answer": "d"}, "row 1, counted from 0: the prompt is None"),
+        ("c", "row 1, counted from 0: expected a row with a 'prompt', got a str"),
+        (
+            {"prompt": "c", "answer": {"text": "d"}},
+            "row 1, counted from 0, column 'answer': the right answer is a",
+        ),
+    ):
+        with pytest.raises(QuestionError, match=message):
+            stated_prompts([{"prompt": "a", "answer": "b"}, row], chat=False)
+    with pytest.raises(QuestionError, match="row 1, counted from 0: expected a row with a 'question', got a str"):
+        stated_prompts([{"question": "a?", "answer": "b"}, "c"], chat=False)
     messages = confidence_prompts(ASKED)
     with pytest.raises(ValueError, match="no chat template"):
         grpo(tokenizer, tmp_path, eval_calibration_dataset=messages, peft_config=lora())
