@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +72,14 @@ class Sampling:
     def __post_init__(self) -> None:
         for name in ("n_samples", "max_new_tokens"):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
+            if not isinstance(value, Integral) or value < 1:
                 raise ValueError(f"{name}: must be an integer of at least 1, got {value!r}")
-        if not isinstance(self.temperature, int | float) or not 0 <= self.temperature < float("inf"):
+        if not isinstance(self.temperature, Real) or not 0 <= self.temperature < float("inf"):
             raise ValueError(f"temperature: must be a finite number of at least 0, got {self.temperature!r}")
+        # NumPy's numbers could not be saved.
+        for name in ("n_samples", "max_new_tokens", "seed"):
+            object.__setattr__(self, name, int(getattr(self, name)))
+        object.__setattr__(self, "temperature", float(self.temperature))
         if self.n_samples > 1 and self.temperature == 0:
             raise ValueError(
                 f"temperature: at 0 all {self.n_samples} samples of a question are the same; raise it, or set "

@@ -144,6 +144,15 @@ def test_bad_input_is_refused():
         with pytest.raises(ValueError, match=f"{next(iter(setting))}: must be"):
             graded(["Paris"], **setting)
 
+    numbers = {
+        "n_samples": np.int64(2),
+        "temperature": np.float32(0.5),
+        "max_new_tokens": np.int32(7),
+        "seed": np.int64(3),
+    }
+    sampling = graded(["Paris", "Rome"], **numbers).provenance["sampling"]
+    assert {name: sampling[name] for name in numbers} == numbers
+
     def broken(answer, other):
         return {}[answer]
 
