@@ -10,7 +10,8 @@ The pairs have the columns `prompt`, `chosen` and `rejected`; those of some prom
 - the model before alignment, plain DPO, and its loss variants: label smoothing, robust DPO, IPO, and RPO (with SFT);
 - CATTO, and DPO with the binary cross-entropy of each token;
 - the anchor, without answers: at the letters (for each of `--anchor_weights`) or at the options' texts of OpenBookQA
-  training questions, with `--answers` of these, or at questions that the reference writes itself;
+  training questions, with `--answers` of these, at questions that the reference writes itself, or at tokens of the
+  pairs' own replies;
 - after plain DPO: a temperature fitted on answers, DACA's temperature, weights averaged with the reference's, and
   label-free repair.
 

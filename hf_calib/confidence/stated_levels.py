@@ -122,7 +122,7 @@ def find_levels(
     raise QuestionError(
         f"scale: this tokenizer does not have these levels as single tokens; {'; '.join(found)}. "
         + (
-            "Train P(True) on the answers with a RecalibrationTrainer, or use another tokenizer"
+            "Train P(True) on the answers with a RecalibrationTrainer, or use a model with another tokenizer"
             if scale == "auto"
             else "Use scale='auto', which tries the other scales too"
         )
@@ -169,11 +169,11 @@ def encode_levels(
         for level, own in zip(question.choices, rest, strict=True):
             tokens = tokenizer.convert_ids_to_tokens(list(own))
             if not own:
-                raise QuestionError(f"the level {level!r} is not a token of its own, but the same as other levels")
+                raise QuestionError(f"the level {level!r} has no token that distinguishes it from the other levels")
             if len(own) != 1:
                 raise QuestionError(f"the level {level!r} is {len(own)} tokens for this tokenizer, {tokens}")
             if own[0] == tokenizer.unk_token_id or rest.count(own) > 1:
-                raise QuestionError(f"the level {level!r} is the token {tokens[0]!r}, which is not unique to it")
+                raise QuestionError(f"the level {level!r} is the token {tokens[0]!r}, which is not only its own")
         answer = -1 if question.answer is None else question.answer
         ids = (*item.input_ids, *item.options[0][:n])
         encoded.append(EncodedQuestion(ids, tuple(own[0] for own in rest), answer, item.row))

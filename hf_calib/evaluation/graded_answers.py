@@ -17,7 +17,7 @@ from ..tasks.drawing import QuestionList
 from ..tasks.free_form import MATCHERS, FreeFormQuestion, Matcher, matcher_named, name_of_matcher
 
 _METADATA = b"hf_calib.self_evaluation"
-# What the provenance must have.
+# The keys that the provenance must have.
 _PROVENANCE = ("model", "n_questions", "sampling", "matcher", "prompt_format", "counts")
 
 
@@ -76,7 +76,9 @@ class Sampling:
                 raise ValueError(f"{name}: must be an integer of at least 1, got {value!r}")
         if not isinstance(self.temperature, Real) or not 0 <= self.temperature < float("inf"):
             raise ValueError(f"temperature: must be a finite number of at least 0, got {self.temperature!r}")
-        # NumPy's numbers could not be saved.
+        if not isinstance(self.seed, Integral):
+            raise ValueError(f"seed: must be an integer, got {self.seed!r}")
+        # NumPy's numbers cannot be written as JSON.
         for name in ("n_samples", "max_new_tokens", "seed"):
             object.__setattr__(self, name, int(getattr(self, name)))
         object.__setattr__(self, "temperature", float(self.temperature))
@@ -138,10 +140,13 @@ class SelfEvaluationQuestions(QuestionList[Question]):
     def __init__(self, answers: Sequence[GradedAnswer], provenance: Mapping[str, Any]) -> None:
         missing = [name for name in _PROVENANCE if name not in provenance]
         if missing:
-            raise QuestionError(f"the provenance lacks {', '.join(missing)}; take that of the graded answers")
+            raise QuestionError(
+                f"provenance: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing; pass that of the "
+                "graded answers"
+            )
         super().__init__(map(_question, answers), source=provenance.get("source"))
         self.answers = tuple(answers)
-        # With lists for tuples, as after saving and loading.
+        # Through JSON, which turns tuples into lists, so that it is the same after saving and loading.
         self.provenance: dict[str, Any] = json.loads(json.dumps(dict(provenance)))
         self.origin = (
             f"answered by {self.provenance['model']['name']} and graded by {self.provenance['matcher']!r}; "
@@ -152,7 +157,7 @@ class SelfEvaluationQuestions(QuestionList[Question]):
     def prompt_format(self) -> PromptFormat:
         """The format in which `hf-calib measure --free-form ... --confidence p-true` asks these questions.
 
-        Calibration-aware trainers use it unless they get another `prompt_format`; pass it to `predict` and `measure`.
+        Calibration-aware trainers use it by default; `predict` and `measure` need it as their `prompt_format`.
         """
         return self_evaluation_format(PromptFormat.from_dict(self.provenance["prompt_format"]))
 
@@ -175,7 +180,7 @@ class SelfEvaluationQuestions(QuestionList[Question]):
             "not_comparable": "with nothing to compare, counted as wrong",
             "empty": "empty, left out",
             "dropped_cut_off": "cut off and left out",
-            "too_long": "questions not asked, since they are longer than the maximum length",
+            "too_long": "questions not asked because they exceed the maximum length",
         }
         return "; ".join([text, *(f"{counts[name]} {note}" for name, note in notes.items() if counts[name])])
 
@@ -216,7 +221,7 @@ class SelfEvaluationQuestions(QuestionList[Question]):
         FileNotFoundError
             If there is no such file.
         QuestionError
-            If it is some other kind of file, damaged, or written by another version.
+            If the file is of another kind, damaged, or written by another version.
         """
         import pyarrow as arrow
         import pyarrow.parquet as parquet
@@ -231,7 +236,8 @@ class SelfEvaluationQuestions(QuestionList[Question]):
                 rows = table.column("source").to_pylist()
                 answers = [GradedAnswer(**row | {"question": FreeFormQuestion(**row["question"])}) for row in rows]
                 return cls(answers, json.loads(metadata))
-        # Arrow raises an ArrowException or an OSError, or returns other columns, texts and types than were written.
+        # For a damaged file, Arrow raises an ArrowException or an OSError, or returns columns, texts or types that
+        # were never written.
         except (arrow.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
             raise QuestionError(
                 f"{path}: the file is damaged, of another kind, or written by another version of hf_calib ({error}); "
@@ -257,7 +263,7 @@ def prompt_format_of_answers(source: Any) -> PromptFormat | None:
 
     try:
         is_own = _METADATA in (parquet.read_schema(path).metadata or {})
-    except (arrow.ArrowException, OSError):  # reading the questions says why
+    except (arrow.ArrowException, OSError):  # raised with its reason when the questions are read
         return None
     return SelfEvaluationQuestions.load(path).prompt_format if is_own else None
 

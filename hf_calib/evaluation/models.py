@@ -200,8 +200,8 @@ def _served(address: str, settings: AskSettings) -> ModelSource:
     name = settings.model_name
     if name is None:
         raise ValueError(
-            "model_name: a served model needs its name on the server; pass it (--model-name), or give a "
-            "hf_calib.confidence.ServedModel, which has it"
+            "model_name: a served model needs its name on the server; pass it (--model-name), or pass a "
+            "hf_calib.confidence.ServedModel, which has one"
         )
     identity = _identity(address, model_name=name)
     return ModelSource(

@@ -104,8 +104,8 @@ def self_evaluation_questions(
     Warns
     -----
     UserWarning
-        If answers are empty (these are left out, since there is nothing to ask about) or cut off, contain nothing to
-        compare, or are all right, all wrong or all ungraded.
+        If answers are empty (these are left out, since there is nothing to ask about), are cut off, or contain nothing
+        to compare; or if all of them are right, wrong or ungraded.
 
     References
     ----------
@@ -255,8 +255,8 @@ def _warn(graded: SelfEvaluationQuestions, sampling: Sampling) -> None:
             )
     if balance["ungraded"] == len(graded):
         found.append(
-            "no question has a right answer, so none of the answers is graded, and only the anchor can use them; give "
-            "the questions' right answers"
+            "none of the questions comes with a right answer, so no answer is graded and only the anchor can use "
+            "them; add the right answers to the questions"
         )
     if counts["empty"]:
         found.append(f"{counts['empty']} of {counts['answers']} answers are empty and left out; check the prompt")

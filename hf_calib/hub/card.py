@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..confidence.registry import way_named
 from ..measures import CATALOG, shown_in
 from ..measures.verdict import convention_note
-from .card_data import AFTER, BASE, BEFORE, SCALED, CalibrationCardData, DatasetReference, Evaluation
+from .card_data import AFTER, BASE, BEFORE, PREFERENCE_PAIRS, SCALED, CalibrationCardData, DatasetReference, Evaluation
 from .card_metadata import (
     HUB_URL,
     CardParts,
@@ -285,14 +285,15 @@ def _limits(data: CalibrationCardData, calibrator: bool) -> Iterable[object]:
     asked, others = "multiple-choice questions", "free-form answers"
     if data.free_form:
         asked, others = "free-form questions", "multiple-choice answers"
+    on_pairs = data.calibration_data is not None and data.calibration_data.name == PREFERENCE_PAIRS
     yield (
-        f"For research on the calibration of language models, and for {asked} like those that it was {done.lower()} "
-        f"on. The confidence is read off {way_named(data.confidence).help}; it says nothing about {others}."
+        f"For research on the calibration of language models, and for {asked} like those that it was "
+        f"{'measured' if on_pairs else done.lower()} on. The confidence is read off "
+        f"{way_named(data.confidence).help}; it says nothing about {others}."
     )
     with_what = []
     if data.calibration_data:
-        # Without questions, the anchor acted on tokens of the preference pairs.
-        kind = "questions" if data.option_counts or data.free_form else "tokens"
+        kind = "tokens" if on_pairs else "questions"
         with_what.append(f"{kind} from {_dataset_link(data.calibration_data)}")
     if data.option_counts:
         counts = " or ".join(map(str, sorted(set(data.option_counts))))

@@ -23,6 +23,9 @@ MAX_REPORT_BYTES = 32 * 2**20
 BASE, BEFORE, SCALED, AFTER, CALIBRATED = "base", "before", "temperature_scaled", "after", "calibrated"
 STAGES = (BASE, BEFORE, SCALED, AFTER, CALIBRATED)
 
+# The name of calibration data that are tokens of the preference pairs, not questions.
+PREFERENCE_PAIRS = "preference-pairs"
+
 # Arguments with places, people or secrets, which configure a run rather than a method.
 _UNPUBLISHED_SETTINGS = {
     "hub_token", "push_to_hub_token", "output_dir", "logging_dir", "run_name", "resume_from_checkpoint",
@@ -142,7 +145,7 @@ class CalibrationCardData:
     alignment : str, optional
         The model's alignment method, before or during calibration: "DPO", "PPO", ...
     preference_data, calibration_data : DatasetReference, optional
-        The pairs it was aligned on and the questions it was calibrated on.
+        The pairs it was aligned on, and the questions (or `PREFERENCE_PAIRS`) it was calibrated on.
     method : str, optional
         The name of the calibration method.
     settings : mapping, optional

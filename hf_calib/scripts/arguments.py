@@ -18,9 +18,9 @@ class QuestionArguments:
     Parameters
     ----------
     calibration_dataset : str, optional
-        Multiple-choice questions to calibrate on, as `hf_calib.load_questions` takes them; "self", to let the
-        reference write them before training; or, for DPO, "pairs", to anchor tokens of the pairs' own replies. Without
-        it, training is the TRL trainer's own.
+        Multiple-choice questions to calibrate on, as `hf_calib.load_questions` takes them; "self" to let the reference
+        write them before training; or, for DPO only, "pairs" to anchor tokens of the pairs' own chosen replies.
+        Without it, training is the TRL trainer's own.
     eval_calibration_dataset : str, optional
         Answered questions to measure calibration on, before and after training and whenever the trainer evaluates.
     em_dataset : str, optional
@@ -43,7 +43,7 @@ class QuestionArguments:
         default=None,
         metadata={
             "help": f"Multiple-choice questions to calibrate on. {_QUESTIONS} self: the reference writes them. "
-            "pairs: DPO anchors tokens of its own pairs."
+            "pairs (DPO only): tokens of the pairs' own chosen replies are anchored instead."
         },
     )
     eval_calibration_dataset: str | None = field(

@@ -40,8 +40,8 @@ class FreeFormQuestion:
     Raises
     ------
     QuestionError
-        If the question, an answer or the context is empty, the answers are not a sequence of texts, or the subject is
-        not a text.
+        If the question, an answer or the context is empty, `answers` is not a sequence of texts, or the subject is not
+        a text.
     """
 
     question: str
@@ -77,9 +77,9 @@ def _words(answer: str) -> str:
 
 
 def _comparable_forms(answer: str, other: str) -> tuple[str, str]:
-    """Return two answers normalized, but with articles and punctuation if the other consists of nothing else.
+    """Normalize two answers in the same way, keeping articles or punctuation if `other` consists of nothing else.
 
-    Otherwise all of "A", "The The", "+" and "-" would be the same answer.
+    Without this exception "A", "The The", "+" and "-" would all be the same answer.
     """
     forms = (normalized, _words, lambda text: " ".join(text.lower().split()))
     form = next((form for form in forms if form(other)), normalized)
@@ -108,7 +108,7 @@ def numeric_match(answer: str, other: str) -> bool:
 
 
 def _numbers(text: str) -> list[str]:
-    # A hyphen after a digit is that of a range, not a sign.
+    # After a digit, a hyphen marks a range, not a negative number.
     return re.findall(r"(?:(?<!\d)-)?(?:\d[\d,]*(?:\.\d+)?|\.\d+)", text.replace("\N{MINUS SIGN}", "-"))
 
 
@@ -136,7 +136,7 @@ def matcher_named(matcher: str | Matcher) -> Matcher:
 def name_of_matcher(matcher: str | Matcher) -> str:
     """Return the name under which a matcher is recorded: its key in `MATCHERS`, or the function's own name.
 
-    A function that has the name of another matcher's key is recorded with its module.
+    If the function's own name is the key of another matcher, its module is added.
     """
     if isinstance(matcher, str):
         return matcher

@@ -89,14 +89,14 @@ class CalibrationEvaluator:
 
     @property
     def confidence(self) -> str:
-        """What confidence is read off, a name of `hf_calib.confidence.ways()`."""
+        """What confidence is read off: a name in `hf_calib.confidence.ways()`."""
         return self._run["confidence"]["name"]
 
     def _described(self) -> dict[str, Any]:
         """Return how the questions are asked, for the report's warnings."""
         confidence = self.preparation.method.to_dict()
         if not self.asks_options:
-            confidence["matcher"] = None  # the answers were graded before
+            confidence["matcher"] = None  # the answers are already graded
         return {"confidence": confidence, "prompt_format": self.preparation.prompt_format.to_dict()}
 
     def report(self, predictions: Predictions) -> CalibrationReport:

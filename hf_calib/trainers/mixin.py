@@ -18,6 +18,7 @@ from transformers.trainer_utils import IntervalStrategy
 from ..confidence.forward import evaluating
 from ..evaluation.graded_answers import prompt_format_of_answers
 from ..hub import DatasetReference, dataset_reference
+from ..hub.card_data import PREFERENCE_PAIRS
 from ..tasks import PromptFormat, as_questions
 from .best_metric import correct_direction
 from .calibration_arguments import CalibrationArguments
@@ -56,8 +57,9 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
         Multiple-choice questions in any layout of `hf_calib.tasks.as_questions`. Questions without answers are
         anchored to the reference model; those with answers also get the supervised and the EM term. With "self", the
         reference model writes the questions before training, `self_made_questions` of them, into `questions.jsonl` in
-        the output folder, where a resumed run finds them; see `hf_calib.synthesize_questions`. With "pairs", the
-        anchor acts on one token of each chosen reply of a DPO trainer's own pairs, never on a reply's first.
+        the output folder, where a resumed run finds them; see `hf_calib.synthesize_questions`. With "pairs", which
+        only DPO trainers take, the anchor acts on one random token of each chosen reply, never the first, in at most
+        10,000 of the trainer's own pairs.
     eval_calibration_dataset : dataset, list of rows, str or Path, optional
         Answered questions on which `evaluate()` reports accuracy, calibration error and more. Free-form questions, or
         prompts as a trainer that generates gets them, are answered greedily, and the confidence stated in the answers
@@ -69,8 +71,8 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
         The anchor's reference model, instead of the trainer's own; or its answers, computed beforehand by
         `reference_distributions`, or the file they were saved to.
     prompt_format : PromptFormat, optional
-        How the questions are formatted. By default the format of self-evaluation questions, and for all others what
-        `calibration_prompt` selects.
+        How the questions are formatted. By default, self-evaluation questions have their own format, and
+        `calibration_prompt` selects the format of all others.
 
     Attributes
     ----------
@@ -86,9 +88,9 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
     # For the model card: whether the trainer aligns a base model, and the method's name with and without terms.
     _aligns = True
     _method_name: str | None = None
+    _method_without_terms: str | None = None
     # How to apply the chat template to the questions, for warnings.
     _chat_option = "calibration_prompt='chat'"
-    _method_without_terms: str | None = None
 
     def __init__(
         self,
@@ -216,7 +218,7 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
         if is_pairs(source):
             source = PreparedQuestions([], positions_in_pairs(self, self._questions.max_length, reference_model), [])
             run.calibration_source = DatasetReference(
-                "preference-pairs", size=len(source.trained), origin="one token of each chosen reply"
+                PREFERENCE_PAIRS, size=len(source.trained), origin="one token of each chosen reply"
             )
         if isinstance(source, PreparedQuestions):
             run.questions = source.questions

@@ -241,20 +241,20 @@ class QuestionPreparation:
 def chosen_format(
     prompt_format: PromptFormat | None, of_answers: PromptFormat | None, settings: CalibrationArguments
 ) -> PromptFormat:
-    """Return the format of a trainer's questions: as given, as graded answers imply, or by `calibration_prompt`.
+    """Return the format of a trainer's questions: the given one, that of graded answers, or by `calibration_prompt`.
 
     Parameters
     ----------
     prompt_format : PromptFormat or None
         The trainer's argument.
     of_answers : PromptFormat or None
-        The format in which questions about graded answers are measured; None for other questions.
+        The format of questions about graded answers; None for other questions.
     settings : CalibrationArguments
 
     Raises
     ------
     ValueError
-        If `calibration_prompt` is "chat", and the answers were not asked for through the chat template.
+        If `calibration_prompt` is "chat" but the graded answers were generated without the chat template.
     """
     if prompt_format is not None:
         return prompt_format
@@ -262,8 +262,8 @@ def chosen_format(
         return PromptFormat(chat=settings.calibration_prompt == "chat")
     if settings.calibration_prompt == "chat" and not of_answers.chat:
         raise ValueError(
-            "calibration_prompt: the graded answers were asked for without the chat template; leave it out, or ask "
-            "for them with prompt_format=PromptFormat(chat=True)"
+            "calibration_prompt: 'chat' does not fit graded answers that were generated without the chat template; "
+            "leave it out, or generate them with prompt_format=PromptFormat(chat=True)"
         )
     return of_answers
 

@@ -104,7 +104,7 @@ class RecalibrationTrainer(CalibrationMixin, _TermsOnlyTrainer):  # type: ignore
         )
         if self._calibration_term is None and not self._takes_own_forward:
             raise ValueError(
-                "anchor_weight: no term has a weight, so there is nothing to train on; set anchor_weight or "
+                "anchor_weight: the weights of all terms are 0, so there is nothing to train; set anchor_weight or "
                 "supervised_weight above 0"
             )
         if not is_self(prompts):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ class SelfEvaluationCallback(TrainerCallback):
     asked : path or iterable of FreeFormQuestion, optional
         The questions to answer; by default those that `questions` answer.
     matcher : callable, optional
-        Needed if `questions` were graded by a custom matcher, of which they hold only the name.
+        Needed if `questions` were graded by a custom matcher, since they hold only its name.
     batch_size : int, optional
         Questions per device; by default the trainer's `per_device_eval_batch_size`.
 
@@ -50,9 +51,11 @@ class SelfEvaluationCallback(TrainerCallback):
 
     Raises
     ------
+    TypeError
+        If `questions` are not `SelfEvaluationQuestions`.
     ValueError
-        If `every` is below 1 or the matcher is unknown; when the trainer starts, if `questions` are not its
-        `calibration_dataset`.
+        If `every` is not a whole number of at least 1, or the matcher is unknown; when training starts, if the trainer
+        has no calibration questions or another number of them.
 
     Examples
     --------
@@ -77,10 +80,10 @@ class SelfEvaluationCallback(TrainerCallback):
                 f"questions: expected SelfEvaluationQuestions, got {type(questions).__name__}; make them with "
                 "self_evaluation_questions, or read them with SelfEvaluationQuestions.load"
             )
-        if not isinstance(every, int) or every < 1:
-            raise ValueError(f"every is a whole number of optimizer steps, at least 1; got {every!r}")
+        if not isinstance(every, Integral) or every < 1:
+            raise ValueError(f"every: must be an integer of at least 1, in optimizer steps, got {every!r}")
         self.questions = questions
-        self.every = every
+        self.every = int(every)
         self.sampling = Sampling.from_dict(questions.provenance, matcher)
         answered = {answer.row: answer.question for answer in questions.answers}
         own = QuestionList([answered[row] for row in sorted(answered)], source=questions.source)
@@ -99,8 +102,8 @@ class SelfEvaluationCallback(TrainerCallback):
         run = self.trainer.calibration_run
         if run.questions and len(run.questions) != len(self.questions):
             raise ValueError(
-                f"questions: the trainer has {len(run.questions)} calibration questions and SelfEvaluationCallback "
-                f"{len(self.questions)}; a refresh replaces all of them, so pass the same questions as "
+                f"questions: the trainer has {len(run.questions)} calibration questions, but SelfEvaluationCallback "
+                f"has {len(self.questions)}; a refresh replaces all of them, so pass the same questions as "
                 "calibration_dataset"
             )
         current = self.questions
@@ -108,8 +111,8 @@ class SelfEvaluationCallback(TrainerCallback):
             if (run.resumed_from / _FILE).exists():
                 current = SelfEvaluationQuestions.load(run.resumed_from / _FILE)
             else:
-                logger.warning("%s has no %s; training goes on with the first answers", run.resumed_from, _FILE)
-        # At once, so that a trainer that cannot take new questions says so now.
+                logger.warning("%s has no %s; training continues with the initial answers", run.resumed_from, _FILE)
+        # At once, so that a trainer that cannot take new questions raises its error before training.
         self._take(current)
 
     def on_step_end(self, args, state, control, **kwargs):

@@ -36,8 +36,8 @@ class StatedConfidenceConfig(RecalibrationConfig):
         The levels: 0 to 100 in steps of 5, 0 to 9, or ten words. "auto" chooses the first of these whose levels
         are single tokens.
     answer_weight : float, default 0.0
-        Weight of the right answers' mean log-loss, each divided by its number of tokens. At 0 the answers are not
-        trained.
+        Weight of the log-loss of the right answers' texts, averaged over the tokens of each answer and then over the
+        answers. At 0 the answers are not trained.
     """
 
     supervised_weight: float = field(
@@ -70,7 +70,7 @@ class StatedConfidenceConfig(RecalibrationConfig):
                     f"{name}: this term acts on a question's options, not on levels of confidence; set it to 0"
                 )
         if self.permute_options:
-            raise ValueError("permute_options: levels of confidence have one order; leave it out")
+            raise ValueError("permute_options: levels of confidence cannot be permuted; leave it out")
         if self.calibration_confidence not in (CalibrationArguments.calibration_confidence, StatedLevels.name):
             raise ValueError(
                 f"calibration_confidence: {self.calibration_confidence!r} does not apply to levels of confidence; "
@@ -85,8 +85,8 @@ class StatedConfidenceTrainer(RecalibrationTrainer):
 
     After each answer the model has a distribution over the levels of confidence; the loss is the expected Brier score
     of the level that it states, plus the anchor if `anchor_weight` is above 0. The answers' texts are trained only if
-    `answer_weight` is above 0. `hf-calib measure --free-form ... --confidence stated-levels` asks with the same
-    prompt, and with the levels of `scale="auto"`.
+    `answer_weight` is above 0. `hf-calib measure --free-form ... --confidence stated-levels` uses the same prompt and
+    the levels of `scale="auto"`.
 
     Parameters
     ----------
@@ -105,13 +105,15 @@ class StatedConfidenceTrainer(RecalibrationTrainer):
     ------
     TypeError
         If the answers are not `SelfEvaluationQuestions`.
+    ValueError
+        If there is a `reference` but no anchor, or `calibration_prompt` does not fit the answers' prompt format.
     QuestionError
         If the levels are not single tokens, or a prompt is too long.
 
     Warns
     -----
     UserWarning
-        If `hf-calib measure` asks for other levels than those of `scale`.
+        If `hf-calib measure` would ask for levels other than those of `scale`.
 
     References
     ----------
@@ -119,7 +121,7 @@ class StatedConfidenceTrainer(RecalibrationTrainer):
     """
 
     _method_name = _method_without_terms = "stated-confidence training"
-    _chat_option = "answers that were asked for with prompt_format=PromptFormat(chat=True)"
+    _chat_option = "answers that were generated with prompt_format=PromptFormat(chat=True)"
 
     def __init__(
         self,
@@ -208,7 +210,7 @@ class StatedConfidenceTrainer(RecalibrationTrainer):
         labels = ids.masked_fill(~(mask & (places >= starts[:, None]).to(device)), -100)[:, 1:]
         logits = model(input_ids=ids, attention_mask=mask.long()).logits[:, :-1]
         losses = cross_entropy(logits.float().transpose(1, 2), labels, ignore_index=-100, reduction="none")
-        # Per answer rather than per token of all, so that gradient accumulation does not change the update.
+        # The mean over answers, not over all tokens, so that gradient accumulation does not change the update.
         return loss + self._answer_weight * (losses.sum(dim=1) / (labels >= 0).sum(dim=1)).mean()
 
 

@@ -126,7 +126,7 @@ def _prompt(place: str, row: Any) -> StatedPrompt:
     prompt: Any = row.get("prompt")
     is_text = isinstance(prompt, str) and bool(prompt.strip())
     if not is_text and not (isinstance(prompt, list) and prompt and all(isinstance(own, Mapping) for own in prompt)):
-        raise QuestionError(f"{place}: the prompt is {prompt!r:.80}; give a text or a list of messages, not empty")
+        raise QuestionError(f"{place}: the prompt is {prompt!r:.80}; give a nonempty text or list of messages")
     return StatedPrompt(prompt, {name: value for name, value in row.items() if name != "prompt"})
 
 

@@ -83,7 +83,7 @@ def dataset_kind(trainer: Any) -> str | None:
 def tokenized_pairs(trainer: Any) -> Dataset | None:
     """Return the token ids that a DPO trainer trains on, in the columns "prompt" and "chosen".
 
-    None for other trainers, for streamed data, and for images, which TRL processes batch by batch.
+    Returns None for other trainers, streamed data, and images, which TRL processes batch by batch.
     """
     columns = {"prompt_ids": "prompt", "chosen_ids": "chosen"}
     rows = getattr(trainer, "train_dataset", None)

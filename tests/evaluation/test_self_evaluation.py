@@ -97,7 +97,7 @@ def test_what_may_be_wrong_is_told():
 
 
 def test_what_is_not_graded_is_told():
-    with pytest.warns(UserWarning, match="no question has a right answer, so none of the answers is graded"):
+    with pytest.warns(UserWarning, match="none of the questions comes with a right answer, so no answer is graded"):
         found = graded(["yes"], asked=ASKED[2:])
     assert found.describe() == "1 answers to 1 questions: 0 right, 0 wrong, 1 ungraded"
     backend = Scripted(["Paris"])
@@ -106,7 +106,7 @@ def test_what_is_not_graded_is_told():
         None if own is None else [Generation(text, True) for text in own] for own in backend.texts
     ]
     found = self_evaluation_questions(backend, None, ASKED, progress=False)
-    assert found.describe().endswith("; 1 questions not asked, since they are longer than the maximum length")
+    assert found.describe().endswith("; 1 questions not asked because they exceed the maximum length")
     # What equals a right answer is right, even if it consists of an article.
     found = graded(["A"], ["5"], asked=[FreeFormQuestion("First letter?", ("A",)), ASKED[1]])
     assert (found.balance["right"], found.provenance["counts"]["not_comparable"]) == (1, 0)
@@ -139,7 +139,7 @@ def test_bad_input_is_refused():
         graded(["Paris", "Rome"], temperature=0.0)
     for setting in (
         {"n_samples": 0}, {"n_samples": "2"}, {"n_samples": 1.5}, {"max_new_tokens": 0}, {"temperature": -1.0},
-        {"temperature": float("nan")}, {"temperature": "1"},
+        {"temperature": float("nan")}, {"temperature": "1"}, {"seed": 1.5}, {"seed": None},
     ):  # fmt: skip
         with pytest.raises(ValueError, match=f"{next(iter(setting))}: must be"):
             graded(["Paris"], **setting)
@@ -229,9 +229,9 @@ def test_damaged_and_other_files_are_refused_by_name(tmp_path):
         kept = {key: value for key, value in found.provenance.items() if key != name}
         metadata = {b"hf_calib.self_evaluation": json.dumps(kept).encode()}
         parquet.write_table(table.replace_schema_metadata(metadata), path)
-        with pytest.raises(QuestionError, match=f"the provenance lacks {name}"):
+        with pytest.raises(QuestionError, match=f"provenance: {name} is missing; pass"):
             SelfEvaluationQuestions(found.answers, kept)
-        with pytest.raises(QuestionError, match=rf"graded\.parquet: .*the provenance lacks {name}.*again"):
+        with pytest.raises(QuestionError, match=rf"graded\.parquet: .*provenance: {name} is missing.*again"):
             SelfEvaluationQuestions.load(path)
     metadata = {b"hf_calib.self_evaluation": json.dumps(found.provenance).encode()}
     parquet.write_table(table.drop(["source"]).replace_schema_metadata(metadata), path)

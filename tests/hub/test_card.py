@@ -69,6 +69,18 @@ def test_says_what_was_measured():
     assert text.index("No significant miscalibration") < text.index("A LoRA adapter")
 
 
+@pytest.mark.parametrize("free_form", [False, True])
+def test_a_model_calibrated_on_pairs_was_not_calibrated_on_questions(free_form):
+    data = card_data(free_form=free_form, option_counts=(), subjects=())
+    asked = "free-form questions" if free_form else "multiple-choice questions"
+    text, _ = shown(render_card(replace(data, calibration_data=DatasetReference("preference-pairs", size=64))))
+    assert f"for {asked} like those that it was measured on" in text
+    assert "Calibrated with tokens from preference-pairs (64 rows)" in text
+    text, _ = shown(render_card(data))
+    assert f"for {asked} like those that it was calibrated on" in text
+    assert "Calibrated with questions from lab/questions" in text
+
+
 def test_table_in_sight_has_five_columns_and_unbroken_cells():
     for evaluation in card_data().evaluations:
         table = evaluation_table(card_data(), evaluation)["table"]

@@ -95,17 +95,20 @@ def test_positions_stay_within_the_length_limit(tokenizer, tmp_path):
     longest = max(map(len, positions(on_pairs(tokenizer, tmp_path)).values()))
     limited = positions(on_pairs(tokenizer, tmp_path, max_length=longest - 2))
     assert max(map(len, limited.values())) <= longest - 3  # and the predicted token
-    with pytest.raises(ValueError, match="no chosen reply has a second token within max_length; raise max_length"):
+    with pytest.raises(ValueError, match="no chosen reply has a second token within max_length=3; raise max_length"):
         on_pairs(tokenizer, tmp_path, calibration_max_length=3)
 
 
-def test_replies_of_one_token_have_no_position(tokenizer, tmp_path, monkeypatch):
+def test_replies_of_one_token_have_no_position(tokenizer, tmp_path, monkeypatch, caplog):
     short = [{"prompt": "Is it?", "chosen": "", "rejected": " It is not."}]
     trainer = on_pairs(tokenizer, tmp_path, train_dataset=Dataset.from_list([*pairs(10), *short, *pairs(3)]))
     assert len(trainer.train_dataset[10]["chosen_ids"]) == 1  # the end of the text
     assert sorted(positions(trainer)) == [*range(10), 11, 12, 13]
+    assert "calibration_dataset='pairs': 1 of 14 chosen replies have no second token" in caplog.text
+    caplog.clear()
     monkeypatch.setattr(pair_positions, "MOST", 5)
     few = positions(on_pairs(tokenizer, tmp_path))
+    assert "chosen replies" not in caplog.text
     assert len(few) == 5
     assert sorted(few) != list(range(5))
 
@@ -136,12 +139,14 @@ def test_arguments_without_effect_are_errors(options, message, tokenizer, tmp_pa
 
 
 def test_another_reference_is_an_error(tokenizer, tmp_path):
-    with pytest.raises(ValueError, match="the pairs are anchored to the trainer's own reference"):
+    with pytest.raises(
+        ValueError, match="calibration_reference_model: has no effect with calibration_dataset='pairs'"
+    ):
         on_pairs(tokenizer, tmp_path, calibration_reference_model=tiny_llama(tokenizer, seed=7))
 
 
 def test_a_trainer_without_pairs_in_memory_is_an_error(tokenizer, tmp_path):
-    message = "has no preference pairs of text that could be read before training; use a DPO trainer"
+    message = "has no text preference pairs in memory; use a DPO trainer"
     with pytest.raises(ValueError, match=f"CalibrationAwareKTOTrainer {message}"):
         kto(tokenizer, tmp_path, calibration_dataset="pairs", peft_config=lora())
     with pytest.raises(ValueError, match=f"CalibrationAwareTrainer {message}"):

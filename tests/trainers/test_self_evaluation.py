@@ -1,5 +1,6 @@
 """Training on a model's own graded answers, with new answers as it changes."""
 
+import numpy as np
 import pytest
 import torch
 from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments
@@ -122,7 +123,7 @@ def test_a_checkpoint_may_have_been_moved(graded, tokenizer, tmp_path, caplog):
     (checkpoint / "self_evaluation.parquet").unlink()
     resumed = repair(tokenizer, tmp_path / "third", graded, callbacks=[callback(graded, 100)], **options)
     resumed.train(resume_from_checkpoint=str(checkpoint))
-    assert "has no self_evaluation.parquet; training goes on with the first answers" in caplog.text
+    assert "has no self_evaluation.parquet; training continues with the initial answers" in caplog.text
 
 
 def test_new_answers_keep_their_source(graded, tokenizer, tmp_path):
@@ -134,7 +135,7 @@ def test_new_answers_keep_their_source(graded, tokenizer, tmp_path):
 
 def test_a_refresh_does_not_replace_other_questions(graded, tokenizer, tmp_path):
     trainer = repair(tokenizer, tmp_path, [*graded, *questions(3)], callbacks=[callback(graded)])
-    with pytest.raises(ValueError, match="has 33 calibration questions and SelfEvaluationCallback 30"):
+    with pytest.raises(ValueError, match="has 33 calibration questions, but SelfEvaluationCallback has 30"):
         trainer.train()
 
 
@@ -158,14 +159,17 @@ def test_training_asks_as_measuring_does(source, tmp_path):
         tokenizer, tmp_path, calibration_dataset=given, prompt_format=own, peft_config=lora()
     ).prompt_format == own  # fmt: skip
     plain = answers(tiny_llama(tokenizer), tokenizer)
-    with pytest.raises(ValueError, match="calibration_prompt: the graded answers were asked for without the chat"):
+    with pytest.raises(ValueError, match="calibration_prompt: 'chat' does not fit graded answers"):
         repair(tokenizer, tmp_path, plain, calibration_prompt="chat")
 
 
 def test_bad_input_is_refused(graded, tokenizer, tmp_path):
     for every in (0, 2.5, "2"):
-        with pytest.raises(ValueError, match=f"every is a whole number of optimizer steps, at least 1; got {every!r}"):
+        with pytest.raises(
+            ValueError, match=f"every: must be an integer of at least 1, in optimizer steps, got {every!r}"
+        ):
             callback(graded, every)
+    assert callback(graded, np.int64(2)).every == 2
     with pytest.raises(TypeError, match="expected SelfEvaluationQuestions, got list"):
         SelfEvaluationCallback(list(graded), 5)
     with pytest.raises(ValueError, match="graded by 'even_sum'; pass that function"):

@@ -171,7 +171,7 @@ def test_bad_input_is_refused(graded, tokenizer, tmp_path):  # noqa: F811
         StatedConfidenceConfig(str(tmp_path), em_weight=1.0, **training_arguments())
     for options, message in (
         ({"brier_weight": 1.0}, "brier_weight: this term acts on a question's options"),
-        ({"permute_options": True}, "permute_options: levels of confidence have one order"),
+        ({"permute_options": True}, "permute_options: levels of confidence cannot be permuted"),
         ({"calibration_confidence": "text"}, "calibration_confidence: 'text' does not apply to levels"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -179,10 +179,12 @@ def test_bad_input_is_refused(graded, tokenizer, tmp_path):  # noqa: F811
     with pytest.raises(ValueError, match="reference: has no effect without the anchor"):
         StatedConfidenceTrainer(tiny_llama(tokenizer), args, graded, tokenizer, tiny_llama(tokenizer))
     chat = StatedConfidenceConfig(str(tmp_path), calibration_prompt="chat", **training_arguments())
-    with pytest.raises(ValueError, match="calibration_prompt: the graded answers were asked for without the chat"):
+    with pytest.raises(ValueError, match="calibration_prompt: 'chat' does not fit graded answers"):
         StatedConfidenceTrainer(tiny_llama(tokenizer), chat, graded, tokenizer)
     nothing = StatedConfidenceConfig(str(tmp_path), supervised_weight=0.0, **training_arguments())
-    with pytest.raises(ValueError, match="no term has a weight, so there is nothing to train on"):
+    with pytest.raises(
+        ValueError, match="anchor_weight: the weights of all terms are 0, so there is nothing to train"
+    ):
         StatedConfidenceTrainer(tiny_llama(tokenizer), nothing, graded, tokenizer)
     with pytest.raises(ValueError, match="answer_weight must be a finite, nonnegative number, got -1"):
         StatedConfidenceConfig(str(tmp_path), answer_weight=-1, **training_arguments())

@@ -148,7 +148,7 @@ def test_bad_input_is_refused(tokenizer, tmp_path):
     with pytest.raises(QuestionError, match="row 1, counted from 0: its prompt is a list, but that of row 0 is a str"):
         stated_prompts([{"prompt": "a", "answer": "b"}, {"prompt": [{"content": "c"}], "answer": "d"}], chat=False)
     for row, message in (
-        ({"prompt": None}, "row 1, counted from 0: the prompt is None; give a text or a list of messages, not empty"),
+        ({"prompt": None}, "row 1, counted from 0: the prompt is None; give a nonempty text or list of messages"),
         ({"prompt": " "}, "row 1, counted from 0: the prompt is ' '"),
         ({"prompt": []}, r"row 1, counted from 0: the prompt is \[\]"),
         ({"prompt": 3}, "row 1, counted from 0: the prompt is 3"),

@@ -111,10 +111,11 @@ VARIANTS: dict[str, Method] = {
 """Variants of these methods, which sweeps compare.
 
 ``rcft`` with the anchor on other prompts: those of the preference pairs, or the data's with options of other
-questions (mutated); calibration-aware DPO with the anchor at tokens of the pairs' prompts, of their chosen replies
-after the first token (replies), or of whole chosen replies; ``rcft`` half-way back to the pre-trained weights;
-alignment on the open pairs alone (chat); and alignment of a model that was first tuned on the answers until it was
-overconfident: plainly, keeping to this model, and keeping to the pre-trained one (base).
+questions (mutated); calibration-aware DPO with the anchor at one token of each pair: of the prompt (prompts), of the
+chosen reply after its first token (replies), or of the whole chosen reply (whole-replies); ``rcft`` halfway back to
+the pre-trained weights; alignment on the open pairs alone (chat); and alignment of a model that was first tuned on the
+answers until it was overconfident: with plain DPO, with the anchor to this model, and with the anchor to the
+pre-trained one (base).
 """
 
 COMPARED = {**METHODS, **VARIANTS}

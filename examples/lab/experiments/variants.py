@@ -70,19 +70,18 @@ def with_chat_alone(bench: Bench) -> Bench:
 
 
 PLACES = ("prompts", "replies", "whole-replies")
-"""Where in the pairs the anchor may be: the second is the trainers' `calibration_dataset="pairs"`."""
+"""The parts of the pairs whose tokens can be anchored; "replies" is the trainers' `calibration_dataset="pairs"`."""
 
 
 def anchored_in_pairs(bench: Bench, places: str) -> Any:
-    """Align the pre-trained model with the anchor at a random token of each pair.
+    """Align the pre-trained model with the anchor at one random token of each pair.
 
     Parameters
     ----------
     bench : Bench
-    places : str
-        Which tokens are drawn from: the prompt's, those of the chosen reply after its first, or all of the chosen
-        reply's. The first token is where an open reply becomes polite or not, and where a multiple-choice question is
-        answered.
+    places : {"prompts", "replies", "whole-replies"}
+        What the token is drawn from: the prompt, the chosen reply after its first token, or the whole chosen reply.
+        The first token decides whether an open reply is polite, and answers a multiple-choice question.
     """
     args = CalibrationAwareConfig(
         **bench.alignment_arguments("in-pairs"), calibration_batch_size=bench.preset.calibration_batch_size
@@ -90,14 +89,14 @@ def anchored_in_pairs(bench: Bench, places: str) -> Any:
     trainer = CalibrationAwareTrainer(
         args=args,
         train_dataset=bench.data.pairs,
-        calibration_dataset="pairs" if places == "replies" else _places(bench, places),
+        calibration_dataset="pairs" if places == "replies" else _drawn_tokens(bench, places),
         **bench.policy_and_reference(),
     )
     trainer.train()
     return trainer
 
 
-def _places(bench: Bench, places: str) -> PreparedQuestions:
+def _drawn_tokens(bench: Bench, places: str) -> PreparedQuestions:
     rng = np.random.default_rng([bench.seed, 12])
     items = []
     for pair in bench.data.pairs:
@@ -105,7 +104,7 @@ def _places(bench: Bench, places: str) -> PreparedQuestions:
         reply = bench.tokenizer(pair["chosen"], add_special_tokens=False)["input_ids"]
         first, stop = (1, len(prompt)) if places == "prompts" else (len(prompt), len(prompt) + len(reply) + 1)
         known = [*prompt, *reply][: rng.integers(first, stop)]
-        # Only an anchor reads these items, at the position after the last token; the options are not used.
+        # Only the anchor uses these items, at the token that follows them; it ignores the options.
         items.append(EncodedQuestion(tuple(known), (0, 1), -1, len(items)))
     return PreparedQuestions([], items, [])
 
