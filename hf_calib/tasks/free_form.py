@@ -108,8 +108,8 @@ def numeric_match(answer: str, other: str) -> bool:
 
 
 def _numbers(text: str) -> list[str]:
-    # After a digit, a hyphen marks a range, not a negative number.
-    return re.findall(r"(?:(?<!\d)-)?(?:\d[\d,]*(?:\.\d+)?|\.\d+)", text.replace("\N{MINUS SIGN}", "-"))
+    # After a digit or a letter, a hyphen marks a range or joins words; it is not a sign.
+    return re.findall(r"(?:(?<!\w)-)?(?:\d[\d,]*(?:\.\d+)?|\.\d+)", text.replace("\N{MINUS SIGN}", "-"))
 
 
 MATCHERS: dict[str, Matcher] = {"exact": exact_match, "contains": contains, "numeric": numeric_match}

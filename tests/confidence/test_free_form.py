@@ -207,6 +207,8 @@ def test_confidence_at_k_of_sampled_answers_is_measured_and_saved(model, tokeniz
         (numeric_match, "\N{MINUS SIGN}3", "3", False),
         (numeric_match, "\N{MINUS SIGN}3", "-3", True),
         (numeric_match, "pages 10-12", "12", True),
+        (numeric_match, "Apollo-11", "11", True),
+        (numeric_match, "x=-3", "-3", True),
         # Right answers of articles or punctuation alone.
         (exact_match, "A.", "a", True),
         (exact_match, "The", "A", False),

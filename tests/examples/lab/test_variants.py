@@ -11,8 +11,9 @@ from experiments.results import load_rows
 from experiments.sweep_run import run_sweep
 from experiments.sweeps import SWEEP_KEYS, SWEEPS
 from experiments.variants import (
+    PLACES,
     aligned_from,
-    anchored_in_replies,
+    anchored_in_pairs,
     mutated_prompts,
     pairs_prompts,
     read_question,
@@ -100,8 +101,8 @@ def test_a_bench_of_chats_alone_has_the_open_pairs(bench):
     assert bench.data.pairs is pairs
 
 
-@pytest.mark.parametrize("whole", [False, True])
-def test_an_anchor_in_the_replies_is_at_their_tokens(whole, bench, monkeypatch):
+@pytest.mark.parametrize("places", PLACES)
+def test_an_anchor_in_the_pairs_is_at_their_tokens(places, bench, monkeypatch):
     seen = {}
 
     class Trainer:
@@ -112,18 +113,27 @@ def test_an_anchor_in_the_replies_is_at_their_tokens(whole, bench, monkeypatch):
             pass
 
     monkeypatch.setattr(variants, "CalibrationAwareTrainer", Trainer)
-    assert isinstance(anchored_in_replies(bench, whole=whole), Trainer)
+    assert isinstance(anchored_in_pairs(bench, places), Trainer)
+    if places == "replies":
+        assert seen["calibration_dataset"] == "pairs"
+        return
     items, pairs = seen["calibration_dataset"].trained, bench.data.pairs
     assert len(items) == len(pairs)
-    lengths = set()
+    lengths, rests = set(), set()
     for item, pair in zip(items, pairs, strict=True):
         prompt = bench.tokenizer(pair["prompt"])["input_ids"]
         text = bench.tokenizer(pair["prompt"] + pair["chosen"])["input_ids"]
         assert list(item.input_ids) == text[: len(item.input_ids)]
         lengths.add(len(item.input_ids) - len(prompt))
+        rests.add(len(text) - len(item.input_ids))
         assert item.answer == -1
-    assert min(lengths) == (0 if whole else 1)
-    assert max(lengths) > 4
+    if places == "prompts":
+        assert min(lengths) < -4
+        assert max(lengths) == -1
+    else:
+        assert min(lengths) == 0
+        assert max(lengths) > 4
+        assert min(rests) == 0
 
 
 def test_a_bench_has_other_prompts_where_they_are_given(bench):
