@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
@@ -80,7 +80,7 @@ class SelfEvaluationCallback(TrainerCallback):
                 f"questions: expected SelfEvaluationQuestions, got {type(questions).__name__}; make them with "
                 "self_evaluation_questions, or read them with SelfEvaluationQuestions.load"
             )
-        if not isinstance(every, Integral) or every < 1:
+        if not isinstance(every, int | np.integer) or every < 1:
             raise ValueError(f"every: must be an integer of at least 1, in optimizer steps, got {every!r}")
         self.questions = questions
         self.every = int(every)
