@@ -54,7 +54,8 @@ class Arm:
 ARMS = {
     "before": Arm(after="before"),
     "dpo": Arm(),
-    "label smoothing": Arm({"label_smoothing": 0.1}),
+    # TRL's plain loss ignores `label_smoothing`; this sum with the robust loss is DPO with smoothed labels.
+    "label smoothing": Arm({"label_smoothing": 0.1, "loss_type": ["sigmoid", "robust"], "loss_weights": [1.8, -0.8]}),
     "robust": Arm({"label_smoothing": 0.1, "loss_type": ["robust"]}),
     "ipo": Arm({"loss_type": ["ipo"]}),
     "rpo": Arm({"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 1.0]}),

@@ -5,6 +5,8 @@ from importlib import import_module
 
 import numpy as np
 import pytest
+import torch
+from torch.nn.functional import logsigmoid
 
 import hf_calib
 from tests.examples.scripts import EXAMPLES, write
@@ -102,6 +104,17 @@ def test_held_out_pairs_share_no_prompt_with_the_others(arguments):
 def test_an_arm_that_changes_plain_dpo_needs_its_model(arguments):
     with pytest.raises(SystemExit, match="run the arm dpo with seed 0 first"):
         import_module("prevent").main([*arguments, "--arms", "daca"])
+
+
+def test_label_smoothing_is_cross_entropy_with_smoothed_labels():
+    config = import_module("prevent").ARMS["label smoothing"].config
+    margins, epsilon = torch.linspace(-5, 5, 11, dtype=torch.float64), config["label_smoothing"]
+    right, flipped = -logsigmoid(margins), -logsigmoid(-margins)
+    losses = {"sigmoid": right, "robust": ((1 - epsilon) * right - epsilon * flipped) / (1 - 2 * epsilon)}
+    trained = sum(
+        weight * losses[name] for name, weight in zip(config["loss_type"], config["loss_weights"], strict=True)
+    )
+    torch.testing.assert_close(trained, (1 - epsilon) * right + epsilon * flipped)
 
 
 def test_the_committed_report_and_table_are_those_of_the_rows():
