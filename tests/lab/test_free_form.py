@@ -73,7 +73,11 @@ def test_the_texts_use_the_prompts_that_confidence_is_read_and_trained_with(ques
             zip(questions.to_free_form(), questions.choices(), options, strict=True)
         )
     ]
-    own = SelfEvaluationQuestions(answers, {"prompt_format": FREE_FORM.to_dict()})
+    provenance = {
+        "model": {"name": "lab"}, "n_questions": len(answers), "sampling": {}, "matcher": "exact", "counts": {},
+        "prompt_format": FREE_FORM.to_dict(),
+    }  # fmt: skip
+    own = SelfEvaluationQuestions(answers, provenance)
     assert self_evaluation_prompts(questions, options) == [own.prompt_format.render(question) for question in own]
     levels = find_levels(make_tokenizer(free_form=True), FREE_FORM)
     assert levels == CONFIDENCE_LEVELS
