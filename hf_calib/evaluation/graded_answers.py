@@ -159,7 +159,7 @@ class SelfEvaluationQuestions(QuestionList[Question]):
 
         Calibration-aware trainers use it by default; `predict` and `measure` need it as their `prompt_format`.
         """
-        return self_evaluation_format(PromptFormat.from_dict(self.provenance["prompt_format"]))
+        return _format_of(self.provenance)
 
     @property
     def balance(self) -> dict[str, int]:
@@ -239,13 +239,10 @@ class SelfEvaluationQuestions(QuestionList[Question]):
         # For a damaged file, Arrow raises an ArrowException or an OSError, or returns columns, texts or types that
         # were never written.
         except (arrow.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
-            raise QuestionError(
-                f"{path}: the file is damaged, of another kind, or written by another version of hf_calib ({error}); "
-                "answer the questions again with self_evaluation_questions"
-            ) from error
+            raise _unreadable(path, error) from error
         raise QuestionError(
-            f"{path}: the file has no provenance of self-evaluation questions; read it with load_questions, or give "
-            "a file that SelfEvaluationQuestions.save wrote"
+            f"{path}: the file was not written by SelfEvaluationQuestions.save; read it with load_questions, or give "
+            "one that was"
         )
 
 
@@ -262,10 +259,26 @@ def prompt_format_of_answers(source: Any) -> PromptFormat | None:
     import pyarrow.parquet as parquet
 
     try:
-        is_own = _METADATA in (parquet.read_schema(path).metadata or {})
+        metadata = (parquet.read_schema(path).metadata or {}).get(_METADATA)
     except (arrow.ArrowException, OSError):  # raised with its reason when the questions are read
         return None
-    return SelfEvaluationQuestions.load(path).prompt_format if is_own else None
+    if metadata is None:
+        return None
+    try:
+        return _format_of(json.loads(metadata))
+    except (ValueError, KeyError, TypeError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> QuestionError:
+    return QuestionError(
+        f"{path}: the file is damaged, of another kind, or written by another version of hf_calib ({error}); answer "
+        "the questions again with self_evaluation_questions"
+    )
+
+
+def _format_of(provenance: Mapping[str, Any]) -> PromptFormat:
+    return self_evaluation_format(PromptFormat.from_dict(provenance["prompt_format"]))
 
 
 def parquet_path(path: str | os.PathLike[str]) -> Path:

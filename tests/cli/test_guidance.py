@@ -39,8 +39,10 @@ def run(*arguments):
 def process(*arguments, **environment):
     line = [sys.executable, "-m", "hf_calib.cli", *map(str, arguments)]
     return subprocess.Popen(
-        line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
-    )
+        line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment},
+        # It is ignored in the background.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
 
 
 # What was meant

@@ -182,7 +182,7 @@ def test_files_hold_everything_and_are_question_files_too(tmp_path):
     import pyarrow.parquet as parquet
 
     parquet.write_table(arrow.table({"question": ["a?"]}), tmp_path / "other.parquet")
-    with pytest.raises(QuestionError, match="no provenance"):
+    with pytest.raises(QuestionError, match="was not written by SelfEvaluationQuestions"):
         SelfEvaluationQuestions.load(tmp_path / "other.parquet")
     (tmp_path / "text.parquet").write_text("no table")
     with pytest.raises(QuestionError, match=r"text\.parquet"):
@@ -233,6 +233,10 @@ def test_damaged_and_other_files_are_refused_by_name(tmp_path):
             SelfEvaluationQuestions(found.answers, kept)
         with pytest.raises(QuestionError, match=rf"graded\.parquet: .*provenance: {name} is missing.*again"):
             SelfEvaluationQuestions.load(path)
+    for text in (b"{}", b"[1]", b"{"):
+        parquet.write_table(table.replace_schema_metadata({b"hf_calib.self_evaluation": text}), path)
+        with pytest.raises(QuestionError, match=r"graded\.parquet: the file is damaged, of another kind"):
+            prompt_format_of_answers(path)
     metadata = {b"hf_calib.self_evaluation": json.dumps(found.provenance).encode()}
     parquet.write_table(table.drop(["source"]).replace_schema_metadata(metadata), path)
     with pytest.raises(QuestionError, match=r"graded\.parquet: the file is damaged, of another kind"):
