@@ -9,9 +9,9 @@ python examples/real_models/free_form.py \
 The questions have the columns `question` and `answers`. Some are shown as solved examples; the others are answered
 once, greedily, and graded. For each reading, P(True) and the stated level of confidence, the model is measured before
 training, with a temperature fitted on answers that are set aside, and after training an adapter. The answers are
-written before and not trained, so their accuracy stays the same. `--out` gets the answers, the readings and
-`results.json`. A run that was stopped continues when it is started again with the same settings. Set
-`OMP_NUM_THREADS` to limit the cores it uses.
+written before and not trained, so their accuracy stays the same. `--out` gets the answers, the readings,
+`results.json`, and the table as `report.md`. A run that was stopped continues when it is started again with the same
+settings. Set `OMP_NUM_THREADS` to limit the cores it uses.
 """
 
 from __future__ import annotations
@@ -81,7 +81,9 @@ def main(argv=None):
             run.values.setdefault("seconds", {})[reading] = round(time.perf_counter() - start, 1)
             run.add(reading, "trained", read(reading, trainer.model, tokenizer, test))
     run.save()
-    print(run.table())
+    table = run.table()
+    (options.out / "report.md").write_text(f"# Seed {options.seed}\n\n{table}\n", encoding="utf-8")
+    print(table)
 
 
 def answered(options, model, tokenizer):

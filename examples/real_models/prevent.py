@@ -8,12 +8,13 @@ python examples/real_models/prevent.py --model HuggingFaceTB/SmolLM2-135M-Instru
 The pairs have the columns `prompt`, `chosen` and `rejected`; those of some prompts are held out. Arms:
 
 - the model before alignment, plain DPO, and its loss variants: label smoothing, robust DPO, IPO, and RPO (with SFT);
-- CATTO, and DPO with the binary cross-entropy of each token;
+- CATTO, DPO with the binary cross-entropy of each token, and CDPO, which also prefers a high stated confidence after
+  chosen answers and a low one after rejected answers (so it trains on twice as many pairs a step);
 - the anchor, without answers: at the letters (for each of `--anchor_weights`) or at the options' texts of OpenBookQA
   training questions, with `--answers` of these, at questions that the reference writes itself, or at tokens of the
   pairs' own replies;
-- after plain DPO: a temperature fitted on answers, DACA's temperature, weights averaged with the reference's, and
-  label-free repair.
+- after plain DPO: a temperature fitted on answers, DACA's temperature, the pre-trained model's probability of the
+  aligned model's answer (BaseCal-ReEval), weights averaged with the reference's, and label-free repair.
 
 Measured before, during and after training: how often the chosen of two held-out completions gets the higher implicit
 reward (the log-ratio to the reference), the reward margin, how often it is the likelier one (win rate), and the
@@ -48,6 +49,7 @@ class Arm:
     config: dict = field(default_factory=dict)  # of CalibrationAwareConfig
     prompts: str = "none"  # none, questions, answers, self or pairs
     catto: str | None = None  # the distance of CATTO's term
+    stated: bool = False  # whether CDPO's pairs of stated confidences are added
     after: str | None = None  # what is done to plain DPO's model
 
 
@@ -61,6 +63,7 @@ ARMS = {
     "rpo": Arm({"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 1.0]}),
     "catto": Arm(catto="absolute"),
     "dpo bce": Arm(catto="bce"),
+    "cdpo": Arm(stated=True),
     "anchor": Arm(prompts="questions"),
     "anchor texts": Arm({"calibration_confidence": "text-tokens"}, prompts="questions"),
     "anchor answers": Arm({"calibration_confidence": "text-tokens"}, prompts="answers"),
@@ -68,6 +71,7 @@ ARMS = {
     "anchor pairs": Arm(prompts="pairs"),
     "temperature": Arm(after="temperature"),
     "daca": Arm(after="daca"),
+    "basecal": Arm(after="basecal"),
     "averaged 0.25": Arm(after="averaged"),
     "averaged 0.5": Arm(after="averaged"),
     "averaged 0.75": Arm(after="averaged"),
@@ -199,15 +203,16 @@ class Experiment:
 
         return AutoModelForCausalLM.from_pretrained(self.options.model, dtype="float32").to(device())
 
-    def config(self, folder, seed, kind, **own):
+    def config(self, folder, seed, kind, batch_size=None, **own):
         """Return the training arguments that all arms share."""
         options = self.options
-        micro = options.micro_batch_size or options.batch_size
+        batch_size = batch_size or options.batch_size
+        micro = options.micro_batch_size or batch_size
         return kind(
             str(folder),
             max_steps=options.steps,
             per_device_train_batch_size=micro,
-            gradient_accumulation_steps=options.batch_size // micro,
+            gradient_accumulation_steps=batch_size // micro,
             learning_rate=options.learning_rate,
             lr_scheduler_type="cosine",
             warmup_steps=options.steps // 20,
@@ -250,22 +255,27 @@ class Experiment:
 
     def train_adapter(self, folder, name, arm, seed, weight):
         """Train and save an adapter, and return the training's record."""
+        from datasets import Dataset, concatenate_datasets
+
         import hf_calib
 
+        sys.path.append(str(Path(__file__).resolve().parents[1] / "lab"))
+        from experiments.catto import CATTODPOTrainer
+        from experiments.rivals import stated_pairs
+
         config = dict(arm.config) if weight is None else {**arm.config, "anchor_weight": weight}
+        pairs = Dataset.from_list(self.train)
+        if arm.stated:
+            pairs = concatenate_datasets([pairs, stated_pairs(pairs, seed)])
+            config["batch_size"] = 2 * self.options.batch_size
         args = self.config(folder, seed, hf_calib.CalibrationAwareConfig, beta=self.options.beta, **config)
         trainer_class, own = hf_calib.CalibrationAwareTrainer, {}
         if arm.catto is not None:
-            sys.path.append(str(Path(__file__).resolve().parents[1] / "lab"))
-            from experiments.catto import CATTODPOTrainer
-
             trainer_class, own = CATTODPOTrainer, {"catto_distance": arm.catto}
-        from datasets import Dataset
-
         trainer = trainer_class(
             self.base(),
             args=args,
-            train_dataset=Dataset.from_list(self.train),
+            train_dataset=pairs,
             processing_class=self.tokenizer,
             peft_config=self.adapter(),
             calibration_dataset=self.prompts(arm),
@@ -321,6 +331,9 @@ class Experiment:
             elif calibrator == "daca":
                 reference = self.ask(self.base(), {"fit": self.fit}, reading)["fit"].logits
                 answers, row[f"calibrator of {reading}"] = calibrated(answers, "reference_agreement", reference)
+            elif calibrator == "basecal":
+                base = self.ask(self.base(), sets, reading)
+                answers = {name: replace(base[name], chosen=own.predicted) for name, own in answers.items()}
             row["measured"][reading] = {name: figures(answers[name]) for name in self.tests}
         return row
 

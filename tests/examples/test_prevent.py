@@ -45,10 +45,12 @@ def test_each_arm_is_measured_once_and_compared_with_plain_dpo(arguments, tmp_pa
         "dpo",
         "rpo",
         "catto",
+        "cdpo",
         "anchor",
         "anchor answers",
         "temperature",
         "daca",
+        "basecal",
         "averaged 0.5",
         "repair",
     ]
@@ -69,8 +71,13 @@ def test_each_arm_is_measured_once_and_compared_with_plain_dpo(arguments, tmp_pa
             rows[same]["measured"]["letters"]["MMLU"]["accuracy"]
             == rows["dpo"]["measured"]["letters"]["MMLU"]["accuracy"]
         )
+    # The pre-trained model's confidence in the aligned model's answers.
+    base, kept = (rows[arm]["measured"]["letters"]["MMLU"] for arm in ("before", "basecal"))
+    assert kept["nll"] == base["nll"]
+    assert kept["accuracy"] == rows["dpo"]["measured"]["letters"]["MMLU"]["accuracy"]
     trained = [
-        json.dumps(rows[arm]["preferences"]["margins"]) for arm in ("dpo", "rpo", "catto", "anchor 2", "repair")
+        json.dumps(rows[arm]["preferences"]["margins"])
+        for arm in ("dpo", "rpo", "catto", "cdpo", "anchor 2", "repair")
     ]
     assert len(set(trained)) == len(trained)
     # The figures are those of the adapter that was trained.

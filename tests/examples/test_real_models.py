@@ -2,13 +2,16 @@
 
 import hashlib
 import json
+import re
 import zipfile
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 import hf_calib
+from hf_calib.tasks.free_form import MATCHERS
 from tests.examples.scripts import EXAMPLES, script, write
 from tests.support import question_rows
 
@@ -173,6 +176,63 @@ def test_the_demo_measures_repairs_and_measures_again(tmp_path, saved_model, mon
     monkeypatch.setattr(hf_calib.CalibrationAwareSFTTrainer, "train", trained_again)
     demo.main(arguments)
     assert capsys.readouterr().out.split("model ")[1] == table
+
+
+@pytest.mark.slow
+def test_one_command_runs_all_parts_and_repeats_nothing(tmp_path, saved_model, monkeypatch, capsys):
+    from common import SETS
+
+    run = script("real_models/run")
+    for seed, name in enumerate(SETS):
+        write(tmp_path / "data" / f"{name}.jsonl", question_rows(40, seed=seed, choices=(4, 4)))
+    pairs = [{"prompt": f"question {n // 2}", "chosen": f"yes {n}", "rejected": f"no {n}, never"} for n in range(12)]
+    # An untrained model says nothing that is right; about half of what it says counts here.
+    monkeypatch.setitem(MATCHERS, "exact", lambda answer, other: sum(map(ord, answer)) % 2 == 0)
+    asked = [{"question": f"{n} + 1?", "answers": [str(n + 1)]} for n in range(50)]
+    monkeypatch.setattr(run, "fetch", lambda name, out, source: saved_model)
+    small = {
+        "repair": "--readings text-tokens --n_test 12 --n_fit 9 --steps 2 --arms temperature cft",
+        "prevent": "--n_test 8 --n_fit 8 --n_prompts 8 --n_pairs 4 --n_followed 4 --steps 2 --batch_size 2 "
+        "--looks 2 --arms dpo anchor",
+        "free_form": "--shots 2 --n_train 20 --n_fit 8 --n_test 16 --steps 2 --max_new_tokens 4",
+    }
+    monkeypatch.setitem(run.RUNS, "smollm2", small)
+    out = tmp_path / "out"
+    arguments = [
+        "smollm2", "--pairs", str(write(tmp_path / "pairs.jsonl", pairs)), "--data", str(tmp_path / "data"),
+        "--questions", str(write(tmp_path / "asked.jsonl", asked)), "--seeds", "0", "1", "--out", str(out),
+    ]  # fmt: skip
+    run.main(arguments)
+    results = json.loads((out / "results.json").read_text())
+    assert {part: len(rows) for part, rows in results.items()} == {"repair": 3, "prevent": 4, "free_form": 2}
+    page = (out / "report.md").read_text()
+    assert [line for line in page.splitlines() if line.startswith("# ")] == [
+        "# Repair", "# Alignment", "# Free-form answers",
+    ]  # fmt: skip
+    pictures = re.findall(r"!\[[^]]*\]\(([^)]*)\)", page)
+    assert len(pictures) == 2
+    assert all((out / picture).is_file() for picture in pictures)
+    (row,) = [own for own in results["repair"] if own["arm"] == "temperature"]
+    assert f"{row['measured']['in domain']['ece']['value']:.3f}" in page
+    for own in results["free_form"]:
+        assert f"{own['measured']['p-true']['trained']['ece']['value']:.3f}" in page
+
+    with monkeypatch.context() as changed:
+        changed.setattr("transformers.Trainer.train", None)
+        run.main(arguments)
+    assert json.loads((out / "results.json").read_text()) == results
+    with pytest.raises(SystemExit, match="--pairs: the part prevent needs a file"):
+        run.main(["smollm2", "--out", str(out)])
+    with pytest.raises(SystemExit, match="gemma-3-270m has the parts prevent, free_form, not repair"):
+        run.main(["gemma-3-270m", "--parts", "repair", "--out", str(out)])
+
+
+def test_the_published_settings_are_accepted():
+    run = script("real_models/run")
+    for parts in run.RUNS.values():
+        for part, arguments in parts.items():
+            needed = {"repair": [], "prevent": ["--pairs", "p"], "free_form": ["--questions", "q", "--out", "o"]}
+            import_module(part).make_parser().parse_args(["--model", "m", *needed[part], *arguments.split()])
 
 
 def test_the_bundled_questions_are_read_and_do_not_overlap():

@@ -73,7 +73,7 @@ def stated_pairs(pairs: Dataset, seed: int) -> Dataset:
     Parameters
     ----------
     pairs : datasets.Dataset
-        With the columns of `hf_calib.lab.sample_pairs`.
+        With the columns `prompt`, `chosen` and `rejected`; others are kept.
     seed : int
     """
     rng = np.random.default_rng([seed, 13])
@@ -83,7 +83,7 @@ def stated_pairs(pairs: Dataset, seed: int) -> Dataset:
         right = bool(rng.integers(2))
         answered = f"{row['prompt']}{row['chosen' if right else 'rejected']} {CONFIDENCE}"
         better, worse = (high, low) if right else (low, high)
-        rows.append({"prompt": answered, "chosen": better, "rejected": worse, "kind": row["kind"]})
+        rows.append({**row, "prompt": answered, "chosen": better, "rejected": worse})
     return Dataset.from_list(rows)
 
 
