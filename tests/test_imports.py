@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -12,6 +12,11 @@ import pytest
 import hf_calib
 
 ROOT = Path(hf_calib.__file__).parent
+# From the top; each imports those above it.
+ROOMS = (
+    "measures", "tasks", "confidence", "calibrators", "regularizers", "reports", "hub", "evaluation", "trainers",
+    "scripts", "lab", "cli",
+)  # fmt: skip
 
 
 def module_name(path: Path, root: Path) -> str:
@@ -21,16 +26,25 @@ def module_name(path: Path, root: Path) -> str:
 
 def module_level(tree: ast.Module) -> Iterator[ast.Import | ast.ImportFrom]:
     """Yield the imports outside functions, those for type checking included."""
+    return imports(tree, lambda node: isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda))
+
+
+def at_runtime(tree: ast.Module) -> Iterator[ast.Import | ast.ImportFrom]:
+    """Yield the imports that are carried out, those in functions included."""
+    return imports(tree, lambda node: isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
+
+
+def imports(tree: ast.Module, left_out: Callable[[ast.AST], bool]) -> Iterator[ast.Import | ast.ImportFrom]:
     pending: list[ast.AST] = list(tree.body)
     while pending:
         node = pending.pop()
         if isinstance(node, ast.Import | ast.ImportFrom):
             yield node
-        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+        elif not left_out(node):
             pending.extend(ast.iter_child_nodes(node))
 
 
-def import_graph(root: Path) -> dict[str, set[str]]:
+def import_graph(root: Path, found_in: Callable = module_level) -> dict[str, set[str]]:
     """Return the package's modules that each of its modules imports; a lazy name counts for the module it is in."""
     files = {module_name(path, root): path for path in root.rglob("*.py")}
     lazy = {
@@ -51,7 +65,7 @@ def import_graph(root: Path) -> dict[str, set[str]]:
     for module, path in files.items():
         package = module.split(".") if path.stem == "__init__" else module.split(".")[:-1]
         found = set()
-        for node in module_level(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in found_in(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 found |= {alias.name for alias in node.names}
             else:
@@ -67,6 +81,22 @@ def test_there_is_no_import_cycle():
         TopologicalSorter(import_graph(ROOT)).prepare()
     except CycleError as error:
         pytest.fail("modules import each other: " + " <- ".join(error.args[1]))
+
+
+def test_no_room_imports_one_below_it():
+    def place(module: str) -> int | None:
+        room = module.split(".")[1] if "." in module else ""
+        return ROOMS.index(room) if room in ROOMS else None
+
+    graph = import_graph(ROOT, at_runtime)
+    assert {module.split(".")[1] for module in graph if module.count(".") > 1} == set(ROOMS)
+    wrong = [
+        f"{module} imports {other}"
+        for module, found in graph.items()
+        for other in found
+        if None not in (above := (place(module), place(other))) and above[1] > above[0]
+    ]
+    assert not wrong
 
 
 def test_a_cycle_would_be_found(tmp_path):

@@ -27,7 +27,7 @@ from hf_calib.reports import render_table
 
 NAME = "smollm2"
 READING = "text-tokens"
-SETTINGS = {"method": "cft", "steps": 60, "batch_size": 8, "learning_rate": 3e-4, "lora_r": 16}
+SETTINGS = {"method": "cft", "steps": 60, "batch_size": 8, "learning_rate": 1e-3, "lora_r": 16}
 DATA = Path(__file__).parent / "data"
 SHOWN = {"accuracy": "accuracy", "confidence": "confidence", "ece": "ECE [95% interval]", "brier": "Brier"}
 

@@ -61,7 +61,7 @@ class AdapterEnsemble:
         names = there if adapters is None else list(adapters)
         unknown = [name for name in names if name not in there]
         if unknown or not names:
-            raise ValueError(f"the model has the adapters {there}, and not {unknown or 'any'}")
+            raise ValueError(f"adapters: the model has {there}; got {unknown or 'none'}")
         self.model, self.tokenizer, self.adapters = model, tokenizer, tuple(names)
         self.calibrator = calibrator or EnsembleCalibration()
         self.prompt_format = prompt_format

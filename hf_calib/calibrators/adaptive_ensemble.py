@@ -80,7 +80,8 @@ class AdaptiveCalibratorEnsemble(WrappingCalibrator):
         accuracy = float(source.weights @ source.correct)
         if not 0 < accuracy < 1:
             raise ValueError(
-                f"'adaptive_ensemble' needs right and wrong answers, the accuracy is {accuracy:g}; give more questions"
+                f"'adaptive_ensemble' needs both right and wrong answers, but the accuracy is {accuracy:g}; give more "
+                "questions"
             )
         self.source_accuracy = accuracy
         easy, hard = (1 + accuracy) / 2, accuracy / 2

@@ -106,7 +106,7 @@ def random_folds(n: int, n_folds: int, seed: int) -> NDArray[np.int64]:
     """
     if not 2 <= n_folds <= n:
         if n < 2:
-            raise ValueError(f"cross-validation needs at least 2 questions, and there is {n}; give more")
+            raise ValueError(f"cross-validation needs at least 2 questions, got {n}; give more")
         raise ValueError(f"folds: must be from 2 to {n}, the number of questions; got {n_folds}")
     return np.random.default_rng(seed).permutation(n) % n_folds
 

@@ -45,7 +45,12 @@ def add_card_parser(commands: argparse._SubParsersAction) -> None:
     domain.add_argument(
         "--in-domain", action="store_true", default=None, help="the model was calibrated on questions of this kind"
     )
-    domain.add_argument("--out-of-domain", dest="in_domain", action="store_false", help="it was not")
+    domain.add_argument(
+        "--out-of-domain",
+        dest="in_domain",
+        action="store_false",
+        help="the model was not calibrated on such questions",
+    )
     parser.add_argument("--name", dest="model_name", help="the card's title (default: the folder's name)")
     parser.add_argument("--alignment", help="what it was aligned with, for example DPO")
     parser.add_argument("--method", help="how it was calibrated")
@@ -54,7 +59,7 @@ def add_card_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--task-id",
         metavar="TASK",
-        help="the benchmark's task on the Hub that the questions are, or several, such as accuracy,brier,ece",
+        help="task of the benchmark on the Hub that these questions belong to, or several, such as accuracy,brier,ece",
     )
     # A published prompt format holds no examples.
     add_prompt_options(parser, examples=False)

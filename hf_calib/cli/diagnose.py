@@ -51,7 +51,8 @@ def add_diagnose_parser(commands: argparse._SubParsersAction) -> None:
         "--critical-accuracy",
         type=float,
         metavar="ACC",
-        help="E[max p*], if known (default: the accuracy on the new questions, a lower estimate)",
+        help="highest accuracy that any model can reach on such questions, if known (default: the accuracy on the "
+        "new questions, a lower estimate)",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="for diagnosis.json")
     add_question_options(parser)

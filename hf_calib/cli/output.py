@@ -76,7 +76,7 @@ def with_flags(message: str, parser: argparse.ArgumentParser) -> str:
     """
     flags = {action.dest: action.option_strings[-1] for action in parser._actions if action.option_strings}
     flags |= parser.get_default("flags_of_arguments") or {}
-    begins = re.match(r"[a-z_]+(?:(?:, | and )[a-z_]+)*(?=:| is | go )", message)
+    begins = re.match(r"[a-z_]+(?:(?:, | and )[a-z_]+)*(?=: | is | go )", message)
     start = "" if begins is None else begins[0]
     named = re.sub(r"[a-z_]+", lambda word: flags.get(word[0], word[0]), start.replace(" and ", " & "))
     rest = re.sub(

@@ -202,7 +202,7 @@ class PromptEncoder:
             if _tells_apart(self._known[key], self.tokenizer.unk_token_id):
                 return EncodedOptions(row, two.input_ids, self._known[key])
         raise QuestionError(
-            f"row {row}, counted from 0: this tokenizer tells {n} options apart neither by letters nor by numbers; "
+            f"row {row}, counted from 0: with this tokenizer, neither letters nor numbers distinguish {n} options; "
             "use another tokenizer or fewer options"
         )
 

@@ -103,7 +103,7 @@ def predict_free_form(
     Tan et al., *BaseCal: Unsupervised Confidence Calibration via Base Model Signals*, ACL 2026 (arXiv 2601.03042).
     """
     if method not in METHODS:
-        raise ValueError(f"the confidence in an answer in words is one of {', '.join(METHODS)}; got {method!r}")
+        raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
     if method not in ("stated", *_ASKED_AFTER) and n_samples < 2:
         raise ValueError(f"consistency needs at least two samples, got {n_samples}")
     if method == "stated" and isinstance(prompt_format, FewShotFormat):

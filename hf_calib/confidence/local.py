@@ -269,7 +269,7 @@ class LocalModel:
         items = self.encoder.prompts(
             questions, prompt_format, list_options=list_options, max_new_tokens=max_new_tokens
         )
-        sampler = _Sampler(self, items, n_samples, temperature, max_new_tokens, tuple(stop), seed)
+        sampler = _Sampler(self, n_samples, temperature, max_new_tokens, tuple(stop), seed)
         outcomes = self.run(stage, items, asking, sampler, keeps=max_new_tokens > 1)
         placed: list[list[Generation] | None] = [None] * len(questions)
         for item, outcome in zip(items, outcomes, strict=True):
@@ -539,7 +539,6 @@ class _Sampler:
     def __init__(
         self,
         source: LocalModel,
-        items: Sequence[EncodedOptions],
         n_samples: int,
         temperature: float,
         max_new_tokens: int,

@@ -315,8 +315,8 @@ class Predictions:
         if by == "subject":
             return [str(subject) for subject in self.subjects]
         raise ValueError(
-            f"groups: the calibrator has a temperature for each {by}, which predictions don't tell; give the groups, "
-            "or apply it with hf_calib.measure"
+            f"groups: the calibrator has a temperature for each {by}, but predictions do not store these; give the "
+            "groups, or apply it with hf_calib.measure"
         )
 
     def with_probabilities(self, probabilities: np.ndarray) -> Predictions:

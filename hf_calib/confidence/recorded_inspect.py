@@ -157,7 +157,7 @@ def _letters(sample: Mapping[str, Any], letters: str) -> list[float]:
     logprobs = (sample["output"]["choices"][0].get("logprobs") or {}).get("content")
     if not logprobs:
         raise QuestionError(
-            "there are no log-probabilities, and one epoch only; run Inspect with --logprobs --top-logprobs 20, or "
+            "the log has no log-probabilities and only one epoch; run Inspect with --logprobs --top-logprobs 20, or "
             "with --epochs 10"
         )
     written, places = "", []

@@ -88,7 +88,7 @@ def ask(
         If an option does not fit the model or the method, hidden states are not available, or the folder holds the
         beginning of another run.
     """
-    settings = AskSettings(**options)
+    settings = AskSettings.of(options)
     where = this_process(settings.device)
     source = model if isinstance(model, ModelSource) else model_source(model, settings, where)
     method = (source.read_by or DEFAULT_WAY) if method is None else method
@@ -356,8 +356,8 @@ def _check_gives_hidden_states(method: str | ConfidenceMethod, settings: AskSett
     found = [what for what, there in hindered.items() if there]
     if found:
         raise ValueError(
-            "a calibrator on features takes the hidden states of a local model at the letters' position; they can't "
-            f"be had with {', '.join(found)}"
+            "a calibrator on features takes the hidden states of a local model at the letters' position; they are "
+            f"not available with {', '.join(found)}"
         )
 
 

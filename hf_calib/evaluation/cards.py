@@ -143,8 +143,8 @@ def measure_and_write_card(
     metadata = read_calibration_metadata(folder)
     if metadata is not None and prompt_format not in (None, metadata.prompt_format):
         raise InvalidFolderError(
-            f"{METADATA_FILE} in {folder} says another prompt format than the one given, so the card's figures would "
-            "not be those of what `hf_calib.load` gives.",
+            f"{METADATA_FILE} in {folder} records another prompt format than the one given, so the card's figures "
+            "would not be those of the model that `hf_calib.load` returns.",
             "Leave the prompt format out, or measure another one with: hf-calib measure",
         )
     reading: dict[str, Any] = {"columns": columns, "answer_base": answer_base, "on_bad_row": on_bad_row}

@@ -82,7 +82,7 @@ def compare(
     """
     if isinstance(models, str | os.PathLike) or len(models) < 2:
         raise ValueError("models: a comparison needs a base and at least one other model")
-    by_name = _by_name(models, AskSettings(**options))
+    by_name = _by_name(models, AskSettings.of(options))
     skipped: dict[str, int] = {}
     notes: tuple[str, ...] = ()
     measured = [isinstance(model, Measurement) or _was_measured(model) for model in by_name.values()]
@@ -128,7 +128,7 @@ def _by_name(models: Sequence[Compared] | Mapping[str, Compared], settings: AskS
     names = short if len(set(short)) == len(short) else long
     for name in names:
         if names.count(name) > 1:
-            raise ValueError(f"models: {name!r} is given twice; give a mapping of names where they are two")
+            raise ValueError(f"models: {name!r} is given twice; remove one, or give a mapping from names to models")
     return dict(zip(names, models, strict=True))
 
 
@@ -213,7 +213,7 @@ def _ask(
     measurements: _Measurements,
 ) -> _Cells:
     """Ask all models; add each measurement to `measurements`, and save it, as soon as it is finished."""
-    settings = AskSettings(**options)
+    settings = AskSettings.of(options)
     where = this_process(settings.device)
     sources = {name: replace(model_source(model, settings, where), name=name) for name, model in models.items()}
     if method is None:

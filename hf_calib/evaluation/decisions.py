@@ -95,7 +95,7 @@ def measure_decisions(
     CalibratorMismatchWarning
         If the model comes with a calibrator that is not applied, since another prompt is given.
     """
-    settings = AskSettings(**options)
+    settings = AskSettings.of(options)
     cases = _cases(dataset, settings.limit, seed)
     DecisionMeasurement("", cases, [()] * len(cases.decisions), [None] * len(cases.decisions))  # all have labels
     prior = None if prior_from is None else prior_answers(_cases(prior_from, None, seed), cases)
@@ -135,7 +135,7 @@ def decision_backend(
 
     Parameters and errors are those of `measure_decisions`.
     """
-    settings = AskSettings(**options)
+    settings = AskSettings.of(options)
     if not isinstance(model, ModelSource) and hasattr(model, "decide"):
         _refuse(settings, ("limit", "progress"), "a source of decisions")
         if calibrator is not None:

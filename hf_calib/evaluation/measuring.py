@@ -131,7 +131,7 @@ def measure(
     'Overconfident. It is right 61% of the time and says 78% on average (ECE 0.172, 95% interval 0.131 to 0.214).'
     >>> measured.save("report")  # doctest: +SKIP
     """
-    settings = AskSettings(**options)
+    settings = AskSettings.of(options)
     source = model if isinstance(model, ModelSource) else model_source(model, settings, this_process(settings.device))
     given = None if calibrator is None else as_calibrator(calibrator)
     fitted = given or own_calibrator(source, method, settings)

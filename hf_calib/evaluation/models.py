@@ -175,7 +175,7 @@ def base_source(model: Model | None, settings: AskSettings) -> ModelSource | Non
         raise type(error)(f"base_model: {error}") from error
     if source is None or not source.is_local:
         raise ValueError(
-            "base_model: a server does not tell the probabilities of given tokens; give a folder, a Hub id, or "
+            "base_model: a server does not return the probabilities of given tokens; give a folder, a Hub id, or "
             "(model, tokenizer)"
         )
     return source

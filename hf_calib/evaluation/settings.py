@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, TypedDict
 
 from .._suggestions import did_you_mean
@@ -84,6 +84,23 @@ class AskSettings:
     on_bad_row: str = "error"
     limit: int | None = None
     progress: bool = True
+
+    @classmethod
+    def of(cls, options: AskOptions) -> AskSettings:
+        """Return the values of options.
+
+        Raises
+        ------
+        TypeError
+            If there is no option of a name.
+        """
+        known = [field.name for field in fields(cls)]
+        if unknown := [name for name in options if name not in known]:
+            raise TypeError(
+                f"{unknown[0]}: not an option; hf_calib.measure documents those there are."
+                + did_you_mean(unknown[0], known)
+            )
+        return cls(**options)
 
     def __post_init__(self) -> None:
         known = {**_NUMBER_FORMATS, **{name: name for name in _NUMBER_FORMATS.values()}, "auto": "auto"}

@@ -36,13 +36,14 @@ _FORMAT = PromptFormat()
 # The whole prompt is the question.
 _AS_IT_IS = PromptFormat(question="{question}", cue="", separator="")
 _ON_LINES = re.compile(r"^[ \t]*([A-Z])[.)](?:\s|$)", re.MULTILINE)
+_ARTICLE_AND_STOP = re.compile(r"^(?:an?|the) |[.,;:!?]+$")
 _IN_A_LINE = re.compile(r"(?:^|\s)([A-Z])[.)]\s")
 # Texts that are written before it is known how many more are needed, and those among them that are shown the same
 # examples, which are then computed once for a batch.
 _ROUND, _GROUP = 256, 64
 # A model gives up below this share of usable texts, which is found from at least so many.
 _LEAST_YIELD, _JUDGED_FROM = 0.05, 100
-# In characters.
+# In characters, unless the examples are shorter or longer.
 _SHORTEST_QUESTION, _LONGEST_CHOICE = 10, 200
 REASONS = {
     "too_long": "had prompts that are too long for the model",
@@ -50,7 +51,7 @@ REASONS = {
     "unreadable": "had no lettered options in order",
     "number_of_options": "had more or fewer options than any example",
     "identical_options": "had identical options",
-    "length": f"had a question below {_SHORTEST_QUESTION} or an option above {_LONGEST_CHOICE} characters",
+    "length": "had a question that is too short or an option that is too long",
     "repeated": "repeated another question or an example",
 }
 """Why a text is not used, in the order in which it is checked."""
@@ -138,9 +139,11 @@ class Writing:
             return "unreadable"
         if self.examples and len(choices) not in {len(example.choices) for example in self.examples}:
             return "number_of_options"
-        if len({normalized(choice) or choice for choice in choices}) < len(choices):
+        if len(set(map(_same_option, choices))) < len(choices):
             return "identical_options"
-        if len(asked) < _SHORTEST_QUESTION or max(map(len, choices)) > _LONGEST_CHOICE:
+        shortest = min([_SHORTEST_QUESTION, *(len(example.question) for example in self.examples)])
+        longest = max([_LONGEST_CHOICE, *(len(choice) for example in self.examples for choice in example.choices)])
+        if len(asked) < shortest or max(map(len, choices)) > longest:
             return "length"
         return Question(asked, tuple(choices), None, subject)
 
@@ -184,7 +187,10 @@ class SynthesizedQuestions(QuestionList[Question]):
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = ({name: value for name, value in asdict(question).items() if value is not None} for question in self)
         _provenance_path(path).write_text(json.dumps(self.provenance, indent=2) + "\n", encoding="utf-8")
-        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept), encoding="utf-8")
+        # A run that is killed here leaves no file that looks complete.
+        part = path.with_suffix(".part")
+        part.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept), encoding="utf-8")
+        part.replace(path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> SynthesizedQuestions:
@@ -195,17 +201,30 @@ class SynthesizedQuestions(QuestionList[Question]):
         FileNotFoundError
             If there is no such file.
         QuestionError
-            If it has no provenance, or the questions cannot be read.
+            If it has no provenance, or one of the files is damaged or incomplete.
         """
         path = _jsonl_path(path)
-        questions = load_questions(path)
+        if not path.exists():
+            raise FileNotFoundError(f"no such file: {path}")
         aside = _provenance_path(path)
         if not aside.exists():
             raise QuestionError(
                 f"{path}: the file {aside.name} with its provenance is missing; read it with load_questions, or give "
                 "a file that SynthesizedQuestions.save wrote"
             )
-        return cls(questions, json.loads(aside.read_text(encoding="utf-8")))
+        try:
+            questions = cls(load_questions(path), json.loads(aside.read_text(encoding="utf-8")))
+            n = questions.provenance["counts"]["questions"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise QuestionError(
+                f"{path}: this file or {aside.name} is damaged; remove it to have the questions written again"
+            ) from error
+        if len(questions) != n:
+            raise QuestionError(
+                f"{path}: it has {len(questions)} of the {n} questions that were written; remove it to have them "
+                "written again"
+            )
+        return questions
 
 
 def synthesize_questions(
@@ -311,7 +330,12 @@ def written(
     if (found := _finished(path, run, asking)) is not None:
         return found
     journal = Journal(path.with_suffix(".progress"), run, asking.process_index)
-    questions = _written(backend(), writing, replace(asking, journal=journal), run)
+    try:
+        questions = _written(backend(), writing, replace(asking, journal=journal), run)
+    except QuestionError:  # the same settings would fail again, and must not stand in the way of others
+        if asking.process_index == 0:
+            journal.remove()
+        raise
     if asking.process_index == 0:
         questions.save(path)
         journal.remove()
@@ -362,7 +386,7 @@ def _written(backend: Backend, writing: Writing, asking: Asking, run: Mapping[st
                 raise QuestionError(
                     f"model: fewer than {_LEAST_YIELD:.0%} of the texts that {run['model']['name']} writes are usable "
                     f"as questions: {_described({**counts, 'questions': len(kept)})}. Let a more capable model write "
-                    "them, or give questions of your own"
+                    "them (in a trainer, the calibration_reference_model), or give questions of your own"
                 )
     provenance = {
         **run,
@@ -402,7 +426,13 @@ def _round(backend: Backend, writing: Writing, asking: Asking, number: int, miss
 
 def _key(question: Question) -> tuple[str, frozenset[str]]:
     """Return what makes a question the same as another, in whatever order its options are."""
-    return normalized(question.question), frozenset(map(normalized, question.choices))
+    return normalized(question.question), frozenset(map(_same_option, question.choices))
+
+
+def _same_option(text: str) -> str:
+    """Return what makes an option the same as another: its text without case, an article and a final stop."""
+    text = " ".join(text.casefold().split())
+    return _ARTICLE_AND_STOP.sub("", text) or text
 
 
 def _described(counts: Mapping[str, int]) -> str:

@@ -421,7 +421,7 @@ def headline(data: CalibrationCardData, evaluation: Evaluation) -> dict[str, Any
         "dataset": str(evaluation.dataset),
         "n": f"{after.n:,}",
         "verdict": _without_remedies(after).verdict,
-        "compared": None if compared is None else data.stage_label(compared),
+        "compared": None if compared is None else data.stage_in_sentence(compared),
         "numbers": {}
         if compared is None
         else {

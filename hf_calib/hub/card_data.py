@@ -231,7 +231,9 @@ class CalibrationCardData:
         datasets = [evaluation.dataset for evaluation in self.evaluations]
         for dataset in datasets:
             if sum(dataset.is_same_set(other) for other in datasets) > 1:
-                raise ValueError(f"The evaluation on {dataset} is there twice; a set has one report a stage.")
+                raise ValueError(
+                    f"The evaluation on {dataset} appears twice; give one report per stage for each set of questions."
+                )
         if self.hub_model_id is not None and not is_hub_id(self.hub_model_id):
             raise ValueError(f"hub_model_id must be 'namespace/name' on the Hub, got {self.hub_model_id!r}.")
 
@@ -247,6 +249,11 @@ class CalibrationCardData:
         defaults[SCALED] = f"{self.stage_labels.get(BEFORE, defaults[BEFORE])} + temperature scaling"
         defaults[CALIBRATED] = "This model, calibrated"
         return self.stage_labels.get(stage, defaults[stage])
+
+    def stage_in_sentence(self, stage: str) -> str:
+        """Return a stage's name inside a sentence, where a default one has no capital letter."""
+        label = self.stage_label(stage)
+        return label if stage in self.stage_labels else label[0].lower() + label[1:]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the data as JSON values, which `from_dict` reads."""

@@ -119,10 +119,10 @@ def check_nothing_private(text: str, where: str) -> None:
             )
         if _HOME_FOLDER.search(line):
             raise PrivateInformationError(
-                f"Line {number} of {where} holds a home folder's path.", "Name the thing without its folder."
+                f"Line {number} of {where} holds a home folder's path.", "Remove the folder from the path."
             )
         for private, what in _private_strings():
             if re.search(rf"(?<![\w./-]){re.escape(private)}(?![\w-])", line):
                 raise PrivateInformationError(
-                    f"Line {number} of {where} holds {what}.", "Take it out or name the thing without its folder."
+                    f"Line {number} of {where} holds {what}.", "Remove it, or remove the folder from the path."
                 )

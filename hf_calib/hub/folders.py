@@ -155,7 +155,9 @@ def _model_weights(folder: Path) -> list[str]:
         return ["model.safetensors"]
     shards = sorted(set(read_json(index, MAX_CONFIG_BYTES).get("weight_map", {}).values()))
     if not shards or not all(isinstance(shard, str) and _WEIGHTS.fullmatch(shard) for shard in shards):
-        raise InvalidFolderError(f"{index.name} names no shards of this folder.", "Save the model into it again.")
+        raise InvalidFolderError(
+            f"{index.name} lists no weight files of this folder.", "Save the model into it again."
+        )
     return shards
 
 

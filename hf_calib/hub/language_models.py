@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import struct
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +86,8 @@ def load_tokenizer(folder: Path, name: Any, options: dict[str, Any]) -> Any:
     from transformers import AutoTokenizer
 
     if folder.suffix == GGUF:
-        return AutoTokenizer.from_pretrained(folder.parent, gguf_file=folder.name)
+        with _reading_gguf(name):
+            return AutoTokenizer.from_pretrained(folder.parent, gguf_file=folder.name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
     except ValueError as error:
@@ -101,16 +104,30 @@ def _load_gguf(file: Path, name: Any, options: dict[str, Any]) -> Any:
     """Load a model from a GGUF file, with its weights dequantized."""
     from transformers import AutoModelForCausalLM, GgufConfig
 
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
-        file.parent,
-        gguf_file=file.name,
-        quantization_config=GgufConfig(dequantize=True),
-        output_loading_info=True,
-        **options,
-    )
+    with _reading_gguf(name):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            file.parent,
+            gguf_file=file.name,
+            quantization_config=GgufConfig(dequantize=True),
+            output_loading_info=True,
+            **options,
+        )
     model, info = loaded
     _check_covered(model, name, set(info["missing_keys"]), info["unexpected_keys"])
     return model
+
+
+@contextmanager
+def _reading_gguf(name: Any) -> Iterator[None]:
+    """Raise an `InvalidFolderError` where a GGUF file is damaged, or of a kind that transformers does not read."""
+    try:
+        yield
+    except (ValueError, KeyError, IndexError, OverflowError, struct.error) as error:
+        raise InvalidFolderError(
+            f"{name} cannot be read as a GGUF model: {error}.",
+            "If it is damaged or cut off, download it again; otherwise give a file that contains a tokenizer, of an "
+            "architecture that transformers reads.",
+        ) from error
 
 
 def put_adapter(model: Any, folder: Path, name: Any, adapter_name: str, tokenizer: Any) -> Any:

@@ -148,8 +148,8 @@ def load_parts(
         )
     elif prompt_format is not None and prompt_format != metadata.prompt_format:
         warnings.warn(
-            f"{name} was calibrated with another prompt format than the one given; its confidence need not be "
-            "calibrated with this one.",
+            f"{name} was calibrated with a prompt format that differs from the one given; with the latter, its "
+            "confidence may be miscalibrated.",
             CalibrationWarning,
             stacklevel=3,
         )
@@ -219,7 +219,9 @@ def fetch(
     check_local_path(str(name))
     if Path(name).exists():
         if revision is not None:
-            raise InvalidFolderError(f"{name} is on this machine and has no revision {revision!r}.")
+            raise InvalidFolderError(
+                f"{name} is a local folder, to which the revision {revision!r} does not apply; leave it out."
+            )
         return Path(name), True
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
@@ -326,8 +328,8 @@ def _fetch_base(
     except MissingModelError as error:
         source = "was given" if base_model is not None else f"is what its {ADAPTER_CONFIG} names"
         raise MissingModelError(
-            f"The base model of {name} is not there; {base!r} {source}. {error.message}",
-            f"Say where it is: --model BASE --adapter {name}, in Python load({str(name)!r}, base_model=BASE).",
+            f"The base model of {name} was not found; {base!r} {source}. {error.message}",
+            f"Pass its location: --model BASE --adapter {name}, in Python load({str(name)!r}, base_model=BASE).",
         ) from error
     if folder.is_dir() and not (folder / MODEL_CONFIG).is_file():
         raise InvalidFolderError(f"The base model {base} of {name} holds no {MODEL_CONFIG}.")
@@ -344,7 +346,7 @@ def _check_base(
     if other_base or (calibrated is not None and loaded not in (None, calibrated)):
         warnings.warn(
             f"{name} was calibrated on {metadata.base_model if metadata else base} at revision {calibrated}, but "
-            f"{base} at revision {loaded} was loaded under it; its confidence need not be calibrated.",
+            f"the base model that was loaded is {base} at revision {loaded}; its confidence may be miscalibrated.",
             CalibrationWarning,
             stacklevel=4,
         )

@@ -66,9 +66,9 @@ def namespace_of(namespace: str | None, api: HfApi, token: str | None) -> str:
         return api.whoami(token=token)["name"]
     except (LocalTokenNotFoundError, OfflineModeIsEnabled, TRANSPORT_ERROR, OSError) as error:
         anonymous = isinstance(error, LocalTokenNotFoundError)
-        reason = "nobody is logged in" if anonymous else f"the Hub does not say who that is ({error})"
+        reason = "nobody is logged in" if anonymous else f"the Hub cannot be asked for it ({error})"
         raise MissingTokenError(
-            f"--namespace: by default it is the name of who is logged in, and {reason}.",
+            f"--namespace: defaults to the name of the logged-in user, but {reason}.",
             "Give it, for example --namespace ann, or log in with `hf auth login`.",
         ) from error
 
@@ -97,7 +97,7 @@ def check_write_access(api: HfApi, repo_id: str, token: str | None, create_pr: b
     identity = api.whoami(token=token)
     role = identity.get("auth", {}).get("accessToken", {}).get("role")
     if role == "read":
-        raise MissingTokenError("The token in use may only read.", token_hint(again))
+        raise MissingTokenError("The token in use is read-only.", token_hint(again))
     namespace, _, name = repo_id.partition("/")
     own = [identity["name"], *(organization["name"] for organization in identity.get("orgs", ()))]
     if not create_pr and namespace not in own:

@@ -11,10 +11,10 @@ from typing import Literal
 from .battery import ACCURACY, COVERAGE, LOW_MASS, Battery
 from .estimates import Measure
 
-#: Where a measure can be shown besides a report's table and JSON, which hold all of them: among the key figures at the
-#: top of the page, in the tables of the model card, in a trainer's log, in comparisons of models, in comparisons of
-#: calibrators, and in tables with one row per dataset or subject.
-Place = Literal["page", "card", "log", "models", "calibrators", "groups"]
+#: Where a measure can be shown besides a report's table and JSON, which hold all of them: on a terminal's screen,
+#: among the key figures at the top of the page, in the tables of the model card, in a trainer's log, in comparisons of
+#: models, in comparisons of calibrators, and in tables with one row per dataset or subject.
+Place = Literal["terminal", "page", "card", "log", "models", "calibrators", "groups"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ _MEASURES = (
         "share of right answers",
         "higher",
         Battery.accuracy,
-        ("page", "card", "log", "models", "calibrators", "groups"),
+        ("terminal", "page", "card", "log", "models", "calibrators", "groups"),
     ),
     MeasureInfo(
         "confidence",
@@ -65,7 +65,7 @@ _MEASURES = (
         "mean probability of the chosen option",
         None,
         Battery.confidence,
-        ("page", "card", "log", "models", "calibrators", "groups"),
+        ("terminal", "page", "card", "log", "models", "calibrators", "groups"),
     ),
     MeasureInfo(
         "signed_gap",
@@ -82,7 +82,7 @@ _MEASURES = (
         "mean gap between confidence and accuracy over equal-width bins of the confidence",
         "lower",
         Battery.ece,
-        ("page", "card", "log", "models", "calibrators", "groups"),
+        ("terminal", "page", "card", "log", "models", "calibrators", "groups"),
     ),
     MeasureInfo(
         "ece_raw",
@@ -92,7 +92,7 @@ _MEASURES = (
         f"less than {LOW_MASS:.0%} of it",
         "lower",
         Battery.ece_raw,
-        ("page", "card"),
+        ("terminal", "page", "card"),
     ),
     MeasureInfo(
         "overconfidence",
@@ -234,7 +234,7 @@ _MEASURES = (
         "squared distance between the probabilities and the right answer, summed over the options",
         "lower",
         Battery.brier,
-        ("page", "card", "log", "models"),
+        ("terminal", "page", "card", "log", "models"),
     ),
     MeasureInfo(
         "brier_reliability",
@@ -299,7 +299,7 @@ _MEASURES = (
         "probability that a right answer has a higher confidence than a wrong one",
         "higher",
         Battery.auroc,
-        ("page", "models"),
+        ("terminal", "page", "models"),
     ),
     MeasureInfo(
         "aurc",
@@ -349,7 +349,7 @@ _MEASURES = (
         "share of answers that change when the options are put in another order",
         "lower",
         Battery.flip_rate,
-        ("page", "card"),
+        ("terminal", "page", "card"),
     ),
     MeasureInfo(
         "confidence_at_k",

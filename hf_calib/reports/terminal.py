@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from ..measures import CalibrationReport
+from ..measures import CalibrationReport, shown_in
 from ..measures.verdict import SIGNIFICANT
 
 if TYPE_CHECKING:
@@ -18,15 +18,6 @@ if TYPE_CHECKING:
 
 # Lines on a screen of 80 columns, and the largest width of text on a wider one.
 LINES, WIDEST = 20, 120
-_MEASURES = {
-    "accuracy": "Accuracy",
-    "confidence": "Confidence",
-    "ece": "ECE",
-    "ece_raw": "ECE, raw",  # only where the options have little of the probability
-    "brier": "Brier score",
-    "auroc": "AUROC",
-    "flip_rate": "Flip rate",  # only with --check-order
-}
 # Columns of the measures, and of a bar's bin and number of answers.
 _RIGHT, _AROUND = 34, 18
 _BOLD, _YELLOW, _BLUE, _RED = "1", "33", "34", "31"
@@ -122,14 +113,14 @@ def _chart(measurement: Measurement, width: int, paint: Callable[[str, str], str
     """Yield a bar of accuracy with a mark at the confidence for each bin, and the measures to the right."""
     report = measurement.report
     right = []
-    for key, label in _MEASURES.items():
+    for info in shown_in("terminal"):
         # The probability of whole texts is always small.
-        if key not in report.measures or (key == "ece_raw" and measurement.method == "text"):
+        if info.key not in report.measures or (info.key == "ece_raw" and measurement.method == "text"):
             continue
-        measure = report.measures[key]
+        measure = report.measures[info.key]
         interval = "" if measure.low is None else f" [{measure.low:.3f}, {measure.high:.3f}]"
         value = "  -  " if measure.value != measure.value else f"{measure.value:.3f}"
-        right.append(f"{label:<12}{value}{interval}")
+        right.append(f"{info.short[0].upper() + info.short[1:]:<11} {value}{interval}")
     own = report.ece_convention
     calibrated = "" if own["calibrated_model"] is None else f"; if calibrated {own['calibrated_model']:.3f}"
     right.append(f"({own['n_bins']} bins, L1{calibrated};")

@@ -154,7 +154,7 @@ def _header(fields: list[str], place: str) -> list[str]:
             "as question,A,B,C,D,answer"
         )
     if twice:
-        raise QuestionError(f"{place}: the column {', '.join(map(repr, sorted(twice)))} is there more than once")
+        raise QuestionError(f"{place}: the column {', '.join(map(repr, sorted(twice)))} appears more than once")
     return fields
 
 

@@ -69,7 +69,7 @@ def other_orders(questions: Sequence[Question], n_orders: int, seed: int) -> lis
         If `n_orders` is below 1.
     """
     if n_orders < 1:
-        raise ValueError(f"n_orders: at least one other order of the options is drawn, got {n_orders}")
+        raise ValueError(f"n_orders must be at least 1, got {n_orders}")
     found = []
     for row, question in enumerate(questions):
         n_options = len(question.choices)

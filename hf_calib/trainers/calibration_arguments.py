@@ -139,7 +139,9 @@ class CalibrationArguments:
     )
     dece_weight: float = field(
         default=0.0,
-        metadata={"help": "Weight of the differentiable ECE of a forward's answered questions (Meta-Calibration)."},
+        metadata={
+            "help": "Weight of the differentiable ECE of the answered questions in one forward (Meta-Calibration)."
+        },
     )
 
     # Questions

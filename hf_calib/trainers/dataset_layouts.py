@@ -7,11 +7,15 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
 
 logger = logging.getLogger(__name__)
 
 Row = Mapping[str, Any]
+Rows = TypeVar("Rows", bound="Dataset | IterableDataset")
 
 _PAIRS = (
     ("chosen", "rejected"),
@@ -104,7 +108,7 @@ class DatasetLayout:
         return ", and ".join(parts)
 
 
-def as_trl_dataset(dataset: Any, kind: str = "preference", *, source: str = "the dataset") -> Any:
+def as_trl_dataset(dataset: Rows, kind: str = "preference", *, source: str = "the dataset") -> Rows:
     """Return a dataset with the columns that TRL reads; the same object if it has them already.
 
     Recognized are a prompt in `question`, `instruction` (with `input`), `query`, `context` or `conversations`; a
@@ -139,10 +143,11 @@ def as_trl_dataset(dataset: Any, kind: str = "preference", *, source: str = "the
     if int(os.environ.get("RANK", 0)) == 0:
         rest = f"; not used: {_listing(unused)}" if unused else ""
         logger.warning("%s: read %s%s", source, layout, rest)
+    read: Any = dataset
     options: dict[str, Any] = {}
     if isinstance(dataset, Dataset):
-        dataset, options = dataset.with_format(None), {"desc": "Converting the columns"}
-    return dataset.map(
+        read, options = dataset.with_format(None), {"desc": "Converting the columns"}
+    return read.map(
         _converted,
         with_indices=True,
         fn_kwargs={"layout": layout, "source": source},

@@ -213,7 +213,12 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
 
     def _set_up_term(self, source: Any, em_dataset: Any, reference_model: Any) -> None:
         run, settings = self.calibration_run, copy.copy(self.calibration_arguments)
-        if is_self(source):
+        if self_made := is_self(source):
+            if settings.em_weight > 0 and em_dataset is None:
+                raise ValueError(
+                    "em_weight: the questions that a model writes have no answers to hold out for the E-step; pass an "
+                    "em_dataset, set em_weight=0, or pass questions with answers as calibration_dataset"
+                )
             source = self_made_questions(self, reference_model)
         if is_pairs(source):
             source = PreparedQuestions([], positions_in_pairs(self, self._questions.max_length, reference_model), [])
@@ -240,11 +245,11 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
             settings.calibration_batch_size = max(1, own // 2)
         if settings.em_batch_size is None:
             settings.em_batch_size = 2 * settings.calibration_batch_size
-        prepared = (
-            source
-            if isinstance(source, PreparedQuestions)
-            else self._questions.for_training(run.questions, em_dataset)
-        )
+        if isinstance(source, PreparedQuestions):
+            prepared = source
+        else:
+            prepared = self._questions.for_training(run.questions, em_dataset, drop_too_long=self_made)
+            run.calibration_source = dataset_reference(source, prepared.n_used(em_dataset))
         active = [name for name, weight in weights.items() if weight > 0 and (name == "anchor" or prepared.answered)]
         run.terms = (*run.terms, *active)
         run.settings = {f"{name}_weight": weights[name] for name in active}

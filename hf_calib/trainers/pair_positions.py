@@ -27,6 +27,14 @@ def is_pairs(source: Any) -> bool:
     return isinstance(source, str) and source == PAIRS
 
 
+def no_pairs(trainer: Any) -> ValueError:
+    """Return the error of a trainer that has no pairs to take positions in."""
+    return ValueError(
+        f"calibration_dataset={PAIRS!r}: {type(trainer).__name__} has no text preference pairs in memory; use a DPO "
+        'trainer with a text dataset that is not streamed, or pass questions or "self"'
+    )
+
+
 def positions_in_pairs(trainer: Any, max_length: int | None, reference: Any = None) -> list[EncodedQuestion]:
     """Draw the token of each chosen reply whose prediction is anchored, the same on every process.
 
@@ -70,10 +78,7 @@ def positions_in_pairs(trainer: Any, max_length: int | None, reference: Any = No
             raise ValueError(f"{name}: has no effect with {given}, since pairs are not questions; set it to 0")
     pairs = tokenized_pairs(trainer)
     if pairs is None:
-        raise ValueError(
-            f"{given}: {type(trainer).__name__} has no text preference pairs in memory; use a DPO trainer with a text "
-            'dataset that is not streamed, or pass questions or "self"'
-        )
+        raise no_pairs(trainer)
     rng = np.random.default_rng(trainer.args.seed)
     items = []
     rows = np.sort(rng.permutation(len(pairs))[:MOST])

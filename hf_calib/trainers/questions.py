@@ -62,6 +62,10 @@ class PreparedQuestions:
         """The training questions with answers."""
         return [item for item in self.trained if item.answer >= 0]
 
+    def n_used(self, em_dataset: Any = None) -> int:
+        """Return how many of the questions are used, those of a given `em_dataset` aside; the others were left out."""
+        return len(self.trained) + (len(self.held_out) if em_dataset is None else 0)
+
     def of(self, items: Sequence[Encoded]) -> list[Question]:
         """Return the questions that items were encoded from."""
         return [self.questions[item.row] for item in items]
@@ -111,8 +115,14 @@ class QuestionPreparation:
         pad = padding_token(self.tokenizer)
         return TextCollator(pad) if isinstance(items[0], EncodedTexts) else QuestionCollator(pad)
 
-    def encode(self, questions: Sequence[Question]) -> list[Any]:
+    def encode(self, questions: Sequence[Question], *, drop_too_long: bool = False) -> list[Any]:
         """Return the questions as token ids.
+
+        Parameters
+        ----------
+        questions : sequence of Question
+        drop_too_long : bool, default False
+            Leave out questions that are too long with a warning, whatever `calibration_on_too_long` is.
 
         Returns
         -------
@@ -124,7 +134,8 @@ class QuestionPreparation:
         QuestionError
             If a prompt is too long or an option's letter is not a single token.
         """
-        limits: Any = {"max_length": self.max_length, "on_too_long": self.settings.calibration_on_too_long}
+        on_too_long = "drop" if drop_too_long else self.settings.calibration_on_too_long
+        limits: Any = {"max_length": self.max_length, "on_too_long": on_too_long}
         if isinstance(self.method, OptionTexts):
             return encode_texts(questions, self.tokenizer, self.method, self.prompt_format, **limits)
         if isinstance(self.method, StatedLevels):
@@ -145,7 +156,12 @@ class QuestionPreparation:
         return questions
 
     def for_training(
-        self, questions: Sequence[Question], em_dataset: Any = None, *, prompts: Sequence[Question] = ()
+        self,
+        questions: Sequence[Question],
+        em_dataset: Any = None,
+        *,
+        prompts: Sequence[Question] = (),
+        drop_too_long: bool = False,
     ) -> PreparedQuestions:
         """Check, encode and split questions to train on.
 
@@ -156,6 +172,8 @@ class QuestionPreparation:
             Answered questions for the E-step; by default some of the questions are held out if it needs any.
         prompts : sequence of Question
             Additional questions, used without answers for the anchor.
+        drop_too_long : bool, default False
+            As in `encode`.
 
         Raises
         ------
@@ -168,7 +186,7 @@ class QuestionPreparation:
         if settings.permute_options:
             orders = random_orders(kept, self.seed)
             kept = [permute_options(question, order) for question, order in zip(kept, orders, strict=True)]
-        encoded = self.encode(kept)
+        encoded = self.encode(kept, drop_too_long=drop_too_long)
         answered = [i for i, item in enumerate(encoded) if item.answer >= 0]
         if settings.anchor_weight == 0 and not answered:
             raise QuestionError(

@@ -17,6 +17,7 @@ from ..hub.local_paths import check_local_path
 from ..tasks import as_questions
 from .calibration_arguments import CalibrationArguments
 from .mixin import CalibrationMixin
+from .pair_positions import is_pairs, no_pairs
 from .questions import chosen_format, use_chat_template
 from .self_made import is_self
 
@@ -84,6 +85,8 @@ class RecalibrationTrainer(CalibrationMixin, _TermsOnlyTrainer):  # type: ignore
     def __init__(
         self, model: Any, args: RecalibrationConfig, prompts: Any, reference: Any, processing_class: Any, **kwargs: Any
     ) -> None:
+        if is_pairs(prompts):
+            raise no_pairs(self)
         questions = prompts if is_self(prompts) else as_questions(prompts)
         n_questions = args.self_made_questions if is_self(prompts) else len(questions)
         args.remove_unused_columns = False
@@ -107,8 +110,9 @@ class RecalibrationTrainer(CalibrationMixin, _TermsOnlyTrainer):  # type: ignore
                 "anchor_weight: the weights of all terms are 0, so there is nothing to train; set anchor_weight or "
                 "supervised_weight above 0"
             )
-        if not is_self(prompts):
-            self.calibration_run.calibration_source = dataset_reference(prompts, n_questions)
+        if not is_self(prompts):  # which was read from here, so the term does not know where it came from
+            used = self.calibration_run.calibration_source
+            self.calibration_run.calibration_source = dataset_reference(prompts, used.size if used else n_questions)
 
 
 def recalibrate(

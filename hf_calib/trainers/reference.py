@@ -85,7 +85,7 @@ class Reference:
         largest = max(max(map(max, _read(item))) for item in items)
         if largest >= known:
             raise ReferenceUnavailableError(
-                f"a calibration question has the token {largest}, but the reference model has {known} tokens; put "
+                f"a calibration question has the token {largest}, but the reference model has {known} tokens; ask "
                 "the questions without tokens that were added later, such as a chat template's: "
                 'calibration_prompt="plain"'
             )

@@ -81,9 +81,9 @@ class ReferenceDistributions:
         if missing:
             raise ReferenceMismatchError(
                 f"the reference distributions lack {len(missing)} of {len(items)} questions (the first is row "
-                f"{missing[0]}, counted from 0), as they were made of other questions, with another prompt or "
-                f"tokenizer, or with confidence read in another way (theirs: {self.confidence}); make them anew with "
-                "hf_calib.reference_distributions"
+                f"{missing[0]}, counted from 0), because they were computed on other questions, with another "
+                f"prompt or tokenizer, or with confidence read in another way (theirs: {self.confidence}); recompute "
+                "them with hf_calib.reference_distributions"
             )
 
     def divergence(self, policy_logits: torch.Tensor, items: Sequence[Encoded]) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,9 @@ def self_made_questions(trainer: Any, reference: Any = None) -> SynthesizedQuest
     given: Any = getattr(trainer, "ref_model", None) if reference is None else reference
     config = (model if reference is None else reference).config if not isinstance(reference, str) else None
     name = reference if config is None else config.name_or_path or config.model_type
+    identity = {"name": name}
+    if config is not None and not config.name_or_path:  # it was not loaded, and others have the same type
+        identity["weights_sha256"] = _digest(model if given is None else given)
     writing = Writing(settings.self_made_questions, seed=args.seed)
     tokenizer = reference_tokenizer(trainer, reference) or trainer.processing_class
 
@@ -81,4 +85,11 @@ def self_made_questions(trainer: Any, reference: Any = None) -> SynthesizedQuest
     asking = Asking("auto", not args.disable_tqdm, None, accelerator.process_index, accelerator.num_processes)
     at_start = initial_adapter_weights(accelerator.unwrap_model(model)) if given is None else nullcontext()
     with at_start, accelerator.autocast():
-        return written(opened, writing, asking, {"name": name}, Path(args.output_dir) / FILE)
+        return written(opened, writing, asking, identity, Path(args.output_dir) / FILE)
+
+
+def _digest(model: Any) -> str:
+    """Return a digest of some rows of a model's embeddings."""
+    weights = model.get_input_embeddings().weight.detach()
+    rows = weights[:: max(1, len(weights) // 64)]
+    return hashlib.sha256(rows.float().cpu().numpy().tobytes()).hexdigest()

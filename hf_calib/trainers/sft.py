@@ -15,6 +15,7 @@ from ..tasks import Question, as_questions, require_answers
 from .answer_loss import AnswerLossMixin, OptionRowCollator, has_options
 from .calibration_arguments import CalibrationArguments
 from .mixin import CalibrationMixin
+from .pair_positions import is_pairs, no_pairs
 from .questions import QuestionPreparation, are_questions, chosen_format, use_chat_template
 from .self_made import is_self, self_made_questions
 
@@ -113,16 +114,19 @@ class CalibrationAwareSFTTrainer(CalibrationMixin, AnswerLossMixin, SFTTrainer):
         if self._asked:
             settings = args if isinstance(args, CalibrationArguments) else self.calibration_arguments_class()
             self._writes_prompts = is_self(kwargs.get("calibration_dataset"))
+            if is_pairs(kwargs.get("calibration_dataset")):
+                raise no_pairs(self)
             prompts = [] if self._writes_prompts else _prompts(kwargs.get("calibration_dataset"), settings)
             _check_packing(args)
             self._supervised_questions = questions = as_questions(train_dataset)
             require_answers(questions, "supervised training on questions")
-            source = dataset_reference(train_dataset, len(questions))
             kwargs["prompt_format"] = chosen_format(
                 kwargs.get("prompt_format"), prompt_format_of_answers(train_dataset), settings
             )
             self._questions = _preparation(model, args, settings, processing_class, kwargs["prompt_format"])
             prepared = self._questions.for_training(questions, kwargs.get("em_dataset"), prompts=prompts)
+            n_used = prepared.n_used(kwargs.get("em_dataset")) - (len(prepared.trained) - len(prepared.answered))
+            source = dataset_reference(train_dataset, n_used)
             train_dataset = self._questions.supervised_rows(prepared.answered)
             eval_dataset = self._questions.supervised_evaluation(eval_dataset)
             processing_class = processing_class or self._questions.tokenizer

@@ -235,7 +235,7 @@ def test_calibrators_on_features_get_the_models_hidden_states(folder, tmp_path, 
     measured = json.loads(capsys.readouterr().out)
     assert measured["measures"]["confidence"]["value"] == pytest.approx(expected.max(axis=1).mean(), abs=1e-3)
     assert run("calibrate", *options, "--method", name, "--out", tmp_path / "c", "--confidence", "text") == 1
-    assert "can't be had with confidence read by text" in capsys.readouterr().err
+    assert "are not available with confidence read by text" in capsys.readouterr().err
 
 
 def test_a_calibrator_of_numbers_is_refused_for_options(recorded, tmp_path, capsys):

@@ -108,7 +108,7 @@ def test_labels_are_found_with_the_tokenizer():
     merged = byte_pairs([("Ġ", "A"), ("ĠA", "B")])
     options = PromptEncoder(merged).labels(questions, PromptFormat())[0].options
     assert not any(one != other and other[: len(one)] == one for one in options for other in options)
-    with pytest.raises(QuestionError, match="tells 30 options apart neither by letters nor by numbers"):
+    with pytest.raises(QuestionError, match="neither letters nor numbers distinguish 30 options"):
         PromptEncoder(whole_words()).labels(questions, PromptFormat())
     # A tokenizer without the letters has numbers.
     digits = byte_pairs([], leave_out="ABCDEFGHIJKLMNOPQRSTUVWXYZ")

@@ -145,7 +145,7 @@ def test_an_inspect_run_that_did_not_finish_is_said(tmp_path):
 @pytest.mark.parametrize(
     ("own", "message"),
     [
-        (sample(), "no log-probabilities, and one epoch only"),
+        (sample(), "no log-probabilities and only one epoch"),
         (sample(SAID, answer="A"), "the choices were shuffled"),
         (sample(SAID, target="D"), "'D' is not the letter of one of 3 choices"),
         (sample([token("A"), token("B")]), "2 tokens of the reply 'AB' may be the answer"),

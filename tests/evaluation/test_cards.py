@@ -184,7 +184,7 @@ def test_long_prompts_and_another_prompt(client, adapter_folder, adapter, base, 
     assert read_calibration_metadata(adapter_folder).prompt_format == prompt_format
     capsys.readouterr()
     assert main(["card", str(adapter_folder), "--dataset", str(path), "--prompt", "mmlu"]) == 1
-    assert "says another prompt format than the one given" in capsys.readouterr().err
+    assert "records another prompt format than the one given" in capsys.readouterr().err
 
 
 def test_regime_is_told_from_the_questions_that_it_was_fine_tuned_on(client, adapter_folder, adapter, base, dataset,

@@ -143,7 +143,7 @@ def test_wrong_comparisons(models):
     for given, message in (
         ("model", "at least one other model"),
         ([models["base"]], "at least one other model"),
-        ([models["base"], models["other"]], "'LlamaForCausalLM' is given twice; give a mapping"),
+        ([models["base"], models["other"]], "'LlamaForCausalLM' is given twice; remove one, or give a mapping"),
     ):
         with pytest.raises(ValueError, match=message):
             hf_calib.compare(given, ASKED)

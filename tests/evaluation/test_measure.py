@@ -67,6 +67,11 @@ def test_every_kind_of_model_gives_what_predict_gives(kind, folder, llama, token
     assert (measured.name == "model") == (kind in ("folder", "path"))
 
 
+def test_an_option_that_is_not_there_is_named_with_the_one_that_was_meant(llama, tokenizer):
+    with pytest.raises(TypeError, match=r"prompt_format: not an option; .* Did you mean 'prompt'\?"):
+        hf_calib.measure((llama, tokenizer), ASKED, prompt_format=PromptFormat())
+
+
 def test_a_served_model_by_address_and_as_an_object():
     server = Server()
     try:
@@ -213,7 +218,7 @@ def test_a_calibrator_on_features_gets_the_hidden_states(llama, tokenizer):
     measured = hf_calib.measure((llama, tokenizer), ASKED, calibrator=fitted, batch_size="auto")
     np.testing.assert_allclose(measured.predictions.hidden_states, raw.hidden_states, atol=1e-4)
     for options, what in (({"method": "text"}, "confidence read by text"), ({"permute_options": True}, "permute")):
-        with pytest.raises(ValueError, match=f"can't be had with {what}"):
+        with pytest.raises(ValueError, match=f"are not available with {what}"):
             hf_calib.measure((llama, tokenizer), ASKED, calibrator=fitted, **options)
 
 

@@ -72,6 +72,8 @@ def test_the_texts_become_questions_without_answers():
         (" What is red?\nA. a rose\nB. grass\nC. sky\nD. sea\nE. ink\nF. sand", "number_of_options"),
         (" What is red?\nA. a rose\nB. The rose.", "identical_options"),
         (" What is red?\nA. +\nB. -", ("What is red?", ("+", "-"))),
+        (" What is 2 - 7?\nA. -5\nB. 5", ("What is 2 - 7?", ("-5", "5"))),
+        (" Which has classes?\nA. C\nB. C++", ("Which has classes?", ("C", "C++"))),
         (" Red?\nA. a rose\nB. grass", "length"),
         (f" What is red?\nA. a rose\nB. {'grass ' * 40}", "length"),
     ],
@@ -83,6 +85,14 @@ def test_only_questions_are_read(written, expected):
 
 def test_without_examples_any_number_of_options_is_right():
     assert isinstance(Writing(1, examples=()).read(text(1, "a b c d e f"), None), Question)
+
+
+def test_texts_may_be_as_short_and_their_options_as_long_as_those_of_the_examples():
+    short = Writing(1, examples=(Question("6 × 7 = ?", ("42", "13")),))
+    assert isinstance(short.read(" 6 × 9 = ?\nA. 54\nB. 45", None), Question)
+    assert short.read(" 6?\nA. 54\nB. 45", None) == "length"
+    long = Writing(1, examples=(Question("Which of these texts is true?", ("grass " * 50, "no")),))
+    assert isinstance(long.read(f" Which of these is true?\nA. {'sky ' * 60}\nB. no", None), Question)
 
 
 def test_what_is_not_used_is_counted_by_reason():
@@ -236,6 +246,31 @@ def test_a_file_has_the_questions_and_another_one_their_provenance(tmp_path):
         SynthesizedQuestions.load(path)
     with pytest.raises(ValueError, match=r"does not end in \.jsonl"):
         found.save(tmp_path / "questions.csv")
+
+
+def test_after_a_model_that_cannot_write_questions_another_one_may(tmp_path):
+    options = {"out": tmp_path / "questions.jsonl", "progress": False}
+    with pytest.raises(QuestionError, match="Let a more capable model write them"):
+        synthesize_questions(Scripted(lambda n: "nothing"), None, 10, **options)
+    assert list(tmp_path.iterdir()) == []
+    assert len(synthesize_questions(Scripted(), None, 10, max_new_tokens=64, **options)) == 10
+
+
+def test_a_damaged_file_is_an_error_that_names_it(tmp_path):
+    path, aside = tmp_path / "questions.jsonl", tmp_path / "questions.provenance.json"
+    synthesize_questions(Scripted(), None, 3, out=path, progress=False)
+    whole, provenance = path.read_text(), aside.read_text()
+    for damaged in ("".join(whole.splitlines(keepends=True)[:2]), whole[:-9]):
+        path.write_text(damaged)
+        with pytest.raises(QuestionError, match=r"questions\.jsonl: .*remove it to have (them|the questions) written"):
+            synthesize_questions(Scripted(), None, 3, out=path, progress=False)
+    path.write_text(whole)
+    for damaged in ("{", "{}", "[]", provenance.replace('"counts"', '"count"')):
+        aside.write_text(damaged)
+        with pytest.raises(QuestionError, match=r"questions\.provenance\.json is damaged; remove"):
+            SynthesizedQuestions.load(path)
+    with pytest.raises(FileNotFoundError, match=r"gone\.jsonl"):
+        SynthesizedQuestions.load(tmp_path / "gone.jsonl")
 
 
 def test_a_finished_run_is_read_and_one_with_other_settings_is_an_error(tmp_path):

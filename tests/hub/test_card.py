@@ -58,7 +58,7 @@ def test_says_what_was_measured():
         "subject 0, This model",
         "95% intervals",
         "No significant miscalibration on 300 questions. It is right 52% of the time",
-        "For comparison, Before calibration: ECE 0.239",
+        "For comparison, before calibration: ECE 0.239",
         "calibrated with Calibration-aware fine-tuning (CFT)",
         "Xiao",
         "Calibrated with questions from lab/questions",
@@ -114,7 +114,7 @@ def test_card_of_a_model_that_nobody_calibrated_says_measured():
     assert "Nothing was done here to calibrate it" in text
     assert "For comparison, other/model: ECE" in text
     unnamed, _ = shown(render_card(replace(data, stage_labels={})))
-    assert "For comparison, Compared model: ECE" in unnamed
+    assert "For comparison, compared model: ECE" in unnamed
     fitted, _ = shown(render_card(data, calibrator=True))
     assert "with a fitted calibrator on top" in fitted
     assert "Nothing was done" not in fitted

@@ -101,6 +101,19 @@ def test_it_measures_as_the_saved_model_does(models, capsys, options):
     assert found[0] == pytest.approx(found[1], abs=1e-4)
 
 
+@pytest.mark.parametrize("kept", [20, 0.5, -100])
+def test_a_file_that_is_cut_off_is_named(models, tmp_path, capsys, kept):
+    content = (models / "tiny.gguf").read_bytes()
+    part = tmp_path / "part.gguf"
+    part.write_bytes(content[: int(kept * len(content)) if isinstance(kept, float) else kept])
+    with pytest.raises(
+        InvalidFolderError, match=r"part\.gguf cannot be read as a GGUF model: .*\n*.*download it again"
+    ):
+        load(part)
+    assert main(["measure", "--model", str(part), "--dataset", str(models / "q.jsonl")]) == 1
+    assert "part.gguf cannot be read as a GGUF model" in capsys.readouterr().err
+
+
 def test_without_the_package_the_message_says_how_to_install_it(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for name in (tmp_path / "x.gguf", "someone/model:x.gguf"):

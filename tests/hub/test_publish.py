@@ -110,7 +110,7 @@ def test_without_a_token(client, folder, monkeypatch):
         publish_adapter(folder, "ann/adapter")
     with pytest.raises(MissingTokenError, match="did not accept the token"):
         publish_adapter(folder, "ann/adapter", token="hf_expired")
-    with pytest.raises(MissingTokenError, match="may only read"):
+    with pytest.raises(MissingTokenError, match="is read-only"):
         publish_adapter(folder, "ann/adapter", token="hf_readonly")
     assert not client.store.repositories.get(("model", "ann/adapter"))
 

@@ -11,6 +11,7 @@ from hf_calib.hub.card_data import AFTER, CalibrationCardData, DatasetReference,
 from hf_calib.measures import CATALOG, CalibrationReport, Measure, MeasureInfo, shown_in
 from hf_calib.reports import Measurement
 from hf_calib.reports.page import render_page
+from hf_calib.reports.terminal import screen
 
 from .samples import probabilities_and_labels
 
@@ -23,6 +24,7 @@ def test_the_keys_that_logs_and_tables_are_read_by_stay():
     assert keys("log") == ["accuracy", "confidence", "ece", "cw_ece", "smooth_ece", "nll", "brier", "option_mass"]
     assert keys("models") == ["accuracy", "confidence", "ece", "cw_ece", "nll", "brier", "auroc"]
     assert keys("calibrators") == ["accuracy", "confidence", "ece", "nll"]
+    assert keys("terminal") == ["accuracy", "confidence", "ece", "ece_raw", "brier", "auroc", "flip_rate"]
     assert keys("groups") == ["accuracy", "confidence", "ece"]
     assert all(key == info.key for key, info in CATALOG.items())
     assert len({info.label for info in CATALOG.values()}) == len({info.short for info in CATALOG.values()}) == 37
@@ -64,7 +66,7 @@ def added(monkeypatch):
         "accuracy times itself",
         "higher",
         lambda battery: Measure(battery.accuracy().value ** 2),
-        ("page", "card", "log", "groups"),
+        ("terminal", "page", "card", "log", "groups"),
     )
     monkeypatch.setitem(CATALOG, "square", info)
     return info
@@ -81,7 +83,9 @@ def test_a_measure_that_is_added_to_the_catalog_is_shown_everywhere(added):
     check_names([Threshold.parse("square<0.5")], CATALOG)
 
     predictions = Predictions(np.log(p), y, (None,) * 60, np.arange(60))
-    page = render_page(Measurement("m", {"set": Recorded(predictions, (None,) * 60)}))
+    measurement = Measurement("m", {"set": Recorded(predictions, (None,) * 60)})
+    assert f"Squared accuracy {square:.3f}" in screen(measurement)
+    page = render_page(measurement)
     assert "<dt>squared accuracy</dt>" in page
     assert "Square of the accuracy</td>" in page
 

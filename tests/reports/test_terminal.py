@@ -95,18 +95,18 @@ def test_the_ece_says_what_it_is_and_the_raw_one_is_shown_where_it_differs():
     assert " pooled over 1,000 questions)" in screen(own)
     assert " pooled over 600 questions)" in screen(worst())
     assert "if calibrated" not in screen(replace(own, report_options={"n_resamples": 0}))
-    assert "ECE, raw" not in screen(good())
+    assert "Raw ECE" not in screen(good())
     recorded = Recorded(
         replace(calibrated(500), option_log_probabilities=calibrated(500).option_log_probabilities + np.log(0.3)),
         (None,) * 500,
     )
     low = Measurement("m", {"d": recorded}, LETTERS, {"n_resamples": 200})
     lines = screen(low).splitlines()
-    assert f"ECE, raw    {low.report.ece_raw.value:.3f} [" in screen(low)
+    assert f"Raw ECE     {low.report.ece_raw.value:.3f} [" in screen(low)
     assert len(lines) <= 20
     assert max(map(len, lines)) <= 80
     texts = Measurement("m", {"d": recorded}, {"confidence": {"name": "text"}}, {"n_resamples": 200})
-    assert "ECE, raw" not in screen(texts)
+    assert "Raw ECE" not in screen(texts)
 
 
 @pytest.mark.parametrize("n_bins", [3, 10])
@@ -118,7 +118,7 @@ def test_nothing_beside_the_bars_is_left_out(n_bins):
     lines = screen(Measurement("m", {"d": Recorded(both, (None,) * 500)}, LETTERS, options)).splitlines()
     assert len(lines) <= 20
     text = "\n".join(lines)
-    for label in ("ECE, raw ", "Flip rate ", "pooled over 500 questions", "│ mean confidence", "number of answers"):
+    for label in ("Raw ECE  ", "Flip rate ", "pooled over 500 questions", "│ mean confidence", "number of answers"):
         assert label in text
 
 

@@ -170,7 +170,7 @@ def test_answers_are_counted_from_0_or_1(tmp_path):
         ("a.csv", b'question,A,B\n"Q\nQ",w,x\n"Q,w,x\n', r"a.csv, line 4: unexpected end of data"),
         ("a.csv", b'question,A,B\n"Q\nQ",w,x\n"Q"Q,w,x\n', r"a.csv, line 4: ',' expected after '\"'"),
         ("a.csv", b'question,A,B,answer\n"Q\n\nQ",w,x,A\n\n"Q\nQ",w,x,Z\n', r"a.csv, line 6: column 'answer': .*'Z'"),
-        ("a.csv", b"question,A,A,B\nQ,v,w,x\n", r"a.csv, line 1: the column 'A' is there more than once"),
+        ("a.csv", b"question,A,A,B\nQ,v,w,x\n", r"a.csv, line 1: the column 'A' appears more than once"),
         ("a.csv", b"question;A;B\nQ;w;x\n", r"a.csv, line 2: no layout .* 'question;A;B'"),
         ("a.csv", b"question,A,B,Answer\nQ,w,x,A\n", r"a.csv, line 2: column 'Answer' looks like the answers"),
         ("a.csv", b"2 + 2?,3,4,5,6,B\n3 + 3?,6,4,5,7,A\n", r"a.csv, line 2: no layout .* the header line is missing"),

@@ -7,9 +7,9 @@ from datasets import Dataset
 
 from hf_calib.scripts.arguments import QuestionArguments
 from hf_calib.scripts.data import calibration_questions
-from hf_calib.trainers import pair_positions
+from hf_calib.trainers import pair_positions, recalibrate
 from tests.support import pairs, questions, tiny_llama
-from tests.trainers.runs import dpo, kto, lora
+from tests.trainers.runs import dpo, kto, lora, sft
 
 
 def on_pairs(tokenizer, folder, **options):
@@ -149,6 +149,10 @@ def test_a_trainer_without_pairs_in_memory_is_an_error(tokenizer, tmp_path):
     message = "has no text preference pairs in memory; use a DPO trainer"
     with pytest.raises(ValueError, match=f"CalibrationAwareKTOTrainer {message}"):
         kto(tokenizer, tmp_path, calibration_dataset="pairs", peft_config=lora())
+    with pytest.raises(ValueError, match=f"CalibrationAwareSFTTrainer {message}"):
+        sft(tokenizer, tmp_path, calibration_dataset="pairs", anchor_weight=1.0)
+    with pytest.raises(ValueError, match=f"RecalibrationTrainer {message}"):
+        recalibrate(tiny_llama(tokenizer), tiny_llama(tokenizer), "pairs", tokenizer=tokenizer)
     with pytest.raises(ValueError, match=f"CalibrationAwareTrainer {message}"):
         on_pairs(tokenizer, tmp_path, train_dataset=pairs(64).to_iterable_dataset())
 

@@ -118,6 +118,23 @@ def test_the_card_has_the_counts(tokenizer, writers, tmp_path):
     assert "datasets:" not in card.split("---")[1]
 
 
+def test_questions_beyond_the_length_limit_are_left_out_and_not_counted_on_the_card(tokenizer, writers, tmp_path):
+    # The numbers of the first ten are a character shorter than the last one's.
+    longest = "Question: What is number 9 of round_0?\nA. red 9\nB. blue\nC. black\nAnswer: A"
+    limit = len(tokenizer(longest).input_ids)
+    with pytest.warns(UserWarning, match="1 of 11 prompts are longer than"):
+        trainer = made_by_self(tokenizer, tmp_path, self_made_questions=11, calibration_max_length=limit)
+    assert trainer.calibration_run.calibration_source.size == 10
+    trainer.train()
+
+
+def test_models_that_were_not_loaded_are_told_apart(tokenizer, writers, tmp_path):
+    made_by_self(tokenizer, tmp_path)
+    with pytest.raises(ValueError, match=r"questions\.jsonl holds questions of a run that differs in model"):
+        made_by_self(tokenizer, tmp_path, model=tiny_llama(tokenizer, seed=5))
+    assert len(writers) == 1
+
+
 def test_another_reference_writes_them(tokenizer, writers, tmp_path):
     teacher = tiny_llama(tokenizer, seed=7)
     trainer = made_by_self(tokenizer, tmp_path, calibration_reference_model=teacher)
@@ -164,6 +181,8 @@ def test_where_nothing_can_be_written_is_an_error_before_anything_is(tokenizer, 
     with pytest.raises(ReferenceUnavailableError, match="distributions computed beforehand cannot write"):
         made_by_self(tokenizer, tmp_path, calibration_reference_model=known)
     assert isinstance(known, ReferenceDistributions)
+    with pytest.raises(ValueError, match=r"em_weight: .* have no answers to hold out .* pass an em_dataset"):
+        made_by_self(tokenizer, tmp_path, em_weight=1.0)
     assert writers == []
 
 

@@ -285,6 +285,7 @@ def test_what_is_dropped_or_skipped_is_counted(tokenizer, tmp_path):
             calibration_identical_choices="skip", em_weight=1.0, em_dataset=questions(4),
         )  # fmt: skip
     assert len(trainer.train_dataset) == len(trainer._calibration_term.questions) == 5
+    assert trainer.calibration_run.calibration_source.size == 5
 
 
 # The forms of arguments and models

@@ -262,6 +262,7 @@ def test_long_questions_are_dropped_and_counted_if_asked_for(tokenizer, tmp_path
     with pytest.warns(UserWarning, match="1 of 6 prompts"):
         trainer = make(tokenizer, tmp_path, data=asked, calibration_max_length=150, calibration_on_too_long="drop")
     assert len(trainer._calibration_term.questions) == 5
+    assert trainer.calibration_run.calibration_source.size == 5
 
 
 def test_the_bins_are_as_asked_for(tokenizer, tmp_path):

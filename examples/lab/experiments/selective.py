@@ -71,7 +71,7 @@ def selective_measures(
     confidences, correct = predictions.confidences, predictions.correct
     answered = confidences >= 1 - error
     of_samples: dict[str, float | None] = dict.fromkeys(("one_sample", "majority", "most_confident"))
-    if predictions.chosen is None:
+    if predictions.chosen is None and predictions.most_confident_correct is None:
         drawn = sampled_options(predictions.probabilities, samples, seed)
         right = drawn == predictions.answers[:, None]
         chances = np.take_along_axis(predictions.probabilities, drawn, axis=1)

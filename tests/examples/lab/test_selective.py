@@ -74,6 +74,14 @@ def test_the_majority_and_the_most_confident_are_those_by_hand():
     assert found["one_sample"] == pytest.approx(np.mean(one))
 
 
+def test_votes_of_samples_are_no_probabilities_to_sample_from():
+    probabilities = np.array([[0.6, 0.4], [0.8, 0.2]])
+    voted = replace(predictions_of(probabilities, [0, 1]), most_confident_correct=np.array([1.0, 0.0]))
+    found = selective_measures(voted)
+    assert [found[name] for name in ("one_sample", "majority", "most_confident")] == [None] * 3
+    assert found["top"] == 0.5
+
+
 def test_rows_belong_to_the_comparisons_rows():
     rng = np.random.default_rng(1)
     answers = {d: predictions_of(rng.dirichlet([1] * 4, size=50), rng.integers(4, size=50)) for d in "abc"}
