@@ -9,7 +9,7 @@ The pairs have the columns `prompt`, `chosen` and `rejected`; those of some prom
 
 - the model before alignment, plain DPO, and its loss variants: label smoothing, robust DPO, IPO, and RPO (with SFT);
 - CATTO, DPO with the binary cross-entropy of each token, and CDPO, which also prefers a high stated confidence after
-  chosen answers and a low one after rejected answers (so it trains on twice as many pairs a step);
+  chosen answers and a low one after rejected answers (so it trains on twice as many pairs per step);
 - the anchor, without answers: at the letters (for each of `--anchor_weights`) or at the options' texts of OpenBookQA
   training questions, with `--answers` of these, at questions that the reference writes itself, or at tokens of the
   pairs' own replies;
@@ -259,12 +259,12 @@ class Experiment:
 
         import hf_calib
 
-        sys.path.append(str(Path(__file__).resolve().parents[1] / "lab"))
-        from experiments.catto import CATTODPOTrainer
-        from experiments.rivals import stated_pairs
-
         config = dict(arm.config) if weight is None else {**arm.config, "anchor_weight": weight}
         pairs = Dataset.from_list(self.train)
+        if arm.catto is not None or arm.stated:
+            sys.path.append(str(Path(__file__).resolve().parents[1] / "lab"))
+            from experiments.catto import CATTODPOTrainer
+            from experiments.rivals import stated_pairs
         if arm.stated:
             pairs = concatenate_datasets([pairs, stated_pairs(pairs, seed)])
             config["batch_size"] = 2 * self.options.batch_size

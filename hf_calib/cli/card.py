@@ -59,7 +59,7 @@ def add_card_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--task-id",
         metavar="TASK",
-        help="task of the benchmark on the Hub that these questions belong to, or several, such as accuracy,brier,ece",
+        help="task ids of the benchmark on the Hub, separated by commas, such as accuracy,brier,ece",
     )
     # A published prompt format holds no examples.
     add_prompt_options(parser, examples=False)

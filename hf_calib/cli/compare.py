@@ -56,7 +56,7 @@ def add_compare_parser(commands: argparse._SubParsersAction) -> None:
         parser,
         "ece.change.low>0",
         several=": ece is a model's own, ece.base the base's, ece.change the difference, ece.change.low and .high its "
-        "interval; or sharpening. The command fails if the condition holds for any model, dataset and method",
+        "interval; sharpening is available too. It is enough that one model, dataset and method meets the condition",
     )
     parser.set_defaults(run=_run)
 

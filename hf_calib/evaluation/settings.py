@@ -87,17 +87,17 @@ class AskSettings:
 
     @classmethod
     def of(cls, options: AskOptions) -> AskSettings:
-        """Return the values of options.
+        """Return the settings that the options give.
 
         Raises
         ------
         TypeError
-            If there is no option of a name.
+            If an option is unknown.
         """
         known = [field.name for field in fields(cls)]
         if unknown := [name for name in options if name not in known]:
             raise TypeError(
-                f"{unknown[0]}: not an option; hf_calib.measure documents those there are."
+                f"{unknown[0]}: unknown option; see hf_calib.measure for the options."
                 + did_you_mean(unknown[0], known)
             )
         return cls(**options)

@@ -21,7 +21,7 @@ from ..confidence.asking import Asking, progress_bar
 from ..confidence.journal import Journal
 from ..tasks import LETTERS, PromptFormat, Question, QuestionError, as_questions, load_questions
 from ..tasks.drawing import QuestionList
-from ..tasks.free_form import FreeFormQuestion, normalized
+from ..tasks.free_form import FreeFormQuestion
 from .example_questions import EXAMPLES, SUBJECTS
 from .models import Model, model_source, this_process
 from .settings import AskSettings
@@ -43,7 +43,7 @@ _IN_A_LINE = re.compile(r"(?:^|\s)([A-Z])[.)]\s")
 _ROUND, _GROUP = 256, 64
 # A model gives up below this share of usable texts, which is found from at least so many.
 _LEAST_YIELD, _JUDGED_FROM = 0.05, 100
-# In characters, unless the examples are shorter or longer.
+# In characters; shorter or longer examples extend these limits.
 _SHORTEST_QUESTION, _LONGEST_CHOICE = 10, 200
 REASONS = {
     "too_long": "had prompts that are too long for the model",
@@ -139,7 +139,7 @@ class Writing:
             return "unreadable"
         if self.examples and len(choices) not in {len(example.choices) for example in self.examples}:
             return "number_of_options"
-        if len(set(map(_same_option, choices))) < len(choices):
+        if len(set(map(_same, choices))) < len(choices):
             return "identical_options"
         shortest = min([_SHORTEST_QUESTION, *(len(example.question) for example in self.examples)])
         longest = max([_LONGEST_CHOICE, *(len(choice) for example in self.examples for choice in example.choices)])
@@ -221,8 +221,8 @@ class SynthesizedQuestions(QuestionList[Question]):
             ) from error
         if len(questions) != n:
             raise QuestionError(
-                f"{path}: it has {len(questions)} of the {n} questions that were written; remove it to have them "
-                "written again"
+                f"{path}: has {len(questions)} questions, but {n} were written; remove it to have them written again, "
+                "or read it with load_questions"
             )
         return questions
 
@@ -333,7 +333,7 @@ def written(
     try:
         questions = _written(backend(), writing, replace(asking, journal=journal), run)
     except QuestionError:  # the same settings would fail again, and must not stand in the way of others
-        if asking.process_index == 0:
+        if asking.process_index == 0 and any(journal.folder.glob("*.jsonl")):  # others may be making an empty one
             journal.remove()
         raise
     if asking.process_index == 0:
@@ -344,11 +344,18 @@ def written(
 
 def _finished(path: Path, run: Mapping[str, Any], asking: Asking) -> SynthesizedQuestions | None:
     """Return the questions of a finished run, the same on every process, if its settings are the same."""
-    found = [SynthesizedQuestions.load(path) if asking.process_index == 0 and path.exists() else None]
+    found: list[Any] = [None]
+    if asking.process_index == 0 and path.exists():
+        try:
+            found = [SynthesizedQuestions.load(path)]
+        except QuestionError as error:  # raised on every process, since the others wait
+            found = [error]
     if asking.num_processes > 1:
         from accelerate.utils import broadcast_object_list
 
         broadcast_object_list(found)
+    if isinstance(found[0], QuestionError):
+        raise found[0]
     if found[0] is None:
         return None
     differing = [name for name in run if found[0].provenance.get(name) != run[name]]
@@ -385,8 +392,8 @@ def _written(backend: Backend, writing: Writing, asking: Asking, run: Mapping[st
             if counts["texts"] >= _JUDGED_FROM and len(kept) < _LEAST_YIELD * counts["texts"]:
                 raise QuestionError(
                     f"model: fewer than {_LEAST_YIELD:.0%} of the texts that {run['model']['name']} writes are usable "
-                    f"as questions: {_described({**counts, 'questions': len(kept)})}. Let a more capable model write "
-                    "them (in a trainer, the calibration_reference_model), or give questions of your own"
+                    f"as questions: {_described({**counts, 'questions': len(kept)})}. Use a more "
+                    "capable model (in a trainer, as calibration_reference_model), or pass your own questions"
                 )
     provenance = {
         **run,
@@ -426,11 +433,11 @@ def _round(backend: Backend, writing: Writing, asking: Asking, number: int, miss
 
 def _key(question: Question) -> tuple[str, frozenset[str]]:
     """Return what makes a question the same as another, in whatever order its options are."""
-    return normalized(question.question), frozenset(map(_same_option, question.choices))
+    return _same(question.question), frozenset(map(_same, question.choices))
 
 
-def _same_option(text: str) -> str:
-    """Return what makes an option the same as another: its text without case, an article and a final stop."""
+def _same(text: str) -> str:
+    """Return what makes a text the same as another: its words without case, an article and a final stop."""
     text = " ".join(text.casefold().split())
     return _ARTICLE_AND_STOP.sub("", text) or text
 

@@ -22,6 +22,8 @@ MAX_REPORT_BYTES = 32 * 2**20
 
 BASE, BEFORE, SCALED, AFTER, CALIBRATED = "base", "before", "temperature_scaled", "after", "calibrated"
 STAGES = (BASE, BEFORE, SCALED, AFTER, CALIBRATED)
+# The label of the stage before a training that was not for calibration.
+BEFORE_TRAINING = "Before training"
 
 # The name of calibration data that are tokens of the preference pairs, not questions.
 PREFERENCE_PAIRS = "preference-pairs"
@@ -251,9 +253,10 @@ class CalibrationCardData:
         return self.stage_labels.get(stage, defaults[stage])
 
     def stage_in_sentence(self, stage: str) -> str:
-        """Return a stage's name inside a sentence, where a default one has no capital letter."""
+        """Return a stage's name inside a sentence, where one of this package has no capital letter."""
         label = self.stage_label(stage)
-        return label if stage in self.stage_labels else label[0].lower() + label[1:]
+        given = self.stage_labels.get(stage) not in (None, BEFORE_TRAINING)
+        return label if given or stage == SCALED else label[0].lower() + label[1:]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the data as JSON values, which `from_dict` reads."""

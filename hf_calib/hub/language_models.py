@@ -124,9 +124,9 @@ def _reading_gguf(name: Any) -> Iterator[None]:
         yield
     except (ValueError, KeyError, IndexError, OverflowError, struct.error) as error:
         raise InvalidFolderError(
-            f"{name} cannot be read as a GGUF model: {error}.",
-            "If it is damaged or cut off, download it again; otherwise give a file that contains a tokenizer, of an "
-            "architecture that transformers reads.",
+            f"{name} cannot be read as a GGUF model ({type(error).__name__}: {str(error).rstrip('.')}).",
+            "If it is damaged or cut off, download it again; otherwise use a file with a tokenizer, of a model that "
+            "transformers supports.",
         ) from error
 
 

@@ -220,7 +220,7 @@ def fetch(
     if Path(name).exists():
         if revision is not None:
             raise InvalidFolderError(
-                f"{name} is a local folder, to which the revision {revision!r} does not apply; leave it out."
+                f"{name} is a local path, which has no revisions; leave out the revision {revision!r}."
             )
         return Path(name), True
     from huggingface_hub import constants, snapshot_download

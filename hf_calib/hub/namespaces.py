@@ -66,7 +66,7 @@ def namespace_of(namespace: str | None, api: HfApi, token: str | None) -> str:
         return api.whoami(token=token)["name"]
     except (LocalTokenNotFoundError, OfflineModeIsEnabled, TRANSPORT_ERROR, OSError) as error:
         anonymous = isinstance(error, LocalTokenNotFoundError)
-        reason = "nobody is logged in" if anonymous else f"the Hub cannot be asked for it ({error})"
+        reason = "nobody is logged in" if anonymous else f"the Hub did not return it ({error})"
         raise MissingTokenError(
             f"--namespace: defaults to the name of the logged-in user, but {reason}.",
             "Give it, for example --namespace ann, or log in with `hf auth login`.",

@@ -213,7 +213,7 @@ def look(api: HfApi, destination: Destination) -> RemoteState:
                 )
             return read_remote(api, destination)
     except UnreachableHubError as error:
-        warnings.warn(f"{error.message} The repository's present content is unknown.", stacklevel=3)
+        warnings.warn(f"{error.message} The repository's current content is unknown.", stacklevel=3)
         return RemoteState()
 
 

@@ -43,7 +43,7 @@ class QuestionArguments:
         default=None,
         metadata={
             "help": f"Multiple-choice questions to calibrate on. {_QUESTIONS} self: the reference writes them. "
-            "pairs (DPO only) to anchor tokens of the chosen replies instead."
+            "pairs (DPO only): anchor tokens of the chosen replies instead."
         },
     )
     eval_calibration_dataset: str | None = field(

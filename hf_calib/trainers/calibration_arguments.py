@@ -140,7 +140,7 @@ class CalibrationArguments:
     dece_weight: float = field(
         default=0.0,
         metadata={
-            "help": "Weight of the differentiable ECE of the answered questions in one forward (Meta-Calibration)."
+            "help": "Weight of the differentiable ECE of the answered questions in a forward pass (Meta-Calibration)."
         },
     )
 

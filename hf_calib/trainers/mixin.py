@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -249,7 +250,8 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
             prepared = source
         else:
             prepared = self._questions.for_training(run.questions, em_dataset, drop_too_long=self_made)
-            run.calibration_source = dataset_reference(source, prepared.n_used(em_dataset))
+            assert run.calibration_source is not None
+            run.calibration_source = replace(run.calibration_source, size=prepared.n_used(em_dataset))
         active = [name for name, weight in weights.items() if weight > 0 and (name == "anchor" or prepared.answered)]
         run.terms = (*run.terms, *active)
         run.settings = {f"{name}_weight": weights[name] for name in active}

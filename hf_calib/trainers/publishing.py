@@ -35,6 +35,7 @@ from ..hub import (
 )
 from ..hub.calibration_metadata import CALIBRATOR_FILE
 from ..hub.card import CARD_FILE
+from ..hub.card_data import BEFORE_TRAINING
 from ..hub.translation import hub_errors
 from .run import CalibrationRun
 from .trl_compatibility import tag_names
@@ -345,7 +346,7 @@ def card_data(
 
 
 def _stage_labels(run: CalibrationRun) -> dict[str, str]:
-    labels = {} if run.method else {"before": "Before training"}
+    labels = {} if run.method else {"before": BEFORE_TRAINING}
     return labels | ({"calibrated": f"This model, with the calibrator {run.calibrator}"} if run.calibrator else {})
 
 

@@ -63,7 +63,7 @@ class PreparedQuestions:
         return [item for item in self.trained if item.answer >= 0]
 
     def n_used(self, em_dataset: Any = None) -> int:
-        """Return how many of the questions are used, those of a given `em_dataset` aside; the others were left out."""
+        """Return the number of questions that are used, without those of a given `em_dataset`."""
         return len(self.trained) + (len(self.held_out) if em_dataset is None else 0)
 
     def of(self, items: Sequence[Encoded]) -> list[Question]:

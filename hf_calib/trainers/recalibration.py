@@ -110,7 +110,7 @@ class RecalibrationTrainer(CalibrationMixin, _TermsOnlyTrainer):  # type: ignore
                 "anchor_weight: the weights of all terms are 0, so there is nothing to train; set anchor_weight or "
                 "supervised_weight above 0"
             )
-        if not is_self(prompts):  # which was read from here, so the term does not know where it came from
+        if not is_self(prompts):  # as_questions drops a dataset's origin
             used = self.calibration_run.calibration_source
             self.calibration_run.calibration_source = dataset_reference(prompts, used.size if used else n_questions)
 

@@ -62,26 +62,29 @@ def self_made_questions(trainer: Any, reference: Any = None) -> SynthesizedQuest
     given: Any = getattr(trainer, "ref_model", None) if reference is None else reference
     config = (model if reference is None else reference).config if not isinstance(reference, str) else None
     name = reference if config is None else config.name_or_path or config.model_type
-    identity = {"name": name}
-    if config is not None and not config.name_or_path:  # it was not loaded, and others have the same type
-        identity["weights_sha256"] = _digest(model if given is None else given)
     writing = Writing(settings.self_made_questions, seed=args.seed)
     tokenizer = reference_tokenizer(trainer, reference) or trainer.processing_class
 
-    def opened() -> LocalModel:
-        writer = model if given is None else load_reference(trainer, given) if isinstance(given, str) else given
+    def whole(writer: Any) -> Any:
         if trainer.is_fsdp_enabled or any(hasattr(parameter, "ds_id") for parameter in writer.parameters()):
             raise ReferenceUnavailableError(
                 f"calibration_dataset={SELF!r}: weights that are sharded among processes cannot write questions here; "
                 f'write them beforehand in one process, hf_calib.synthesize_questions("{name}", None, {writing.n})'
                 f'.save("{FILE}"), and pass that file'
             )
+        return writer
+
+    def opened() -> LocalModel:
+        writer = whole(model if given is None else load_reference(trainer, given) if isinstance(given, str) else given)
         device = accelerator.device
         # A quantized or dispatched model that is there already cannot be moved.
         if next(writer.parameters()).device.type != device.type:
             writer.to(device)
         return LocalModel(writer, getattr(tokenizer, "tokenizer", tokenizer), device=device)
 
+    identity = {"name": name}
+    if config is not None and not config.name_or_path:  # it was not loaded, and others have the same type
+        identity["weights_sha256"] = _digest(whole(model if given is None else given))
     asking = Asking("auto", not args.disable_tqdm, None, accelerator.process_index, accelerator.num_processes)
     at_start = initial_adapter_weights(accelerator.unwrap_model(model)) if given is None else nullcontext()
     with at_start, accelerator.autocast():

@@ -167,7 +167,8 @@ class CalibrationAwareSFTTrainer(CalibrationMixin, AnswerLossMixin, SFTTrainer):
 
     def _set_up_term(self, source: Any, em_dataset: Any, reference_model: Any) -> None:
         if self._asked and self._writes_prompts:
-            prompts = self_made_questions(self, reference_model)
+            made = self_made_questions(self, reference_model)
+            prompts = [made[item.row] for item in self._questions.encode(made, drop_too_long=True)]
             source = self._questions.for_training(self._supervised_questions, em_dataset, prompts=prompts)
         super()._set_up_term(source, em_dataset, reference_model)
 

@@ -163,7 +163,9 @@ class StatedConfidenceTrainer(RecalibrationTrainer):
             **kwargs,
         )
         run = self.calibration_run
-        run.calibration_source, run.free_form = dataset_reference(answers, len(answers)), True
+        assert run.calibration_source is not None
+        run.calibration_source = dataset_reference(answers, run.calibration_source.size)
+        run.free_form = True
         self._right_answers = self._encoded_answers(own)
 
     def replace_calibration_questions(self, questions: Any) -> None:

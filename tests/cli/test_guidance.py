@@ -153,8 +153,8 @@ def test_messages_name_what_is_missing_and_the_flag(options, message, folder, ca
 
 
 def test_a_file_name_is_not_taken_for_an_argument(folder, capsys):
-    assert main(["measure", "--model", "model:x.gguf", "--dataset", str(folder / "q.jsonl")]) == 1
-    assert "--model:x.gguf" not in capsys.readouterr().err
+    assert main(["measure", "--model", "model:x.gguf", "--dataset", str(folder / "few.jsonl")]) == 1
+    assert "hf-calib measure: model:x.gguf is not" in capsys.readouterr().err
 
 
 def test_predictions_are_read_before_a_model_is_asked(folder, tmp_path, monkeypatch, capsys):

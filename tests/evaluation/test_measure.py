@@ -68,7 +68,7 @@ def test_every_kind_of_model_gives_what_predict_gives(kind, folder, llama, token
 
 
 def test_an_option_that_is_not_there_is_named_with_the_one_that_was_meant(llama, tokenizer):
-    with pytest.raises(TypeError, match=r"prompt_format: not an option; .* Did you mean 'prompt'\?"):
+    with pytest.raises(TypeError, match=r"prompt_format: unknown option; .* Did you mean 'prompt'\?"):
         hf_calib.measure((llama, tokenizer), ASKED, prompt_format=PromptFormat())
 
 

@@ -250,8 +250,10 @@ def test_a_file_has_the_questions_and_another_one_their_provenance(tmp_path):
 
 def test_after_a_model_that_cannot_write_questions_another_one_may(tmp_path):
     options = {"out": tmp_path / "questions.jsonl", "progress": False}
-    with pytest.raises(QuestionError, match="Let a more capable model write them"):
-        synthesize_questions(Scripted(lambda n: "nothing"), None, 10, **options)
+    tokenizer = byte_level_tokenizer()
+    source = LocalModel(tiny_llama(tokenizer, positions=2048), tokenizer)
+    with pytest.raises(QuestionError, match="Use a more capable model"):
+        synthesize_questions(source, None, 10, max_new_tokens=8, n_shots=1, **options)
     assert list(tmp_path.iterdir()) == []
     assert len(synthesize_questions(Scripted(), None, 10, max_new_tokens=64, **options)) == 10
 

@@ -107,7 +107,7 @@ def test_a_file_that_is_cut_off_is_named(models, tmp_path, capsys, kept):
     part = tmp_path / "part.gguf"
     part.write_bytes(content[: int(kept * len(content)) if isinstance(kept, float) else kept])
     with pytest.raises(
-        InvalidFolderError, match=r"part\.gguf cannot be read as a GGUF model: .*\n*.*download it again"
+        InvalidFolderError, match=r"part\.gguf cannot be read as a GGUF model \(.*\n.*download it again"
     ):
         load(part)
     assert main(["measure", "--model", str(part), "--dataset", str(models / "q.jsonl")]) == 1

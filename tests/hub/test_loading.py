@@ -106,7 +106,7 @@ def test_another_number_of_options_warns(published):
 
 
 def test_another_prompt_format_warns_and_is_used(published):
-    with pytest.warns(CalibrationWarning, match="another prompt format"):
+    with pytest.warns(CalibrationWarning, match="a prompt format that differs"):
         model = load(published, prompt_format=PromptFormat())
     assert model.prompt_format == PromptFormat()
 

@@ -165,7 +165,7 @@ def test_a_dry_run_works_without_the_hub(client, monkeypatch):
     with pytest.warns(UserWarning, match="The Hub cannot be reached for ann/ece"):
         publication = publish_metric("ece", namespace="ann", dry_run=True)
     assert {"README.md", "ece.py"} <= {file.path for file in publication.files}
-    with pytest.raises(MissingTokenError, match="the Hub does not say who"):
+    with pytest.raises(MissingTokenError, match="the Hub did not return it"):
         publish_metric("ece", dry_run=True)
     assert not client.store.repositories.get(("space", "hf_calib/ece"))
 

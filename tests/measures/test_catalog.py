@@ -84,7 +84,8 @@ def test_a_measure_that_is_added_to_the_catalog_is_shown_everywhere(added):
 
     predictions = Predictions(np.log(p), y, (None,) * 60, np.arange(60))
     measurement = Measurement("m", {"set": Recorded(predictions, (None,) * 60)})
-    assert f"Squared accuracy {square:.3f}" in screen(measurement)
+    assert f"Squared accuracy {square:.3f}" in (shown := screen(measurement))
+    assert max(map(len, shown.splitlines())) <= 80
     page = render_page(measurement)
     assert "<dt>squared accuracy</dt>" in page
     assert "Square of the accuracy</td>" in page

@@ -172,6 +172,16 @@ def test_fine_tuning_on_answers_adds_them_as_prompts(tokenizer, writers, tmp_pat
         assert torch.equal(own, other)
 
 
+def test_fine_tuning_keeps_its_own_questions_if_written_ones_are_too_long(tokenizer, writers, tmp_path):
+    longest = "Question: What is number 9 of round_0?\nA. red 9\nB. blue\nC. black\nAnswer: A"
+    options = {"self_made_questions": 11, "calibration_max_length": len(tokenizer(longest).input_ids)}
+    own = [Question("Is it red?", ("yes", "no"), row % 2) for row in range(4)]
+    with pytest.warns(UserWarning, match="1 of 11 prompts are longer than"):
+        trainer = sft(tokenizer, tmp_path, train_dataset=own, calibration_dataset="self", anchor_weight=0.5, **options)
+    assert len(trainer.calibration_run.questions) == len(own) + 10
+    assert len(trainer.calibration_run.trained_on) == len(own)
+
+
 def test_where_nothing_can_be_written_is_an_error_before_anything_is(tokenizer, writers, tmp_path):
     with pytest.raises(ValueError, match=r"calibration_dataset='self': .* anchor_weight is 0; raise it"):
         made_by_self(tokenizer, tmp_path, anchor_weight=0.0)
