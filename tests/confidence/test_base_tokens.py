@@ -195,7 +195,7 @@ class TestCommandLine:
         [
             ((), "base_model: the model has no PEFT adapter to take off; give the pre-trained model"),
             (("--base-model", "nowhere/at/all"), "no folder 'nowhere/at/all'"),
-            (("--base-model", "openai:http://localhost:1/v1"), "base_model: a server does not tell"),
+            (("--base-model", "openai:http://localhost:1/v1"), "base_model: a server does not return"),
             (("--confidence", "p-true", "--base-model", "x"), "base_model: confidence read by p-true has no such"),
         ],
     )
