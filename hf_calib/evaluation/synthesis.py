@@ -201,7 +201,7 @@ class SynthesizedQuestions(QuestionList[Question]):
         FileNotFoundError
             If there is no such file.
         QuestionError
-            If it has no provenance, or one of the files is damaged or incomplete.
+            If the provenance is missing, or a file is damaged or incomplete.
         """
         path = _jsonl_path(path)
         if not path.exists():

@@ -253,7 +253,7 @@ class CalibrationCardData:
         return self.stage_labels.get(stage, defaults[stage])
 
     def stage_in_sentence(self, stage: str) -> str:
-        """Return a stage's name inside a sentence, where one of this package has no capital letter."""
+        """Return a stage's name for use inside a sentence, where default names start with a small letter."""
         label = self.stage_label(stage)
         given = self.stage_labels.get(stage) not in (None, BEFORE_TRAINING)
         return label if given or stage == SCALED else label[0].lower() + label[1:]

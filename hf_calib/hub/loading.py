@@ -219,9 +219,7 @@ def fetch(
     check_local_path(str(name))
     if Path(name).exists():
         if revision is not None:
-            raise InvalidFolderError(
-                f"{name} is a local path, which has no revisions; leave out the revision {revision!r}."
-            )
+            raise InvalidFolderError(f"{name} is a local path and has no revisions; omit the revision {revision!r}.")
         return Path(name), True
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError

@@ -217,7 +217,7 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
         if self_made := is_self(source):
             if settings.em_weight > 0 and em_dataset is None:
                 raise ValueError(
-                    "em_weight: the questions that a model writes have no answers to hold out for the E-step; pass an "
+                    "em_weight: the E-step needs answers, and questions that a model writes have none; pass an "
                     "em_dataset, set em_weight=0, or pass questions with answers as calibration_dataset"
                 )
             source = self_made_questions(self, reference_model)

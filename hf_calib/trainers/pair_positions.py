@@ -28,7 +28,7 @@ def is_pairs(source: Any) -> bool:
 
 
 def no_pairs(trainer: Any) -> ValueError:
-    """Return the error of a trainer that has no pairs to take positions in."""
+    """Return the error for a trainer that has no preference pairs to anchor."""
     return ValueError(
         f"calibration_dataset={PAIRS!r}: {type(trainer).__name__} has no text preference pairs in memory; use a DPO "
         'trainer with a text dataset that is not streamed, or pass questions or "self"'

@@ -125,8 +125,8 @@ class CalibrationAwareSFTTrainer(CalibrationMixin, AnswerLossMixin, SFTTrainer):
             )
             self._questions = _preparation(model, args, settings, processing_class, kwargs["prompt_format"])
             prepared = self._questions.for_training(questions, kwargs.get("em_dataset"), prompts=prompts)
-            n_used = prepared.n_used(kwargs.get("em_dataset")) - (len(prepared.trained) - len(prepared.answered))
-            source = dataset_reference(train_dataset, n_used)
+            n_prompts = len(prepared.trained) - len(prepared.answered)
+            source = dataset_reference(train_dataset, prepared.n_used(kwargs.get("em_dataset")) - n_prompts)
             train_dataset = self._questions.supervised_rows(prepared.answered)
             eval_dataset = self._questions.supervised_evaluation(eval_dataset)
             processing_class = processing_class or self._questions.tokenizer
