@@ -154,7 +154,8 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
         type=_columns,
         metavar="FIELD=COLUMN,...",
         help="columns of question, choices, answer, context, subject and type, such as "
-        "question=stem,choices=A+B+C,answer=gold; an empty answer= if there are none (default: those of a known layout)",
+        "question=stem,choices=A+B+C,answer=gold; an empty answer= if there are none (default: those of a known "
+        "layout)",
     )
     group.add_argument(
         "--answer-base",
