@@ -174,13 +174,14 @@ class SelfEvaluationQuestions(QuestionList[Question]):
         share = f" ({balance['right'] / graded:.1%} of the graded)" if graded else ""
         parts = [f"{balance['right']} right{share}", f"{balance['wrong']} wrong"]
         parts += [f"{balance['ungraded']} ungraded"] if balance["ungraded"] else []
-        text = f"{len(self)} answers to {self.provenance['n_questions']} questions: {', '.join(parts)}"
+        asked = _counted(self.provenance["n_questions"], "question")
+        text = f"{_counted(len(self), 'answer')} to {asked}: {', '.join(parts)}"
         notes = {
             "cut_off": "cut off by the token limit",
             "not_comparable": "with nothing to compare, counted as wrong",
             "empty": "empty, left out",
             "dropped_cut_off": "cut off and left out",
-            "too_long": "questions not asked because they exceed the maximum length",
+            "too_long": "not asked because the prompt exceeds the maximum length",
         }
         return "; ".join([text, *(f"{counts[name]} {note}" for name, note in notes.items() if counts[name])])
 
@@ -294,3 +295,7 @@ def _question(answer: GradedAnswer) -> Question:
     asked = answer.question
     question = true_question(asked.question.strip(), answer.text, asked.subject, asked.context)
     return question if answer.right is None else replace(question, answer=0 if answer.right else 1)
+
+
+def _counted(n: int, noun: str) -> str:
+    return f"{n} {noun}" + ("" if n == 1 else "s")

@@ -164,6 +164,8 @@ class SynthesizedQuestions(QuestionList[Question]):
     provenance
     """
 
+    name_in_memory = "self-made-questions"
+
     def __init__(self, questions: Sequence[Question], provenance: Mapping[str, Any]) -> None:
         super().__init__(questions)
         self.provenance = dict(provenance)

@@ -15,8 +15,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 # The cache folder of the datasets library: [NAMESPACE___]NAME/CONFIG/VERSION/COMMIT/. The namespace is the Hub's; the
 # name is in snake case, so the commit is used instead.
 _CACHED = re.compile(r"(?:^|[/\\])(?:([^/\\]+)___)?[^/\\]+[/\\]([^/\\]+)[/\\][^/\\]+[/\\]([0-9a-f]{40})[/\\]")
-_IN_MEMORY = "in-memory-questions"
-_SELF_MADE = "self-made-questions"
+_IN_MEMORY = QuestionList.name_in_memory
 
 
 def dataset_reference(source: Any, size: int | None = None) -> DatasetReference:
@@ -32,9 +31,7 @@ def dataset_reference(source: Any, size: int | None = None) -> DatasetReference:
         Number of rows used.
     """
     if isinstance(source, QuestionList):
-        if source.origin is not None and source.source is None:
-            return DatasetReference(_SELF_MADE, size=size, origin=source.origin)
-        read = DatasetReference(_IN_MEMORY, size=size)
+        read = DatasetReference(source.name_in_memory, size=size)
         if source.source is not None:
             read = dataset_reference(source.source, size)
         return replace(read, skipped=len(source.skipped) or None, origin=source.origin)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -50,9 +50,12 @@ class QuestionList(list[Q]):
     ----------
     origin : str or None
         How they came about, for cards, if they were made rather than read.
+    name_in_memory : str
+        What cards call them if they have no source.
     """
 
     origin: str | None = None
+    name_in_memory: ClassVar[str] = "in-memory-questions"
 
     def __init__(
         self,

@@ -53,12 +53,8 @@ class Reference:
         self._width = _vocabulary_size(trainer.calibrated_model)
         if model is not None:
             self.model: nn.Module | None = prepared_for_inference(self._loaded(model), trainer)
-        elif getattr(trainer.args, "sync_ref_model", False):
-            raise ReferenceUnavailableError(
-                "sync_ref_model moves the trainer's reference toward the policy, and the anchor would follow it away "
-                "from where the model was calibrated; pass `calibration_reference_model=`, or set anchor_weight=0"
-            )
         else:
+            check_reference_stays(trainer)
             self.model = getattr(trainer, "ref_model", None)
             if self.model is None and not is_peft_model(trainer.calibrated_model):
                 self.model = self._starting_weights()
@@ -160,6 +156,15 @@ class Reference:
 def _read(item: Encoded) -> tuple[tuple[int, ...], ...]:
     """Return the tokens that a model reads from a question, or predicts as its options' texts."""
     return (item.input_ids, *item.options) if isinstance(item, EncodedTexts) else (item.input_ids,)
+
+
+def check_reference_stays(trainer: Any) -> None:
+    """Raise a `ReferenceUnavailableError` if the trainer's own reference moves during training."""
+    if getattr(trainer.args, "sync_ref_model", False):
+        raise ReferenceUnavailableError(
+            "sync_ref_model moves the trainer's reference toward the policy, and the anchor would follow it away "
+            "from where the model was calibrated; pass `calibration_reference_model=`, or set anchor_weight=0"
+        )
 
 
 def check_base_weights(trainer: Any, disables_adapter: bool) -> None:

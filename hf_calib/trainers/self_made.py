@@ -9,7 +9,7 @@ from typing import Any
 
 from ..confidence import Asking, LocalModel
 from ..evaluation.synthesis import SynthesizedQuestions, Writing, written
-from .reference import ReferenceUnavailableError, load_reference, reference_tokenizer
+from .reference import ReferenceUnavailableError, check_reference_stays, load_reference, reference_tokenizer
 from .reference_distributions import read_distributions
 from .trl_compatibility import initial_adapter_weights
 
@@ -43,7 +43,7 @@ def self_made_questions(trainer: Any, reference: Any = None) -> SynthesizedQuest
     ValueError
         If the anchor has no weight, or the output folder holds questions of a run with other settings.
     ReferenceUnavailableError
-        If the reference is known by its distributions alone, or its weights are sharded.
+        If the reference is known by its distributions alone, moves during training, or has sharded weights.
     QuestionError
         If the reference cannot write questions.
     """
@@ -58,6 +58,8 @@ def self_made_questions(trainer: Any, reference: Any = None) -> SynthesizedQuest
             f"calibration_dataset={SELF!r}: distributions computed beforehand cannot write questions; pass the "
             "questions that they were computed on, or a model as calibration_reference_model"
         )
+    if reference is None:
+        check_reference_stays(trainer)
     model = trainer.calibrated_model
     given: Any = getattr(trainer, "ref_model", None) if reference is None else reference
     config = (model if reference is None else reference).config if not isinstance(reference, str) else None

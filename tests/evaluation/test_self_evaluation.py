@@ -99,14 +99,14 @@ def test_what_may_be_wrong_is_told():
 def test_what_is_not_graded_is_told():
     with pytest.warns(UserWarning, match="none of the questions comes with a right answer, so no answer is graded"):
         found = graded(["yes"], asked=ASKED[2:])
-    assert found.describe() == "1 answers to 1 questions: 0 right, 0 wrong, 1 ungraded"
+    assert found.describe() == "1 answer to 1 question: 0 right, 0 wrong, 1 ungraded"
     backend = Scripted(["Paris"])
     backend.texts = [["Paris"], ["5"], None]
     backend.generate = lambda *_, **__: [
         None if own is None else [Generation(text, True) for text in own] for own in backend.texts
     ]
     found = self_evaluation_questions(backend, None, ASKED, progress=False)
-    assert found.describe().endswith("; 1 questions not asked because they exceed the maximum length")
+    assert found.describe().endswith("; 1 not asked because the prompt exceeds the maximum length")
     # What equals a right answer is right, even if it consists of an article.
     found = graded(["A"], ["5"], asked=[FreeFormQuestion("First letter?", ("A",)), ASKED[1]])
     assert (found.balance["right"], found.provenance["counts"]["not_comparable"]) == (1, 0)
@@ -196,7 +196,8 @@ def test_provenance_is_the_same_before_and_after_saving(tmp_path):
     assert found.origin == (
         "answered by Scripted and graded by 'exact'; 2 answers to 2 questions: 1 right (50.0% of the graded), 1 wrong"
     )
-    assert dataset_reference(found, 2).origin == found.origin
+    reference = dataset_reference(found, 2)
+    assert (reference.name, reference.origin) == ("in-memory-questions", found.origin)
 
 
 def test_the_format_of_a_file_is_found(tmp_path, monkeypatch):

@@ -135,6 +135,12 @@ def test_models_that_were_not_loaded_are_told_apart(tokenizer, writers, tmp_path
     assert len(writers) == 1
 
 
+def test_a_reference_that_follows_the_model_is_refused_before_it_writes(tokenizer, writers, tmp_path):
+    with pytest.raises(ReferenceUnavailableError, match="sync_ref_model"):
+        made_by_self(tokenizer, tmp_path, peft_config=None, ref_model=tiny_llama(tokenizer), sync_ref_model=True)
+    assert not writers
+
+
 def test_another_reference_writes_them(tokenizer, writers, tmp_path):
     teacher = tiny_llama(tokenizer, seed=7)
     trainer = made_by_self(tokenizer, tmp_path, calibration_reference_model=teacher)
