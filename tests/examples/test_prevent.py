@@ -124,21 +124,27 @@ def test_label_smoothing_is_cross_entropy_with_smoothed_labels():
     torch.testing.assert_close(trained, (1 - epsilon) * right + epsilon * flipped)
 
 
-def test_the_committed_report_and_table_are_those_of_the_rows():
+def test_the_committed_report_and_tables_are_those_of_the_rows():
     folder = EXAMPLES / "real_models" / "results" / "prevent"
     rows = import_module("common").Rows(folder, "model").load()
     assert import_module("prevent_report").report(rows) == (folder / "report.md").read_text(encoding="utf-8")
     story = (EXAMPLES / "real_models" / "README.md").read_text(encoding="utf-8")
-    table = story.split("<!-- prevent/gemma -->")[1].split("\n\n")[0].strip().splitlines()[2:]
     measures = [(reading, key) for reading in ("letters", "text-tokens") for key in ("ece", "nll")]
-    seen = set()
-    for line in table:
-        label, *cells = [cell.strip() for cell in line.strip("|").split("|")]
-        arm = label.split("`")[1]
-        own = [row for row in rows if row["model"] == "gemma" and row["arm"] == arm]
-        own.sort(key=lambda row: row["seed"] or 0)
-        values = [[] if arm == "before" else [row["preferences"]["reward_accuracy"] for row in own]]
-        values += [[row["measured"][reading]["ARC-Easy"][key]["value"] for row in own] for reading, key in measures]
-        assert cells == [", ".join(f"{value:.3f}" for value in found) for found in values], arm
-        seen.add(arm)
-    assert seen >= {"before", "dpo", "anchor 5", "anchor self"}
+    for model, needed in (
+        ("gemma", {"before", "dpo", "anchor 5", "anchor self"}),
+        ("gemma-float32", {"before", "dpo", "anchor 5", "cdpo", "basecal"}),
+    ):
+        table = story.split(f"<!-- prevent/{model} -->")[1].split("\n\n")[0].strip().splitlines()[2:]
+        seen = set()
+        for line in table:
+            label, *cells = [cell.strip() for cell in line.strip("|").split("|")]
+            arm = label.split("`")[1]
+            own = [row for row in rows if row["model"] == model and row["arm"] == arm]
+            own.sort(key=lambda row: row["seed"] or 0)
+            values = [[] if arm == "before" else [row["preferences"]["reward_accuracy"] for row in own]]
+            values += [
+                [row["measured"][reading]["ARC-Easy"][key]["value"] for row in own] for reading, key in measures
+            ]
+            assert cells == [", ".join(f"{value:.3f}" for value in found) for found in values], arm
+            seen.add(arm)
+        assert seen >= needed
