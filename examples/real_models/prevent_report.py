@@ -22,6 +22,13 @@ from hf_calib.measures import CATALOG
 
 COLUMNS = ("accuracy", "confidence", "ece", "nll")
 PICTURE = "reward_and_ece.png"
+# What an arm takes in addition to the pairs, by its prompts or by what it does after DPO.
+FURTHER_DATA = {
+    "questions": "{n_prompts} prompts",
+    "answers": "{n_prompts} answered questions",
+    "temperature": "{n_fit} answered questions",
+    "daca": "{n_fit} prompts",
+}
 PREFERENCES = {"reward_accuracy": "reward accuracy", "reward_margin": "reward margin", "win_rate": "win rate"}
 
 
@@ -46,11 +53,21 @@ def arms_of(rows):
         found.setdefault(row["arm"], []).append(row)
 
     def place(arm):
-        weight = found[arm][0]["settings"].get("anchor_weight")
-        name = arm if weight is None else arm.removesuffix(f" {weight:g}")
-        return list(ARMS).index(name), weight or 0
+        return list(ARMS).index(kind(found[arm][0])), found[arm][0]["settings"].get("anchor_weight", 0)
 
     return {arm: found[arm] for arm in sorted(found, key=place)}
+
+
+def kind(row):
+    """Return the name of a row's arm in `ARMS`, without the anchor's weight."""
+    weight = row["settings"].get("anchor_weight")
+    return row["arm"] if weight is None else row["arm"].removesuffix(f" {weight:g}")
+
+
+def further_data(row):
+    """Return the data that a row's arm needs in addition to the pairs, with their number."""
+    arm = ARMS[kind(row)]
+    return FURTHER_DATA.get(arm.prompts, FURTHER_DATA.get(arm.after, "none")).format(**row["settings"])
 
 
 def report(rows):
@@ -60,12 +77,15 @@ def report(rows):
         arms = arms_of([row for row in rows if row["model"] == model])
         pairs = len(next(iter(arms.values()))[0]["preferences"]["margins"])
         lines += [f"# {model}", "", f"## Held-out preferences, {pairs} pairs", ""]
-        lines += header(("seeds", *PREFERENCES.values(), "reward accuracy, difference to dpo", "seconds"))
+        lines += header(
+            ("seeds", *PREFERENCES.values(), "reward accuracy, difference to dpo", "seconds", "further data")
+        )
         for arm, own in arms.items():
             # Without training all rewards are 0.
             shown = {key: arm != "before" or key == "win_rate" for key in PREFERENCES}
             cells = [over_seeds([row["preferences"][key] for row in own]) if shown[key] else "" for key in PREFERENCES]
             cells += [difference(own, arms.get("dpo", [])), over_seeds([row.get("seconds", 0) for row in own], 0)]
+            cells.append(further_data(own[0]))
             lines.append(f"| {arm} | {len(own)} | " + " | ".join(cells) + " |")
         lines.append("")
         for reading in READINGS:
@@ -76,6 +96,7 @@ def report(rows):
     lines += [
         "Square brackets: 95% interval over questions, of one seed. ±: 95% interval of the mean over seeds. The",
         "difference to dpo is paired over seeds and pairs; its interval is a bootstrap over the held-out pairs.",
+        "Further data: what an arm needs in addition to the pairs.",
         *(["", f"![Reward accuracy and ECE during training]({PICTURE})"] if followed(rows) else []),
     ]
     return "\n".join(lines) + "\n"

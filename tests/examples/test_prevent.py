@@ -97,6 +97,10 @@ def test_each_arm_is_measured_once_and_compared_with_plain_dpo(arguments, tmp_pa
     import_module("prevent_report").main([str(tmp_path / "rows")])
     report = (tmp_path / "rows" / "report.md").read_text()
     assert f"{rows['anchor 2']['preferences']['reward_margin']:.3f}" in report
+    preferences = {line.split(" | ")[0]: line.split(" | ")[-1] for line in report.split("## letters")[0].splitlines()}
+    data = {"dpo": "none", "anchor 2": "8 prompts", "anchor answers": "8 answered questions", "repair": "8 prompts"}
+    data |= {"temperature": "8 answered questions", "daca": "8 prompts", "averaged 0.5": "none"}
+    assert {arm: preferences[f"| {arm}"] for arm in data} == {arm: f"{needed} |" for arm, needed in data.items()}
     assert (tmp_path / "rows" / "reward_and_ece.png").stat().st_size > 5000
 
 
