@@ -1,5 +1,6 @@
 """Settings and small models that the tests share. No test leaves the machine or downloads weights."""
 
+import gc
 import os
 
 # Read by the libraries when they are imported.
@@ -20,12 +21,24 @@ settings.register_profile("nightly", deadline=None, max_examples=10_000, suppres
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
+def pytest_collection_finish():
+    """Exempt what is loaded by now from garbage collection, which every training starts with and ends with.
+
+    With thousands of tests in memory it would take longer than a small model's training.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory):
     """Nothing that a test makes lands in the user's caches, and nothing there changes a test."""
     os.environ["HF_CALIB_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     # A run killed while DeepSpeed compiled leaves a lock in the user's folder, and every later run would wait for it.
-    os.environ["TORCH_EXTENSIONS_DIR"] = str(tmp_path_factory.mktemp("torch_extensions"))
+    # One folder for all processes of this run: compiling takes a minute, more under load.
+    run = tmp_path_factory.getbasetemp()
+    run = run.parent if "PYTEST_XDIST_WORKER" in os.environ else run
+    os.environ["TORCH_EXTENSIONS_DIR"] = str(run / "torch_extensions")
     import datasets
 
     datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("datasets")

@@ -59,7 +59,8 @@ def test_weights_are_those_of_the_models(plan):
             )  # fmt: skip
         counts = plan.parameters(plan.MODELS[name], 128)
         assert counts["all"] == model.num_parameters() == pytest.approx(wanted, rel=0.01)
-        adapted = get_peft_model(model, LoraConfig(r=128, target_modules="all-linear", task_type="CAUSAL_LM"))
+        lora = LoraConfig(r=128, target_modules="all-linear", task_type="CAUSAL_LM")
+        adapted = get_peft_model(model, lora, low_cpu_mem_usage=True)  # also without memory for its weights
         assert counts["adapter"] == sum(p.numel() for p in adapted.parameters() if p.requires_grad)
 
 
@@ -113,11 +114,11 @@ def test_a_step_under_zero3_is_measured_in_both_processes(tmp_path):
         ["accelerate", "launch", "--config_file", "examples/accelerate_configs/zero3_cpu.yaml",
          "--main_process_port", "0", "examples/benchmarks/zero3_step.py", "--hidden_size", "64", "--layers", "2",
          "--vocabulary", "512", "--pairs", "2", "--questions", "1", "--pair_length", "40", "--question_length", "30",
-         "--threads", "1", "--terms", "anchor, supervised"],
+         "--threads", "1", "--terms", "anchor, supervised", "--weights", "LoRA"],
         cwd=EXAMPLES.parent, env={**os.environ, "OMP_NUM_THREADS": "1", "PATH": path}, capture_output=True,
-        text=True, timeout=300, check=False,
+        text=True, timeout=600, check=False,
     )  # fmt: skip
     assert "2 processes, DEEPSPEED" in done.stdout, done.stderr[-3000:]
     rows = [line for line in done.stdout.splitlines() if "DPO" in line or "with anchor" in line]
-    assert len(rows) == 4, json.dumps(done.stdout)
+    assert len(rows) == 2, json.dumps(done.stdout)
     assert done.returncode == 0

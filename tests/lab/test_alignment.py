@@ -66,11 +66,8 @@ def test_honest_alignment_makes_the_miniature_overconfident(preset, world, pretr
     assert wins[1] > wins[0] + 0.05
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "accuracy"),
-    [("fixed", (0.38, 0.55)), pytest.param("demo", (0.55, 0.75), marks=pytest.mark.nightly)],
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize(("name", "accuracy"), [("fixed", (0.38, 0.55)), ("demo", (0.55, 0.75))])
 def test_honest_alignment_multiplies_the_calibration_error(name, accuracy, lab_cache, tmp_path):
     """The figures of the quick world on one seed: what alignment does to a model that is calibrated."""
     preset = PRESETS[name]

@@ -45,14 +45,23 @@ def browser():
     driver.quit()
 
 
+@pytest.fixture(scope="module")
+def app(request, tmp_path_factory):
+    """Write out what a metric's Space would hold, and start its app where this package is not."""
+    folder = tmp_path_factory.mktemp(request.param)
+    write_space(request.param, folder / "space")
+    (folder / "start").mkdir()
+    (folder / "start" / "sitecustomize.py").write_text("import sys\nsys.modules['hf_calib'] = None\n")
+    with started(sys.executable, folder, PYTHONPATH=str(folder / "start")) as url:
+        yield request.param, url
+
+
 @pytest.fixture
-def page(request, tmp_path, browser):
-    """Write out what a metric's Space would hold, start its app where this package is not, and open it."""
-    write_space(request.param, tmp_path / "space")
-    (tmp_path / "start").mkdir()
-    (tmp_path / "start" / "sitecustomize.py").write_text("import sys\nsys.modules['hf_calib'] = None\n")
-    with opened(sys.executable, tmp_path, browser, PYTHONPATH=str(tmp_path / "start")):
-        yield request.param
+def page(app, browser):
+    """Open the page of a metric's app."""
+    name, url = app
+    open_page(browser, url)
+    return name
 
 
 def write_space(name, folder):
@@ -63,12 +72,17 @@ def write_space(name, folder):
         target.write_bytes(read_content(content))
 
 
-@contextmanager
-def opened(python, folder, browser, **changes):
-    """Start the app in `folder`/space with an interpreter that lacks this package, and open its page."""
+def open_page(browser, url):
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import WebDriverWait
 
+    browser.get(url)
+    WebDriverWait(browser, 60).until(lambda driver: driver.find_elements(By.ID, "measure"))
+
+
+@contextmanager
+def started(python, folder, **changes):
+    """Start the app in `folder`/space with an interpreter that lacks this package; give the address of its page."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -100,9 +114,7 @@ def opened(python, folder, browser, **changes):
             assert app.poll() is None, (folder / "log").read_text()
             assert time.monotonic() < last, "the page's server didn't start"
             time.sleep(0.5)
-        browser.get(f"http://127.0.0.1:{port}/")
-        WebDriverWait(browser, 60).until(lambda driver: driver.find_elements(By.ID, "measure"))
-        yield
+        yield f"http://127.0.0.1:{port}/"
     finally:
         app.terminate()
         app.wait(30)
@@ -138,7 +150,8 @@ def test_app_starts_in_an_environment_with_only_its_requirements(name, required,
     from selenium.webdriver.support.ui import WebDriverWait
 
     write_space(name, tmp_path / "space")
-    with opened(required(tmp_path / "space"), tmp_path, browser):
+    with started(required(tmp_path / "space"), tmp_path) as url:
+        open_page(browser, url)
         browser.find_element("id", "measure").click()
         shown(browser, HEADINGS[name])
         WebDriverWait(browser, 60).until(lambda driver: driver.find_elements("css selector", "#diagram svg"))
@@ -150,7 +163,7 @@ def shown(browser, words):
     WebDriverWait(browser, 60).until(lambda driver: words in driver.find_element("tag name", "body").text)
 
 
-@pytest.mark.parametrize("page", ["ece"], indirect=True)
+@pytest.mark.parametrize("app", ["ece"], indirect=True)
 def test_page_opens_with_the_result_of_its_example(page, browser):
     shown(browser, HEADINGS[page])
     shown(browser, "10 samples")
@@ -158,7 +171,7 @@ def test_page_opens_with_the_result_of_its_example(page, browser):
     assert browser.find_elements("css selector", "#diagram svg")
 
 
-@pytest.mark.parametrize("page", NAMES, indirect=True)
+@pytest.mark.parametrize("app", NAMES, indirect=True)
 def test_a_table_gives_the_number_its_interval_and_the_diagram(page, browser):
     browser.find_element("id", "measure").click()
     shown(browser, HEADINGS[page])
@@ -168,7 +181,7 @@ def test_a_table_gives_the_number_its_interval_and_the_diagram(page, browser):
     WebDriverWait(browser, 60).until(lambda driver: driver.find_elements("css selector", "#diagram svg"))
 
 
-@pytest.mark.parametrize("page", ["ece"], indirect=True)
+@pytest.mark.parametrize("app", ["ece"], indirect=True)
 def test_a_table_that_can_t_be_read_is_explained(page, browser):
     table = browser.find_element("css selector", "#table textarea")
     table.clear()
@@ -179,7 +192,7 @@ def test_a_table_that_can_t_be_read_is_explained(page, browser):
     assert not browser.find_elements("css selector", "#diagram svg")
 
 
-@pytest.mark.parametrize("page", ["ece"], indirect=True)
+@pytest.mark.parametrize("app", ["ece"], indirect=True)
 def test_a_file_is_measured_in_place_of_the_table(page, browser, tmp_path):
     from selenium.webdriver.support.ui import WebDriverWait
 

@@ -19,28 +19,27 @@ ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "examples" / "accelerate_configs"
 NAMES = {
     "ddp": (
-        "dpo-lora", "dpo-full", "sft-lora", "sft-full", "dpo-lora-few", "dpo-lora-checkpointing", "dpo-lora-reentrant",
-        "dpo-lora-separate", "sft-full-separate", "reward-full", "kto-lora-clipped", "grpo-lora-clipped",
-        "rloo-lora-clipped", "dpo-lora-interrupted", "fsdp2-full-checkpointing", "fsdp2-full-reentrant",
-        "dpo-lora-texts", "sft-lora-texts",
+        "dpo-lora", "dpo-full", "sft-full", "dpo-lora-few", "dpo-lora-reentrant", "dpo-lora-separate", "reward-full",
+        "kto-lora-clipped", "grpo-lora-clipped", "rloo-lora-clipped", "dpo-lora-interrupted",
+        "fsdp2-full-checkpointing", "dpo-lora-texts",
     ),
-    "zero1": ("dpo-lora", "sft-full", "dpo-lora-separate"),
-    "zero2": ("dpo-full", "sft-lora", "dpo-full-clipped-reentrant", "text-lora-checkpointing"),
+    "zero2": ("dpo-full-clipped-reentrant", "text-lora-checkpointing"),
     "zero3": (
-        "dpo-lora", "dpo-full", "sft-lora", "sft-full", "dpo-lora-few-checkpointing", "dpo-lora-clipped-recomputed",
-        "dpo-full-clipped-checkpointing", "dpo-full-four-reentrant", "dpo-lora-checkpointing-resumed",
-        "dpo-lora-bf16-separate", "dpo-lora-bf16-checkpointing", "text-full-checkpointing",
-        "kto-lora-clipped-checkpointing", "grpo-lora-clipped-checkpointing", "rloo-lora-clipped-checkpointing",
-        "dpo-full-texts", "sft-lora-texts",
+        "dpo-lora", "sft-full", "dpo-lora-few-checkpointing", "dpo-full-clipped-checkpointing",
+        "dpo-lora-checkpointing-resumed", "dpo-lora-bf16-separate", "text-full-checkpointing",
+        "kto-lora-clipped-checkpointing", "grpo-lora-clipped-checkpointing", "sft-lora-texts",
     ),
 }  # fmt: skip
 # What else there is to combine. Of the trainers that are compared with two processes, these have full weights too.
 NIGHTLY = {
     "ddp": (
+        "sft-lora", "dpo-lora-checkpointing", "sft-full-separate", "fsdp2-full-reentrant", "sft-lora-texts",
         "kto-full-clipped", "grpo-full-clipped", "rloo-full-clipped", "dpo-lora-clipped-four-reentrant",
         "text-full-checkpointing",
     ),
+    "zero1": ("dpo-lora", "sft-full", "dpo-lora-separate"),
     "zero2": (
+        "dpo-lora", "dpo-full", "sft-lora", "dpo-lora-clipped-recomputed", "dpo-full-four-reentrant", "dpo-full-texts",
         *(f"{method}-{weights}-clipped-{way}" for method in ("kto", "grpo", "rloo")
           for weights, way in (("lora", "checkpointing"), ("full", "reentrant"))),
         *(f"{method}-{weights}-clipped-{times}-{way}" for method in ("dpo", "text")

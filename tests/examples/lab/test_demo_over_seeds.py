@@ -36,7 +36,7 @@ def test_means_with_lowest_and_highest(tmp_path):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_missing_seed_is_run_with_the_whole_demo(tmp_path):
     done = run("--seeds", 1, "--preset", "mini", "--out", tmp_path)
     assert done.returncode == 0, done.stderr

@@ -23,7 +23,7 @@ def test_the_committed_notebook_was_run_in_order_and_names_nothing_of_the_machin
     assert not re.search(r"/(home|root|tmp|work|Users)/|\\\\Users|runtime", text)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_every_cell_runs(tmp_path):
     import nbformat
     from nbclient import NotebookClient

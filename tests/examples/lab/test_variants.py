@@ -161,7 +161,7 @@ def test_an_alignment_starts_from_the_model_that_it_is_given(bench):
         torch.testing.assert_close(seen["weights"][name], weight)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_teacher_gives_back_the_calibration_that_the_start_has_lost(lab_cache, tmp_path):
     path = run_sweep(tmp_path, "reference", [3], preset="mini", jobs=2, cache_dir=lab_cache)
     ece = {(entry["method"], entry["domain"]): entry["ece"] for entry in load_rows(path, SWEEP_KEYS)}
