@@ -308,7 +308,7 @@ def test_two_processes_give_what_one_gives(folder, tmp_path):
     command += ["--dataset", str(folder / "one.jsonl"), "--batch-size", "2"]
     subprocess.run([sys.executable, *command, "--out", str(tmp_path / "one")], check=True, capture_output=True)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29631"]
-    subprocess.run([*launcher, *command, "--out", str(tmp_path / "two")], check=True, capture_output=True, timeout=300)
+    subprocess.run([*launcher, *command, "--out", str(tmp_path / "two")], check=True, capture_output=True, timeout=600)
     one, two = (json.loads((tmp_path / name / "report.json").read_text()) for name in ("one", "two"))
     assert one["measures"] == two["measures"]
     tables = [pyarrow.parquet.read_table(tmp_path / name / "predictions.parquet") for name in ("one", "two")]

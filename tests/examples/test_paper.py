@@ -78,7 +78,7 @@ def test_a_file_runs_under_zero3_in_two_processes(name, tmp_path):
         ["accelerate", "launch", "--config_file", "examples/accelerate_configs/zero3_cpu.yaml",
          "--main_process_port", "0", "-m", "tests.examples.paper_runs", str(tmp_path), name],
         cwd=EXAMPLES.parent, env={**os.environ, "OMP_NUM_THREADS": "1", "PATH": path}, capture_output=True,
-        text=True, timeout=300, check=False,
+        text=True, timeout=600, check=False,
     )  # fmt: skip
     for rank in range(2):
         assert (tmp_path / f"done-{rank}.json").exists(), done.stderr[-4000:]

@@ -252,7 +252,13 @@ def test_a_command_fails_with_the_message_last(saved_model, data, tmp_path, opti
 
 @pytest.mark.slow
 @pytest.mark.distributed
-@pytest.mark.parametrize("config", ["ddp_cpu", "zero2_cpu", "zero3_cpu", "zero3_offload_cpu"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        "zero3_cpu",
+        *(pytest.param(f"{name}_cpu", marks=pytest.mark.nightly) for name in ("ddp", "zero2", "zero3_offload")),
+    ],
+)
 def test_the_launch_files_train_on_two_processes_what_one_would(saved_model, data, tmp_path, config):
     common = {
         "model_name_or_path": saved_model,

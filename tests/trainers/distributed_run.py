@@ -7,6 +7,7 @@ and its weights, "dpo-lora" say, and what else is to be set, by `EXTRAS`.
 from __future__ import annotations
 
 import copy
+import gc
 import json
 import os
 import signal
@@ -218,4 +219,5 @@ def main(out: str, *names: str) -> None:
 
 if __name__ == "__main__":
     assert "use_cpu" in training_arguments()
+    gc.freeze()  # as in conftest.py
     main(*sys.argv[1:])

@@ -27,10 +27,10 @@ NAMES = {
     "zero3": (
         "dpo-lora", "sft-full", "dpo-lora-few-checkpointing", "dpo-full-clipped-checkpointing",
         "dpo-lora-checkpointing-resumed", "dpo-lora-bf16-separate", "text-full-checkpointing",
-        "kto-lora-clipped-checkpointing", "grpo-lora-clipped-checkpointing", "sft-lora-texts",
+        "grpo-lora-clipped-checkpointing", "sft-lora-texts",
     ),
 }  # fmt: skip
-# What else there is to combine. Of the trainers that are compared with two processes, these have full weights too.
+# What else there is to combine.
 NIGHTLY = {
     "ddp": (
         "sft-lora", "dpo-lora-checkpointing", "sft-full-separate", "fsdp2-full-reentrant", "sft-lora-texts",
@@ -59,6 +59,11 @@ def compared_with(name: str) -> str:
     """Return the name of the run that a run must equal: the one without what changes nothing."""
     changes_nothing = (*distributed_run.RECOMPUTING, "separate", "resumed")
     return "-".join(part for part in name.split("-") if part not in changes_nothing)
+
+
+def is_compared_with_two(name: str) -> bool:
+    """Return whether one process would train something else, so that two with the whole model are run as well."""
+    return name.split("-")[0] in distributed_run.ONLINE_OR_UNPAIRED
 
 
 @pytest.fixture(scope="module")
@@ -133,11 +138,12 @@ def test_two_processes_train_what_one_does(how, names, one, launched):
             other = compared_with(name)
             if "clipped" in name:  # by much, of a norm that is compared below
                 assert all(entry["grad_norm"] > 1.0 for entry in trace["logs"])
-            if name.split("-")[0] in distributed_run.ONLINE_OR_UNPAIRED:
+            if is_compared_with_two(name):
                 if how == "ddp":
                     check_start(trace, one(name)[0])
                 else:  # two processes of which each has the whole model
-                    traces_of_whole, whole = launched("ddp", (NAMES if "lora" in other else NIGHTLY)["ddp"])
+                    others = sorted({compared_with(each) for each in names if is_compared_with_two(each)})
+                    traces_of_whole, whole = launched("ddp", tuple(others))
                     check_trace(trace, traces_of_whole[0][other])
                     check_weights(folder / name, whole / other)
                 for key in ("bins", "last", "after"):
