@@ -10,10 +10,13 @@ export HF_UPDATE_DOWNLOAD_COUNTS := 0
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 # As many processes as cores, each with one thread.
-test test-slow test-trl-% nightly: export OMP_NUM_THREADS := 1
+test test-slow test-trl-% nightly-%: export OMP_NUM_THREADS := 1
 
 # The oldest supported TRL, and the last one with PPO.
 OTHER_TRL := 1.8.0 1.12.0
+
+# The folders and files in tests/.
+PARTS := $(patsubst tests/%/,%,$(sort $(dir $(wildcard tests/*/test_*.py)))) $(notdir $(wildcard tests/test_*.py))
 
 .PHONY: demo demo-real test test-slow test-all test-trl-% lint docs fix-copies nightly clean
 
@@ -53,8 +56,11 @@ fix-copies:
 test-trl-%: $(VENV)-trl-%/.dev
 	$(VENV)-trl-$*/bin/pytest -n 2 -m "not slow and not distributed and not nightly" tests/trainers tests/examples/test_other_scripts.py
 
-nightly: $(VENV)/.server $(addprefix test-trl-,$(OTHER_TRL))
-	HYPOTHESIS_PROFILE=nightly $(BIN)/pytest
+# Everything, with fuzzing and simulations. It takes hours; each part can be run alone, as in make nightly-trainers.
+nightly: $(addprefix nightly-,$(PARTS)) $(addprefix test-trl-,$(OTHER_TRL))
+
+nightly-%: $(VENV)/.server
+	HYPOTHESIS_PROFILE=nightly $(BIN)/pytest -n 2 --dist worksteal tests/$*
 
 clean:
 	rm -rf $(VENV) $(VENV)-trl-* demo build dist *.egg-info

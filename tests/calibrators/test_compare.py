@@ -98,7 +98,7 @@ def test_every_row_is_what_its_calibrator_gives(compare, monkeypatch, tmp_path, 
         run(compare, monkeypatch, "--predictions", tmp_path / "given.npz", "--source", "other")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_on_the_labs_aligned_model(compare, monkeypatch, tmp_path):
     chosen = ("temperature", "reference_agreement", "localized")
     run(compare, monkeypatch, "--lab", "mini", "--lab-questions", 600, "--sizes", 100, 300, "--seeds", 2,
@@ -111,7 +111,7 @@ def test_on_the_labs_aligned_model(compare, monkeypatch, tmp_path):
     assert any(row["calibrator"] == "localized" for row in rows)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_alignment_makes_the_calibration_worse_where_the_model_can_answer(monkeypatch):
     monkeypatch.syspath_prepend(SCRIPT.parent)
     alignment = importlib.import_module("alignment")

@@ -53,7 +53,7 @@ def test_a_step_is_the_mean_over_the_places_of_an_e_step(benchmark):
     assert module.average_step([1.0, 2.0, 90.0], 1) == 2.0
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_it_prints_a_row_for_each_case_and_its_verdict(benchmark, capsys):
     module = benchmark("--threads", "1")
     status = module.main()

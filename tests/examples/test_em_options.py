@@ -46,7 +46,7 @@ def test_the_table_has_means_of_each_value(module):
     assert found["RCFT", "em_bins", "20"]["ece less the default's"] == "+1.000 [+1.000, +1.000]"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_run_that_was_stopped_goes_on(module, monkeypatch, tmp_path, capsys):
     cases = [("RCFT", "default", None), ("RCFT", "em_bins", 5), ("DPO", "default", None), ("DPO", "em_weight", 0.0)]
     monkeypatch.setattr(module, "cases", lambda: cases)

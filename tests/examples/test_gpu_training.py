@@ -81,7 +81,7 @@ def test_a_method_is_measured(method, benchmark):
     assert min(found["ms/step"], found["tokens/s"], found["TFLOP/s"]) > 0
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_command_prints_a_row_for_each_method():
     command = [sys.executable, str(EXAMPLES / "benchmarks" / "gpu_training.py"), *TINY, "--peak_tflops", "0.1"]
     done = subprocess.run([*command, "--methods", "SFT", "RCFT"], capture_output=True, text=True, check=True)

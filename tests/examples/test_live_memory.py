@@ -89,7 +89,7 @@ def test_states_are_deepspeeds_estimate(plan):
     assert plan.states(counts, False, True, 16, options) == (4 * 50_000_000, 18e9 * 1.5 / 2 + 2e9 / 2)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_what_is_measured_is_predicted(plan, capsys):
     assert plan.main(["--gpu_memory", "80"]) == 0
     printed = capsys.readouterr().out
@@ -106,8 +106,7 @@ def test_a_batch_that_fits_nowhere_is_refused(plan):
         plan.plan("70B", True, False, [2.0, 22.0, 12.0], options)
 
 
-@pytest.mark.slow
-@pytest.mark.distributed
+@pytest.mark.nightly
 def test_a_step_under_zero3_is_measured_in_both_processes(tmp_path):
     path = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
     done = subprocess.run(

@@ -37,7 +37,7 @@ def run(script, hub, home, folder):
     return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=900)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.skipif(shutil.which("bash") is None, reason="the commands are for bash")
 def test_the_hubs_commands_do_what_they_say(demo, tmp_path):  # noqa: F811
     script = commands("To the Hub")

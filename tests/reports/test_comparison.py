@@ -229,7 +229,7 @@ def test_page_shows_both_diagrams_n_and_names():
     assert "Overconfident." in page
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("temperatures", [(1.0, 0.6), (0.7, 0.5), (1.0, 1.3)])
 def test_intervals_of_the_ece_difference_cover(temperatures):
     big, big_answers, _ = world(200_000, 99)

@@ -179,7 +179,7 @@ def test_streamed_pairs(tokenizer, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make", [dpo, sft])
+@pytest.mark.parametrize("make", [pytest.param(dpo, marks=pytest.mark.nightly), sft])
 def test_a_compiled_model_trains_the_same(make, tokenizer, tmp_path, monkeypatch):
     # The arguments set these for the process, which outlives the test.
     for name in ("BACKEND", "MODE"):

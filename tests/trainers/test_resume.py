@@ -246,7 +246,9 @@ def one_thread():
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("name", ["sft", "dpo", "kto", "reward"])
+@pytest.mark.parametrize(
+    "name", ["dpo", *(pytest.param(name, marks=pytest.mark.nightly) for name in ("sft", "kto", "reward"))]
+)
 def test_kill_at_any_moment(name, tokenizer, tmp_path):
     folder = tmp_path / "killed"
     process = subprocess.Popen(

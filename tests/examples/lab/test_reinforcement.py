@@ -100,7 +100,7 @@ def test_a_run_is_not_run_again(monkeypatch, lab_cache, tmp_path):
     assert [[row[key] for key in keys] for row in rows[:3]] == [[row[key] for key in keys] for row in rows[3:6]]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     "algorithm", ["grpo", pytest.param("ppo", marks=pytest.mark.skipif(not has_ppo(), reason="no PPO"))]
 )

@@ -218,7 +218,7 @@ def test_what_cannot_be_reported_is_said(tmp_path):
         write_sweep_report(tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_real_sweeps_in_miniature(lab_cache, tmp_path):
     options = {"preset": "mini", "cache_dir": lab_cache}
     path = run_sweep(tmp_path, "questions", [3], methods=["dpo+isotonic", "repair-unlabelled"], jobs=2, **options)
