@@ -184,6 +184,21 @@ def way_named(name: str) -> Way:
     return _WAYS[name]
 
 
+def name_of(recorded: Mapping[str, Any]) -> str:
+    """Return the name of the way that `ConfidenceMethod.to_dict` recorded, whatever its settings by name were.
+
+    A method that is not registered keeps the name that it recorded.
+    """
+    for name, way in _WAYS.items():
+        if way.factory is None:
+            continue
+        own = way.factory().to_dict()
+        fixed = own.keys() - {*way.settings, "seed"}
+        if recorded["name"] == own["name"] and all(recorded.get(key, own[key]) == own[key] for key in fixed):
+            return name
+    return recorded["name"]
+
+
 def confidence_method(name: str, *, wordings: Sequence[PromptFormat] = (), **settings: Any) -> ConfidenceMethod:
     """Return the way of a name, ready to ask with.
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Unpack, cast
 import numpy as np
 
 from ..confidence import ConfidenceMethod
-from ..confidence.registry import DEFAULT_WAY, SETTINGS, way_named
+from ..confidence.registry import DEFAULT_WAY, SETTINGS, name_of, way_named
 from ..reports import Comparison, Measurement
 from ..reports.comparison import MEASUREMENTS_FOLDER, measurement_folders
 from .asking import Datasets, ask, read_datasets
@@ -141,10 +141,12 @@ def _read(models: Mapping[str, Any]) -> tuple[_Cells, _Measurements, tuple[str, 
     measurements = {
         name: model if isinstance(model, Measurement) else Measurement.load(model) for name, model in models.items()
     }
-    # The method of predictions from elsewhere is unknown; the others' is assumed if there is only one.
-    known = {own.method for own in measurements.values()} - {None}
-    unknown = known.pop() if len(known) == 1 else "recorded"
-    methods = {name: own.method or unknown or "recorded" for name, own in measurements.items()}
+    known = {name: own.method for name, own in measurements.items() if own.method is not None}
+    if len(set(known.values())) > 1:
+        ways = ", ".join(f"{name} by {method}" for name, method in known.items())
+        raise ValueError(f"models: confidence was read in different ways ({ways}); measure all models in the same way")
+    # That of predictions from elsewhere is unknown, and assumed to be the others'.
+    method = next(iter(known.values()), "recorded")
     base = next(iter(measurements))
     common = [
         task for task in measurements[base].datasets if all(task in own.datasets for own in measurements.values())
@@ -167,14 +169,14 @@ def _read(models: Mapping[str, Any]) -> tuple[_Cells, _Measurements, tuple[str, 
     if not tasks:
         raise ValueError(f"models: they were measured on different datasets; {' '.join(notes)}")
     cells = {
-        (name, task, methods[name]): (
+        (name, task, method): (
             _with_rows_of(measurements[base].datasets[names[base]], measurements[name].datasets[own]),
             measurements[name].reports[own].warnings,
         )
         for task, names in tasks.items()
         for name, own in names.items()
     }
-    return cells, {(name, methods[name]): own for name, own in measurements.items()}, tuple(notes)
+    return cells, {(name, method): own for name, own in measurements.items()}, tuple(notes)
 
 
 def _with_rows_of(base: Recorded, other: Recorded) -> Predictions:
@@ -272,7 +274,10 @@ def _settings_by_method(
             raise ValueError(f"{name}: none of these methods has such a setting")
     if not taken:
         raise ValueError("method: there is none; give at least one")
-    return {
-        own if isinstance(own, str) else own.name: (own, cast(AskOptions, dict.fromkeys(given - settings_of)))
-        for own, settings_of in taken.items()
-    }
+    by_name: dict[str, tuple[str | ConfidenceMethod, AskOptions]] = {}
+    for own, settings_of in taken.items():
+        name = own if isinstance(own, str) else name_of(own.to_dict())
+        if name in by_name:
+            raise ValueError(f"method: two of them are read as {name!r}; compare them one by one")
+        by_name[name] = own, cast(AskOptions, dict.fromkeys(given - settings_of))
+    return by_name

@@ -17,6 +17,7 @@ import numpy as np
 
 from ..confidence.predictions import Predictions
 from ..confidence.recorded import PREDICTIONS_FILE, Recorded, read_predictions, write_predictions
+from ..confidence.registry import name_of
 from ..measures import CATALOG, CalibrationReport, Convention, Finding, Measure, ece_conventions
 from ..measures.battery import LOW_MASS
 from ..tasks.files import READERS
@@ -111,8 +112,8 @@ class Measurement:
 
     @property
     def method(self) -> str | None:
-        """How confidence was read; None for predictions from elsewhere."""
-        return self.run.get("confidence", {}).get("name")
+        """The name of the way that confidence was read; None for predictions from elsewhere."""
+        return name_of(self.run["confidence"]) if "confidence" in self.run else None
 
     @property
     def verdict(self) -> str:

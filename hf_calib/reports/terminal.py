@@ -112,10 +112,11 @@ def shown_name(dataset: str) -> str:
 def _chart(measurement: Measurement, width: int, paint: Callable[[str, str], str], marks: str) -> Iterator[str]:
     """Yield a bar of accuracy with a mark at the confidence for each bin, and the measures to the right."""
     report = measurement.report
+    reads_texts = measurement.run.get("confidence", {}).get("name") == "text"
     right = []
     for info in shown_in("terminal"):
         # The probability of whole texts is always small.
-        if info.key not in report.measures or (info.key == "ece_raw" and measurement.method == "text"):
+        if info.key not in report.measures or (info.key == "ece_raw" and reads_texts):
             continue
         measure = report.measures[info.key]
         interval = "" if measure.low is None else f" [{measure.low:.3f}, {measure.high:.3f}]"

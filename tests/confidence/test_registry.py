@@ -29,6 +29,7 @@ def test_every_way_is_as_its_entry_says(name, tokenizer):
     assert isinstance(method, ConfidenceMethod)
     assert {key: method.to_dict()[key] for key in taken} == taken
     assert json.loads(json.dumps(method.to_dict())) == method.to_dict()
+    assert registry.name_of(method.to_dict()) == registry.name_of({**method.to_dict(), "seed": 5}) == name
     if way.gives_distribution:
         asked = hf_calib.measure((tiny_llama(tokenizer), tokenizer), questions(3), method=method)
         assert asked.predictions.chosen is None
@@ -47,6 +48,10 @@ def test_adding_a_way_touches_the_registry_alone(monkeypatch, tokenizer, tmp_pat
     monkeypatch.setitem(registry._WAYS, "cautious", Way("careful letters", Cautious, ("top_k",)))
     measured = hf_calib.measure((tiny_llama(tokenizer), tokenizer), questions(6), method="cautious", top_k=3)
     assert measured.run["confidence"] == {"name": "cautious", "top_k": 3}
+    assert measured.method == "cautious"
+    monkeypatch.delitem(registry._WAYS, "cautious")
+    assert measured.method == "cautious"  # as recorded
+    monkeypatch.setitem(registry._WAYS, "cautious", Way("careful letters", Cautious, ("top_k",)))
     (action,) = [a for a in make_parser()._actions if a.dest == "command"]
     assert "careful letters" in " ".join(action.choices["compare"].format_help().split())
     tiny_llama(tokenizer).save_pretrained(tmp_path / "m")

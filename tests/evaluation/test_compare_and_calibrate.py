@@ -3,6 +3,7 @@
 import json
 import shutil
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -149,6 +150,22 @@ def test_wrong_comparisons(models):
             hf_calib.compare(given, ASKED)
     with pytest.raises(ValueError, match="at least one --dataset"):
         hf_calib.compare(models)
+
+
+def test_readings_of_one_family_are_distinguished(models):
+    ways = [OptionTexts(), OptionTexts(normalization="tokens")]
+    found = hf_calib.compare(models, {"own": ASKED}, method=ways)
+    assert found.methods == ("text", "text-tokens")
+    assert len(found.pairs) == len(found.measurements) / 2 == 2
+    with pytest.raises(ValueError, match="method: two of them are read as 'text'"):
+        hf_calib.compare(models, {"own": ASKED}, method=["text", OptionTexts()])
+    summed, mean = (hf_calib.measure(models["base"], {"own": ASKED}, method=way) for way in ways)
+    with pytest.raises(
+        ValueError, match=r"models: confidence was read in .* \(one by text, two by text-tokens\); meas"
+    ):
+        hf_calib.compare({"one": summed, "two": mean})
+    elsewhere = replace(mean, run={})
+    assert hf_calib.compare({"one": mean, "two": elsewhere}).methods == ("text-tokens",)
 
 
 def test_a_calibrator_is_fitted_and_saved(models, tmp_path):

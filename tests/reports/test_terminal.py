@@ -107,6 +107,9 @@ def test_the_ece_says_what_it_is_and_the_raw_one_is_shown_where_it_differs():
     assert max(map(len, lines)) <= 80
     texts = Measurement("m", {"d": recorded}, {"confidence": {"name": "text"}}, {"n_resamples": 200})
     assert "Raw ECE" not in screen(texts)
+    assert screen(texts).splitlines()[1].startswith("text · plain prompt")
+    per_token = Measurement("m", texts.datasets, {"confidence": {"name": "text", "normalization": "tokens"}})
+    assert screen(per_token).splitlines()[1].startswith("text-tokens · plain prompt")
 
 
 @pytest.mark.parametrize("n_bins", [3, 10])
