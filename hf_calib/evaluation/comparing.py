@@ -71,8 +71,9 @@ def compare(
     Raises
     ------
     ValueError
-        If there are fewer than two models, one is given twice, only some are measured already, questions are missing
-        or not needed, or models were calibrated with different prompts or methods and none is given.
+        If there are fewer than two models, one is given twice, only some are measured already, or by different
+        methods, questions are missing or not needed, two methods have the same name, or models were calibrated with
+        different prompts or methods and none is given.
 
     Examples
     --------
@@ -278,6 +279,6 @@ def _settings_by_method(
     for own, settings_of in taken.items():
         name = own if isinstance(own, str) else name_of(own.to_dict())
         if name in by_name:
-            raise ValueError(f"method: two of them are read as {name!r}; compare them one by one")
+            raise ValueError(f"method: two entries read confidence by {name!r}; compare them in separate calls")
         by_name[name] = own, cast(AskOptions, dict.fromkeys(given - settings_of))
     return by_name

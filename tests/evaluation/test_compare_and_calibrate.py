@@ -157,7 +157,7 @@ def test_readings_of_one_family_are_distinguished(models):
     found = hf_calib.compare(models, {"own": ASKED}, method=ways)
     assert found.methods == ("text", "text-tokens")
     assert len(found.pairs) == len(found.measurements) / 2 == 2
-    with pytest.raises(ValueError, match="method: two of them are read as 'text'"):
+    with pytest.raises(ValueError, match="method: two entries read confidence by 'text'"):
         hf_calib.compare(models, {"own": ASKED}, method=["text", OptionTexts()])
     summed, mean = (hf_calib.measure(models["base"], {"own": ASKED}, method=way) for way in ways)
     with pytest.raises(
