@@ -240,7 +240,7 @@ def test_a_stopped_run_goes_on(command, at, folder, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "command", ["compare", *(pytest.param(name, marks=pytest.mark.nightly) for name in ("calibrate", "diagnose"))]
+    "command", ["diagnose", *(pytest.param(name, marks=pytest.mark.nightly) for name in ("calibrate", "compare"))]
 )
 def test_a_killed_process_goes_on(command, folder, tmp_path):
     for name, seed in (("one", 0), ("two", 1)):

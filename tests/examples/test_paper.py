@@ -18,7 +18,7 @@ from tests.examples.test_scripts import adapter_moved
 from tests.support import question_rows
 
 QUICK = ["tulu3_8b_rcft", "vicuna_7b_cft", "olmo2_7b_repair", "mistral_7b_rcft_qlora"]
-IN_CI_UNDER_ZERO3 = ["tulu3_8b_rcft", "olmo2_7b_repair"]
+IN_CI_UNDER_ZERO3 = ["tulu3_8b_rcft"]
 
 
 @pytest.fixture(scope="module")

@@ -207,7 +207,7 @@ def test_a_chat_prompt_without_a_template_is_refused(saved_model, data, tmp_path
         bad_input(saved_model, data, tmp_path, calibration_prompt="chat")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_both_scripts_run_as_commands(saved_model, data, tmp_path):
     done = run_apart(
         "dpo",
@@ -235,7 +235,7 @@ def test_both_scripts_run_as_commands(saved_model, data, tmp_path):
     assert_printed_is_right(done.stdout, saved_model, tmp_path / "sft", data / "held_out.jsonl")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_command_fails_with_the_message_last(saved_model, data, tmp_path):
     done = run_apart(
         "dpo",

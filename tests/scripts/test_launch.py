@@ -143,7 +143,9 @@ def test_the_commands_help_is_there_without_torch():
 
 @pytest.mark.slow
 @pytest.mark.distributed
-@pytest.mark.parametrize("launcher", [[], ["--accelerate_config", "zero2_cpu"]])
+@pytest.mark.parametrize(
+    "launcher", [pytest.param([], marks=pytest.mark.nightly), ["--accelerate_config", "zero2_cpu"]]
+)
 def test_the_command_trains_from_any_folder(launcher, saved_model, data, tmp_path):
     out = tmp_path / "adapter"
     options = {**FLAGS, "model_name_or_path": saved_model, "dataset_name": data / "pairs.jsonl", "use_peft": True,

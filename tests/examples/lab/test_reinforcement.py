@@ -80,7 +80,7 @@ def test_without_ppo_the_message_says_what_to_do(tmp_path, capsys):
     assert "hf-calib[ppo]" in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_run_is_not_run_again(monkeypatch, lab_cache, tmp_path):
     made = []
 
