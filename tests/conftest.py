@@ -22,9 +22,9 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 def pytest_collection_finish():
-    """Exempt what is loaded by now from garbage collection, which every training starts with and ends with.
+    """Exclude all objects loaded so far from garbage collection, which runs at the start and end of every training.
 
-    With thousands of tests in memory it would take longer than a small model's training.
+    With thousands of tests in memory, it would take longer than training a small model.
     """
     gc.collect()
     gc.freeze()

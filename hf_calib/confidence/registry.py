@@ -185,9 +185,10 @@ def way_named(name: str) -> Way:
 
 
 def name_of(recorded: Mapping[str, Any]) -> str:
-    """Return the name of the way that `ConfidenceMethod.to_dict` recorded, whatever its settings by name were.
+    """Return the registered name of a method from what its `to_dict` recorded.
 
-    A method that is not registered keeps the name that it recorded.
+    Settings that a user chooses, such as the number of samples, make no difference. If no entry matches, the recorded
+    name is returned.
     """
     for name, way in _WAYS.items():
         if way.factory is None:

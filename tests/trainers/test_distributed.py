@@ -26,8 +26,8 @@ NAMES = {
     "zero2": ("dpo-full-clipped-reentrant", "text-lora-checkpointing"),
     "zero3": (
         "dpo-lora", "sft-full", "dpo-lora-few-checkpointing", "dpo-full-clipped-checkpointing",
-        "dpo-lora-checkpointing-resumed", "dpo-lora-bf16-separate", "text-full-checkpointing",
-        "grpo-lora-clipped-checkpointing", "sft-lora-texts",
+        "dpo-lora-checkpointing-resumed", "dpo-lora-bf16-separate", "dpo-lora-bf16-checkpointing",
+        "text-full-checkpointing", "grpo-lora-clipped-checkpointing", "sft-lora-texts",
     ),
 }  # fmt: skip
 # What else there is to combine.
