@@ -22,7 +22,7 @@ from ..calibrators.storage import described
 from ..measures import CalibrationReport, Finding
 from ..reports import Measurement
 from ..reports.checks import calibrator_findings, says_nothing, sorted_findings
-from ..reports.measurement import predictions_of
+from ..reports.measurement import common_method, predictions_of
 from .asking import Datasets, ask
 from .fitted import fitted_on_measurement
 from .grouping import groups_of
@@ -232,6 +232,9 @@ def calibrate(
             measurement = ask(
                 model, dataset, method=method, seed=seed, out=kept_in, hidden_states=with_features, **options
             )
+    if target is not None:
+        # A reference may be read in another way, since it replaces the answers; a target replaces the questions.
+        common_method({"the model": measurement, "the target": target_predictions}, "target_predictions")
     predictions = measurement.predictions
     given = _given(predictions, target, reference, None if by is None else (by, groups_of(measurement, by)))
     names += () if by is None else (GroupedTemperature.name,)

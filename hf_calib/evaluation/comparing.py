@@ -16,6 +16,7 @@ from ..confidence import ConfidenceMethod
 from ..confidence.registry import DEFAULT_WAY, SETTINGS, name_of, way_named
 from ..reports import Comparison, Measurement
 from ..reports.comparison import MEASUREMENTS_FOLDER, measurement_folders
+from ..reports.measurement import common_method
 from .asking import Datasets, ask, read_datasets
 from .keeping import interruptible, save_result
 from .models import model_source, this_process
@@ -142,12 +143,7 @@ def _read(models: Mapping[str, Any]) -> tuple[_Cells, _Measurements, tuple[str, 
     measurements = {
         name: model if isinstance(model, Measurement) else Measurement.load(model) for name, model in models.items()
     }
-    known = {name: own.method for name, own in measurements.items() if own.method is not None}
-    if len(set(known.values())) > 1:
-        ways = ", ".join(f"{name} by {method}" for name, method in known.items())
-        raise ValueError(f"models: confidence was read in different ways ({ways}); measure all models in the same way")
-    # That of predictions from elsewhere is unknown, and assumed to be the others'.
-    method = next(iter(known.values()), "recorded")
+    method = common_method(measurements, "models") or "recorded"
     base = next(iter(measurements))
     common = [
         task for task in measurements[base].datasets if all(task in own.datasets for own in measurements.values())

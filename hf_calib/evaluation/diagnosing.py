@@ -29,7 +29,7 @@ from ..measures import calibration_test
 from ..measures.sampling import wilson_interval
 from ..measures.verdict import convention_note
 from ..reports import Measurement
-from ..reports.measurement import predictions_of
+from ..reports.measurement import common_method, predictions_of
 from .asking import Questions, ask
 from .keeping import interruptible, save_result
 from .settings import AskOptions
@@ -269,7 +269,8 @@ def diagnose(
     Raises
     ------
     ValueError
-        If there are no questions, an answer is unknown, both sets are the same, or an argument is out of range.
+        If there are no questions, an answer is unknown, both sets are the same, their confidence was read in different
+        ways, or an argument is out of range.
 
     Examples
     --------
@@ -304,6 +305,8 @@ def diagnose(
         raise ValueError(
             f"{', '.join(sorted(options))}: these say how a model is asked; give model, or leave them out"
         )
+    else:
+        common_method({"training": training, "new": new}, "training, new")
     on_trained = _summary(training, "training", n_bins, confidence_level)
     on_new = _summary(new, "new", n_bins, confidence_level)
     gap, gap_low, gap_high = accuracy_difference(on_trained, on_new)

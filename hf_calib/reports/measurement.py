@@ -91,8 +91,7 @@ class Measurement:
         """
         path = Path(path)
         datasets = read_predictions(path)
-        report = path / REPORT_FILE
-        saved = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else {}
+        saved = _saved_report(path)
         name = saved.get("model", path.stem if path.is_file() else path.name)
         run = saved.get("run") or recorded_run(datasets, from_predictions=str(path))
         for own, facts in run.get("datasets", {}).items():
@@ -113,7 +112,7 @@ class Measurement:
     @property
     def method(self) -> str | None:
         """The name of the way that confidence was read; None for predictions from elsewhere."""
-        return name_of(self.run["confidence"]) if "confidence" in self.run else None
+        return _method_of(self.run)
 
     @property
     def verdict(self) -> str:
@@ -311,6 +310,43 @@ def pool(datasets: Mapping[str, Recorded]) -> Predictions:
         flips=joined("flips"),
         most_confident_correct=joined("most_confident_correct"),
     )
+
+
+def _saved_report(path: Path) -> dict[str, Any]:
+    report = path / REPORT_FILE
+    return json.loads(report.read_text(encoding="utf-8")) if report.is_file() else {}
+
+
+def _method_of(run: Mapping[str, Any]) -> str | None:
+    return name_of(run["confidence"]) if "confidence" in run else None
+
+
+def common_method(sources: Mapping[str, Any], argument: str) -> str | None:
+    """Return the way in which the confidence of all sources was read; None if no source records it.
+
+    Predictions from elsewhere do not record it; they are assumed to be read like the others.
+
+    Parameters
+    ----------
+    sources : mapping of str to Recording
+    argument : str
+        The first words of the error.
+
+    Raises
+    ------
+    ValueError
+        If the confidence was read in different ways.
+    """
+    found: dict[str, str] = {}
+    for name, source in sources.items():
+        saved = isinstance(source, str | os.PathLike)
+        run = _saved_report(Path(source)).get("run", {}) if saved else getattr(source, "run", {})
+        if (method := _method_of(run)) is not None:
+            found[name] = method
+    if len(set(found.values())) > 1:
+        ways = ", ".join(f"{name} by {method}" for name, method in found.items())
+        raise ValueError(f"{argument}: confidence was read in different ways ({ways}); measure all in the same way")
+    return next(iter(found.values()), None)
 
 
 def predictions_of(source: Recording) -> Predictions:

@@ -206,6 +206,23 @@ def test_a_target_and_a_reference_are_given_as_measurements(models):
     assert target.name == "importance_weighted"
 
 
+def test_sets_whose_confidence_was_read_in_different_ways_are_refused(models, tmp_path):
+    letters = hf_calib.measure(models["base"], ASKED)
+    texts = hf_calib.measure(models["base"], NEW, method="text-tokens")
+    texts.save(tmp_path)
+    for recorded in (texts, tmp_path):
+        with pytest.raises(ValueError, match=r"^training, new: .* \(training by letters, new by text-tokens\)"):
+            diagnose(letters, recorded)
+        with pytest.raises(ValueError, match=r"^target_predictions: .* \(the model by letters, the target by text-tok"):
+            hf_calib.calibrate(letters, calibrators="importance_weighted", target_predictions=recorded, folds=2)
+    # Predictions do not record how they were read.
+    assert diagnose(letters, texts.predictions).new.n == len(texts.predictions)
+    # A reference replaces the answers, and may be read in another way.
+    reference = hf_calib.measure(models["base"], ASKED, method="text")
+    found = hf_calib.calibrate(letters, calibrators="reference_agreement", reference_predictions=reference, folds=2)
+    assert found.name == "reference_agreement"
+
+
 def test_a_model_is_diagnosed_on_questions(models, tmp_path):
     found = diagnose(ASKED, NEW, model=models["base"], out=tmp_path)
     known, new = (predict(*models["base"], asked) for asked in (ASKED, NEW))
