@@ -14,6 +14,7 @@ test test-slow test-trl-% nightly-%: export OMP_NUM_THREADS := 1
 
 # The oldest supported TRL, and the last one with PPO.
 OTHER_TRL := 1.8.0 1.12.0
+TRL_TESTS := tests/trainers tests/examples/test_other_scripts.py
 
 # The folders and files in tests/.
 PARTS := $(patsubst tests/%/,%,$(sort $(dir $(wildcard tests/*/test_*.py)))) $(notdir $(wildcard tests/test_*.py))
@@ -33,9 +34,7 @@ test: $(VENV)/.dev
 
 # Real processes, browsers, other libraries and whole alignments.
 test-slow: $(VENV)/.oracles
-	$(BIN)/pytest -n 2 --dist worksteal -m "(slow or distributed) and not nightly"
-	$(BIN)/pytest -n 2 tests/measures/test_oracles.py tests/calibrators/test_oracles.py \
-		tests/confidence/test_lm_eval_parity.py
+	$(BIN)/pytest -n 2 --dist worksteal -m "(slow or distributed or oracle) and not nightly"
 
 test-all: test test-slow
 
@@ -54,7 +53,7 @@ fix-copies:
 
 # The trainers under another version of TRL, in an environment of its own: make test-trl-1.12.0
 test-trl-%: $(VENV)-trl-%/.dev
-	$(VENV)-trl-$*/bin/pytest -n 2 -m "not slow and not distributed and not nightly" tests/trainers tests/examples/test_other_scripts.py
+	$(VENV)-trl-$*/bin/pytest -n 2 -m "not slow and not distributed and not nightly" $(TRL_TESTS)
 
 # Everything, with fuzzing and simulations. It takes hours; each part can be run alone, as in make nightly-trainers.
 nightly: $(addprefix nightly-,$(PARTS)) $(addprefix test-trl-,$(OTHER_TRL))

@@ -8,6 +8,8 @@ from hf_calib.calibrators import by_name
 
 from .samples import sharpened
 
+pytestmark = pytest.mark.oracle
+
 
 def test_temperature_is_probmetrics():
     calibrators = pytest.importorskip("probmetrics.calibrators")

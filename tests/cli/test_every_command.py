@@ -211,7 +211,7 @@ def cases(folder):
 
 
 @pytest.mark.parametrize("command", ["measure", "compare", "calibrate", "diagnose"])
-@pytest.mark.parametrize("at", [2, 5])
+@pytest.mark.parametrize("at", [2, pytest.param(5, marks=pytest.mark.nightly)])
 def test_a_stopped_run_goes_on(command, at, folder, tmp_path, monkeypatch):
     options, result, n = cases(folder)[command]
     options = [command, *options, "--batch-size", 2, "--json"]
@@ -238,10 +238,8 @@ def test_a_stopped_run_goes_on(command, at, folder, tmp_path, monkeypatch):
     assert not (tmp_path / "stopped" / ".progress").exists()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "command", ["diagnose", *(pytest.param(name, marks=pytest.mark.nightly) for name in ("calibrate", "compare"))]
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize("command", ["diagnose", "calibrate", "compare"])
 def test_a_killed_process_goes_on(command, folder, tmp_path):
     for name, seed in (("one", 0), ("two", 1)):
         with (tmp_path / f"{name}.jsonl").open("w") as file:

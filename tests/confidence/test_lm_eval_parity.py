@@ -10,6 +10,8 @@ from hf_calib.confidence.recorded_lm_eval import read_lm_eval
 from hf_calib.tasks import FewShotFormat, PromptFormat, Question, write_lm_eval_task
 from tests.support import byte_level_tokenizer, questions, tiny_gpt2, tiny_llama
 
+pytestmark = pytest.mark.oracle
+
 ASKED = questions(24, choices=(4, 3, 5, 2))
 
 

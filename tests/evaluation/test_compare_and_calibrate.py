@@ -213,7 +213,7 @@ def test_sets_whose_confidence_was_read_in_different_ways_are_refused(models, tm
     for recorded in (texts, tmp_path):
         with pytest.raises(ValueError, match=r"^training, new: .* \(training by letters, new by text-tokens\)"):
             diagnose(letters, recorded)
-        with pytest.raises(ValueError, match=r"^target_predictions: .* \(the model by letters, the target by text-tok"):
+        with pytest.raises(ValueError, match=r"^target_predictions: .* \(the model by letters, the target by tex"):
             hf_calib.calibrate(letters, calibrators="importance_weighted", target_predictions=recorded, folds=2)
     # Predictions do not record how they were read.
     assert diagnose(letters, texts.predictions).new.n == len(texts.predictions)

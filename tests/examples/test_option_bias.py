@@ -5,11 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support import question_rows, tiny_llama
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "real_models" / "option_bias.py"
 
 
+@pytest.mark.nightly
 def test_a_second_run_scores_nothing_and_gives_the_same(tokenizer, tmp_path):
     tiny_llama(tokenizer).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")

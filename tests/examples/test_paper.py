@@ -18,7 +18,6 @@ from tests.examples.test_scripts import adapter_moved
 from tests.support import question_rows
 
 QUICK = ["tulu3_8b_rcft", "vicuna_7b_cft", "olmo2_7b_repair", "mistral_7b_rcft_qlora"]
-IN_CI_UNDER_ZERO3 = ["tulu3_8b_rcft"]
 
 
 @pytest.fixture(scope="module")
@@ -61,16 +60,8 @@ def test_every_file_runs(name, prepared):
     check_output(name, prepared)
 
 
-@pytest.mark.slow
-@pytest.mark.distributed
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=() if name in IN_CI_UNDER_ZERO3 else pytest.mark.nightly)
-        for name in NAMES
-        if not name.endswith("_qlora")
-    ],
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", [name for name in NAMES if not name.endswith("_qlora")])
 def test_a_file_runs_under_zero3_in_two_processes(name, tmp_path):
     paper_runs.prepare(tmp_path)
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])

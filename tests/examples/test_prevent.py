@@ -37,7 +37,7 @@ def arguments(saved_model, tmp_path):
     ]  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_each_arm_is_measured_once_and_compared_with_plain_dpo(arguments, tmp_path, saved_model, monkeypatch):
     prevent = import_module("prevent")
     arms = [

@@ -43,7 +43,7 @@ def rows_of(tmp_path):
     return {(row["reading"], row["arm"], row["seed"]): row for row in found}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_repair_writes_a_row_for_each_arm_and_repeats_none(arguments, tmp_path, monkeypatch, saved_model):
     repair = script("real_models/repair")
     arms = ["as it is", "temperature", "cft", "long", "long + temperature"]

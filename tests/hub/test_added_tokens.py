@@ -111,7 +111,7 @@ def test_members_that_bring_their_tokens_differently_are_refused(base_of, tmp_pa
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [KINDS[0], *(pytest.param(kind, marks=pytest.mark.nightly) for kind in KINDS[1:])])
 def test_every_command_loads_them(base_of, tmp_path, capsys, kind):
     save_adapter(tmp_path / "a", base_of, kind)
     for name, seed in (("q.jsonl", 0), ("r.jsonl", 1)):

@@ -79,7 +79,7 @@ def kept(new, key, old):
     return contains(value, old)
 
 
-@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+@pytest.mark.parametrize("newline", ["\n", pytest.param("\r\n", marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("name", THEIRS)
 def test_what_people_wrote_stays_through_updates(name, newline):
     text = f"---\n{THEIRS[name]}\n---\n\n# Mine\n\nText.\n".replace("\n", newline)

@@ -135,7 +135,7 @@ def test_what_is_wrong_with_the_base_model_is_told_of_its_own_folder(client, dem
         publish_demo(demo)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_miniature_is_a_whole_model_and_is_published_as_one(client, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     folder = Path("mini")

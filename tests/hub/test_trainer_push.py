@@ -96,7 +96,7 @@ def test_energy_on_the_card_is_what_codecarbon_measured(client, base, tmp_path, 
     assert CalibrationCardData.load(tmp_path / "out").energy_kwh is None
 
 
-@pytest.mark.parametrize("kind", ["dpo", "sft"])
+@pytest.mark.parametrize("kind", ["dpo", pytest.param("sft", marks=pytest.mark.nightly)])
 def test_pushed_adapter_is_the_trained_one_wherever_it_is_loaded(client, base, tmp_path, kind):
     trainer = trainer_of(kind, base, tmp_path / "out")
     trainer.train()

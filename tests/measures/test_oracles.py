@@ -7,6 +7,8 @@ from hf_calib import measures
 
 from .samples import confidences_and_correct, probabilities_and_labels
 
+pytestmark = pytest.mark.oracle
+
 SIZES = [1, 7, 100, 5000]
 BINS = [1, 5, 10, 15, 23]
 NORMS = [1, 2, "max"]

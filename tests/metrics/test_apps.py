@@ -171,7 +171,11 @@ def test_page_opens_with_the_result_of_its_example(page, browser):
     assert browser.find_elements("css selector", "#diagram svg")
 
 
-@pytest.mark.parametrize("app", NAMES, indirect=True)
+@pytest.mark.parametrize(
+    "app",
+    [name if name == "ece" else pytest.param(name, marks=pytest.mark.nightly) for name in NAMES],
+    indirect=True,
+)
 def test_a_table_gives_the_number_its_interval_and_the_diagram(page, browser):
     browser.find_element("id", "measure").click()
     shown(browser, HEADINGS[page])

@@ -144,7 +144,7 @@ def test_the_commands_help_is_there_without_torch():
 @pytest.mark.slow
 @pytest.mark.distributed
 @pytest.mark.parametrize(
-    "launcher", [pytest.param([], marks=pytest.mark.nightly), ["--accelerate_config", "zero2_cpu"]]
+    "launcher", [[], pytest.param(["--accelerate_config", "zero2_cpu"], marks=pytest.mark.nightly)]
 )
 def test_the_command_trains_from_any_folder(launcher, saved_model, data, tmp_path):
     out = tmp_path / "adapter"
