@@ -29,6 +29,7 @@ import json
 import random
 import sys
 import time
+from collections import Counter
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -354,7 +355,9 @@ class Experiment:
             "reward_accuracy": float((margins > 0).mean()),
             "reward_margin": float(margins.mean()),
             "win_rate": float(wins.mean()),
-            "margins": np.round(margins, 4).tolist(),
+            "margins": [float(f"{margin:.4g}") for margin in margins],
+            # Pairs of one prompt, which follow each other, are not independent.
+            "pairs_per_prompt": list(Counter(row["prompt"] for row in self.held_out).values()),
         }
 
     def reference(self):
@@ -414,7 +417,7 @@ class Look:
         questions = experiment.tests[name][: experiment.options.n_followed]
         answers = experiment.ask(model, {name: questions}, reading)[name]
         preferences = experiment.preferences(model)
-        del preferences["margins"]
+        del preferences["margins"], preferences["pairs_per_prompt"]
         self.taken.append({"step": step, "preferences": preferences, "measured": figures(answers)})
         self.seconds += time.perf_counter() - start
 

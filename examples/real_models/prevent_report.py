@@ -75,8 +75,8 @@ def report(rows):
     lines = []
     for model in dict.fromkeys(row["model"] for row in rows):
         arms = arms_of([row for row in rows if row["model"] == model])
-        pairs = len(next(iter(arms.values()))[0]["preferences"]["margins"])
-        lines += [f"# {model}", "", f"## Held-out preferences, {pairs} pairs", ""]
+        sizes = next(iter(arms.values()))[0]["preferences"]["pairs_per_prompt"]
+        lines += [f"# {model}", "", f"## Held-out preferences, {sum(sizes)} pairs of {len(sizes)} prompts", ""]
         lines += header(
             ("seeds", *PREFERENCES.values(), "reward accuracy, difference to dpo", "seconds", "further data")
         )
@@ -84,7 +84,13 @@ def report(rows):
             # Without training all rewards are 0.
             shown = {key: arm != "before" or key == "win_rate" for key in PREFERENCES}
             cells = [over_seeds([row["preferences"][key] for row in own]) if shown[key] else "" for key in PREFERENCES]
-            cells += [difference(own, arms.get("dpo", [])), over_seeds([row.get("seconds", 0) for row in own], 0)]
+            if shown["reward_accuracy"]:
+                mean = np.mean([row["preferences"]["reward_accuracy"] for row in own])
+                cells[0] = f"{mean:.3f} {over_prompts([right(row) for row in own], sizes)}"
+            cells += [
+                difference(own, arms.get("dpo", []), sizes),
+                over_seeds([row.get("seconds", 0) for row in own], 0),
+            ]
             cells.append(further_data(own[0]))
             lines.append(f"| {arm} | {len(own)} | " + " | ".join(cells) + " |")
         lines.append("")
@@ -94,8 +100,9 @@ def report(rows):
             for name in (name for name in SETS if name in first):
                 lines += calibration(arms, reading, name)
     lines += [
-        "Square brackets: 95% interval over questions, of one seed. ±: 95% interval of the mean over seeds. The",
-        "difference to dpo is paired over seeds and pairs; its interval is a bootstrap over the held-out pairs.",
+        "Square brackets: 95% interval over questions, of one seed; for the reward accuracy and its difference to",
+        "dpo, a bootstrap interval over the held-out prompts, of the mean over seeds. The difference is paired over",
+        "seeds and pairs. ±: 95% interval of the mean over seeds.",
         "Further data: what an arm needs in addition to the pairs.",
         *(["", f"![Reward accuracy and ECE during training]({PICTURE})"] if followed(rows) else []),
     ]
@@ -145,16 +152,33 @@ def over_seeds(values, digits=3):
     return found if digits == 3 else f"{np.mean(values):.{digits}f}"
 
 
-def difference(own, plain, resamples=2000):
-    """Return the difference in reward accuracy to plain DPO of the same seeds, with its interval over pairs."""
+def difference(own, plain, sizes):
+    """Return the difference in reward accuracy to plain DPO of the same seeds, with its interval."""
     others = {row["seed"]: row for row in plain}
     both = [(row, others[row["seed"]]) for row in own if row["seed"] in others and row is not others[row["seed"]]]
-    if not both:
-        return ""
-    gains = np.mean([right(row) - right(other) for row, other in both], axis=0)
-    draws = np.random.default_rng(0).integers(len(gains), size=(resamples, len(gains)))
-    low, high = np.quantile(gains[draws].mean(axis=1), [0.025, 0.975])
-    return f"{gains.mean():+.3f} [{low:+.3f}, {high:+.3f}]"
+    gains = [right(row) - right(other) for row, other in both]
+    return f"{np.mean(gains):+.3f} {over_prompts(gains, sizes, '+')}" if both else ""
+
+
+def over_prompts(values, sizes, sign="", resamples=2000):
+    """Return the bootstrap interval over prompts of the mean of values over seeds and pairs.
+
+    Parameters
+    ----------
+    values : array-like of shape (n_seeds, n_pairs)
+        The pairs of a prompt follow each other.
+    sizes : list of int
+        Number of pairs of each prompt.
+    sign : {"", "+"}
+        With "+", positive numbers are shown with their sign.
+    resamples : int, default 2000
+    """
+    values = np.mean(values, axis=0)
+    counts = np.array(sizes)
+    sums = np.add.reduceat(values, np.cumsum(counts) - counts)
+    draws = np.random.default_rng(0).integers(len(sums), size=(resamples, len(sums)))
+    low, high = np.quantile(sums[draws].sum(axis=1) / counts[draws].sum(axis=1), [0.025, 0.975])
+    return f"[{low:{sign}.3f}, {high:{sign}.3f}]"
 
 
 def right(row):

@@ -58,7 +58,7 @@ def test_each_arm_is_measured_once_and_compared_with_plain_dpo(arguments, tmp_pa
     rows = {row["arm"]: row for row in map(json.loads, (p.read_text() for p in (tmp_path / "rows").glob("*/*.json")))}
     assert set(rows) == {"anchor 2" if arm == "anchor" else arm for arm in arms}
     for row in rows.values():
-        assert len(row["preferences"]["margins"]) == N_PAIRS
+        assert len(row["preferences"]["margins"]) == sum(row["preferences"]["pairs_per_prompt"]) == N_PAIRS
         assert row["measured"]["letters"]["MMLU"]["n"] == 10
     assert rows["before"]["preferences"]["margins"] == [0.0] * N_PAIRS
     assert [look["step"] for look in rows["dpo"]["looks"]] == [2, 4]
@@ -126,6 +126,28 @@ def test_label_smoothing_is_cross_entropy_with_smoothed_labels():
         weight * losses[name] for name, weight in zip(config["loss_type"], config["loss_weights"], strict=True)
     )
     torch.testing.assert_close(trained, (1 - epsilon) * right + epsilon * flipped)
+
+
+def test_pairs_of_one_prompt_count_as_one():
+    report = import_module("prevent_report")
+    own, plain = np.random.default_rng(0).normal(size=(2, 40))
+
+    def row(margins, times):
+        margins = np.repeat(margins, times)
+        return {"seed": 0, "preferences": {"margins": margins.tolist(), "reward_accuracy": (margins > 0).mean()}}
+
+    once, often = (report.difference([row(own, times)], [row(plain, times)], [times] * len(own)) for times in (1, 10))
+    assert once == often
+    independent = report.difference([row(own, 10)], [row(plain, 10)], [1] * 10 * len(own))
+    assert width(once) / width(independent) == pytest.approx(10**0.5, rel=0.15)
+    # Prompts weigh as much as they have pairs.
+    sizes = [1, 3]
+    assert report.over_prompts([[1.0, 0.0, 0.0, 0.0]], sizes) == "[0.000, 1.000]"
+
+
+def width(cell):
+    low, high = cell.split("[")[1].rstrip("]").split(", ")
+    return float(high) - float(low)
 
 
 def test_the_committed_report_and_tables_are_those_of_the_rows():
