@@ -20,7 +20,9 @@ from scipy import stats
 
 from hf_calib.measures import CATALOG
 
-COLUMNS = ("accuracy", "confidence", "ece", "nll", "brier")
+COLUMNS = ("accuracy", "confidence", "ece", "smooth_ece", "nll", "brier", "auroc")
+# The calibrators' questions are the only ones drawn from the mixture that the other arms train on.
+SETS = {**{name: name for name in TEST}, "fit": "the training mixture"}
 
 
 def main(argv=None):
@@ -38,19 +40,20 @@ def main(argv=None):
 
 
 def report(rows):
-    """Return the tables, one for each reading and test set."""
+    """Return the tables, one for each reading and set of questions."""
     settings = rows[0]["settings"]
     lines = [f"# {settings['model']}", ""]
     for reading in readings_of(rows):
-        for test in TEST:
+        for test, title in SETS.items():
             measured = [row["measured"][test] for row in rows if row["reading"] == reading]
             n = {own["n"] for own in measured}
             expected = [own["ece_if_calibrated"] for own in measured]
             lines += [
-                f"## {reading}, {test}",
+                f"## {reading}, {title}",
                 "",
                 f"{', '.join(map(str, sorted(n)))} questions. A calibrated model with these confidences would score "
-                f"an ECE of {min(expected):.3f} to {max(expected):.3f}.",
+                f"an ECE of {min(expected):.3f} to {max(expected):.3f}."
+                + (" Calibrators are fitted on these very questions; no arm trains on them." if test == "fit" else ""),
                 "",
                 "| | seeds | " + " | ".join(CATALOG[key].short for key in COLUMNS) + " |",
                 "|---" * (len(COLUMNS) + 2) + "|",
