@@ -62,7 +62,7 @@ nightly-%: $(VENV)/.server
 	HYPOTHESIS_PROFILE=nightly $(BIN)/pytest -n 2 --dist worksteal tests/$*
 
 clean:
-	rm -rf $(VENV) $(VENV)-trl-* demo build dist *.egg-info
+	rm -rf $(VENV) $(VENV)-trl-* demo demo-real build dist *.egg-info
 
 # torch first: left to the others' open requirements, pip would take a build with several gigabytes of GPU libraries.
 $(VENV)/.base: $(PACKAGING)
