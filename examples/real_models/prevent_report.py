@@ -78,7 +78,7 @@ def report(rows):
         sizes = next(iter(arms.values()))[0]["preferences"]["pairs_per_prompt"]
         lines += [f"# {model}", "", f"## Held-out preferences, {sum(sizes)} pairs of {len(sizes)} prompts", ""]
         lines += header(
-            ("seeds", *PREFERENCES.values(), "reward accuracy, difference to dpo", "seconds", "further data")
+            ("seeds", *PREFERENCES.values(), "reward accuracy, difference from dpo", "seconds", "further data")
         )
         for arm, own in arms.items():
             # Without training all rewards are 0.
@@ -100,9 +100,9 @@ def report(rows):
             for name in (name for name in SETS if name in first):
                 lines += calibration(arms, reading, name)
     lines += [
-        "Square brackets: 95% interval over questions, of one seed; for the reward accuracy and its difference to",
-        "dpo, a bootstrap interval over the held-out prompts, of the mean over seeds. The difference is paired over",
-        "seeds and pairs. ±: 95% interval of the mean over seeds.",
+        "Square brackets: 95% interval over questions, of one seed; for the reward accuracy and its difference from",
+        "dpo, a bootstrap interval over prompts of the mean over seeds. The difference is paired over seeds and",
+        "pairs. ±: 95% interval of the mean over seeds.",
         "Further data: what an arm needs in addition to the pairs.",
         *(["", f"![Reward accuracy and ECE during training]({PICTURE})"] if followed(rows) else []),
     ]
@@ -153,7 +153,7 @@ def over_seeds(values, digits=3):
 
 
 def difference(own, plain, sizes):
-    """Return the difference in reward accuracy to plain DPO of the same seeds, with its interval."""
+    """Return the difference in reward accuracy from plain DPO of the same seeds, with its interval."""
     others = {row["seed"]: row for row in plain}
     both = [(row, others[row["seed"]]) for row in own if row["seed"] in others and row is not others[row["seed"]]]
     gains = [right(row) - right(other) for row, other in both]

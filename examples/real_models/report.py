@@ -21,7 +21,7 @@ from scipy import stats
 from hf_calib.measures import CATALOG
 
 COLUMNS = ("accuracy", "confidence", "ece", "smooth_ece", "nll", "brier", "auroc")
-# The calibrators' questions are the only ones drawn from the mixture that the other arms train on.
+# Calibrators are fitted on held-out questions of the training mixture.
 SETS = {**{name: name for name in TEST}, "fit": "the training mixture"}
 
 

@@ -15,7 +15,7 @@ class ReferenceAgreementScaling(TemperatureScaling):
     """Fit the temperature to a calibrated reference model's probabilities on questions where both agree.
 
     Large pre-trained models are usually well calibrated on multiple choice, and asking them needs no answers; small
-    ones need not be (`examples/real_models/README.md`). Questions where the aligned model's answer differs are left
+    ones may not be (`examples/real_models/README.md`). Questions where the aligned model's answer differs are left
     out, since the reference's confidence does not apply to a different answer.
 
     In `fit`, the labels are the reference's predictions, of the same shape and kind as the model's.

@@ -233,7 +233,7 @@ def calibrate(
                 model, dataset, method=method, seed=seed, out=kept_in, hidden_states=with_features, **options
             )
     if target is not None:
-        # A reference may be read in another way, since it replaces the answers; a target replaces the questions.
+        # A reference replaces the answers, so its method may differ; a target's may not.
         common_method({"the model": measurement, "the target": target_predictions}, "target_predictions")
     predictions = measurement.predictions
     given = _given(predictions, target, reference, None if by is None else (by, groups_of(measurement, by)))

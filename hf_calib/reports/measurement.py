@@ -330,7 +330,7 @@ def common_method(sources: Mapping[str, Any], argument: str) -> str | None:
     ----------
     sources : mapping of str to Recording
     argument : str
-        The first words of the error.
+        The argument's name, which starts the error message.
 
     Raises
     ------
@@ -345,7 +345,7 @@ def common_method(sources: Mapping[str, Any], argument: str) -> str | None:
             found[name] = method
     if len(set(found.values())) > 1:
         ways = ", ".join(f"{name} by {method}" for name, method in found.items())
-        raise ValueError(f"{argument}: confidence was read in different ways ({ways}); measure all in the same way")
+        raise ValueError(f"{argument}: confidence was read in different ways ({ways}); measure them in the same way")
     return next(iter(found.values()), None)
 
 

@@ -43,8 +43,8 @@ class CalibrationArguments:
     anchor_weight : float, default 5.0
         Weight of the anchor, the divergence from the reference model's distribution. Needs no answers. This term
         keeps a model calibrated through alignment, in all domains of the prompts and beyond
-        (`examples/lab/report.md`: calibration-aware-dpo-unlabelled). On Gemma 3 270M, weights of 1, 5 and 20 kept it
-        calibrated about equally well, and the larger the weight, the smaller the reward margin
+        (`examples/lab/report.md`: calibration-aware-dpo-unlabelled). On Gemma 3 270M, weights of 1, 5 and 20
+        preserved the calibration about equally well, and the larger the weight, the smaller the reward margin
         (`examples/real_models/README.md`).
     supervised_weight : float, default 1.0
         Weight of the supervised term, the right answer's log-loss (CFT). Of questions with a distribution in place of
