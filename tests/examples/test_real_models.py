@@ -88,6 +88,44 @@ def test_a_repair_writes_a_row_for_each_arm_and_repeats_none(arguments, tmp_path
     assert (tmp_path / "rows" / "reliability_text-tokens.png").stat().st_size > 10_000
 
 
+def table_of(text):
+    """Return the labels and cells of the first table of a text."""
+    lines = [line for line in text.split("\n\n")[0].splitlines() if line.startswith("|")][2:]
+    return [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_the_committed_report_and_tables_are_those_of_the_rows():
+    report = import_module("report")
+    folder = EXAMPLES / "real_models" / "results" / "smollm2"
+    rows = sorted(import_module("common").Rows(folder).load(), key=lambda row: row["seed"] or 0)
+    assert report.report(rows) == (folder / "report.md").read_text(encoding="utf-8")
+
+    def measures(reading, arm, key):
+        own = [row for row in rows if (row["reading"], row["arm"]) == (reading, arm)]
+        return [row["measured"]["in domain"][key] for row in own]
+
+    def shown(found):
+        if len(found) == 2:  # an interval of two seeds would be useless
+            return ", ".join(f"{own['value']:.3f}" for own in found)
+        return report.cell(found)
+
+    columns = ("accuracy", "ece", "nll", "brier")
+    story = (EXAMPLES / "real_models" / "README.md").read_text(encoding="utf-8")
+    for reading in ("text-tokens",):
+        table = table_of(story.split(f"<!-- repair/{reading} -->\n")[1])
+        assert {label.split(",")[0] for label, *_ in table} >= {"as it is", "temperature", "CFT", "RCFT"}
+        for label, *cells in table:
+            arm = label.split(",")[0].lower()
+            assert cells == [shown(measures(reading, arm, key)) for key in columns], (reading, label)
+    front = (EXAMPLES.parent / "README.md").read_text(encoding="utf-8").split("first seed of each).*\n\n")[1]
+    table = table_of(front)
+    for arm, (label, *cells) in zip(("as it is", "temperature", "cft", "long"), table, strict=True):
+        own = [measures("text-tokens", arm, key) for key in columns]
+        expected = [f"{sum(one['value'] for one in found) / len(found):.3f}" for found in own]
+        expected[1] = report.cell(own[1])
+        assert [cell.replace("**", "") for cell in cells] == expected, label
+
+
 def test_a_repair_goes_on_from_its_last_checkpoint(arguments, tmp_path, monkeypatch):
     repair = script("real_models/repair")
     arguments = [*arguments, "--steps", "27", "--readings", "letters", "--seeds", "0", "--arms", "cft"]
