@@ -111,7 +111,7 @@ def test_the_committed_report_and_tables_are_those_of_the_rows():
 
     columns = ("accuracy", "ece", "nll", "brier")
     story = (EXAMPLES / "real_models" / "README.md").read_text(encoding="utf-8")
-    for reading in ("text-tokens",):
+    for reading in ("text-tokens", "letters"):
         table = table_of(story.split(f"<!-- repair/{reading} -->\n")[1])
         assert {label.split(",")[0] for label, *_ in table} >= {"as it is", "temperature", "CFT", "RCFT"}
         for label, *cells in table:
