@@ -73,10 +73,14 @@ def report(rows):
 
 
 def cell(measures):
-    """Return one measure's value: with its interval, or over several seeds the mean."""
+    """Return one measure's value: with its interval, or over several seeds the mean; empty if any is undefined."""
+    if any(own["value"] is None for own in measures):  # the AUROC, if all answers are right or all are wrong
+        return ""
     if len(measures) == 1:
         own = measures[0]
-        return f"{own['value']:.3f} [{own['low']:.3f}, {own['high']:.3f}]"
+        # Few samples of a kind have an AUROC without an interval.
+        interval = "" if own["low"] is None else f" [{own['low']:.3f}, {own['high']:.3f}]"
+        return f"{own['value']:.3f}{interval}"
     values = [own["value"] for own in measures]
     half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
     return f"{np.mean(values):.3f} ± {half:.3f}"

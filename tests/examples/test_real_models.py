@@ -126,6 +126,14 @@ def test_the_committed_report_and_tables_are_those_of_the_rows():
         assert [cell.replace("**", "") for cell in cells] == expected, label
 
 
+def test_a_measure_that_is_undefined_leaves_its_cell_empty():
+    cell = import_module("report").cell
+    undefined, known = {"value": None, "low": None, "high": None}, {"value": 0.5, "low": 0.4, "high": 0.6}
+    assert cell([undefined]) == cell([known, undefined]) == ""
+    assert cell([known]) == "0.500 [0.400, 0.600]"
+    assert cell([{"value": 0.5, "low": None, "high": None}]) == "0.500"
+
+
 def test_a_repair_goes_on_from_its_last_checkpoint(arguments, tmp_path, monkeypatch):
     repair = script("real_models/repair")
     arguments = [*arguments, "--steps", "27", "--readings", "letters", "--seeds", "0", "--arms", "cft"]
