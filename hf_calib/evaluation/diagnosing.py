@@ -269,8 +269,8 @@ def diagnose(
     Raises
     ------
     ValueError
-        If there are no questions, an answer is unknown, both sets are the same, their confidence was read in different
-        ways, or an argument is out of range.
+        If a set is empty, an answer is unknown, both sets are the same or were read in different ways, or an argument
+        is out of range.
 
     Examples
     --------
