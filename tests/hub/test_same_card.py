@@ -62,7 +62,7 @@ def commits(hub):
     return len(hub.repository("ann/pushed").history())
 
 
-@pytest.mark.parametrize("kind", ["dpo", pytest.param("sft", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["dpo", pytest.param("sft", marks=pytest.mark.nightly)])
 def test_created_pushed_and_measured_cards_are_the_same(client, base, dataset, tmp_path, kind):
     trainer = trained(kind, base, tmp_path / "out", dataset)
     path = tmp_path / "out" / "README.md"
@@ -122,7 +122,7 @@ def test_model_trained_elsewhere_gets_the_card_without_what_only_a_trainer_knows
     assert not publish_adapter(elsewhere, "ann/elsewhere").changed
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_every_hub_strategy_ends_with_the_same_card(client, base, dataset, tmp_path, strategy):
     plain = trained("sft", base, tmp_path / "plain", dataset)

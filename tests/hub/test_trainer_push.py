@@ -137,7 +137,14 @@ def test_card_holds_what_was_measured_before_and_after(client, base, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["end", "every_save", "checkpoint", "all_checkpoints"])
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        "end",
+        "all_checkpoints",
+        *(pytest.param(name, marks=pytest.mark.nightly) for name in ("every_save", "checkpoint")),
+    ],
+)
 def test_every_hub_strategy(client, base, tmp_path, strategy):
     trainer = trainer_of(
         "sft", base, tmp_path / "out", push_to_hub=True, hub_strategy=strategy, hub_always_push=True,

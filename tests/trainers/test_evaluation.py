@@ -129,7 +129,9 @@ def test_the_best_step_is_chosen_on_calibration_questions_and_reported(tokenizer
     assert expected(trainer, tokenizer)["eval_calibration/nll"] == pytest.approx(best, rel=1e-5)
 
 
-@pytest.mark.parametrize("sets", [0, 1, 2])
+@pytest.mark.parametrize(
+    "sets", [pytest.param(0, marks=pytest.mark.nightly), 1, pytest.param(2, marks=pytest.mark.nightly)]
+)
 def test_early_stopping_sees_the_metric(sets, tokenizer, tmp_path):
     given = [{}, {"eval_dataset": own_set(dpo)}, {"eval_dataset": {"a": own_set(dpo), "b": own_set(dpo)}}][sets]
     trainer = trainer_of(

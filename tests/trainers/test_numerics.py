@@ -127,7 +127,7 @@ def test_bfloat16_keeps_the_terms_in_float32(make, tokenizer, tmp_path, monkeypa
     assert metrics["eval_calibration/nll"] == pytest.approx(exact_metrics["eval_calibration/nll"], rel=0.05)
 
 
-@pytest.mark.parametrize("make", [dpo, sft])
+@pytest.mark.parametrize("make", [dpo, pytest.param(sft, marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("tiny", [tiny_llama, tiny_gpt2])
 def test_the_side_of_padding_changes_nothing(make, tiny, tokenizer, tmp_path):
     def gradients(side):

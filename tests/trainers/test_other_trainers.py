@@ -101,7 +101,9 @@ def term_gradients(make, tokenizer, folder, monkeypatch, batch_size, accumulatio
     return {name: found[1][name] - found[0][name] for name in found[0]}
 
 
-@pytest.mark.parametrize("make", [dpo, sft, kto, rloo, grpo])
+@pytest.mark.parametrize(
+    "make", [dpo, grpo, *(pytest.param(make, marks=pytest.mark.nightly) for make in (sft, kto, rloo))]
+)
 def test_the_terms_weigh_the_same_however_the_step_is_accumulated(make, tokenizer, tmp_path, monkeypatch):
     """Four by two and one by eight, whichever way the trainer scales its own loss; KTO needs two samples at least."""
     few, many = (

@@ -61,9 +61,9 @@ def run(make, tokenizer, folder, monkeypatch, *, resume=None, **options):
     [
         (dpo, False),
         (sft, True),
-        pytest.param(dpo, True, marks=pytest.mark.slow),
-        pytest.param(sft, False, marks=pytest.mark.slow),
-        (kto, False),
+        pytest.param(dpo, True, marks=pytest.mark.nightly),
+        pytest.param(sft, False, marks=pytest.mark.nightly),
+        pytest.param(kto, False, marks=pytest.mark.nightly),
         # Every step generates anew unless steps_per_generation says otherwise, so that every step ends on a boundary.
         pytest.param(grpo, False, marks=pytest.mark.slow),
         pytest.param(rloo, False, marks=pytest.mark.slow),
