@@ -32,6 +32,7 @@ import time
 from collections import Counter
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,8 @@ SETS = {"OpenBookQA": "openbookqa_test", "ARC-Easy": "arc_easy_test", "MMLU": "m
 READINGS = ("letters", "text-tokens")
 # What is measured during training: a set and a reading.
 FOLLOWED = ("ARC-Easy", "text-tokens")
+# The options on which only what is measured depends.
+MEASURING = ("held_out_tokens", "pairs_per_prompt", "sets", "n_test", "n_followed")
 
 
 @dataclass(frozen=True)
@@ -100,11 +103,17 @@ def make_parser():
     parser.add_argument("--beta", type=float, default=0.1, help="of DPO (default 0.1)")
     parser.add_argument("--lora_r", type=int, default=16, help="rank of the adapter (default 16), alpha is twice that")
     parser.add_argument("--n_pairs", type=int, default=500, help="pairs to hold out, at least (default 500)")
+    parser.add_argument(
+        "--held_out_tokens",
+        type=int,
+        help="measure preferences on all prompts that are not trained on, with pairs up to this length",
+    )
+    parser.add_argument("--pairs_per_prompt", type=int, help="held-out pairs of each prompt, at most (default: all)")
     parser.add_argument("--n_prompts", type=int, default=1000, help="OpenBookQA questions to train on (default 1000)")
     parser.add_argument("--n_fit", type=int, default=500, help="questions to fit temperatures on (default 500)")
     parser.add_argument("--n_test", type=int, default=1000, help="questions of each test set (default 1000)")
     parser.add_argument(
-        "--sets", nargs="+", choices=SETS, default=list(SETS), metavar="SET", help="to test (default: all)"
+        "--sets", nargs="*", choices=SETS, default=list(SETS), metavar="SET", help="to test (default: all)"
     )
     parser.add_argument("--n_followed", type=int, default=500, help="questions asked during training (default 500)")
     parser.add_argument("--looks", type=int, default=4, help="measurements during training (default 4)")
@@ -115,7 +124,10 @@ def make_parser():
 
 def main(argv=None):
     """Compute the rows that are missing."""
-    options = make_parser().parse_args(argv)
+    parser = make_parser()
+    options = parser.parse_args(argv)
+    if options.looks and FOLLOWED[0] not in options.sets:
+        parser.error(f"--sets: {FOLLOWED[0]} is asked during training; add it, or pass --looks 0")
     experiment = Experiment(options)
     for seed in options.seeds:
         for arm in options.arms:
@@ -142,31 +154,39 @@ class Experiment:
 
     def split(self):
         """Return the pairs to train on and those that are held out, which share no prompt."""
-        rows = [json.loads(line) for line in self.options.pairs.read_text(encoding="utf-8").splitlines() if line]
-        rows = [row for row in rows if self.fits(row)]
-        prompts = sorted({row["prompt"] for row in rows})
+        options = self.options
+        rows = [json.loads(line) for line in options.pairs.read_text(encoding="utf-8").splitlines() if line]
+        short = [row for row in rows if self.fits(row, options.max_tokens)]
+        prompts = sorted({row["prompt"] for row in short})
         random.Random(0).shuffle(prompts)
         held_out = []
-        while prompts and len(held_out) < self.options.n_pairs:
+        while prompts and len(held_out) < options.n_pairs:
             prompt = prompts.pop()
-            held_out += [row for row in rows if row["prompt"] == prompt]
+            held_out += [row for row in short if row["prompt"] == prompt]
         kept = set(prompts)
-        train = [row for row in rows if row["prompt"] in kept]
+        train = [row for row in short if row["prompt"] in kept]
         if not train:
-            limit = "" if self.options.max_tokens is None else f" of at most {self.options.max_tokens} tokens"
+            limit = "" if options.max_tokens is None else f" of at most {options.max_tokens} tokens"
             raise SystemExit(
-                f"--n_pairs: {self.options.pairs} has {len(rows)} pairs{limit}, so none is left to train on; lower "
+                f"--n_pairs: {options.pairs} has {len(short)} pairs{limit}, so none is left to train on; lower "
                 "--n_pairs" + (" or raise --max_tokens" if limit else "")
             )
+        if options.held_out_tokens is not None:
+            others = [row for row in rows if row["prompt"] not in kept and self.fits(row, options.held_out_tokens)]
+            held_out = sorted(others, key=lambda row: row["prompt"])
+        if options.pairs_per_prompt is not None:
+            rng = random.Random(0)
+            of_prompts = [list(own) for _, own in groupby(held_out, key=lambda row: row["prompt"])]
+            held_out = [row for own in of_prompts for row in rng.sample(own, min(len(own), options.pairs_per_prompt))]
         return [self.rendered(row) for row in train], [self.rendered(row) for row in held_out]
 
-    def fits(self, row):
-        """Return whether a pair is short enough for `--max_tokens`."""
-        if self.options.max_tokens is None:
+    def fits(self, row, max_tokens):
+        """Return whether a pair has at most as many tokens, or there is no limit."""
+        if max_tokens is None:
             return True
         row = self.rendered(row)
         texts = [row["prompt"] + row[side] for side in ("chosen", "rejected")]
-        return max(map(len, self.tokenizer(texts)["input_ids"])) <= self.options.max_tokens
+        return max(map(len, self.tokenizer(texts)["input_ids"])) <= max_tokens
 
     def rendered(self, row):
         """Return a pair as text, in the tokenizer's chat template if there is one."""
@@ -184,6 +204,11 @@ class Experiment:
         settings = {name: value for name, value in vars(self.options).items() if name not in left_out}
         settings |= {"model": self.name, "pairs": self.options.pairs.name, "n_train": len(self.train)}
         return settings | ({} if weight is None else {"anchor_weight": weight})
+
+    def training_settings(self, weight):
+        """Return what a training and the measurements during it depend on."""
+        settings = self.settings(weight)
+        return {name: value for name, value in settings.items() if self.options.looks or name not in MEASURING}
 
     def run(self, name, seed, weight):
         """Compute a row unless it is there."""
@@ -246,7 +271,7 @@ class Experiment:
 
         folder = self.work / f"{name.replace(' ', '-')}-seed{seed}"
         kept = folder / "training.json"
-        settings = self.settings(weight)
+        settings = self.training_settings(weight)
         if not kept.exists() or json.loads(kept.read_text())["settings"] != settings:
             kept.unlink(missing_ok=True)  # the adapter that it describes is about to be overwritten
             training = self.train_adapter(folder, name, arm, seed, weight)
@@ -342,6 +367,8 @@ class Experiment:
         """Return a model's predictions of several sets of questions."""
         import hf_calib
 
+        if not sets:
+            return {}
         found = hf_calib.measure((model, self.tokenizer), sets, method=reading, batch_size="auto")
         return {name: own.predictions for name, own in found.datasets.items()}
 
@@ -381,10 +408,12 @@ class Experiment:
 
     def summary(self, row):
         """Return a row in a line."""
-        own, name, reading = row["preferences"], *FOLLOWED
-        found = row["measured"][reading][name]
-        shown = ", ".join(f"{key} {found[key]['value']:.3f}" for key in ("accuracy", "confidence", "ece", "nll"))
-        return f"reward accuracy {own['reward_accuracy']:.3f}, margin {own['reward_margin']:.3f}, {name} {shown}"
+        own = row["preferences"]
+        shown = [f"reward accuracy {own['reward_accuracy']:.3f}, margin {own['reward_margin']:.3f}"]
+        for name, found in row["measured"][FOLLOWED[1]].items():
+            keys = ("accuracy", "confidence", "ece", "nll")
+            shown.append(f"{name} " + ", ".join(f"{key} {found[key]['value']:.3f}" for key in keys))
+        return "; ".join(shown)
 
 
 class Look:

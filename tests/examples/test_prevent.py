@@ -112,6 +112,53 @@ def test_held_out_pairs_share_no_prompt_with_the_others(arguments):
     assert not prompts[0] & prompts[1]
 
 
+def test_all_prompts_that_are_not_trained_on_can_be_held_out(arguments, tmp_path):
+    prevent = import_module("prevent")
+    pairs = [
+        {"prompt": f"question {i // 3}", "chosen": f"yes {i}", "rejected": f"no {i}, {'never ' * (i // 3 % 5)}"}
+        for i in range(60)
+    ]
+    write(tmp_path / "pairs.jsonl", pairs)
+    arguments = [*arguments, "--max_tokens", "36"]
+
+    def split(*options):
+        experiment = prevent.Experiment(prevent.make_parser().parse_args([*arguments, *options]))
+        return experiment, experiment.train, experiment.held_out
+
+    _, train, some = split()
+    experiment, same, others = split("--held_out_tokens", "44")
+    trained = {row["prompt"] for row in train}
+    untrained = [row for row in pairs if experiment.rendered(row)["prompt"] not in trained]
+    expected = [experiment.rendered(row) for row in untrained if experiment.fits(row, 44)]
+    assert same == train
+    assert len(some) < len(expected) < len(untrained)
+    assert sorted(map(str, others)) == sorted(map(str, expected))
+    _, same, fewer = split("--held_out_tokens", "44", "--pairs_per_prompt", "1")
+    assert same == train
+    assert [row["prompt"] for row in fewer] == sorted({row["prompt"] for row in expected})
+    assert all(row in expected for row in fewer)
+
+
+def test_a_trained_model_is_measured_again_without_training(arguments, tmp_path, monkeypatch, capsys):
+    prevent = import_module("prevent")
+    arguments = [*arguments, "--looks", "0", "--steps", "1", "--arms", "dpo"]
+    prevent.main([*arguments, "--sets", "ARC-Easy"])
+    again = [*arguments, "--sets", "--pairs_per_prompt", "1", "--out", str(tmp_path / "again")]
+    with monkeypatch.context() as changed:
+        changed.setattr(prevent.Experiment, "train_adapter", None)
+        prevent.main([*again, "--work", str(tmp_path / "rows" / "work")])
+    rows = [json.loads(next((tmp_path / out).glob("*/dpo-seed0.json")).read_text()) for out in ("rows", "again")]
+    assert set(rows[0]["measured"]["letters"]) == {"ARC-Easy"}
+    assert rows[1]["measured"] == {"letters": {}, "text-tokens": {}}
+    assert rows[1]["preferences"]["pairs_per_prompt"] == [1] * (N_PAIRS // 2)
+    assert set(rows[1]["preferences"]["margins"]) <= set(rows[0]["preferences"]["margins"])
+    import_module("prevent_report").main([str(tmp_path / "again")])
+    assert f"{N_PAIRS // 2} pairs of {N_PAIRS // 2} prompts" in (tmp_path / "again" / "report.md").read_text()
+    with pytest.raises(SystemExit):
+        prevent.main([*arguments, "--looks", "1", "--sets", "MMLU"])
+    assert "--sets: ARC-Easy is asked during training; add it, or pass --looks 0" in capsys.readouterr().err
+
+
 def test_an_arm_that_changes_plain_dpo_needs_its_model(arguments):
     with pytest.raises(SystemExit, match="run the arm dpo with seed 0 first"):
         import_module("prevent").main([*arguments, "--arms", "daca"])
