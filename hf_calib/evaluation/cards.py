@@ -31,9 +31,9 @@ from ..hub.folders import ADAPTER_CONFIG, MAX_CONFIG_BYTES
 from ..tasks import PromptFormat, load_questions, require_answers
 from ..tasks.columns import Columns
 from .diagnosing import diagnose
+from .digests import files_digest
 from .fitted import check_fits
 from .measuring import as_calibrator, measure
-from .models import files_digest
 from .regime_text import regime_sample, regime_text
 
 if TYPE_CHECKING:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import hashlib
 import os
 import sys
 import warnings
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .._suggestions import did_you_mean
 from ..hub.local_paths import check_local_path
+from .digests import folder_digests, tensors_digest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,11 +32,6 @@ Model: TypeAlias = (
 
 # Prefix of a server's address.
 SERVED = "openai:"
-
-# Numbers per tensor to read: enough to detect training.
-_SAMPLED = 256
-# Bytes per block of a file.
-_BLOCK = 4096
 
 
 @dataclass(frozen=True)
@@ -81,7 +76,8 @@ class ModelSource:
     name : str
         Its name in results.
     identity : dict
-        What identifies it, as JSON values: model, model_name, adapter, weights.
+        What identifies it, as JSON values: model, model_name, adapter, and the digests of its files: weights (the
+        adapter's, if there is one), base_weights and configuration.
     open : callable
         Returns the source of answers; takes whether it needs a chat template, so that a model without one is rejected
         before it is loaded.
@@ -244,8 +240,9 @@ def _named(model: str, settings: AskSettings, where: Processes) -> ModelSource:
         metadata, calibrator = calibrated_with(adapter or model, where_from)
         if metadata is not None:
             own = {"prompt_format": metadata.prompt_format, "read_by": metadata.confidence, "calibrator": calibrator}
-    weights = files_digest(adapter or model)
-    identity = _identity(model, model_name=settings.model_name, adapter=adapter, weights=weights)
+    identity = _identity(
+        model, model_name=settings.model_name, adapter=adapter, **folder_digests(adapter or model, adapter and model)
+    )
     return ModelSource(settings.model_name or Path(adapter or model).name, identity, open_it, **own)
 
 
@@ -272,13 +269,21 @@ def _asked_already(backend: Any) -> ModelSource:
 def _with_weights(model: Any, open_it: Callable[[bool], Backend], **own: Any) -> ModelSource:
     loaded_from = getattr(getattr(model, "config", None), "name_or_path", "") or None
     name = Path(loaded_from).name if loaded_from else type(model).__name__
-    return ModelSource(name, _identity(loaded_from, weights=_weights_digest(model)), open_it, **own)
+    return ModelSource(name, _identity(loaded_from, weights=tensors_digest(model)), open_it, **own)
 
 
 def _identity(
-    model: str | None, *, model_name: str | None = None, adapter: str | None = None, weights: str | None = None
-) -> dict[str, Any]:
-    return {"model": model, "model_name": model_name, "adapter": adapter, "weights": weights}
+    model: str | None, *, model_name: str | None = None, adapter: str | None = None, weights: str | None = None,
+    base_weights: str | None = None, configuration: str | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    return {
+        "model": model,
+        "model_name": model_name,
+        "adapter": adapter,
+        "weights": weights,
+        "base_weights": base_weights,
+        "configuration": configuration,
+    }
 
 
 def _device(asked: str | None, where: Processes) -> str:
@@ -316,37 +321,3 @@ _DEVICES = ("cuda", "mps", "cpu")
 
 def _lengths(settings: AskSettings) -> dict[str, Any]:
     return {"max_length": settings.max_length, "on_too_long": "drop" if settings.drop_too_long else "error"}
-
-
-def files_digest(model: str | os.PathLike[str]) -> str | None:
-    """Return a digest of the weights in a folder or GGUF file, independent of its path; None for a Hub model.
-
-    Evenly spaced blocks of each file are read, since training changes all weights.
-    """
-    path = Path(model)
-    if not path.exists():
-        return None
-    digest = hashlib.sha256()
-    for file in sorted(path.glob("*.safetensors")) if path.is_dir() else [path]:
-        size = file.stat().st_size
-        digest.update(f"{file.name} {size}".encode())
-        with file.open("rb") as content:
-            for start in range(0, size, max(_BLOCK, size // _SAMPLED)):
-                content.seek(start)
-                digest.update(content.read(_BLOCK))
-    return f"files:{digest.hexdigest()}"
-
-
-def _weights_digest(model: nn.Module) -> str:
-    """Return a digest of loaded weights, from evenly spaced numbers of each tensor."""
-    import torch
-
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        if not isinstance(tensor, torch.Tensor):
-            continue
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        if not tensor.is_meta:
-            values = tensor.detach().flatten()
-            digest.update(values[:: max(1, values.numel() // _SAMPLED)].float().cpu().numpy().tobytes())
-    return f"tensors:{digest.hexdigest()}"

@@ -165,7 +165,8 @@ def sharpening(base: Predictions, other: Predictions, *, confidence_level: float
         the same probability.
     """
     one, two = paired(base, other)
-    exists = np.arange(one.option_log_probabilities.shape[1]) < one.n_choices[:, None]
+    # Either may be wider, for questions that only one of the two was asked.
+    exists = np.arange(one.n_choices.max()) < one.n_choices[:, None]
     x, y = (_centered(own.option_log_probabilities[:, : exists.shape[1]], exists) for own in (one, two))
     power = float((x * x).sum())
     if power == 0:

@@ -106,7 +106,8 @@ def answer_base_of(
     ]
     numbers = [(answer.number, answer) for answer in given if isinstance(answer.number, int)]
     if declared is None:
-        worded = sum(answer.number is None and answer.by_text is not None for answer in given)
+        # "20" may be a text among the options "10" and "20", as a word is.
+        worded = sum(answer.by_text is not None and answer.at(0) is None and answer.at(1) is None for answer in given)
         if worded > sum(answer.number is not None and answer.by_text is None for answer in given):
             return "text", None
         if given and all(answer.number is not None and answer.by_text is not None for answer in given):

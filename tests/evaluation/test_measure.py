@@ -1,5 +1,6 @@
 """`hf_calib.measure`: each kind of model, dataset and method, and what it returns and saves."""
 
+import copy
 import inspect
 import json
 import shutil
@@ -8,7 +9,9 @@ from typing import get_type_hints
 
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset, DatasetDict
+from peft import LoraConfig, get_peft_model
 
 import hf_calib
 from hf_calib.calibrators import TemperatureScaling, by_name
@@ -324,6 +327,43 @@ def test_a_stopped_run_goes_on_and_other_weights_do_not(llama, tokenizer, tmp_pa
     same(hf_calib.measure((llama, tokenizer), ASKED, **options), whole.predictions)
     assert sum(written) == len(ASKED)  # none was asked twice
     assert not (tmp_path / ".progress").exists()
+
+
+@pytest.mark.parametrize("changed", ["template", "config", "base of the given adapter", "base that the adapter names"])
+def test_a_finished_run_is_asked_again_after_its_files_changed(changed, llama, tokenizer, tmp_path):
+    model, adapter = tmp_path / "model", tmp_path / "adapter"
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = "{% for m in messages %}user: {{ m['content'] }}\n{% endfor %}"
+    for part in (llama, tokenizer):
+        part.save_pretrained(model)
+    torch.manual_seed(0)
+    get_peft_model(copy.deepcopy(llama), LoraConfig(r=2, task_type="CAUSAL_LM")).save_pretrained(adapter)
+    tokenizer.save_pretrained(adapter)
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    config["base_model_name_or_path"] = str(model)
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    given = {"base of the given adapter": {"model": model, "adapter": adapter}}.get(changed, {"model": model})
+    if changed == "base that the adapter names":
+        given = {"model": adapter}
+
+    def measured(out):
+        return hf_calib.measure(given["model"], ASKED, adapter=given.get("adapter"), out=out, chat_template=True)
+
+    def probabilities(measurement):
+        return measurement.predictions.option_log_probabilities
+
+    first = measured(tmp_path / "out")
+    np.testing.assert_array_equal(probabilities(measured(tmp_path / "out")), probabilities(first))
+    if changed == "template":
+        (model / "chat_template.jinja").write_text("{% for m in messages %}Q {{ m['content'] }} A{% endfor %}")
+    elif changed == "config":
+        config = json.loads((model / "config.json").read_text())
+        (model / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 1.0}))
+    else:
+        tiny_llama(tokenizer, seed=1).save_pretrained(model)
+    again = measured(tmp_path / "out")
+    assert not np.allclose(probabilities(again), probabilities(first), atol=1e-3)
+    np.testing.assert_array_equal(probabilities(again), probabilities(measured(tmp_path / "fresh")))
 
 
 @pytest.mark.parametrize(

@@ -156,6 +156,19 @@ def test_a_question_with_fewer_options_counts_with_those_that_it_has():
     assert found.slope.value == pytest.approx(slope)
 
 
+def test_a_question_that_only_one_model_was_asked_may_have_more_options():
+    logits, answers, sharper = world(60, 9, 0.5)
+    base, other = predictions(logits, answers), predictions(sharper, answers)
+    width = logits.shape[1]
+    wider = np.concatenate([np.pad(logits, ((0, 0), (0, 2)), constant_values=-np.inf), np.zeros((1, width + 2))])
+    wide = predictions(wider, np.append(answers, 0))
+    for one, two in ((wide, other), (other, wide)):
+        narrow = (base, other) if one is wide else (other, base)
+        assert sharpening(one, two).slope.value == pytest.approx(sharpening(*narrow).slope.value)
+        for found, expected in zip(differences(one, two), differences(*narrow), strict=True):
+            assert found.difference.value == pytest.approx(expected.difference.value)
+
+
 def test_only_questions_of_both_count_and_they_must_be_the_same():
     logits, answers, sharper = world(100, 8, 0.5)
     base = predictions(logits, answers)

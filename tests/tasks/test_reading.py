@@ -162,6 +162,19 @@ def test_texts_that_look_like_numbers():
     assert indices(as_questions(same)) == [0, 2]
     letters = [{"question": "?", "choices": ["A", "B"], "answer": answer} for answer in ("A", "B")]
     assert indices(as_questions(letters)) == [0, 1]
+    # Some are the text of an option and could be the number or the letter of another, and some only the text.
+    sums = [{"question": "?", "choices": choices, "answer": "4"}, {"question": "?", "choices": ["10", "20", "30"]}]
+    sums[1]["answer"] = "20"
+    assert indices(as_questions(sums)) == indices(as_questions(sums, on_bad_row="skip")) == [1, 1]
+    blood = [
+        {"question": "?", "choices": own, "answer": own[at]}
+        for own, at in ((["AB", "A", "B", "O"], 3), (["O", "A", "B", "AB"], 1))
+    ]
+    assert indices(as_questions(blood)) == indices(as_questions(blood, on_bad_row="skip")) == [3, 1]
+    # A single number that is out of range is an error where the others can only be numbers.
+    mixed = [{"question": "?", "choices": ["w", "x", "5"], "answer": answer} for answer in (0, 2, 1, 5)]
+    with pytest.raises(QuestionError, match=r"row 3: .*the answer 5 is outside the 3 choices"):
+        as_questions(mixed)
     with pytest.raises(QuestionError, match="answer_base"):
         as_questions([{"question": "?", "choices": ["B", "A"], "answer": "A"}])
 
