@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -103,7 +103,21 @@ def paired(base: Predictions, other: Predictions) -> tuple[Predictions, Predicti
             f"row {rows[differing[0]]}: the models differ in the right answer or the number of options, as in "
             f"{len(differing)} of {len(rows)} questions; measure both on the same dataset"
         )
-    return one, two
+    # A question that only one of them was asked may have more options; class-wise measures average over the columns.
+    width = max(_width(one), _width(two))
+    return _with_width(one, width), _with_width(two, width)
+
+
+def _width(predictions: Predictions) -> int:
+    """Return the number of columns that hold options."""
+    last = int(np.flatnonzero(predictions.probabilities.any(axis=0))[-1])
+    return max(int(predictions.n_choices.max()), last + 1)
+
+
+def _with_width(predictions: Predictions, width: int) -> Predictions:
+    values = predictions.option_log_probabilities
+    padded = np.pad(values, ((0, 0), (0, max(0, width - values.shape[1]))), constant_values=-np.inf)
+    return replace(predictions, option_log_probabilities=padded[:, :width])
 
 
 def differences(
@@ -165,9 +179,8 @@ def sharpening(base: Predictions, other: Predictions, *, confidence_level: float
         the same probability.
     """
     one, two = paired(base, other)
-    # Either may be wider, for questions that only one of the two was asked.
-    exists = np.arange(one.n_choices.max()) < one.n_choices[:, None]
-    x, y = (_centered(own.option_log_probabilities[:, : exists.shape[1]], exists) for own in (one, two))
+    exists = np.arange(one.option_log_probabilities.shape[1]) < one.n_choices[:, None]
+    x, y = (_centered(own.option_log_probabilities, exists) for own in (one, two))
     power = float((x * x).sum())
     if power == 0:
         raise ValueError("base: all options of every question have the same probability, so a slope is undefined")
