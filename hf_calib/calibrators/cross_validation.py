@@ -107,7 +107,10 @@ def random_folds(n: int, n_folds: int, seed: int) -> NDArray[np.int64]:
     if not 2 <= n_folds <= n:
         if n < 2:
             raise ValueError(f"cross-validation needs at least 2 questions, got {n}; give more")
-        raise ValueError(f"folds: must be from 2 to {n}, the number of questions; got {n_folds}")
+        raise ValueError(
+            f"folds: {n} questions cannot be divided into {n_folds} folds; pass a number from 2 to {n}, or give more "
+            "questions"
+        )
     return np.random.default_rng(seed).permutation(n) % n_folds
 
 

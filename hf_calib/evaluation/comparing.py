@@ -148,7 +148,11 @@ def _read(models: Mapping[str, Any]) -> tuple[_Cells, _Measurements, tuple[str, 
     common = [
         task for task in measurements[base].datasets if all(task in own.datasets for own in measurements.values())
     ]
-    notes: list[str] = []
+    notes = [
+        f"{name} was asked with {' and '.join(differing)} than {base}."
+        for name, own in measurements.items()
+        if (differing := [text for key, text in _ASKED_WITH.items() if _differ(key, own, measurements[base])])
+    ]
     if not common and all(len(own.datasets) == 1 for own in measurements.values()):
         # With one set each, the questions decide whether they are the same, not the files' names.
         sets = {name: next(iter(own.datasets)) for name, own in measurements.items()}
@@ -174,6 +178,14 @@ def _read(models: Mapping[str, Any]) -> tuple[_Cells, _Measurements, tuple[str, 
         for name, own in names.items()
     }
     return cells, {(name, method): own for name, own in measurements.items()}, tuple(notes)
+
+
+# What changes answers and is recorded by each run.
+_ASKED_WITH = {"prompt_format": "a different prompt", "permute_options": "a different order of the options"}
+
+
+def _differ(key: str, one: Measurement, other: Measurement) -> bool:
+    return key in one.run and key in other.run and one.run[key] != other.run[key]
 
 
 def _with_rows_of(base: Recorded, other: Recorded) -> Predictions:

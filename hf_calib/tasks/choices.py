@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import io
+import itertools
 import json
 import re
+import tokenize
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -80,9 +83,11 @@ def _in_one_cell(cell: Any) -> Choices:
 
 
 def _parsed(text: str) -> Any:
-    for parse in (json.loads, ast.literal_eval):
+    for parse in (json.loads, _python_literal):
         try:
             return parse(text.strip())
+        except QuestionError:
+            raise
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
     parts = [part.strip() for part in _NEXT_CHOICE.split(text) if part.strip()]
@@ -92,6 +97,17 @@ def _parsed(text: str) -> Any:
         f"{text[:80]!r} is a text; write the choices as a JSON list, such as "
         '["yes", "no"], or one a column, A, B, C, ...'
     )
+
+
+def _python_literal(text: str) -> Any:
+    value = ast.literal_eval(text)
+    kinds = [own.type for own in tokenize.generate_tokens(io.StringIO(text).readline) if own.type != tokenize.NL]
+    if (tokenize.STRING, tokenize.STRING) in itertools.pairwise(kinds):  # Python would join them
+        raise QuestionError(
+            f"{text[:80]!r} has no comma between two texts, as a NumPy array in a CSV file; write the choices as a "
+            'JSON list, such as ["yes", "no"]'
+        )
+    return value
 
 
 def _as_list(values: Any) -> list[Any]:

@@ -44,8 +44,8 @@ class Reference:
     Raises
     ------
     ReferenceUnavailableError
-        If there is none, it would move with the policy, it has a different vocabulary, or the adapter's initialization
-        changes the base weights.
+        If there is none, it shares weights with the policy or would move with it, it has a different vocabulary, or
+        the adapter's initialization changes the base weights.
     """
 
     def __init__(self, trainer: Any, model: Any = None) -> None:
@@ -143,6 +143,12 @@ class Reference:
         tokenizer = reference_tokenizer(self.trainer, model)
         if isinstance(model, str):
             model = load_reference(self.trainer, model)
+        trained = {id(parameter) for parameter in self.trainer.calibrated_model.parameters()}
+        if any(id(parameter) in trained for parameter in model.parameters()):
+            raise ReferenceUnavailableError(
+                "the reference model shares weights with the model that is trained, so it would change with it; pass "
+                "the name of a model, or copy.deepcopy(model)"
+            )
         theirs = _vocabulary_size(model)
         if self._width != theirs and tokenizer is None:
             raise ReferenceUnavailableError(

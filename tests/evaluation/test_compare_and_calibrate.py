@@ -117,6 +117,17 @@ def test_different_question_sets_are_said(models, tmp_path):
         hf_calib.compare({"base": base, "other": hf_calib.measure(models["other"], {"c": NEW[10:]})})
 
 
+def test_models_that_were_asked_differently_are_noted(models):
+    base = hf_calib.measure(models["base"], ASKED)
+    measured = {"base": base, "same": hf_calib.measure(models["other"], ASKED)}
+    measured["prompt"] = hf_calib.measure(models["other"], ASKED, prompt=PromptFormat(cue="So:"))
+    measured["both"] = hf_calib.measure(models["other"], ASKED, prompt=PromptFormat(cue="So:"), permute_options=True)
+    assert hf_calib.compare(measured).notes == (
+        "prompt was asked with a different prompt than base.",
+        "both was asked with a different prompt and a different order of the options than base.",
+    )
+
+
 def test_a_dataset_that_not_all_were_measured_on_is_left_out_and_said(models):
     base = hf_calib.measure(models["base"], {"own": ASKED, "new": NEW})
     other = hf_calib.measure(models["other"], {"own": ASKED})

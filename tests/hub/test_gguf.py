@@ -126,3 +126,9 @@ def test_a_file_that_is_not_there(monkeypatch):
     with pytest.raises(FileNotFoundError, match=r"There is no file .gone\.gguf."):
         check_local_path("gone.gguf")
     check_local_path("someone/model:x.gguf")  # on the Hub
+
+
+def test_a_name_in_capitals(tmp_path):
+    (tmp_path / "MODEL.GGUF").touch()
+    with pytest.raises(InvalidFolderError, match=r"does not end in \.gguf\.\nRename it to MODEL\.gguf"):
+        check_local_path(str(tmp_path / "MODEL.GGUF"))

@@ -233,6 +233,8 @@ def test_answers_that_cannot_be_one(answer, base, message):
         ({**MMLU, "choices": 5}, r"column 'choices': found 5; expected a list"),
         ({**MMLU, "choices": "yes, no"}, r"column 'choices': 'yes, no' is a text; write the choices as a JSON list"),
         ({**MMLU, "choices": "3"}, r"column 'choices': found 3; expected a list"),
+        ({**MMLU, "choices": str(np.array(["w", "x"]))}, "column 'choices': .* has no comma between two texts"),
+        ({**MMLU, "choices": "['w' 'x',\n 'y']"}, "column 'choices': .* has no comma between two texts"),
         ({**MMLU, "choices": "[" * 100_000}, r"column 'choices': '\[\[\["),
         ({"question": "Q", "A": "w", "B": "x", "C": "", "answer": "C"}, r"column 'answer': the answer 'C' is outside"),
         ({"question": "Q", "A": "", "B": ""}, r"columns 'A', 'B': 0 choices given"),

@@ -1,5 +1,7 @@
 """Where the anchor's reference comes from."""
 
+import copy
+
 import pytest
 import torch
 from peft import IA3Config, LoHaConfig, PromptTuningConfig, VeraConfig, get_peft_model
@@ -15,6 +17,19 @@ from tests.trainers.runs import dpo, grpo, kto, lora, rloo, sft
 def saved_reference(tokenizer, tmp_path):
     tiny_llama(tokenizer, seed=7).save_pretrained(tmp_path / "reference")
     return str(tmp_path / "reference")
+
+
+@pytest.mark.parametrize(
+    ("make", "options"), [(sft, {}), (sft, {"peft_config": lora()}), (dpo, {"peft_config": lora()})]
+)
+def test_the_trained_model_cannot_be_its_own_reference(make, options, tokenizer, tmp_path):
+    model = tiny_llama(tokenizer)
+    options = {**options, "anchor_weight": 1.0}
+    make(tokenizer, tmp_path, model=copy.deepcopy(model), calibration_reference_model=model, **options)
+    with pytest.raises(
+        ReferenceUnavailableError, match=r"shares weights with the model .* or copy\.deepcopy\(model\)"
+    ):
+        make(tokenizer, tmp_path, model=model, calibration_reference_model=model, **options)
 
 
 def test_a_reference_by_name_is_loaded_as_the_model_but_not_at_its_revision(
