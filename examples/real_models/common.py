@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import random
@@ -49,6 +50,27 @@ def test_sets(data, n):
     return {name: read(names, data)[:n] for name, names in TEST.items()}
 
 
+def digest(*parts):
+    """Return a digest of questions, pairs or other values, which tells whether two runs had the same."""
+    return hashlib.sha256("\n".join(map(repr, parts)).encode()).hexdigest()[:16]
+
+
+def source_of(model):
+    """Return what identifies a model: its id on the Hub, or a digest of its files."""
+    from hf_calib.evaluation.digests import folder_digests
+
+    return f"files:{digest(folder_digests(str(model)))}" if Path(model).exists() else str(model)
+
+
+def check_settings(path, found, wanted):
+    """Exit with a message if a file of an earlier run was made with other settings."""
+    differing = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
+    if differing:
+        raise SystemExit(
+            f"--out: {path} is from a run with other settings ({', '.join(differing)}); give another folder"
+        )
+
+
 def figures(predictions, seed=0):
     """Return the shown measures of predictions with their intervals, and the bins of the reliability diagram."""
     report = predictions.report(seed=seed)
@@ -92,6 +114,11 @@ def fine_tune(model, questions, folder, reading, seed, settings, **options):
     -------
     float
         Seconds of the training since the last checkpoint.
+
+    Raises
+    ------
+    SystemExit
+        If the folder holds a training with other settings, of another model or on other questions.
     """
     from peft import LoraConfig
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -99,7 +126,20 @@ def fine_tune(model, questions, folder, reading, seed, settings, **options):
 
     import hf_calib
 
-    done = folder / "seconds.txt"
+    done, kept = folder / "seconds.txt", folder / "settings.json"
+    checkpoint = get_last_checkpoint(folder) if folder.is_dir() else None
+    wanted = {
+        **settings,
+        "reading": reading,
+        "seed": seed,
+        "source": source_of(model),
+        "trained_on": digest(questions),
+    }
+    if done.exists() or checkpoint is not None:
+        check_settings(kept, json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}, wanted)
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
     if done.exists():
         return float(done.read_text())
     config = hf_calib.CalibrationAwareSFTConfig(
@@ -131,7 +171,7 @@ def fine_tune(model, questions, folder, reading, seed, settings, **options):
         **options,
     )
     start = time.perf_counter()
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(folder) if folder.is_dir() else None)
+    trainer.train(resume_from_checkpoint=checkpoint)
     seconds = round(time.perf_counter() - start, 1)
     trainer.save_model()
     trainer.create_model_card()
@@ -179,9 +219,7 @@ class Rows:
         path = self.path(group, arm, seed)
         if not path.exists():
             return True
-        found = json.loads(path.read_text(encoding="utf-8"))["settings"]
-        if found != settings:
-            raise SystemExit(f"--out: {path} is from a run with other settings, {found}; give another folder")
+        check_settings(path, json.loads(path.read_text(encoding="utf-8"))["settings"], settings)
         return False
 
     def add(self, group, arm, seed, settings, **values):
@@ -192,5 +230,17 @@ class Rows:
         path.write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
 
     def load(self):
-        """Return all rows."""
-        return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(self.folder.glob("*/*.json"))]
+        """Return all rows.
+
+        Raises
+        ------
+        SystemExit
+            If the folder holds something else.
+        """
+        rows = []
+        for path in sorted(self.folder.glob("*/*.json")):
+            row = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(row, dict) or not {self.group, "arm", "seed", "settings"} <= set(row):
+                raise SystemExit(f"folder: {path} is not a row of this experiment; give the --out of the run")
+            rows.append(row)
+        return rows

@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from common import device
+from common import check_settings, device, digest, source_of
 
 READINGS = ("p-true", "stated-levels")
 STAGES = ("before", "before, temperature", "trained")
@@ -192,14 +192,15 @@ class Run:
         self.right = None
         settings = {name: value for name, value in vars(options).items() if name not in ("out", "readings")}
         settings["questions"] = options.questions.name
+        settings["asked"] = digest(options.questions.read_bytes())
         settings["model"] = Path(options.model).name if Path(options.model).exists() else options.model
+        settings["source"] = source_of(options.model)
         versions = {name: importlib.metadata.version(name) for name in VERSIONS_OF}
         self.values = {"settings": settings, "versions": versions}
         self.path = options.out / "readings.json"
         if self.path.exists():
             self.values = json.loads(self.path.read_text(encoding="utf-8"))
-            if self.values["settings"] != settings:
-                raise SystemExit(f"--out: {self.path} is of a run with other settings; give another folder")
+            check_settings(self.path, self.values["settings"], settings)
 
     def missing(self, reading, stage):
         """Return whether a stage of a reading has not been measured."""

@@ -17,7 +17,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from common import TEST, TRAIN, Rows, figures, fine_tune, read, test_sets
+from common import TEST, TRAIN, Rows, digest, figures, fine_tune, read, source_of, test_sets
 
 BEFORE = "as it is"
 ARMS = {"own order": False, "random order": True}
@@ -44,7 +44,12 @@ def main(argv=None):
     """Compute the rows that are missing, and print the table."""
     own = make_parser().parse_args(argv)
     rows, tests, train = Rows(own.out), test_sets(own.data, own.n_test), read(TRAIN, own.data)
-    shared = {"model": Path(own.model).name, "n_test": own.n_test}
+    shared = {
+        "model": Path(own.model).name,
+        "source": source_of(own.model),
+        "n_test": own.n_test,
+        "asked": digest(tests),
+    }
     for arm in own.arms:
         for seed in [None] if arm == BEFORE else own.seeds:
             settings = shared
@@ -56,6 +61,7 @@ def main(argv=None):
                     "learning_rate": own.learning_rate,
                     "lora_r": own.lora_r,
                     "n_train": len(train),
+                    "trained_on": digest(train),
                     "permute_options": ARMS[arm],
                     "bf16": True,
                 }

@@ -36,14 +36,14 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
-from common import Rows, calibrated, device, figures, read
+from common import Rows, calibrated, device, digest, figures, read, source_of
 
 SETS = {"OpenBookQA": "openbookqa_test", "ARC-Easy": "arc_easy_test", "MMLU": "mmlu_test"}
 READINGS = ("letters", "text-tokens")
 # What is measured during training: a set and a reading.
 FOLLOWED = ("ARC-Easy", "text-tokens")
 # The options on which only what is measured depends.
-MEASURING = ("held_out_tokens", "pairs_per_prompt", "sets", "n_test", "n_followed")
+MEASURING = ("held_out_tokens", "pairs_per_prompt", "sets", "n_test", "n_followed", "asked")
 
 
 @dataclass(frozen=True)
@@ -144,6 +144,7 @@ class Experiment:
         self.options = options
         self.rows = Rows(options.out, "model")
         self.name = Path(options.model).name
+        self.source = source_of(options.model)
         self.work = (options.work or options.out / "work") / self.name
         self.tokenizer = AutoTokenizer.from_pretrained(options.model)
         self.tests = {name: read((SETS[name],), options.data)[: options.n_test] for name in options.sets}
@@ -202,7 +203,14 @@ class Experiment:
         """Return what a row depends on."""
         left_out = ("model", "pairs", "data", "arms", "seeds", "anchor_weights", "out", "work", "micro_batch_size")
         settings = {name: value for name, value in vars(self.options).items() if name not in left_out}
-        settings |= {"model": self.name, "pairs": self.options.pairs.name, "n_train": len(self.train)}
+        settings |= {
+            "model": self.name,
+            "source": self.source,
+            "pairs": self.options.pairs.name,
+            "n_train": len(self.train),
+            "trained_on": digest(self.train, self.fit, self.questions),
+            "asked": digest(self.tests, self.held_out),
+        }
         return settings | ({} if weight is None else {"anchor_weight": weight})
 
     def training_settings(self, weight):

@@ -22,7 +22,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from common import TRAIN, Rows, calibrated, device, figures, fine_tune, read, test_sets
+from common import TRAIN, Rows, calibrated, device, digest, figures, fine_tune, read, source_of, test_sets
 
 CALIBRATORS = ("temperature", "vector", "isotonic", "auto")
 # Optimizer steps, as a multiple of --steps, and the trainer's method.
@@ -74,6 +74,7 @@ class Experiment:
     def __init__(self, options):
         self.options = options
         self.rows = Rows(options.out)
+        self.source = source_of(options.model)
         self.work = options.work or options.out / "work"
         self.tests = test_sets(options.data, options.n_test)
         questions = read(TRAIN, options.data)
@@ -82,8 +83,14 @@ class Experiment:
     def settings(self, reading, trained=None):
         """Return what a row depends on."""
         own = self.options
-        name = Path(own.model).name
-        settings = {"model": name, "n_test": own.n_test, "n_fit": own.n_fit, "dtype": own.dtype}
+        settings = {
+            "model": Path(own.model).name,
+            "source": self.source,
+            "n_test": own.n_test,
+            "n_fit": own.n_fit,
+            "dtype": own.dtype,
+            "asked": digest(self.tests, self.fit),
+        }
         if trained is not None:
             times, method = TRAINED[trained]
             settings |= {
@@ -93,6 +100,7 @@ class Experiment:
                 "learning_rate": own.learning_rate,
                 "lora_r": own.lora_r,
                 "n_train": len(self.train),
+                "trained_on": digest(self.train),
             }
         return settings
 

@@ -13,7 +13,7 @@ import pytest
 import hf_calib
 from hf_calib.tasks.free_form import MATCHERS
 from tests.examples.scripts import EXAMPLES, script, write
-from tests.support import question_rows
+from tests.support import question_rows, tiny_llama
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +41,34 @@ def folder_of_data(tmp_path):
 def rows_of(tmp_path):
     found = [json.loads(path.read_text()) for path in sorted((tmp_path / "rows").glob("*/*.json"))]
     return {(row["reading"], row["arm"], row["seed"]): row for row in found}
+
+
+def test_a_run_with_other_settings_data_or_weights_is_not_continued(arguments, tmp_path, saved_model, tokenizer):
+    repair = script("real_models/repair")
+    few = [*arguments, "--readings", "text-tokens", "--seeds", "0", "--steps", "1"]
+    repair.main([*few, "--arms", "as it is", "cft"])
+    elsewhere = [*few, "--arms", "cft", "--out", str(tmp_path / "elsewhere")]
+    with pytest.raises(SystemExit, match=r"--out: .*cft-text-tokens-seed0.settings\.json .* \(learning_rate, steps\)"):
+        repair.main([*elsewhere, "--steps", "2", "--learning_rate", "0.1"])
+    # The same names with other content.
+    copy = tmp_path / "copy" / saved_model.name
+    tiny_llama(tokenizer, seed=5).save_pretrained(copy)
+    tokenizer.save_pretrained(copy)
+    with pytest.raises(SystemExit, match=r"as-it-is\.json is from a run with other settings \(source\)"):
+        repair.main([*few, "--arms", "as it is", "--model", str(copy)])
+    with pytest.raises(SystemExit, match=r"seed0.settings\.json is from a run with other settings \(source\)"):
+        repair.main([*elsewhere, "--model", str(copy)])
+    write(tmp_path / "data" / "mmlu_test.jsonl", question_rows(40, seed=99, choices=(4, 4)))
+    with pytest.raises(SystemExit, match=r"as-it-is\.json is from a run with other settings \(asked\)"):
+        repair.main([*few, "--arms", "as it is"])
+
+
+@pytest.mark.parametrize("made_by", ["report", "prevent_report"])
+def test_a_report_of_something_else_says_so(made_by, tmp_path):
+    (tmp_path / "out" / "before").mkdir(parents=True)
+    (tmp_path / "out" / "before" / "report.json").write_text('{"n": 3}')
+    with pytest.raises(SystemExit, match=r"folder: .*report\.json is not a row of this experiment; give the --out"):
+        script(f"real_models/{made_by}").main([str(tmp_path / "out")])
 
 
 @pytest.mark.nightly
