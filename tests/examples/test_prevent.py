@@ -221,3 +221,16 @@ def test_the_committed_report_and_tables_are_those_of_the_rows():
             assert cells == [", ".join(f"{value:.3f}" for value in found) for found in values], arm
             seen.add(arm)
         assert seen >= needed
+
+
+def test_the_committed_measurements_on_other_prompts_are_those_of_the_rows():
+    folder = EXAMPLES / "real_models" / "results" / "prevent_other_prompts"
+    rows = import_module("common").Rows(folder, "model").load()
+    report = import_module("prevent_report").report(rows)
+    assert report == (folder / "report.md").read_text(encoding="utf-8")
+    found = [line.split(" | ") for line in report.splitlines() if line.startswith("| ") and " | 1 | " in line]
+    story = (EXAMPLES / "real_models" / "README.md").read_text(encoding="utf-8")
+    table = story.split("<!-- prevent_other_prompts -->")[1].split("\n\n")[0].strip().splitlines()[2:]
+    for line, (arm, _, *cells) in zip(table, found, strict=True):
+        assert f"(`{arm.strip('| ')}`)" in line
+        assert [own.strip(" |") for own in line.split(" | ")[1:]] == cells[:3]
