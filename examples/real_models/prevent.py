@@ -42,7 +42,7 @@ SETS = {"OpenBookQA": "openbookqa_test", "ARC-Easy": "arc_easy_test", "MMLU": "m
 READINGS = ("letters", "text-tokens")
 # What is measured during training: a set and a reading.
 FOLLOWED = ("ARC-Easy", "text-tokens")
-# The options on which only what is measured depends.
+# Settings that affect only what is measured, not the training.
 MEASURING = ("held_out_tokens", "pairs_per_prompt", "sets", "n_test", "n_followed", "asked")
 
 
@@ -106,9 +106,12 @@ def make_parser():
     parser.add_argument(
         "--held_out_tokens",
         type=int,
-        help="measure preferences on all prompts that are not trained on, with pairs up to this length",
+        help="measure preferences on all prompts that are not trained on, with pairs of at most this many tokens "
+        "(default: on the prompts that --n_pairs and --max_tokens hold out)",
     )
-    parser.add_argument("--pairs_per_prompt", type=int, help="held-out pairs of each prompt, at most (default: all)")
+    parser.add_argument(
+        "--pairs_per_prompt", type=int, help="maximum number of held-out pairs per prompt (default: all)"
+    )
     parser.add_argument("--n_prompts", type=int, default=1000, help="OpenBookQA questions to train on (default 1000)")
     parser.add_argument("--n_fit", type=int, default=500, help="questions to fit temperatures on (default 500)")
     parser.add_argument("--n_test", type=int, default=1000, help="questions of each test set (default 1000)")
@@ -182,7 +185,7 @@ class Experiment:
         return [self.rendered(row) for row in train], [self.rendered(row) for row in held_out]
 
     def fits(self, row, max_tokens):
-        """Return whether a pair has at most as many tokens, or there is no limit."""
+        """Return whether a pair has at most `max_tokens` tokens; None means no limit."""
         if max_tokens is None:
             return True
         row = self.rendered(row)

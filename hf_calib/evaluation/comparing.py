@@ -180,7 +180,7 @@ def _read(models: Mapping[str, Any]) -> tuple[_Cells, _Measurements, tuple[str, 
     return cells, {(name, method): own for name, own in measurements.items()}, tuple(notes)
 
 
-# What changes answers and is recorded by each run.
+# Settings that each run records and that change the answers.
 _ASKED_WITH = {"prompt_format": "a different prompt", "permute_options": "a different order of the options"}
 
 

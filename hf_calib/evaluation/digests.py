@@ -1,4 +1,4 @@
-"""Digests of models, by which a run notices that the model is no longer the one that it asked before."""
+"""Digests that show whether a model has changed since it was asked."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _BLOCK = 4096
 
 
 def folder_digests(model: str, base_model: str | None = None) -> dict[str, str | None]:
-    """Return the digests of a model's files by what they hold; None for what is on the Hub or not there.
+    """Return digests of a model's local files; None where there are none, as for a model on the Hub.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def folder_digests(model: str, base_model: str | None = None) -> dict[str, str |
         named = read_json(config, MAX_CONFIG_BYTES).get("base_model_name_or_path")
         base_model = named if isinstance(named, str) else None
     folders = [Path(own) for own in (model, base_model) if own is not None and Path(own).is_dir()]
-    # With the code of models that bring their own.
+    # Includes the code of models that bring their own.
     names = (MODEL_CONFIG, "generation_config.json", ADAPTER_CONFIG, *TOKENIZER_FILES, "*.py")
     digest = hashlib.sha256()
     for file in [file for folder in folders for name in names for file in sorted(folder.glob(name))]:

@@ -28,7 +28,7 @@ def check_local_path(name: str) -> None:
         )
     if path.is_dir() or (path.is_file() and path.suffix == GGUF):
         return
-    if path.is_file() and path.suffix.lower() == GGUF:  # transformers goes by the name
+    if path.is_file() and path.suffix.lower() == GGUF:  # transformers recognizes the file by its name
         raise InvalidFolderError(f"The name of {name} does not end in {GGUF}.", f"Rename it to {path.stem}{GGUF}.")
     if path.is_file():
         raise InvalidFolderError(

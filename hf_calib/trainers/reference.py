@@ -146,8 +146,8 @@ class Reference:
         trained = {id(parameter) for parameter in self.trainer.calibrated_model.parameters()}
         if any(id(parameter) in trained for parameter in model.parameters()):
             raise ReferenceUnavailableError(
-                "the reference model shares weights with the model that is trained, so it would change with it; pass "
-                "the name of a model, or copy.deepcopy(model)"
+                "the reference model shares weights with the model that is trained and would change with it; pass the "
+                "name of a model, or copy.deepcopy(model)"
             )
         theirs = _vocabulary_size(model)
         if self._width != theirs and tokenizer is None:
