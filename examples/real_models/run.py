@@ -107,7 +107,8 @@ def write(folder):
             found, reports = (sorted(folder.glob(f"{part}/seed*/{name}")) for name in ("results.json", "report.md"))
             rows = [json.loads(path.read_text(encoding="utf-8")) for path in found]
         else:
-            rows, reports = Rows(folder / part).load(), sorted(folder.glob(f"{part}/report.md"))
+            group = {"repair": "reading", "prevent": "model"}[part]
+            rows, reports = Rows(folder / part, group).load(), sorted(folder.glob(f"{part}/report.md"))
         if not rows:
             continue
         results[part] = rows
