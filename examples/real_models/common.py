@@ -51,19 +51,19 @@ def test_sets(data, n):
 
 
 def digest(*parts):
-    """Return a digest of questions, pairs or other values, which tells whether two runs had the same."""
+    """Return a digest of questions, pairs or other values, to check whether two runs used the same data."""
     return hashlib.sha256("\n".join(map(repr, parts)).encode()).hexdigest()[:16]
 
 
 def source_of(model):
-    """Return what identifies a model: its id on the Hub, or a digest of its files."""
+    """Return a model's identifier: its Hub id, or a digest of its files if it is local."""
     from hf_calib.evaluation.digests import folder_digests
 
     return f"files:{digest(folder_digests(str(model)))}" if Path(model).exists() else str(model)
 
 
 def check_settings(path, found, wanted):
-    """Exit with a message if a file of an earlier run was made with other settings."""
+    """Exit with an error if a file from an earlier run was made with other settings."""
     differing = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
     if differing:
         raise SystemExit(
@@ -118,7 +118,7 @@ def fine_tune(model, questions, folder, reading, seed, settings, **options):
     Raises
     ------
     SystemExit
-        If the folder holds a training with other settings, of another model or on other questions.
+        If the folder holds a training run with other settings, another model or other questions.
     """
     from peft import LoraConfig
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -235,12 +235,14 @@ class Rows:
         Raises
         ------
         SystemExit
-            If the folder holds something else.
+            If the folder holds a file that is not a row of this experiment.
         """
         rows = []
         for path in sorted(self.folder.glob("*/*.json")):
             row = json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(row, dict) or not {self.group, "arm", "seed", "settings"} <= set(row):
-                raise SystemExit(f"folder: {path} is not a row of this experiment; give the --out of the run")
+                raise SystemExit(
+                    f"folder: {path} is not a row of this experiment; give the folder that the run wrote with --out"
+                )
             rows.append(row)
         return rows

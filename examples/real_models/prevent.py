@@ -130,7 +130,7 @@ def main(argv=None):
     parser = make_parser()
     options = parser.parse_args(argv)
     if options.looks and FOLLOWED[0] not in options.sets:
-        parser.error(f"--sets: {FOLLOWED[0]} is asked during training; add it, or pass --looks 0")
+        parser.error(f"--sets: {FOLLOWED[0]} is missing, but is measured during training; add it, or pass --looks 0")
     experiment = Experiment(options)
     for seed in options.seeds:
         for arm in options.arms:
@@ -217,7 +217,7 @@ class Experiment:
         return settings | ({} if weight is None else {"anchor_weight": weight})
 
     def training_settings(self, weight):
-        """Return what a training and the measurements during it depend on."""
+        """Return the settings that affect a training and the measurements during it."""
         settings = self.settings(weight)
         return {name: value for name, value in settings.items() if self.options.looks or name not in MEASURING}
 

@@ -76,8 +76,8 @@ class ModelSource:
     name : str
         Its name in results.
     identity : dict
-        What identifies it, as JSON values: model, model_name, adapter, and the digests of its files: weights (the
-        adapter's, if there is one), base_weights and configuration.
+        Its identity as JSON values: `model`, `model_name`, `adapter`, and the digests of its files, `weights` (of the
+        adapter, if there is one), `base_weights` and `configuration`.
     open : callable
         Returns the source of answers; takes whether it needs a chat template, so that a model without one is rejected
         before it is loaded.

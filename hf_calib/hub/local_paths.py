@@ -29,7 +29,7 @@ def check_local_path(name: str) -> None:
     if path.is_dir() or (path.is_file() and path.suffix == GGUF):
         return
     if path.is_file() and path.suffix.lower() == GGUF:  # transformers recognizes the file by its name
-        raise InvalidFolderError(f"The name of {name} does not end in {GGUF}.", f"Rename it to {path.stem}{GGUF}.")
+        raise InvalidFolderError(f"{name}: the name must end in lowercase {GGUF}.", f"Rename it to {path.stem}{GGUF}.")
     if path.is_file():
         raise InvalidFolderError(
             f"{name} is a file.", f"Give the folder of the model, which holds config.json, or a {GGUF} file."

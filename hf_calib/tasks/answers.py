@@ -106,7 +106,7 @@ def answer_base_of(
     ]
     numbers = [(answer.number, answer) for answer in given if isinstance(answer.number, int)]
     if declared is None:
-        # "20" may be a text among the options "10" and "20", as a word is.
+        # An answer like "20" can be the text of an option, as in "10" and "20", and then counts like a word.
         worded = sum(answer.by_text is not None and answer.at(0) is None and answer.at(1) is None for answer in given)
         if worded > sum(answer.number is not None and answer.by_text is None for answer in given):
             return "text", None

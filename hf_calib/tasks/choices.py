@@ -102,7 +102,7 @@ def _parsed(text: str) -> Any:
 def _python_literal(text: str) -> Any:
     value = ast.literal_eval(text)
     kinds = [own.type for own in tokenize.generate_tokens(io.StringIO(text).readline) if own.type != tokenize.NL]
-    if (tokenize.STRING, tokenize.STRING) in itertools.pairwise(kinds):  # Python would join them
+    if (tokenize.STRING, tokenize.STRING) in itertools.pairwise(kinds):  # Python would concatenate them
         raise QuestionError(
             f"{text[:80]!r} has no comma between two texts (NumPy arrays are written to CSV files in this form); "
             'write the choices as a JSON list, such as ["yes", "no"]'

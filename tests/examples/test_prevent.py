@@ -156,7 +156,10 @@ def test_a_trained_model_is_measured_again_without_training(arguments, tmp_path,
     assert f"{N_PAIRS // 2} pairs of {N_PAIRS // 2} prompts" in (tmp_path / "again" / "report.md").read_text()
     with pytest.raises(SystemExit):
         prevent.main([*arguments, "--looks", "1", "--sets", "MMLU"])
-    assert "--sets: ARC-Easy is asked during training; add it, or pass --looks 0" in capsys.readouterr().err
+    assert (
+        "--sets: ARC-Easy is missing, but is measured during training; add it, or pass --looks 0"
+        in capsys.readouterr().err
+    )
 
 
 def test_an_arm_that_changes_plain_dpo_needs_its_model(arguments):

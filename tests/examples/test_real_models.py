@@ -67,7 +67,7 @@ def test_a_run_with_other_settings_data_or_weights_is_not_continued(arguments, t
 def test_a_report_of_something_else_says_so(made_by, tmp_path):
     (tmp_path / "out" / "before").mkdir(parents=True)
     (tmp_path / "out" / "before" / "report.json").write_text('{"n": 3}')
-    with pytest.raises(SystemExit, match=r"folder: .*report\.json is not a row of this experiment; give the --out"):
+    with pytest.raises(SystemExit, match=r"folder: .*report\.json is not a row of this experiment; give the folder"):
         script(f"real_models/{made_by}").main([str(tmp_path / "out")])
 
 

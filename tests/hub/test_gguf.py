@@ -130,5 +130,5 @@ def test_a_file_that_is_not_there(monkeypatch):
 
 def test_a_name_in_capitals(tmp_path):
     (tmp_path / "MODEL.GGUF").touch()
-    with pytest.raises(InvalidFolderError, match=r"does not end in \.gguf\.\nRename it to MODEL\.gguf"):
+    with pytest.raises(InvalidFolderError, match=r"must end in lowercase \.gguf\.\nRename it to MODEL\.gguf"):
         check_local_path(str(tmp_path / "MODEL.GGUF"))
