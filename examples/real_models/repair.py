@@ -79,6 +79,7 @@ class Experiment:
         self.tests = test_sets(options.data, options.n_test)
         questions = read(TRAIN, options.data)
         self.fit, self.train = questions[: options.n_fit], questions[options.n_fit :]
+        self.asked, self.trained_on = digest(self.tests, self.fit), digest(self.train)
 
     def settings(self, reading, trained=None):
         """Return what a row depends on."""
@@ -89,7 +90,7 @@ class Experiment:
             "n_test": own.n_test,
             "n_fit": own.n_fit,
             "dtype": own.dtype,
-            "asked": digest(self.tests, self.fit),
+            "asked": self.asked,
         }
         if trained is not None:
             times, method = TRAINED[trained]
@@ -100,7 +101,7 @@ class Experiment:
                 "learning_rate": own.learning_rate,
                 "lora_r": own.lora_r,
                 "n_train": len(self.train),
-                "trained_on": digest(self.train),
+                "trained_on": self.trained_on,
             }
         return settings
 

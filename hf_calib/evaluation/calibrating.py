@@ -191,8 +191,8 @@ def calibrate(
     UninformativeFitError
         If the fit does not generalize and is to be saved without `force`.
     ValueError
-        If there is no such calibrator, none can be fitted here, questions are missing or not needed, or the target was
-        read in another way than the model.
+        If there is no such calibrator, none can be fitted here, questions are missing or not needed, or confidence was
+        read in different ways for the model and for the target.
 
     Warns
     -----

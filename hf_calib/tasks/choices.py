@@ -104,8 +104,8 @@ def _python_literal(text: str) -> Any:
     kinds = [own.type for own in tokenize.generate_tokens(io.StringIO(text).readline) if own.type != tokenize.NL]
     if (tokenize.STRING, tokenize.STRING) in itertools.pairwise(kinds):  # Python would concatenate them
         raise QuestionError(
-            f"{text[:80]!r} has no comma between two texts (NumPy arrays are written to CSV files in this form); "
-            'write the choices as a JSON list, such as ["yes", "no"]'
+            f"{text[:80]!r} lacks a comma between two strings, like a NumPy array saved to a CSV file; write the "
+            'choices as a JSON list, such as ["yes", "no"]'
         )
     return value
 
