@@ -72,11 +72,13 @@ class TokenizedCompletions:
         """
         import torch
 
-        from ..confidence.forward import evaluating
+        from ..confidence.forward import ForwardArguments, evaluating, logits_of_tokens
 
-        order = np.argsort(-self.lengths, kind="stable")
+        # Texts with prompts of the same length share the columns whose logits are needed.
+        order = np.lexsort([-self.prompt_lengths, -self.lengths])
         scores = np.empty(len(order))
         device = next(model.parameters()).device
+        arguments = ForwardArguments.of(model)
         with evaluating(model), torch.inference_mode():
             for start in range(0, len(order), batch_size):
                 chosen = order[start : start + batch_size]
@@ -84,9 +86,12 @@ class TokenizedCompletions:
                 columns = torch.arange(input_ids.shape[1], device=device)
                 attended = columns < torch.from_numpy(self.lengths[chosen])[:, None].to(device)
                 counted = attended & (columns >= torch.from_numpy(self.prompt_lengths[chosen])[:, None].to(device))
-                logits = model(input_ids=input_ids, attention_mask=attended).logits[:, :-1].float()
-                token_scores = torch.log_softmax(logits, dim=-1).gather(-1, input_ids[:, 1:, None])[..., 0]
-                scores[chosen] = (token_scores.double() * counted[:, 1:]).sum(dim=1).cpu().numpy()
+                row, column = counted[:, 1:].nonzero(as_tuple=True)
+                inputs = {"input_ids": input_ids, "attention_mask": attended}
+                logits = logits_of_tokens(model, arguments, inputs, row, column)
+                of_tokens = torch.log_softmax(logits, dim=-1).gather(-1, input_ids[row, column + 1, None])[:, 0]
+                of_texts = torch.zeros(len(chosen), dtype=torch.float64, device=device)
+                scores[chosen] = of_texts.index_add(0, row, of_tokens.double()).cpu().numpy()
         return scores[self.index]
 
 
