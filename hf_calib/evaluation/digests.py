@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import string
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import nn
@@ -89,3 +90,10 @@ def tensors_digest(model: nn.Module) -> str:
             values = tensor.detach().flatten()
             digest.update(values[:: max(1, values.numel() // _SAMPLED)].float().cpu().numpy().tobytes())
     return f"tensors:{digest.hexdigest()}"
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """Return a digest of a loaded tokenizer's chat template and special tokens, and of how it encodes a sample."""
+    encoded = tokenizer(string.printable)["input_ids"]
+    content = (getattr(tokenizer, "chat_template", None), getattr(tokenizer, "special_tokens_map", None), encoded)
+    return f"tokenizer:{hashlib.sha256(repr(content).encode()).hexdigest()}"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .._suggestions import did_you_mean
 from ..hub.local_paths import check_local_path
-from .digests import folder_digests, tensors_digest
+from .digests import folder_digests, tensors_digest, tokenizer_digest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -247,12 +247,16 @@ def _named(model: str, settings: AskSettings, where: Processes) -> ModelSource:
 
 
 def _loaded(model: Any, tokenizer: Any, settings: AskSettings, **own: Any) -> ModelSource:
+    if not hasattr(model, "forward") or not hasattr(tokenizer, "get_vocab"):
+        given = f"{type(model).__name__} and {type(tokenizer).__name__}"
+        raise TypeError(f"model: expected a loaded model and its loaded tokenizer, but got {given}")
+
     def open_it(chat: bool) -> Backend:
         from ..confidence import LocalModel
 
         return LocalModel(model, tokenizer, **_lengths(settings))
 
-    return _with_weights(model, open_it, **own)
+    return _with_weights(model, tokenizer, open_it, **own)
 
 
 def _asked_already(backend: Any) -> ModelSource:
@@ -263,13 +267,15 @@ def _asked_already(backend: Any) -> ModelSource:
     if model is None:
         name = type(backend).__name__
         return ModelSource(name, _identity(name), lambda chat: backend, is_local=False)
-    return _with_weights(model, lambda chat: backend)
+    return _with_weights(model, getattr(backend, "tokenizer", None), lambda chat: backend)
 
 
-def _with_weights(model: Any, open_it: Callable[[bool], Backend], **own: Any) -> ModelSource:
+def _with_weights(model: Any, tokenizer: Any, open_it: Callable[[bool], Backend], **own: Any) -> ModelSource:
     loaded_from = getattr(getattr(model, "config", None), "name_or_path", "") or None
     name = Path(loaded_from).name if loaded_from else type(model).__name__
-    return ModelSource(name, _identity(loaded_from, weights=tensors_digest(model)), open_it, **own)
+    configuration = None if tokenizer is None else tokenizer_digest(tokenizer)
+    identity = _identity(loaded_from, weights=tensors_digest(model), configuration=configuration)
+    return ModelSource(name, identity, open_it, **own)
 
 
 def _identity(

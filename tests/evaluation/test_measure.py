@@ -366,6 +366,18 @@ def test_a_finished_run_is_asked_again_after_its_files_changed(changed, llama, t
     np.testing.assert_array_equal(probabilities(again), probabilities(measured(tmp_path / "fresh")))
 
 
+def test_a_finished_run_is_asked_again_after_a_loaded_models_template_changed(llama, tokenizer, tmp_path):
+    tokenizer = copy.deepcopy(tokenizer)
+    found = []
+    for template in ("user: {{ messages[0]['content'] }}", "Q {{ messages[0]['content'] }} A"):
+        tokenizer.chat_template = template
+        out = hf_calib.measure((llama, tokenizer), ASKED, out=tmp_path, chat_template=True)
+        found.append(out.predictions.option_log_probabilities)
+    assert not np.allclose(*found, atol=1e-3)
+    again = hf_calib.measure((llama, tokenizer), ASKED, out=tmp_path, chat_template=True)
+    np.testing.assert_array_equal(again.predictions.option_log_probabilities, found[1])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -391,6 +403,10 @@ def test_models_and_datasets_that_are_none_are_named(llama, tokenizer):
         hf_calib.measure(llama, ASKED)
     with pytest.raises(TypeError, match=r"model: give a Hub id, a folder.* got int"):
         hf_calib.measure(3, ASKED)
+    with pytest.raises(TypeError, match="a loaded model and its loaded tokenizer, but got LlamaForCausalLM and str"):
+        hf_calib.measure((llama, "gpt2"), ASKED)
+    with pytest.raises(TypeError, match=r"a loaded model and its loaded tokenizer, but got .* and LlamaForCausalLM"):
+        hf_calib.measure((tokenizer, llama), ASKED)
     with pytest.raises(ValueError, match="given twice"):
         hf_calib.measure((llama, tokenizer), ["a.jsonl", "a.jsonl"])
     with pytest.raises(ValueError, match="dataset: there is none"):
