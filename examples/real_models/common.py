@@ -227,7 +227,9 @@ class Rows:
         path = self.path(group, arm, seed)
         path.parent.mkdir(parents=True, exist_ok=True)
         row = {self.group: group, "arm": arm, "seed": seed, "settings": settings, "versions": versions(), **values}
-        path.write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
+        unfinished = path.with_suffix(".part")
+        unfinished.write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
+        unfinished.replace(path)  # so that a run that is stopped here leaves no half of a row
 
     def load(self):
         """Return all rows.

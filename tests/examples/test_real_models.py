@@ -63,6 +63,22 @@ def test_a_run_with_other_settings_data_or_weights_is_not_continued(arguments, t
         repair.main([*few, "--arms", "as it is"])
 
 
+def test_a_run_that_is_stopped_while_it_writes_a_row_leaves_none(tmp_path, monkeypatch):
+    rows = import_module("common").Rows(tmp_path)
+
+    def stopped(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            rows.add("letters", "cft", 0, {"steps": 1}, accuracy=0.5)
+    assert rows.load() == []
+    assert rows.missing("letters", "cft", 0, {"steps": 1})
+    rows.add("letters", "cft", 0, {"steps": 1}, accuracy=0.5)
+    assert rows.load()[0]["accuracy"] == 0.5
+
+
 @pytest.mark.parametrize("made_by", ["report", "prevent_report"])
 def test_a_report_of_something_else_says_so(made_by, tmp_path):
     (tmp_path / "out" / "before").mkdir(parents=True)
