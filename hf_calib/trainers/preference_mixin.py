@@ -108,13 +108,21 @@ def recorded_outputs(*models: nn.Module | None) -> Iterator[list[Any]]:
     Parameters
     ----------
     *models : torch.nn.Module or None
-        The same model may be given more than once.
+        The same model may be given more than once, also inside a wrapper; its forward there counts as the wrapper's.
     """
     outputs: list[Any] = []
-    distinct = {id(model): model for model in models if model is not None}
-    hooks = [
-        model.register_forward_hook(lambda module, args, output: outputs.append(output)) for model in distinct.values()
-    ]
+    starts: list[int] = []
+
+    def enter(module: nn.Module, args: Any) -> None:
+        starts.append(len(outputs))
+
+    def leave(module: nn.Module, args: Any, output: Any) -> None:
+        del outputs[starts.pop() :]  # of a model inside a wrapper, such as DDP's or a compiled model
+        outputs.append(output)
+
+    hooks = []
+    for model in {id(model): model for model in models if model is not None}.values():
+        hooks += [model.register_forward_pre_hook(enter), model.register_forward_hook(leave)]
     try:
         yield outputs
     finally:

@@ -109,6 +109,7 @@ def trainer_of(name, folder, processes, **options):
         return sft(tokenizer, folder, train_dataset=ASKED[:20], peft_config=peft_config, **settings)
     if peft_config is None:
         settings["ref_model"] = tiny_llama(tokenizer)
+    settings["preference_calibration"] = True
     return dpo(
         tokenizer, folder, train_dataset=pairs(64), calibration_dataset=ASKED, peft_config=peft_config, **settings
     )

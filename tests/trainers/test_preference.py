@@ -9,7 +9,7 @@ from trl import RewardConfig, RewardTrainer
 from hf_calib.measures import expected_calibration_error
 from hf_calib.regularizers import BinTargets
 from hf_calib.trainers import CalibrationAwareConfig, CalibrationAwareRewardTrainer
-from tests.support import on_disk, pairs, training_arguments
+from tests.support import on_disk, pairs, tiny_llama, training_arguments
 from tests.trainers.runs import dpo, lora, reward
 
 PAIRS = pairs(64)
@@ -68,6 +68,24 @@ def test_dpo_reports_what_a_computation_by_hand_gives(precomputed, tokenizer, tm
     assert logs[0]["calibration/preference_confidence"] == pytest.approx(0.5, abs=1e-5)  # the reference itself
     assert logs[2]["calibration/preference_confidence"] > 0.5
     assert logs[2]["calibration/preference_accuracy"] == pytest.approx(logs[2]["rewards/accuracies"])
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_a_compiled_models_forward_counts_once(adapter, tokenizer, tmp_path):
+    options = {"peft_config": lora()} if adapter else {"ref_model": tiny_llama(tokenizer)}
+    logs = []
+    for compiled in (False, True):
+        trainer = dpo(
+            tokenizer, tmp_path, calibration_dataset=None, preference_calibration=True, logging_steps=1, max_steps=3,
+            learning_rate=0.01, torch_compile=compiled, torch_compile_backend="eager" if compiled else None, **options,
+        )  # fmt: skip
+        trainer.train()
+        logs.append([entry for entry in trainer.state.log_history if "loss" in entry])
+    for plain, compiled in zip(*logs, strict=True):
+        names = [name for name in plain if name.startswith("calibration/preference")]
+        assert len(names) >= 3
+        assert [compiled[name] for name in names] == pytest.approx([plain[name] for name in names], abs=1e-5)
+    assert logs[1][2]["calibration/preference_accuracy"] == pytest.approx(logs[1][2]["rewards/accuracies"])
 
 
 def test_reward_modelling_reports_what_a_computation_by_hand_gives(tokenizer, tmp_path):
