@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -136,7 +137,10 @@ class Reference:
         model = self.trainer.calibrated_model
         # Constructed anew: in a deep copy, a forward that TRL patched onto the instance would run the original model.
         reference = type(model)(copy.deepcopy(model.config)).to(device=model.device, dtype=model.dtype)
-        reference.load_state_dict(model.state_dict())
+        originals = dict(chain(model.named_parameters(), model.named_buffers()))
+        # Includes what is not saved and has a dtype of its own, such as the frequencies of rotary embeddings.
+        for name, copied in chain(reference.named_parameters(), reference.named_buffers()):
+            copied.data = originals[name].detach().clone()
         return prepared_for_inference(reference.requires_grad_(False).eval(), self.trainer)
 
     def _loaded(self, model: Any) -> Any:

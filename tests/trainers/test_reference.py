@@ -89,6 +89,38 @@ def test_without_a_reference_the_starting_weights_are_kept(tokenizer, tmp_path):
     assert float(term.loss(trainer.model, 0, 0, 1)) > 1e-4  # the model has moved, its reference has not
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_copy_of_the_starting_weights_answers_as_the_model(dtype, tokenizer, tmp_path):
+    tiny_llama(tokenizer).to(dtype).save_pretrained(tmp_path / "model")
+    # Keeps the frequencies of the rotary embeddings in float32.
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=dtype)
+    model.lm_head.float()
+    trainer = sft(tokenizer, tmp_path / "out", model=model, anchor_weight=2.0)
+    copied = trainer._calibration_term.reference_logits.__self__.model
+    assert copied.model.rotary_emb.inv_freq.dtype == torch.float32
+    for ours, theirs in zip(model.state_dict().values(), copied.state_dict().values(), strict=True):
+        assert ours.dtype == theirs.dtype
+        assert ours.data_ptr() != theirs.data_ptr()
+    ids = torch.randint(5, 200, (1, 300), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(
+            *(own.model(input_ids=ids).last_hidden_state for own in (model, copied)), rtol=0, atol=0
+        )
+
+
+@pytest.mark.parametrize(("make", "options"), [(sft, {}), (dpo, {}), (grpo, {})])
+def test_weights_that_were_frozen_are_not_trained(make, options, tokenizer, tmp_path):
+    model = get_peft_model(tiny_llama(tokenizer), lora(target_modules=["q_proj", "v_proj"]))
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("lora_B" in name)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    trainer = make(tokenizer, tmp_path, model=model, anchor_weight=2.0, max_steps=2, learning_rate=0.1, **options)
+    trainer.train()
+    after = dict(trainer.model.named_parameters())
+    moved = {name for name in before if not torch.equal(after[name], before[name])}
+    assert moved == {name for name in before if "lora_B" in name}
+
+
 ADAPTERS = {
     **{str(start): lora(init_lora_weights=start) for start in (True, "gaussian", "orthogonal", "eva")},
     "dora": lora(use_dora=True),
@@ -107,7 +139,7 @@ def divergence_at_start(trainer):
     return next(entry["calibration/anchor"] for entry in trainer.state.log_history if "calibration/anchor" in entry)
 
 
-STILL = {"learning_rate": 0.0, "max_steps": 1, "logging_steps": 1, "supervised_weight": 0.0}
+STILL = {"learning_rate": 0.0, "max_steps": 1, "logging_steps": 1}
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
