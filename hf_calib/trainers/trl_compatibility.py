@@ -5,8 +5,8 @@ Present in TRL 1.8.0, 1.12.0 and 1.16.0; PPO only up to 1.12.0.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
@@ -22,16 +22,25 @@ class TrainerUnavailableError(ImportError):
     """The installed TRL lacks a trainer; the message names the versions that have it."""
 
 
-def initial_adapter_weights(model: Any) -> AbstractContextManager:
-    """Return a context in which a model with an adapter behaves as before training.
+@contextmanager
+def initial_adapter_weights(model: Any) -> Iterator[None]:
+    """Let a model with an adapter behave as before training.
 
     A new adapter is disabled; one that was already trained is replaced by TRL's copy of its initial weights.
     """
     from trl.trainer.utils import use_adapter
 
     if not is_peft_model(model):
-        return nullcontext()
-    return use_adapter(model, adapter_name="ref" if "ref" in model.peft_config else None)
+        yield
+        return
+    trained = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        with use_adapter(model, adapter_name="ref" if "ref" in model.peft_config else None):
+            yield
+    finally:
+        # PEFT makes all weights of an adapter trainable when it enables it again, also those that were frozen.
+        for parameter, was_trained in trained:
+            parameter.requires_grad_(was_trained)
 
 
 def prepared_for_inference(model: Any, trainer: Any) -> Any:
