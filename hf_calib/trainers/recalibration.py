@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,10 +90,18 @@ class RecalibrationTrainer(CalibrationMixin, _TermsOnlyTrainer):  # type: ignore
             raise no_pairs(self)
         questions = prompts if is_self(prompts) else as_questions(prompts)
         n_questions = args.self_made_questions if is_self(prompts) else len(questions)
+        # Gives every part of an optimizer step a question, so that every backward has a graph.
+        batch_size = args.per_device_train_batch_size * args.gradient_accumulation_steps
+        if args.calibration_batch_size not in (None, batch_size):
+            raise ValueError(
+                f"calibration_batch_size: this trainer trains on questions only, {batch_size} per step and device "
+                "(per_device_train_batch_size times gradient_accumulation_steps); set these, and leave out "
+                f"calibration_batch_size={args.calibration_batch_size}"
+            )
+        args = copy.copy(args)
+        args.calibration_batch_size = batch_size
         args.remove_unused_columns = False
         use_chat_template(processing_class, args.chat_template_path)
-        # Gives every part of an optimizer step a question, so that every backward has a graph.
-        args.calibration_batch_size = args.per_device_train_batch_size * args.gradient_accumulation_steps
         kwargs["prompt_format"] = chosen_format(kwargs.get("prompt_format"), prompt_format_of_answers(prompts), args)
         super().__init__(
             model=model,

@@ -49,6 +49,17 @@ def test_the_answers_return_to_those_of_the_reference(cached, tokenizer, tmp_pat
     assert "recalibration" in (tmp_path / "README.md").read_text()
 
 
+def test_the_number_of_questions_per_step_is_given_once(tokenizer, tmp_path):
+    args = settings(tmp_path, calibration_batch_size=3, per_device_train_batch_size=4, gradient_accumulation_steps=2)
+    with pytest.raises(
+        ValueError, match=r"calibration_batch_size: .* 8 per step .* leave out calibration_batch_size=3"
+    ):
+        recalibrate(sharpened(tokenizer), tiny_llama(tokenizer), PROMPTS, tokenizer=tokenizer, args=args)
+    args = settings(tmp_path, calibration_batch_size=None, max_steps=1)
+    recalibrate(sharpened(tokenizer), tiny_llama(tokenizer), PROMPTS, tokenizer=tokenizer, args=args)
+    assert args.calibration_batch_size is None  # the caller's
+
+
 def test_answers_are_not_looked_at_unless_asked_for(tokenizer, tmp_path):
     def losses(answered, **options):
         prompts = [question if answered else replace(question, answer=None) for question in questions(60)]
