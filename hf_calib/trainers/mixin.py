@@ -261,6 +261,11 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
             if prepared.questions and not prepared.answered and self.accelerator.is_main_process:
                 _report_unanswered(len(prepared.trained), settings)
         distributions = read_distributions(reference_model)
+        if distributions is not None and settings.permute_options:
+            raise ValueError(
+                "permute_options: reference distributions hold the options in the order they were computed with; pass "
+                "the reference model itself as calibration_reference_model, or set permute_options=False"
+            )
         if distributions is None and settings.anchor_weight > 0 and prepared.questions:
             questions = prepared.of(prepared.trained)
             distributions = matched_distributions(

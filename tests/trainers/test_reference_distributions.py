@@ -228,3 +228,11 @@ def test_bad_input_is_named(tokenizer):
         model.lm_head.weight.fill_(float("nan"))
     with pytest.raises(NonFiniteLogitsError, match="row"):
         reference_distributions(model, tokenizer, ASKED)
+
+
+def test_permuted_options_need_the_model_itself(tokenizer, tmp_path):
+    kept = reference_distributions(tiny_llama(tokenizer, seed=7), tokenizer, ASKED)
+    options = {"peft_config": lora(), "calibration_dataset": ASKED, "permute_options": True}
+    with pytest.raises(ValueError, match="permute_options: reference distributions hold the options in the order"):
+        dpo(tokenizer, tmp_path, calibration_reference_model=kept, **options)
+    dpo(tokenizer, tmp_path, calibration_reference_model=tiny_llama(tokenizer, seed=7), **options)
