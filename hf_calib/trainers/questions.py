@@ -320,8 +320,8 @@ def are_questions(dataset: Any) -> bool:
     if dataset is None:
         return False
     if isinstance(dataset, Dataset | IterableDataset):
-        # A stream may not know its columns before it is read; it is then treated as text.
-        return is_question_layout(dataset.column_names or ())
+        # A stream may not know its columns before it is read.
+        return is_question_layout(dataset.column_names or next(iter(dataset), {}))
     return True
 
 

@@ -120,6 +120,12 @@ class CalibrationAwareSFTTrainer(CalibrationMixin, AnswerLossMixin, SFTTrainer):
             _check_packing(args)
             self._supervised_questions = questions = as_questions(train_dataset)
             require_answers(questions, "supervised training on questions")
+            if settings.supervised_weight != 1.0:
+                raise ValueError(
+                    f"supervised_weight={settings.supervised_weight:g}: on questions, the trainer's own loss is the "
+                    "supervised term, and its weight is 1; change the other terms' weights relative to it, or use "
+                    "RecalibrationTrainer, which can train without answers"
+                )
             kwargs["prompt_format"] = chosen_format(
                 kwargs.get("prompt_format"), prompt_format_of_answers(train_dataset), settings
             )

@@ -45,6 +45,7 @@ FORMS = {
     "stream": lambda rows, folder: IterableDataset.from_generator(lambda: iter(rows)).cast(
         Dataset.from_list(rows).features
     ),
+    "stream without known columns": lambda rows, folder: IterableDataset.from_generator(lambda: iter(rows)),
     "file": written,
 }
 
@@ -148,6 +149,11 @@ def test_evaluation_on_text_is_trls_own(tokenizer, tmp_path):
     trainer._answers_only = False
     assert trainer.evaluate()["eval_text_loss"] == metrics["eval_text_loss"]
     assert metrics["eval_asked_loss"] != metrics["eval_text_loss"]
+
+
+def test_the_weight_of_its_own_loss_cannot_be_changed(tokenizer, tmp_path):
+    with pytest.raises(ValueError, match=r"supervised_weight=0: .* or use RecalibrationTrainer"):
+        sft(tokenizer, tmp_path, anchor_weight=1.0, supervised_weight=0.0)
 
 
 def test_its_own_loss_is_not_added_twice(tokenizer, tmp_path):
