@@ -21,6 +21,7 @@ import json
 import re
 from pathlib import Path
 
+import answer_pairs
 import free_form
 import prevent
 import prevent_report
@@ -29,7 +30,12 @@ import report
 from common import Rows
 from fetch import MODELS, fetch
 
-TITLES = {"repair": "Repair", "prevent": "Alignment", "free_form": "Free-form answers"}
+TITLES = {
+    "repair": "Repair",
+    "answer_pairs": "Alignment with right answers",
+    "prevent": "Alignment",
+    "free_form": "Free-form answers",
+}
 # The arguments of each part of a model, as in the README.
 RUNS = {
     "smollm2": {
@@ -38,6 +44,8 @@ RUNS = {
         "free_form": "--learning_rate 2e-4",
     },
     "gemma-3-270m": {
+        "answer_pairs": "--arms before dpo anchor --max_tokens 40 --n_pairs 1000 --steps 100 --batch_size 4 "
+        "--learning_rate 5e-4 --n_test 500 --sets ARC-Easy --looks 0",
         "prevent": "--anchor_weights 1 5 20 --max_tokens 64 --n_pairs 400 --steps 100 --batch_size 4 "
         "--learning_rate 5e-4 --bf16 --n_test 200 --sets ARC-Easy --looks 0",
         "free_form": "--learning_rate 2e-4 --steps 170 --batch_size 16",
@@ -89,9 +97,13 @@ def run(part, model, options):
     if part == "repair":
         repair.main([*arguments, *data, "--seeds", *seeds, "--out", str(folder)])
         report.main([str(folder)])
-    elif part == "prevent":
-        pairs = ["--pairs", options.pairs]
-        prevent.main([*arguments, *data, *pairs, "--seeds", *seeds, "--out", str(folder)])
+    elif part in ("answer_pairs", "prevent"):
+        pairs = options.pairs
+        if part == "answer_pairs":
+            folder.mkdir(parents=True, exist_ok=True)
+            pairs = str(folder / "arc_pairs.jsonl")
+            answer_pairs.main([pairs, *data])
+        prevent.main([*arguments, *data, "--pairs", pairs, "--seeds", *seeds, "--out", str(folder)])
         prevent_report.main([str(folder)])
     else:
         for seed in seeds:
@@ -107,7 +119,7 @@ def write(folder):
             found, reports = (sorted(folder.glob(f"{part}/seed*/{name}")) for name in ("results.json", "report.md"))
             rows = [json.loads(path.read_text(encoding="utf-8")) for path in found]
         else:
-            group = {"repair": "reading", "prevent": "model"}[part]
+            group = "reading" if part == "repair" else "model"
             rows, reports = Rows(folder / part, group).load(), sorted(folder.glob(f"{part}/report.md"))
         if not rows:
             continue

@@ -284,6 +284,7 @@ def test_one_command_runs_all_parts_and_repeats_nothing(tmp_path, saved_model, m
         "repair": "--readings text-tokens --n_test 12 --n_fit 9 --steps 2 --arms temperature cft",
         "prevent": "--n_test 8 --n_fit 8 --n_prompts 8 --n_pairs 4 --n_followed 4 --steps 2 --batch_size 2 "
         "--looks 2 --arms dpo anchor",
+        "answer_pairs": "--n_test 8 --n_fit 8 --n_prompts 8 --n_pairs 4 --steps 2 --batch_size 2 --looks 0 --arms dpo",
         "free_form": "--shots 2 --n_train 20 --n_fit 8 --n_test 16 --steps 2 --max_new_tokens 4",
     }
     monkeypatch.setitem(run.RUNS, "smollm2", small)
@@ -294,10 +295,12 @@ def test_one_command_runs_all_parts_and_repeats_nothing(tmp_path, saved_model, m
     ]  # fmt: skip
     run.main(arguments)
     results = json.loads((out / "results.json").read_text())
-    assert {part: len(rows) for part, rows in results.items()} == {"repair": 2, "prevent": 2, "free_form": 1}
+    assert {part: len(rows) for part, rows in results.items()} == {
+        "repair": 2, "answer_pairs": 1, "prevent": 2, "free_form": 1,
+    }  # fmt: skip
     page = (out / "report.md").read_text()
     assert [line for line in page.splitlines() if line.startswith("# ")] == [
-        "# Repair", "# Alignment", "# Free-form answers",
+        "# Repair", "# Alignment with right answers", "# Alignment", "# Free-form answers",
     ]  # fmt: skip
     pictures = re.findall(r"!\[[^]]*\]\(([^)]*)\)", page)
     assert len(pictures) == 2
@@ -313,7 +316,7 @@ def test_one_command_runs_all_parts_and_repeats_nothing(tmp_path, saved_model, m
     assert json.loads((out / "results.json").read_text()) == results
     with pytest.raises(SystemExit, match="--pairs: the part prevent needs a file"):
         run.main(["smollm2", "--out", str(out)])
-    with pytest.raises(SystemExit, match="gemma-3-270m has the parts prevent, free_form, not repair"):
+    with pytest.raises(SystemExit, match="gemma-3-270m has the parts answer_pairs, prevent, free_form, not"):
         run.main(["gemma-3-270m", "--parts", "repair", "--out", str(out)])
 
 
@@ -322,7 +325,27 @@ def test_the_published_settings_are_accepted():
     for parts in run.RUNS.values():
         for part, arguments in parts.items():
             needed = {"repair": [], "prevent": ["--pairs", "p"], "free_form": ["--questions", "q", "--out", "o"]}
-            import_module(part).make_parser().parse_args(["--model", "m", *needed[part], *arguments.split()])
+            script_of = {"answer_pairs": "prevent"}.get(part, part)
+            import_module(script_of).make_parser().parse_args(["--model", "m", *needed[script_of], *arguments.split()])
+
+
+def test_answer_pairs_prefer_the_right_option_to_a_wrong_one(tmp_path):
+    from answer_pairs import SOURCES, main
+
+    questions = {name: question_rows(20, seed=seed, choices=(4, 3)) for seed, name in enumerate(SOURCES)}
+    for name, rows in questions.items():
+        write(tmp_path / "data" / f"{name}.jsonl", rows)
+    for name in ("once.jsonl", "again.jsonl"):
+        main([str(tmp_path / name), "--data", str(tmp_path / "data")])
+    assert (tmp_path / "once.jsonl").read_text() == (tmp_path / "again.jsonl").read_text()
+    pairs = [json.loads(line) for line in (tmp_path / "once.jsonl").read_text().splitlines()]
+    places = set()
+    for pair, row in zip(pairs, [row for rows in questions.values() for row in rows], strict=True):
+        assert (pair["prompt"], pair["chosen"]) == (row["question"], row["choices"][row["answer"]])
+        place = row["choices"].index(pair["rejected"])
+        assert place != row["answer"]
+        places.add(place)
+    assert places == {0, 1, 2, 3}
 
 
 def test_the_bundled_questions_are_read_and_do_not_overlap():
