@@ -48,7 +48,8 @@ class CalibrationArguments:
         (`examples/real_models/README.md`).
     supervised_weight : float, default 1.0
         Weight of the supervised term, the right answer's log-loss (CFT). Of questions with a distribution in place of
-        the one right answer (`DecisionQuestion`), it is the cross-entropy to the distribution.
+        the one right answer (`DecisionQuestion`), it is the cross-entropy to the distribution. With questions as the
+        SFT trainer's `train_dataset`, the trainer's own loss is this term, and its weight is 1.
     brier_weight : float, default 0.0
         Weight of the Brier score: the squared distance to the right answer or to the distribution.
     em_weight : float, default 0.0
