@@ -226,6 +226,34 @@ def test_the_committed_report_and_tables_are_those_of_the_rows():
         assert seen >= needed
 
 
+def test_the_committed_alignment_with_right_answers_is_that_of_the_rows():
+    folder = EXAMPLES / "real_models" / "results" / "answer_pairs"
+    rows = {}
+    for own in folder.iterdir():
+        rows[own.name] = import_module("common").Rows(own, "model").load()
+        assert import_module("prevent_report").report(rows[own.name]) == (own / "report.md").read_text(
+            encoding="utf-8"
+        )
+    story = (EXAMPLES / "real_models" / "README.md").read_text(encoding="utf-8")
+    table = story.split("<!-- answer_pairs -->")[1].split("\n\n")[0].strip().splitlines()[2:]
+    shown = 0
+    for line in table:
+        label, rate, *cells = [cell.strip() for cell in line.strip("|").split("|")]
+        own = [row for row in rows[rate or "5e-4"] if row["arm"] == label.split("`")[1]]
+        own.sort(key=lambda row: row["seed"] or 0)
+        kept = [row["preferences"] for row in own]
+        letters, texts = (
+            [row["measured"][reading]["ARC-Easy"] for row in own] for reading in ("letters", "text-tokens")
+        )
+        values = [[found["reward_accuracy"] for found in kept if any(found["margins"])]]
+        values.append([found["win_rate"] for found in kept])
+        values += [[found["ece"]["value"] for found in measured] for measured in (letters, texts)]
+        values.append([found["nll"]["value"] for found in texts])
+        assert cells == [", ".join(f"{value:.3f}" for value in of_seeds) for of_seeds in values], label
+        shown += len(own)
+    assert shown == sum(map(len, rows.values())) >= 6
+
+
 def test_the_committed_measurements_on_other_prompts_are_those_of_the_rows():
     folder = EXAMPLES / "real_models" / "results" / "prevent_other_prompts"
     rows = import_module("common").Rows(folder, "model").load()
