@@ -213,14 +213,14 @@ class ConfidenceThreshold:
         lines = []
         if found:
             lines.append(
-                f"With {self.level:.0%} probability, answers to new questions of the same kind whose confidence is "
-                f"above the threshold are right at least {self.accuracy:.0%} of the time{groups}."
+                f"With {_percent(self.level)} probability, answers to new questions of the same kind whose confidence "
+                f"is above the threshold are right at least {_percent(self.accuracy)} of the time{groups}."
             )
         if len(found) < len(self.thresholds):
             needed = answers_needed(self.accuracy, _level_of_each(self.level, len(self.thresholds)))
             which = "Some groups have no threshold: for these" if found else "There is no threshold:"
             lines.append(
-                f"{which} an accuracy of {self.accuracy:.0%} cannot be guaranteed. That takes at least {needed} "
+                f"{which} an accuracy of {_percent(self.accuracy)} cannot be guaranteed. That takes at least {needed} "
                 "answers, with the most confident ones right often enough. A lower --accuracy or --level, or more "
                 "questions, can help."
             )
@@ -368,6 +368,11 @@ def _rows(measurement: Measurement, by: str | None) -> dict[str, np.ndarray]:
         return {ALL: np.arange(len(measurement.predictions))}
     names = groups_of(measurement, by)
     return {str(name): np.flatnonzero(names == name) for name in np.unique(names)}
+
+
+def _percent(share: float) -> str:
+    """Return a share as a percentage with all its digits, since what is guaranteed must not be rounded."""
+    return f"{100 * share:.10g}%"
 
 
 def _digests(measurement: Measurement) -> set[str]:

@@ -70,6 +70,16 @@ def test_the_check_on_new_questions_counts_those_above(held_out, tmp_path):
         hf_calib.find_threshold(held_out, accuracy=0.85, by="subject", new=other)
 
 
+def test_a_guarantee_is_not_rounded(tmp_path):
+    rows = [{"probabilities": [p, 1 - p], "answer": 0} for p in np.linspace(0.5, 0.9, 20_000)]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = str(hf_calib.find_threshold(tmp_path / "p.jsonl", accuracy=0.995, level=0.9999))
+    assert "With 99.99% probability" in text
+    assert "at least 99.5% of the time" in text
+    impossible = str(hf_calib.find_threshold(tmp_path / "p.jsonl", accuracy=0.99999, level=0.9))
+    assert "an accuracy of 99.999% cannot be guaranteed" in impossible
+
+
 def test_what_is_saved_can_be_applied(held_out, tmp_path):
     found = hf_calib.find_threshold(held_out, accuracy=0.85, by="subject", out=tmp_path / "out")
     again = hf_calib.ConfidenceThreshold.load(tmp_path / "out")
