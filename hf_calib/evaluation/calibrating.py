@@ -342,5 +342,13 @@ def _given(
                 f"reference_predictions: the reference was asked {len(labels)} questions and the model "
                 f"{len(predictions)}; both must be asked the same ones"
             )
+        differing = (reference.rows != predictions.rows) | (reference.n_choices != predictions.n_choices)
+        if differing.any():
+            first = int(np.argmax(differing))
+            raise ValueError(
+                f"reference_predictions: question {first + 1} is from row {reference.rows[first]} with "
+                f"{reference.n_choices[first]} options, but the model's is from row {predictions.rows[first]} with "
+                f"{predictions.n_choices[first]}; both must be asked the same questions in the same order"
+            )
     unlabeled = None if target is None else target.logits
     return _Given(predictions, labels, unlabeled, groups)

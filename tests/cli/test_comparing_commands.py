@@ -267,6 +267,15 @@ def test_auto_takes_what_the_comparison_recommends(recorded, tmp_path, capsys):
     write_predictions(tmp_path / "reference.jsonl", n=300)
     assert run("calibrate", *recorded, *reference, "--method", "auto") == 1
     assert "asked 300 questions and the model 400" in capsys.readouterr().err
+    # As many, but one of the first file's questions is missing here.
+    rows = [
+        json.loads(line) | {"row": row} for row, line in enumerate((tmp_path / "p.jsonl").read_text().splitlines())
+    ]
+    for name, kept in (("one", rows[1:]), ("other", rows[:-1])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
+    two = ("--from-predictions", tmp_path / "one.jsonl", "--reference-predictions", tmp_path / "other.jsonl")
+    assert run("calibrate", *map(str, two), "--method", "reference_agreement", "--out", str(tmp_path / "o")) == 1
+    assert "question 1 is from row 0 with" in capsys.readouterr().err
 
 
 # diagnose
