@@ -307,6 +307,8 @@ def diagnose(
         )
     else:
         common_method({"training": training, "new": new}, "training, new")
+        if training is new or _same_path(training, new):
+            raise ValueError("training and new are the same predictions; give those of new questions as new")
     on_trained = _summary(training, "training", n_bins, confidence_level)
     on_new = _summary(new, "new", n_bins, confidence_level)
     gap, gap_low, gap_high = accuracy_difference(on_trained, on_new)
@@ -327,10 +329,14 @@ def _ask(model: Model, training: Any, new: Any, **how: Any) -> Measurement:
     """Ask a model both sets."""
     sets = {"training": training, "new": new}
     if all(isinstance(source, str | os.PathLike) for source in sets.values()):
-        if str(training) == str(new):
+        if _same_path(training, new):
             raise ValueError(f"training and new are the same questions, {training}; new ones show what was memorized")
         sets = {str(training): training, str(new): new}
     return ask(model, sets, **how)
+
+
+def _same_path(first: Any, second: Any) -> bool:
+    return all(isinstance(source, str | os.PathLike) for source in (first, second)) and str(first) == str(second)
 
 
 def accuracy_difference(first: SetSummary, second: SetSummary) -> tuple[float, float, float]:
