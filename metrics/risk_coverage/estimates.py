@@ -69,6 +69,10 @@ class Settings:
     seed: int = 0
     brief: bool = False
 
+    def __post_init__(self) -> None:
+        if not 0 < self.confidence_level < 1:
+            raise ValueError(f"confidence_level must be between 0 and 1, got {self.confidence_level}")
+
 
 class Estimator:
     """Intervals of measures of (n,) checked answers, independent or in clusters."""

@@ -89,6 +89,13 @@ def test_answers_that_are_all_right_give_the_area_an_interval_too(load):
     assert type(results["aurc_high"]) is float
 
 
+@pytest.mark.parametrize("name", ["brier", "risk_coverage", "smooth_ece"])
+@pytest.mark.parametrize("level", [95, 1.0, 0, -0.5])
+def test_a_level_that_is_no_probability_is_named(load, name, level):
+    with pytest.raises(ValueError, match="confidence_level must be between 0 and 1, got"):
+        load(name).compute(predictions=[[0.8, 0.2], [0.4, 0.6]], references=[0, 1], confidence_level=level)
+
+
 def test_options_of_each(load, predictions):
     p, y = predictions
     c, right = p.max(axis=1), p.argmax(axis=1) == y
