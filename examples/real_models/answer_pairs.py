@@ -16,7 +16,7 @@ import json
 import random
 from pathlib import Path
 
-from common import SETS
+from common import load
 
 SOURCES = ("arc_easy_train", "arc_challenge_train")
 
@@ -31,14 +31,11 @@ def make_parser():
 
 def main(argv=None):
     """Write the pairs."""
-    import hf_calib
-
     options = make_parser().parse_args(argv)
     rng = random.Random(0)
     lines = []
     for name in SOURCES:
-        source = SETS[name] if options.data is None else str(options.data / f"{name}.jsonl")
-        for question in hf_calib.load_questions(source):
+        for question in load(name, options.data):
             right = question.choices[question.answer]
             wrong = [choice for place, choice in enumerate(question.choices) if place != question.answer]
             row = {"prompt": question.question, "chosen": right, "rejected": rng.choice(wrong)}

@@ -32,14 +32,18 @@ TEST = {
 }
 
 
-def read(names, data=None, seed=0):
-    """Return the questions of several sets with four options, shuffled; vector scaling needs one number of options."""
+def load(name, data=None):
+    """Return the questions of a set, from the Hub or from a folder of question files."""
     import hf_calib
 
+    return hf_calib.load_questions(SETS[name] if data is None else str(Path(data) / f"{name}.jsonl"))
+
+
+def read(names, data=None, seed=0):
+    """Return the questions of several sets with four options, shuffled; vector scaling needs one number of options."""
     questions = []
     for name in names:
-        source = SETS[name] if data is None else str(Path(data) / f"{name}.jsonl")
-        found = hf_calib.load_questions(source)
+        found = load(name, data)
         questions += [replace(question, subject=None) for question in found if len(question.choices) == N_OPTIONS]
     random.Random(seed).shuffle(questions)
     return questions

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, Unpack
 import numpy as np
 
 from ..measures import calibration_test
+from ..measures.intervals import check_level
 from ..measures.sampling import wilson_interval
 from ..measures.verdict import convention_note
 from ..reports import Measurement
@@ -286,8 +287,8 @@ def diagnose(
     Xiao et al., Restoring Calibration for Aligned Large Language Models, ICML 2025; Newcombe, Interval estimation for
     the difference between independent proportions, Statistics in Medicine 1998, method 10.
     """
-    if not 0.0 < confidence_level < 1.0:
-        raise ValueError(f"confidence_level must lie between 0 and 1, got {confidence_level}")
+    check_level(confidence_level)
+    _check_different(training, new)
     if critical_accuracy is not None and not 0.0 < critical_accuracy <= 1.0:
         raise ValueError(f"critical_accuracy must be in (0, 1], got {critical_accuracy}")
     if best_new_accuracy is not None and not 0.0 <= best_new_accuracy <= 1.0:
@@ -307,8 +308,6 @@ def diagnose(
         )
     else:
         common_method({"training": training, "new": new}, "training, new")
-        if training is new or _same_path(training, new):
-            raise ValueError("training and new are the same predictions; give those of new questions as new")
     on_trained = _summary(training, "training", n_bins, confidence_level)
     on_new = _summary(new, "new", n_bins, confidence_level)
     gap, gap_low, gap_high = accuracy_difference(on_trained, on_new)
@@ -329,14 +328,15 @@ def _ask(model: Model, training: Any, new: Any, **how: Any) -> Measurement:
     """Ask a model both sets."""
     sets = {"training": training, "new": new}
     if all(isinstance(source, str | os.PathLike) for source in sets.values()):
-        if _same_path(training, new):
-            raise ValueError(f"training and new are the same questions, {training}; new ones show what was memorized")
         sets = {str(training): training, str(new): new}
     return ask(model, sets, **how)
 
 
-def _same_path(first: Any, second: Any) -> bool:
-    return all(isinstance(source, str | os.PathLike) for source in (first, second)) and str(first) == str(second)
+def _check_different(training: Any, new: Any) -> None:
+    are_paths = all(isinstance(source, str | os.PathLike) for source in (training, new))
+    if training is new or (are_paths and str(training) == str(new)):
+        named = f", {training}" if are_paths else ""
+        raise ValueError(f"training and new are the same questions{named}; new ones show what was memorized")
 
 
 def accuracy_difference(first: SetSummary, second: SetSummary) -> tuple[float, float, float]:

@@ -11,6 +11,7 @@ from .binning import BinStatistics, bin_edges, bin_index
 from .intervals import (
     NO_WIDTH,
     absolute_sum_interval,
+    check_level,
     family_interval,
     gaussian_noise,
     hold_unseen,
@@ -70,8 +71,7 @@ class Settings:
     brief: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 < self.confidence_level < 1:
-            raise ValueError(f"confidence_level must be between 0 and 1, got {self.confidence_level}")
+        check_level(self.confidence_level)
 
 
 class Estimator:

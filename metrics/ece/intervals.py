@@ -228,10 +228,15 @@ def _gaussian_noise_of_many(covariance: Matrix, n: int, rng: np.random.Generator
     return noise
 
 
-def check_resampling(confidence_level: float, n_resamples: int) -> None:
-    """Raise ValueError unless 0 < confidence_level < 1 and there are enough resamples to estimate the tails."""
+def check_level(confidence_level: float) -> None:
+    """Raise ValueError unless 0 < confidence_level < 1."""
     if not 0 < confidence_level < 1:
         raise ValueError(f"confidence_level must be between 0 and 1, got {confidence_level}")
+
+
+def check_resampling(confidence_level: float, n_resamples: int) -> None:
+    """Raise ValueError unless 0 < confidence_level < 1 and there are enough resamples to estimate the tails."""
+    check_level(confidence_level)
     if n_resamples < 100:
         raise ValueError(f"n_resamples must be at least 100, to estimate the tails, got {n_resamples}")
 

@@ -245,7 +245,7 @@ def test_a_model_is_diagnosed_on_questions(models, tmp_path):
     assert diagnose(*measured).to_dict() == found.to_dict()
     with pytest.raises(ValueError, match=r"are the same questions, q\.jsonl"):
         diagnose("q.jsonl", "q.jsonl", model=models["base"])
-    with pytest.raises(ValueError, match="training and new are the same predictions"):
+    with pytest.raises(ValueError, match="training and new are the same questions; new ones"):
         diagnose(known, known)
     with pytest.raises(ValueError, match="limit: these say how a model is asked; give model"):
         diagnose(known, new, limit=3)
