@@ -32,15 +32,20 @@ EXPRESSIONS = {
 }
 
 _NUMBER = r"(\d+(?:\.\d+)?|\.\d+)"
-_RANGE = re.compile(rf"{_NUMBER}\s*%?\s*(?:-|–|to|and)\s*{_NUMBER}\s*%")
+_RANGE = re.compile(rf"(?:{_NUMBER}\s*%?\s*(?:-|–|to)|between\s+{_NUMBER}\s*%?\s*and)\s*{_NUMBER}\s*%", re.IGNORECASE)
 _PERCENT = re.compile(rf"(?<![\d.-]){_NUMBER}\s*(?:%|percent\b)")
-_FRACTION = re.compile(rf"(?<![\d.]){_NUMBER}\s*(?:/|out of)\s*(10|100)(?!\d)")
-_DECIMAL = re.compile(r"(?<![\w.\-])(0?\.\d+|0|1(?:\.0+)?)(?![\w%]|\.\d)")
+_FRACTION = re.compile(rf"(?<![\d./]){_NUMBER}\s*(?:/|out of)\s*([1-9]\d*)(?![\d/]|\.\d)")
+_DECIMAL = re.compile(r"(?<![\w.\-/])(0?\.\d+|0|1(?:\.0+)?)(?![\w%/]|\.\d)")
 _NAMED = re.compile(rf"(?:confidence|probability|certainty|sure)[^\d\n]{{0,20}}?{_NUMBER}(?![\d%])", re.IGNORECASE)
+# What a negated expression means is unclear, and "50,5%" may be one number or two.
+_NEGATED = re.compile(
+    rf"(?:\bnot|n't|\bnever|\bhardly)\s+(?:\w+\s+){{0,2}}?(?:{'|'.join(EXPRESSIONS)})\b", re.IGNORECASE
+)
+_UNCLEAR = re.compile(rf"\d,\d+\s*(?:%|percent\b)|\bnot\s+(?:a\s+)?{_NUMBER}\s*(?:%|percent\b)", re.IGNORECASE)
 
 
 def parse_confidence(text: str) -> float | None:
-    """Return the confidence that a text states, in [0, 1]; None if it states none, or one out of range.
+    """Return the confidence that a text states, in [0, 1]; None if it states none, an unclear one or one out of range.
 
     Percentages, a range of them (its middle), "8/10" and "80 out of 100", decimals from 0 to 1, a number of at most
     100 after "confidence" or "probability", and `EXPRESSIONS` are understood; the last one in the text counts.
@@ -50,9 +55,11 @@ def parse_confidence(text: str) -> float | None:
     >>> [parse_confidence(text) for text in ("B, and I am 85% sure", "A. Confidence: 0.4", "C, very likely")]
     [0.85, 0.4, 0.9]
     """
+    if _UNCLEAR.search(text):
+        return None
     found: list[tuple[int, float]] = []
     for match in _RANGE.finditer(text):
-        found.append((match.end(), (float(match[1]) + float(match[2])) / 200))
+        found.append((match.end(), (float(match[1] or match[2]) + float(match[3])) / 200))
     for match in _PERCENT.finditer(text):
         found.append((match.end(), float(match[1]) / 100))
     for match in _FRACTION.finditer(text):
@@ -64,6 +71,8 @@ def parse_confidence(text: str) -> float | None:
     if not found:
         found = [(match.end(), float(match[1])) for match in _DECIMAL.finditer(text)]
     if not found:
+        if _NEGATED.search(text):
+            return None
         lowered = text.lower()
         for words, value in EXPRESSIONS.items():
             for match in re.finditer(rf"\b{words}\b", lowered):
@@ -214,12 +223,12 @@ def parse_letter(text: str, letters: str, choices: Sequence[str] = ()) -> int | 
 
 
 def parse_guesses(text: str, letters: str) -> dict[int, float]:
-    """Return the options and probabilities in a list of guesses, one per line ("B: 60%").
+    """Return the options and probabilities in a list of guesses, "B: 60%", one per line or separated by commas.
 
-    Lines without a letter or a probability are skipped; if an option is named twice, the first one counts.
+    Guesses without a letter or a probability are skipped; if an option is named twice, the first one counts.
     """
     guesses: dict[int, float] = {}
-    for line in text.splitlines():
+    for line in re.split(rf"\n|[,;]\s*(?=\(?[{letters}]\)?\s*:)", text):
         cleaned = re.sub(r"^\s*(?:(?:guess|G)?\s*\d+\s*[.):]\s*|[-*]\s+)", "", line)
         letter, value = parse_letter(cleaned, letters), parse_confidence(cleaned)
         if letter is not None and value is not None:

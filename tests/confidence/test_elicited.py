@@ -45,6 +45,7 @@ def ask(method, texts, asked=None, prompt_format=None):
         ("85%", 0.85),
         ("I'm 85 percent sure", 0.85),
         ("between 70 and 80%", 0.75),
+        ("Between 70% and 80%", 0.75),
         ("70-80%", 0.75),
         ("8/10", 0.8),
         ("80 out of 100", 0.8),
@@ -52,6 +53,17 @@ def ask(method, texts, asked=None, prompt_format=None):
         ("confidence is 90", 0.9),
         ("B, 0.75", 0.75),
         ("first 20%, then 60%", 0.6),
+        ("B, I pick option 2 and 80%", 0.8),
+        ("B, 1/2", 0.5),
+        ("3 out of 4", 0.75),
+        ("1/2/2024", None),
+        ("B, 50,5%", None),
+        ("B, not likely", None),
+        ("B, not very likely", None),
+        ("It isn't at all certain", None),
+        ("C. I am not certain", None),
+        ("I am not 100% sure", None),
+        ("I am not sure, but B is likely", 0.7),
         ("100%", 1.0),
         ("0%", 0.0),
         ("very unlikely", 0.05),
@@ -110,6 +122,10 @@ def test_letters_are_parsed(text, expected):
 def test_guesses_are_parsed():
     text = "1. B: 60%\nG2: C 0.3\n- A: 5%\nnothing\nB: 10%\nD"
     assert parse_guesses(text, "ABCD") == pytest.approx({1: 0.6, 2: 0.3, 0: 0.05})
+
+
+def test_guesses_in_one_line_keep_their_own_probabilities():
+    assert parse_guesses("A: 60%, B: 30%; (C): 10%", "ABCD") == pytest.approx({0: 0.6, 1: 0.3, 2: 0.1})
 
 
 def test_stated_confidence():
