@@ -297,7 +297,7 @@ def _row_of(values: Mapping[str, Any], number: int) -> RecordedRow:
     return RecordedRow(
         log_probabilities,
         answer,
-        number if is_missing(row) else int(row),  # type: ignore[arg-type]
+        number if is_missing(row) else _row_number(row),
         subject=None if is_missing(subject) else str(subject),
         has_mass=has_mass,
         question=question,
@@ -352,6 +352,16 @@ def _list(values: Mapping[str, Any], column: str) -> list[Any]:
     if not isinstance(value, list):
         raise QuestionError(f"column {column!r}: found {value!r}; expected a list")
     return value
+
+
+def _row_number(value: Any) -> int:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if not (number >= 0 and number.is_integer()):
+        raise QuestionError(f"column 'row': {value!r} is not a whole number of at least 0")
+    return int(number)
 
 
 def _share(values: Mapping[str, Any], column: str) -> float | None:

@@ -125,8 +125,8 @@ def _without_padding(choices: list[Any]) -> list[Any]:
 
 
 def as_text(choice: Any) -> Any:
-    """Return a number as text ("1990" in a CSV is a number elsewhere); a missing value is kept, and rejected later."""
-    return choice if is_missing(choice) or isinstance(choice, list | tuple | Mapping) else str(choice)
+    """Return a number as text ("1990" in a CSV is a number elsewhere); what is no text is kept, and rejected later."""
+    return choice if is_missing(choice) or isinstance(choice, list | tuple | Mapping | bytes) else str(choice)
 
 
 def without_letters(choices: Sequence[Any]) -> list[Any]:

@@ -247,6 +247,8 @@ def _context(cells: Sequence[Any]) -> str | None:
             cell = cell.tolist()
         if isinstance(cell, list | tuple):  # a dialogue's turns, a passage's paragraphs
             cell = "\n".join(str(line) for line in cell if not is_missing(line))
+        if isinstance(cell, bytes):
+            raise QuestionError(f"found the bytes {cell[:40]!r}; expected a text, so decode them first")
         if isinstance(cell, Mapping):
             raise QuestionError(f"found a mapping with {listing(list(cell))}; expected a text or a list of texts")
         if not is_missing(cell):

@@ -113,6 +113,9 @@ def test_rounded_zeros_have_finite_logits_in_their_order(tmp_path):
     ("row", "message"),
     [
         ({"p_A": 1.01, "p_B": 0, "answer": 0}, "column 'p_A': 1.01 is not"),
+        ({"p_A": 1, "p_B": 0, "answer": 0, "row": "abc"}, "column 'row': 'abc' is not a whole number"),
+        ({"p_A": 1, "p_B": 0, "answer": 0, "row": 0.5}, "column 'row': 0.5 is not a whole number"),
+        ({"p_A": 1, "p_B": 0, "answer": 0, "row": -1}, "column 'row': -1 is not a whole number"),
         ({"p_A": 0.99, "p_B": -0.001, "answer": 0}, "column 'p_B': -0.001 is not"),
         ({"probabilities": [0.504, 0.5], "answer": 0}, "sum to 1.004"),
         ({"probabilities": [0.5, 0.5], "answer": 0, "option_mass": 1.01}, "column 'option_mass': 1.01"),

@@ -4,11 +4,20 @@ import json
 from dataclasses import replace
 
 import pytest
+from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_calib.confidence.elicited import about_answer
-from hf_calib.tasks import FewShotFormat, PromptFormat, Question, QuestionError, permute_options, write_lm_eval_task
+from hf_calib.tasks import (
+    FewShotFormat,
+    PromptFormat,
+    Question,
+    QuestionError,
+    as_questions,
+    permute_options,
+    write_lm_eval_task,
+)
 from hf_calib.tasks.free_form import FreeFormQuestion, load_free_form_questions
 
 STORY = "Ann gave Bob a pear.\n\nBob ate it."
@@ -110,6 +119,16 @@ def test_a_format_with_a_context_line_survives_a_file():
 
 def test_a_question_about_an_answer_keeps_the_context():
     assert about_answer(ASKED, 1).context == ASKED.context
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [("choices", [b"a", b"b"], "choice A is b'a'"), ("context", b"Once", "found the bytes b'Once'; expected a text")],
+)
+def test_bytes_are_not_taken_for_text(column, value, message):
+    row = {"question": "Who?", "choices": ["a", "b"], "answer": 0, column: value}
+    with pytest.raises(QuestionError, match=f"row 0: column '{column}': {message}"):
+        as_questions(Dataset.from_list([row]))
 
 
 def test_free_form_questions_with_a_context(tmp_path):
