@@ -233,7 +233,7 @@ class Rows:
         row = {self.group: group, "arm": arm, "seed": seed, "settings": settings, "versions": versions(), **values}
         unfinished = path.with_suffix(".part")
         unfinished.write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
-        unfinished.replace(path)  # so that a run that is stopped here leaves no half of a row
+        unfinished.replace(path)  # an interrupted run leaves no partial row
 
     def load(self):
         """Return all rows.

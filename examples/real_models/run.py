@@ -36,7 +36,7 @@ TITLES = {
     "prevent": "Alignment",
     "free_form": "Free-form answers",
 }
-# The arguments of each part of a model, as in the README.
+# The arguments of each part of a model, as in the README. Its run of answer_pairs also averages weights.
 RUNS = {
     "smollm2": {
         "repair": "--steps 150 --batch_size 16 --n_test 2000",

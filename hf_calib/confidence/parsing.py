@@ -45,7 +45,7 @@ _UNCLEAR = re.compile(rf"\d,\d+\s*(?:%|percent\b)|\bnot\s+(?:a\s+)?{_NUMBER}\s*(
 
 
 def parse_confidence(text: str) -> float | None:
-    """Return the confidence that a text states, in [0, 1]; None if it states none, an unclear one or one out of range.
+    """Return the confidence that a text states, in [0, 1]; None if it is missing, unclear or out of range.
 
     Percentages, a range of them (its middle), "8/10" and "80 out of 100", decimals from 0 to 1, a number of at most
     100 after "confidence" or "probability", and `EXPRESSIONS` are understood; the last one in the text counts.

@@ -336,7 +336,9 @@ def _check_different(training: Any, new: Any) -> None:
     are_paths = all(isinstance(source, str | os.PathLike) for source in (training, new))
     if training is new or (are_paths and str(training) == str(new)):
         named = f", {training}" if are_paths else ""
-        raise ValueError(f"training and new are the same questions{named}; new ones show what was memorized")
+        raise ValueError(
+            f"new: the same questions as training{named}; pass questions that the model was not trained on"
+        )
 
 
 def accuracy_difference(first: SetSummary, second: SetSummary) -> tuple[float, float, float]:

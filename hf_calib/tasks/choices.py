@@ -125,7 +125,7 @@ def _without_padding(choices: list[Any]) -> list[Any]:
 
 
 def as_text(choice: Any) -> Any:
-    """Return a number as text ("1990" in a CSV is a number elsewhere); what is no text is kept, and rejected later."""
+    """Return a number as text ("1990" in a CSV may be read as a number); keep other values, to reject later."""
     return choice if is_missing(choice) or isinstance(choice, list | tuple | Mapping | bytes) else str(choice)
 
 

@@ -108,7 +108,7 @@ def recorded_outputs(*models: nn.Module | None) -> Iterator[list[Any]]:
     Parameters
     ----------
     *models : torch.nn.Module or None
-        The same model may be given more than once, also inside a wrapper; its forward there counts as the wrapper's.
+        The same model may be given twice, alone and inside a wrapper; a nested forward pass is recorded once.
     """
     outputs: list[Any] = []
     starts: list[int] = []

@@ -94,9 +94,9 @@ class RecalibrationTrainer(CalibrationMixin, _TermsOnlyTrainer):  # type: ignore
         batch_size = args.per_device_train_batch_size * args.gradient_accumulation_steps
         if args.calibration_batch_size not in (None, batch_size):
             raise ValueError(
-                f"calibration_batch_size: this trainer trains on questions only, {batch_size} per step and device "
-                "(per_device_train_batch_size times gradient_accumulation_steps); set these, and leave out "
-                f"calibration_batch_size={args.calibration_batch_size}"
+                f"calibration_batch_size={args.calibration_batch_size}: this trainer uses {batch_size} questions per "
+                "step and device (per_device_train_batch_size times gradient_accumulation_steps); change those "
+                "arguments instead, and leave out calibration_batch_size"
             )
         args = copy.copy(args)
         args.calibration_batch_size = batch_size

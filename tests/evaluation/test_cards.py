@@ -221,8 +221,10 @@ def test_regime_of_a_part_of_a_large_set():
     assert len(set(chosen)) == 1000
     assert 0 <= min(chosen) < max(chosen) < 5000
     assert regime_sample(7) == list(range(7))
-    answers = SimpleNamespace(confidences=np.full(1000, 0.5), correct=np.arange(1000) % 2 == 0)
-    text = regime_text(diagnose(answers, answers), 5000, DatasetReference("lab/new", split="test"))
+    trained, new = (
+        SimpleNamespace(confidences=np.full(1000, 0.5), correct=np.arange(1000) % 2 == 0) for _ in range(2)
+    )
+    text = regime_text(diagnose(trained, new), 5000, DatasetReference("lab/new", split="test"))
     assert "fine-tuning questions (1,000 of 5,000, drawn at random) and from 1,000 new ones (lab/new, test)." in text
     assert text.startswith("calibratable.")
 

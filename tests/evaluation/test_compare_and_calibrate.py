@@ -243,9 +243,9 @@ def test_a_model_is_diagnosed_on_questions(models, tmp_path):
     assert json.loads((tmp_path / "diagnosis.json").read_text()) == found.to_dict()
     measured = [hf_calib.measure(models["base"], asked) for asked in (ASKED, NEW)]
     assert diagnose(*measured).to_dict() == found.to_dict()
-    with pytest.raises(ValueError, match=r"are the same questions, q\.jsonl"):
+    with pytest.raises(ValueError, match=r"new: the same questions as training, q\.jsonl"):
         diagnose("q.jsonl", "q.jsonl", model=models["base"])
-    with pytest.raises(ValueError, match="training and new are the same questions; new ones"):
+    with pytest.raises(ValueError, match="new: the same questions as training; pass"):
         diagnose(known, known)
     with pytest.raises(ValueError, match="limit: these say how a model is asked; give model"):
         diagnose(known, new, limit=3)

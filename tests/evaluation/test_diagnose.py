@@ -21,8 +21,8 @@ def answered(n_correct, n, confidence=0.7):
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=60), st.integers(1, 30))
 def test_no_bins_give_an_error_below_the_bound(pairs, n_bins):
     confidences, correct = (np.array(values) for values in zip(*pairs, strict=True))
-    predictions = SimpleNamespace(confidences=confidences, correct=correct)
-    found = diagnose(predictions, predictions, n_bins=n_bins)
+    training, new = (SimpleNamespace(confidences=confidences, correct=correct) for _ in range(2))
+    found = diagnose(training, new, n_bins=n_bins)
     assert found.training.ece >= found.training.bound - 1e-12
     assert found.training.bound == pytest.approx(abs(correct.mean() - confidences.mean()))
     assert found.training.ece == pytest.approx(expected_calibration_error(confidences, correct, n_bins))
