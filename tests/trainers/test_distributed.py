@@ -227,7 +227,7 @@ def check_trace(trace, expected):
         got, wanted = (BinStatistics.from_dict(run[stage]["statistics"]) for run in (trace, expected))
         assert got.counts.tolist() == wanted.counts.tolist()
         assert got.correct_sums.tolist() == wanted.correct_sums.tolist()
-        assert got.confidence_sums.tolist() == pytest.approx(wanted.confidence_sums.tolist(), abs=1e-5)
+        assert got.confidence_sums.tolist() == pytest.approx(wanted.confidence_sums.tolist(), abs=1e-5, rel=1e-5)
         assert got.n == len(distributed_run.HELD_OUT)
     for when in ("first", "last"):
         assert trace[when] == pytest.approx(expected[when], abs=1e-5)
