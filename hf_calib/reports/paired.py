@@ -15,6 +15,7 @@ from ..measures.battery import Battery
 from ..measures.binning import bin_edges, bin_index
 from ..measures.classwise import classwise_statistics, option_gaps
 from ..measures.estimates import Settings
+from ..measures.intervals import hold_unseen, unseen_share
 from ..measures.ranking import auroc_from_blocks, auroc_influence, of_samples, ranked_blocks
 from ..measures.samples import Sample
 from ..measures.sampling import MIN_CLUSTERS, influence_error, t_quantile
@@ -231,7 +232,18 @@ def _smooth_difference(
     if error is None or np.isnan(value):
         return _difference(name, base, other, Measure(value))
     half = t_quantile(confidence_level, error[1]) * error[0]
-    return _difference(name, base, other, Measure(value, value - half, value + half))
+    low, high = value - half, value + half
+    if name == "accuracy" and not influence.any():
+        # The same difference in all questions seen has no spread, but other questions may differ.
+        n = len(influence) if clusters is None else int(clusters.max()) + 1
+        low, high = hold_unseen(value, unseen_share(n, confidence_level), -1.0, 1.0)
+    return _difference(name, base, other, _within(name, value, low, high))
+
+
+def _within(name: str, value: float, low: float, high: float) -> Measure:
+    """Return a difference with its interval clipped to the range of the measure's differences."""
+    largest = _LARGEST.get(name, 1.0)
+    return Measure(value, max(low, -largest), min(high, largest))
 
 
 def _smooth_measure(name: str, own: Predictions) -> tuple[float, Array]:
@@ -247,6 +259,9 @@ def _smooth_measure(name: str, own: Predictions) -> tuple[float, Array]:
     with np.errstate(invalid="ignore"):
         return mean, terms - mean
 
+
+# The largest difference of a measure whose range is not [0, 1].
+_LARGEST = {"nll": float("inf"), "brier": 2.0}
 
 _TERMS: dict[str, Callable[[Predictions], Array]] = {
     "accuracy": lambda own: own.correct.astype(np.float64),
@@ -266,7 +281,7 @@ def _binned_difference(
     # not cancel the noise of the other.
     away_from_zero = all(own.low is not None and own.low > 0 for own in (base, other))
     correlation = _correlation(gaps, one, two, settings, clusters) if away_from_zero else -1.0
-    return _difference(name, base.value, other.value, _recovered(base, other, correlation))
+    return _difference(name, base.value, other.value, _recovered(name, base, other, correlation))
 
 
 def _battery(own: Predictions, settings: Settings, clusters: NDArray[np.intp] | None) -> Battery:
@@ -290,7 +305,7 @@ _BINNED: dict[str, tuple[Callable[[Battery], Measure], Callable[[Predictions, in
 }
 
 
-def _recovered(base: Measure, other: Measure, correlation: float) -> Measure:
+def _recovered(name: str, base: Measure, other: Measure, correlation: float) -> Measure:
     """Return other - base with the interval that the two intervals and the correlation make, if both have one."""
     value = other.value - base.value
     if base.low is None or base.high is None or other.low is None or other.high is None:
@@ -301,7 +316,7 @@ def _recovered(base: Measure, other: Measure, correlation: float) -> Measure:
 
     down = reach(other.value - other.low, base.high - base.value)
     up = reach(other.high - other.value, base.value - base.low)
-    return Measure(value, value - down, value + up)
+    return _within(name, value, value - down, value + up)
 
 
 def _correlation(

@@ -121,6 +121,20 @@ def test_a_single_question_has_differences_without_intervals():
         assert own.verdict == "not significantly different"
 
 
+def test_intervals_of_a_few_questions_stay_within_the_possible_range():
+    sure = np.log([[0.99, 0.01], [0.01, 0.99]])
+    wrong = np.log([[0.2, 0.8], [0.7, 0.3]])
+    largest = {"nll": np.inf, "brier": 2}
+    for one, two in ((sure, wrong), (wrong, sure)):
+        for own in differences(predictions(one, [0, 1]), predictions(two, [0, 1])):
+            limit = largest.get(own.measure, 1)
+            if own.difference.low is not None:
+                assert -limit <= own.difference.low <= own.difference.value <= own.difference.high <= limit
+    # One model is right in both questions and the other in none; a share 1 - 0.05^(1/2) may be otherwise.
+    accuracy = next(own.difference for own in differences(predictions(wrong, [0, 1]), predictions(sure, [0, 1])))
+    assert (accuracy.low, accuracy.high) == (pytest.approx(1 - 2 * (1 - 0.05**0.5)), 1)
+
+
 def test_a_model_beside_itself_differs_in_nothing():
     logits, answers, _ = world(200, 6)
     base = predictions(logits, answers)
