@@ -10,7 +10,7 @@ from typing import Any, overload
 
 from .files import StructRow, struct_rows, unique_keys
 from .permuting import permute_options, random_orders
-from .questions import DecisionQuestion, Question, QuestionError, check_distribution
+from .questions import DecisionQuestion, Question, QuestionError, check_distribution, check_unicode
 
 TYPES = ("choice", "noul", "score")
 """The types of questions: one of several options, no or yes, and a level on an ordered scale."""
@@ -70,7 +70,7 @@ class Decision:
             raise QuestionError("the instructions are empty; write the question there")
         options, texts = _OPTIONS[self.type](self.criteria)
         for name in (self.name, *options):
-            _unicode(name, "the name of the question or of an option")
+            check_unicode(name, "the name of the question or of an option")
         object.__setattr__(self, "options", options)
         object.__setattr__(self, "texts", texts)
         if self.gold is not None:
@@ -442,24 +442,14 @@ def _described(name: Any, description: Any) -> str:
 def shown(value: Any, what: str) -> str:
     """Return a text as it is, and an object or array as JSON."""
     if isinstance(value, str):
-        return _unicode(value, what)
+        return check_unicode(value, what)
     if isinstance(value, Mapping) or (isinstance(value, Sequence) and not isinstance(value, bytes)):
         try:
-            return _unicode(json.dumps(value, ensure_ascii=False, allow_nan=False), what) if value else ""
+            text = json.dumps(value, ensure_ascii=False, allow_nan=False) if value else ""
         except (TypeError, ValueError, RecursionError) as error:
             raise QuestionError(f"{what}: {error}; use values that JSON can hold") from None
+        return check_unicode(text, what)
     raise QuestionError(f"{what}: expected a text, an object or an array, got {_type(value)}")
-
-
-def _unicode(text: str, what: str) -> str:
-    """Return a text after checking that it has no half of a character, as JSON's escapes can write it."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise QuestionError(
-            f"{what}: {text[error.start]!r} at position {error.start} is half of a character; use valid Unicode"
-        ) from None
-    return text
 
 
 def _type(value: Any) -> str:

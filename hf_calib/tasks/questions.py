@@ -31,11 +31,24 @@ class QuestionError(ValueError):
 
 def check_text(value: object, part: str, *, optional: bool = False) -> None:
     """Raise a `QuestionError` unless a part of a question is a text that is not empty, or None if it is optional."""
-    if (value is None and optional) or (isinstance(value, str) and value.strip()):
+    if value is None and optional:
         return
-    raise QuestionError(
-        f"the {part} is {value!r}; it must be a text that is not empty{', or None' if optional else ''}", part
-    )
+    if not isinstance(value, str) or not value.strip():
+        raise QuestionError(
+            f"the {part} is {value!r}; it must be a text that is not empty{', or None' if optional else ''}", part
+        )
+    check_unicode(value, f"the {part}", part)
+
+
+def check_unicode(text: str, what: str, part: str | None = None) -> str:
+    """Return a text; raise a `QuestionError` if it has half of a character, which JSON's escapes can write."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise QuestionError(
+            f"{what}: {text[error.start]!r} at position {error.start} is half of a character; use valid Unicode", part
+        ) from None
+    return text
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,17 +104,19 @@ class Question:
             )
             raise QuestionError(f"{n_choices} choices given; {limit}", "choices")
         for number, choice in enumerate(self.choices):
+            name = LETTERS[number] if number < len(LETTERS) else f"number {number}, counted from 0,"
             if not isinstance(choice, str) or not choice.strip():
-                name = LETTERS[number] if number < len(LETTERS) else f"number {number}, counted from 0,"
                 raise QuestionError(
                     f"choice {name} is {choice!r}; every choice must be a text that is not empty", "choices"
                 )
+            check_unicode(choice, f"choice {name}", "choices")
         if self.answer is not None:
             object.__setattr__(self, "answer", self._checked_answer())
         for name in ("subject", "type"):
             value = getattr(self, name)
             if value is not None and not isinstance(value, str):
                 raise QuestionError(f"the {name} is {value!r}; it must be a text, or None", name)
+            check_unicode(value or "", f"the {name}", name)
         check_text(self.context, "context", optional=True)
 
     def _checked_answer(self) -> int:
