@@ -25,6 +25,7 @@ class CheckedInputs:
         for name, values in (("predictions", predictions), ("references", references)):
             if values is not None and len(values) == 0:
                 raise ValueError(f"{name} is empty: a metric needs at least one sample")
+        predictions, references = _by_position(predictions), _by_position(references)
         for row, value in _fractions(references):
             raise ValueError(f"references[{row}] is {value}{_EXPECTED}")
         super().add_batch(predictions=predictions, references=references, **kwargs)
@@ -40,6 +41,11 @@ _EXPECTED = (
     ": a reference must be a whole number, the right option's index or, for a confidence, 1 (the answer was right) or "
     "0 (it was wrong)"
 )
+
+
+def _by_position(values):
+    """Return a pandas Series as an array; `evaluate` takes its first value by label 0, which a filtered one lacks."""
+    return values.to_numpy() if hasattr(values, "iloc") else values
 
 
 def _fractions(references):

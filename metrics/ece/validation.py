@@ -176,7 +176,10 @@ def check_labels(labels: ArrayLike, n: int, n_options: int, name: str = "labels"
 
 
 def check_weights(weights: ArrayLike | None, n: int) -> NDArray[np.float64] | None:
-    """Return (n,) float64 weights: finite, none negative, their sum positive; None means that all are one."""
+    """Return (n,) float64 weights: finite, none negative, one of them positive; None means that all are one.
+
+    Sums of their squares are needed, so the largest must be between 1e-100 and 1e100.
+    """
     if weights is None:
         return None
     array = as_floats(weights, "weights").astype(np.float64, copy=False)
@@ -187,6 +190,12 @@ def check_weights(weights: ArrayLike | None, n: int) -> NDArray[np.float64] | No
         raise ValueError(f"weights[{bad[0]}] is {array[bad[0]]}: weights must be finite and not negative")
     if not array.any():
         raise ValueError("weights are all zero: at least one sample must count")
+    largest = array.max()
+    if not 1e-100 <= largest <= 1e100:
+        raise ValueError(
+            f"weights[{array.argmax()}], the largest, is {largest:g}, and its square is out of range: divide all "
+            "weights by it, which changes no result"
+        )
     return array
 
 

@@ -59,6 +59,21 @@ def test_bad_confidences_are_named(name, c, y, message):
         OF_CONFIDENCES[name](c, y)
 
 
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ([1.0, -1.0], r"weights\[1\] is -1.0"),
+        ([0.0, 0.0], "weights are all zero"),
+        ([1e-300, 1e-301], r"weights\[0\], the largest, is 1e-300, .* divide all weights by it"),
+        ([1.0, 1e300], r"weights\[1\], the largest, is 1e\+300"),
+    ],
+)
+def test_bad_weights_are_named(weights, message):
+    for measure in (BinStatistics.from_predictions, measures.auroc, measures.brier_decomposition):
+        with pytest.raises(ValueError, match=message):
+            measure([0.5, 0.6], [1, 0], weights=weights)
+
+
 @pytest.mark.parametrize("name", OF_CONFIDENCES)
 def test_texts_are_no_confidences(name):
     with pytest.raises(TypeError, match="confidences must be real numbers"):

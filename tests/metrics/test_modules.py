@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from hf_calib import measures
@@ -66,6 +67,15 @@ def test_confidences_and_zero_or_one_work_too(name, load, predictions):
     p, y = predictions
     right = (p.argmax(axis=1) == y).astype(int)
     assert load(name).compute(predictions=p.max(axis=1), references=right) == expected_results(name, p, y)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_columns_of_a_filtered_table(name, load, predictions):
+    p, y = predictions
+    table = pd.DataFrame({"p": p.tolist(), "y": y, "weight": np.linspace(1, 2, len(y))}).iloc[100:]
+    given = {"predictions": table["p"], "references": table["y"], "sample_weight": table["weight"]}
+    plain = {argument: column.tolist() for argument, column in given.items()}
+    assert load(name).compute(**given) == load(name).compute(**plain)
 
 
 @pytest.mark.parametrize("name", NAMES)
