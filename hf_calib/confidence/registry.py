@@ -225,7 +225,7 @@ def confidence_method(name: str, *, wordings: Sequence[PromptFormat] = (), **set
     """
     way = way_named(name)
     if way.factory is None:
-        raise ValueError(f"method: {name} reads confidence off free-form answers; also give free_form (--free-form)")
+        raise ValueError(f"method: {name} reads confidence off free-form answers; also give free_form")
     method = way.factory(**_taken(name, settings))
     if not wordings:
         return method

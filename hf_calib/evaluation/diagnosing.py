@@ -351,12 +351,13 @@ def accuracy_difference(first: SetSummary, second: SetSummary) -> tuple[float, f
 
 def _summary(source: Any, name: str, n_bins: int, confidence_level: float) -> SetSummary:
     predictions = predictions_of(source)
+    where = str(source) if isinstance(source, str | os.PathLike) else name
     try:
         correct = np.asarray(predictions.correct, dtype=bool)
     except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
+        raise ValueError(f"{where}: {error}; add the right answer, or leave the row out") from error
     if len(correct) == 0:
-        raise ValueError(f"{name}: there is no question; give at least one")
+        raise ValueError(f"{where}: there is no question; give at least one")
     confidences = np.asarray(predictions.confidences, dtype=float)
     accuracy, confidence = float(correct.mean()), float(confidences.mean())
     low, high = wilson_interval(accuracy, len(correct), NormalDist().inv_cdf((1 + confidence_level) / 2))

@@ -151,7 +151,7 @@ def answer_index(
     n_choices: int,
     labels: Sequence[Any] | None = None,
     *,
-    base: int | str = 0,
+    base: int | str | None = None,
     choices: Sequence[str] | None = None,
 ) -> int | None:
     """Return the index of the right choice, counted from 0, or `None` if unknown.
@@ -164,8 +164,9 @@ def answer_index(
     n_choices : int
     labels : sequence, optional
         The choices' labels; if given, the answer is one of them.
-    base : {0, 1, "text"}, default 0
-        The number of the first choice if there are no labels, or "text" if the answer is a choice's text.
+    base : {0, 1, "text"}, optional
+        The number of the first choice if there are no labels, or "text" if the answer is a choice's text. By default
+        the first choice has the number 0 and the user cannot change that, so errors do not advise another base.
     choices : sequence of str, optional
         The choices, for answers that are the text of exactly one of them rather than a letter or an index.
 
@@ -197,8 +198,9 @@ def answer_index(
         return _index_of_letter(number, answer, n_choices)
     if number == WITHHELD:
         return None
-    assert isinstance(base, int)
-    index = number - base
+    first = base or 0
+    assert isinstance(first, int)
+    index = number - first
     if 0 <= index < n_choices:
         return index
     hint = ""
@@ -207,8 +209,8 @@ def answer_index(
     elif base == 1 and number == 0:
         hint = "; if this dataset counts its answers from 0, pass --answer-base 0 (answer_base=0)"
     raise QuestionError(
-        f"the answer {number} is outside the {n_choices} choices, which are counted {base} to "
-        f"{n_choices - 1 + base}{hint}"
+        f"the answer {number} is outside the {n_choices} choices, which are counted {first} to "
+        f"{n_choices - 1 + first}{hint}"
     )
 
 

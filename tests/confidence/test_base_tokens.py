@@ -208,7 +208,8 @@ class TestCommandLine:
             "measure", "--model", str(saved / "aligned"), "--dataset", str(saved / "q.jsonl"),
             "--confidence", "base-tokens",
         ]) == 1  # fmt: skip
-        assert "--free-form" in capsys.readouterr().err
+        message = "--confidence: base-tokens reads confidence off free-form answers; also give --free-form"
+        assert capsys.readouterr().err.rstrip().endswith(message)
         with pytest.raises(SystemExit):
             main(["compare", "a", "b", "--confidence", "base-tokens"])
         assert "invalid choice" in capsys.readouterr().err

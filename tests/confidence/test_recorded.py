@@ -125,7 +125,7 @@ def test_rounded_zeros_have_finite_logits_in_their_order(tmp_path):
         ({"probabilities": [0.5, "x"], "answer": 0}, "'x' is not a number"),
         ({"probabilities": [-0.5, 1.5], "answer": 0}, "not a number from 0 to 1"),
         ({"probabilities": [1.0], "answer": 0}, "at least two"),
-        ({"probabilities": [0.5, 0.5], "answer": 2}, "outside the 2 choices"),
+        ({"probabilities": [0.5, 0.5], "answer": 2}, "outside the 2 choices, which are counted 0 to 1$"),
         ({"log_probabilities": [0.5, -1.0], "answer": 1}, "not a number from -inf to 0"),
         ({"probabilities": "0.5", "answer": 0}, "expected a list"),
     ],
