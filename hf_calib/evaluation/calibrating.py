@@ -22,7 +22,7 @@ from ..calibrators.storage import described
 from ..measures import CalibrationReport, Finding
 from ..reports import Measurement
 from ..reports.checks import calibrator_findings, says_nothing, sorted_findings
-from ..reports.measurement import common_method, predictions_of
+from ..reports.measurement import common_method, datasets_of, pool, predictions_of
 from .asking import Datasets, ask
 from .fitted import fitted_on_measurement
 from .grouping import groups_of
@@ -32,7 +32,9 @@ from .settings import AskOptions
 if TYPE_CHECKING:
     from ..confidence import ConfidenceMethod
     from ..confidence.predictions import Predictions
+    from ..confidence.recorded import Recorded
     from ..reports.measurement import Recording
+    from ..tasks import Question
     from .models import Model
 
 REPORT_FILE = "calibration.json"
@@ -209,7 +211,7 @@ def calibrate(
     names = tuple(dict.fromkeys([calibrators] if isinstance(calibrators, str) else calibrators))
     # Read first, so that a missing file is reported before the model is asked.
     target = None if target_predictions is None else predictions_of(target_predictions)
-    reference = None if reference_predictions is None else predictions_of(reference_predictions)
+    reference = None if reference_predictions is None else datasets_of(reference_predictions)
     if target is not None and reference is not None:
         raise ValueError(
             "reference_predictions: they are taken in the answers' place, without target_predictions; give only one "
@@ -237,7 +239,7 @@ def calibrate(
         # A reference replaces the answers, so its method may differ; a target's may not.
         common_method({"the model": measurement, "the target": target_predictions}, "target_predictions")
     predictions = measurement.predictions
-    given = _given(predictions, target, reference, None if by is None else (by, groups_of(measurement, by)))
+    given = _given(measurement, target, reference, None if by is None else (by, groups_of(measurement, by)))
     names += () if by is None else (GroupedTemperature.name,)
     reports = {"none": predictions.report(seed=seed)}
     refused: dict[str, str] = {}
@@ -258,6 +260,9 @@ def calibrate(
         fitted = given.fitted(best)
     parameters = described(fitted.parameters())
     fitted.fitted_on = fitted_on_measurement(measurement)
+    before, after = (reports[name].measures["nll"].value for name in ("none", best))
+    # On the questions it was fitted on, a calibrator for a target's questions may well be worse.
+    found = calibrator_findings(parameters, before, after if target is None else before)
     calibration = Calibration(
         fitted,
         reports,
@@ -265,7 +270,7 @@ def calibrate(
         len(predictions),
         folds,
         seed,
-        sorted_findings([*measurement.warnings, *calibrator_findings(parameters)]),
+        sorted_findings([*measurement.warnings, *found]),
         measurement.skipped_rows,
         says_nothing(parameters),
     )
@@ -329,26 +334,45 @@ class _Given:
 
 
 def _given(
-    predictions: Predictions,
+    measurement: Measurement,
     target: Predictions | None,
-    reference: Predictions | None,
+    reference: Mapping[str, Recorded] | None,
     groups: tuple[str, np.ndarray] | None,
 ) -> _Given:
+    predictions = measurement.predictions
     labels: np.ndarray = predictions.answers
     if reference is not None:
-        labels = reference.logits
-        if labels.shape != predictions.logits.shape:
-            raise ValueError(
-                f"reference_predictions: the reference was asked {len(labels)} questions and the model "
-                f"{len(predictions)}; both must be asked the same ones"
-            )
-        differing = (reference.rows != predictions.rows) | (reference.n_choices != predictions.n_choices)
-        if differing.any():
-            first = int(np.argmax(differing))
-            raise ValueError(
-                f"reference_predictions: question {first + 1} is from row {reference.rows[first]} with "
-                f"{reference.n_choices[first]} options, but the model's is from row {predictions.rows[first]} with "
-                f"{predictions.n_choices[first]}; both must be asked the same questions in the same order"
-            )
+        labels = _logits_of_same_questions(reference, measurement)
     unlabeled = None if target is None else target.logits
     return _Given(predictions, labels, unlabeled, groups)
+
+
+def _logits_of_same_questions(reference: Mapping[str, Recorded], measurement: Measurement) -> np.ndarray:
+    """Return the reference's logits, after checking that it was asked the same questions as far as they are known."""
+    theirs, ours = pool(reference), measurement.predictions
+    if len(theirs) != len(ours):
+        raise ValueError(
+            f"reference_predictions: the reference was asked {len(theirs)} questions and the model {len(ours)}; both "
+            "must be asked the same ones"
+        )
+    differing = (theirs.rows != ours.rows) | (theirs.n_choices != ours.n_choices)
+    if differing.any():
+        first = int(np.argmax(differing))
+        raise ValueError(
+            f"reference_predictions: question {first + 1} is from row {theirs.rows[first]} with "
+            f"{theirs.n_choices[first]} options, but the model's is from row {ours.rows[first]} with "
+            f"{ours.n_choices[first]}; both must be asked the same questions in the same order"
+        )
+    pairs = zip(_questions(reference), _questions(measurement.datasets), strict=True)
+    for number, (their, our) in enumerate(pairs, start=1):
+        if their and our and (their.question, their.choices) != (our.question, our.choices):
+            raise ValueError(
+                f"reference_predictions: question {number} is {their.question!r} with the options "
+                f"{', '.join(their.choices)}, but the model's is {our.question!r} with {', '.join(our.choices)}; both "
+                "must be asked the same questions, with the options in the same order"
+            )
+    return theirs.logits
+
+
+def _questions(datasets: Mapping[str, Recorded]) -> list[Question | None]:
+    return [question for recorded in datasets.values() for question in recorded.questions]

@@ -238,10 +238,11 @@ def _at_chance(reading: Reading) -> Found | None:
     chance = float((1 / reading.predictions.n_choices).mean())
     interval = f"{100 * reading.report.confidence_level:g}% interval {accuracy.low:.0%} to {accuracy.high:.0%}"
     if accuracy.high < chance:
+        base = "answer_base" if reading.run.get("in_trainer") else "--answer-base"
         return Found(
             f"The accuracy, {accuracy.value:.0%} ({interval}), is below chance, {chance:.0%}: the right answers may "
             "be misread.",
-            "Check the answers of some questions in the report, and --answer-base.",
+            f"Check the right answers of some questions{f', and {base}' if reading.method else ''}.",
         )
     if accuracy.low <= chance:
         if accuracy.high >= chance + _ABOVE_CHANCE * (1 - chance):
@@ -534,10 +535,23 @@ def findings(reading: Reading) -> tuple[Finding, ...]:
     return tuple(Finding(check.code, check.serious, *own) for check, own in found if own is not None)
 
 
-def calibrator_findings(parameters: Mapping[str, Any]) -> tuple[Finding, ...]:
-    """Return the findings about a fitted calibrator, given its parameters."""
-    found = _bound_of(parameters)
-    return () if found is None else (Finding("calibrator_at_bound", True, *found),)
+def calibrator_findings(parameters: Mapping[str, Any], before: float, after: float) -> tuple[Finding, ...]:
+    """Return the findings about a fitted calibrator.
+
+    Parameters
+    ----------
+    parameters : mapping
+        Of the calibrator.
+    before, after : float
+        NLL without the calibrator, and cross-validated with it.
+    """
+    found = []
+    if (at_bound := _bound_of(parameters)) is not None:
+        found.append(Finding("calibrator_at_bound", True, *at_bound))
+    if after > before:
+        sentence = f"Cross-validated, the NLL is {after:.4g} with the calibrator and {before:.4g} without it."
+        found.append(Finding("calibrator_worse", False, sentence, "Fit on more questions, or use no calibrator."))
+    return tuple(found)
 
 
 def says_nothing(parameters: Any) -> str | None:
@@ -572,4 +586,4 @@ def checked(
 def sorted_findings(found: list[Finding]) -> tuple[Finding, ...]:
     """Return findings of several datasets, the most serious first."""
     order = {check.code: place for place, check in enumerate(CHECKS)}
-    return tuple(sorted(found, key=lambda finding: order[finding.code]))
+    return tuple(sorted(found, key=lambda finding: order.get(finding.code, len(order))))

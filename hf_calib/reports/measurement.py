@@ -353,6 +353,13 @@ def predictions_of(source: Recording) -> Predictions:
     """Return existing predictions, of all datasets together; answers may be unknown."""
     if isinstance(source, Measurement):
         return source.predictions
+    return pool(datasets_of(source)) if isinstance(source, str | os.PathLike) else source
+
+
+def datasets_of(source: Recording) -> Mapping[str, Recorded]:
+    """Return existing predictions by dataset, with their questions as far as they are known."""
+    if isinstance(source, Measurement):
+        return source.datasets
     if isinstance(source, str | os.PathLike):
-        return pool(read_predictions(Path(source)))
-    return source
+        return read_predictions(Path(source))
+    return {"": Recorded(source, (None,) * len(source))}

@@ -276,6 +276,13 @@ def test_auto_takes_what_the_comparison_recommends(recorded, tmp_path, capsys):
     two = ("--from-predictions", tmp_path / "one.jsonl", "--reference-predictions", tmp_path / "other.jsonl")
     assert run("calibrate", *map(str, two), "--method", "reference_agreement", "--out", str(tmp_path / "o")) == 1
     assert "question 1 is from row 0 with" in capsys.readouterr().err
+    # The same rows and answers, but another question in one of them.
+    for name in ("one", "other"):
+        texts = [row | {"question": f"q{row['row']}", "choices": list("abc")} for row in rows]
+        texts[3]["question"] = name
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in texts))
+    assert run("calibrate", *map(str, two), "--method", "reference_agreement", "--out", str(tmp_path / "o")) == 1
+    assert "question 4 is 'other' with the options a, b, c, but the model's is 'one'" in capsys.readouterr().err
 
 
 # diagnose
@@ -310,9 +317,13 @@ def test_diagnose_from_predictions(tmp_path, capsys, accuracies, regime, method)
     assert (result["regime"], result["method"]) == (regime, method)
 
 
-def test_wrong_diagnoses(capsys):
+def test_wrong_diagnoses(tmp_path, capsys):
+    unanswered = [tmp_path / "one.csv", tmp_path / "other.csv"]
+    for path in unanswered:
+        path.write_text("p_A,p_B,answer\n0.8,0.2,0\n0.7,0.3,\n")
     for arguments, message in (
         ([], "either --model or --from-predictions"),
+        (["--from-predictions", *unanswered], f"diagnose: {unanswered[0]}: row 1 has no answer"),
         (["--model", "m", "--dataset", "d"], "--held-out"),
         (["--model", "m", "--dataset", "d", "--held-out", "d"], "the same questions"),
     ):

@@ -95,7 +95,9 @@ def test_an_accuracy_at_chance():
     assert "at_chance" not in found(calibrated(400))
     below = confident(200, (balanced(200) + 1) % 4, spread(200), balanced(200))
     assert "is below chance, 25%" in found(below)["at_chance"].sentence
-    assert "--answer-base" in found(below)["at_chance"].remedy
+    trainer = LETTERS | {"in_trainer": "calibration_prompt='chat'"}
+    for run, base in ((LETTERS, ", and --answer-base."), (trainer, ", and answer_base."), ({}, "some questions.")):
+        assert found(below, run)["at_chance"].remedy.endswith(base)
     # Free-form answers have no chance level.
     assert "at_chance" not in found(guess, {"confidence": {"name": "p-true", "matcher": "exact"}})
 
@@ -189,8 +191,13 @@ def test_a_sample_of_one_subject():
 def test_a_calibrator_at_its_bound():
     run = LETTERS | {"calibrator": {"method": "auto", "base": {"method": "temperature", "temperature": 1000.0}}}
     assert "erases all confidence" in found(calibrated(200), run)["calibrator_at_bound"].sentence
-    assert "every answer certain" in calibrator_findings({"temperature": 0.001})[0].sentence
-    assert calibrator_findings({"temperature": 2.0}) == ()
+    assert "every answer certain" in calibrator_findings({"temperature": 0.001}, 1.0, 0.9)[0].sentence
+    assert calibrator_findings({"temperature": 2.0}, 1.0, 0.9) == ()
+
+
+def test_a_calibrator_that_makes_predictions_worse():
+    (worse,) = calibrator_findings({"temperature": 2.0}, 0.9593, float("inf"))
+    assert worse.sentence == "Cross-validated, the NLL is inf with the calibrator and 0.9593 without it."
 
 
 def test_predictions_that_repeat():
