@@ -29,6 +29,7 @@ class ConfidenceCalibrator(Calibrator):
 
     keeps_argmax: bool = True
     monotonic: bool = True
+    maps_confidence: bool = True
 
     @abstractmethod
     def _read_map(self, reader: ParameterReader) -> dict[str, Any]:

@@ -24,7 +24,7 @@ class CrossValidation:
 
     Attributes
     ----------
-    probabilities : ndarray of shape (n, K)
+    probabilities : ndarray of shape (n, K), or (n,) for events
     folds : ndarray of int64, shape (n,)
         The fold in which each question was held out.
     """
@@ -66,12 +66,12 @@ def cross_validate(
     """
     values, answers = np.asarray(predictions), np.asarray(labels)
     n = len(answers)
-    if values.ndim != 2 or answers.shape not in ((len(values),), values.shape):
+    if values.ndim not in (1, 2) or answers.shape not in ((len(values),), values.shape):
         raise ValueError(
             f"predictions of the shape {values.shape} and labels of the shape {answers.shape} don't match"
         )
     phi = None if features is None else np.asarray(features)
-    target = np.zeros((0, values.shape[1])) if unlabeled is None else np.asarray(unlabeled)
+    target = np.zeros(0) if unlabeled is None else np.asarray(unlabeled)
     folds = random_folds(n, n_folds, seed)
     probabilities = np.zeros(values.shape)
     for fold in range(n_folds):
@@ -127,13 +127,12 @@ def held_out_predictions(
     **options
         Of `cross_validate`: unlabeled, n_folds, seed.
     """
-    found = cross_validate(
-        make,
-        predictions.logits,
-        predictions.answers if labels is None else labels,
-        features=predictions.hidden_states,
-        **options,
-    )
+    if labels is None:
+        labels = predictions.answers
+    if predictions.are_events_for(make()):
+        found = cross_validate(make, predictions.confidences, predictions.correct, kind="probabilities", **options)
+        return predictions.with_confidences(found.probabilities)
+    found = cross_validate(make, predictions.logits, labels, features=predictions.hidden_states, **options)
     return predictions.with_probabilities(found.probabilities)
 
 

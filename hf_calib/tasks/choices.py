@@ -27,7 +27,7 @@ _LETTERED = tuple(
     for pattern in (
         r"\s*[(\[（]\s*([A-Za-z])\s*[)\]）]\s*[.:：]?\s*(\S.*)",
         r"\s*([A-Za-z])\s*[)）]\s*(\S.*)",
-        r"\s*([A-Z])\s*[.．:：、]\s*(\S.*)",
+        r"\s*([A-Z])\s*[.．:：、](?![A-Z]\.)\s*(\S.*)",  # not "A.D."
         r"\s*([a-z])\s*[.．:：、]\s+(\S.*)",
     )
 )
@@ -104,10 +104,25 @@ def _python_literal(text: str) -> Any:
     kinds = [own.type for own in tokenize.generate_tokens(io.StringIO(text).readline) if own.type != tokenize.NL]
     if (tokenize.STRING, tokenize.STRING) in itertools.pairwise(kinds):  # Python would concatenate them
         raise QuestionError(
-            f"{text[:80]!r} lacks a comma between two strings, like a NumPy array saved to a CSV file; write the "
-            'choices as a JSON list, such as ["yes", "no"]'
+            f"{text[:80]!r} lacks a comma between two strings, like a NumPy array saved to a CSV file; write a JSON "
+            'list, such as ["yes", "no"]'
         )
     return value
+
+
+def listed_texts(text: str) -> Any:
+    """Return a JSON or Python list of texts, as a CSV file holds it; any other text unchanged."""
+    if text.lstrip().startswith("["):
+        for parse in (json.loads, _python_literal):
+            try:
+                values = parse(text.strip())
+            except QuestionError:
+                raise
+            except (ValueError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError):
+                continue
+            if isinstance(values, list) and values and all(isinstance(own, str) for own in values):
+                return values
+    return text
 
 
 def _as_list(values: Any) -> list[Any]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from .._suggestions import did_you_mean
 from .answers import is_missing
+from .choices import listed_texts
 from .drawing import QuestionList, sample
 from .files import file_rows
 from .questions import QuestionError, check_text
@@ -275,6 +276,8 @@ def _question(place: str, row: Mapping[str, Any]) -> FreeFormQuestion:
 def answer_texts(value: Any) -> tuple[Any, ...]:
     """Return the right answers in a cell as texts; none if the cell is empty. Empty ones in a list stay as they are.
 
+    A text that is a list of texts in JSON or Python, as in a CSV file, counts as the list.
+
     Raises
     ------
     QuestionError
@@ -284,6 +287,8 @@ def answer_texts(value: Any) -> tuple[Any, ...]:
         value = value.tolist()
     if is_missing(value):
         return ()
+    if isinstance(value, str):
+        value = listed_texts(value)
     return tuple(map(_text, value if isinstance(value, list | tuple) else [value]))
 
 

@@ -1,9 +1,12 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
+import hf_calib
+from hf_calib.calibrators import by_name
 from hf_calib.cli import main
 from hf_calib.confidence import Asking, LocalModel
 from hf_calib.confidence.backend import Generation
@@ -269,3 +272,34 @@ def test_wrong_settings():
         predict_free_form(Scripted(), ASKED, PromptFormat(), Asking(), method="letters")
     with pytest.raises(ValueError, match="at least two samples"):
         predict_free_form(Scripted(), ASKED, PromptFormat(), Asking(), n_samples=1)
+
+
+def test_lists_of_answers_in_a_csv_file(tmp_path):
+    answers = ["Paris", "City of Light"]
+    for cell in (json.dumps(answers), str(answers)):
+        pd.DataFrame({"question": ["Capital of France?"], "answers": [cell]}).to_csv(tmp_path / "q.csv", index=False)
+        assert load_free_form_questions(tmp_path / "q.csv")[0].answers == tuple(answers)
+    (tmp_path / "q.csv").write_text('question,answer\nWhich interval?,"[0, 1]"\n')
+    assert load_free_form_questions(tmp_path / "q.csv")[0].answers == ("[0, 1]",)
+    (tmp_path / "q.csv").write_text("question,answers\nWho?,\"['Ann' 'Bob']\"\n")
+    with pytest.raises(QuestionError, match=r"line 2: .* lacks a comma between two strings"):
+        load_free_form_questions(tmp_path / "q.csv")
+
+
+def test_confidences_in_answers_that_are_not_the_most_probable_are_calibrated_as_events(tmp_path):
+    rng = np.random.default_rng(0)
+    c = rng.uniform(0.02, 0.98, 2000)
+    right = rng.random(2000) < 0.5 * c
+    table = {"p_A": c, "p_B": 1 - c, "predicted": 0, "answer": np.where(right, 0, 1)}
+    pd.DataFrame(table).to_csv(tmp_path / "p.csv", index=False)
+    for name in ("platt", "isotonic", "histogram", "temperature"):
+        fitted = hf_calib.calibrate(tmp_path / "p.csv", calibrators=name)
+        error = fitted.reports[name].measures["ece"].value
+        assert error > 0.2 if name == "temperature" else error < 0.04
+        if name == "temperature":
+            continue
+        expected = by_name(name).fit(c, right, kind="probabilities").transform(c, kind="probabilities")
+        found = hf_calib.evaluation.measure_recorded(tmp_path / "p.csv", calibrator=fitted.calibrator).predictions
+        np.testing.assert_allclose(found.confidences, expected, atol=1e-6)
+        np.testing.assert_allclose(found.probabilities.sum(axis=1), 1)
+        assert (found.predicted == 0).all()

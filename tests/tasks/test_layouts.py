@@ -375,3 +375,9 @@ def test_other_columns_are_left_alone():
 def test_a_later_row_with_other_columns_is_named():
     with pytest.raises(QuestionError, match=r"^row 1: no layout"):
         as_questions([MMLU, {"prompt": "x"}])
+
+
+def test_initials_are_no_letters_of_options():
+    for choices in (["A.D.", "B.C."], ["A.D. 100", "B.C. 100"]):
+        assert read({"question": "Which era?", "choices": choices}).choices == tuple(choices)
+    assert read({"question": "Which?", "choices": ["A.red", "B.blue"]}).choices == ("red", "blue")
