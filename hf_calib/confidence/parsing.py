@@ -32,7 +32,10 @@ EXPRESSIONS = {
 }
 
 _NUMBER = r"(\d+(?:\.\d+)?|\.\d+)"
-_RANGE = re.compile(rf"(?:{_NUMBER}\s*%?\s*(?:-|–|to)|between\s+{_NUMBER}\s*%?\s*and)\s*{_NUMBER}\s*%", re.IGNORECASE)
+_RANGE = re.compile(
+    rf"(?:{_NUMBER}\s*%?\s*(?:-|–|to)|between\s+{_NUMBER}\s*%?\s*and)\s*{_NUMBER}\s*(?:%|percent\b)",
+    re.IGNORECASE,
+)
 _PERCENT = re.compile(rf"(?<![\d.-]){_NUMBER}\s*(?:%|percent\b)")
 _FRACTION = re.compile(rf"(?<![\d./]){_NUMBER}\s*(?:/|out of)\s*([1-9]\d*)(?![\d/]|\.\d)")
 _DECIMAL = re.compile(r"(?<![\w.\-/])(0?\.\d+|0|1(?:\.0+)?)(?![\w%/]|\.\d)")
@@ -63,7 +66,8 @@ def parse_confidence(text: str) -> float | None:
     for match in _PERCENT.finditer(text):
         found.append((match.end(), float(match[1]) / 100))
     for match in _FRACTION.finditer(text):
-        found.append((match.end(), float(match[1]) / float(match[2])))
+        even = float(match[1]) == float(match[2]) == 50  # "50/50"
+        found.append((match.end(), 0.5 if even else float(match[1]) / float(match[2])))
     if not found:
         for match in _NAMED.finditer(text):
             value = float(match[1])
@@ -208,18 +212,28 @@ def parse_letter(text: str, letters: str, choices: Sequence[str] = ()) -> int | 
     """
     stripped = text.strip()
     one = rf"[\"'*\s(\[]*([{letters}])"
-    named = re.findall(rf"\b[Aa]nswer\b(?:\s+is)?\s*:?{one}(?![\w'])", stripped)
+    named = list(re.finditer(rf"\b[Aa]nswer\b(?:\s+is)?\s*:?{one}(?![\w'])", stripped))
     if named:
-        return letters.index(named[-1])
+        rest = stripped[named[-1].start(1) :]
+        if re.match(rf"[{letters}]\W*\s(?:and|or)\s\W*[{letters}]\b", rest):
+            return None
+        by_text = _choice_of(rest.partition("\n")[0], choices)  # "Answer: A dog"
+        return letters.index(named[-1][1]) if by_text is None else by_text
     begins = re.match(rf"[\"'*(\[]*([{letters}])(?:\s*[.):,;\]*\"\n]|\s*$|\s*\(?\d|\s+-)", stripped)
     if begins:
         return letters.index(begins[1])
-    plain = stripped.rstrip(".").casefold()
-    same = [index for index, choice in enumerate(choices) if choice.strip().rstrip(".").casefold() == plain]
-    if len(same) == 1:
-        return same[0]
+    by_text = _choice_of(stripped, choices)
+    if by_text is not None:
+        return by_text
     inside = set(re.findall(rf"\(([{letters}])\)", stripped))
     return letters.index(inside.pop()) if len(inside) == 1 else None
+
+
+def _choice_of(text: str, choices: Sequence[str]) -> int | None:
+    """Return the index of the only choice with a text, up to case and a period."""
+    plain = text.strip().rstrip(".").casefold()
+    same = [index for index, choice in enumerate(choices) if choice.strip().rstrip(".").casefold() == plain]
+    return same[0] if len(same) == 1 else None
 
 
 def parse_guesses(text: str, letters: str) -> dict[int, float]:
@@ -228,7 +242,7 @@ def parse_guesses(text: str, letters: str) -> dict[int, float]:
     Guesses without a letter or a probability are skipped; if an option is named twice, the first one counts.
     """
     guesses: dict[int, float] = {}
-    for line in re.split(rf"\n|[,;]\s*(?=\(?[{letters}]\)?\s*:)", text):
+    for line in re.split(rf"\n|[,;]\s*(?=(?:\d+\s*[.)]\s*)?\(?[{letters}]\)?\s*[:(])", text):
         cleaned = re.sub(r"^\s*(?:(?:guess|G)?\s*\d+\s*[.):]\s*|[-*]\s+)", "", line)
         letter, value = parse_letter(cleaned, letters), parse_confidence(cleaned)
         if letter is not None and value is not None:

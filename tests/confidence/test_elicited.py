@@ -55,6 +55,8 @@ def ask(method, texts, asked=None, prompt_format=None):
         ("first 20%, then 60%", 0.6),
         ("B, I pick option 2 and 80%", 0.8),
         ("B, 1/2", 0.5),
+        ("B, it's 50/50", 0.5),
+        ("A, 80 to 90 percent", 0.85),
         ("3 out of 4", 0.75),
         ("1/2/2024", None),
         ("B, 50,5%", None),
@@ -119,13 +121,22 @@ def test_letters_are_parsed(text, expected):
     assert parse_letter(text, "ABCD", ("w", "x", "y", "z")) == expected
 
 
+def test_named_answers_are_texts_before_they_are_letters():
+    animals = ("A cat", "A dog", "A bee", "An ant")
+    assert [parse_letter(f"Answer: {text}", "ABCD", animals) for text in ("A dog", "A cat.", "A", "B")] == [1, 0, 0, 1]
+    for text in ("answer: A and B", "The answer is (B) or (C)"):
+        assert parse_letter(text, "ABCD", animals) is None
+    assert parse_letter("The answer is A because of B", "ABCD", animals) == 0
+
+
 def test_guesses_are_parsed():
     text = "1. B: 60%\nG2: C 0.3\n- A: 5%\nnothing\nB: 10%\nD"
     assert parse_guesses(text, "ABCD") == pytest.approx({1: 0.6, 2: 0.3, 0: 0.05})
 
 
 def test_guesses_in_one_line_keep_their_own_probabilities():
-    assert parse_guesses("A: 60%, B: 30%; (C): 10%", "ABCD") == pytest.approx({0: 0.6, 1: 0.3, 2: 0.1})
+    for text in ("A: 60%, B: 30%; (C): 10%", "1. A: 60%, 2. B: 30%, 3. C: 10%", "A (60%), B (30%), C (10%)"):
+        assert parse_guesses(text, "ABCD") == pytest.approx({0: 0.6, 1: 0.3, 2: 0.1})
 
 
 def test_stated_confidence():
