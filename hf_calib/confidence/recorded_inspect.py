@@ -99,15 +99,28 @@ def _log(path: Path) -> tuple[Mapping[str, Any], list[Mapping[str, Any]]]:
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as file:
-                names = sorted(name for name in file.namelist() if re.fullmatch(r"samples/.*\.json", name))
+                names = [name for name in file.namelist() if re.fullmatch(r"samples/.*\.json", name)]
                 header = json.loads(file.read("header.json"))
-                samples = [json.loads(file.read(name)) for name in names]
+                samples = _in_order([json.loads(file.read(name)) for name in names], header)
         else:
             header = json.loads(path.read_text(encoding="utf-8"))
             samples = header["samples"]
         return {**header, "eval": dict(header["eval"])}, samples or []
     except (ValueError, KeyError, TypeError, RecursionError, NotImplementedError, zipfile.BadZipFile) as error:
         raise QuestionError(f"{path} is not a log of Inspect: {error!r}") from None
+
+
+def _in_order(samples: list[Mapping[str, Any]], header: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return an archive's samples in the dataset's order, or that of their ids and epochs."""
+    known = (dict(header["eval"]).get("dataset") or {}).get("sample_ids") or ()
+    places = {str(own): place for place, own in enumerate(known)}
+
+    def key(sample: Mapping[str, Any]) -> tuple[Any, ...]:
+        own = str(sample.get("id"))
+        parts = [(int(part) if part.isdecimal() else -1, part) for part in re.split(r"(\d+)", own)]
+        return places.get(own, len(places)), parts, sample.get("epoch", 1)
+
+    return sorted(samples, key=key)
 
 
 def _row(epochs: list[Mapping[str, Any]], number: int) -> RecordedRow:
@@ -168,7 +181,10 @@ def _letters(sample: Mapping[str, Any], letters: str) -> list[float]:
     # The letter after "ANSWER:", or the only letter of the reply.
     marked = [token for said, token in places if said] or [token for _, token in places]
     if len(marked) != 1:
-        raise QuestionError(f"{len(marked)} tokens of the reply {written[:80]!r} may be the answer; expected one")
+        raise QuestionError(
+            f"{len(marked)} tokens of the reply {written[:80]!r} may be the answer; expected one. Remove the sample, "
+            "or run Inspect with --epochs 10"
+        )
     chosen = str(marked[0]["token"]).strip()
     if _answer(sample) not in (None, chosen):
         raise QuestionError(

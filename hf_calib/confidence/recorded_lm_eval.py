@@ -52,6 +52,8 @@ def read_lm_eval(paths: Iterable[str | Path]) -> dict[str, Recorded]:
                 samples.append(_Sample.of(sample, place))
             except QuestionError as error:
                 raise QuestionError(f"{place}: {error}") from None
+            except (TypeError, ValueError, AttributeError) as error:
+                raise QuestionError(f"{place}: this is not what lm-evaluation-harness logs: {error}") from None
         if not samples:
             raise QuestionError(f"{path} holds no sample")
         tasks[task] = recorded_from(_rows(samples, task, path))

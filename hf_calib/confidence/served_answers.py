@@ -45,17 +45,23 @@ def first_token_logprobs(answer: Mapping[str, Any]) -> dict[str, float]:
         If there are none.
     """
     logprobs = first_choice(answer).get("logprobs") or {}
-    pairs: list[tuple[Any, Any]] = []
-    if logprobs.get("content"):
-        first = logprobs["content"][0]
-        pairs = [(own["token"], own["logprob"]) for own in first.get("top_logprobs") or ()]
-    elif logprobs.get("top_logprobs"):
-        pairs = list((logprobs["top_logprobs"][0] or {}).items())
+    pairs: list[tuple[Any, float]] = []
+    try:
+        if logprobs.get("content"):
+            first = logprobs["content"][0]
+            given = [(own["token"], own["logprob"]) for own in first.get("top_logprobs") or ()]
+        else:
+            given = list(((logprobs.get("top_logprobs") or [None])[0] or {}).items())
+        # JSON has no -inf, for which some servers write null.
+        pairs = [(token, float(value)) for token, value in given if value is not None]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ServerError(
+            f"the server's log-probabilities cannot be read ({error!r}): {str(logprobs)[:300]}"
+        ) from None
     found: dict[str, float] = {}
-    for token, value in pairs:
-        number = float(value)
+    for token, number in pairs:
         if not number <= LOG_ROUNDING:
-            raise ServerError(f"the server gives the token {token!r} the log-probability {value!r}")
+            raise ServerError(f"the server gives the token {token!r} the log-probability {number!r}")
         found[str(token)] = float(np.logaddexp(found.get(str(token), -np.inf), number))
     if not found:
         raise ServerError(

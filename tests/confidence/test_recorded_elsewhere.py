@@ -88,8 +88,8 @@ def sample(tokens=None, *, name=1, epoch=1, target="B", answer="B"):
 SAID = [token("A"), token(" guess. "), token("ANSWER"), token(": "), token(" B", A=0.1, B=0.7, C=0.05)]
 
 
-def write_log(path, samples):
-    header = {"eval": {"task": "colours"}}
+def write_log(path, samples, **run):
+    header = {"eval": {"task": "colours", **run}}
     if path.suffix == ".json":
         path.write_text(json.dumps({**header, "samples": samples}))
     else:
@@ -108,6 +108,18 @@ def test_inspect_with_log_probabilities(suffix, tmp_path):
     np.testing.assert_allclose(recorded.predictions.option_log_probabilities, expected)
     assert recorded.predictions.answers.tolist() == [1, 0]
     assert recorded.questions[0].choices == ("red", "green", "blue")
+
+
+def test_inspect_samples_are_in_the_datasets_order(tmp_path):
+    said = [token("B", A=0.2, B=0.7, C=0.1)]
+    samples = [sample(said, name=name) for name in range(1, 13)]
+    expected = [f"Question {name}?" for name in range(1, 13)]
+    for suffix in (".json", ".eval"):
+        recorded = read_inspect([write_log(tmp_path / f"log{suffix}", samples)])["colours"]
+        assert [own.question for own in recorded.questions] == expected
+    ids = [7, 3, *(name for name in range(1, 13) if name not in (3, 7))]
+    recorded = read_inspect([write_log(tmp_path / "log.eval", samples, dataset={"sample_ids": ids})])["colours"]
+    assert [own.question for own in recorded.questions] == [f"Question {name}?" for name in ids]
 
 
 def test_inspect_letters_that_were_not_returned_have_no_probability(tmp_path):

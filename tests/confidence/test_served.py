@@ -266,11 +266,19 @@ def test_a_key_is_sent_and_not_kept(server, monkeypatch, tmp_path):
         ({}, "holds no choice"),
         ({"choices": [{"text": "A"}]}, "returned no log-probabilities"),
         ({"choices": [{"logprobs": {"top_logprobs": [{"A": 0.5}]}}]}, "the log-probability 0.5"),
+        ({"choices": [{"logprobs": {"top_logprobs": [{"A": "x"}]}}]}, "log-probabilities cannot be read .*could not"),
+        ({"choices": [{"logprobs": {"content": [{"top_logprobs": [{"token": "A"}]}]}}]}, "cannot be read .*'logprob'"),
+        ({"choices": [{"logprobs": [1, 2]}]}, "cannot be read"),
     ],
 )
 def test_answers_that_cannot_be_read(answer, message):
     with pytest.raises(ServerError, match=message):
         first_token_logprobs(answer)
+
+
+def test_a_log_probability_of_null_is_none():
+    answer = {"choices": [{"logprobs": {"top_logprobs": [{" A": -0.1, " B": None}]}}]}
+    assert first_token_logprobs(answer) == {" A": -0.1}
 
 
 def test_letters_with_and_without_a_space():
