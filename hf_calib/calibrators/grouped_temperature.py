@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .inputs import Inputs, Sample, softmax
+from .inputs import Inputs, Sample, like, softmax, to_numpy
 from .protocol import Calibrator
 from .storage import ParameterReader
 from .temperature import HIGHEST, LOWEST, TemperatureScaling, best_temperature, scaled
@@ -115,7 +115,7 @@ class GroupedTemperature(Calibrator):
                     "apply it with hf_calib.measure"
                 )
             return super().transform(predictions, kind=kind, features=features)
-        values = np.asarray(predictions)
+        values = np.asarray(to_numpy(predictions))
         names = _checked(groups, len(values))
         probabilities = np.zeros(values.shape)
         for name in np.unique(names):
@@ -123,7 +123,7 @@ class GroupedTemperature(Calibrator):
             temperature = parameters["groups"].get(str(name), parameters["temperature"])
             scaling = TemperatureScaling().set_parameters({"temperature": temperature})
             probabilities[own] = scaling.transform(values[own], kind=kind)
-        return probabilities
+        return like(probabilities, predictions)
 
     def _estimate(self, sample: Sample) -> dict[str, Any]:
         targets = sample.logits[np.arange(len(sample)), sample.labels]

@@ -223,9 +223,9 @@ def _take_arrays(value: Any, name: str, arrays: dict[str, NDArray[np.float64]]) 
 
 def _put_arrays(value: Any, arrays: dict[str, Any]) -> Any:
     if isinstance(value, dict):
-        if set(value) == {_TENSOR}:
+        if _is_tensor(value):
             name = value[_TENSOR]
-            if not isinstance(name, str) or name not in arrays:
+            if name not in arrays:
                 raise ValueError(f"there is no tensor {name!r:.100} next to the calibrator's file")
             return arrays[name]
         return {key: _put_arrays(child, arrays) for key, child in value.items()}
@@ -234,9 +234,14 @@ def _put_arrays(value: Any, arrays: dict[str, Any]) -> Any:
     return value
 
 
+def _is_tensor(value: dict[str, Any]) -> bool:
+    """Return whether a dictionary refers to an array; one of numbers may have the same key."""
+    return set(value) == {_TENSOR} and isinstance(value[_TENSOR], str)
+
+
 def _mentions_tensor(value: Any) -> bool:
     if isinstance(value, dict):
-        return set(value) == {_TENSOR} or any(_mentions_tensor(child) for child in value.values())
+        return _is_tensor(value) or any(_mentions_tensor(child) for child in value.values())
     return isinstance(value, list) and any(map(_mentions_tensor, value))
 
 

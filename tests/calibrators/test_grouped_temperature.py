@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
@@ -147,3 +148,17 @@ def test_the_command(recorded, tmp_path, capsys):
     assert "Saved grouped_temperature" in capsys.readouterr().out
     assert main([*words, "--by", "subject", "--method", "isotonic"]) == 1
     assert "--by: groups get temperatures fitted on answers" in capsys.readouterr().err
+
+
+def test_tensors_and_any_name_of_a_group(tmp_path):
+    rng = np.random.default_rng(0)
+    z, y = rng.normal(size=(60, 3)), rng.integers(0, 3, 60)
+    groups = ["tensor"] * 60
+    fitted = GroupedTemperature().fit(torch.tensor(z).requires_grad_(), y, groups=groups)
+    expected = fitted.transform(z, groups=groups)
+    found = fitted.transform(torch.tensor(z), groups=groups)
+    assert isinstance(found, torch.Tensor)
+    np.testing.assert_array_equal(found.numpy(), expected)
+    assert fitted.transform(torch.tensor(z).bfloat16(), groups=groups).shape == (60, 3)
+    fitted.save(tmp_path / "calibrator.json")
+    np.testing.assert_array_equal(load_calibrator(tmp_path / "calibrator.json").transform(z, groups=groups), expected)
