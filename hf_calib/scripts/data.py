@@ -159,7 +159,11 @@ def training_questions(script_args: Any, training_args: Any) -> tuple[Any, Any] 
         _, first = next(iter(file_rows(*_data_files(path))), (None, {}))
         if reading["columns"] is None and not is_question_layout(first):
             return None
-        return (name if reading == _AS_FOUND else load_questions(path, **reading)), None
+        questions = name if reading == _AS_FOUND else load_questions(path, **reading)
+        only = {"train": questions}
+        train = _split(only, script_args.dataset_train_split, name, "dataset_train_split")
+        # Without a test split, the trainer may hold out questions of its own.
+        return train, None if training_args.eval_strategy == "no" else only.get(script_args.dataset_test_split)
     splits = load_splits(name, config=script_args.dataset_config)
     train = _split(splits, script_args.dataset_train_split, name, "dataset_train_split")
     if reading["columns"] is None and not is_question_layout(column_names(train)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from typing import Any
 
 from ..measures import CATALOG
@@ -11,6 +12,9 @@ logger = logging.getLogger(__name__)
 
 EVALUATION_PREFIX = "eval_calibration"
 """Begins the names under which the calibration-aware trainers log what they evaluate."""
+
+MISSING = "missing_confidence"
+"""The logged share of answers whose stated confidence cannot be read; not in the catalog of measures."""
 
 
 def set_direction(args: Any) -> None:
@@ -66,13 +70,15 @@ def _measure(args: Any, prefix: str) -> str | None:
         return None
     # transformers adds this prefix when it looks for the metric.
     name = metric if metric.startswith("eval_") else f"eval_{metric}"
-    if not name.startswith(f"{prefix}/"):
-        return None
-    name = name.removeprefix(f"{prefix}/").removeprefix("calibrated_").removeprefix("preference_")
-    return name if name in CATALOG else None
+    # With several evaluation datasets, their names come between.
+    begins = r"eval_(?:.+_)?calibration" if prefix == EVALUATION_PREFIX else re.escape(prefix)
+    found = re.fullmatch(rf"{begins}/(?:calibrated_)?(?:preference_)?(.+)", name)
+    return found[1] if found is not None and (found[1] in CATALOG or found[1] == MISSING) else None
 
 
 def _direction(args: Any, measure: str) -> bool:
+    if measure == MISSING:
+        return False
     direction = CATALOG[measure].direction
     if direction is None:
         raise ValueError(

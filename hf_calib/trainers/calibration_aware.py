@@ -34,7 +34,8 @@ def calibration_aware(trainer_class: type[Trainer]) -> type[CalibrationMixin]:
     Raises
     ------
     TypeError
-        If `trainer_class` is not a trainer, or never calls `compute_loss`.
+        If `trainer_class` is not a trainer, or is TRL's `PPOTrainer`, which never calls `compute_loss`. Any other
+        trainer that does not call it raises a RuntimeError at the end of its first step with calibration terms.
 
     Examples
     --------

@@ -97,6 +97,7 @@ class CalibrationTerm:
         self.watch = RegimeWatch(arguments.em_momentum) if getattr(arguments, "method", None) == "auto" else None
         self.running = RunningValues()
         self._accumulation = (-1, 0)
+        self.acted = True
         self._seed = seed
         self.replace_questions(questions, held_out)
 
@@ -129,6 +130,7 @@ class CalibrationTerm:
     def begin_step(self) -> None:
         """Start counting the parts of gradient accumulation."""
         self._accumulation = (-1, 0)
+        self.acted = False
 
     def next_loss(self, model: nn.Module, step: int, num_parts: int) -> torch.Tensor | None:
         """Return `loss` for the next part of the step."""
@@ -161,6 +163,7 @@ class CalibrationTerm:
         NonFiniteLogitsError
             If the model's or the reference's logits are not finite.
         """
+        self.acted = True
         if part >= num_parts:
             return None
         if part == 0:

@@ -81,6 +81,15 @@ class CalibrationRunCallback(TrainerCallback):
         if self.term is not None:
             self.term.begin_step()
 
+    def on_step_end(self, args, state, control, **kwargs):
+        """Stop if the trainer never asked for the terms."""
+        if self.term is not None and not self.term.acted:
+            raise RuntimeError(
+                f"{self.run.trainer}: the trainer does not call compute_loss, so the calibration terms had no effect; "
+                "align with another trainer, or without calibration questions and repair the model afterwards with "
+                "hf_calib.recalibrate"
+            )
+
     def on_train_end(self, args, state, control, **kwargs):
         """Measure the final model, and diagnose its regime if it was trained on answers."""
         if self.evaluator is None:

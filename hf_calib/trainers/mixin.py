@@ -88,6 +88,8 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
     _takes_own_forward = True
     # For the model card: whether the trainer aligns a base model, and the method's name with and without terms.
     _aligns = True
+    # Whether the trainer takes a reference even if no term needs it.
+    _always_has_reference = False
     _method_name: str | None = None
     _method_without_terms: str | None = None
     # How to apply the chat template to the questions, for warnings.
@@ -134,11 +136,15 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
                 "calibration_reference_model: has no effect without calibration questions; pass them as "
                 "calibration_dataset, or leave it out"
             )
-        if em_dataset is not None and (calibration_dataset is None or settings.em_weight == 0):
+        if calibration_reference_model is not None and settings.anchor_weight == 0 and not self._always_has_reference:
             raise ValueError(
-                "em_dataset: has no effect without a calibration_dataset and an em_weight above 0; give both, or "
-                "leave it out"
+                "calibration_reference_model: has no effect without the anchor; set anchor_weight above 0, or leave "
+                "it out"
             )
+        if em_dataset is not None and (calibration_dataset is None or settings.em_weight == 0):
+            missing = ["a calibration_dataset"] * (calibration_dataset is None)
+            missing += ["an em_weight above 0"] * (settings.em_weight == 0)
+            raise ValueError(f"em_dataset: has no effect without {' and '.join(missing)}; add this, or leave it out")
         if settings.eval_calibrator is not None and eval_calibration_dataset is None:
             raise ValueError(
                 "eval_calibrator: has no effect without questions to evaluate on; pass them as "
@@ -152,11 +158,11 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
             run.evaluation_source = dataset_reference(eval_calibration_dataset, n)
             if not self._evaluator.asks_options:
                 run.confidence, run.free_form = self._evaluator.confidence, True
-        # Before the callback that measures the final model.
         if settings.average_weights > 0:
             check_averaging(self.accelerator, self.args)
             self._averaging = WeightAveragingCallback(settings.average_weights)
-            self.add_callback(self._averaging)
+            # First, so that all callbacks that measure the final model measure the averaged one.
+            self.callback_handler.callbacks.insert(0, self._averaging)
         if self._calibration_term is not None or self._evaluator is not None:
             self._add_calibration_callbacks()
 

@@ -41,6 +41,11 @@ class PreferenceMixin(TaggedTrainer, Base):
                     "use_liger_kernel: preference calibration reads the margins off the model's outputs, which TRL's "
                     "Liger loss does not return; set use_liger_kernel=False, or preference_calibration=False"
                 )
+            if getattr(settings, "ld_alpha", None) is not None:
+                raise ValueError(
+                    "ld_alpha: preference calibration uses margins in which all tokens of a completion count alike; "
+                    "leave ld_alpha out, or set preference_calibration=False and preference_weight=0"
+                )
             self._preference_term = PreferenceTerm(settings, self.accelerator)
             self.add_callback(PreferenceRunCallback(self._preference_term, lambda: self.callback_handler.callbacks))
             self.add_callback(PreferenceStateCallback())

@@ -82,6 +82,7 @@ class RecalibrationTrainer(CalibrationMixin, _TermsOnlyTrainer):  # type: ignore
     _method_name = _method_without_terms = "recalibration"
     _takes_own_forward = False
     _aligns = False
+    _always_has_reference = True
 
     def __init__(
         self, model: Any, args: RecalibrationConfig, prompts: Any, reference: Any, processing_class: Any, **kwargs: Any

@@ -106,6 +106,12 @@ class SelfEvaluationCallback(TrainerCallback):
                 f"has {len(self.questions)}; a refresh replaces all of them, so pass the same questions as "
                 "calibration_dataset"
             )
+        term = self.trainer._calibration_term
+        if term is not None and term.reference_distributions is not None:
+            raise ValueError(
+                "calibration_reference_model: new answers have no precomputed distributions, so they cannot be "
+                "refreshed; pass the reference model itself, or set anchor_weight=0"
+            )
         current = self.questions
         if state.global_step > 0 and run.resumed_from is not None:
             if (run.resumed_from / _FILE).exists():

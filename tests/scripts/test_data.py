@@ -161,6 +161,10 @@ def test_a_card_names_a_local_dataset_without_its_place(tmp_path):
 def test_questions_are_told_from_text(tmp_path, suffix):
     path = write(tmp_path / f"questions{suffix}", question_rows(3))
     assert training_questions(*arguments(path)) == (str(path), None)
+    evaluated = arguments(path, eval_strategy="steps", dataset_test_split="train")
+    assert training_questions(*evaluated) == (str(path), str(path))
+    with pytest.raises(DatasetError, match="has no split 'validation'; it has train; choose one with --dataset_train"):
+        training_questions(*arguments(path, dataset_train_split="validation"))
     path = write(tmp_path / f"text{suffix}", [{"text": "a"}])
     assert training_questions(*arguments(path)) is None
 

@@ -44,6 +44,9 @@ def test_every_config_sets_the_direction_of_the_measure(config, start, tmp_path)
     assert direction("ece") is False
     assert direction("calibrated_nll") is False
     assert direction("preference_ece") is False
+    assert direction("missing_confidence") is False
+    assert made(config, tmp_path, f"{start}one_set_calibration/preference_ece").greater_is_better is False
+    assert made(config, tmp_path, f"{start}one_set_calibration/preference_accuracy").greater_is_better is True
     assert direction("accuracy") is True
     assert direction("calibrated_accuracy") is True
     assert direction("ece", greater_is_better=True) is True

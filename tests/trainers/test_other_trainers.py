@@ -72,6 +72,28 @@ def test_without_questions_it_is_the_extended_trainer_to_the_last_bit(
     assert all(torch.equal(results[0][0][name], results[1][0][name]) for name in results[0][0])
 
 
+class OwnStep(Trainer):
+    """Computes its loss without `compute_loss`, as TRL's trainer for online DPO."""
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        loss = model(**inputs).loss
+        self.accelerator.backward(loss)
+        return loss.detach()
+
+
+def test_a_trainer_whose_steps_leave_the_terms_out_stops(tokenizer, tmp_path):
+    trainer = calibration_aware(OwnStep)(
+        tiny_llama(tokenizer),
+        TrainingArguments(str(tmp_path), **training_arguments(max_steps=2)),
+        train_dataset=[tokenizer("some text to learn") for _ in range(16)],
+        data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
+        processing_class=tokenizer,
+        calibration_dataset=ANSWERLESS,
+    )
+    with pytest.raises(RuntimeError, match="the trainer does not call compute_loss, so the calibration terms had no"):
+        trainer.train()
+
+
 def term_gradients(make, tokenizer, folder, monkeypatch, batch_size, accumulation, **options):
     """Return what the terms alone add to a step's gradients: those with them less those without."""
     loss = CalibrationTerm.loss

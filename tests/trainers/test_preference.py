@@ -226,3 +226,10 @@ def test_a_plain_config_trains_as_the_extended_trainer(tokenizer, tmp_path):
 def test_a_negative_weight_is_named(tmp_path):
     with pytest.raises(ValueError, match="preference_weight must be a finite, nonnegative number, got -1"):
         CalibrationAwareConfig(str(tmp_path), **training_arguments(), preference_weight=-1.0)
+
+
+def test_margins_of_weighted_tokens_are_refused(tokenizer, tmp_path):
+    for options in ({"preference_calibration": True}, {"preference_weight": 1.0}):
+        with pytest.raises(ValueError, match="ld_alpha: preference calibration uses margins in which all tokens"):
+            dpo(tokenizer, tmp_path, peft_config=lora(), ld_alpha=0.3, **options)
+    assert dpo(tokenizer, tmp_path, peft_config=lora(), ld_alpha=0.3).ld_alpha == 0.3

@@ -14,6 +14,7 @@ from hf_calib import (
     SelfEvaluationQuestions,
     self_evaluation_questions,
 )
+from hf_calib.evaluation.graded_answers import prompt_format_of_answers
 from hf_calib.tasks.free_form import FreeFormQuestion
 from tests.support import COLOURS, NOUNS, byte_level_tokenizer, questions, tiny_llama, training_arguments
 from tests.trainers.runs import dpo, grpo, lora, sft
@@ -137,6 +138,16 @@ def test_a_refresh_does_not_replace_other_questions(graded, tokenizer, tmp_path)
     trainer = repair(tokenizer, tmp_path, [*graded, *questions(3)], callbacks=[callback(graded)])
     with pytest.raises(ValueError, match="has 33 calibration questions, but SelfEvaluationCallback has 30"):
         trainer.train()
+
+
+def test_new_answers_need_the_reference_itself(graded, tokenizer, tmp_path):
+    model = tiny_llama(tokenizer)
+    known = hf_calib.reference_distributions(model, tokenizer, graded, prompt_format=prompt_format_of_answers(graded))
+    args = RecalibrationConfig(str(tmp_path), supervised_weight=1.0, **training_arguments(max_steps=4))
+    trainer = RecalibrationTrainer(model, args, graded, known, tokenizer, callbacks=[callback(graded, 3)])
+    with pytest.raises(ValueError, match="calibration_reference_model: new answers have no precomputed distributions"):
+        trainer.train()
+    assert trainer.state.global_step == 0
 
 
 @pytest.mark.parametrize("source", ["questions", "file"])

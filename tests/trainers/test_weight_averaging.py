@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
+from hf_calib import CalibrationCallback
 from hf_calib.trainers.weight_averaging import FILE, check_averaging
 from tests.support import questions
 from tests.trainers.runs import dpo, lora, sft
@@ -46,6 +47,17 @@ def test_what_is_measured_after_training_and_saved_is_the_mean(tokenizer, tmp_pa
     )
     trainer.train()
     assert trainer.calibration_reports["after"].to_dict() == trainer.evaluate_calibration().to_dict()
+
+
+def test_a_callback_that_measures_after_training_measures_the_mean(tokenizer, tmp_path):
+    callback = CalibrationCallback(questions(12, seed=3), prefix="eval_two")
+    trainer = sft(
+        tokenizer, tmp_path, max_steps=4, average_weights=1.0, learning_rate=1e-2, callbacks=[callback],
+        eval_calibration_dataset=questions(12, seed=3),
+    )  # fmt: skip
+    trainer.train()
+    after = (trainer.calibration_reports["after"], callback.reports["after"], callback.measure())
+    assert len({own.measures["nll"].value for own in after}) == 1
 
 
 def test_averaging_changes_nothing_in_the_steps(tokenizer, tmp_path):
