@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -106,6 +107,7 @@ def ask(
         plan = _with_options(method, wordings, dataset, settings, seed)
     if hidden_states:
         _check_gives_hidden_states(method, settings, source)
+    _warn_about_shown_answers(plan, prompt_format)
     settled = {
         **source.identity,
         "datasets": {
@@ -143,6 +145,24 @@ def ask(
         measurement.save(Path(out))
         remove_journal(out)
     return measurement
+
+
+def _warn_about_shown_answers(plan: _Plan, prompt_format: PromptFormat) -> None:
+    """Warn if questions are among the solved examples that are shown before each question."""
+
+    def content(question: Any) -> tuple[Any, ...]:
+        return question.context, question.question, frozenset(getattr(question, "choices", ()))
+
+    shown = {content(example) for example in getattr(prompt_format, "examples", ())}
+    for name, questions in plan.questions.items():
+        known = [row for row, question in enumerate(questions) if content(question) in shown]
+        if known:
+            warnings.warn(
+                f"few_shot_dataset: {len(known)} of {len(questions)} questions of {name} (the first is question "
+                f"{known[0] + 1}) are among the solved examples, which show their answers; leave them out of one of "
+                "the two",
+                stacklevel=4,
+            )
 
 
 def _ask(

@@ -140,8 +140,7 @@ def decision_backend(
         _refuse(settings, ("limit", "progress"), "a source of decisions")
         if calibrator is not None:
             raise ValueError("calibrator: does not apply to a source of decisions; give it to LocalDecisions")
-        how = _settings_of(model) if isinstance(model, LocalDecisions) else {}
-        return type(model).__name__, cast(DecisionBackend, model), {"model": None, **how}
+        return type(model).__name__, cast(DecisionBackend, model), _identity_of(cast(DecisionBackend, model))
     if isinstance(model, str) and model.partition(":")[0] in CONTRACTS:
         _refuse(settings, (*_SERVED, "limit", "progress"), "a server of typed decisions")
         if calibrator is not None:
@@ -168,6 +167,16 @@ def decision_backend(
     backend = LocalDecisions(local, prompt_format, calibrator=fitted, n_orders=n_orders)
     loading = {"max_length": settings.max_length, "dtype": settings.dtype}
     return source.name, backend, {**source.identity, **_settings_of(backend), **loading}
+
+
+def _identity_of(backend: DecisionBackend) -> dict[str, Any]:
+    """Return what a run with a source of decisions depends on, as JSON values."""
+    if isinstance(backend, LocalDecisions):
+        source = model_source(backend.source, AskSettings(), this_process(None))
+        return {**source.identity, **_settings_of(backend)}
+    if isinstance(backend, ServedDecisions):
+        return {"model": backend.address, "model_name": backend.model}
+    return {"model": type(backend).__name__}
 
 
 def _settings_of(backend: LocalDecisions) -> dict[str, Any]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import string
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
     from torch import nn
 
-# Numbers per tensor to read: enough to detect training.
+# Numbers per tensor, or blocks per GGUF file, to read: enough to detect training.
 _SAMPLED = 256
 # Bytes per block of a file.
 _BLOCK = 4096
@@ -61,7 +63,8 @@ def folder_digests(model: str, base_model: str | None = None) -> dict[str, str |
 def files_digest(model: str | os.PathLike[str]) -> str | None:
     """Return a digest of the weights in a folder or GGUF file, independent of its path; None for a Hub model.
 
-    Evenly spaced blocks of each file are read, since training changes all weights.
+    The first, middle and last bytes of each tensor are read, since training changes all values of a tensor; of a GGUF
+    file, which is not trained in place, evenly spaced blocks.
     """
     path = Path(model)
     if not path.exists():
@@ -71,17 +74,33 @@ def files_digest(model: str | os.PathLike[str]) -> str | None:
         size = file.stat().st_size
         digest.update(f"{file.name} {size}".encode())
         with file.open("rb") as content:
-            for start in range(0, size, max(_BLOCK, size // _SAMPLED)):
-                content.seek(start)
-                digest.update(content.read(_BLOCK))
+            for start, end in _tensors(content, size) if path.is_dir() else [(0, size)]:
+                step = max(_BLOCK, (end - start - _BLOCK) // (2 if path.is_dir() else _SAMPLED))
+                for place in range(start, end, step):
+                    content.seek(place)
+                    digest.update(content.read(min(_BLOCK, end - place)))
     return f"files:{digest.hexdigest()}"
 
 
+def _tensors(content: BinaryIO, size: int) -> list[tuple[int, int]]:
+    """Return where a safetensors file's header and its tensors start and end; all of a file that is damaged."""
+    length = int.from_bytes(content.read(8), "little")
+    try:
+        header = json.loads(content.read(min(length, size)))
+        places = sorted(own["data_offsets"] for name, own in header.items() if name != "__metadata__")
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return [(0, size)]
+    data = 8 + length
+    return [(0, data), *((data + start, data + end) for start, end in places)]
+
+
 def tensors_digest(model: nn.Module) -> str:
-    """Return a digest of loaded weights, from evenly spaced numbers of each tensor."""
+    """Return a digest of loaded weights, from evenly spaced numbers of each tensor, and of which adapters are on."""
     import torch
 
     digest = hashlib.sha256()
+    for adapters in _adapters_in_use(model):
+        digest.update(repr(adapters).encode())
     for name, tensor in model.state_dict().items():
         if not isinstance(tensor, torch.Tensor):
             continue
@@ -90,6 +109,19 @@ def tensors_digest(model: nn.Module) -> str:
             values = tensor.detach().flatten()
             digest.update(values[:: max(1, values.numel() // _SAMPLED)].float().cpu().numpy().tobytes())
     return f"tensors:{digest.hexdigest()}"
+
+
+def _adapters_in_use(model: nn.Module) -> list[tuple[Any, ...]]:
+    """Return for each layer with PEFT adapters whether they are off, which are active, and their scales."""
+    if "peft" not in sys.modules:
+        return []
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return [
+        (name, layer.disable_adapters, tuple(layer.active_adapters), getattr(layer, "scaling", None))
+        for name, layer in model.named_modules()
+        if isinstance(layer, BaseTunerLayer)
+    ]
 
 
 def tokenizer_digest(tokenizer: Any) -> str:

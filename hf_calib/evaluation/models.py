@@ -236,13 +236,16 @@ def _named(model: str, settings: AskSettings, where: Processes) -> ModelSource:
 
     where_from = {"token": None, "cache_dir": None, "trust_remote_code": settings.trust_remote_code}
     own: dict[str, Any] = {}
+    revision = None
     if ":" not in (adapter or model):  # a GGUF file in a repository, whose hf_calib.json is about other weights
-        metadata, calibrator = calibrated_with(adapter or model, where_from)
+        metadata, calibrator, revision = calibrated_with(adapter or model, where_from)
         if metadata is not None:
             own = {"prompt_format": metadata.prompt_format, "read_by": metadata.confidence, "calibrator": calibrator}
     identity = _identity(
         model, model_name=settings.model_name, adapter=adapter, **folder_digests(adapter or model, adapter and model)
     )
+    if revision is not None:
+        identity["revision"] = revision
     return ModelSource(settings.model_name or Path(adapter or model).name, identity, open_it, **own)
 
 

@@ -188,10 +188,12 @@ def load_parts(
     )
 
 
-def calibrated_with(name: str, options: dict[str, Any]) -> tuple[CalibrationMetadata | None, BaseCalibrator | None]:
-    """Return what a folder or repository says it was calibrated with, and its calibrator; no model is loaded."""
-    folder, _ = fetch(name, None, options, (METADATA_FILE, CALIBRATOR_FILE, CALIBRATOR_ARRAYS))
-    return _calibrated_with(folder, name)
+def calibrated_with(
+    name: str, options: dict[str, Any]
+) -> tuple[CalibrationMetadata | None, BaseCalibrator | None, str | None]:
+    """Return what a model says it was calibrated with, its calibrator, and its commit on the Hub; none is loaded."""
+    folder, is_local = fetch(name, None, options, (METADATA_FILE, CALIBRATOR_FILE, CALIBRATOR_ARRAYS))
+    return *_calibrated_with(folder, name), None if is_local else folder.name
 
 
 def _calibrated_with(folder: Path, name: Any) -> tuple[CalibrationMetadata | None, BaseCalibrator | None]:

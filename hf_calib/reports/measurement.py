@@ -254,13 +254,17 @@ class Measurement:
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        # The report goes first and comes last, so that an interrupted save leaves no report with others' predictions.
+        (folder / REPORT_FILE).unlink(missing_ok=True)
         if self.before is not None:
             self.before.save(folder / BEFORE_FOLDER)
         write_predictions(folder / PREDICTIONS_FILE, self.datasets)
         self.plot().save(folder / DIAGRAM_FILE)
         (folder / PAGE_FILE).write_text(render_page(self), encoding="utf-8")
         text = json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
-        (folder / REPORT_FILE).write_text(text, encoding="utf-8")
+        unfinished = folder / f"{REPORT_FILE}.part"
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.replace(folder / REPORT_FILE)
 
 
 def recorded_run(datasets: Mapping[str, Recorded], **source: Any) -> dict[str, Any]:

@@ -10,9 +10,9 @@ import pytest
 from hf_calib import measure_decisions
 from hf_calib.calibrators import GroupedTemperature, load_calibrator
 from hf_calib.cli import main
-from hf_calib.confidence import LocalDecisions, LocalModel
+from hf_calib.confidence import LocalDecisions, LocalModel, ServedDecisions
 from hf_calib.evaluation import CalibratorMismatchWarning, fit_temperatures
-from hf_calib.evaluation.decisions import prior_answers
+from hf_calib.evaluation.decisions import decision_backend, prior_answers
 from hf_calib.hub import save_calibration_metadata
 from hf_calib.reports import DecisionMeasurement
 from hf_calib.tasks import PromptFormat, QuestionError, TypedDecisions
@@ -338,3 +338,13 @@ def test_a_prompt_through_the_chat_template_begins_with_the_state(folder):
     source = local(folder)
     item = source.encoder.labels(cases[0].questions(), PromptFormat(chat=True))[0]
     assert source.tokenizer.decode(item.input_ids).startswith('<|user|>\n{"n": 0}\nQuestion: ')
+
+
+def test_a_run_knows_which_source_of_decisions_it_asked():
+    tokenizer = byte_level_tokenizer()
+    sources = [LocalDecisions(LocalModel(tiny_llama(tokenizer, seed=seed), tokenizer)) for seed in (0, 1)]
+    sources += [ServedDecisions(f"systemone:http://127.0.0.1:{port}", "m") for port in (1, 2)]
+    identities = [decision_backend(source)[2] for source in sources]
+    assert len({json.dumps(own, sort_keys=True) for own in identities}) == 4
+    again = decision_backend(LocalDecisions(LocalModel(tiny_llama(tokenizer), tokenizer)))[2]
+    assert again == identities[0]

@@ -12,14 +12,17 @@ import pytest
 import torch
 from datasets import Dataset, DatasetDict
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import save_file
 
 import hf_calib
 from hf_calib.calibrators import TemperatureScaling, by_name
 from hf_calib.confidence import Journal, LocalModel, Marginalized, OptionTexts, ServedModel, predict
 from hf_calib.evaluation import CalibratorMismatchWarning
+from hf_calib.evaluation.digests import files_digest
 from hf_calib.evaluation.measuring import measure_recorded
 from hf_calib.evaluation.settings import AskOptions, AskSettings
 from hf_calib.hub import CalibratedModel, save_calibration_metadata
+from hf_calib.reports import Measurement
 from hf_calib.tasks import FewShotFormat, PromptFormat, as_questions, permute_options, random_orders
 from hf_calib.tasks.free_form import FreeFormQuestion
 from tests.confidence.test_served import Server
@@ -364,6 +367,56 @@ def test_a_finished_run_is_asked_again_after_its_files_changed(changed, llama, t
     again = measured(tmp_path / "out")
     assert not np.allclose(probabilities(again), probabilities(first), atol=1e-3)
     np.testing.assert_array_equal(probabilities(again), probabilities(measured(tmp_path / "fresh")))
+
+
+def test_a_finished_run_is_asked_again_after_another_adapter_was_turned_on(tokenizer, tmp_path):
+    torch.manual_seed(0)
+    adapted = get_peft_model(tiny_llama(tokenizer), LoraConfig(r=2, task_type="CAUSAL_LM", init_lora_weights=False))
+    adapted.add_adapter("two", LoraConfig(r=2, task_type="CAUSAL_LM", init_lora_weights=False))
+
+    def measured(out="out"):
+        return hf_calib.measure((adapted, tokenizer), ASKED, out=tmp_path / out).predictions.option_log_probabilities
+
+    first = measured()
+    adapted.set_adapter("two")
+    second = measured()
+    with adapted.disable_adapter():
+        without = measured()
+        np.testing.assert_array_equal(without, measured("fresh"))
+    for one, other in ((first, second), (second, without), (first, without)):
+        assert not np.allclose(one, other, atol=1e-3)
+
+
+def test_every_tensor_of_a_large_file_counts(tmp_path):
+    tensors = {f"norm{i}": torch.ones(8) for i in range(50)} | {"large": torch.zeros(2**22), "last": torch.ones(8)}
+    save_file(tensors, tmp_path / "model.safetensors")
+    known = {files_digest(tmp_path)}
+    for name in tensors:
+        save_file(tensors | {name: tensors[name] + 1}, tmp_path / "model.safetensors")
+        known.add(files_digest(tmp_path))
+    assert len(known) == 1 + len(tensors)
+    save_file(tensors, tmp_path / "model.safetensors")
+    assert files_digest(tmp_path) in known
+
+
+def test_an_interrupted_save_leaves_no_report_with_others_predictions(llama, tokenizer, tmp_path, monkeypatch):
+    hf_calib.measure((llama, tokenizer), ASKED, out=tmp_path)
+
+    def interrupted(self):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Measurement, "plot", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            hf_calib.measure((tiny_llama(tokenizer, seed=1), tokenizer), ASKED, out=tmp_path)
+    again = hf_calib.measure((llama, tokenizer), ASKED, out=tmp_path)
+    same(again, predict(llama, tokenizer, ASKED))
+
+
+def test_solved_examples_that_are_asked_are_said(llama, tokenizer):
+    prompt = FewShotFormat.choose(ASKED[:10], 2)
+    with pytest.warns(UserWarning, match=r"few_shot_dataset: 2 of 30 questions of .* \(the first is question 1\) are"):
+        hf_calib.measure((llama, tokenizer), ASKED, prompt=prompt)
 
 
 def test_a_finished_run_is_asked_again_after_a_loaded_models_template_changed(llama, tokenizer, tmp_path):
