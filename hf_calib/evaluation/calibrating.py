@@ -22,7 +22,7 @@ from ..calibrators.storage import described
 from ..measures import CalibrationReport, Finding
 from ..reports import Measurement
 from ..reports.checks import calibrator_findings, says_nothing, sorted_findings
-from ..reports.measurement import common_method, datasets_of, pool, predictions_of
+from ..reports.measurement import BEFORE_FOLDER, common_method, datasets_of, pool, predictions_of
 from .asking import Datasets, ask
 from .fitted import fitted_on_measurement
 from .grouping import groups_of
@@ -235,6 +235,12 @@ def calibrate(
             measurement = ask(
                 model, dataset, method=method, seed=seed, out=kept_in, hidden_states=with_features, **options
             )
+    if "calibrator" in measurement.run:
+        raise ValueError(
+            f"model: the predictions are calibrated already, by {measurement.run['calibrator'].get('method')}, and a "
+            "new calibrator would be applied to others; give predictions without a calibrator (a folder written by "
+            f"hf-calib measure has these in {BEFORE_FOLDER}/)"
+        )
     if target is not None:
         # A reference replaces the answers, so its method may differ; a target's may not.
         common_method({"the model": measurement, "the target": target_predictions}, "target_predictions")
@@ -314,6 +320,8 @@ class _Given:
             by, names = self.groups
             return GroupedTemperature(by).fit(self.predictions.logits, self.labels, groups=names)
         calibrator = self._new(name)
+        if self.predictions.are_events_for(calibrator):
+            return calibrator.fit(self.predictions.confidences, self.predictions.correct, kind="probabilities")
         predictions = self.predictions.logits
         if self.target is not None:
             return fit_with_target(calibrator, predictions, self.labels, self.target)

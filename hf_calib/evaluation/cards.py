@@ -23,14 +23,14 @@ from ..hub import (
     save_calibration_metadata,
     write_card,
 )
-from ..hub.calibration_metadata import METADATA_FILE
+from ..hub.calibration_metadata import CALIBRATOR_FILE, METADATA_FILE
 from ..hub.card import CARD_FILE, drafted_tags
 from ..hub.card_data import AFTER, BASE, BEFORE, REPORT_FILE, read_json
 from ..hub.errors import InvalidFolderError
 from ..hub.folders import ADAPTER_CONFIG, MAX_CONFIG_BYTES
 from ..tasks import PromptFormat, load_questions, require_answers
 from ..tasks.columns import Columns
-from .diagnosing import diagnose
+from .diagnosing import diagnose, is_same_source
 from .digests import files_digest
 from .fitted import check_fits
 from .measuring import as_calibrator, measure
@@ -129,7 +129,7 @@ def measure_and_write_card(
         If `trained_on` equals `dataset`, `task_id` is given without a dataset on the Hub, the calibrator was fitted on
         something else, or the card compares with another model on another set.
     """
-    if trained_on is not None and DatasetReference.parse(dataset) == DatasetReference.parse(trained_on):
+    if trained_on is not None and is_same_source(dataset, trained_on):
         raise ValueError(
             f"the questions to measure on and those that the model was fine-tuned on are both {trained_on}; the "
             "regime shows on new ones"
@@ -146,6 +146,11 @@ def measure_and_write_card(
             f"{METADATA_FILE} in {folder} records another prompt format than the one given, so the card's figures "
             "would not be those of the model that `hf_calib.load` returns.",
             "Leave the prompt format out, or measure another one with: hf-calib measure",
+        )
+    if metadata is None and calibrator is None and (folder / CALIBRATOR_FILE).exists():
+        raise ValueError(
+            f"calibrator: {folder / CALIBRATOR_FILE} does not belong to the model, since there is no {METADATA_FILE}; "
+            f"pass --calibrator {folder} to apply it, or move it elsewhere"
         )
     reading: dict[str, Any] = {"columns": columns, "answer_base": answer_base, "on_bad_row": on_bad_row}
     questions = load_questions(dataset, limit=limit, seed=seed, **reading)
@@ -173,7 +178,7 @@ def measure_and_write_card(
     }
 
     def measured(own: CalibratedModel) -> CalibrationReport:
-        return measure(own, {str(dataset): questions}, seed=seed, **options).report
+        return measure(own, {str(dataset): questions}, method=model.read_by, seed=seed, **options).report
 
     facts = dict(facts or {})
     if before is not None:

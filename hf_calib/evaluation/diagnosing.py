@@ -329,16 +329,28 @@ def _ask(model: Model, training: Any, new: Any, **how: Any) -> Measurement:
     sets = {"training": training, "new": new}
     if all(isinstance(source, str | os.PathLike) for source in sets.values()):
         sets = {str(training): training, str(new): new}
-    return ask(model, sets, **how)
+
+    def check(run: Mapping[str, Any]) -> None:
+        if len({own["sha256"] for own in run["datasets"].values()}) == 1:
+            raise ValueError(_SAME.format(f"training, {' and '.join(sets)}"))
+
+    return ask(model, sets, check=check, **how)
+
+
+_SAME = "new: the same questions as {}; pass questions that the model was not trained on"
 
 
 def _check_different(training: Any, new: Any) -> None:
     are_paths = all(isinstance(source, str | os.PathLike) for source in (training, new))
-    if training is new or (are_paths and str(training) == str(new)):
-        named = f", {training}" if are_paths else ""
-        raise ValueError(
-            f"new: the same questions as training{named}; pass questions that the model was not trained on"
-        )
+    if training is new or (are_paths and is_same_source(training, new)):
+        raise ValueError(_SAME.format(f"training, {training}" if are_paths else "training"))
+
+
+def is_same_source(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:
+    """Return whether two arguments of `load_questions` are the same file, folder or Hub dataset."""
+    if Path(one).exists() and Path(other).exists():
+        return Path(one).samefile(other)
+    return str(one) == str(other)
 
 
 def accuracy_difference(first: SetSummary, second: SetSummary) -> tuple[float, float, float]:

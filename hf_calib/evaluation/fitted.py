@@ -60,9 +60,14 @@ def fitted_on(run: Mapping[str, Any], n: int = 1) -> FittedOn:
     from ..hub.escaping import public_name
 
     asked = run.get("adapter") or run.get("model_name") or run.get("model")
+    datasets: dict[str, str | None] = {}
+    for name, own in run.get("datasets", {}).items():
+        shown = public_name(name)
+        same = sum(known.partition(" (")[0] == shown for known in datasets)  # files of one name in two folders
+        datasets[f"{shown} ({same + 1})" if same else shown] = own.get("sha256")
     return FittedOn(
         n=n,
-        datasets={public_name(name): own.get("sha256") for name, own in run.get("datasets", {}).items()},
+        datasets=datasets,
         model=None if asked is None else _named(str(asked)),
         revision=run.get("revision"),
         weights=run.get("weights"),

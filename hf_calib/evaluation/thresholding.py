@@ -15,7 +15,7 @@ import numpy as np
 from ..measures import AccuracyThreshold, Finding, accuracy_threshold
 from ..measures.thresholds import answers_needed
 from ..reports import Measurement
-from .fitted import check_fits
+from .fitted import check_fits, fitted_on
 from .grouping import groups_of
 from .keeping import save_result
 from .measuring import as_calibrator, calibrated, measure
@@ -127,8 +127,18 @@ class ConfidenceThreshold:
         Raises
         ------
         ValueError
-            If a question belongs to a group that has no threshold.
+            If a question belongs to a group that has no threshold, or the measurement is known to be of another model,
+            another way of asking or another calibrator.
         """
+        differing = fitted_on(self.run).mismatches(fitted_on(measurement.run))
+        mine, theirs = (_calibrator(run) for run in (self.run, measurement.run))
+        if self.run and measurement.run and mine != theirs:
+            differing.append(f"the calibrator is {theirs}, not {mine}")
+        if differing:
+            raise ValueError(
+                f"measurement: the threshold was found on other confidences: {'; '.join(differing)}; measure in the "
+                "same way, or find a threshold for this one"
+            )
         predictions = measurement.predictions
         accepted = np.zeros(len(predictions), dtype=bool)
         for name, rows in _rows(measurement, self.by).items():
@@ -197,7 +207,7 @@ class ConfidenceThreshold:
             group(name)
             | {
                 "n": own.n,
-                "confidence above": own.threshold,
+                "confidence above": own.shown(4),
                 "coverage": own.coverage,
                 "accuracy": own.accuracy_accepted,
                 "at least": own.accuracy_low,
@@ -373,6 +383,13 @@ def _rows(measurement: Measurement, by: str | None) -> dict[str, np.ndarray]:
 def _percent(share: float) -> str:
     """Return a share as a percentage with all its digits, since what is guaranteed must not be rounded."""
     return f"{100 * share:.10g}%"
+
+
+def _calibrator(run: Mapping[str, Any]) -> str:
+    """Return a run's calibrator with its parameters, without what depends on the questions."""
+    of_questions = ("fitted_on_same_questions", "groups_not_fitted")
+    known = {key: own for key, own in run.get("calibrator", {}).items() if key not in of_questions}
+    return json.dumps(known, sort_keys=True) if known else "none"
 
 
 def _digests(measurement: Measurement) -> set[str]:

@@ -121,6 +121,12 @@ def save_calibration_metadata(
     return path
 
 
+def has_calibrator(folder: Path) -> bool:
+    """Return whether a calibrator belongs to the model in a folder: its file may be there without."""
+    metadata = read_calibration_metadata(folder)
+    return metadata is not None and metadata.calibrator
+
+
 def add_calibrator(folder: str | os.PathLike[str], calibrator: Saveable) -> Path:
     """Write a calibrator into a folder that has an `hf_calib.json`, and note there that it belongs to the model.
 

@@ -167,12 +167,12 @@ def write_card(folder: str | os.PathLike[str], data: CalibrationCardData) -> Pat
     CardConflictError, PrivateInformationError
         As `render_card`; then nothing is written.
     """
-    from .calibration_metadata import CALIBRATOR_FILE
+    from .calibration_metadata import has_calibrator
 
     folder = Path(folder)
     path = folder / CARD_FILE
     existing = read_card(path) if path.exists() else None
-    card = render_card(data, existing, calibrator=(folder / CALIBRATOR_FILE).exists())
+    card = render_card(data, existing, calibrator=has_calibrator(folder))
     folder.mkdir(parents=True, exist_ok=True)
     data.save(folder)
     if data.evaluations:
@@ -367,7 +367,7 @@ def evaluation_table(data: CalibrationCardData, evaluation: Evaluation) -> dict[
 
 def _threshold(own: AccuracyThreshold) -> Markdown:
     """Say above which confidence answers reach an accuracy."""
-    which = "All answers" if own.threshold == 0 else f"Answers with a confidence above {own.threshold:.3f}"
+    which = "All answers" if own.threshold == 0 else f"Answers with a confidence above {own.shown()}"
     share = "" if own.threshold == 0 else f" ({own.coverage:.0%} of them)"
     return Markdown(
         f"{which}{share} to new questions of this kind are right at least {own.accuracy:.0%} of the time, with "

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from .calibration_metadata import CALIBRATOR_FILE
+from .calibration_metadata import has_calibrator
 from .card import CARD_FILE, PICTURE_FILE, adopt_metadata, handwritten, merge_cards, read_card, render_card
 from .card_data import REPORT_FILE, CalibrationCardData
 from .commands import publish_command
@@ -208,7 +208,7 @@ def _published_card(
         if base_model is not None:
             data = data.with_base_model(base_model, base_revision)
         data = replace(data, hub_model_id=repo_id)
-        local = render_card(data, local, calibrator=(folder / CALIBRATOR_FILE).is_file())
+        local = render_card(data, local, calibrator=has_calibrator(folder))
     if local is None:
         raise InvalidFolderError(
             f"{folder} holds neither {CARD_FILE} nor {REPORT_FILE}, so there is nothing to say about the model.",

@@ -1,7 +1,7 @@
 """The confidence above which answers reach an accuracy, with a guarantee for new questions."""
 
 from dataclasses import asdict, dataclass
-from math import ceil, floor, log
+from math import ceil, floor, log, log10
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -51,6 +51,15 @@ class AccuracyThreshold:
     def accuracy_accepted(self) -> float:
         """Accuracy of the answers above the threshold; NaN without one."""
         return self.n_correct / self.n_accepted if self.n_accepted else float("nan")
+
+    def shown(self, digits: int = 3) -> str:
+        """Return the threshold rounded up to `digits` decimals, or more where it would become 1."""
+        if self.threshold is None:
+            return "none"
+        if self.threshold < 1:
+            digits = max(digits, 1 - floor(log10(1 - self.threshold)))
+        scale = 10**digits
+        return f"{ceil(round(self.threshold * scale, 6)) / scale:.{digits}f}"
 
     def accepts(self, confidences: ArrayLike) -> NDArray[np.bool_]:
         """Return which answers are above the threshold, as a mask of shape (n,)."""

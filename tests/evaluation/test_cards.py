@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
+import hf_calib
 from hf_calib.calibrators import TemperatureScaling, by_name
 from hf_calib.calibrators.fitted_on import FittedOn
 from hf_calib.cli import main
@@ -60,6 +62,46 @@ def test_measures_the_adapter_and_the_model_under_it(client, adapter_folder, ada
     assert metadata.option_counts == (4,)
     assert metadata.base_model == base
     assert publish_adapter(adapter_folder, "ann/mine").changed
+
+
+def test_a_model_that_changed_on_the_hub_is_asked_again(client, base, base_folder, tmp_path):
+    def measured(out):
+        return hf_calib.measure(base, questions(20), out=tmp_path / out)
+
+    first = measured("out")
+    np.testing.assert_array_equal(
+        measured("out").predictions.option_log_probabilities, first.predictions.option_log_probabilities
+    )
+    tiny_llama(byte_level_tokenizer(), seed=5).save_pretrained(tmp_path / "changed")
+    files = {path.name: path.read_bytes() for path in base_folder.iterdir() if path.is_file()}
+    client.add(base, files | {"model.safetensors": (tmp_path / "changed" / "model.safetensors").read_bytes()})
+    again = measured("out")
+    assert again.run["revision"] == client.repository(base).branches["main"] != first.run["revision"]
+    expected = measured("fresh").predictions.option_log_probabilities
+    np.testing.assert_array_equal(again.predictions.option_log_probabilities, expected)
+    assert not np.allclose(expected, first.predictions.option_log_probabilities, atol=1e-3)
+
+
+def test_the_model_to_compare_with_is_asked_in_the_same_way(base_folder, dataset, tmp_path):
+    own = shutil.copytree(base_folder, tmp_path / "own")
+    save_calibration_metadata(own, confidence="text-tokens", option_counts=(4,))
+    measure_and_write_card(own, dataset, before=str(base_folder))
+    reports = CalibrationCardData.load(own).evaluations[0].reports
+    for key in ("accuracy", "confidence", "ece", "nll"):
+        assert reports["before"].measures[key].value == pytest.approx(reports["after"].measures[key].value, abs=1e-6)
+
+
+def test_a_calibrator_that_is_not_the_models_is_neither_removed_nor_claimed(base_folder, dataset, tmp_path):
+    own = shutil.copytree(base_folder, tmp_path / "own")
+    TemperatureScaling().fit(np.log([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]]), [0, 0, 1]).save(own / "calibrator.json")
+    with pytest.raises(ValueError, match=r"calibrator: .*calibrator\.json does not belong to the model, since there"):
+        measure_and_write_card(own, dataset)
+    assert (own / "calibrator.json").is_file()
+    (own / "calibrator.json").rename(tmp_path / "calibrator.json")
+    measure_and_write_card(own, dataset)
+    (tmp_path / "calibrator.json").rename(own / "calibrator.json")
+    card = measure_and_write_card(own, dataset).read_text()
+    assert "fitted calibrator" not in card
 
 
 def test_another_set_and_another_model_are_added(client, adapter_folder, base_folder, dataset, tmp_path):

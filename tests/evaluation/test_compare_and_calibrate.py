@@ -16,7 +16,7 @@ from hf_calib.evaluation import CalibratorMismatchWarning, UninformativeFitError
 from hf_calib.evaluation.digests import files_digest
 from hf_calib.reports import differences
 from hf_calib.tasks import PromptFormat
-from tests.support import questions, tiny_llama
+from tests.support import question_rows, questions, tiny_llama
 
 ASKED, NEW = questions(24, choices=(4, 3)), questions(24, seed=1, choices=(4, 3))
 
@@ -247,11 +247,38 @@ def test_a_model_is_diagnosed_on_questions(models, tmp_path):
         diagnose("q.jsonl", "q.jsonl", model=models["base"])
     with pytest.raises(ValueError, match="new: the same questions as training; pass"):
         diagnose(known, known)
+    for name in ("one", "other"):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in question_rows(12)))
+    for other in ("other.jsonl", f"../{tmp_path.name}/one.jsonl"):
+        with pytest.raises(ValueError, match=r"new: the same questions as training, .*one\.jsonl"):
+            diagnose(tmp_path / "one.jsonl", tmp_path / other, model=models["base"])
     with pytest.raises(ValueError, match="limit: these say how a model is asked; give model"):
         diagnose(known, new, limit=3)
 
 
 # What a calibrator is for
+
+
+def test_calibrated_predictions_are_not_calibrated_again(models, tmp_path):
+    fitted = hf_calib.calibrate(models["base"], ASKED, folds=2, force=True, out=tmp_path / "c")
+    measured = hf_calib.measure(models["base"], NEW, calibrator=fitted.calibrator, out=tmp_path / "m")
+    for recorded in (measured, tmp_path / "m"):
+        with pytest.raises(
+            ValueError, match=r"model: the predictions are calibrated already, by temperature, .*before/"
+        ):
+            hf_calib.calibrate(recorded, folds=2)
+    assert hf_calib.calibrate(tmp_path / "m" / "before", folds=2).n == len(NEW)
+
+
+def test_files_of_one_name_in_two_folders_are_kept_apart(models, tmp_path):
+    for name, start in (("law", 0), ("med", 20)):
+        (tmp_path / name).mkdir()
+        rows = question_rows(40)[start : start + 20]
+        (tmp_path / name / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    paths = [tmp_path / name / "test.jsonl" for name in ("law", "med")]
+    known = hf_calib.calibrate(models["base"], paths, folds=2).calibrator.fitted_on.datasets
+    assert list(known) == ["test.jsonl", "test.jsonl (2)"]
+    assert len(set(known.values())) == 2
 
 
 def test_a_calibrator_knows_what_it_was_fitted_on(models, tmp_path):

@@ -10,7 +10,8 @@ from hf_calib.calibrators import TemperatureScaling
 from hf_calib.cli import main
 from hf_calib.evaluation import measure_recorded
 from hf_calib.evaluation.grouping import groups_of
-from hf_calib.measures import accuracy_threshold
+from hf_calib.measures import AccuracyThreshold, accuracy_threshold
+from hf_calib.tasks import as_questions
 from tests.support import question_rows, tiny_llama
 
 
@@ -180,6 +181,32 @@ def test_answers_that_a_calibrator_was_fitted_on_guarantee_nothing_in_files_eith
     other = write(tmp_path / "other.jsonl", 800, seed=1)
     assert hf_calib.find_threshold(other, accuracy=0.7, calibrator=tmp_path / "c").coverage > 0
     assert not measure_recorded(other, calibrator=tmp_path / "c").report.ece_convention["in_sample"]
+
+
+def test_confidences_of_another_kind_are_refused(held_out, tmp_path, tokenizer):
+    raw = measure_recorded(held_out)
+    scaled = measure_recorded(held_out, calibrator=TemperatureScaling().set_parameters({"temperature": 2.0}))
+    found = hf_calib.find_threshold(scaled, accuracy=0.6)
+    assert found.accepts(scaled).any()
+    with pytest.raises(
+        ValueError, match="measurement: the threshold was found on other confidences: the calibrator is"
+    ):
+        found.accepts(raw)
+    new = measure_recorded(write(tmp_path / "new.jsonl", 400, seed=1))
+    with pytest.raises(ValueError, match="the calibrator is none, not "):
+        hf_calib.find_threshold(scaled, accuracy=0.6, new=new)
+    model, asked = (tiny_llama(tokenizer), tokenizer), as_questions(question_rows(40))
+    letters, texts = (hf_calib.measure(model, asked, method=method) for method in ("letters", "text-tokens"))
+    with pytest.raises(ValueError, match=r"other confidences: .*confidence\.name is 'text', not 'letters'"):
+        hf_calib.find_threshold(letters, accuracy=0.1).accepts(texts)
+
+
+def test_a_threshold_near_1_is_shown_with_enough_digits():
+    cases = {0.0: "0.000", 0.7312: "0.732", 0.731: "0.731", 0.99974: "0.99974", 0.99993: "0.999930"}
+    for threshold, text in cases.items():
+        own = AccuracyThreshold(0.9, 0.95, threshold, 10, 5, 5, 0.8)
+        assert own.shown() == text
+        assert threshold - 1e-9 <= float(own.shown()) < 1
 
 
 def test_the_check_needs_other_questions(held_out, tmp_path):
