@@ -192,7 +192,9 @@ def calibrated_with(
     name: str, options: dict[str, Any]
 ) -> tuple[CalibrationMetadata | None, BaseCalibrator | None, str | None]:
     """Return what a model says it was calibrated with, its calibrator, and its commit on the Hub; none is loaded."""
-    folder, is_local = fetch(name, None, options, (METADATA_FILE, CALIBRATOR_FILE, CALIBRATOR_ARRAYS))
+    # With the model's configuration, which every repository has: without any file, no folder would be made.
+    files = (METADATA_FILE, CALIBRATOR_FILE, CALIBRATOR_ARRAYS, MODEL_CONFIG, ADAPTER_CONFIG)
+    folder, is_local = fetch(name, None, options, files)
     return *_calibrated_with(folder, name), None if is_local else folder.name
 
 
@@ -253,7 +255,8 @@ def fetch(
         ) from error
     fetched = Path(folder) / file
     if not fetched.exists():
-        raise MissingModelError(f"The repository {repository} has no file {file!r}.", "Check its name on the Hub.")
+        what = f"no file {file!r}" if file else f"neither {MODEL_CONFIG} nor {ADAPTER_CONFIG}, so it is not a model"
+        raise MissingModelError(f"The repository {repository} has {what}.", "Check its name on the Hub.")
     return fetched, False
 
 
