@@ -484,5 +484,5 @@ def test_thresholds_that_are_reached_are_in_the_card():
     assert "to new questions of this kind are right at least" not in cards[1]
     threshold = next(own for own in sure.thresholds if own.threshold)
     text = shown(cards[0])[0]
-    assert f"confidence above {threshold.threshold:.3f} ({threshold.coverage:.0%} of them)" in text
+    assert f"confidence above {threshold.shown()} ({threshold.coverage:.0%} of them)" in text
     assert f"are right at least {threshold.accuracy:.0%} of the time, with 95% probability" in text
