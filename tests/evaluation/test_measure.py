@@ -409,13 +409,16 @@ def test_an_interrupted_save_leaves_no_report_with_others_predictions(llama, tok
         patched.setattr(Measurement, "plot", interrupted)
         with pytest.raises(KeyboardInterrupt):
             hf_calib.measure((tiny_llama(tokenizer, seed=1), tokenizer), ASKED, out=tmp_path)
+    with pytest.raises(ValueError, match="holds the beginning of a run that differs in weights"):
+        hf_calib.measure((llama, tokenizer), ASKED, out=tmp_path)
+    shutil.rmtree(tmp_path / ".progress")
     again = hf_calib.measure((llama, tokenizer), ASKED, out=tmp_path)
     same(again, predict(llama, tokenizer, ASKED))
 
 
 def test_solved_examples_that_are_asked_are_said(llama, tokenizer):
     prompt = FewShotFormat.choose(ASKED[:10], 2)
-    with pytest.warns(UserWarning, match=r"few_shot_dataset: 2 of 30 questions of .* \(the first is question 1\) are"):
+    with pytest.warns(UserWarning, match=r"few_shot_dataset: 6 of 30 questions of .* \(the first is question 1\) are"):
         hf_calib.measure((llama, tokenizer), ASKED, prompt=prompt)
 
 
