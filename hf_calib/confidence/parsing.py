@@ -66,7 +66,7 @@ def parse_confidence(text: str) -> float | None:
     for match in _PERCENT.finditer(text):
         found.append((match.end(), float(match[1]) / 100))
     for match in _FRACTION.finditer(text):
-        even = float(match[1]) == float(match[2]) == 50  # "50/50"
+        even = "/" in match[0] and float(match[1]) == float(match[2]) == 50  # "50/50"
         found.append((match.end(), 0.5 if even else float(match[1]) / float(match[2])))
     if not found:
         for match in _NAMED.finditer(text):
@@ -217,7 +217,9 @@ def parse_letter(text: str, letters: str, choices: Sequence[str] = ()) -> int | 
         rest = stripped[named[-1].start(1) :]
         if re.match(rf"[{letters}]\W*\s(?:and|or)\s\W*[{letters}]\b", rest):
             return None
-        by_text = _choice_of(rest.partition("\n")[0], choices)  # "Answer: A dog"
+        line = rest.partition("\n")[0]
+        # "Answer: A dog"; a letter alone is the letter, also where it is an option's text.
+        by_text = _choice_of(line, choices) if len(line.strip(" .)*]\"'")) > 1 else None
         return letters.index(named[-1][1]) if by_text is None else by_text
     begins = re.match(rf"[\"'*(\[]*([{letters}])(?:\s*[.):,;\]*\"\n]|\s*$|\s*\(?\d|\s+-)", stripped)
     if begins:

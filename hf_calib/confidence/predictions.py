@@ -305,7 +305,7 @@ class Predictions:
                 groups = self._groups(calibrator.by)  # type: ignore[attr-defined]
             probabilities = calibrator.transform(self.logits, kind="logits", groups=groups)  # type: ignore[call-arg]
             return self.with_probabilities(probabilities)
-        if self.are_events_for(calibrator):
+        if calibrator.parameters().get("scope") == "event":
             return self.with_confidences(calibrator.transform(self.confidences, kind="probabilities"))
         logits = np.stack([own.logits for own in (self, *others)]) if others else self.logits
         return self.with_probabilities(calibrator.transform(logits, kind="logits", features=features))
@@ -322,16 +322,16 @@ class Predictions:
         )
 
     def are_events_for(self, calibrator: BaseCalibrator) -> bool:
-        """Return whether a calibrator has to take the confidences, (n,), as probabilities of an event.
+        """Return whether to fit a calibrator on the confidences, (n,), as probabilities of an event.
 
-        That is so for a map of the confidence where the answer may not be the most probable option (`chosen`): of a
-        question's probabilities, the map takes the greatest.
+        This is needed for maps of the confidence where `chosen` is set: given a question's probabilities, they map the
+        largest, which may not be the answer's.
         """
         maps_confidence = getattr(calibrator, "maps_confidence", False) and getattr(calibrator, "takes_events", False)
         return self.chosen is not None and maps_confidence
 
     def with_confidences(self, confidences: np.ndarray) -> Predictions:
-        """Return these predictions with other probabilities of the answers, (n,).
+        """Return these predictions with the given confidences in the answers, shape (n,).
 
         The other options keep their proportions, and are level where they had no probability.
         """
@@ -343,7 +343,7 @@ class Predictions:
         others = np.where(others.sum(axis=1, keepdims=True) > 0, others, exists)
         probabilities = others * ((1 - confidences) / others.sum(axis=1))[:, None]
         probabilities[rows, self.predicted] = confidences
-        return self.with_probabilities(probabilities)
+        return replace(self, chosen=self.predicted).with_probabilities(probabilities)
 
     def with_probabilities(self, probabilities: np.ndarray) -> Predictions:
         """Return these predictions with other probabilities of the options, (n, K).

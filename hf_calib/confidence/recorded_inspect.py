@@ -106,7 +106,15 @@ def _log(path: Path) -> tuple[Mapping[str, Any], list[Mapping[str, Any]]]:
             header = json.loads(path.read_text(encoding="utf-8"))
             samples = header["samples"]
         return {**header, "eval": dict(header["eval"])}, samples or []
-    except (ValueError, KeyError, TypeError, RecursionError, NotImplementedError, zipfile.BadZipFile) as error:
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        NotImplementedError,
+        zipfile.BadZipFile,
+    ) as error:
         raise QuestionError(f"{path} is not a log of Inspect: {error!r}") from None
 
 
@@ -183,7 +191,7 @@ def _letters(sample: Mapping[str, Any], letters: str) -> list[float]:
     if len(marked) != 1:
         raise QuestionError(
             f"{len(marked)} tokens of the reply {written[:80]!r} may be the answer; expected one. Remove the sample, "
-            "or run Inspect with --epochs 10"
+            "or run Inspect with --epochs 10, which estimates the confidence from repeated answers"
         )
     chosen = str(marked[0]["token"]).strip()
     if _answer(sample) not in (None, chosen):

@@ -53,7 +53,9 @@ def read_lm_eval(paths: Iterable[str | Path]) -> dict[str, Recorded]:
             except QuestionError as error:
                 raise QuestionError(f"{place}: {error}") from None
             except (TypeError, ValueError, AttributeError) as error:
-                raise QuestionError(f"{place}: this is not what lm-evaluation-harness logs: {error}") from None
+                raise QuestionError(
+                    f"{place}: this is not a sample as lm-evaluation-harness logs it: {error}"
+                ) from None
         if not samples:
             raise QuestionError(f"{path} holds no sample")
         tasks[task] = recorded_from(_rows(samples, task, path))

@@ -159,8 +159,8 @@ def _warn_about_shown_answers(plan: _Plan, prompt_format: PromptFormat) -> None:
         if known:
             warnings.warn(
                 f"few_shot_dataset: {len(known)} of {len(questions)} questions of {name} (the first is question "
-                f"{known[0] + 1}) are among the solved examples, which show their answers; leave them out of one of "
-                "the two",
+                f"{known[0] + 1}) are also solved examples in the prompt, which show their answers; remove them "
+                "from the questions or from the examples",
                 stacklevel=4,
             )
 

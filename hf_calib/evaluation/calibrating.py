@@ -237,9 +237,9 @@ def calibrate(
             )
     if "calibrator" in measurement.run:
         raise ValueError(
-            f"model: the predictions are calibrated already, by {measurement.run['calibrator'].get('method')}, and a "
-            "new calibrator would be applied to others; give predictions without a calibrator (a folder written by "
-            f"hf-calib measure has these in {BEFORE_FOLDER}/)"
+            f"model: these predictions are already calibrated, by {measurement.run['calibrator'].get('method')}; a "
+            f"calibrator is fitted on uncalibrated ones. Give the subfolder {BEFORE_FOLDER}/ of the folder that "
+            "hf-calib measure wrote (in Python, measurement.before)"
         )
     if target is not None:
         # A reference replaces the answers, so its method may differ; a target's may not.
@@ -320,8 +320,9 @@ class _Given:
             by, names = self.groups
             return GroupedTemperature(by).fit(self.predictions.logits, self.labels, groups=names)
         calibrator = self._new(name)
-        if self.predictions.are_events_for(calibrator):
-            return calibrator.fit(self.predictions.confidences, self.predictions.correct, kind="probabilities")
+        if self.labels.ndim == 1 and self.predictions.are_events_for(calibrator):
+            right = self.predictions.predicted == self.labels
+            return calibrator.fit(self.predictions.confidences, right, kind="probabilities")
         predictions = self.predictions.logits
         if self.target is not None:
             return fit_with_target(calibrator, predictions, self.labels, self.target)
@@ -375,9 +376,10 @@ def _logits_of_same_questions(reference: Mapping[str, Recorded], measurement: Me
     for number, (their, our) in enumerate(pairs, start=1):
         if their and our and (their.question, their.choices) != (our.question, our.choices):
             raise ValueError(
-                f"reference_predictions: question {number} is {their.question!r} with the options "
-                f"{', '.join(their.choices)}, but the model's is {our.question!r} with {', '.join(our.choices)}; both "
-                "must be asked the same questions, with the options in the same order"
+                f"reference_predictions: the reference's question {number} is {their.question!r:.100} (options "
+                f"{', '.join(their.choices):.100}), but the model's is {our.question!r:.100} (options "
+                f"{', '.join(our.choices):.100}); both must be asked the same questions, with the options in the same "
+                "order"
             )
     return theirs.logits
 

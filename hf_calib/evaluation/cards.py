@@ -131,8 +131,8 @@ def measure_and_write_card(
     """
     if trained_on is not None and is_same_source(dataset, trained_on):
         raise ValueError(
-            f"the questions to measure on and those that the model was fine-tuned on are both {trained_on}; the "
-            "regime shows on new ones"
+            f"trained_on: {trained_on} is also the dataset to measure on, and the regime shows only on new questions; "
+            "give another dataset"
         )
     if task_id is not None and not DatasetReference.parse(dataset).on_hub:
         raise ValueError(
@@ -149,8 +149,8 @@ def measure_and_write_card(
         )
     if metadata is None and calibrator is None and (folder / CALIBRATOR_FILE).exists():
         raise ValueError(
-            f"calibrator: {folder / CALIBRATOR_FILE} does not belong to the model, since there is no {METADATA_FILE}; "
-            f"pass --calibrator {folder} to apply it, or move it elsewhere"
+            f"calibrator: {folder / CALIBRATOR_FILE} is there, but no {METADATA_FILE} says that it belongs to the "
+            f"model; pass --calibrator {folder} to use it, or move it elsewhere"
         )
     reading: dict[str, Any] = {"columns": columns, "answer_base": answer_base, "on_bad_row": on_bad_row}
     questions = load_questions(dataset, limit=limit, seed=seed, **reading)

@@ -332,12 +332,12 @@ def _ask(model: Model, training: Any, new: Any, **how: Any) -> Measurement:
 
     def check(run: Mapping[str, Any]) -> None:
         if len({own["sha256"] for own in run["datasets"].values()}) == 1:
-            raise ValueError(_SAME.format(f"training, {' and '.join(sets)}"))
+            raise ValueError(_SAME.format("training" if "training" in sets else f"training, {' and '.join(sets)}"))
 
     return ask(model, sets, check=check, **how)
 
 
-_SAME = "new: the same questions as {}; pass questions that the model was not trained on"
+_SAME = "new: holds the same questions as {}; pass questions that the model was not trained on"
 
 
 def _check_different(training: Any, new: Any) -> None:

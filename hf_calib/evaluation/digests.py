@@ -63,8 +63,8 @@ def folder_digests(model: str, base_model: str | None = None) -> dict[str, str |
 def files_digest(model: str | os.PathLike[str]) -> str | None:
     """Return a digest of the weights in a folder or GGUF file, independent of its path; None for a Hub model.
 
-    The first, middle and last bytes of each tensor are read, since training changes all values of a tensor; of a GGUF
-    file, which is not trained in place, evenly spaced blocks.
+    The first, middle and last bytes of each tensor are read, since training changes all values of a tensor. A GGUF
+    file is not trained in place, so evenly spaced blocks are enough.
     """
     path = Path(model)
     if not path.exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -63,8 +64,11 @@ def fitted_on(run: Mapping[str, Any], n: int = 1) -> FittedOn:
     datasets: dict[str, str | None] = {}
     for name, own in run.get("datasets", {}).items():
         shown = public_name(name)
-        same = sum(known.partition(" (")[0] == shown for known in datasets)  # files of one name in two folders
-        datasets[f"{shown} ({same + 1})" if same else shown] = own.get("sha256")
+        count = itertools.count(2)
+        name = shown
+        while name in datasets:  # files of one name in two folders
+            name = f"{shown} ({next(count)})"
+        datasets[name] = own.get("sha256")
     return FittedOn(
         n=n,
         datasets=datasets,

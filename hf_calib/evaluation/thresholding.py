@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import textwrap
+import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -130,15 +131,28 @@ class ConfidenceThreshold:
             If a question belongs to a group that has no threshold, or the measurement is known to be of another model,
             another way of asking or another calibrator.
         """
-        differing = fitted_on(self.run).mismatches(fitted_on(measurement.run))
+        self._check_applies(measurement, "measurement")
+        return self._accepted(measurement)
+
+    def _check_applies(self, measurement: Measurement, argument: str) -> None:
+        """Raise if the measurement is known to differ in what its confidences mean; warn if its calibrator may."""
+        # Any commit to a repository changes the revision, also one to its card.
+        own, other = (replace(fitted_on(run), revision=None) for run in (self.run, measurement.run))
+        differing = own.mismatches(other)
         mine, theirs = (_calibrator(run) for run in (self.run, measurement.run))
         if self.run and measurement.run and mine != theirs:
-            differing.append(f"the calibrator is {theirs}, not {mine}")
+            differs = f"its calibrator is {theirs:.100}, not {mine:.100}"
+            if "confidence" in self.run and "confidence" in measurement.run:
+                differing.append(differs)
+            else:  # predictions in a file may have been calibrated before they were written
+                warnings.warn(f"{argument}: the threshold may not apply to it: {differs}", UserWarning, stacklevel=3)
         if differing:
             raise ValueError(
-                f"measurement: the threshold was found on other confidences: {'; '.join(differing)}; measure in the "
-                "same way, or find a threshold for this one"
+                f"{argument}: the threshold does not apply to it: {'; '.join(differing)}. Measure as for the "
+                "threshold, or find a new threshold"
             )
+
+    def _accepted(self, measurement: Measurement) -> np.ndarray:
         predictions = measurement.predictions
         accepted = np.zeros(len(predictions), dtype=bool)
         for name, rows in _rows(measurement, self.by).items():
@@ -150,14 +164,9 @@ class ConfidenceThreshold:
         return accepted
 
     def check(self, measurement: Measurement) -> dict[str, ThresholdCheck]:
-        """Return how the thresholds perform on new questions, by group.
-
-        Raises
-        ------
-        ValueError
-            If a question belongs to a group that has no threshold.
-        """
-        accepted, correct = self.accepts(measurement), measurement.predictions.correct
+        """Return how the thresholds perform on new questions, by group; errors as of `accepts`."""
+        self._check_applies(measurement, "new")
+        accepted, correct = self._accepted(measurement), measurement.predictions.correct
         found = {}
         for name, rows in _rows(measurement, self.by).items():
             size, hits = int(accepted[rows].sum()), int(correct[rows][accepted[rows]].sum())

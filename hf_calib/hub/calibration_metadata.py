@@ -122,7 +122,7 @@ def save_calibration_metadata(
 
 
 def has_calibrator(folder: Path) -> bool:
-    """Return whether a calibrator belongs to the model in a folder: its file may be there without."""
+    """Return whether `hf_calib.json` says that a calibrator belongs to the model; its file alone does not count."""
     metadata = read_calibration_metadata(folder)
     return metadata is not None and metadata.calibrator
 

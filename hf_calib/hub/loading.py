@@ -191,8 +191,8 @@ def load_parts(
 def calibrated_with(
     name: str, options: dict[str, Any]
 ) -> tuple[CalibrationMetadata | None, BaseCalibrator | None, str | None]:
-    """Return what a model says it was calibrated with, its calibrator, and its commit on the Hub; none is loaded."""
-    # With the model's configuration, which every repository has: without any file, no folder would be made.
+    """Return what a model was calibrated with, its calibrator, and its commit on the Hub, without loading it."""
+    # With the model's configuration: if no file matched, `snapshot_download` would create no folder.
     files = (METADATA_FILE, CALIBRATOR_FILE, CALIBRATOR_ARRAYS, MODEL_CONFIG, ADAPTER_CONFIG)
     folder, is_local = fetch(name, None, options, files)
     return *_calibrated_with(folder, name), None if is_local else folder.name
@@ -255,8 +255,9 @@ def fetch(
         ) from error
     fetched = Path(folder) / file
     if not fetched.exists():
-        what = f"no file {file!r}" if file else f"neither {MODEL_CONFIG} nor {ADAPTER_CONFIG}, so it is not a model"
-        raise MissingModelError(f"The repository {repository} has {what}.", "Check its name on the Hub.")
+        what = f"no file {file!r}" if file else f"neither {MODEL_CONFIG} nor {ADAPTER_CONFIG}"
+        how = "" if file else f", or name a file in it: {repository}:file.gguf"
+        raise MissingModelError(f"The repository {repository} has {what}.", f"Check its name on the Hub{how}.")
     return fetched, False
 
 

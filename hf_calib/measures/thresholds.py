@@ -53,7 +53,7 @@ class AccuracyThreshold:
         return self.n_correct / self.n_accepted if self.n_accepted else float("nan")
 
     def shown(self, digits: int = 3) -> str:
-        """Return the threshold rounded up to `digits` decimals, or more where it would become 1."""
+        """Return the threshold rounded up to `digits` decimals, or to more where it would become 1."""
         if self.threshold is None:
             return "none"
         if self.threshold < 1:

@@ -193,7 +193,7 @@ def check_weights(weights: ArrayLike | None, n: int) -> NDArray[np.float64] | No
     largest = array.max()
     if not 1e-100 <= largest <= 1e100:
         raise ValueError(
-            f"weights[{array.argmax()}], the largest, is {largest:g}, and its square is out of range: divide all "
+            f"weights[{array.argmax()}], the largest, is {largest:g}, so its square is out of range: divide all "
             "weights by it, which changes no result"
         )
     return array

@@ -242,7 +242,7 @@ def _at_chance(reading: Reading) -> Found | None:
         return Found(
             f"The accuracy, {accuracy.value:.0%} ({interval}), is below chance, {chance:.0%}: the right answers may "
             "be misread.",
-            f"Check the right answers of some questions{f', and {base}' if reading.method else ''}.",
+            f"Check the right answers of some questions{f', and whether {base} is right' if reading.method else ''}.",
         )
     if accuracy.low <= chance:
         if accuracy.high >= chance + _ABOVE_CHANCE * (1 - chance):
@@ -535,6 +535,10 @@ def findings(reading: Reading) -> tuple[Finding, ...]:
     return tuple(Finding(check.code, check.serious, *own) for check, own in found if own is not None)
 
 
+# A difference of the NLL below this is noise from the folds.
+_WORSE = 0.01
+
+
 def calibrator_findings(parameters: Mapping[str, Any], before: float, after: float) -> tuple[Finding, ...]:
     """Return the findings about a fitted calibrator.
 
@@ -548,8 +552,11 @@ def calibrator_findings(parameters: Mapping[str, Any], before: float, after: flo
     found = []
     if (at_bound := _bound_of(parameters)) is not None:
         found.append(Finding("calibrator_at_bound", True, *at_bound))
-    if after > before:
-        sentence = f"Cross-validated, the NLL is {after:.4g} with the calibrator and {before:.4g} without it."
+    if after > before + _WORSE:
+        sentence = (
+            f"The calibrator makes predictions worse: cross-validated, the NLL is {after:.3f} with it and "
+            f"{before:.3f} without it."
+        )
         found.append(Finding("calibrator_worse", False, sentence, "Fit on more questions, or use no calibrator."))
     return tuple(found)
 

@@ -165,8 +165,8 @@ def answer_index(
     labels : sequence, optional
         The choices' labels; if given, the answer is one of them.
     base : {0, 1, "text"}, optional
-        The number of the first choice if there are no labels, or "text" if the answer is a choice's text. By default
-        the first choice has the number 0 and the user cannot change that, so errors do not advise another base.
+        The number of the first choice if there are no labels, or "text" if the answer is a choice's text. None means
+        0, for sources without an `answer_base`, so errors do not suggest one.
     choices : sequence of str, optional
         The choices, for answers that are the text of exactly one of them rather than a letter or an index.
 

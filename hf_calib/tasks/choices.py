@@ -104,7 +104,7 @@ def _python_literal(text: str) -> Any:
     kinds = [own.type for own in tokenize.generate_tokens(io.StringIO(text).readline) if own.type != tokenize.NL]
     if (tokenize.STRING, tokenize.STRING) in itertools.pairwise(kinds):  # Python would concatenate them
         raise QuestionError(
-            f"{text[:80]!r} lacks a comma between two strings, like a NumPy array saved to a CSV file; write a JSON "
+            f"{text[:80]!r} lacks a comma between two strings, as when a NumPy array is saved to CSV; write a JSON "
             'list, such as ["yes", "no"]'
         )
     return value
@@ -118,7 +118,7 @@ def listed_texts(text: str) -> Any:
                 values = parse(text.strip())
             except QuestionError:
                 raise
-            except (ValueError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError):
+            except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError):
                 continue
             if isinstance(values, list) and values and all(isinstance(own, str) for own in values):
                 return values

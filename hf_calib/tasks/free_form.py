@@ -196,7 +196,8 @@ def load_free_form_questions(
 ) -> QuestionList[FreeFormQuestion]:
     """Load questions from the columns `question`, `answer` or `answers`, `subject` and `context`.
 
-    An answer is a text or a list of right ones. The last two columns may be absent or empty.
+    An answer is a text or a list of right ones; in CSV and TSV files, a JSON or Python list of texts. The last two
+    columns may be absent or empty.
 
     Parameters
     ----------
@@ -215,7 +216,8 @@ def load_free_form_questions(
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"there is no file {str(path)!r} to read questions from")
-    questions = QuestionList([_question(place, row) for place, row in file_rows(path)], source=str(path))
+    in_text = path.suffix.lower() in (".csv", ".tsv")
+    questions = QuestionList([_question(place, row, in_text) for place, row in file_rows(path)], source=str(path))
     if not questions:
         raise QuestionError(f"{path} holds no question; give a file with at least one row")
     return sample(questions, limit, seed)
@@ -255,7 +257,7 @@ def free_form_questions(rows: Iterable[Mapping[str, Any]]) -> list[FreeFormQuest
     return [_question(f"row {number}, counted from 0", row) for number, row in enumerate(rows)]
 
 
-def _question(place: str, row: Mapping[str, Any]) -> FreeFormQuestion:
+def _question(place: str, row: Mapping[str, Any], in_text: bool = False) -> FreeFormQuestion:
     if not isinstance(row, Mapping):
         raise QuestionError(f"{place}: expected a row with a 'question', got a {type(row).__name__}")
     answers = "answers" if "answers" in row and "answer" not in row else "answer"
@@ -266,8 +268,11 @@ def _question(place: str, row: Mapping[str, Any]) -> FreeFormQuestion:
         )
     subject, context = (None if is_missing(row.get(name)) else row[name] for name in ("subject", "context"))
     try:
+        given = row[answers]
+        if in_text and isinstance(given, str):
+            given = listed_texts(given)
         return FreeFormQuestion(
-            row["question"], answer_texts(row[answers]), None if subject is None else str(subject), context
+            row["question"], answer_texts(given), None if subject is None else str(subject), context
         )
     except QuestionError as error:
         raise QuestionError(f"{place}: {error}") from None
@@ -275,8 +280,6 @@ def _question(place: str, row: Mapping[str, Any]) -> FreeFormQuestion:
 
 def answer_texts(value: Any) -> tuple[Any, ...]:
     """Return the right answers in a cell as texts; none if the cell is empty. Empty ones in a list stay as they are.
-
-    A text that is a list of texts in JSON or Python, as in a CSV file, counts as the list.
 
     Raises
     ------
@@ -287,8 +290,6 @@ def answer_texts(value: Any) -> tuple[Any, ...]:
         value = value.tolist()
     if is_missing(value):
         return ()
-    if isinstance(value, str):
-        value = listed_texts(value)
     return tuple(map(_text, value if isinstance(value, list | tuple) else [value]))
 
 

@@ -131,8 +131,8 @@ def rows_of(
             rows = _folder_rows(path, split) if path.is_dir() else file_rows_and_errors(path)
     elif Path(folder := str(name_or_path).split(":", 1)[0]).is_dir():
         raise ValueError(
-            f"{name_or_path}: {folder!r} is a folder, and a split after a colon is for datasets on the Hub; give the "
-            "path of the split's own folder or files (or split= in Python)"
+            f"{name_or_path}: {folder!r} is a local folder, and a split after a colon works only for datasets on the "
+            "Hub; give the path of the split's folder or file (or split= in Python), or rename the folder"
         )
     elif is_path(str(name_or_path)):
         raise FileNotFoundError(f"there is no file or folder {str(name_or_path)!r} to read questions from")

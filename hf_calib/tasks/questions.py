@@ -46,7 +46,9 @@ def check_unicode(text: str, what: str, part: str | None = None) -> str:
         text.encode()
     except UnicodeEncodeError as error:
         raise QuestionError(
-            f"{what}: {text[error.start]!r} at position {error.start} is half of a character; use valid Unicode", part
+            f"{what}: {text[error.start]!r} at position {error.start} is half of a character (an unpaired surrogate); "
+            "use valid Unicode",
+            part,
         ) from None
     return text
 
@@ -104,7 +106,7 @@ class Question:
             )
             raise QuestionError(f"{n_choices} choices given; {limit}", "choices")
         for number, choice in enumerate(self.choices):
-            name = LETTERS[number] if number < len(LETTERS) else f"number {number}, counted from 0,"
+            name = LETTERS[number] if number < len(LETTERS) else f"number {number} (counted from 0)"
             if not isinstance(choice, str) or not choice.strip():
                 raise QuestionError(
                     f"choice {name} is {choice!r}; every choice must be a text that is not empty", "choices"

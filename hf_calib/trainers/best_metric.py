@@ -14,7 +14,7 @@ EVALUATION_PREFIX = "eval_calibration"
 """Begins the names under which the calibration-aware trainers log what they evaluate."""
 
 MISSING = "missing_confidence"
-"""The logged share of answers whose stated confidence cannot be read; not in the catalog of measures."""
+"""The logged share of answers whose stated confidence could not be read. It is not in the catalog of measures."""
 
 
 def set_direction(args: Any) -> None:

@@ -34,8 +34,8 @@ def calibration_aware(trainer_class: type[Trainer]) -> type[CalibrationMixin]:
     Raises
     ------
     TypeError
-        If `trainer_class` is not a trainer, or is TRL's `PPOTrainer`, which never calls `compute_loss`. Any other
-        trainer that does not call it raises a RuntimeError at the end of its first step with calibration terms.
+        If `trainer_class` is not a trainer, or is TRL's `PPOTrainer`, which never calls `compute_loss`. With
+        calibration terms, any other trainer that does not call it stops with a RuntimeError after its first step.
 
     Examples
     --------

@@ -82,12 +82,12 @@ class CalibrationRunCallback(TrainerCallback):
             self.term.begin_step()
 
     def on_step_end(self, args, state, control, **kwargs):
-        """Stop if the trainer never asked for the terms."""
+        """Raise if the step did not use the calibration terms."""
         if self.term is not None and not self.term.acted:
             raise RuntimeError(
-                f"{self.run.trainer}: the trainer does not call compute_loss, so the calibration terms had no effect; "
-                "align with another trainer, or without calibration questions and repair the model afterwards with "
-                "hf_calib.recalibrate"
+                f"{self.run.trainer}: the trainer does not call compute_loss, so the calibration terms have no "
+                "effect; use another trainer, or train without calibration_dataset and repair the model afterwards "
+                "with hf_calib.recalibrate"
             )
 
     def on_train_end(self, args, state, control, **kwargs):

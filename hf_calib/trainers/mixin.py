@@ -138,8 +138,8 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
             )
         if calibration_reference_model is not None and settings.anchor_weight == 0 and not self._always_has_reference:
             raise ValueError(
-                "calibration_reference_model: has no effect without the anchor; set anchor_weight above 0, or leave "
-                "it out"
+                "calibration_reference_model: has no effect with anchor_weight=0; set anchor_weight above 0, or leave "
+                "the reference model out"
             )
         if em_dataset is not None and (calibration_dataset is None or settings.em_weight == 0):
             missing = ["a calibration_dataset"] * (calibration_dataset is None)

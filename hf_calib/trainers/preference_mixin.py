@@ -43,8 +43,9 @@ class PreferenceMixin(TaggedTrainer, Base):
                 )
             if getattr(settings, "ld_alpha", None) is not None:
                 raise ValueError(
-                    "ld_alpha: preference calibration uses margins in which all tokens of a completion count alike; "
-                    "leave ld_alpha out, or set preference_calibration=False and preference_weight=0"
+                    "ld_alpha: cannot be combined with preference calibration, which weights all tokens of a "
+                    "completion equally; leave ld_alpha out, or set preference_calibration=False and "
+                    "preference_weight=0"
                 )
             self._preference_term = PreferenceTerm(settings, self.accelerator)
             self.add_callback(PreferenceRunCallback(self._preference_term, lambda: self.callback_handler.callbacks))

@@ -109,8 +109,9 @@ class SelfEvaluationCallback(TrainerCallback):
         term = self.trainer._calibration_term
         if term is not None and term.reference_distributions is not None:
             raise ValueError(
-                "calibration_reference_model: new answers have no precomputed distributions, so they cannot be "
-                "refreshed; pass the reference model itself, or set anchor_weight=0"
+                "calibration_reference_model: its distributions were computed beforehand, for the first answers only, "
+                "so the answers cannot be refreshed; pass a reference model with the same tokenizer, or leave it out "
+                "and set anchor_weight=0"
             )
         current = self.questions
         if state.global_step > 0 and run.resumed_from is not None:

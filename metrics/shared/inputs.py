@@ -44,7 +44,7 @@ _EXPECTED = (
 
 
 def _by_position(values):
-    """Return a pandas Series as an array; `evaluate` takes its first value by label 0, which a filtered one lacks."""
+    """Return a pandas Series as an array; `evaluate` reads `values[0]`, a label that a filtered one may lack."""
     return values.to_numpy() if hasattr(values, "iloc") else values
 
 

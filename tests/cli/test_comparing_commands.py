@@ -282,7 +282,7 @@ def test_auto_takes_what_the_comparison_recommends(recorded, tmp_path, capsys):
         texts[3]["question"] = name
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in texts))
     assert run("calibrate", *map(str, two), "--method", "reference_agreement", "--out", str(tmp_path / "o")) == 1
-    assert "question 4 is 'other' with the options a, b, c, but the model's is 'one'" in capsys.readouterr().err
+    assert "question 4 is 'other' (options a, b, c), but the model's is 'one'" in capsys.readouterr().err
 
 
 # diagnose

@@ -56,6 +56,7 @@ def ask(method, texts, asked=None, prompt_format=None):
         ("B, I pick option 2 and 80%", 0.8),
         ("B, 1/2", 0.5),
         ("B, it's 50/50", 0.5),
+        ("50 out of 50", 1.0),
         ("A, 80 to 90 percent", 0.85),
         ("3 out of 4", 0.75),
         ("1/2/2024", None),
@@ -127,6 +128,7 @@ def test_named_answers_are_texts_before_they_are_letters():
     for text in ("answer: A and B", "The answer is (B) or (C)"):
         assert parse_letter(text, "ABCD", animals) is None
     assert parse_letter("The answer is A because of B", "ABCD", animals) == 0
+    assert [parse_letter(text, "ABCD", "BCAD") for text in ("Answer: A", "The answer is (A).", "A")] == [0, 0, 0]
 
 
 def test_guesses_are_parsed():

@@ -8,10 +8,11 @@ import torch
 import hf_calib
 from hf_calib.calibrators import by_name
 from hf_calib.cli import main
-from hf_calib.confidence import Asking, LocalModel
+from hf_calib.confidence import Asking, LocalModel, Predictions
 from hf_calib.confidence.backend import Generation
 from hf_calib.confidence.free_form import cluster, predict_free_form
 from hf_calib.confidence.local import _Sampler
+from hf_calib.confidence.recorded import Recorded, read_predictions, write_predictions
 from hf_calib.reports import Measurement
 from hf_calib.tasks import FewShotFormat, PromptFormat, Question, QuestionError
 from hf_calib.tasks.free_form import (
@@ -281,6 +282,8 @@ def test_lists_of_answers_in_a_csv_file(tmp_path):
         assert load_free_form_questions(tmp_path / "q.csv")[0].answers == tuple(answers)
     (tmp_path / "q.csv").write_text('question,answer\nWhich interval?,"[0, 1]"\n')
     assert load_free_form_questions(tmp_path / "q.csv")[0].answers == ("[0, 1]",)
+    (tmp_path / "q.jsonl").write_text(json.dumps({"question": "What is printed?", "answer": "['a', 'b']"}) + "\n")
+    assert load_free_form_questions(tmp_path / "q.jsonl")[0].answers == ("['a', 'b']",)
     (tmp_path / "q.csv").write_text("question,answers\nWho?,\"['Ann' 'Bob']\"\n")
     with pytest.raises(QuestionError, match=r"line 2: .* lacks a comma between two strings"):
         load_free_form_questions(tmp_path / "q.csv")
@@ -303,3 +306,23 @@ def test_confidences_in_answers_that_are_not_the_most_probable_are_calibrated_as
         np.testing.assert_allclose(found.confidences, expected, atol=1e-6)
         np.testing.assert_allclose(found.probabilities.sum(axis=1), 1)
         assert (found.predicted == 0).all()
+
+
+def test_a_calibrator_of_confidences_applies_to_predictions_from_memory_and_from_a_file(tmp_path):
+    rng = np.random.default_rng(0)
+    c, counts, answers = rng.uniform(0.5, 1, 400), np.full(400, 2), rng.integers(0, 2, 400)
+    live = Predictions.from_answers(np.zeros(400, int), c, counts, answers, (None,) * 400, np.arange(400))
+    write_predictions(tmp_path / "p.parquet", {"d": Recorded(live, (None,) * 400)})
+    loaded = read_predictions(tmp_path / "p.parquet")["d"].predictions
+    assert (live.chosen is None, loaded.chosen is None) == (False, True)  # a file has it where it is needed
+    for one in (live, loaded):
+        fitted = hf_calib.calibrate(
+            Measurement("m", {"d": Recorded(one, (None,) * 400)}), calibrators="platt"
+        ).calibrator
+        np.testing.assert_allclose(
+            live.calibrated(fitted).confidences, loaded.calibrated(fitted).confidences, atol=1e-6
+        )
+    with pytest.raises(ValueError, match="labels"):
+        hf_calib.calibrate(
+            Measurement("m", {"d": Recorded(live, (None,) * 400)}), calibrators="platt", reference_predictions=live
+        )

@@ -193,9 +193,9 @@ def test_lm_eval_unconditional_requests_are_left_out(tmp_path):
     ("change", "message"),
     [
         ({"filtered_resps": ["text"]}, "not log-likelihoods"),
-        ({"doc_id": None}, "line 2: this is not what lm-evaluation-harness logs"),
-        ({"arguments": None}, "line 2: this is not what lm-evaluation-harness logs"),
-        ({"acc": "yes"}, "line 2: this is not what lm-evaluation-harness logs"),
+        ({"doc_id": None}, "line 2: this is not a sample as lm-evaluation-harness logs it"),
+        ({"arguments": None}, "line 2: this is not a sample as lm-evaluation-harness logs it"),
+        ({"acc": "yes"}, "line 2: this is not a sample as lm-evaluation-harness logs it"),
         ({"target": "7"}, "'7' is neither the index nor the text"),
         ({"doc_id": 0}, "row 0 occurs twice"),
         ({"filter": "other"}, "several filters"),

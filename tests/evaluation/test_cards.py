@@ -94,7 +94,7 @@ def test_the_model_to_compare_with_is_asked_in_the_same_way(base_folder, dataset
 def test_a_calibrator_that_is_not_the_models_is_neither_removed_nor_claimed(base_folder, dataset, tmp_path):
     own = shutil.copytree(base_folder, tmp_path / "own")
     TemperatureScaling().fit(np.log([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]]), [0, 0, 1]).save(own / "calibrator.json")
-    with pytest.raises(ValueError, match=r"calibrator: .*calibrator\.json does not belong to the model, since there"):
+    with pytest.raises(ValueError, match=r"calibrator: .*calibrator\.json is there, but no hf_calib\.json says"):
         measure_and_write_card(own, dataset)
     assert (own / "calibrator.json").is_file()
     (own / "calibrator.json").rename(tmp_path / "calibrator.json")

@@ -243,14 +243,14 @@ def test_a_model_is_diagnosed_on_questions(models, tmp_path):
     assert json.loads((tmp_path / "diagnosis.json").read_text()) == found.to_dict()
     measured = [hf_calib.measure(models["base"], asked) for asked in (ASKED, NEW)]
     assert diagnose(*measured).to_dict() == found.to_dict()
-    with pytest.raises(ValueError, match=r"new: the same questions as training, q\.jsonl"):
+    with pytest.raises(ValueError, match=r"new: holds the same questions as training, q\.jsonl"):
         diagnose("q.jsonl", "q.jsonl", model=models["base"])
-    with pytest.raises(ValueError, match="new: the same questions as training; pass"):
+    with pytest.raises(ValueError, match="new: holds the same questions as training; pass"):
         diagnose(known, known)
     for name in ("one", "other"):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in question_rows(12)))
     for other in ("other.jsonl", f"../{tmp_path.name}/one.jsonl"):
-        with pytest.raises(ValueError, match=r"new: the same questions as training, .*one\.jsonl"):
+        with pytest.raises(ValueError, match=r"new: holds the same questions as training, .*one\.jsonl"):
             diagnose(tmp_path / "one.jsonl", tmp_path / other, model=models["base"])
     with pytest.raises(ValueError, match="limit: these say how a model is asked; give model"):
         diagnose(known, new, limit=3)
@@ -264,7 +264,7 @@ def test_calibrated_predictions_are_not_calibrated_again(models, tmp_path):
     measured = hf_calib.measure(models["base"], NEW, calibrator=fitted.calibrator, out=tmp_path / "m")
     for recorded in (measured, tmp_path / "m"):
         with pytest.raises(
-            ValueError, match=r"model: the predictions are calibrated already, by temperature, .*before/"
+            ValueError, match=r"model: these predictions are already calibrated, by temperature, .*before/"
         ):
             hf_calib.calibrate(recorded, folds=2)
     assert hf_calib.calibrate(tmp_path / "m" / "before", folds=2).n == len(NEW)

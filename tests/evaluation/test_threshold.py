@@ -1,6 +1,7 @@
 """`hf_calib.find_threshold` and `hf-calib threshold`: groups, the check on new questions, conditions, files."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -184,21 +185,24 @@ def test_answers_that_a_calibrator_was_fitted_on_guarantee_nothing_in_files_eith
 
 
 def test_confidences_of_another_kind_are_refused(held_out, tmp_path, tokenizer):
-    raw = measure_recorded(held_out)
-    scaled = measure_recorded(held_out, calibrator=TemperatureScaling().set_parameters({"temperature": 2.0}))
-    found = hf_calib.find_threshold(scaled, accuracy=0.6)
-    assert found.accepts(scaled).any()
-    with pytest.raises(
-        ValueError, match="measurement: the threshold was found on other confidences: the calibrator is"
-    ):
-        found.accepts(raw)
-    new = measure_recorded(write(tmp_path / "new.jsonl", 400, seed=1))
-    with pytest.raises(ValueError, match="the calibrator is none, not "):
-        hf_calib.find_threshold(scaled, accuracy=0.6, new=new)
     model, asked = (tiny_llama(tokenizer), tokenizer), as_questions(question_rows(40))
     letters, texts = (hf_calib.measure(model, asked, method=method) for method in ("letters", "text-tokens"))
-    with pytest.raises(ValueError, match=r"other confidences: .*confidence\.name is 'text', not 'letters'"):
-        hf_calib.find_threshold(letters, accuracy=0.1).accepts(texts)
+    doubled = TemperatureScaling().set_parameters({"temperature": 2.0})
+    scaled = hf_calib.measure(model, asked, calibrator=doubled)
+    found = hf_calib.find_threshold(letters, accuracy=0.1)
+    with pytest.raises(
+        ValueError, match=r"measurement: the threshold does .*confidence\.name is 'text', not 'letters'"
+    ):
+        found.accepts(texts)
+    with pytest.raises(ValueError, match=r'does not apply to it: its calibrator is {"method": "temp.*}, not none\.'):
+        found.accepts(scaled)
+    again = hf_calib.measure(model, as_questions(question_rows(30, seed=2)))
+    moved = replace(again, run=again.run | {"revision": "b" * 40})
+    assert len(replace(found, run=found.run | {"revision": "a" * 40}).accepts(moved)) == 30
+    # Predictions in a file may be calibrated already.
+    new = measure_recorded(write(tmp_path / "new.jsonl", 400, seed=1))
+    with pytest.warns(UserWarning, match="new: the threshold may not apply to it: its calibrator is none, not {"):
+        hf_calib.find_threshold(measure_recorded(held_out, calibrator=doubled), accuracy=0.6, new=new)
 
 
 def test_a_threshold_near_1_is_shown_with_enough_digits():

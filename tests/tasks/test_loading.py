@@ -268,7 +268,7 @@ def test_a_saved_dataset(tmp_path):
     assert load_questions(tmp_path / "saved") == QUESTIONS
     with pytest.raises(QuestionError, match="is one saved dataset and has no split 'test'"):
         load_questions(tmp_path / "saved", split="test")
-    with pytest.raises(ValueError, match=r"saved:test: '.*saved' is a folder, and a split after a colon is for"):
+    with pytest.raises(ValueError, match=r"saved:test: '.*saved' is a local folder, and a split after a colon"):
         load_questions(f"{tmp_path / 'saved'}:test")
     with pytest.raises(QuestionError, match=r"saved, row 0: column 'answer'"):
         load_questions(tmp_path / "saved", answer_base=1)

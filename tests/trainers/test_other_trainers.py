@@ -90,7 +90,7 @@ def test_a_trainer_whose_steps_leave_the_terms_out_stops(tokenizer, tmp_path):
         processing_class=tokenizer,
         calibration_dataset=ANSWERLESS,
     )
-    with pytest.raises(RuntimeError, match="the trainer does not call compute_loss, so the calibration terms had no"):
+    with pytest.raises(RuntimeError, match="the trainer does not call compute_loss, so the calibration terms have no"):
         trainer.train()
 
 

@@ -145,7 +145,9 @@ def test_new_answers_need_the_reference_itself(graded, tokenizer, tmp_path):
     known = hf_calib.reference_distributions(model, tokenizer, graded, prompt_format=prompt_format_of_answers(graded))
     args = RecalibrationConfig(str(tmp_path), supervised_weight=1.0, **training_arguments(max_steps=4))
     trainer = RecalibrationTrainer(model, args, graded, known, tokenizer, callbacks=[callback(graded, 3)])
-    with pytest.raises(ValueError, match="calibration_reference_model: new answers have no precomputed distributions"):
+    with pytest.raises(
+        ValueError, match="calibration_reference_model: its distributions were computed beforehand, for the first"
+    ):
         trainer.train()
     assert trainer.state.global_step == 0
 

@@ -389,7 +389,7 @@ def test_an_adapter_trained_before_is_its_own_reference(tokenizer, tmp_path):
 
 def test_a_reference_without_the_anchor_is_an_error(tokenizer, tmp_path):
     with pytest.raises(
-        ValueError, match="calibration_reference_model: has no effect without the anchor; set anchor_w"
+        ValueError, match="calibration_reference_model: has no effect with anchor_weight=0; set anchor_w"
     ):
         sft(tokenizer, tmp_path, calibration_reference_model="does/not/exist")
     with pytest.raises(ValueError, match="em_dataset: has no effect without an em_weight above 0; add this, or"):
