@@ -252,6 +252,14 @@ def test_the_committed_alignment_with_right_answers_is_that_of_the_rows():
         assert cells == [", ".join(f"{value:.3f}" for value in of_seeds) for of_seeds in values], label
         shown += len(own)
     assert shown == sum(map(len, rows.values())) >= 6
+    summary = (
+        (EXAMPLES.parent / "README.md").read_text(encoding="utf-8").split("| before alignment |")[1].split("\n\n")[0]
+    )
+    for line, arm in zip(summary.splitlines()[1:], ("dpo", "anchor 1", "anchor 5"), strict=True):
+        row = next(row for row in rows["1e-4"] if (row["arm"], row["seed"]) == (arm, 0))
+        texts, letters = (row["measured"][own]["ARC-Easy"]["ece"]["value"] for own in ("text-tokens", "letters"))
+        values = (row["preferences"]["reward_accuracy"], texts, letters)
+        assert [cell.strip() for cell in line.strip("|").split("|")][1:] == [f"{value:.3f}" for value in values]
 
 
 def test_the_committed_measurements_on_other_prompts_are_those_of_the_rows():
