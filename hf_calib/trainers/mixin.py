@@ -172,6 +172,11 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
         return self.calibration_run.reports
 
     @property
+    def has_precomputed_reference(self) -> bool:
+        """Whether the reference's distributions were computed before training, for its questions only."""
+        return self._calibration_term is not None and self._calibration_term.reference_distributions is not None
+
+    @property
     def calibration_history(self) -> list[dict[str, float]]:
         """The logged measures of each evaluation, with its "step"."""
         return self.calibration_run.history

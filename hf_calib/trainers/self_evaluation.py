@@ -106,8 +106,7 @@ class SelfEvaluationCallback(TrainerCallback):
                 f"has {len(self.questions)}; a refresh replaces all of them, so pass the same questions as "
                 "calibration_dataset"
             )
-        term = self.trainer._calibration_term
-        if term is not None and term.reference_distributions is not None:
+        if self.trainer.has_precomputed_reference:
             raise ValueError(
                 "calibration_reference_model: its distributions were computed beforehand, for the first answers only, "
                 "so the answers cannot be refreshed; pass a reference model with the same tokenizer, or leave it out "
