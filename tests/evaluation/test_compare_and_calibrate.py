@@ -15,7 +15,7 @@ from hf_calib.confidence import Journal, LocalModel, OptionTexts, predict
 from hf_calib.evaluation import CalibratorMismatchWarning, UninformativeFitError, diagnose, measure_recorded
 from hf_calib.evaluation.digests import files_digest
 from hf_calib.reports import differences
-from hf_calib.tasks import PromptFormat
+from hf_calib.tasks import FewShotFormat, PromptFormat
 from tests.support import question_rows, questions, tiny_llama
 
 ASKED, NEW = questions(24, choices=(4, 3)), questions(24, seed=1, choices=(4, 3))
@@ -268,6 +268,16 @@ def test_calibrated_predictions_are_not_calibrated_again(models, tmp_path):
         ):
             hf_calib.calibrate(recorded, folds=2)
     assert hf_calib.calibrate(tmp_path / "m" / "before", folds=2).n == len(NEW)
+
+
+def test_a_saved_calibrator_applies_after_solved_examples(models, tmp_path):
+    prompt = FewShotFormat.choose(questions(20, seed=9), 1)
+    hf_calib.calibrate(models["base"], ASKED, prompt=prompt, folds=2, force=True, out=tmp_path)
+    assert hf_calib.measure(models["base"], NEW, prompt=prompt, calibrator=tmp_path).before is not None
+    with pytest.raises(
+        ValueError, match=r"calibrator: it was not fitted on what it is applied to: prompt_format\.exam"
+    ):
+        hf_calib.measure(models["base"], NEW, calibrator=tmp_path)
 
 
 def test_files_of_one_name_in_two_folders_are_kept_apart(models, tmp_path):

@@ -9,10 +9,10 @@ import pytest
 import hf_calib
 from hf_calib.calibrators import TemperatureScaling
 from hf_calib.cli import main
-from hf_calib.evaluation import measure_recorded
+from hf_calib.evaluation import ConfidenceThreshold, measure_recorded
 from hf_calib.evaluation.grouping import groups_of
 from hf_calib.measures import AccuracyThreshold, accuracy_threshold
-from hf_calib.tasks import as_questions
+from hf_calib.tasks import FewShotFormat, as_questions
 from tests.support import question_rows, tiny_llama
 
 
@@ -196,6 +196,12 @@ def test_confidences_of_another_kind_are_refused(held_out, tmp_path, tokenizer):
         found.accepts(texts)
     with pytest.raises(ValueError, match=r'does not apply to it: its calibrator is {"method": "temp.*}, not none\.'):
         found.accepts(scaled)
+    shots = FewShotFormat.choose(as_questions(question_rows(20, seed=9)), 1)
+    shown, new = (
+        hf_calib.measure(model, own, prompt=shots) for own in (asked, as_questions(question_rows(30, seed=2)))
+    )
+    hf_calib.find_threshold(shown, accuracy=0.1).save(tmp_path / "shots")
+    assert len(ConfidenceThreshold.load(tmp_path / "shots").accepts(new)) == 30
     again = hf_calib.measure(model, as_questions(question_rows(30, seed=2)))
     moved = replace(again, run=again.run | {"revision": "b" * 40})
     assert len(replace(found, run=found.run | {"revision": "a" * 40}).accepts(moved)) == 30
