@@ -270,6 +270,15 @@ def test_calibrated_predictions_are_not_calibrated_again(models, tmp_path):
     assert hf_calib.calibrate(tmp_path / "m" / "before", folds=2).n == len(NEW)
 
 
+def test_the_same_prompt_in_memory_and_in_a_folder_is_not_said_to_differ(models, tmp_path):
+    prompt = FewShotFormat.choose(questions(20, seed=9), 1)
+    measured = {name: hf_calib.measure(model, ASKED, prompt=prompt) for name, model in models.items()}
+    measured["other"].save(tmp_path)
+    assert not hf_calib.compare({"base": measured["base"], "other": tmp_path}).notes
+    plain = hf_calib.measure(models["other"], ASKED)
+    assert "different prompt" in hf_calib.compare({"base": measured["base"], "other": plain}).notes[0]
+
+
 def test_a_saved_calibrator_applies_after_solved_examples(models, tmp_path):
     prompt = FewShotFormat.choose(questions(20, seed=9), 1)
     hf_calib.calibrate(models["base"], ASKED, prompt=prompt, folds=2, force=True, out=tmp_path)
