@@ -245,7 +245,7 @@ def test_regime_is_told_from_the_questions_that_it_was_fine_tuned_on(client, ada
     assert main(command[:-1]) == 0  # it stays where it is not told anew
     assert CalibrationCardData.load(adapter_folder).regime == regime
     assert main([*command, str(dataset)]) == 1
-    assert "the regime shows on new ones" in capsys.readouterr().err
+    assert "the regime shows only on new questions" in capsys.readouterr().err
     trained.write_text("".join(json.dumps(row) + "\n" for row in question_rows(3, answered=False)))
     assert main([*command, str(trained)]) == 1
     assert "answer" in capsys.readouterr().err
