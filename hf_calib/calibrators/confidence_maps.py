@@ -29,7 +29,6 @@ class ConfidenceCalibrator(Calibrator):
 
     keeps_argmax: bool = True
     monotonic: bool = True
-    maps_confidence: bool = True
 
     @abstractmethod
     def _read_map(self, reader: ParameterReader) -> dict[str, Any]:
@@ -50,6 +49,8 @@ class ConfidenceCalibrator(Calibrator):
 
 class ConfidenceMap(ConfidenceCalibrator):
     """Base of maps of the confidence's log-odds and, optionally, a question's features."""
+
+    maps_confidence: bool = True
 
     @abstractmethod
     def _map(self, log_odds: NDArray[np.float64], inputs: Inputs) -> NDArray[np.float64]:

@@ -129,11 +129,12 @@ def held_out_predictions(
     """
     if labels is None:
         labels = predictions.answers
+    options["features"] = predictions.hidden_states
     if np.ndim(labels) == 1 and predictions.are_events_for(make()):
         right = predictions.predicted == np.asarray(labels)
         found = cross_validate(make, predictions.confidences, right, kind="probabilities", **options)
         return predictions.with_confidences(found.probabilities)
-    found = cross_validate(make, predictions.logits, labels, features=predictions.hidden_states, **options)
+    found = cross_validate(make, predictions.logits, labels, **options)
     return predictions.with_probabilities(found.probabilities)
 
 

@@ -306,7 +306,8 @@ class Predictions:
             probabilities = calibrator.transform(self.logits, kind="logits", groups=groups)  # type: ignore[call-arg]
             return self.with_probabilities(probabilities)
         if calibrator.parameters().get("scope") == "event":
-            return self.with_confidences(calibrator.transform(self.confidences, kind="probabilities"))
+            mapped = calibrator.transform(self.confidences, kind="probabilities", features=features)
+            return self.with_confidences(mapped)
         logits = np.stack([own.logits for own in (self, *others)]) if others else self.logits
         return self.with_probabilities(calibrator.transform(logits, kind="logits", features=features))
 
@@ -327,8 +328,7 @@ class Predictions:
         This is needed for maps of the confidence where `chosen` is set: given a question's probabilities, they map the
         largest, which may not be the answer's.
         """
-        maps_confidence = getattr(calibrator, "maps_confidence", False) and getattr(calibrator, "takes_events", False)
-        return self.chosen is not None and maps_confidence
+        return self.chosen is not None and getattr(calibrator, "maps_confidence", False)
 
     def with_confidences(self, confidences: np.ndarray) -> Predictions:
         """Return these predictions with the given confidences in the answers, shape (n,).

@@ -320,13 +320,13 @@ class _Given:
             by, names = self.groups
             return GroupedTemperature(by).fit(self.predictions.logits, self.labels, groups=names)
         calibrator = self._new(name)
+        features = self.predictions.hidden_states if calibrator.needs_features else None
         if self.labels.ndim == 1 and self.predictions.are_events_for(calibrator):
             right = self.predictions.predicted == self.labels
-            return calibrator.fit(self.predictions.confidences, right, kind="probabilities")
+            return calibrator.fit(self.predictions.confidences, right, kind="probabilities", features=features)
         predictions = self.predictions.logits
         if self.target is not None:
             return fit_with_target(calibrator, predictions, self.labels, self.target)
-        features = self.predictions.hidden_states if calibrator.needs_features else None
         return calibrator.fit(predictions, self.labels, features=features)
 
     def _new(self, name: str) -> BaseCalibrator:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -7,6 +8,7 @@ import torch
 
 import hf_calib
 from hf_calib.calibrators import by_name
+from hf_calib.calibrators.cross_validation import held_out_predictions
 from hf_calib.cli import main
 from hf_calib.confidence import Asking, LocalModel, Predictions
 from hf_calib.confidence.backend import Generation
@@ -306,6 +308,23 @@ def test_confidences_in_answers_that_are_not_the_most_probable_are_calibrated_as
         np.testing.assert_allclose(found.confidences, expected, atol=1e-6)
         np.testing.assert_allclose(found.probabilities.sum(axis=1), 1)
         assert (found.predicted == 0).all()
+
+
+def test_maps_of_the_confidence_and_features_take_events_too():
+    rng = np.random.default_rng(0)
+    c, features = rng.uniform(0.05, 0.95, 300), rng.normal(size=(300, 2))
+    right = rng.random(300) < 0.5 * c
+    live = Predictions.from_answers(
+        np.zeros(300, int), c, np.full(300, 2), np.where(right, 0, 1), (None,) * 300, np.arange(300)
+    )
+    live = replace(live, hidden_states=features)
+    held_out = held_out_predictions(live, lambda: by_name("localized"))
+    assert (
+        held_out.report(n_resamples=0).measures["ece"].value < 0.1 < live.report(n_resamples=0).measures["ece"].value
+    )
+    fitted = by_name("localized").fit(c, right, kind="probabilities", features=features)
+    expected = fitted.transform(c, kind="probabilities", features=features)
+    np.testing.assert_allclose(live.calibrated(fitted).confidences, expected, atol=1e-6)
 
 
 def test_a_calibrator_of_confidences_applies_to_predictions_from_memory_and_from_a_file(tmp_path):
