@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -48,8 +47,7 @@ class FittedOn:
         if not self._is_model_of(other):
             found.append(f"the model is {_described(other)}, not {_described(self)}")
         if self.asking and other.asking:
-            # As JSON, since one of the two may come from a file, where a tuple becomes a list.
-            mine, theirs = (_flat(json.loads(json.dumps(dict(own.asking)))) for own in (self, other))
+            mine, theirs = _flat(self.asking), _flat(other.asking)
             found += [
                 f"{name} is {theirs.get(name)!r:.100}, not {mine.get(name)!r:.100}"
                 for name in sorted({*mine, *theirs})
@@ -108,5 +106,5 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, Mapping):
             flat |= _flat(value, f"{prefix}{name}.")
         elif name != "seed":
-            flat[prefix + name] = value
+            flat[prefix + name] = list(value) if isinstance(value, tuple) else value
     return flat

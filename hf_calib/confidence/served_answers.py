@@ -52,7 +52,7 @@ def first_token_logprobs(answer: Mapping[str, Any]) -> dict[str, float]:
             given = [(own["token"], own["logprob"]) for own in first.get("top_logprobs") or ()]
         else:
             given = list(((logprobs.get("top_logprobs") or [None])[0] or {}).items())
-        # JSON has no -inf, for which some servers write null.
+        # Some servers write null for -inf, which JSON lacks.
         pairs = [(token, float(value)) for token, value in given if value is not None]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ServerError(

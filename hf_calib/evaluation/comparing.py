@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -186,10 +185,7 @@ _ASKED_WITH = {"prompt_format": "a different prompt", "permute_options": "a diff
 
 
 def _differ(key: str, one: Measurement, other: Measurement) -> bool:
-    if key not in one.run or key not in other.run:
-        return False
-    # As JSON, since one of the two may come from a file, where a tuple becomes a list.
-    return json.dumps(one.run[key], sort_keys=True) != json.dumps(other.run[key], sort_keys=True)
+    return key in one.run and key in other.run and one.run[key] != other.run[key]
 
 
 def _with_rows_of(base: Recorded, other: Recorded) -> Predictions:

@@ -140,7 +140,8 @@ def decision_backend(
         _refuse(settings, ("limit", "progress"), "a source of decisions")
         if calibrator is not None:
             raise ValueError("calibrator: does not apply to a source of decisions; give it to LocalDecisions")
-        return type(model).__name__, cast(DecisionBackend, model), _identity_of(cast(DecisionBackend, model))
+        own = cast(DecisionBackend, model)
+        return type(model).__name__, own, _identity_of(own)
     if isinstance(model, str) and model.partition(":")[0] in CONTRACTS:
         _refuse(settings, (*_SERVED, "limit", "progress"), "a server of typed decisions")
         if calibrator is not None:

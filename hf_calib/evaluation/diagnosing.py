@@ -369,7 +369,7 @@ def _summary(source: Any, name: str, n_bins: int, confidence_level: float) -> Se
     except ValueError as error:
         raise ValueError(f"{where}: {error}; add the right answer, or leave the row out") from error
     if len(correct) == 0:
-        raise ValueError(f"{where}: there is no question; give at least one")
+        raise ValueError(f"{where}: has no questions; give at least one")
     confidences = np.asarray(predictions.confidences, dtype=float)
     accuracy, confidence = float(correct.mean()), float(confidences.mean())
     low, high = wilson_interval(accuracy, len(correct), NormalDist().inv_cdf((1 + confidence_level) / 2))

@@ -74,9 +74,9 @@ def files_digest(model: str | os.PathLike[str]) -> str | None:
         size = file.stat().st_size
         digest.update(f"{file.name} {size}".encode())
         with file.open("rb") as content:
-            for start, end in _tensors(content, size) if path.is_dir() else [(0, size)]:
-                step = max(_BLOCK, (end - start - _BLOCK) // (2 if path.is_dir() else _SAMPLED))
-                for place in range(start, end, step):
+            parts, n_blocks = (_tensors(content, size), 3) if path.is_dir() else ([(0, size)], _SAMPLED)
+            for start, end in parts:
+                for place in range(start, end, max(_BLOCK, (end - start - _BLOCK) // (n_blocks - 1))):
                     content.seek(place)
                     digest.update(content.read(min(_BLOCK, end - place)))
     return f"files:{digest.hexdigest()}"

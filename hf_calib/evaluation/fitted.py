@@ -64,11 +64,9 @@ def fitted_on(run: Mapping[str, Any], n: int = 1) -> FittedOn:
     datasets: dict[str, str | None] = {}
     for name, own in run.get("datasets", {}).items():
         shown = public_name(name)
-        count = itertools.count(2)
-        name = shown
-        while name in datasets:  # files of one name in two folders
-            name = f"{shown} ({next(count)})"
-        datasets[name] = own.get("sha256")
+        # Files of one name in two folders are numbered.
+        names = itertools.chain([shown], (f"{shown} ({number})" for number in itertools.count(2)))
+        datasets[next(free for free in names if free not in datasets)] = own.get("sha256")
     return FittedOn(
         n=n,
         datasets=datasets,

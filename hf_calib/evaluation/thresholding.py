@@ -128,8 +128,8 @@ class ConfidenceThreshold:
         Raises
         ------
         ValueError
-            If a question belongs to a group that has no threshold, or the measurement is known to be of another model,
-            another way of asking or another calibrator.
+            If a question's group has no threshold, or the measurement is known to come from another model, another way
+            of asking or another calibrator.
         """
         self._check_applies(measurement, "measurement")
         return self._accepted(measurement)

@@ -234,7 +234,7 @@ def _smooth_difference(
     half = t_quantile(confidence_level, error[1]) * error[0]
     low, high = value - half, value + half
     if name == "accuracy" and not influence.any():
-        # The same difference in all questions seen has no spread, but other questions may differ.
+        # All questions seen have the same difference, so it has no spread; new questions may still differ.
         n = len(influence) if clusters is None else int(clusters.max()) + 1
         low, high = hold_unseen(value, unseen_share(n, confidence_level), -1.0, 1.0)
     return _difference(name, base, other, _within(name, value, low, high))

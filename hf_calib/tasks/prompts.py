@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import string
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -116,8 +117,8 @@ class PromptFormat:
         return [*system, {"role": "user", "content": self.render(question, options=options)}]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the format as plain data, for a file or a card."""
-        return asdict(self)
+        """Return the format as JSON values, which are the same in memory and read back from a file."""
+        return json.loads(json.dumps(asdict(self)))
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> PromptFormat:

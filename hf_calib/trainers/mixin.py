@@ -144,7 +144,9 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
         if em_dataset is not None and (calibration_dataset is None or settings.em_weight == 0):
             missing = ["a calibration_dataset"] * (calibration_dataset is None)
             missing += ["an em_weight above 0"] * (settings.em_weight == 0)
-            raise ValueError(f"em_dataset: has no effect without {' and '.join(missing)}; add this, or leave it out")
+            raise ValueError(
+                f"em_dataset: needs {' and '.join(missing)}; set what is missing, or leave em_dataset out"
+            )
         if settings.eval_calibrator is not None and eval_calibration_dataset is None:
             raise ValueError(
                 "eval_calibrator: has no effect without questions to evaluate on; pass them as "

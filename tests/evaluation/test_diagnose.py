@@ -108,7 +108,7 @@ def test_arguments_out_of_range_are_named(options, message):
 
 
 def test_questions_that_cannot_be_counted_are_named():
-    with pytest.raises(ValueError, match="new: there is no question"):
+    with pytest.raises(ValueError, match="new: has no questions"):
         diagnose(answered(5, 10), answered(0, 0))
     unknown = Predictions(np.log(np.full((1, 2), 0.5)), np.array([-1]), (None,), np.array([7]))
     with pytest.raises(ValueError, match="training: row 7 has no answer"):

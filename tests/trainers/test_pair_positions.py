@@ -130,7 +130,7 @@ def test_the_card_says_what_the_anchor_acted_on(tokenizer, tmp_path):
         ({"anchor_weight": 0.0}, "calibration_dataset='pairs': .* anchor_weight is 0; raise it"),
         ({"em_weight": 1.0}, "em_weight: has no effect with calibration_dataset='pairs'"),
         ({"brier_weight": 1.0}, "brier_weight: has no effect with calibration_dataset='pairs'"),
-        ({"em_dataset": questions(10)}, "em_dataset: has no effect"),
+        ({"em_dataset": questions(10)}, "em_dataset: needs"),
     ],
 )
 def test_arguments_without_effect_are_errors(options, message, tokenizer, tmp_path):

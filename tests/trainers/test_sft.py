@@ -392,5 +392,5 @@ def test_a_reference_without_the_anchor_is_an_error(tokenizer, tmp_path):
         ValueError, match="calibration_reference_model: has no effect with anchor_weight=0; set anchor_w"
     ):
         sft(tokenizer, tmp_path, calibration_reference_model="does/not/exist")
-    with pytest.raises(ValueError, match="em_dataset: has no effect without an em_weight above 0; add this, or"):
+    with pytest.raises(ValueError, match="em_dataset: needs an em_weight above 0; set what is missing, or"):
         sft(tokenizer, tmp_path, em_dataset=questions(20, seed=3))
