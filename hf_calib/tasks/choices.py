@@ -83,13 +83,9 @@ def _in_one_cell(cell: Any) -> Choices:
 
 
 def _parsed(text: str) -> Any:
-    for parse in (json.loads, _python_literal):
-        try:
-            return parse(text.strip())
-        except QuestionError:
-            raise
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            continue
+    value = _literal(text)
+    if value is not None:
+        return value
     parts = [part.strip() for part in _NEXT_CHOICE.split(text) if part.strip()]
     if len(parts) > 1 and without_letters(parts) != parts:
         return parts
@@ -97,6 +93,18 @@ def _parsed(text: str) -> Any:
         f"{text[:80]!r} is a text; write the choices as a JSON list, such as "
         '["yes", "no"], or one a column, A, B, C, ...'
     )
+
+
+def _literal(text: str) -> Any:
+    """Return the value of a text that is JSON or a Python literal, and None for any other text."""
+    for parse in (json.loads, _python_literal):
+        try:
+            return parse(text.strip())
+        except QuestionError:
+            raise
+        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+            continue
+    return None
 
 
 def _python_literal(text: str) -> Any:
@@ -112,17 +120,8 @@ def _python_literal(text: str) -> Any:
 
 def listed_texts(text: str) -> Any:
     """Return a JSON or Python list of texts, as a CSV file holds it; any other text unchanged."""
-    if text.lstrip().startswith("["):
-        for parse in (json.loads, _python_literal):
-            try:
-                values = parse(text.strip())
-            except QuestionError:
-                raise
-            except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError):
-                continue
-            if isinstance(values, list) and values and all(isinstance(own, str) for own in values):
-                return values
-    return text
+    values = _literal(text) if text.lstrip().startswith("[") else None
+    return values if isinstance(values, list) and values and all(isinstance(own, str) for own in values) else text
 
 
 def _as_list(values: Any) -> list[Any]:
