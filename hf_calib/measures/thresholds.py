@@ -52,10 +52,10 @@ class AccuracyThreshold:
         """Accuracy of the answers above the threshold; NaN without one."""
         return self.n_correct / self.n_accepted if self.n_accepted else float("nan")
 
-    def shown(self, digits: int = 3) -> str:
-        """Return the threshold rounded up to `digits` decimals, or to more where it would become 1."""
+    def shown(self, digits: int = 3) -> str | None:
+        """Return the threshold rounded up to `digits` decimals, or more where it would become 1; None without one."""
         if self.threshold is None:
-            return "none"
+            return None
         if self.threshold < 1:
             digits = max(digits, 1 - floor(log10(1 - self.threshold)))
         scale = 10**digits

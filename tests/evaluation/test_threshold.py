@@ -217,6 +217,7 @@ def test_a_threshold_near_1_is_shown_with_enough_digits():
         own = AccuracyThreshold(0.9, 0.95, threshold, 10, 5, 5, 0.8)
         assert own.shown() == text
         assert threshold - 1e-9 <= float(own.shown()) < 1
+    assert AccuracyThreshold(0.9, 0.95, None, 10, 0, 0, None).shown() is None
 
 
 def test_the_check_needs_other_questions(held_out, tmp_path):
