@@ -94,19 +94,19 @@ def test_no_module_reads_private_attributes_of_another_object(path):
 
 
 @pytest.mark.parametrize(
-    ("name", "options"),
+    ("name", "options", "missing"),
     [
-        ("calibration_reference_model", {"calibration_dataset": None}),
-        ("em_dataset", {"em_weight": 0.0}),
-        ("em_dataset", {"em_weight": 1.0, "calibration_dataset": None}),
-        ("eval_calibrator", {"eval_calibrator": "temperature"}),
+        ("calibration_reference_model", {"calibration_dataset": None}, "has no effect without calibration questions"),
+        ("em_dataset", {"em_weight": 0.0}, "needs an em_weight above 0;"),
+        ("em_dataset", {"em_weight": 1.0, "calibration_dataset": None}, "needs a calibration_dataset;"),
+        ("eval_calibrator", {"eval_calibrator": "temperature"}, "has no effect without questions to evaluate on"),
     ],
 )
-def test_an_argument_without_effect_is_refused(name, options, tokenizer, tmp_path):
+def test_an_argument_without_effect_is_refused(name, options, missing, tokenizer, tmp_path):
     given = {
         "calibration_reference_model": tiny_llama(tokenizer),
         "em_dataset": questions(4),
         "eval_calibrator": "temperature",
     }
-    with pytest.raises(ValueError, match=f"^{name}: has no effect without"):
+    with pytest.raises(ValueError, match=f"^{name}: {missing}"):
         dpo(tokenizer, tmp_path, peft_config=lora(), **{name: given[name], **options})
