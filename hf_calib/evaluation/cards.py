@@ -7,6 +7,7 @@ import os
 import warnings
 from dataclasses import astuple, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, cast
 
 from ..confidence import confidence_method
@@ -23,7 +24,7 @@ from ..hub import (
     save_calibration_metadata,
     write_card,
 )
-from ..hub.calibration_metadata import CALIBRATOR_FILE, METADATA_FILE
+from ..hub.calibration_metadata import CALIBRATOR_FILE, METADATA_FILE, has_calibrator
 from ..hub.card import CARD_FILE, drafted_tags
 from ..hub.card_data import AFTER, BASE, BEFORE, REPORT_FILE, read_json
 from ..hub.errors import InvalidFolderError
@@ -39,6 +40,7 @@ from .regime_text import regime_sample, regime_text
 if TYPE_CHECKING:
     from peft import PeftModel
 
+    from ..calibrators.protocol import BaseCalibrator
     from ..measures import CalibrationReport
     from .settings import AskOptions
 
@@ -127,7 +129,8 @@ def measure_and_write_card(
         If the questions cannot be read or lack answers.
     ValueError
         If `trained_on` equals `dataset`, `task_id` is given without a dataset on the Hub, the calibrator was fitted on
-        something else, or the card compares with another model on another set.
+        something else, or the card has figures on another set from before the weights or the calibrator changed, or
+        compares with another model there.
     """
     if trained_on is not None and is_same_source(dataset, trained_on):
         raise ValueError(
@@ -160,10 +163,12 @@ def measure_and_write_card(
         warnings.simplefilter("ignore", CalibrationWarning)
         model = load(folder, prompt_format=prompt_format, **load_options)
     fitted = None if calibrator is None else as_calibrator(calibrator)
+    weights = files_digest(folder)
+    _check_other_sets(folder, dataset_reference(questions), weights, fitted)
     if fitted is not None:
         own = {
             "model": str(folder),
-            "weights": files_digest(folder),
+            "weights": weights,
             "prompt_format": model.prompt_format.to_dict(),
             "confidence": confidence_method(model.read_by).to_dict(),
             "permute_options": False,
@@ -180,7 +185,7 @@ def measure_and_write_card(
     def measured(own: CalibratedModel) -> CalibrationReport:
         return measure(own, {str(dataset): questions}, method=model.read_by, seed=seed, **options).report
 
-    facts = dict(facts or {})
+    facts = {**(facts or {}), "weights": weights}
     if before is not None:
         facts["stage_labels"] = _labels_with_before(folder, dataset_reference(questions), before)
     model.warn_about_option_counts(questions)
@@ -213,6 +218,35 @@ def measure_and_write_card(
             calibrator=fitted,
         )
     return write_card(folder, data)
+
+
+def _check_other_sets(
+    folder: Path, dataset: DatasetReference, weights: str | None, fitted: BaseCalibrator | None
+) -> None:
+    """Raise a ValueError if the card's figures on other sets are of other weights or of another calibrator."""
+    if not (folder / REPORT_FILE).exists():
+        return
+    data = CalibrationCardData.load(folder)
+    others = [str(own.dataset) for own in data.evaluations if not own.dataset.is_same_set(dataset)]
+    changed = ["weights"] * (data.weights not in (None, weights))
+    changed += ["calibrator"] * (fitted is not None and not _is_saved(fitted, folder))
+    if others and changed:
+        raise ValueError(
+            f"{folder / REPORT_FILE} has figures on {', '.join(others)} from before the {' and the '.join(changed)} "
+            "changed; delete it and measure all sets again"
+        )
+
+
+def _is_saved(calibrator: BaseCalibrator, folder: Path) -> bool:
+    """Return whether a calibrator is the one that is saved with the model in a folder."""
+    if not has_calibrator(folder):
+        return False
+    with TemporaryDirectory() as scratch:
+        calibrator.save(Path(scratch) / CALIBRATOR_FILE)
+        return all(
+            (folder / file.name).is_file() and (folder / file.name).read_bytes() == file.read_bytes()
+            for file in Path(scratch).iterdir()
+        )
 
 
 def _stage_under_adapter(folder: Path) -> str:

@@ -63,14 +63,19 @@ def folder_digests(model: str, base_model: str | None = None) -> dict[str, str |
 def files_digest(model: str | os.PathLike[str]) -> str | None:
     """Return a digest of the weights in a folder or GGUF file, independent of its path; None for a Hub model.
 
+    A calibrator that is saved with the model does not count.
+
     The first, middle and last bytes of each tensor are read, since training changes all values of a tensor. A GGUF
     file is not trained in place, so evenly spaced blocks are enough.
     """
+    from ..hub.calibration_metadata import CALIBRATOR_ARRAYS
+
     path = Path(model)
     if not path.exists():
         return None
     digest = hashlib.sha256()
-    for file in sorted(path.glob("*.safetensors")) if path.is_dir() else [path]:
+    files = [file for file in sorted(path.glob("*.safetensors")) if file.name != CALIBRATOR_ARRAYS]
+    for file in files if path.is_dir() else [path]:
         size = file.stat().st_size
         digest.update(f"{file.name} {size}".encode())
         with file.open("rb") as content:

@@ -154,6 +154,8 @@ class CalibrationCardData:
         Hyperparameters that differ from their defaults. Those with places, people or secrets are left out.
     evaluations : sequence of Evaluation
         One for each question set, the most important one first.
+    weights : str, optional
+        Digest of the weights that `hf-calib card` measured, by which it notices that they changed.
     stage_labels : mapping, optional
         Names of the stages in tables, e.g. `{"before": "DPO"}`.
     regime : str, optional
@@ -185,6 +187,7 @@ class CalibrationCardData:
 
     model_name: str
     evaluations: tuple[Evaluation, ...] = ()
+    weights: str | None = None
     hub_model_id: str | None = None
     description: str | None = None
     base_model: str | None = None

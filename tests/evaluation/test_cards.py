@@ -104,6 +104,33 @@ def test_a_calibrator_that_is_not_the_models_is_neither_removed_nor_claimed(base
     assert "fitted calibrator" not in card
 
 
+def test_figures_on_other_sets_from_before_a_change_are_refused(base_folder, dataset, tmp_path):
+    own = shutil.copytree(base_folder, tmp_path / "own")
+    other = tmp_path / "other.jsonl"
+    other.write_text("".join(json.dumps(row) + "\n" for row in question_rows(20, seed=1)))
+    width = json.loads((own / "config.json").read_text())["hidden_size"]
+    rng = np.random.default_rng(0)
+    answers, features = np.arange(300) % 4, rng.normal(size=(300, width))
+    logits = rng.normal(size=(300, 4)) + np.eye(4)[answers]
+    for name, given in {"temperature": {}, "localized": {"features": features}}.items():
+        calibrator = by_name(name).fit(logits, answers, **given)
+        assert calibrator.save(tmp_path / name / "calibrator.json").with_suffix(".safetensors").exists() == bool(given)
+        measure_and_write_card(own, dataset, calibrator=tmp_path / name)
+        measure_and_write_card(own, other, calibrator=tmp_path / name)
+        before = (own / "calibration_report.json").read_bytes()
+        by_name(name).fit(2 * logits, answers, **given).save(tmp_path / "new" / "calibrator.json")
+        with pytest.raises(ValueError, match=r"figures on other\.jsonl from before the calibrator changed; delete it"):
+            measure_and_write_card(own, dataset, calibrator=tmp_path / "new")
+        assert (own / "calibration_report.json").read_bytes() == before
+        (own / "calibration_report.json").unlink()
+    measure_and_write_card(own, dataset)
+    tiny_llama(byte_level_tokenizer(), seed=3).save_pretrained(own)
+    with pytest.raises(ValueError, match=r"figures on questions\.jsonl from before the weights changed; delete it"):
+        measure_and_write_card(own, other)
+    measure_and_write_card(own, dataset)
+    measure_and_write_card(own, other)
+
+
 def test_another_set_and_another_model_are_added(client, adapter_folder, base_folder, dataset, tmp_path):
     measure_and_write_card(adapter_folder, dataset)
     path = adapter_folder / "README.md"
