@@ -187,12 +187,14 @@ def _ask(
 
 
 def _revision(run: Mapping[str, Any]) -> dict[str, str]:
-    """Return the commit of a model on the Hub, if it is known, that is, after it was loaded."""
+    """Return the commit of a model on the Hub, unless the run names it or it is unknown before loading."""
     from ..hub import loaded_revision
     from ..hub.escaping import is_hub_id
 
     name = run["adapter"] or run["model"]
-    commit = loaded_revision(name) if name is not None and is_hub_id(name) else None
+    if "revision" in run or name is None or not is_hub_id(name):
+        return {}
+    commit = loaded_revision(name)
     return {} if commit is None else {"revision": commit}
 
 

@@ -104,7 +104,7 @@ def tensors_digest(model: nn.Module) -> str:
     import torch
 
     digest = hashlib.sha256()
-    for adapters in _adapters_in_use(model):
+    for adapters in adapters_in_use(model):
         digest.update(repr(adapters).encode())
     for name, tensor in model.state_dict().items():
         if not isinstance(tensor, torch.Tensor):
@@ -116,7 +116,7 @@ def tensors_digest(model: nn.Module) -> str:
     return f"tensors:{digest.hexdigest()}"
 
 
-def _adapters_in_use(model: nn.Module) -> list[tuple[Any, ...]]:
+def adapters_in_use(model: nn.Module) -> list[tuple[Any, ...]]:
     """Return for each layer with PEFT adapters whether they are off, which are active, and their scales."""
     if "peft" not in sys.modules:
         return []

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .._suggestions import did_you_mean
 from ..hub.local_paths import check_local_path
-from .digests import folder_digests, tensors_digest, tokenizer_digest
+from .digests import adapters_in_use, folder_digests, tensors_digest, tokenizer_digest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -133,7 +133,7 @@ def model_source(model: Model, settings: AskSettings, where: Processes) -> Model
     if isinstance(model, CalibratedModel):
         refuse(settings, "a loaded CalibratedModel", "tokenizer", *_LOADING)
         own = {"prompt_format": model.prompt_format, "read_by": model.read_by, "calibrator": model.calibrator}
-        return _loaded(model.model, model.tokenizer, settings, **own)
+        return _loaded(model.model, model.tokenizer, settings, model.name, model.revision, **own)
     if hasattr(model, "score_letters"):
         refuse(settings, "a model that can be asked already", "tokenizer", *_LOADING, "max_length", "drop_too_long")
         return _asked_already(model)
@@ -249,7 +249,9 @@ def _named(model: str, settings: AskSettings, where: Processes) -> ModelSource:
     return ModelSource(settings.model_name or Path(adapter or model).name, identity, open_it, **own)
 
 
-def _loaded(model: Any, tokenizer: Any, settings: AskSettings, **own: Any) -> ModelSource:
+def _loaded(
+    model: Any, tokenizer: Any, settings: AskSettings, name: str | None = None, revision: str | None = None, **own: Any
+) -> ModelSource:
     if not hasattr(model, "forward") or not hasattr(tokenizer, "get_vocab"):
         given = f"{type(model).__name__} and {type(tokenizer).__name__}"
         raise TypeError(f"model: expected a loaded model and its loaded tokenizer, but got {given}")
@@ -259,7 +261,7 @@ def _loaded(model: Any, tokenizer: Any, settings: AskSettings, **own: Any) -> Mo
 
         return LocalModel(model, tokenizer, **_lengths(settings))
 
-    return _with_weights(model, tokenizer, open_it, **own)
+    return _with_weights(model, tokenizer, open_it, name, revision, **own)
 
 
 def _asked_already(backend: Any) -> ModelSource:
@@ -273,11 +275,18 @@ def _asked_already(backend: Any) -> ModelSource:
     return _with_weights(model, getattr(backend, "tokenizer", None), lambda chat: backend)
 
 
-def _with_weights(model: Any, tokenizer: Any, open_it: Callable[[bool], Backend], **own: Any) -> ModelSource:
-    loaded_from = getattr(getattr(model, "config", None), "name_or_path", "") or None
-    name = Path(loaded_from).name if loaded_from else type(model).__name__
+def _with_weights(
+    model: Any, tokenizer: Any, open_it: Callable[[bool], Backend], loaded_from: str | None = None,
+    revision: str | None = None, **own: Any,
+) -> ModelSource:  # fmt: skip
+    configured = loaded_from or getattr(getattr(model, "config", None), "name_or_path", "") or None
+    if loaded_from is None and not adapters_in_use(model):  # with one, the configuration names the base model
+        loaded_from = configured
     configuration = None if tokenizer is None else tokenizer_digest(tokenizer)
     identity = _identity(loaded_from, weights=tensors_digest(model), configuration=configuration)
+    if revision is not None:
+        identity["revision"] = revision
+    name = Path(configured).name if configured else type(model).__name__
     return ModelSource(name, identity, open_it, **own)
 
 

@@ -64,6 +64,8 @@ class CalibratedModel:
         Turns the model's probabilities into calibrated ones.
     metadata : CalibrationMetadata or None
         What it was calibrated with; None if the repository does not say.
+    name, revision : str or None
+        The Hub id or folder that it was loaded from, and the commit on the Hub.
     """
 
     model: PreTrainedModel
@@ -71,9 +73,11 @@ class CalibratedModel:
     prompt_format: PromptFormat
     calibrator: Any = None
     metadata: CalibrationMetadata | None = None
+    name: str | None = None
+    revision: str | None = None
 
     def __repr__(self) -> str:
-        name = getattr(self.model.config, "_name_or_path", "") or type(self.model).__name__
+        name = self.name or getattr(self.model.config, "_name_or_path", "") or type(self.model).__name__
         kind = "chat" if self.prompt_format.chat else "plain"
         return f"CalibratedModel({name!r}, {kind} prompt, calibrator={self.calibrator!r})"
 

@@ -185,6 +185,8 @@ def load_parts(
         prompt_format=prompt_format or (metadata.prompt_format if metadata else PromptFormat()),
         calibrator=calibrator,
         metadata=metadata,
+        name=str(name),
+        revision=None if is_local or folder.is_file() else folder.name,
     )
 
 

@@ -82,6 +82,26 @@ def test_a_model_that_changed_on_the_hub_is_asked_again(client, base, base_folde
     assert not np.allclose(expected, first.predictions.option_log_probabilities, atol=1e-3)
 
 
+def test_a_loaded_model_is_the_one_on_the_hub(client, base, adapter_folder, dataset, tmp_path):
+    measure_and_write_card(adapter_folder, dataset)
+    publish_adapter(adapter_folder, "ann/adapter")
+    for name in (base, "ann/adapter"):
+        measured = hf_calib.measure(hf_calib.load(name), questions(40))
+        assert (measured.run["model"], measured.run["revision"]) == (name, client.repository(name).branches["main"])
+        assert measured.name == name.split("/")[1]
+        hf_calib.calibrate(measured, out=tmp_path / "fitted")
+        hf_calib.measure(name, questions(20), calibrator=tmp_path / "fitted")
+    with pytest.raises(ValueError, match="calibrator: .*: the model is lab/tiny at revision .*, not ann/adapter at"):
+        hf_calib.measure(base, questions(20), calibrator=tmp_path / "fitted")
+
+
+def test_an_adapter_in_memory_is_not_taken_for_its_base_model(client, base, adapter, adapter_folder, tmp_path):
+    measured = hf_calib.measure((adapter, byte_level_tokenizer()), questions(40))
+    assert measured.run["model"] is None
+    hf_calib.calibrate(measured, out=tmp_path / "fitted")
+    hf_calib.measure(adapter_folder, questions(20), calibrator=tmp_path / "fitted")
+
+
 def test_the_model_to_compare_with_is_asked_in_the_same_way(base_folder, dataset, tmp_path):
     own = shutil.copytree(base_folder, tmp_path / "own")
     save_calibration_metadata(own, confidence="text-tokens", option_counts=(4,))
