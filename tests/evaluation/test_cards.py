@@ -91,7 +91,7 @@ def test_a_loaded_model_is_the_one_on_the_hub(client, base, adapter_folder, data
         assert measured.name == name.split("/")[1]
         hf_calib.calibrate(measured, out=tmp_path / "fitted")
         hf_calib.measure(name, questions(20), calibrator=tmp_path / "fitted")
-    with pytest.raises(ValueError, match="calibrator: .*: the model is lab/tiny at revision .*, not ann/adapter at"):
+    with pytest.raises(ValueError, match=r"calibrator: .*: the model is lab/tiny at revision .*, not ann/adapter at"):
         hf_calib.measure(base, questions(20), calibrator=tmp_path / "fitted")
 
 
