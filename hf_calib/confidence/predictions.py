@@ -163,7 +163,7 @@ class Predictions:
     def probabilities(self) -> np.ndarray:
         """Probability of each option given that one of them is answered, shape (n, K); 0 for absent options."""
         weights = np.exp(self._relative)
-        return weights / weights.sum(axis=1, keepdims=True)
+        return _without_rounding_errors(weights / weights.sum(axis=1, keepdims=True))
 
     @cached_property
     def logits(self) -> np.ndarray:
@@ -376,3 +376,13 @@ class Predictions:
         for name in ("flips", "most_confident_correct"):
             options.setdefault(name, getattr(self, name))
         return CalibrationReport.from_predictions(self.probabilities, self.answers, chosen=self.chosen, **options)
+
+
+def _without_rounding_errors(probabilities: np.ndarray) -> np.ndarray:
+    """Return probabilities with 12 digits, without the errors of logarithms.
+
+    These would move a confidence of 0.9 into the bin below, and break ties.
+    """
+    mantissas, exponents = np.frexp(probabilities)
+    # Mostly up, so that a share of samples such as 8/15 does not fall below its bin's edge.
+    return np.ldexp((np.ceil(mantissas * 1e12 - 0.25) + 0.0) / 1e12, exponents)

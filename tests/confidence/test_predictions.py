@@ -7,6 +7,7 @@ from scipy.special import softmax
 
 from hf_calib.calibrators import by_name
 from hf_calib.confidence import Predictions
+from hf_calib.measures import aurc, expected_calibration_error
 
 
 def predictions_of(log_probabilities, answers=None, subjects=None):
@@ -42,6 +43,24 @@ def test_probabilities_are_the_softmax_over_the_options_that_exist(values):
     predicted = np.take_along_axis(values, predictions.predicted[:, None], axis=1)[:, 0]
     np.testing.assert_allclose(predicted, values.max(axis=1), atol=1e-12)
     assert ((predictions.option_mass >= 0) & (predictions.option_mass <= 1)).all()
+
+
+@pytest.mark.parametrize("mass", [1.0, 1e-30])
+@given(k=st.integers(2, 30), n_bins=st.sampled_from([10, 15, 20]), seed=st.integers(0, 1000))
+def test_shares_of_samples_are_binned_and_tied_as_they_are(mass, k, n_bins, seed):
+    rng = np.random.default_rng(seed)
+    shares = rng.multinomial(k, rng.dirichlet(np.ones(4), 60)) / k
+    answers = rng.integers(4, size=60)
+    with np.errstate(divide="ignore"):
+        values = np.log(shares) + np.log(mass)
+    own = Predictions(values, answers, (None,) * 60, np.arange(60), np.full(60, 4))
+    # All places of a share in the table are one number.
+    assert len(np.unique(own.probabilities)) == len(np.unique(shares))
+    np.testing.assert_allclose(own.probabilities, shares, rtol=2e-12)
+    confidences, correct = shares.max(axis=1), shares.argmax(axis=1) == answers
+    report = own.report(n_bins=n_bins, n_resamples=0)
+    assert report.ece.value == pytest.approx(expected_calibration_error(confidences, correct, n_bins=n_bins))
+    assert report.measures["aurc"].value == pytest.approx(aurc(confidences, correct))
 
 
 def test_the_raw_mass_is_what_the_whole_softmax_puts_on_the_options():
