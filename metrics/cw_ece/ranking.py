@@ -265,7 +265,7 @@ def equal_mass_edges(confidences: ArrayLike, n_bins: int = 10, *, weights: Array
     """Return the edges of bins that hold about the same weight each, for `BinStatistics(edges=...)`.
 
     A confidence v goes to the bin ⌊n_bins · P(c < v)⌋, so equal confidences stay together, whatever their order, and a
-    weight of two counts as two samples. Bins may be empty.
+    weight of two counts as two samples; confidences of 1 are in the last bin. Bins may be empty.
 
     Parameters
     ----------
