@@ -160,17 +160,20 @@ def _row(epochs: list[Mapping[str, Any]], number: int) -> RecordedRow:
     else:
         if not any(own.get("scores") for own in epochs):
             raise QuestionError("it was not scored; run inspect score")
-        answers = [_answer(own) for own in epochs]
+        answers = [_answer(own, letters) for own in epochs]
         counts = np.array([answers.count(letter) for letter in letters])
         with np.errstate(divide="ignore"):
             scores = np.log(counts / len(epochs)).tolist()
     return RecordedRow(scores, answer, number, question=_question(sample, choices, answer))
 
 
-def _answer(sample: Mapping[str, Any]) -> str | None:
-    """Return the letter that the scorer read."""
-    found = {str(score.get("answer")).strip() for score in (sample.get("scores") or {}).values()}
-    return next(iter(found)) if len(found) == 1 else None
+def _answer(sample: Mapping[str, Any], letters: str) -> str | None:
+    """Return the letter that a scorer read; other scorers may read none."""
+    answers = {str(score.get("answer")).strip() for score in (sample.get("scores") or {}).values()}
+    found = sorted(answers.intersection(letters))
+    if len(found) > 1:
+        raise QuestionError(f"its scorers read different answers, {' and '.join(found)}; keep one scorer's scores")
+    return found[0] if found else None
 
 
 def _letters(sample: Mapping[str, Any], letters: str) -> list[float]:
@@ -194,10 +197,11 @@ def _letters(sample: Mapping[str, Any], letters: str) -> list[float]:
             "or run Inspect with --epochs 10, which estimates the confidence from repeated answers"
         )
     chosen = str(marked[0]["token"]).strip()
-    if _answer(sample) not in (None, chosen):
+    scored = _answer(sample, letters)
+    if scored not in (None, chosen):
         raise QuestionError(
-            f"the reply's letter is {chosen} and the scored answer {_answer(sample)}: the choices were shuffled, and "
-            "the log does not say how; run Inspect without shuffling"
+            f"the reply's letter is {chosen} and the scored answer {scored}: the choices were shuffled, and the log "
+            "does not say how; run Inspect without shuffling"
         )
     found: dict[str, list[float]] = defaultdict(list)
     returned = marked[0].get("top_logprobs") or [marked[0]]

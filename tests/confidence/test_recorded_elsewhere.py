@@ -44,7 +44,12 @@ def test_lighteval(around, tmp_path):
     assert list(read_lighteval([tmp_path / name])) == ["lighteval|arc:easy|0"]
     np.testing.assert_allclose(recorded.predictions.option_log_probabilities, LOGS)
     assert recorded.predictions.answers.tolist() == [0, 2]
+    assert not recorded.predictions.has_mass
+    letters = write_details(tmp_path / "letters.parquet", details(choices=[" A", " B", " C"]))
+    (recorded,) = read_lighteval([letters]).values()
+    assert recorded.predictions.has_mass
     assert recorded.predictions.option_mass == pytest.approx([0.9, 0.6])
+    (recorded,) = read_lighteval([tmp_path / name]).values()
     assert recorded.questions[1].question == "Question 1?"
     assert recorded.questions[1].choices == ("red", "green", "blue")
 
@@ -139,6 +144,22 @@ def test_inspect_epochs_are_samples(tmp_path):
     for own in epochs:
         own["scores"] = None
     with pytest.raises(QuestionError, match="sample 1: it was not scored"):
+        read_inspect([write_log(tmp_path / "log.json", epochs)])
+
+
+def test_inspect_scorers_without_an_answer_do_not_count(tmp_path):
+    latency = {"latency": {"value": 0.3, "answer": None}}
+    epochs = [sample(epoch=1 + number) for number in range(3)]
+    for own in [*epochs, shuffled := sample(SAID, answer="A"), read := sample(SAID)]:
+        own["scores"] |= latency
+    recorded = read_inspect([write_log(tmp_path / "log.json", epochs)])["colours"]
+    assert recorded.predictions.probabilities.tolist() == [[0, 1, 0]]
+    with pytest.raises(QuestionError, match="the choices were shuffled"):
+        read_inspect([write_log(tmp_path / "log.json", [shuffled])])
+    read_inspect([write_log(tmp_path / "log.json", [read])])
+    read_inspect([write_log(tmp_path / "log.json", [{**read, "scores": latency}])])
+    epochs[0]["scores"]["second"] = {"answer": "A"}
+    with pytest.raises(QuestionError, match="sample 1: its scorers read different answers, A and B"):
         read_inspect([write_log(tmp_path / "log.json", epochs)])
 
 
