@@ -140,6 +140,14 @@ class RecordedRow:
                 raise QuestionError(f"the {what} {index} is outside the {n} options, counted from 0")
 
 
+def are_labels(continuations: Iterable[str]) -> bool:
+    """Return whether options were scored by labels, such as letters, whose probabilities at one place add up.
+
+    The probability of a whole text is small for any model.
+    """
+    return all(len(text.strip(" ().")) == 1 for text in continuations)
+
+
 def result_files(paths: Iterable[str | Path], *patterns: str) -> list[Path]:
     """Return files, and those in folders, to any depth, whose names match one of the patterns.
 
@@ -320,7 +328,13 @@ def _log_probabilities(values: Mapping[str, Any]) -> tuple[list[float], bool, fl
     if not is_missing(values.get("probabilities")):
         given = [("probabilities", value) for value in _list(values, "probabilities")]
     else:
-        given = [(column, values[column]) for letter in LETTERS if (column := f"p_{letter}") in values]
+        columns = [f"p_{letter}" for letter in LETTERS]
+        given = [(column, values[column]) for column in columns if column in values]
+        missing = [column for column in columns[: len(given)] if column not in values]
+        if missing and given:
+            raise QuestionError(
+                f"there is no column {missing[0]!r}, though there is {given[-1][0]!r}; give a column for each option"
+            )
         if not given:
             raise QuestionError(
                 "there is no column 'probabilities', 'log_probabilities' or 'p_A', 'p_B', ... among "

@@ -96,7 +96,8 @@ def _row(requests: list[Mapping[str, Any]], method: str, number: int, subject: s
             "multiple_choice_separate_original do"
         )
     question = Question(str(requests[0]["instance"]["input"]["text"]), tuple(choices), right[0])
-    return RecordedRow(scores, right[0], number, subject=subject, question=question)
+    has_mass = method == "multiple_choice_joint"  # else the scores are of the options' texts
+    return RecordedRow(scores, right[0], number, subject=subject, has_mass=has_mass, question=question)
 
 
 def _joint(request: Mapping[str, Any], choices: list[str], right: int) -> tuple[list[float], list[int]]:

@@ -9,7 +9,7 @@ from typing import Any
 from ..tasks import Question
 from ..tasks.files import file_rows
 from ..tasks.questions import QuestionError
-from .recorded import Recorded, RecordedRow, recorded_from, result_files, task_of
+from .recorded import Recorded, RecordedRow, are_labels, recorded_from, result_files, task_of
 
 
 def read_lighteval(paths: Iterable[str | Path]) -> dict[str, Recorded]:
@@ -74,7 +74,8 @@ def _row(details: Mapping[str, Any], number: int, task: str) -> RecordedRow:
         values = [float(score) for score in scores]
     except (TypeError, ValueError):
         raise QuestionError(f"the log-probabilities are {scores!r:.100}, not numbers") from None
-    return RecordedRow(values, gold[0], number, subject=task, question=_question(doc, choices, gold[0]))
+    question = _question(doc, choices, gold[0])
+    return RecordedRow(values, gold[0], number, subject=task, has_mass=are_labels(choices), question=question)
 
 
 def _question(doc: Mapping[str, Any], choices: list[str], answer: int) -> Question | None:

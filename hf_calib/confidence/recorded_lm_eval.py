@@ -11,7 +11,7 @@ from typing import Any
 from ..tasks import Question
 from ..tasks.files import file_rows
 from ..tasks.questions import QuestionError
-from .recorded import Recorded, RecordedRow, recorded_from, result_files, task_of
+from .recorded import Recorded, RecordedRow, are_labels, recorded_from, result_files, task_of
 
 
 def read_lm_eval(paths: Iterable[str | Path]) -> dict[str, Recorded]:
@@ -72,6 +72,7 @@ class _Sample:
     target: str
     choices: list[str]
     scores: list[float]
+    has_mass: bool
     was_right: bool | None
 
     @classmethod
@@ -103,6 +104,7 @@ class _Sample:
             target=str(sample["target"]).strip(),
             choices=[text.strip() for (_, text), _ in asked],
             scores=scores,
+            has_mass=len({context for (context, _), _ in asked}) == 1 and are_labels(text for (_, text), _ in asked),
             was_right=None if sample.get("acc") is None else float(sample["acc"]) == 1.0,
         )
 
@@ -143,6 +145,7 @@ def _rows(samples: list[_Sample], task: str, path: Path) -> list[RecordedRow]:
                     answer,
                     sample.row,
                     subject=str(sample.doc.get("subject") or task),
+                    has_mass=sample.has_mass,
                     question=_question(sample.doc, sample.choices, answer),
                 )
             )

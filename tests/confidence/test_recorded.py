@@ -9,6 +9,7 @@ from hf_calib.confidence import predict
 from hf_calib.confidence.recorded import Recorded, read_predictions, write_predictions
 from hf_calib.confidence.recorded_helm import read_helm
 from hf_calib.confidence.recorded_lm_eval import read_lm_eval
+from hf_calib.reports import Measurement
 from hf_calib.tasks import QuestionError
 from tests.support import questions
 
@@ -120,6 +121,8 @@ def test_rounded_zeros_have_finite_logits_in_their_order(tmp_path):
         ({"probabilities": [0.504, 0.5], "answer": 0}, "sum to 1.004"),
         ({"probabilities": [0.5, 0.5], "answer": 0, "option_mass": 1.01}, "column 'option_mass': 1.01"),
         ({"answer": 0}, "no column 'probabilities'"),
+        ({"p_A": 0.1, "p_C": 0.9, "answer": "C"}, "no column 'p_B', though there is 'p_C'"),
+        ({"p_B": 0.1, "p_C": 0.9, "answer": "C"}, "no column 'p_A', though there is 'p_C'"),
         ({"probabilities": [0.5, 0.5]}, "no column 'answer'"),
         ({"probabilities": [0.5, 0.6], "answer": 0}, "sum to 1.1"),
         ({"probabilities": [0.5, "x"], "answer": 0}, "'x' is not a number"),
@@ -163,7 +166,19 @@ def test_lm_eval_samples(tmp_path):
     np.testing.assert_array_equal(predictions.option_log_probabilities, [[-1, -2, -4], [-3, -2, -0.5]])
     assert predictions.answers.tolist() == [1, 2]
     assert predictions.subjects == ("mmlu_anatomy",) * 2
+    assert predictions.has_mass
     assert task[1].questions[0].choices == ("x", "y", "z")
+
+
+def test_options_texts_have_no_mass(tmp_path):
+    texts = sample(0, 1, [-15.0, -14.0, -16.0], [" a red stone", " a blue stone", " sand"])
+    (recorded,) = read_lm_eval([write_lines(tmp_path / "samples_texts.jsonl", [texts])]).values()
+    assert not recorded.predictions.has_mass
+    assert "probability on average" not in str(Measurement("m", {"texts": recorded}).report.verdict)
+    contexts = sample(0, 1, [-1.0, -2.0], [" A", " A"])
+    contexts["arguments"]["gen_args_1"]["arg_0"] = "Another context"
+    (recorded,) = read_lm_eval([write_lines(tmp_path / "samples_contexts.jsonl", [contexts])]).values()
+    assert not recorded.predictions.has_mass
 
 
 def test_lm_eval_targets_may_be_texts_or_indices(tmp_path):
@@ -246,6 +261,7 @@ def test_helm_joint(tmp_path):
     np.testing.assert_allclose(values, [[-2.0, np.logaddexp(-0.5, -3.0)], [-0.5, -2.0]])
     assert recorded.predictions.answers.tolist() == [1, 1]
     assert recorded.predictions.subjects == ("anatomy", "anatomy")
+    assert recorded.predictions.has_mass
 
 
 def test_helm_separate(tmp_path):
@@ -263,6 +279,7 @@ def test_helm_separate(tmp_path):
     ]
     (recorded,) = read_helm(helm_run(tmp_path, "multiple_choice_separate_original", requests)).values()
     np.testing.assert_allclose(recorded.predictions.option_log_probabilities, [[-1.5, -1.25]])
+    assert not recorded.predictions.has_mass
     twice = helm_run(tmp_path / "mmlu:subject=anatomy,model=m", "multiple_choice_separate_original", requests * 2, "b")
     with pytest.raises(QuestionError, match="instance id0: option 0 was scored several times"):
         read_helm(twice / "b")
