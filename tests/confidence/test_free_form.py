@@ -322,8 +322,8 @@ def test_maps_of_the_confidence_and_features_take_events_too():
     assert (
         held_out.report(n_resamples=0).measures["ece"].value < 0.1 < live.report(n_resamples=0).measures["ece"].value
     )
-    fitted = by_name("localized").fit(c, right, kind="probabilities", features=features)
-    expected = fitted.transform(c, kind="probabilities", features=features)
+    fitted = by_name("localized").fit(live.confidences, right, kind="probabilities", features=features)
+    expected = fitted.transform(live.confidences, kind="probabilities", features=features)
     np.testing.assert_allclose(live.calibrated(fitted).confidences, expected, atol=1e-6)
 
 
