@@ -18,7 +18,7 @@ import hf_calib
 from hf_calib.calibrators import TemperatureScaling, by_name
 from hf_calib.confidence import Journal, LocalModel, Marginalized, OptionTexts, ServedModel, predict
 from hf_calib.evaluation import CalibratorMismatchWarning
-from hf_calib.evaluation.digests import files_digest
+from hf_calib.evaluation.digests import files_digest, tensors_digest
 from hf_calib.evaluation.measuring import measure_recorded
 from hf_calib.evaluation.settings import AskOptions, AskSettings
 from hf_calib.hub import CalibratedModel, save_calibration_metadata
@@ -397,6 +397,24 @@ def test_every_tensor_of_a_large_file_counts(tmp_path):
     assert len(known) == 1 + len(tensors)
     save_file(tensors, tmp_path / "model.safetensors")
     assert files_digest(tmp_path) in known
+
+
+def test_one_changed_row_counts(tokenizer, tmp_path):
+    model = tiny_llama(tokenizer, hidden_size=128)
+
+    def digests():
+        model.save_pretrained(tmp_path)
+        return tensors_digest(model), files_digest(tmp_path)
+
+    before = digests()
+    assert digests() == before
+    for tensor in (model.lm_head.weight, model.model.norm.weight):
+        with torch.no_grad():
+            tensor[tensor.shape[0] // 3] *= 4
+        after = digests()
+        assert all(one != other for one, other in zip(before, after, strict=True))
+        before = after
+    assert tensors_digest(model.to(torch.bfloat16)) != before[0]
 
 
 def test_an_interrupted_save_leaves_no_report_with_others_predictions(llama, tokenizer, tmp_path, monkeypatch):
