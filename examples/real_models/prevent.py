@@ -42,6 +42,9 @@ SETS = {"OpenBookQA": "openbookqa_test", "ARC-Easy": "arc_easy_test", "MMLU": "m
 READINGS = ("letters", "text-tokens")
 # What is measured during training: a set and a reading.
 FOLLOWED = ("ARC-Easy", "text-tokens")
+# Of the arms with the anchor that do not take `--anchor_weights`, and of the repair.
+WEIGHT = {"anchor_weight": 5.0}
+
 # Settings that affect only what is measured, not the training.
 MEASURING = ("held_out_tokens", "pairs_per_prompt", "sets", "n_test", "n_followed", "asked")
 
@@ -69,10 +72,10 @@ ARMS = {
     "dpo bce": Arm(catto="bce"),
     "cdpo": Arm(stated=True),
     "anchor": Arm(prompts="questions"),
-    "anchor texts": Arm({"calibration_confidence": "text-tokens"}, prompts="questions"),
-    "anchor answers": Arm({"calibration_confidence": "text-tokens"}, prompts="answers"),
-    "anchor self": Arm({"self_made_questions": 200}, prompts="self"),
-    "anchor pairs": Arm(prompts="pairs"),
+    "anchor texts": Arm({"calibration_confidence": "text-tokens", **WEIGHT}, prompts="questions"),
+    "anchor answers": Arm({"calibration_confidence": "text-tokens", **WEIGHT}, prompts="answers"),
+    "anchor self": Arm({"self_made_questions": 200, **WEIGHT}, prompts="self"),
+    "anchor pairs": Arm(WEIGHT, prompts="pairs"),
     "temperature": Arm(after="temperature"),
     "daca": Arm(after="daca"),
     "basecal": Arm(after="basecal"),
@@ -90,7 +93,7 @@ def make_parser():
     parser.add_argument("--pairs", type=Path, required=True, help="file with the columns prompt, chosen and rejected")
     parser.add_argument("--data", type=Path, help="folder of question files; by default the sets come from the Hub")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS, metavar="ARM", help="default: all")
-    parser.add_argument("--anchor_weights", nargs="+", type=float, default=[5.0], help="of the arm anchor (default 5)")
+    parser.add_argument("--anchor_weights", nargs="+", type=float, default=[1.0], help="of the arm anchor (default 1)")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of the training (default 0 1 2)")
     parser.add_argument("--steps", type=int, default=200, help="optimizer steps (default 200)")
     parser.add_argument("--batch_size", type=int, default=16, help="pairs per step (default 16)")
@@ -348,7 +351,8 @@ class Experiment:
         """Repair a model without labels, with as many steps as alignment had."""
         import hf_calib
 
-        args = self.config(self.work / f"repair-seed{seed}", seed, hf_calib.RecalibrationConfig)
+        folder = self.work / f"repair-seed{seed}"
+        args = self.config(folder, seed, hf_calib.RecalibrationConfig, **WEIGHT)
         start = time.perf_counter()
         trainer = hf_calib.recalibrate(
             model, self.base(), self.prompts(arm), tokenizer=self.tokenizer, args=args, peft_config=self.adapter()

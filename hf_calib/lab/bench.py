@@ -166,7 +166,7 @@ def calibration_aware_dpo(
     args = CalibrationAwareConfig(
         **bench.alignment_arguments(name),
         calibration_batch_size=bench.preset.calibration_batch_size * (1 + bool(labeled)),
-        **{**(asdict(bench.preset.labeled) if labeled else {}), **terms},
+        **{**(asdict(bench.preset.labeled) if labeled else {"anchor_weight": bench.preset.anchor_weight}), **terms},
     )
     trainer = CalibrationAwareTrainer(
         args=args,

@@ -173,6 +173,8 @@ class LabPreset:
         Held-out questions of each domain, and held-out pairs of each kind.
     calibration_batch_size
         Questions per step of calibration-aware DPO: so many without answers, and as many with answers if given.
+    anchor_weight
+        Weight of the anchor in calibration-aware DPO without answers, and in the repair without answers.
     labeled
         The terms of calibration-aware DPO if some of its questions have answers.
     fine_tuning
@@ -193,6 +195,7 @@ class LabPreset:
     n_test_questions: int = 4000
     n_test_pairs: int = 2000
     calibration_batch_size: int = 32
+    anchor_weight: float = 5.0
     labeled: LabeledSettings = field(default_factory=LabeledSettings)
     fine_tuning: FineTuningSettings = field(default_factory=FineTuningSettings)
 

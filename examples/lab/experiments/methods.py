@@ -148,7 +148,9 @@ def unlabeled_repair(bench: Bench, aligned: Any) -> RecalibrationTrainer:
         bench.pretrained(),
         bench.unanswered(),
         tokenizer=bench.tokenizer,
-        args=RecalibrationConfig(**bench.fine_tuning_arguments("repair", settings)),
+        args=RecalibrationConfig(
+            **bench.fine_tuning_arguments("repair", settings), anchor_weight=bench.preset.anchor_weight
+        ),
         peft_config=adapter_config(settings.lora_rank),
     )
 

@@ -84,7 +84,9 @@ def anchored_in_pairs(bench: Bench, places: str) -> Any:
         The first token decides whether an open reply is polite, and answers a multiple-choice question.
     """
     args = CalibrationAwareConfig(
-        **bench.alignment_arguments("in-pairs"), calibration_batch_size=bench.preset.calibration_batch_size
+        **bench.alignment_arguments("in-pairs"),
+        calibration_batch_size=bench.preset.calibration_batch_size,
+        anchor_weight=bench.preset.anchor_weight,
     )
     trainer = CalibrationAwareTrainer(
         args=args,
