@@ -33,8 +33,8 @@ def add_diagnose_parser(commands: argparse._SubParsersAction) -> None:
         usage="(--model M --dataset D --held-out D | ...)",
         help="tell whether a fine-tuned model can be calibrated without losing accuracy, and how",
         description="Ask a model the questions that it was fine-tuned on and new ones of the same kind, and determine "
-        "the regime: calibratable, where plain supervised fine-tuning (CFT) suffices, or not, since it has begun to "
-        "memorize.",
+        "the regime: calibratable (plain supervised fine-tuning, CFT, suffices) or not (the model has begun to "
+        "memorize).",
         example="hf-calib diagnose --model my/model --dataset train.jsonl --held-out test.jsonl",
         flags_of_arguments={"method": "--confidence", "training": "--dataset", "new": "--held-out"},
     )

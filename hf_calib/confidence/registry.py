@@ -69,37 +69,41 @@ _WAYS = {
         _made_by("methods", "OptionTexts", normalization="tokens"),
     ),
     "marginalized": Way(
-        "the letters' mean over orders of the options, one forward for each",
+        "the letters' mean over orders of the options, one forward pass each",
         _made_by("methods", "Marginalized"),
         ("n_orders",),
     ),
     "marginalized-geometric": Way(
-        "the letters' geometric mean over orders of the options, one forward for each",
+        "the letters' geometric mean over orders of the options, one forward pass each",
         _made_by("methods", "Marginalized", mean="geometric"),
         ("n_orders",),
     ),
     "letters-pride": Way(
-        "the letters over a prior estimated on a few of the questions (PriDe), one forward and K - 1 more for those",
+        "the letters' probabilities divided by a prior from a few of the questions (PriDe), one forward pass and "
+        "K - 1 more for those",
         _made_by("debiased", "PriDe"),
         ("seed",),
     ),
     "letters-batch": Way(
-        "the letters over their means over all questions, one forward", _made_by("debiased", "BatchCalibrated")
+        "the letters' probabilities divided by their means over all questions, one forward pass",
+        _made_by("debiased", "BatchCalibrated"),
     ),
     "letters-content-free": Way(
-        "the letters over those for questions without content, one forward and 3 for each subject that is shown",
+        "the letters' probabilities divided by those for questions without content, one forward pass and 3 for each "
+        "subject that is shown",
         _made_by("debiased", "ContentFreeLetters"),
     ),
     "text-pmi": Way(
-        "the options' texts over the texts alone (PMI), two forwards",
+        "the options' texts, divided by the probability of the texts alone (PMI), two forward passes",
         _made_by("debiased", "TextsOverPrior", prior="none"),
     ),
     "text-pmi-domain": Way(
-        "the options' texts over the texts after the prompt's last line (domain-conditional PMI), two forwards",
+        "the options' texts, divided by their probability after the prompt's last line (domain-conditional PMI), two "
+        "forward passes",
         _made_by("debiased", "TextsOverPrior", prior="cue"),
     ),
     "text-content-free": Way(
-        "the options' texts over the texts after questions without content, four forwards",
+        "the options' texts, divided by their probability after questions without content, four forward passes",
         _made_by("debiased", "TextsOverPrior", prior="content-free"),
     ),
     "p-true": Way(

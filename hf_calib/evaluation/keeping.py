@@ -33,7 +33,7 @@ def finished(
     wanted = json.loads(json.dumps(dict(run)))
     if "calibrator" in saved.run or {key: saved.run.get(key) for key in wanted} != wanted:
         return None
-    settings.say(f"{folder} holds all answers of this run; none is asked again. Remove it to ask again.")
+    settings.say(f"{folder} already holds this run's answers, so nothing is asked again. Delete it to ask again.")
     return Measurement(name, saved.datasets, saved.run, saved.report_options)
 
 
@@ -46,7 +46,7 @@ def journal(
     place = Path(folder) / _PROGRESS
     kept = Journal(place, run, where.index)
     if found := _answers_in(place):
-        settings.say(f"Going on with a run that was stopped: {found:,} answers are kept in {place}.")
+        settings.say(f"Resuming a stopped run: {found:,} answers are kept in {place}.")
     return kept
 
 

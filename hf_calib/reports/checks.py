@@ -210,7 +210,7 @@ def _one_option(reading: Reading) -> Found | None:
         return None
     letter = LETTERS[option]
     if reading.method in ("marginalized", "p-true") or str(reading.method).startswith("letters"):
-        meaning = ": letters cannot be read off this model with this prompt."
+        meaning = ": the model does not answer by letter with this prompt."
     else:
         meaning = f", which is right for {right:.0%}: the answers follow the options' places, not what they say."
     return Found(f"Answers {letter} on {chosen:.0%} of questions{meaning}", *reading.try_other_ways())
@@ -391,7 +391,7 @@ def _too_few(reading: Reading) -> Found | None:
     if drawn:
         options = (f"--limit {min(_round_up(needed), drawn['of'])}",)
         return Found(sentence, f"Try {options[0]}.", options)
-    return Found(sentence, f"Ask about {_round_up(needed):,} questions.")
+    return Found(sentence, f"Use about {_round_up(needed):,} questions.")
 
 
 def _unproven(reading: Reading) -> tuple[str, float] | None:
@@ -441,8 +441,8 @@ def _not_returned(reading: Reading) -> Found | None:
         return None
     own = reading.missing
     return Found(
-        f"Of {own['questions']:,} questions the server did not return all options; each of those has at most "
-        f"{own['largest_bound_of_an_option']:.2g}, and the mean confidence is between "
+        f"For {own['questions']:,} questions the server left out some options; each of these has a probability of at "
+        f"most {own['largest_bound_of_an_option']:.2g}, and the mean confidence is between "
         f"{own['mean_confidence_at_least']:.4f} and {own['mean_confidence_at_most']:.4f}.",
         "Let the server return more of the most probable tokens.",
     )

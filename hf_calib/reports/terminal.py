@@ -123,7 +123,7 @@ def _chart(measurement: Measurement, width: int, paint: Callable[[str, str], str
         value = "  -  " if measure.value != measure.value else f"{measure.value:.3f}"
         right.append(f"{info.short[0].upper() + info.short[1:]:<11} {value}{interval}")
     own = report.ece_convention
-    calibrated = "" if own["calibrated_model"] is None else f"; if calibrated {own['calibrated_model']:.3f}"
+    calibrated = "" if own["calibrated_model"] is None else f"; {own['calibrated_model']:.3f} if calibrated"
     right.append(f"({own['n_bins']} bins, L1{calibrated};")
     right.append(f" pooled over {own['n']:,} question{'' if own['n'] == 1 else 's'})")
     right += [""] if len(right) < 8 else []

@@ -221,7 +221,7 @@ def require_answers(questions: Sequence[Question], purpose: str) -> None:
     missing = [row for row, question in enumerate(questions) if question.answer is None]
     if missing:
         raise QuestionError(
-            f"{purpose} needs the right answer of every question, but {len(missing)} of {len(questions)} have none "
+            f"{purpose} needs the right answer to every question, but {len(missing)} of {len(questions)} have none "
             f"({_rows(missing)}); leave those out or use a split with answers"
         )
 

@@ -199,7 +199,7 @@ def _draft(place: str, row: Row, plain: Row, layout: Layout) -> _Draft:
     part = "choices"
     try:
         if not choice_columns or choice_columns != list(layout.choices[: len(choice_columns)]):
-            raise QuestionError(f"the options' columns are {', '.join(layout.choices[:3])}, ... without a gap")
+            raise QuestionError(f"the options' columns must be {', '.join(layout.choices[:3])}, ... without gaps")
         is_column_right = answer_column in choice_columns and len(choice_columns) > 1
         if is_column_right:
             choice_columns = [str(answer_column), *(name for name in choice_columns if name != answer_column)]

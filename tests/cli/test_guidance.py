@@ -226,11 +226,11 @@ def test_an_interrupted_run_says_what_is_kept_goes_on_and_is_reused(folder, tmp_
     assert int(kept[1]) == answered() < 3000
     assert "Traceback" not in error
     second = process(*options)
-    assert f"Going on with a run that was stopped: {kept[1]} answers are kept" in second.communicate(timeout=120)[1]
+    assert f"Resuming a stopped run: {kept[1]} answers are kept" in second.communicate(timeout=120)[1]
     assert second.returncode == 0
     third = process(*options)
     output, error = third.communicate(timeout=60)
-    assert "holds all answers of this run; none is asked again" in error
+    assert "already holds this run's answers, so nothing is asked again" in error
     assert "Loading" not in error
     assert "ECE" in output
 
@@ -262,7 +262,7 @@ def test_a_finished_run_is_not_repeated(command, folder, tmp_path, monkeypatch, 
         assert run(*options, "--json") == 0
         assert json.loads(capsys.readouterr().out) == first
         assert run(*options) == 0
-        assert "holds all answers of this run" in capsys.readouterr().err
+        assert "already holds this run's answers" in capsys.readouterr().err
     assert run(*options, "--json", "--permute-options") == 0  # another run, which replaces it
     assert json.loads(capsys.readouterr().out) != first
 

@@ -199,7 +199,7 @@ def test_what_is_not_returned_is_told(server, tmp_path):
     told = run["options_not_returned"][str(tmp_path / "q.jsonl")]
     assert 0 < told["questions"] <= 9
     assert told["mean_confidence_at_least"] < told["mean_confidence_at_most"]
-    assert "the server did not return all options" in " ".join(page.split())
+    assert "questions the server left out some options" in " ".join(page.split())
     assert {request[1]["logprobs"] for request in server.requests} == {20}
 
 

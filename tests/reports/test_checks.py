@@ -70,7 +70,7 @@ def test_one_option_answered_far_more_often_than_it_is_right():
     own = found(confident(n, chosen, spread(n), answers), LETTERS | {"has_chat_template": True})["one_option"]
     assert own.serious
     assert str(own) == (
-        "Answers A on 99% of questions: letters cannot be read off this model with this prompt. "
+        "Answers A on 99% of questions: the model does not answer by letter with this prompt. "
         "Try --chat-template or --confidence text."
     )
     assert own.options == ("--chat-template", "--confidence text")
@@ -244,7 +244,7 @@ def test_what_a_dataset_lacks():
         "mean_confidence_at_least": 0.4,
         "mean_confidence_at_most": 0.5,
     }
-    assert "Of 2 questions the server" in found(calibrated(1000), missing=missing)["options_not_returned"].sentence
+    assert "For 2 questions the server" in found(calibrated(1000), missing=missing)["options_not_returned"].sentence
     assert not found(calibrated(1000), dataset={"n": 1000, "skipped_rows": 0})
 
 
@@ -276,7 +276,7 @@ def measurement(n: int = 200) -> Measurement:
 
 def test_the_verdict_leads_with_the_most_serious_warning_and_is_the_same_everywhere(tmp_path):
     own = measurement()
-    assert own.verdict.startswith("Answers A on 99% of questions: letters cannot be read off this model")
+    assert own.verdict.startswith("Answers A on 99% of questions: the model does not answer by letter")
     assert [finding.code for finding in own.warnings][:3] == ["one_option", "little_mass", "at_chance"]
     own.save(tmp_path)
     saved = json.loads((tmp_path / "report.json").read_text())

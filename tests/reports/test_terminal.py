@@ -91,7 +91,7 @@ def test_the_next_step_for_predictions_from_elsewhere_needs_no_model():
 
 def test_the_ece_says_what_it_is_and_the_raw_one_is_shown_where_it_differs():
     own = good()
-    assert f"(10 bins, L1; if calibrated {own.report.test.expected_error:.3f};" in screen(own)
+    assert f"(10 bins, L1; {own.report.test.expected_error:.3f} if calibrated;" in screen(own)
     assert " pooled over 1,000 questions)" in screen(own)
     assert " pooled over 600 questions)" in screen(worst())
     assert "if calibrated" not in screen(replace(own, report_options={"n_resamples": 0}))

@@ -94,7 +94,7 @@ def test_an_option_a_column_with_padding_on_the_right():
 
 
 def test_a_gap_among_the_options_columns():
-    with pytest.raises(QuestionError, match=r"row 0: columns 'A', 'B', 'D': the options' columns are A, B, C"):
+    with pytest.raises(QuestionError, match=r"row 0: columns 'A', 'B', 'D': the options' columns must be A, B, C"):
         read({"question": "Which?", "A": "w", "B": "x", "D": "z"})
 
 
