@@ -23,7 +23,6 @@ NAMES = {
         "kto-lora-clipped", "grpo-lora-clipped", "rloo-lora-clipped", "dpo-lora-interrupted",
         "fsdp2-full-checkpointing", "dpo-lora-texts",
     ),
-    "zero2": ("dpo-full-clipped-reentrant", "text-lora-checkpointing"),
     "zero3": (
         "dpo-lora", "sft-full", "dpo-lora-few-checkpointing", "dpo-full-clipped-checkpointing",
         "dpo-lora-checkpointing-resumed", "dpo-lora-bf16-separate", "dpo-lora-bf16-checkpointing",
@@ -40,6 +39,7 @@ NIGHTLY = {
     "zero1": ("dpo-lora", "sft-full", "dpo-lora-separate"),
     "zero2": (
         "dpo-lora", "dpo-full", "sft-lora", "dpo-lora-clipped-recomputed", "dpo-full-four-reentrant", "dpo-full-texts",
+        "dpo-full-clipped-reentrant", "text-lora-checkpointing",
         *(f"{method}-{weights}-clipped-{way}" for method in ("kto", "grpo", "rloo")
           for weights, way in (("lora", "checkpointing"), ("full", "reentrant"))),
         *(f"{method}-{weights}-clipped-{times}-{way}" for method in ("dpo", "text")
