@@ -222,6 +222,9 @@ def calibrate(
             "by: groups get temperatures fitted on answers; leave out calibrators, target_predictions and "
             "reference_predictions"
         )
+    refused = {name: reason for name in names if (reason := _unsuited(name, target))}
+    if len(refused) == len(names):
+        raise ValueError("; ".join(refused.values()))
     with_features = any(getattr(by_name(name), "needs_features", False) for name in names)
     if isinstance(model, Measurement) or Measurement.is_saved(model):
         if dataset is not None or set(options) - {"progress"}:
@@ -248,8 +251,9 @@ def calibrate(
     given = _given(measurement, target, reference, None if by is None else (by, groups_of(measurement, by)))
     names += () if by is None else (GroupedTemperature.name,)
     reports = {"none": predictions.report(seed=seed)}
-    refused: dict[str, str] = {}
     for name in names:
+        if name in refused:
+            continue
         try:
             reports[name] = given.cross_validated(name, folds, seed)
         except ValueError as error:
@@ -284,6 +288,20 @@ def calibrate(
         warnings.warn(calibration.problem, UninformativeFitWarning, stacklevel=2)
     save_result(calibration, out, options.get("device"), **({"force": True} if force else {}))
     return calibration
+
+
+def _unsuited(name: str, target: Predictions | None) -> str | None:
+    """Return why a calibrator cannot be fitted with or without a target's predictions, or None."""
+    if target is not None and not getattr(by_name(name), "takes_unlabeled", False):
+        return (
+            f"target_predictions: the calibrator {name!r} does not use a target's questions; leave them out, or "
+            "choose 'adaptive_ensemble', 'importance_weighted' or 'auto'"
+        )
+    if target is None and name == "importance_weighted":
+        return (
+            f"target_predictions: the calibrator {name!r} needs the model's predictions for new questions; give them"
+        )
+    return None
 
 
 @dataclass(frozen=True)

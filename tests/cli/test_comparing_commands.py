@@ -198,6 +198,29 @@ def test_of_several_calibrators_the_best_by_cross_validation_is_kept(recorded, t
 
 
 @pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("temperature", ("--target-predictions",), "--target-predictions: the calibrator 'temperature' does not use"),
+        ("importance_weighted", (), "--target-predictions: the calibrator 'importance_weighted' needs the model's"),
+    ],
+)
+def test_predictions_that_a_calibrator_needs_or_does_not_use_are_named(
+    recorded, tmp_path, monkeypatch, capsys, method, options, message
+):
+    monkeypatch.setattr("hf_calib.evaluation.calibrating.ask", lambda *_, **__: pytest.fail("the model was asked"))
+    more = [word for option in options for word in (option, recorded[1])]
+    for source in (recorded, ["--model", "m", "--dataset", "d", "--out", tmp_path / "c"]):
+        assert run("calibrate", *source, *more, "--method", method) == 1
+        assert message in capsys.readouterr().err
+
+
+def test_of_several_calibrators_those_without_their_predictions_are_refused(recorded, capsys):
+    assert run("calibrate", *recorded, "--method", "temperature", "importance_weighted", "--json") == 0
+    refused = json.loads(capsys.readouterr().out)["refused"]["importance_weighted"]
+    assert "needs the model's predictions for new questions" in refused
+
+
+@pytest.mark.parametrize(
     "name",
     ["adaptive_ensemble", "adaptive_temperature", "beta", "dirichlet", "ensemble", "histogram", "isotonic",
      "isotonic_multiclass", "matrix", "platt", "sample_consistency", "scaling_binning", "selective_scaling", "spline",
