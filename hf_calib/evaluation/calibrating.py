@@ -222,7 +222,7 @@ def calibrate(
             "by: groups get temperatures fitted on answers; leave out calibrators, target_predictions and "
             "reference_predictions"
         )
-    refused = {name: reason for name in names if (reason := _unsuited(name, target))}
+    refused = {name: reason for name in names if (reason := _unsuited(name, target, reference))}
     if len(refused) == len(names):
         raise ValueError("; ".join(refused.values()))
     with_features = any(getattr(by_name(name), "needs_features", False) for name in names)
@@ -290,8 +290,8 @@ def calibrate(
     return calibration
 
 
-def _unsuited(name: str, target: Predictions | None) -> str | None:
-    """Return why a calibrator cannot be fitted with or without a target's predictions, or None."""
+def _unsuited(name: str, target: Predictions | None, reference: Mapping[str, Recorded] | None) -> str | None:
+    """Return why a calibrator cannot be fitted with or without a target's or a reference's predictions, or None."""
     if target is not None and not getattr(by_name(name), "takes_unlabeled", False):
         return (
             f"target_predictions: the calibrator {name!r} does not use a target's questions; leave them out, or "
@@ -300,6 +300,16 @@ def _unsuited(name: str, target: Predictions | None) -> str | None:
     if target is None and name == "importance_weighted":
         return (
             f"target_predictions: the calibrator {name!r} needs the model's predictions for new questions; give them"
+        )
+    if reference is not None and name not in ("auto", "reference_agreement"):
+        return (
+            f"reference_predictions: the calibrator {name!r} does not use a reference's predictions; leave them out, "
+            "or choose 'reference_agreement' or 'auto'"
+        )
+    if reference is None and name == "reference_agreement":
+        return (
+            f"reference_predictions: the calibrator {name!r} needs the pre-trained model's predictions for the same "
+            "questions; give them"
         )
     return None
 

@@ -202,6 +202,8 @@ def test_of_several_calibrators_the_best_by_cross_validation_is_kept(recorded, t
     [
         ("temperature", ("--target-predictions",), "--target-predictions: the calibrator 'temperature' does not use"),
         ("importance_weighted", (), "--target-predictions: the calibrator 'importance_weighted' needs the model's"),
+        ("temperature", ("--reference-predictions",), "--reference-predictions: the calibrator 'temperature' does no"),
+        ("reference_agreement", (), "--reference-predictions: the calibrator 'reference_agreement' needs the pre-tra"),
     ],
 )
 def test_predictions_that_a_calibrator_needs_or_does_not_use_are_named(
