@@ -95,7 +95,11 @@ def compare(
             raise ValueError(f"{', '.join(needless)}: these models were measured already; leave it out")
         cells, measurements, notes = _read(by_name)
     elif any(measured):
-        raise ValueError("models: give either models or measurements, not both")
+        problems = [_not_measured(*own) for own, known in zip(by_name.items(), measured, strict=True) if not known]
+        one = next(name for name, known in zip(by_name, measured, strict=True) if known)
+        raise ValueError(
+            f"models: {'; '.join(problems)}, but {one!r} was measured; give either measurements alone or models alone"
+        )
     elif dataset is None:
         raise ValueError("dataset: models need at least one --dataset to be compared on")
     else:
@@ -136,6 +140,15 @@ def _by_name(models: Sequence[Compared] | Mapping[str, Compared], settings: AskS
 
 def _was_measured(model: Compared) -> bool:
     return isinstance(model, str | os.PathLike) and Measurement.is_saved(model)
+
+
+def _not_measured(name: str, model: Compared) -> str:
+    """Return what a model is, beside others that are measurements."""
+    if not isinstance(model, str | os.PathLike):
+        return f"{name!r} is a model"
+    if not Path(model).exists():
+        return f"there is no file or folder {str(model)!r}"
+    return f"{str(model)!r} holds no predictions"
 
 
 def _read(models: Mapping[str, Any]) -> tuple[_Cells, _Measurements, tuple[str, ...]]:

@@ -163,6 +163,18 @@ def test_wrong_comparisons(models):
         hf_calib.compare(models)
 
 
+def test_what_was_not_measured_is_named(models, tmp_path):
+    measured = hf_calib.measure(models["base"], ASKED)
+    (tmp_path / "empty").mkdir()
+    for other, problem in (
+        (tmp_path / "typo.jsonl", r"there is no file or folder '.*typo\.jsonl'"),
+        (str(tmp_path / "empty"), r"'.*empty' holds no predictions"),
+        (models["other"], "'other' is a model"),
+    ):
+        with pytest.raises(ValueError, match=rf"^models: {problem}, but 'base' was measured; give either"):
+            hf_calib.compare({"base": measured, "other": other})
+
+
 def test_readings_of_one_family_are_distinguished(models):
     ways = [OptionTexts(), OptionTexts(normalization="tokens")]
     found = hf_calib.compare(models, {"own": ASKED}, method=ways)
