@@ -57,10 +57,10 @@ def read_predictions(path: str | Path) -> dict[str, Recorded]:
 
     A file has one row per question. The model's probabilities are in the column `log_probabilities` (of each option in
     the whole vocabulary), in `probabilities`, or in one column per option, `p_A`, `p_B`, .... The first two hold one
-    list per row, written as JSON in CSV and TSV files. The column `answer` has the right option's index or letter.
-    Optional columns are `option_mass`, `flip_rate`, `most_confident_correct`, `predicted` (index or letter of the
-    answered option, by default the most probable one), `subject`, `dataset`, `row`, `question`, `choices` and, with
-    these two, `context` and `type`.
+    list per row, written as JSON in CSV and TSV files. The column `answer` has the right option's index or letter or,
+    with `choices`, its text. Optional columns are `option_mass`, `flip_rate`, `most_confident_correct`, `predicted`
+    (the answered option, as in `answer`; by default the most probable one), `subject`, `dataset`, `row`, `question`,
+    `choices` and, with these two, `context` and `type`.
 
     An option with a probability of zero exists; leave the columns of options that a question does not have empty.
     Probabilities up to `hf_calib.measures.validation.ROUNDING`, 1e-6, outside [0, 1] count as 0 or 1. The sum of a row
@@ -287,21 +287,23 @@ def _row_of(values: Mapping[str, Any], number: int) -> RecordedRow:
         raise QuestionError(
             f"there is no column 'answer' among {', '.join(map(repr, values))}.{did_you_mean('answer', values)}"
         )
-    answer = answer_index(values["answer"], len(log_probabilities))
+    choices = None if is_missing(values.get("choices")) else tuple(map(str, _list(values, "choices")))
+    if choices is not None and len(choices) != len(log_probabilities):
+        raise QuestionError(f"{len(choices)} choices have {len(log_probabilities)} probabilities")
+    answer, predicted = (
+        answer_index(values.get(name), len(log_probabilities), choices=choices) for name in ("answer", "predicted")
+    )
     subject, context, kind = (values.get(name) for name in ("subject", "context", "type"))
     row = values.get("row")
     question = None
-    if not is_missing(values.get("question")) and not is_missing(values.get("choices")):
-        choices = _list(values, "choices")
+    if not is_missing(values.get("question")) and choices is not None:
         question = Question(
             str(values["question"]),
-            tuple(map(str, choices)),
+            choices,
             answer,
             context=None if is_missing(context) else str(context),
             type=None if is_missing(kind) else str(kind),
         )
-        if len(choices) != len(log_probabilities):
-            raise QuestionError(f"{len(choices)} choices have {len(log_probabilities)} probabilities")
     return RecordedRow(
         log_probabilities,
         answer,
@@ -309,9 +311,7 @@ def _row_of(values: Mapping[str, Any], number: int) -> RecordedRow:
         subject=None if is_missing(subject) else str(subject),
         has_mass=has_mass,
         question=question,
-        chosen=None
-        if is_missing(values.get("predicted"))
-        else answer_index(values["predicted"], len(log_probabilities)),
+        chosen=predicted,
         total=total,
         flips=_share(values, "flip_rate"),
         most_confident_correct=_share(values, "most_confident_correct"),

@@ -73,6 +73,15 @@ def test_tables_of_other_tools(tmp_path, name):
     assert not predictions.has_mass
 
 
+def test_answers_may_be_the_texts_of_choices(tmp_path):
+    row = {"probabilities": [0.7, 0.3], "choices": ["Paris", "Rome"], "answer": "Rome", "predicted": "Rome"}
+    path = write_lines(tmp_path / "p.jsonl", [row, row | {"question": "Capital of France?", "answer": "Paris"}])
+    (recorded,) = read_predictions(path).values()
+    assert recorded.predictions.answers.tolist() == [1, 0]
+    assert recorded.predictions.predicted.tolist() == [1, 1]
+    assert recorded.questions[1].answer == 0
+
+
 def test_an_option_with_probability_nought_is_still_an_option(tmp_path):
     path = write_lines(tmp_path / "p.jsonl", [{"probabilities": [1.0, 0.0], "answer": 1, "option_mass": 0.5}])
     predictions = read_predictions(path)["p"].predictions
