@@ -240,9 +240,9 @@ def calibrate(
             )
     if "calibrator" in measurement.run:
         raise ValueError(
-            f"model: these predictions are already calibrated, by {measurement.run['calibrator'].get('method')}; a "
-            f"calibrator is fitted on uncalibrated ones. Give the subfolder {BEFORE_FOLDER}/ of the folder that "
-            "hf-calib measure wrote (in Python, measurement.before)"
+            f"the predictions of {measurement.name!r} are already calibrated, by "
+            f"{measurement.run['calibrator'].get('method')}; a calibrator is fitted on uncalibrated ones. Give the "
+            f"subfolder {BEFORE_FOLDER}/ of the folder that hf-calib measure wrote (in Python, measurement.before)"
         )
     if target is not None:
         # A reference replaces the answers, so its method may differ; a target's may not.

@@ -276,7 +276,7 @@ def test_calibrated_predictions_are_not_calibrated_again(models, tmp_path):
     measured = hf_calib.measure(models["base"], NEW, calibrator=fitted.calibrator, out=tmp_path / "m")
     for recorded in (measured, tmp_path / "m"):
         with pytest.raises(
-            ValueError, match=r"model: these predictions are already calibrated, by temperature; .*before/"
+            ValueError, match=r"^the predictions of 'Llam.*' are already calibrated, by temperature; .*before/"
         ):
             hf_calib.calibrate(recorded, folds=2)
     assert hf_calib.calibrate(tmp_path / "m" / "before", folds=2).n == len(NEW)
