@@ -16,6 +16,7 @@ from .options import (
     add_length_options,
     add_prompt_options,
     add_reading_options,
+    add_seed,
     add_trust,
     reading_of,
 )
@@ -68,9 +69,7 @@ def add_card_parser(commands: argparse._SubParsersAction) -> None:
     add_trust(parser)
     add_reading_options(parser)
     parser.add_argument("--limit", type=int, metavar="N", help="ask N questions, drawn at random with --seed")
-    parser.add_argument(
-        "--seed", type=int, default=0, help="seed of drawn questions and of the intervals (default: %(default)s)"
-    )
+    add_seed(parser, "drawn questions and of the intervals")
     add_json(parser)
     add_threshold(parser)
     parser.set_defaults(run=_run)

@@ -7,7 +7,7 @@ import json
 import sys
 from contextlib import nullcontext, redirect_stdout
 
-from .options import add_command, add_json
+from .options import add_command, add_json, add_seed
 
 
 def add_demo_parser(commands: argparse._SubParsersAction) -> None:
@@ -21,7 +21,7 @@ def add_demo_parser(commands: argparse._SubParsersAction) -> None:
         example="hf-calib demo --out demo",
     )
     parser.add_argument("--out", default="demo", help="folder for the table, the picture, the adapter and its card")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the world, the model and the data (default: 0)")
+    add_seed(parser, "the world, the model and the data")
     parser.add_argument(
         "--preset", default="demo", choices=("demo", "mini"), help="sizes; 'mini' is a miniature for a quick look"
     )

@@ -54,6 +54,11 @@ def add_json(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
+def add_seed(parser: argparse._ActionsContainer, of: str) -> None:
+    """Add the option for the seed of random numbers."""
+    parser.add_argument("--seed", type=_seed, default=0, help=f"seed of {of} (default: %(default)s)")
+
+
 def add_model_options(parser: argparse.ArgumentParser, *, adapter: bool = True) -> None:
     """Add the options that say how a local model is loaded and run."""
     group = parser.add_argument_group("model")
@@ -195,9 +200,7 @@ def add_prompt_options(parser: argparse.ArgumentParser, *, examples: bool = True
 def add_report_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the output."""
     group = parser.add_argument_group("output")
-    group.add_argument(
-        "--seed", type=int, default=0, help="seed of drawn questions, orders, samples and intervals (default: 0)"
-    )
+    add_seed(group, "drawn questions, orders, samples and intervals")
     add_json(group)
 
 
@@ -239,6 +242,12 @@ def _columns(text: str) -> dict[str, Any]:
         return parse_columns(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 0, got {text!r}")
+    return int(text)
 
 
 def _batch_size(text: str) -> int | str:

@@ -88,8 +88,8 @@ def test_an_unknown_option_of_a_file_is_suggested_too(tmp_path, capsys):
 
 
 def test_values_are_not_taken_for_options(folder, capsys):
-    assert run("measure", "--from-predictions", folder / "p.csv", "--seed", -1) == 1
-    assert "unknown option" not in capsys.readouterr().err
+    assert run("measure", "--from-predictions", folder / "p.csv", "--seed", -1) == 2
+    assert "argument --seed: must be a whole number of at least 0, got '-1'" in capsys.readouterr().err
 
 
 # Number formats and devices
