@@ -14,6 +14,7 @@ from .options import (
     add_command,
     add_force,
     add_model_options,
+    add_out,
     add_question_options,
     add_report_options,
     ask_options,
@@ -71,7 +72,7 @@ def add_calibrate_parser(commands: argparse._SubParsersAction) -> None:
         "reference_agreement and auto",
     )
     parser.add_argument("--folds", type=int, default=5, help="folds of the cross-validation (default: %(default)s)")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="for calibrator.json, calibration.json")
+    add_out(parser, "for calibrator.json, calibration.json", required=True)
     add_force(parser, "also save a fit that does not generalize")
     add_question_options(parser)
     add_model_options(parser)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import textwrap
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..evaluation.thresholds import check_names
@@ -12,6 +11,7 @@ from .options import (
     DATASET_HELP,
     add_command,
     add_model_options,
+    add_out,
     add_question_options,
     add_report_options,
     ask_options,
@@ -48,7 +48,7 @@ def add_compare_parser(commands: argparse._SubParsersAction) -> None:
         help="the base and the others: folders or Hub ids of models, or folders that `hf-calib measure` wrote",
     )
     parser.add_argument("--dataset", action="append", default=[], help=f"{DATASET_HELP}; may be given several times")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="for comparison.json and comparison.html")
+    add_out(parser, "for comparison.json and comparison.html")
     add_question_options(parser, several_methods=True)
     add_model_options(parser, adapter=False)
     add_report_options(parser)

@@ -7,7 +7,7 @@ import json
 import sys
 from contextlib import nullcontext, redirect_stdout
 
-from .options import add_command, add_json, add_seed
+from .options import add_command, add_json, add_out, add_seed
 
 
 def add_demo_parser(commands: argparse._SubParsersAction) -> None:
@@ -20,7 +20,9 @@ def add_demo_parser(commands: argparse._SubParsersAction) -> None:
         "it with plain DPO and with calibration-aware DPO, repair the overconfident one, and compare them all.",
         example="hf-calib demo --out demo",
     )
-    parser.add_argument("--out", default="demo", help="folder for the table, the picture, the adapter and its card")
+    add_out(
+        parser, "folder for the table, the picture, the adapter and its card (default: %(default)s)", default="demo"
+    )
     add_seed(parser, "the world, the model and the data")
     parser.add_argument(
         "--preset", default="demo", choices=("demo", "mini"), help="sizes; 'mini' is a miniature for a quick look"

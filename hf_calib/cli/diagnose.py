@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import textwrap
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..evaluation.thresholds import check_names
@@ -12,6 +11,7 @@ from .options import (
     DATASET_HELP,
     add_command,
     add_model_options,
+    add_out,
     add_question_options,
     add_report_options,
     ask_options,
@@ -54,7 +54,7 @@ def add_diagnose_parser(commands: argparse._SubParsersAction) -> None:
         help="highest accuracy that any model can reach on such questions, if known (default: the accuracy on the "
         "new questions, a lower estimate)",
     )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="for diagnosis.json")
+    add_out(parser, "for diagnosis.json")
     add_question_options(parser)
     add_model_options(parser)
     add_report_options(parser)

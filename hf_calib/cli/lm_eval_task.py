@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
-from .options import DATASET_HELP, add_command, add_json, add_prompt_options, add_reading_options, reading_of
+from .options import DATASET_HELP, add_command, add_json, add_out, add_prompt_options, add_reading_options, reading_of
 
 
 def add_lm_eval_task_parser(commands: argparse._SubParsersAction) -> None:
@@ -21,7 +20,7 @@ def add_lm_eval_task_parser(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--dataset", required=True, help=DATASET_HELP)
     parser.add_argument("--name", required=True, help="the task's name")
-    parser.add_argument("--out", required=True, metavar="DIR", help="for NAME.yaml, NAME.jsonl and calibration.py")
+    add_out(parser, "for NAME.yaml, NAME.jsonl and calibration.py", required=True)
     parser.add_argument("--texts", action="store_true", help="score the options' texts instead of their letters")
     parser.add_argument("--limit", type=int, metavar="N", help="N questions, drawn at random (seed 0)")
     add_prompt_options(parser)
@@ -46,4 +45,4 @@ def _run(options: argparse.Namespace) -> None:
         counts = {"n": len(questions), **({"skipped_rows": len(questions.skipped)} if questions.skipped else {})}
         print(json.dumps({"task": options.name, "yaml": str(path), **counts}))
         return
-    print(f"lm_eval --include_path {Path(options.out)} --tasks {options.name}")
+    print(f"lm_eval --include_path {options.out} --tasks {options.name}")

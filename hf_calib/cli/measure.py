@@ -14,6 +14,7 @@ from .options import (
     add_command,
     add_force,
     add_model_options,
+    add_out,
     add_question_options,
     add_report_options,
     ask_options,
@@ -79,9 +80,7 @@ def add_measure_parser(commands: argparse._SubParsersAction) -> None:
         "the model)",
     )
     add_force(parser, "apply a calibrator that was fitted on another model, prompt or way of reading confidence")
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="folder for report.json, report.html, predictions.parquet, ..."
-    )
+    add_out(parser, "folder for report.json, report.html, predictions.parquet, ...")
     parser.add_argument(
         "--free-form",
         choices=("exact", "contains", "numeric"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..confidence.registry import DEFAULT_WAY, ways
@@ -52,6 +53,11 @@ def add_force(parser: argparse._ActionsContainer, what: str) -> None:
 def add_json(parser: argparse._ActionsContainer) -> None:
     """Add the option for output that programs read."""
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def add_out(parser: argparse._ActionsContainer, help: str, **more: Any) -> None:
+    """Add the option for the folder that results are written into."""
+    parser.add_argument("--out", type=_folder, metavar="DIR", help=help, **more)
 
 
 def add_seed(parser: argparse._ActionsContainer, of: str) -> None:
@@ -242,6 +248,14 @@ def _columns(text: str) -> dict[str, Any]:
         return parse_columns(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _folder(text: str) -> Path:
+    path = Path(text)
+    for own in (path, *path.parents):
+        if own.exists() and not own.is_dir():
+            raise argparse.ArgumentTypeError(f"{own} is a file; give a folder, which need not exist yet")
+    return path
 
 
 def _seed(text: str) -> int:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import textwrap
-from pathlib import Path
 
 from ..evaluation.thresholds import check_names
 from .options import (
     DATASET_HELP,
     add_command,
     add_model_options,
+    add_out,
     add_question_options,
     add_report_options,
     ask_options,
@@ -63,7 +63,7 @@ def add_threshold_parser(commands: argparse._SubParsersAction) -> None:
         metavar="DIR",
         help="a calibrator to apply first, saved by `hf-calib calibrate` and fitted on other questions",
     )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for threshold.json")
+    add_out(parser, "folder for threshold.json")
     add_question_options(parser)
     add_model_options(parser)
     add_report_options(parser)

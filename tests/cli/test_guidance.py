@@ -92,6 +92,12 @@ def test_values_are_not_taken_for_options(folder, capsys):
     assert "argument --seed: must be a whole number of at least 0, got '-1'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("out", ["p.csv", "p.csv/new"])
+def test_a_file_is_not_taken_for_the_folder_of_results(out, folder, capsys):
+    assert run("measure", "--from-predictions", folder / "p.csv", "--out", folder / out) == 2
+    assert f"argument --out: {folder / 'p.csv'} is a file; give a folder" in capsys.readouterr().err
+
+
 # Number formats and devices
 
 
