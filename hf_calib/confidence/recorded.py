@@ -105,7 +105,7 @@ def read_predictions(path: str | Path) -> dict[str, Recorded]:
             "in the file)",
             stacklevel=2,
         )
-    return {name: recorded_from(own) for name, own in rows.items()}
+    return {name: recorded_from(own, path) for name, own in rows.items()}
 
 
 @dataclass(frozen=True)
@@ -171,18 +171,20 @@ def task_of(path: Path, prefix: str) -> str:
     return match[1] if match else path.stem
 
 
-def recorded_from(rows: Sequence[RecordedRow]) -> Recorded:
+def recorded_from(rows: Sequence[RecordedRow], source: str | Path = "predictions") -> Recorded:
     """Put rows together, in the order of the questions' rows.
 
     Raises
     ------
     QuestionError
-        If a row number occurs twice.
+        If a row number occurs twice; with the source.
     """
     ordered = sorted(rows, key=lambda row: row.row)
     for one, other in pairwise(ordered):
         if one.row == other.row:
-            raise QuestionError(f"the question of row {one.row} occurs twice; give each dataset's predictions once")
+            raise QuestionError(
+                f"{source}: the question of row {one.row} occurs twice; give each dataset's predictions once"
+            )
     counts = np.array([len(row.log_probabilities) for row in ordered])
     values = np.full((len(ordered), counts.max()), -np.inf)
     for place, row in enumerate(ordered):

@@ -58,7 +58,7 @@ def read_lm_eval(paths: Iterable[str | Path]) -> dict[str, Recorded]:
                 ) from None
         if not samples:
             raise QuestionError(f"{path} holds no sample")
-        tasks[task] = recorded_from(_rows(samples, task, path))
+        tasks[task] = recorded_from(_rows(samples, task, path), path)
     return tasks
 
 

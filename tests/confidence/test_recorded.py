@@ -73,6 +73,12 @@ def test_tables_of_other_tools(tmp_path, name):
     assert not predictions.has_mass
 
 
+def test_a_question_that_occurs_twice_is_named_with_its_file(tmp_path):
+    path = write_lines(tmp_path / "p.jsonl", [{"p_A": 1, "p_B": 0, "answer": 0, "row": 3}] * 2)
+    with pytest.raises(QuestionError, match=r"p\.jsonl: the question of row 3 occurs twice"):
+        read_predictions(path)
+
+
 def test_answers_may_be_the_texts_of_choices(tmp_path):
     row = {"probabilities": [0.7, 0.3], "choices": ["Paris", "Rome"], "answer": "Rome", "predicted": "Rome"}
     path = write_lines(tmp_path / "p.jsonl", [row, row | {"question": "Capital of France?", "answer": "Paris"}])
@@ -221,7 +227,7 @@ def test_lm_eval_unconditional_requests_are_left_out(tmp_path):
         ({"arguments": None}, "line 2: this is not a sample as lm-evaluation-harness logs it"),
         ({"acc": "yes"}, "line 2: this is not a sample as lm-evaluation-harness logs it"),
         ({"target": "7"}, "'7' is neither the index nor the text"),
-        ({"doc_id": 0}, "row 0 occurs twice"),
+        ({"doc_id": 0}, r"samples_\S+\.jsonl: the question of row 0 occurs twice"),
         ({"filter": "other"}, "several filters"),
         ({"arguments": {}}, "0 requests have 3 responses"),
     ],
