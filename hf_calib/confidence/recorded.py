@@ -283,7 +283,13 @@ _SCHEMA = {
 }
 
 
+_COLUMNS = {*_SCHEMA, *(f"p_{letter}" for letter in LETTERS)}
+
+
 def _row_of(values: Mapping[str, Any], number: int) -> RecordedRow:
+    spaced = next((column for column in values if column not in _COLUMNS and column.strip() in _COLUMNS), None)
+    if spaced is not None:
+        raise QuestionError(f"there are spaces around the name of the column {spaced!r}; remove them")
     log_probabilities, has_mass, total = _log_probabilities(values)
     if "answer" not in values:
         raise QuestionError(

@@ -129,6 +129,7 @@ def test_rounded_zeros_have_finite_logits_in_their_order(tmp_path):
     ("row", "message"),
     [
         ({"p_A": 1.01, "p_B": 0, "answer": 0}, "column 'p_A': 1.01 is not"),
+        ({"p_A": 0.7, " p_B": 0.3, "answer": 0}, "there are spaces around the name of the column ' p_B'"),
         ({"p_A": 1, "p_B": 0, "answer": 0, "row": "abc"}, "column 'row': 'abc' is not a whole number"),
         ({"p_A": 1, "p_B": 0, "answer": 0, "row": 0.5}, "column 'row': 0.5 is not a whole number"),
         ({"p_A": 1, "p_B": 0, "answer": 0, "row": -1}, "column 'row': -1 is not a whole number"),
