@@ -157,8 +157,11 @@ class ConfidenceThreshold:
         accepted = np.zeros(len(predictions), dtype=bool)
         for name, rows in _rows(measurement, self.by).items():
             if name not in self.thresholds:
+                alike = "give both datasets the same name (the file's, or a column 'dataset'), "
                 raise ValueError(
-                    f"by: there is no threshold for the group {name!r}, only for {', '.join(self.thresholds)}"
+                    f"by: the questions are grouped by {self.by}, and there is no threshold for {name!r}, only for "
+                    f"{', '.join(self.thresholds)}; {alike if self.by == 'dataset' else ''}find thresholds on "
+                    "questions of every group, or leave these questions out"
                 )
             accepted[rows] = self.thresholds[name].accepts(predictions.confidences[rows])
         return accepted
