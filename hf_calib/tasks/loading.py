@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -72,12 +73,19 @@ def load_questions(
         If the name looks like a path and nothing is there.
     ValueError
         If an option is out of range, or does not apply to a file or folder.
+    TypeError
+        If it is neither a name nor a path.
 
     Warns
     -----
     UserWarning
         About columns with text that are not shown, skipped rows, and answers whose base is unclear.
     """
+    if not isinstance(name_or_path, str | os.PathLike):
+        raise TypeError(
+            f"name_or_path: expected a name or a path, got {type(name_or_path).__name__}; rows in memory are for "
+            "as_questions, those of a DataFrame as its to_dict('records')"
+        )
     check_limit(limit)
     rows, zero_based = rows_of(name_or_path, config, split, revision)
     questions = read_questions(

@@ -1,6 +1,7 @@
 import csv
 import json
 
+import pandas as pd
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDataset, List, Value
 from hypothesis import given
@@ -338,6 +339,14 @@ def test_rows_questions_and_datasets_in_memory():
     dataset = Dataset.from_list(ROWS)
     for source in (ROWS, iter(ROWS), tuple(QUESTIONS), dataset, dataset.with_format("numpy")):
         assert as_questions(source) == QUESTIONS
+
+
+@pytest.mark.parametrize(
+    "rows", [question_rows(2), Dataset.from_list(question_rows(2)), pd.DataFrame(question_rows(2))]
+)
+def test_rows_in_memory_are_no_path(rows):
+    with pytest.raises(TypeError, match=rf"^name_or_path: .*, got {type(rows).__name__}; .* are for as_questions"):
+        load_questions(rows)
 
 
 def test_a_dataset_of_tensors():
