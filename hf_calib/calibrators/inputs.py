@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..measures.validation import ROUNDING, floor_zeros, sum_tolerance
+from ..measures.validation import ROUNDING, floor_zeros, is_tensor, sum_tolerance, to_numpy
 
 KINDS = ("logits", "probabilities")
 # exp(-745) is the smallest positive double; lower log-probabilities are indistinguishable.
@@ -78,14 +78,6 @@ class Sample(Inputs):
         )
 
 
-def to_numpy(values: Any) -> Any:
-    """Return a torch tensor as an array, float32 if NumPy lacks its type; anything else unchanged."""
-    if not is_tensor(values):
-        return values
-    values = values.detach().cpu()
-    return values.float().numpy() if values.is_floating_point() and values.element_size() < 4 else values.numpy()
-
-
 def like(result: NDArray[np.float64], given: Any) -> Any:
     """Return a result as float64; a tensor on the same device if a tensor was given."""
     if not is_tensor(given):
@@ -93,11 +85,6 @@ def like(result: NDArray[np.float64], given: Any) -> Any:
     import torch
 
     return torch.from_numpy(result).to(given.device)
-
-
-def is_tensor(values: Any) -> bool:
-    """Return whether something is a torch tensor, without importing torch."""
-    return type(values).__module__.partition(".")[0] == "torch" and hasattr(values, "detach")
 
 
 def row_max(values: NDArray[np.float64]) -> NDArray[np.float64]:

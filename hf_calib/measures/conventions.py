@@ -10,7 +10,7 @@ from .consistency import calibration_test
 from .errors import expected_calibration_error
 from .ranking import equal_mass_calibration_error
 from .smooth import smooth_ece
-from .validation import check_correct, check_unit_interval
+from .validation import check_correct, check_unit_interval, to_numpy
 
 Array = NDArray[np.float64]
 _Error = Callable[[Array, NDArray], float]
@@ -113,7 +113,7 @@ def confidence_at_k(confidences: ArrayLike, correct: ArrayLike) -> float:
     >>> confidence_at_k([[0.9, 0.4], [0.5, 0.5]], [[1, 0], [1, 0]])
     0.75
     """
-    c = np.asarray(confidences)
+    c = np.asarray(to_numpy(confidences))
     if c.ndim != 2 or c.shape != np.shape(correct):
         raise ValueError(
             f"confidences: expected two arrays of shape (n, k), got {c.shape} and {np.shape(correct)} for correct"

@@ -1,5 +1,7 @@
 """Checks of the measures' input, made once where it enters."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -21,6 +23,19 @@ DECIMAL_ROUNDING = 5e-4
 def sum_tolerance(n_options: int) -> float:
     """Return how far from one a row of `n_options` probabilities, rounded to three decimals, may sum."""
     return n_options * DECIMAL_ROUNDING + ROUNDING
+
+
+def to_numpy(values: Any) -> Any:
+    """Return a torch tensor as an array, float32 if NumPy lacks its type; anything else unchanged."""
+    if not is_tensor(values):
+        return values
+    values = values.detach().cpu()
+    return values.float().numpy() if values.is_floating_point() and values.element_size() < 4 else values.numpy()
+
+
+def is_tensor(values: Any) -> bool:
+    """Return whether something is a torch tensor, without importing torch."""
+    return type(values).__module__.partition(".")[0] == "torch" and hasattr(values, "detach")
 
 
 def check_unit_interval(values: ArrayLike, name: str) -> Floats:
@@ -71,7 +86,7 @@ def check_range(array: Floats, name: str) -> Floats:
 def as_floats(values: ArrayLike, name: str) -> Floats:
     """Return float32 and float64 arrays unchanged, and other real numbers as float64."""
     try:
-        array = np.asarray(values)
+        array = np.asarray(to_numpy(values))
     except ValueError as error:
         raise ValueError(_ragged(values, name)) from error
     if array.dtype.kind not in "fbiu":
@@ -84,7 +99,7 @@ def check_correct(correct: ArrayLike, n: int, name: str = "correct") -> NDArray:
 
     A number between 0 and 1 is the probability that the answer is right, where that is known.
     """
-    array = np.asarray(correct)
+    array = np.asarray(to_numpy(correct))
     if array.shape != (n,):
         raise ValueError(f"{name} has shape {array.shape}, but there are {n} confidences: expected ({n},)")
     if array.dtype == np.bool_:
@@ -161,7 +176,7 @@ def floor_zeros(logits: NDArray[np.float64], counts: NDArray[np.integer]) -> NDA
 
 def check_labels(labels: ArrayLike, n: int, n_options: int, name: str = "labels") -> NDArray[np.integer]:
     """Return (n,) integers in [0, n_options): the index of each question's right option."""
-    array = np.asarray(labels)
+    array = np.asarray(to_numpy(labels))
     if array.shape != (n,):
         raise ValueError(f"{name} has shape {array.shape}, but there are {n} rows of probabilities: expected ({n},)")
     if array.dtype.kind not in "iu":
@@ -253,7 +268,7 @@ def confidences_and_correct(predictions: ArrayLike, references: ArrayLike) -> tu
         labels = check_labels(references, *probabilities.shape)
         confidences, _, correct = top_prediction(probabilities, labels)
         return confidences, correct
-    right = np.asarray(references)
+    right = np.asarray(to_numpy(references))
     bad = np.flatnonzero((right != 0) & (right != 1))
     if bad.size:
         raise ValueError(

@@ -121,6 +121,20 @@ def test_types_of_the_same_values_give_the_same(name, dtype):
     np.testing.assert_array_equal(numbers(OF_CONFIDENCES[name](*given)), numbers(OF_CONFIDENCES[name](c, y)))
 
 
+@pytest.mark.parametrize("name", [*OF_CONFIDENCES, *list(OF_PROBABILITIES)[:-1]])
+def test_tensors_are_measured_whatever_their_type(name):
+    import torch
+
+    measure = (OF_CONFIDENCES | OF_PROBABILITIES)[name]
+    values = np.array([0.5, 1.0, 0.75, 0.25]) if name in OF_CONFIDENCES else np.eye(2)[[0, 1, 1, 0]]
+    given = torch.tensor(values, dtype=torch.bfloat16, requires_grad=True), torch.tensor([1, 1, 0, 1])
+    found, expected = measure(*given), measure(values, [1, 1, 0, 1])
+    if isinstance(expected, CalibrationReport):
+        assert str(found) == str(expected)
+    else:
+        np.testing.assert_allclose(numbers(found), numbers(expected), rtol=1e-6)
+
+
 @pytest.mark.parametrize("name", [name for name in OF_CONFIDENCES if name not in ("auroc", "risk_coverage_curve")])
 def test_one_sample_is_measured(name):
     assert np.isfinite(numbers(OF_CONFIDENCES[name]([0.75], [1]))).all()
