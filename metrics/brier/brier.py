@@ -91,11 +91,11 @@ class BrierScore(CheckedInputs, evaluate.Metric):
         gold=None,
         confidence_level=None,
     ):
-        results = {"brier": brier_score(predictions, references, weights=sample_weight)}
+        probabilities = check_probabilities(predictions)
+        labels = check_labels(references, *probabilities.shape, "references")
+        results = {"brier": brier_score(probabilities, labels, weights=sample_weight)}
         if not decomposition and confidence_level is None and gold is None:
             return results
-        probabilities = check_probabilities(predictions)
-        labels = check_labels(references, *probabilities.shape)
         weights = check_weights(sample_weight, len(labels))
         confidences, _, correct = top_prediction(probabilities, labels)
         if gold is not None:

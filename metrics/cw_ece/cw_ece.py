@@ -83,7 +83,7 @@ class ClasswiseECE(CheckedInputs, evaluate.Metric):
         confidence_level=None,
     ):
         probabilities = check_probabilities(predictions)
-        labels = check_labels(references, *probabilities.shape)
+        labels = check_labels(references, *probabilities.shape, "references")
         weights = check_weights(sample_weight, len(labels))
         options = classwise_statistics(probabilities, labels, n_bins, threshold=threshold, weights=weights)
         results = {

@@ -17,14 +17,18 @@ _NUMBER = datasets.Features({"references": _FLOAT})
 
 
 class CheckedInputs:
-    """A mixin that refuses references that `evaluate` would cast silently, and empty input."""
+    """A mixin that refuses references that `evaluate` would cast silently, missing values and empty input."""
 
     def add_batch(self, *, predictions=None, references=None, **kwargs):
         """Add a batch of predictions and references."""
         # `evaluate` can't tell the format of an empty batch.
         for name, values in (("predictions", predictions), ("references", references)):
-            if values is not None and len(values) == 0:
+            if values is None:
+                continue
+            if len(values) == 0:
                 raise ValueError(f"{name} is empty: a metric needs at least one sample")
+            for place in _missing(values):
+                raise ValueError(f"{name}[{place}] is None: leave this sample out of predictions and references")
         predictions, references = _by_position(predictions), _by_position(references)
         for row, value in _fractions(references):
             raise ValueError(f"references[{row}] is {value}{_EXPECTED}")
@@ -35,6 +39,17 @@ class CheckedInputs:
         for _, value in _fractions([reference]):
             raise ValueError(f"reference is {value}{_EXPECTED}")
         super().add(prediction=prediction, reference=reference, **kwargs)
+
+
+def _missing(values):
+    """Yield where a value or a row, or a value of a row, is None."""
+    if getattr(values, "dtype", None) not in (None, object):
+        return
+    for row, value in enumerate(values):
+        if value is None:
+            yield f"{row}"
+        elif isinstance(value, list | tuple):
+            yield from (f"{row}, {column}" for column, own in enumerate(value) if own is None)
 
 
 _EXPECTED = (

@@ -136,8 +136,11 @@ BAD = [
     ([[1.5, -0.5]], [0], r"probabilities\[0, 0\] is 1.5"),
     ([[float("nan"), 0.5]], [0], r"probabilities\[0, 0\] is NaN"),
     ([[0.5, 0.5], [0.2, 0.3, 0.5]], [0, 0], r"probabilities\[1\] has 3 values and probabilities\[0\] has 2"),
-    ([[0.5, 0.5]], [2], r"labels\[0\] is 2"),
+    ([[0.5, 0.5]], [2], r"references\[0\] is 2, and 1 of 1 references are"),
     ([], [], "predictions is empty"),
+    ([[0.5, 0.5], None], [0, 1], r"predictions\[1\] is None"),
+    ([[0.5, 0.5], [0.5, None]], [0, 1], r"predictions\[1, 1\] is None"),
+    ([[0.5, 0.5], [0.5, 0.5]], [0, None], r"references\[1\] is None"),
     ([[0.5, 0.5]], [0, 1], "Mismatch in the number of predictions"),
 ]
 
@@ -153,6 +156,8 @@ def test_bad_input_is_named(name, load, predictions, references, message):
 def test_bad_confidences_are_named(name, load):
     with pytest.raises(ValueError, match=r"references\[1\] is 3, but for a list of confidences"):
         load(name).compute(predictions=[0.5, 0.5], references=[0, 3])
+    with pytest.raises(ValueError, match=r"predictions\[1\] is None: leave this sample out"):
+        load(name).compute(predictions=[0.5, None], references=[0, 1])
     with pytest.raises(ValueError, match=r"confidences\[0\] is 1.5"):
         load(name).compute(predictions=[1.5, 0.5], references=[0, 1])
 
