@@ -10,6 +10,7 @@ from typing import Any
 
 from .._suggestions import did_you_mean
 from .answers import WITHHELD, is_missing
+from .files import unique_keys
 from .questions import LETTERS
 
 Columns = Mapping[str, str | Sequence[str] | None]
@@ -71,18 +72,24 @@ def parse_columns(text: str) -> dict[str, Any]:
     Raises
     ------
     ValueError
-        If it is neither.
+        If it is neither, or names a field twice.
     """
     if text.lstrip().startswith("{"):
         try:
-            return check_columns(json.loads(text))
-        except json.JSONDecodeError as error:
+            mapping = json.loads(text, object_pairs_hook=unique_keys)
+        except ValueError as error:
             raise ValueError(f"columns: {text!r} is not a JSON object: {error}") from None
+        return check_columns(mapping)
     columns: dict[str, Any] = {}
     for part in text.split(","):
         field, equals, names = part.partition("=")
         if not equals:
             raise ValueError(f"columns: {part!r} is not FIELD=COLUMN; give for example question=stem,choices=A+B+C")
+        if field.strip() in columns:
+            raise ValueError(
+                f"columns: {field.strip()!r} is given twice; give each field once, with several columns as "
+                "choices=A+B+C"
+            )
         parts = tuple(name.strip() for name in names.split("+")) if names.strip() else ()
         columns[field.strip()] = None if not parts else parts[0] if len(parts) == 1 else parts
     return check_columns(columns)

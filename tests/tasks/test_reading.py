@@ -436,6 +436,18 @@ def test_mappings_that_cannot_be_read(text):
         parse_columns(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("question=a,question=b", "columns: 'question' is given twice"),
+        ('{"question": "a", "question": "b"}', "columns: .* the key 'question' appears more than once"),
+    ],
+)
+def test_a_field_is_given_once(text, message):
+    with pytest.raises(ValueError, match=message):
+        parse_columns(text)
+
+
 def test_questions_are_not_read_twice():
     questions = as_questions(rows(0, 3))
     assert as_questions(questions) == questions
