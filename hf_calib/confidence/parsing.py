@@ -47,17 +47,30 @@ _NEGATED = re.compile(
 _UNCLEAR = re.compile(rf"\d,\d+\s*(?:%|percent\b)|\bnot\s+(?:a\s+)?{_NUMBER}\s*(?:%|percent\b)", re.IGNORECASE)
 
 
+def without_thought(text: str) -> str:
+    """Return a text without what stands before a `</think>`, and without a `<think>` that has no end.
+
+    Examples
+    --------
+    >>> without_thought("<think>A? No.</think>B"), without_thought("<think>A? No")
+    ('B', '')
+    """
+    return text.rpartition("</think>")[2].partition("<think>")[0]
+
+
 def parse_confidence(text: str) -> float | None:
     """Return the confidence that a text states, in [0, 1]; None if it is missing, unclear or out of range.
 
     Percentages, a range of them (its middle), "8/10" and "80 out of 100", decimals from 0 to 1, a number of at most
-    100 after "confidence" or "probability", and `EXPRESSIONS` are understood; the last one in the text counts.
+    100 after "confidence" or "probability", and `EXPRESSIONS` are understood; the last one in the text counts. A train
+    of thought is not read; see `without_thought`.
 
     Examples
     --------
     >>> [parse_confidence(text) for text in ("B, and I am 85% sure", "A. Confidence: 0.4", "C, very likely")]
     [0.85, 0.4, 0.9]
     """
+    text = without_thought(text)
     if _UNCLEAR.search(text):
         return None
     found: list[tuple[int, float]] = []
@@ -159,7 +172,7 @@ def check_style(style: str) -> None:
 def read_stated_answer(text: str, style: str = "auto") -> StatedAnswer:
     """Return the answer and the confidence that a text states.
 
-    What stands before a `</think>` is not read, and neither is a `<think>` without an end.
+    A train of thought is not read; see `without_thought`.
 
     Parameters
     ----------
@@ -179,7 +192,7 @@ def read_stated_answer(text: str, style: str = "auto") -> StatedAnswer:
     StatedAnswer(answer='Paris', confidence=0.8, well_formed=True)
     """
     check_style(style)
-    text = text.rpartition("</think>")[2].partition("<think>")[0]
+    text = without_thought(text)
     for patterns in STYLES.values() if style == "auto" else (STYLES[style],):
         answers, confidences = (
             list(re.finditer(pattern, text, re.IGNORECASE | re.MULTILINE | re.DOTALL)) for pattern in patterns
@@ -197,38 +210,61 @@ def read_stated_answer(text: str, style: str = "auto") -> StatedAnswer:
     return StatedAnswer(answer, confidence, well_formed)
 
 
-def parse_letter(text: str, letters: str, choices: Sequence[str] = ()) -> int | None:
-    """Return the index of the option that a text answers; None if that is unclear.
+_BOXED = re.compile(r"\\boxed\s*\{(?:\\\w+\{)?([^{}]*)\}+")
+# What says in the same clause that a letter is not the answer, before it and behind it.
+_DENIED_BEFORE = re.compile(
+    r"(?:\b(?:not|cannot|never|neither|nor|wrong|incorrect)\b|n't\b)(?:(?!\b(?:but|so)\b)[^.,;:!?\n])*$", re.IGNORECASE
+)
+_DENIED_BEHIND = re.compile(r"[^\w\s?]*(?:\?|\s+(?:is|are)(?:n't|\s+(?:not|wrong|incorrect))\b)", re.IGNORECASE)
 
-    In this order: what follows "answer" ("the answer is (B)", "Answer: B"), the last such; a letter that the text
-    begins with ("B", "B.", "(B) because"); an option's text that is the whole text; the only letter in parentheses.
+
+def parse_letter(text: str, letters: str, choices: Sequence[str] = ()) -> int | None:
+    r"""Return the index of the option that a text answers; None if that is unclear.
+
+    In this order: what follows "answer" ("the answer is (B)", "**Answer**: B") or stands in \boxed{}, the last such; a
+    letter that the text begins with ("B", "B.", "(B) because", "Option B", "B is correct"); an option's text that is
+    the whole text; the only letter in parentheses. A letter that is denied, in doubt or one of several is not read,
+    and neither is a train of thought; see `without_thought`.
 
     Examples
     --------
     >>> parse_letter("(B) since water is wet", "ABCD"), parse_letter("A river is wet, so the answer is C.", "ABCD")
     (1, 2)
-    >>> parse_letter("A river is wet", "ABCD") is None
-    True
+    >>> parse_letter("A river is wet", "ABCD") is None, parse_letter("The answer is B or C", "ABCD") is None
+    (True, True)
     """
-    stripped = text.strip()
-    one = rf"[\"'*\s(\[]*([{letters}])"
-    named = list(re.finditer(rf"\b[Aa]nswer\b(?:\s+is)?\s*:?{one}(?![\w'])", stripped))
+    stripped = _BOXED.sub(r" Answer: \1\n", without_thought(text)).strip()
+    one = rf"(?:[\"'*\s(\[]|\b[Oo]ption\s)*([{letters}])"
+    several = rf"[{letters}]\W*(?:\s(?:and|or|nor)\s|/)\W*[{letters}]\b"
+
+    def unclear(match: re.Match[str], joined: str = several) -> bool:
+        return bool(
+            _DENIED_BEFORE.search(stripped[: match.start()])
+            or _DENIED_BEHIND.match(stripped, match.end(1))
+            or re.match(joined, stripped[match.start(1) :])
+        )
+
+    # "I" followed by a word is the pronoun.
+    named = list(re.finditer(rf"\b(?i:answer)\b\**(?:\s+is)?\s*:?{one}(?![\w'])(?!(?<=I)\s+\w)", stripped))
     if named:
-        rest = stripped[named[-1].start(1) :]
-        if re.match(rf"[{letters}]\W*\s(?:and|or)\s\W*[{letters}]\b", rest):
+        if unclear(named[-1]):
             return None
-        line = rest.partition("\n")[0]
+        line = stripped[named[-1].start(1) :].partition("\n")[0]
         # "Answer: A dog"; a letter alone is the letter, also where it is an option's text.
         by_text = _choice_of(line, choices) if len(line.strip(" .)*]\"'")) > 1 else None
         return letters.index(named[-1][1]) if by_text is None else by_text
-    begins = re.match(rf"[\"'*(\[]*([{letters}])(?:\s*[.):,;\]*\"\n]|\s*$|\s*\(?\d|\s+-)", stripped)
+    ends = r"\s*[.):,;\]*\"\n]|\s*$|\s*\(?\d|\s+-|\s+is\s+(?:the\s+)?(?:correct|right)\b"
+    begins = re.match(rf"{one}(?:{ends})", stripped)
     if begins:
-        return letters.index(begins[1])
+        # "(B) or (C)?" repeats the question.
+        return None if unclear(begins, rf"{several}(?!\W*\?)") else letters.index(begins[1])
     by_text = _choice_of(stripped, choices)
     if by_text is not None:
         return by_text
-    inside = set(re.findall(rf"\(([{letters}])\)", stripped))
-    return letters.index(inside.pop()) if len(inside) == 1 else None
+    inside = list(re.finditer(rf"\(([{letters}])\)", stripped))
+    if len({match[1] for match in inside}) != 1 or any(map(unclear, inside)) or re.search(several, stripped):
+        return None
+    return letters.index(inside[0][1])
 
 
 def _choice_of(text: str, choices: Sequence[str]) -> int | None:
@@ -244,7 +280,8 @@ def parse_guesses(text: str, letters: str) -> dict[int, float]:
     Guesses without a letter or a probability are skipped; if an option is named twice, the first one counts.
     """
     guesses: dict[int, float] = {}
-    for line in re.split(rf"\n|[,;]\s*(?=(?:\d+\s*[.)]\s*)?\(?[{letters}]\)?\s*[:(])", text):
+    between = rf"\n|[,;]\s*(?=(?:\d+\s*[.)]\s*)?\(?[{letters}]\)?\s*[:(])"
+    for line in re.split(between, without_thought(text)):
         cleaned = re.sub(r"^\s*(?:(?:guess|G)?\s*\d+\s*[.):]\s*|[-*]\s+)", "", line)
         letter, value = parse_letter(cleaned, letters), parse_confidence(cleaned)
         if letter is not None and value is not None:

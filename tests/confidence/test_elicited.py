@@ -76,6 +76,9 @@ def ask(method, texts, asked=None, prompt_format=None):
         ("", None),
         ("in 1990 there were 3", None),
         ("99.5%", 0.995),
+        ("<think>30%, or 90%?</think>A, 80%", 0.8),
+        ("<think>30%, or 90%?</think>A", None),
+        ("<think>Perhaps A, 30%", None),
     ],
 )
 def test_confidence_is_parsed(text, expected):
@@ -116,6 +119,31 @@ def test_every_expression_is_read_as_itself(words):
         ("b", None),
         ("", None),
         ("Because", None),
+        ("**Answer**: B", 1),
+        ("ANSWER: B", 1),
+        ("The answer is option C", 2),
+        ("so A. Or rather $\\boxed{\\text{B}}$", 1),
+        ("Option B", 1),
+        ("B is correct.", 1),
+        ("A, because B is wrong", 0),
+        ("B\n\nExplanation: (C) is wrong", 1),
+        ("I am not sure, but the answer is B", 1),
+        ("I am not sure but the answer is B", 1),
+        ("<think>\nThe answer is A? Hmm, maybe B.\n</think>\n\n**Answer**: C", 2),
+        ("<think>\nThe answer is A", None),
+        ("The answer is A? Hmm, maybe B.", None),
+        ("The answer cannot be (A)", None),
+        ("I don't think that the answer is A", None),
+        ("The wrong answer is A", None),
+        ("The answer A is wrong", None),
+        ("(A) is wrong, (B) is right", None),
+        ("B isn't right", None),
+        ("Option A is wrong", None),
+        ("Neither (A) nor B", None),
+        ("either (B) or C", None),
+        ("A) and B) are both right", None),
+        ("Answer: B/C", None),
+        ("Answer: neither B nor C", None),
     ],
 )
 def test_letters_are_parsed(text, expected):
@@ -131,9 +159,19 @@ def test_named_answers_are_texts_before_they_are_letters():
     assert [parse_letter(text, "ABCD", "BCAD") for text in ("Answer: A", "The answer is (A).", "A")] == [0, 0, 0]
 
 
+def test_a_boxed_text_is_an_option():
+    assert parse_letter(r"So \boxed{A dog}", "ABCD", ("A cat", "A dog")) == 1
+
+
+def test_the_pronoun_is_no_letter():
+    texts = ("Answer: I would say C.", "The answer is I", "Answer: I. Ohm", "Answer: (I) because")
+    assert [parse_letter(text, "ABCDEFGHI") for text in texts] == [None, 8, 8, 8]
+
+
 def test_guesses_are_parsed():
     text = "1. B: 60%\nG2: C 0.3\n- A: 5%\nnothing\nB: 10%\nD"
-    assert parse_guesses(text, "ABCD") == pytest.approx({1: 0.6, 2: 0.3, 0: 0.05})
+    for whole in (text, f"<think>\nA: 50%\n</think>\n{text}"):
+        assert parse_guesses(whole, "ABCD") == pytest.approx({1: 0.6, 2: 0.3, 0: 0.05})
 
 
 def test_guesses_in_one_line_keep_their_own_probabilities():
