@@ -21,7 +21,7 @@ from .elicited import (
     stated_request,
     true_question,
 )
-from .parsing import parse_confidence
+from .parsing import find_confidence, read_stated_answer, whole_confidence, without_thought
 from .predictions import Predictions
 from .stated_levels import answered_question, find_levels, level_predictions
 
@@ -72,8 +72,9 @@ def predict_free_form(
     questions : sequence of FreeFormQuestion
     method : {"agreement", "entropy", "distance", "stated", "p-true", "levels", "base-tokens"}, default "agreement"
         Of the samples' largest cluster: its share, 1 - H/log n with the entropy H of the clusters' shares of n
-        samples, or its share less the second's. Or what the model says along with its answer, written greedily; an
-        answer without a stated confidence counts as one of 0. Or P(True): the answer is written greedily, and the
+        samples, or its share less the second's. Or what the model says along with its answer, written greedily, in one
+        of `hf_calib.confidence.parsing.STYLES` or in a line; a reply without an answer and a confidence that can be
+        read counts as one of 0, with half of the mass. Or P(True): the answer is written greedily, and the
         model is then asked whether it is true; with "levels" how confident it is, as in `StatedLevels`. With
         "base-tokens" the answer is written greedily, and the confidence is the mean of the probabilities that a base
         model gives the answer's tokens, each after the question and the tokens before it (BaseCal-ReEval).
@@ -118,6 +119,8 @@ def predict_free_form(
         request = stated_request("a few words", "Paris", scale, top_k)
         if top_k > 1:
             settings |= {"max_new_tokens": max_new_tokens * top_k, "stop": ("\n\n", "Question:")}
+        elif prompt_format.chat:
+            settings["stop"] = ()  # a train of thought, and an answer in tags, take several lines
         # A chat's cue asks for a letter and is left out without options, so the request joins the question.
         question = prompt_format.question + (f"\n{_braced(request)}" if prompt_format.chat else "")
         asked_with = replace(prompt_format, cue=f"{request}\n{prompt_format.cue}", question=question)
@@ -125,11 +128,14 @@ def predict_free_form(
         settings |= {"n_samples": n_samples, "temperature": temperature, "seed": seed}
     written = backend.generate("free_form", questions, asked_with, asking, **settings)  # type: ignore[arg-type]
     rows = np.array([row for row, samples in enumerate(written) if samples is not None], dtype=np.int64)
-    texts, confidences, confident = [], [], []
+    texts, confidences, confident, unread = [], [], [], []
     for row in rows:
         samples = [sample.text.strip() for sample in written[row] or ()]
         if method == "stated":
-            text, confidence = _stated(samples[0]) if top_k == 1 else _best_guess(samples[0])
+            reply = without_thought(samples[0]).strip()
+            text, stated = _stated(reply) if top_k == 1 else _best_guess(reply)
+            unread.append(stated is None)
+            confidence = stated or 0.0
         elif method in _ASKED_AFTER:
             text, confidence = samples[0], 0.0
         else:
@@ -158,6 +164,9 @@ def predict_free_form(
         tuple(questions[row].subject for row in rows),
         rows,
     )
+    if any(unread):
+        halved = predictions.option_log_probabilities + np.log(np.where(unread, 0.5, 1.0))[:, None]
+        predictions = replace(predictions, option_log_probabilities=halved)
     if confident:
         predictions = replace(predictions, most_confident_correct=all_known(confident))
     return FreeFormAnswers(tuple(texts), predictions)
@@ -231,22 +240,43 @@ def _braced(text: str) -> str:
     return text.replace("{", "{{").replace("}", "}}")
 
 
-def _best_guess(text: str) -> tuple[str, float]:
+def _best_guess(text: str) -> tuple[str, float | None]:
     """Return the guess of the highest confidence among a text's lines; the first line where none states one."""
     lines = [re.sub(r"^\s*(?:G?\d+\s*[.):]\s+|[-*]\s+)", "", line) for line in text.splitlines() if line.strip()]
-    guesses = [_stated(line) for line in lines if parse_confidence(line) is not None]
+    guesses = [(answer, value) for answer, value in map(_stated, lines) if value is not None]
     if not guesses:
-        return (lines[0].strip() if lines else ""), 0.0
+        return (lines[0].strip() if lines else ""), None
     return max(guesses, key=lambda guess: guess[1])
 
 
-def _stated(text: str) -> tuple[str, float]:
-    """Return the answer and the confidence behind its last comma or colon, or behind it in parentheses."""
-    confidence = parse_confidence(text)
-    if confidence is None:
-        return text, 0.0
-    for mark in (",", "(", ";", ":"):
-        before, found, after = text.rpartition(mark)
-        if found and parse_confidence(after) is not None:
-            return before.strip(), confidence
-    return text, confidence
+_ANSWER_IS = re.compile(r"^[\s*_#]*(?:(?:the|my)\s+)?(?:\w+\s+)?answer[*_]*\s*(?::|is\b:?)[\s*_]*", re.IGNORECASE)
+# What leads from an answer to the confidence behind it.
+_LEAD_IN = re.compile(
+    r"(?:[,;.(]\s*(?:and\s+|because\s+)?(?:I|it|this|that)\b[^,;.(]*)?"
+    r"(?:[\s,;:.(\[*–—-]|\b(?:with|at|about)\b(?:\s+an?\b)?|\b(?:and\s+)?I(?:'m|\s+am)\b|"
+    r"\b(?:(?:and|with|my|an?|the)\s+)*(?:confidence|probability|certainty|likelihood)\b(?:\s+(?:is|of))?)*$",
+    re.IGNORECASE,
+)
+
+
+def _stated(text: str) -> tuple[str, float | None]:
+    """Return the answer and the confidence behind it; None where one of them can't be read."""
+    found = read_stated_answer(text)
+    if found.answer is not None and found.confidence is not None:
+        return found.answer, found.confidence
+    answer, behind = (found.answer, text.rpartition(found.answer)[2]) if found.answer else ("", text)
+    first, *others = [line.strip() for line in f"{answer}\n{behind}".splitlines() if line.strip()] or [""]
+    first = _ANSWER_IS.sub("", first)
+    stated = find_confidence(first)
+    if stated is None:
+        stated = find_confidence(others[0]) if others else None
+        return first, None if stated is None else stated[1]
+    start, confidence = stated
+    answer = _LEAD_IN.sub("", first[:start]).strip("* ")
+    if answer:
+        return answer, confidence
+    # The number before a dash is the answer, not the beginning of a range, where there is no other.
+    parts = re.match(r"(.+?)\s+[-–]\s+(.+)", first)
+    if parts and (stated := find_confidence(parts[2])) is not None:
+        return parts[1], stated[1]
+    return first, None if whole_confidence(first) is not None else confidence

@@ -33,7 +33,7 @@ EXPRESSIONS = {
 
 _NUMBER = r"(\d+(?:\.\d+)?|\.\d+)"
 _RANGE = re.compile(
-    rf"(?:{_NUMBER}\s*%?\s*(?:-|–|to)|between\s+{_NUMBER}\s*%?\s*and)\s*{_NUMBER}\s*(?:%|percent\b)",
+    rf"(?:(?<!\d)(?<!\d[.,/]){_NUMBER}\s*%?\s*(?:-|–|to)|between\s+{_NUMBER}\s*%?\s*and)\s*{_NUMBER}\s*(?:%|percent\b)",
     re.IGNORECASE,
 )
 _PERCENT = re.compile(rf"(?<![\d.-]){_NUMBER}\s*(?:%|percent\b)")
@@ -70,36 +70,47 @@ def parse_confidence(text: str) -> float | None:
     >>> [parse_confidence(text) for text in ("B, and I am 85% sure", "A. Confidence: 0.4", "C, very likely")]
     [0.85, 0.4, 0.9]
     """
-    text = without_thought(text)
+    found = find_confidence(without_thought(text))
+    return None if found is None else found[1]
+
+
+def find_confidence(text: str) -> tuple[int, float] | None:
+    """Return where the confidence that `parse_confidence` reads begins in a text, and the confidence.
+
+    Examples
+    --------
+    >>> find_confidence("B, 85%")
+    (3, 0.85)
+    """
     if _UNCLEAR.search(text):
         return None
-    found: list[tuple[int, float]] = []
+    found: list[tuple[int, int, float]] = []
     for match in _RANGE.finditer(text):
-        found.append((match.end(), (float(match[1] or match[2]) + float(match[3])) / 200))
+        found.append((match.end(), match.start(), (float(match[1] or match[2]) + float(match[3])) / 200))
     for match in _PERCENT.finditer(text):
-        found.append((match.end(), float(match[1]) / 100))
+        found.append((match.end(), match.start(), float(match[1]) / 100))
     for match in _FRACTION.finditer(text):
         even = "/" in match[0] and float(match[1]) == float(match[2]) == 50  # "50/50"
-        found.append((match.end(), 0.5 if even else float(match[1]) / float(match[2])))
+        found.append((match.end(), match.start(), 0.5 if even else float(match[1]) / float(match[2])))
     if not found:
         for match in _NAMED.finditer(text):
             value = float(match[1])
-            found.append((match.end(), value if value <= 1 else value / 100))
+            found.append((match.end(), match.start(), value if value <= 1 else value / 100))
     if not found:
-        found = [(match.end(), float(match[1])) for match in _DECIMAL.finditer(text)]
+        found = [(match.end(), match.start(), float(match[1])) for match in _DECIMAL.finditer(text)]
     if not found:
         if _NEGATED.search(text):
             return None
         lowered = text.lower()
         for words, value in EXPRESSIONS.items():
             for match in re.finditer(rf"\b{words}\b", lowered):
-                found.append((match.end() * 100 + len(words), value))
+                found.append((match.end() * 100 + len(words), match.start(), value))
     if not found:
         return None
     # Where a range and its last percentage end together, the range comes first and is kept.
-    last = max(end for end, _ in found)
-    value = next(value for end, value in found if end == last)
-    return value if 0 <= value <= 1 else None
+    last = max(end for end, _, _ in found)
+    start, value = next((start, value) for end, start, value in found if end == last)
+    return (start, value) if 0 <= value <= 1 else None
 
 
 _WHOLE = re.compile(rf"{_NUMBER}\s*(?:(%|percent)|(?:/|out of)\s*(10|100))?", re.IGNORECASE)

@@ -104,7 +104,8 @@ class Reading:
     @property
     def in_writing(self) -> bool:
         """Whether answers were read from written replies; then the option mass is the share of readable ones."""
-        return self.method in ("stated", "consistency")
+        # Of questions without options, the name is that of a way, such as stated-words.
+        return self.run.get("confidence", {}).get("method", self.method) in ("stated", "consistency")
 
     @cached_property
     def groups(self) -> np.ndarray | None:
@@ -167,13 +168,17 @@ def _unread(reading: Reading) -> Found | None:
     mass = reading.predictions.option_mass
     if not (reading.in_writing and reading.predictions.has_mass):
         return None
-    if reading.method == "stated" and reading.run["confidence"].get("top_k", 1) == 1:
+    counted = "guesses"
+    if not reading.has_options:
+        unread, what = int((mass < 1 - 1e-9).sum()), "had no answer or no confidence that could be read"
+        counted = "answers of confidence 0"
+    elif reading.method == "stated" and reading.run["confidence"].get("top_k", 1) == 1:
         unread, what = int((mass < 1 - 1e-9).sum()), "had no letter or no confidence that could be read"
     else:
         unread, what = int((mass == 0).sum()), "could not be read"
     if not unread:
         return None
-    return Found(f"{unread:,} of {reading.n:,} replies {what}; they count as guesses.", *_read_better(reading))
+    return Found(f"{unread:,} of {reading.n:,} replies {what}; they count as {counted}.", *_read_better(reading))
 
 
 def _read_better(reading: Reading) -> tuple[str, tuple[str, ...]]:

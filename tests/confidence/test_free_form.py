@@ -37,6 +37,7 @@ class Scripted:
         self.texts = texts
 
     def generate(self, stage, asked, prompt_format, asking, **options):
+        self.options = options
         self.prompts = [prompt_format.render(own, options=options["list_options"]) for own in asked]
         return [[Generation(text, True) for text in own] for own in self.texts]
 
@@ -69,6 +70,65 @@ def test_stated_confidence_in_words():
     np.testing.assert_allclose(found.predictions.confidences, [0.3, 0.9, 0.0])
     assert found.predictions.answers.tolist() == [0, 0, -1]
     assert "from 0% to 100%" in backend.prompts[0]
+
+
+@pytest.mark.parametrize(
+    ("reply", "answer"),
+    [
+        ("Paris 90%", "Paris"),
+        ("Paris - 90%", "Paris"),
+        ("Paris. Confidence: 90%", "Paris"),
+        ("Answer: Paris, 90%", "Paris"),
+        ("The answer is 42. Confidence: 90%", "42"),
+        ("Paris with 90% probability", "Paris"),
+        ("Paris, with a confidence of 0.9", "Paris"),
+        ("Paris, and I am 90% sure", "Paris"),
+        ("**Paris** (90%)", "Paris"),
+        ("Paris, 85 - 95%", "Paris"),
+        ("42 - 90%", "42"),
+        ("42 – 90%", "42"),
+        ("1/2 - 90%", "1/2"),
+        ("1,200 - 90%", "1,200"),
+        ("New York, NY 90%", "New York, NY"),
+        ("Vitamin A 90%", "Vitamin A"),
+        ("I'm 90% sure it's 42", "I'm 90% sure it's 42"),
+        ("Paris\n\nConfidence: 90%", "Paris"),
+        ("Answer: Paris\n90%", "Paris"),
+        ("<answer>Paris</answer>\n<confidence>90%</confidence>", "Paris"),
+        ("**Answer:** Paris\n**Confidence:** 90%", "Paris"),
+        ("<think>\nRome, 30%?\n\n</think>\n\nParis, 90%", "Paris"),
+    ],
+)
+def test_stated_confidence_is_cut_out_of_a_reply(reply, answer):
+    backend = Scripted([reply])
+    found = predict_free_form(backend, ASKED[:1], PromptFormat(chat=True), Asking(), method="stated")
+    assert found.texts == (answer,)
+    np.testing.assert_allclose(found.predictions.confidences, [0.9])
+    np.testing.assert_allclose(found.predictions.option_mass, [1])
+    assert backend.options["stop"] == ()
+
+
+@pytest.mark.parametrize("top_k", [1, 3])
+def test_replies_without_an_answer_and_a_confidence_have_half_of_the_mass(top_k):
+    replies = ["<think>\nParis, 90%", "Paris", "90%", "Paris: 90%"][: 2 if top_k > 1 else 4]
+    backend = Scripted(*([reply] for reply in replies))
+    asked = [ASKED[0]] * len(replies)
+    found = predict_free_form(backend, asked, PromptFormat(), Asking(), method="stated", top_k=top_k)
+    assert found.texts == ("", "Paris", "90%", "Paris")[: len(replies)]
+    np.testing.assert_allclose(found.predictions.confidences, [0, 0, 0, 0.9][: len(replies)])
+    np.testing.assert_allclose(found.predictions.option_mass, [0.5, 0.5, 0.5, 1][: len(replies)])
+
+
+@pytest.mark.parametrize("method", ["stated", "stated-words", "stated-top-k"])
+def test_unread_free_form_replies_are_told(model, tokenizer, monkeypatch, method):
+    silent = lambda self, stage, asked, *arguments, **options: [[Generation("no idea", True)] for _ in asked]  # noqa: E731
+    monkeypatch.setattr(LocalModel, "generate", silent)
+    found = hf_calib.measure((model, tokenizer), {"own": ASKED[:2]}, free_form="exact", method=method)
+    warning = found.warnings[0]
+    assert warning.code == "unread_replies"
+    assert warning.sentence == (
+        "2 of 2 replies had no answer or no confidence that could be read; they count as answers of confidence 0."
+    )
 
 
 def test_several_guesses():
