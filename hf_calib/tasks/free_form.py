@@ -16,8 +16,10 @@ import numpy as np
 from .._suggestions import did_you_mean
 from .answers import is_missing
 from .choices import listed_texts
+from .columns import is_answered, listing
 from .drawing import QuestionList, sample
 from .files import file_rows
+from .layouts import option_columns
 from .questions import QuestionError, check_text
 
 Matcher = Callable[[str, str], bool]
@@ -209,7 +211,7 @@ def load_free_form_questions(
     Raises
     ------
     QuestionError
-        If a column is missing, a row is wrong (with the file and the row), or the file has no rows.
+        If a column is missing, a row is wrong or has options (with the file and the row), or the file has no rows.
     FileNotFoundError
         If there is no such file.
     """
@@ -252,7 +254,7 @@ def free_form_questions(rows: Iterable[Mapping[str, Any]]) -> list[FreeFormQuest
     Raises
     ------
     QuestionError
-        If a row lacks a column or is not a valid question.
+        If a row lacks a column, has options or is not a valid question.
     """
     return [_question(f"row {number}, counted from 0", row) for number, row in enumerate(rows)]
 
@@ -265,6 +267,12 @@ def _question(place: str, row: Mapping[str, Any], in_text: bool = False) -> Free
     if missing:
         raise QuestionError(
             f"{place}: no column {missing[0]!r} among {', '.join(map(repr, row))}." + did_you_mean(missing[0], row)
+        )
+    options = option_columns(name for name, cell in row.items() if is_answered(cell))
+    if options:
+        raise QuestionError(
+            f"{place}: the question has options, in {listing(options)}; leave out --free-form, or remove the options "
+            f"and give the right one's text in {answers!r}"
         )
     subject, context = (None if is_missing(row.get(name)) else row[name] for name in ("subject", "context"))
     try:

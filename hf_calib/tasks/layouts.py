@@ -402,6 +402,13 @@ def is_question_layout(columns: Iterable[str]) -> bool:
     return any(layout.fits(columns) for layout in LAYOUTS.values())
 
 
+def option_columns(columns: Iterable[str]) -> list[str]:
+    """Return the columns that hold the options of multiple-choice questions; empty if no layout fits."""
+    columns = list(columns)
+    found = (layout.choice_columns(columns) for layout in LAYOUTS.values() if layout.fits(columns))
+    return next(found, [])
+
+
 def layout_of(columns: Iterable[str], mapping: Columns | None = None) -> Layout:
     """Return the layout of a dataset with these columns.
 

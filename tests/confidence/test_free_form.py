@@ -323,11 +323,24 @@ def test_loading(tmp_path):
         ({"question": " ", "answer": "b"}, "not empty"),
         ({"question": "a?", "answer": [""]}, "the answer is ''"),
         ({"question": "a?", "answer": ["b", None]}, "line 1: the answer is None"),
+        (
+            {"question": "a?", "choices": ["b", "c"], "answer": 1},
+            "line 1: the question has options, in 'choices';",
+        ),
+        (
+            {"question": "a?", "A": "b", "B": "c", "answer": "B"},
+            "line 1: the question has options, in 'A', 'B';",
+        ),
         ({"question": "a?", "answers": {"text": ["b"]}}, r"line 1: the right answer is a dict, \{'text': \['b'\]\}"),
     ):
         path.write_text(json.dumps(row))
         with pytest.raises(QuestionError, match=message):
             load_free_form_questions(path)
+
+
+def test_empty_columns_of_options_are_none(tmp_path):
+    (tmp_path / "q.jsonl").write_text(json.dumps({"question": "a?", "answer": "b", "choices": [], "options": None}))
+    assert load_free_form_questions(tmp_path / "q.jsonl") == [FreeFormQuestion("a?", ("b",))]
 
 
 def test_wrong_settings():
