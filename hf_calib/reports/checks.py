@@ -107,6 +107,11 @@ class Reading:
         # Of questions without options, the name is that of a way, such as stated-words.
         return self.run.get("confidence", {}).get("method", self.method) in ("stated", "consistency")
 
+    @property
+    def is_served(self) -> bool:
+        """Whether a server was asked, which returns only the most probable tokens and scores no texts in a chat."""
+        return str(self.run.get("model")).startswith("openai:")
+
     @cached_property
     def groups(self) -> np.ndarray | None:
         """A number for each question, equal for identical questions; None if the questions are unknown."""
@@ -119,8 +124,12 @@ class Reading:
     @cached_property
     def template_unused(self) -> bool:
         """Whether there is a chat template and the questions were not put through it."""
-        chat = self.run.get("prompt_format", {}).get("chat", False)
-        return bool(self.run.get("has_chat_template")) and not chat
+        return bool(self.run.get("has_chat_template")) and not self.in_chat
+
+    @property
+    def in_chat(self) -> bool:
+        """Whether the questions were put through a chat template."""
+        return bool(self.run.get("prompt_format", {}).get("chat"))
 
     def try_other_ways(self) -> tuple[str, tuple[str, ...]]:
         """Return advice to ask in another way, and the options for it."""
@@ -135,6 +144,8 @@ class Reading:
         options = ["--chat-template"] if self.template_unused else []
         if not self.has_options:
             options += [] if self.method == "consistency" else ["--confidence consistency"]
+        elif self.is_served and self.in_chat:
+            options += [f"--confidence {way}" for way in ("stated", "consistency") if way != self.method]
         elif self.method != "text":
             options.append("--confidence text")
         elif self.run["confidence"].get("normalization") == "none":
@@ -199,8 +210,21 @@ def _some_unread(reading: Reading) -> Found | None:
     return None if _mostly_unread(reading) else _unread(reading)
 
 
+def _no_letters(reading: Reading) -> Found | None:
+    # Where all options have no mass, a server returned none of them.
+    if not reading.is_served or reading.in_writing or reading.method == "text":
+        return None
+    unknown = int((reading.predictions.option_mass == 0).sum())
+    if unknown <= reading.n / 2:
+        return None
+    return Found(
+        f"For {unknown:,} of {reading.n:,} questions the server returned no option's letter; they count as guesses.",
+        *reading.try_other_ways(),
+    )
+
+
 def _one_option(reading: Reading) -> Found | None:
-    if not reading.has_options:
+    if not reading.has_options or _no_letters(reading):
         return None
     predicted, answers = reading.predictions.predicted, reading.predictions.answers
     option = int(np.bincount(predicted).argmax())
@@ -281,6 +305,8 @@ def _repeated(reading: Reading) -> Found | None:
     predictions = reading.predictions
     # Written confidences and step-wise calibrators have few values.
     if reading.in_writing or not reading.has_options or reading.run.get("calibrator") or reading.n < 10:
+        return None
+    if _no_letters(reading):
         return None
     different = np.ones(reading.n, dtype=bool)
     if reading.groups is not None:  # the same question gets the same probabilities again
@@ -442,7 +468,7 @@ def _one_subject(reading: Reading) -> Found | None:
 
 
 def _not_returned(reading: Reading) -> Found | None:
-    if reading.missing is None:
+    if reading.missing is None or _no_letters(reading):
         return None
     own = reading.missing
     return Found(
@@ -512,6 +538,7 @@ def _skewed_labels(reading: Reading) -> Found | None:
 
 CHECKS = (
     Check("unread_replies", True, _mostly_unread),
+    Check("letters_not_returned", True, _no_letters),
     Check("one_option", True, _one_option),
     Check("little_mass", True, _little_mass),
     Check("at_chance", True, _at_chance),

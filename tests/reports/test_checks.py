@@ -22,6 +22,7 @@ from hf_calib.tasks import Question
 LETTERS = {"confidence": {"name": "letters"}}
 TEXT = {"confidence": {"name": "text", "normalization": "none"}}
 STATED = {"confidence": {"name": "stated", "top_k": 1}}
+SERVED_CHAT = {"model": "openai:http://localhost:8000/v1", "prompt_format": {"chat": True}}
 
 
 def calibrated(n: int, k: int = 4, alpha: float = 0.3, seed: int = 0, mass: float = 1.0) -> Predictions:
@@ -85,6 +86,10 @@ def test_the_advice_depends_on_how_the_model_was_asked():
     assert found(guess, LETTERS | chat)["one_option"].options == ("--confidence text",)
     assert found(guess, TEXT)["one_option"].options == ("--confidence text-characters",)
     assert found(guess, {})["one_option"].options == ()
+    # A server scores no texts in a chat.
+    for run, options in ((LETTERS, ["stated", "consistency"]), (STATED, ["consistency"])):
+        expected = tuple(f"--confidence {way}" for way in options)
+        assert found(guess, run | SERVED_CHAT)["one_option"].options == expected
     trainer = LETTERS | {"has_chat_template": True, "in_trainer": "calibration_prompt='chat'"}
     assert found(guess, trainer)["one_option"].remedy == "Try calibration_prompt='chat'."
 
@@ -246,6 +251,26 @@ def test_what_a_dataset_lacks():
     }
     assert "For 2 questions the server" in found(calibrated(1000), missing=missing)["options_not_returned"].sentence
     assert not found(calibrated(1000), dataset={"n": 1000, "skipped_rows": 0})
+
+
+def test_a_server_that_returned_no_letters():
+    predictions = calibrated(100)
+    values = np.where(np.arange(100)[:, None] < 60, -np.inf, predictions.option_log_probabilities)
+    silent = replace(predictions, option_log_probabilities=values, option_counts=np.full(100, 4))
+    missing = {
+        "questions": 60,
+        "largest_bound_of_an_option": 1e-4,
+        "mean_confidence_at_least": 0.4,
+        "mean_confidence_at_most": 0.5,
+    }
+    own = found(silent, LETTERS | SERVED_CHAT, missing=missing)
+    assert next(iter(own)) == "letters_not_returned"
+    assert own["letters_not_returned"].serious
+    assert own["letters_not_returned"].sentence.startswith("For 60 of 100 questions the server returned no option's")
+    assert own["letters_not_returned"].options == ("--confidence stated", "--confidence consistency")
+    assert not own.keys() & {"one_option", "repeated_predictions", "options_not_returned"}
+    for other, run in ((predictions, LETTERS | SERVED_CHAT), (silent, LETTERS), (silent, TEXT | SERVED_CHAT)):
+        assert "letters_not_returned" not in found(other, run)
 
 
 @pytest.mark.parametrize("k", [2, 4])
