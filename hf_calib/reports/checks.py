@@ -150,6 +150,8 @@ class Reading:
             options.append("--confidence text")
         elif self.run["confidence"].get("normalization") == "none":
             options.append("--confidence text-characters")
+        if not options and not self.has_options:  # solved examples have options
+            return "Try another model or prompt.", ()
         options = options or ["--few-shot 5 --few-shot-dataset D"]
         return f"Try {' or '.join(options)}.", tuple(options)
 

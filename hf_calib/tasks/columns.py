@@ -165,6 +165,12 @@ def suggestion(columns: Sequence[str]) -> str | None:
     return as_argument({field: names for field, names in found.items() if names})
 
 
+def are_free_form(columns: Iterable[str]) -> bool:
+    """Whether columns seem to hold questions without options: "question", and "answer" or "answers" alone."""
+    names = {column for column in columns if not is_about_questions(column)}
+    return names - {"context"} in ({"question", "answer"}, {"question", "answers"})
+
+
 def as_argument(columns: Mapping[str, Sequence[str]]) -> str:
     """Return a mapping in the form that `parse_columns` reads, with its flag."""
     if any(set(name) & set(",+=") or name != name.strip() for names in columns.values() for name in names):

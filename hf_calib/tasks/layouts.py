@@ -12,7 +12,7 @@ from typing import Any
 
 from .answers import GivenAnswer, is_missing
 from .choices import without_letters
-from .columns import Columns, as_names, context_columns, listing, near_miss, suggestion
+from .columns import Columns, are_free_form, as_names, context_columns, listing, near_miss, suggestion
 from .files import looks_like_row
 from .questions import LETTERS, QuestionError
 
@@ -439,6 +439,9 @@ def layout_of(columns: Iterable[str], mapping: Columns | None = None) -> Layout:
         guess = suggestion(columns)
         if looks_like_row(columns):
             advice = "these look like a row, so the header line is missing; add one, such as question,A,B,C,D,answer"
+        elif are_free_form(columns):
+            advice = "pass --free-form exact if the questions have no options"
+            advice += f", or {guess} if these are the options" if "answers" in columns else ""
         elif guess is not None:
             advice = f"pass {guess}"
         else:

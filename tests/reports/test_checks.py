@@ -86,6 +86,10 @@ def test_the_advice_depends_on_how_the_model_was_asked():
     assert found(guess, LETTERS | chat)["one_option"].options == ("--confidence text",)
     assert found(guess, TEXT)["one_option"].options == ("--confidence text-characters",)
     assert found(guess, {})["one_option"].options == ()
+    # Solved examples have options.
+    sampled = {"confidence": {"name": "consistency", "method": "agreement", "matcher": "exact"}}
+    constant = found(confident(100, np.zeros(100, int), 0.5, balanced(100)), sampled)["constant_confidence"]
+    assert (constant.remedy, constant.options) == ("Try another model or prompt.", ())
     # A server scores no texts in a chat.
     for run, options in ((LETTERS, ["stated", "consistency"]), (STATED, ["consistency"])):
         expected = tuple(f"--confidence {way}" for way in options)

@@ -276,6 +276,12 @@ def test_a_subject_that_is_a_number():
             ["Question", "choices"],
             r"fits the columns 'Question', 'choices'; pass --columns question=Question,choices=",
         ),
+        (
+            ["id", "question", "answers"],
+            r"'answers'; pass --free-form exact if the questions have no options, or --columns question=question,"
+            r"choices=answers if these are the options\.",
+        ),
+        (["question", "answer", "context", "subject"], r"pass --free-form exact if the questions have no options\."),
         (["question", "choice", "answer"], r"pass --columns question=question,choices=choice,answer=answer\."),
         (["stem", "opt1", "opt2", "gold"], r"pass --columns question=stem,choices=opt1\+opt2,answer=gold\."),
         (["Query", "Candidates", "label", "Story"], r"question=Query,choices=Candidates,answer=label,context=Story\."),
