@@ -51,7 +51,8 @@ def screen(
         return f"\033[{code}m{text}\033[0m" if color and text.strip() else text
 
     head = [_shortened(line, width) for line in _headings(measurement)]
-    end = [_written(out, width), f"Next: {_next_step(measurement, width - 6)}"]
+    step = _next_step(measurement, width - 6)
+    end = [_written(out, width)] + ([] if step is None else [f"Next: {step}"])
     bars = list(_chart(measurement, width, paint, "#|" if ascii_only else "█│"))
     # One line is kept for warnings; --all has the whole verdict.
     room = max(3, LINES - len([*head, *bars, *end]) - 1)
@@ -174,10 +175,13 @@ def _written(out: Path | None, width: int) -> str:
     return f"Wrote {out / PAGE_FILE}"
 
 
-def _next_step(measurement: Measurement, width: int) -> str:
-    """Return a command to try, with placeholders for names for which there is no room."""
+def _next_step(measurement: Measurement, width: int) -> str | None:
+    """Return a command to try, with placeholders for names for which there is no room; None if there is none."""
     for finding in measurement.warnings:
         if finding.options:
+            # A calibrator is refused where confidence is read in another way than that on which it was fitted.
+            if "calibrator" in measurement.run and not finding.options[0].startswith("--limit"):
+                return None
             return f"the same command with {finding.options[0]}"
     test = measurement.report.test
     miscalibrated = test is not None and test.p_value <= SIGNIFICANT

@@ -77,6 +77,16 @@ def test_the_next_step():
     assert "Next: hf-calib calibrate --model m --dataset HELD_OUT --out calibrator" in screen(own)
 
 
+def test_no_other_reading_is_the_next_step_of_a_calibrator():
+    applied = {"calibrator": {"method": "temperature", "temperature": 2.0}}
+    poor, fine = (replace(own, run=own.run | applied) for own in (measurement(), good()))
+    assert "Next:" not in screen(poor)
+    assert "Next: hf-calib compare m OTHER_MODEL" in screen(fine)
+    drawn = {"n": 20, "sha256": "0" * 64, "skipped_rows": 0, "drawn": {"of": 500, "subjects": 1, "seed": 0}}
+    few = replace(good(20), run=fine.run | {"datasets": {"d": drawn}})
+    assert "Next: the same command with --limit" in screen(few)
+
+
 def test_the_next_step_for_predictions_from_elsewhere_needs_no_model():
     wrong = calibrated(500)
     wrong = wrong.with_probabilities(wrong.probabilities**3 / (wrong.probabilities**3).sum(axis=1, keepdims=True))
