@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from ..measures import CalibrationReport, shown_in
 from ..measures.verdict import SIGNIFICANT
+from ..tasks.prompt_files import name_of_prompt
 
 if TYPE_CHECKING:
     from .measurement import Measurement
@@ -96,7 +97,10 @@ def _headings(measurement: Measurement) -> Iterator[str]:
     if measurement.method is not None:
         prompt = run.get("prompt_format", {})
         shots = len(prompt.get("examples", ()))
-        parts += [measurement.method, "chat template" if prompt.get("chat") else "plain prompt"]
+        name = name_of_prompt(prompt)
+        parts.append(measurement.method)
+        parts += [] if prompt.get("chat") and name == "plain" else [f"{name} prompt"]
+        parts += ["chat template"] if prompt.get("chat") else []
         parts += [f"{shots} examples"] if shots else []
         parts += ["options permuted"] if run.get("permute_options") else []
     if "calibrator" in run:

@@ -67,6 +67,16 @@ def prompt_format_of(
     return _with_examples(parts, chat_template, few_shot, few_shot_dataset, reading)
 
 
+def name_of_prompt(parts: Mapping[str, Any]) -> str:
+    """Return the name in `NAMED_PROMPTS` of a format's parts, as `PromptFormat.to_dict` returns them; or "custom".
+
+    Parts that are absent are the default ones. The chat template and solved examples make no difference.
+    """
+    plain = PromptFormat().to_dict()
+    own = {name: parts.get(name, part) for name, part in plain.items() if name != "chat"}
+    return next((name for name, named in NAMED_PROMPTS.items() if {**plain, **named}.items() >= own.items()), "custom")
+
+
 def wordings_of(
     wordings: str | os.PathLike[str] | Sequence[PromptFormat] | None,
     *,

@@ -16,7 +16,10 @@ from hf_calib.confidence.asking import Asking
 from hf_calib.confidence.recorded import Recorded
 from hf_calib.reports import Measurement
 from hf_calib.reports.terminal import screen, show
+from hf_calib.tasks import FewShotFormat, PromptFormat
+from hf_calib.tasks.prompt_files import prompt_format_of
 from tests.reports.test_checks import LETTERS, calibrated, measurement
+from tests.support import questions
 
 
 @cache
@@ -66,6 +69,24 @@ def test_the_bars_are_the_bins():
             assert abs(bar.index("│") - row["confidence"] * 28) <= 1.5
         else:
             assert not bar.strip()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "chat", "expected"),
+    [
+        (None, False, "plain prompt"),
+        (None, True, "chat template"),
+        ("mmlu", False, "mmlu prompt"),
+        ("mmlu", True, "mmlu prompt · chat template"),
+        (PromptFormat(cue="Letter:"), False, "custom prompt"),
+    ],
+)
+def test_the_prompt_is_named(prompt, chat, expected):
+    asked = prompt_format_of(prompt, chat_template=chat)
+    shots = FewShotFormat.choose(questions(2), 1, prompt_format=asked)
+    for prompt_format, more in ((asked, ""), (shots, " · 2 examples")):
+        own = replace(good(), run=LETTERS | {"prompt_format": prompt_format.to_dict()})
+        assert screen(own).splitlines()[1].startswith(f"letters · {expected}{more} · 1,000 questions")
 
 
 def test_the_next_step():
