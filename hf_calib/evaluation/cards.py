@@ -129,8 +129,8 @@ def measure_and_write_card(
         If the questions cannot be read or lack answers.
     ValueError
         If `trained_on` equals `dataset`, `task_id` is given without a dataset on the Hub, the calibrator was fitted on
-        something else, or the card has figures on another set from before the weights or the calibrator changed, or
-        compares with another model there.
+        something else, or the card has figures on another set from before the weights, the calibrator, the prompt
+        format or the way of reading confidence changed, or compares with another model there.
     """
     if trained_on is not None and is_same_source(dataset, trained_on):
         raise ValueError(
@@ -164,7 +164,7 @@ def measure_and_write_card(
         model = load(folder, prompt_format=prompt_format, **load_options)
     fitted = None if calibrator is None else as_calibrator(calibrator)
     weights = files_digest(folder)
-    _check_other_sets(folder, dataset_reference(questions), weights, fitted)
+    _check_other_sets(folder, dataset_reference(questions), model, weights, fitted)
     if fitted is not None:
         own = {
             "model": str(folder),
@@ -221,20 +221,31 @@ def measure_and_write_card(
 
 
 def _check_other_sets(
-    folder: Path, dataset: DatasetReference, weights: str | None, fitted: BaseCalibrator | None
+    folder: Path,
+    dataset: DatasetReference,
+    model: CalibratedModel,
+    weights: str | None,
+    fitted: BaseCalibrator | None,
 ) -> None:
-    """Raise a ValueError if the card's figures on other sets are of other weights or of another calibrator."""
+    """Raise a ValueError if the card's figures on other sets are of other weights, or of a model asked otherwise."""
     if not (folder / REPORT_FILE).exists():
         return
     data = CalibrationCardData.load(folder)
     others = [str(own.dataset) for own in data.evaluations if not own.dataset.is_same_set(dataset)]
     changed = ["weights"] * (data.weights not in (None, weights))
     changed += ["calibrator"] * (fitted is not None and not _is_saved(fitted, folder))
+    changed += _changes_in_asking(data, model)
     if others and changed:
         raise ValueError(
             f"{folder / REPORT_FILE} has figures on {', '.join(others)} from before the {' and the '.join(changed)} "
             "changed; delete it and measure all sets again"
         )
+
+
+def _changes_in_asking(data: CalibrationCardData, model: CalibratedModel) -> list[str]:
+    """Return what a report records otherwise than a model is asked now."""
+    changed = ["prompt format"] * (data.prompt_format not in (None, model.prompt_format.to_dict()))
+    return changed + ["way of reading confidence"] * (data.confidence != model.read_by)
 
 
 def _is_saved(calibrator: BaseCalibrator, folder: Path) -> bool:
@@ -293,25 +304,39 @@ def _merged(
     facts: dict[str, Any],
 ) -> CalibrationCardData:
     """Add an evaluation to the folder's report, replacing one on the same set, or start a report."""
+    versions = {name: importlib.metadata.version(name) for name in _VERSIONS_OF}
     if (folder / REPORT_FILE).exists():
         data = CalibrationCardData.load(folder)
+        asked_otherwise = bool(_changes_in_asking(data, model))
         evaluations = list(data.evaluations)
         same = [place for place, known in enumerate(evaluations) if known.dataset.is_same_set(evaluation.dataset)]
         if same:
             known = evaluations[same[0]]
-            # Figures that cannot be measured from this folder are kept, as are those that did not change.
+            # Figures that cannot be measured from this folder are kept if they are of the same questions and prompts,
+            # as are those that did not change.
             news = {
                 stage: report
                 for stage, report in evaluation.reports.items()
                 if stage not in known.reports or not _agree(known.reports[stage], report)
             }
-            reports = {**known.reports, **news}
+            n = evaluation.reports[AFTER].n
+            kept = {
+                stage: report
+                for stage, report in known.reports.items()
+                if stage in evaluation.reports or (report.n == n and not asked_otherwise)
+            }
+            reports = {**kept, **news}
             in_domain = known.in_domain if evaluation.in_domain is None else evaluation.in_domain
             dataset = replace(evaluation.dataset, task_id=evaluation.dataset.task_id or known.dataset.task_id)
             evaluations[same[0]] = Evaluation(dataset, reports, in_domain)
         else:
             evaluations.append(evaluation)
-        return replace(data, evaluations=tuple(evaluations), **facts)
+        changes: dict[str, Any] = {"prompt_format": model.prompt_format.to_dict(), "confidence": model.read_by}
+        if len(evaluations) == 1 and data.versions.keys() <= versions.keys():  # a trainer's are those of the training
+            changes["versions"] = versions
+        if asked_otherwise or data.weights not in (None, facts["weights"]):
+            changes["regime"] = None
+        return replace(data, evaluations=tuple(evaluations), **{**changes, **facts})
     adapter_type = base_model = revision = None
     if (folder / ADAPTER_CONFIG).exists():
         config = read_json(folder / ADAPTER_CONFIG, MAX_CONFIG_BYTES)
@@ -330,7 +355,7 @@ def _merged(
         "confidence": model.read_by,
         "option_counts": option_counts,
         "tags": drafted_tags(folder / CARD_FILE),
-        "versions": {name: importlib.metadata.version(name) for name in _VERSIONS_OF},
+        "versions": versions,
         "evaluations": (evaluation,),
     }
     return CalibrationCardData(**{**values, **facts})

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import yaml
+from safetensors.torch import load_file, save_file
 
 import hf_calib
 from hf_calib.calibrators import TemperatureScaling, by_name
@@ -149,6 +150,36 @@ def test_figures_on_other_sets_from_before_a_change_are_refused(base_folder, dat
         measure_and_write_card(own, other)
     measure_and_write_card(own, dataset)
     measure_and_write_card(own, other)
+
+
+def test_figures_of_another_prompt_do_not_stay(base_folder, dataset, tmp_path):
+    own = shutil.copytree(base_folder, tmp_path / "own")
+    other = tmp_path / "other.jsonl"
+    other.write_text("".join(json.dumps(row) + "\n" for row in question_rows(20, seed=1)))
+    measure_and_write_card(own, dataset, before=str(base_folder))
+    (own / "hf_calib.json").unlink()
+    prompt = PromptFormat(cue="A:")
+    with pytest.raises(ValueError, match=r"figures on questions\.jsonl from before the prompt format changed; delete"):
+        measure_and_write_card(own, other, prompt_format=prompt)
+    report = own / "calibration_report.json"
+    report.write_text(json.dumps({**json.loads(report.read_text()), "regime": "calibratable.", "versions": {}}))
+    measure_and_write_card(own, dataset, prompt_format=prompt)
+    data = CalibrationCardData.load(own)
+    assert data.prompt_format["cue"] == "A:"
+    assert set(data.evaluations[0].reports) == {"after"}
+    assert (data.regime, data.versions["hf-calib"]) == (None, hf_calib.__version__)
+    save_calibration_metadata(own, prompt_format=prompt, confidence="text-tokens", option_counts=(4,))
+    with pytest.raises(ValueError, match=r"from before the way of reading confidence changed; delete it"):
+        measure_and_write_card(own, other)
+    measure_and_write_card(own, dataset)
+    assert CalibrationCardData.load(own).confidence == "text-tokens"
+
+
+def test_the_compared_model_does_not_stay_with_another_sample(base_folder, dataset, tmp_path):
+    own = shutil.copytree(base_folder, tmp_path / "own")
+    measure_and_write_card(own, dataset, before=str(base_folder))
+    assert "For comparison" in measure_and_write_card(own, dataset).read_text()
+    assert "For comparison" not in measure_and_write_card(own, dataset, limit=20).read_text()
 
 
 def test_another_set_and_another_model_are_added(client, adapter_folder, base_folder, dataset, tmp_path):
@@ -291,6 +322,10 @@ def test_regime_is_told_from_the_questions_that_it_was_fine_tuned_on(client, ada
     assert expected.regime in shown((adapter_folder / "README.md").read_text())[0]
     assert main(command[:-1]) == 0  # it stays where it is not told anew
     assert CalibrationCardData.load(adapter_folder).regime == regime
+    weights = adapter_folder / "adapter_model.safetensors"
+    save_file({name: 2 * own for name, own in load_file(weights).items()}, weights, metadata={"format": "pt"})
+    assert main(command[:-1]) == 0
+    assert CalibrationCardData.load(adapter_folder).regime is None
     assert main([*command, str(dataset)]) == 1
     assert "the regime shows only on new questions" in capsys.readouterr().err
     trained.write_text("".join(json.dumps(row) + "\n" for row in question_rows(3, answered=False)))
