@@ -41,7 +41,7 @@ def write_decision_results(
     measurement: DecisionMeasurement,
     dataset: str | None = None,
     *,
-    training: str = "zero-shot, not trained on the benchmark",
+    training: str | None = None,
     revision: str | None = None,
     source_url: str = _PROJECT,
     date: str | None = None,
@@ -50,7 +50,8 @@ def write_decision_results(
 
     The four figures of the leaderboards go with their 95% intervals, clustered by case, into a section of README.md;
     what else is in the card stays. On the whole test set of the benchmark, `LocalLLaMA/typed-decisions:all:test`, they
-    go into `.eval_results/typed-decisions.yaml` too, which the Hub reads.
+    go into `.eval_results/typed-decisions.yaml` too, which the Hub reads; on other cases, such a file of an earlier
+    measurement is deleted.
 
     Parameters
     ----------
@@ -59,8 +60,8 @@ def write_decision_results(
     measurement : DecisionMeasurement
     dataset : str, optional
         What it was measured on, a Hub name or a path; by default what the cases were read from.
-    training : str
-        Whether the training split was used, and how; for the notes.
+    training : str, optional
+        Whether the training split was used, and how; the notes say nothing about it by default.
     revision : str, optional
         The dataset's commit.
     source_url : str
@@ -94,14 +95,36 @@ def write_decision_results(
     metadata = dict(parts.metadata)
     metadata["tags"] = sorted({*(metadata.get("tags") or ()), *TAGS})
     section = _section(measurement, figures, shown, notes)
-    kept = re.sub(rf"\n*{re.escape(_BEGIN)}.*?{re.escape(_END)}\n*", "\n\n", parts.body, flags=re.DOTALL).rstrip("\n")
-    path.write_text(parts.with_content(metadata, f"{kept}\n\n{section}".lstrip("\n")), encoding="utf-8", newline="")
+    body = f"{_without_section(parts.body)}\n\n{section}".lstrip("\n")
+    path.write_text(parts.with_content(metadata, body), encoding="utf-8", newline="")
+    results = folder / RESULTS_FILE
     if source in _TEST_SETS and len(measurement.cases) == measurement.cases.n_of_source:
-        results = folder / RESULTS_FILE
         results.parent.mkdir(exist_ok=True)
         text = _results(figures, notes, revision, source_url, date or datetime.date.today().isoformat())
         results.write_text(text, encoding="utf-8")
+    else:
+        results.unlink(missing_ok=True)
     return path
+
+
+def remove_decision_results(folder: str | os.PathLike[str]) -> None:
+    """Remove what `write_decision_results` wrote into a folder, such as the figures of weights that changed.
+
+    Raises
+    ------
+    CardConflictError
+        If the card's metadata cannot be read.
+    """
+    (Path(folder) / RESULTS_FILE).unlink(missing_ok=True)
+    path = Path(folder) / CARD_FILE
+    if path.exists() and _BEGIN in (existing := read_card(path)):
+        parts = CardParts.split(existing, CARD_FILE)
+        text = parts.with_content(dict(parts.metadata), f"{_without_section(parts.body)}\n")
+        path.write_text(text, encoding="utf-8", newline="")
+
+
+def _without_section(body: str) -> str:
+    return re.sub(rf"\n*{re.escape(_BEGIN)}.*?{re.escape(_END)}\n*", "\n\n", body, flags=re.DOTALL).rstrip("\n")
 
 
 def _results(figures: dict[str, Measure], notes: str, revision: str | None, source_url: str, date: str) -> str:
@@ -123,9 +146,11 @@ def _results(figures: dict[str, Measure], notes: str, revision: str | None, sour
     return yaml_dump(eval_result_entries_to_yaml(entries), sort_keys=False)
 
 
-def _notes(measurement: DecisionMeasurement, training: str) -> str:
+def _notes(measurement: DecisionMeasurement, training: str | None) -> str:
     run = measurement.run
-    how = [f"{len(measurement.cases)} cases, {len(measurement.probabilities)} decisions", single_line(training)]
+    how = [f"{len(measurement.cases)} cases, {len(measurement.probabilities)} decisions"]
+    if training is not None:
+        how.append(single_line(training))
     if fitted := run.get("calibrator"):
         by_type = fitted.get("by") == "type"
         how.append(f"{'one temperature per question type' if by_type else fitted['method']}, fitted on held-out cases")

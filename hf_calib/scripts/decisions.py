@@ -98,7 +98,7 @@ def main(script_args: DecisionArguments, training_args: Any, model_args: Any) ->
     from ..evaluation import measure_decisions
     from ..evaluation.decisions import prior_answers
     from ..hub import add_calibrator
-    from ..hub.decisions import write_decision_results
+    from ..hub.decisions import remove_decision_results, write_decision_results
     from ..reports.table import render_table
     from ..trainers import CalibrationAwareSFTTrainer
     from .data import published_name
@@ -141,6 +141,7 @@ def main(script_args: DecisionArguments, training_args: Any, model_args: Any) ->
     if test is not None:
         measured["after, temperatures"] = measured["after"].calibrated(temperatures)
     trainer.save_model(training_args.output_dir)
+    remove_decision_results(training_args.output_dir)  # of the weights that were there before
     trainer.create_model_card(dataset_name=published_name(script_args.dataset_name))
     add_calibrator(training_args.output_dir, temperatures)
     shown = ", ".join(f"{kind} {value:.2f}" for kind, value in temperatures.parameters()["groups"].items())

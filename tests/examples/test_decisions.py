@@ -8,9 +8,11 @@ import yaml
 
 import hf_calib
 from hf_calib import measure_decisions
+from hf_calib.hub import write_decision_results
 from hf_calib.tasks import TypedDecisions, encode_questions
 from tests.evaluation.test_decisions import benchmark
 from tests.examples.scripts import EXAMPLES, run_here, script, write
+from tests.hub.test_decisions import measured
 
 
 def rows(n, seed=0):
@@ -99,6 +101,7 @@ def test_it_trains_on_questions_with_more_options_than_letters(saved_model, tmp_
 def test_a_test_set_with_labels_alone_is_measured_without_a_card(saved_model, tmp_path, capsys):
     labeled = [{**row, "gold": {name: next(iter(own["probabilities"])) for name, own in row["gold"].items()}}
                for row in rows(6, seed=1)]  # fmt: skip
+    write_decision_results(tmp_path / "out", measured())  # of weights that are replaced
     run_here(
         "decisions",
         model_name_or_path=saved_model,
@@ -111,6 +114,7 @@ def test_a_test_set_with_labels_alone_is_measured_without_a_card(saved_model, tm
     assert "The card has no figures: 30 of 30 test decisions have no gold distribution." in capsys.readouterr().out
     assert (tmp_path / "out" / "decisions.json").is_file()
     assert "## Typed decisions" not in (tmp_path / "out" / "README.md").read_text()
+    assert not list(tmp_path.glob("out/.eval_results/*"))
 
 
 def test_cases_are_split_whole_and_copies_are_permuted():

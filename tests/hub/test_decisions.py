@@ -18,7 +18,7 @@ from hf_calib.hub import (
     save_calibration_metadata,
     write_decision_results,
 )
-from hf_calib.hub.decisions import BENCHMARK
+from hf_calib.hub.decisions import BENCHMARK, remove_decision_results
 from hf_calib.hub.folders import collect_files
 from hf_calib.reports import DecisionMeasurement
 from hf_calib.tasks import PromptFormat, TypedDecisions
@@ -62,7 +62,7 @@ def test_the_card_keeps_what_people_wrote_and_is_updated_in_place(tmp_path):
     assert card.data.license == "mit"
     assert "# My model\n\nWords." in first
     assert "| ECE, 10 equal-width bins of the top probability, pooled over decisions |" in first
-    assert "zero-shot, not trained on the benchmark" in first
+    assert "Measured on LocalLLaMA/typed-decisions:all:test: 20 cases, 100 decisions. Intervals" in first
     write_decision_results(tmp_path, measured())
     assert (tmp_path / "README.md").read_text() == first
     (tmp_path / "README.md").write_text(first + "\nMore words.\n")
@@ -92,6 +92,17 @@ def test_some_cases_of_the_test_set_are_not_its_results(tmp_path):
     write_decision_results(tmp_path, part, f"{BENCHMARK}:all:test")
     assert not (tmp_path / ".eval_results").exists()
     assert "## Typed decisions" in (tmp_path / "README.md").read_text()
+
+
+def test_results_of_an_earlier_measurement_do_not_stay(tmp_path):
+    write_decision_results(tmp_path, measured())
+    write_decision_results(tmp_path, measured("cases.jsonl"))
+    assert not list(tmp_path.glob(".eval_results/*"))
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n# My model\n\nWords.\n")
+    write_decision_results(tmp_path, measured())
+    remove_decision_results(tmp_path)
+    assert not list(tmp_path.glob(".eval_results/*"))
+    assert (tmp_path / "README.md").read_text().endswith("\n# My model\n\nWords.\n")
 
 
 def test_no_path_of_the_machine_is_published(tmp_path):
