@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import numpy as np
@@ -39,6 +41,8 @@ _SHARED = ("n_orders", "limit", "progress")
 # Of the temperatures toward that of all decisions, in questions; there are few types, and they can differ much.
 _SHRINKAGE = 5.0
 
+_VERSIONS_OF = ("hf-calib", "transformers", "peft", "datasets", "torch", "numpy")
+
 
 def measure_decisions(
     model: Model | DecisionBackend,
@@ -69,7 +73,8 @@ def measure_decisions(
     prior_from : TypedDecisions or path, optional
         Training cases, whose mean answers are shown as a reference.
     out : path, optional
-        A folder for decisions.json, decisions.jsonl and report.html; a stopped run resumes when it is started again.
+        A folder for decisions.json, decisions.jsonl and report.html; a stopped run resumes when it is started again,
+        and a finished one is not repeated.
     seed : int, default 0
         Seed of the cases drawn for `limit` and of the intervals' resampling.
     **options
@@ -104,6 +109,11 @@ def measure_decisions(
     content = json.dumps([[case.state, [own.to_dict() for own in case.decisions]] for case in cases])
     digest = hashlib.sha256(content.encode()).hexdigest()
     run |= {"dataset": cases.source, "sha256": digest, "cases": len(cases), "limit": settings.limit, "seed": seed}
+    run["versions"] = {name: importlib.metadata.version(name) for name in _VERSIONS_OF}
+    known = _finished(out, backend, name, cases, run, prior, settings)
+    if known is not None:
+        save_result(known, out, settings.device)
+        return known
     with interruptible(out):
         asking = Asking(1, settings.progress, journal(out, run, where, settings), where.index, where.count)
         answers = [own for case in backend.decide(cases, asking) for own in case]
@@ -122,6 +132,30 @@ def measure_decisions(
         )
         save_result(measurement, out, settings.device)
     return measurement
+
+
+def _finished(
+    folder: str | os.PathLike[str] | None,
+    backend: DecisionBackend,
+    name: str,
+    cases: TypedDecisions,
+    run: dict[str, Any],
+    prior: list[tuple[float, ...]] | None,
+    settings: AskSettings,
+) -> DecisionMeasurement | None:
+    """Return a folder's measurement of the same run."""
+    # Of other backends, the run does not say what their answers depend on.
+    if folder is None or not isinstance(backend, LocalDecisions | ServedDecisions):
+        return None
+    try:
+        saved = DecisionMeasurement.load(Path(folder), cases, run["seed"], prior)
+    except (OSError, ValueError):  # damaged, or of something else; replaced at the end of this run
+        return None
+    wanted = json.loads(json.dumps(run))
+    if {key: saved.run.get(key) for key in wanted} != wanted or ("calibrator" in saved.run) != ("calibrator" in run):
+        return None
+    settings.say(f"{folder} holds all answers of this run; none is asked again. Remove it to ask again.")
+    return replace(saved, name=name)
 
 
 def decision_backend(

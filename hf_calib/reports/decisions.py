@@ -214,6 +214,7 @@ class DecisionMeasurement:
             "by_workflow": {name: own.to_dict() for name, own in self.by_workflow.items()},
             "references": {name: own.to_dict() for name, own in self.references.items()},
             "warnings": [finding.to_dict() for finding in self.warnings],
+            "rounding": self.rounding,
             "run": dict(self.run),
         }
 
@@ -232,6 +233,39 @@ class DecisionMeasurement:
                 own = {decision.name: _saved(decision, *next(answers)) for decision in case.decisions}
                 row = {"case": number, "id": case.name, "workflow": case.workflow, "answers": own}
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        cases: TypedDecisions,
+        seed: int = 0,
+        prior: Sequence[tuple[float, ...]] | None = None,
+    ) -> DecisionMeasurement:
+        """Read what `save` wrote, for the same cases.
+
+        Raises
+        ------
+        OSError
+            If a file is missing.
+        ValueError
+            If a file is damaged, or holds answers to other questions.
+        """
+        folder = Path(folder)
+        report = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
+        with (folder / PREDICTIONS_FILE).open(encoding="utf-8") as file:
+            rows = [json.loads(line) for line in file]
+        try:
+            answers = [
+                (decision, row["answers"][decision.name])
+                for case, row in zip(cases, rows, strict=True)
+                for decision in case.decisions
+            ]
+            probabilities = [tuple(own["probabilities"][name] for name in asked.options) for asked, own in answers]
+            masses = [own["label_mass"] for _, own in answers]
+            return cls(report["model"], cases, probabilities, masses, report["run"], seed, report["rounding"], prior)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{folder} does not hold answers to these cases: {error!r}") from error
 
     def _by(self, names: Sequence[str]) -> dict[str, CalibrationReport]:
         return {name: self._report(np.array(names) == name) for name in dict.fromkeys(names)}

@@ -284,6 +284,23 @@ def test_the_command_measures_resumes_and_applies_the_calibrator_that_comes_with
     assert "&lt;|user|&gt;\n{&#34;n&#34;: " in page.read_text()
 
 
+def test_a_finished_run_is_not_repeated(folder, tmp_path, capsys):
+    model, cases, out = str(folder / "model"), folder / "cases.jsonl", tmp_path / "out"
+    first = measure_decisions(model, cases, out=out)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LocalDecisions, "decide", None)
+        again = measure_decisions(model, cases, out=out, prior_from=cases)
+    assert f"{out} holds all answers of this run; none is asked again" in capsys.readouterr().err
+    assert (again.probabilities, again.masses, again.run) == (first.probabilities, first.masses, first.run)
+    assert "prior" in json.loads((out / "decisions.json").read_text())["references"]
+    assert measure_decisions(model, cases, out=out, chat_template=True).run["prompt_format"]["chat"]
+    fitted = temperatures(choice=2.0)
+    calibrated = measure_decisions(model, cases, out=out, chat_template=True, calibrator=fitted)
+    assert measure_decisions(model, cases, out=out, chat_template=True).probabilities != calibrated.probabilities
+    (out / "decisions.jsonl").write_text("{}\n")
+    assert measure_decisions(model, cases, out=out).probabilities == first.probabilities
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
