@@ -118,7 +118,7 @@ class PromptEncoder:
             asked = self._marked(row, question)
             texts = [choice.strip() for choice in asked.choices]
             items.append(self._continued(row, self._stem(prompt_format, asked, list_options), texts, prompt_format))
-        return self._fitting(items)
+        return self._fitting(items, questions)
 
     def answers(
         self, questions: Sequence[Any], texts: Sequence[str], prompt_format: PromptFormat
@@ -135,7 +135,7 @@ class PromptEncoder:
             stem = self._stem(prompt_format, self._marked(row, question), False)
             answer = self.tokens.marked_text(text.strip(), f"row {row}, counted from 0: the answer")
             items.append(self._continued(row, stem, [answer], prompt_format))
-        return self._fitting(items)
+        return self._fitting(items, questions)
 
     def letters(self, questions: Sequence[Question], prompt_format: PromptFormat) -> list[EncodedOptions]:
         """Return prompts with the options' letters as continuations, or with labels if there are typed decisions.
@@ -146,7 +146,7 @@ class PromptEncoder:
             For the reasons of `hf_calib.tasks.encode_questions` and `labels`, or if a prompt is too long.
         """
         if any(isinstance(question, DecisionQuestion) for question in questions):
-            return self._fitting(self.labels(questions, prompt_format))
+            return self._fitting(self.labels(questions, prompt_format), questions)
         encoded = encode_questions(
             questions,
             self.tokenizer,
@@ -229,7 +229,7 @@ class PromptEncoder:
             stem = self._stem(prompt_format, self._marked(row, question), list_options)
             ids = self._tokenize([stem], prompt_format)[0]
             items.append(EncodedOptions(row, tuple(ids), ((0,) * max_new_tokens,)))
-        return self._fitting(items)
+        return self._fitting(items, questions)
 
     def _marked(self, row: int, question: Asked) -> Asked:
         try:
@@ -257,9 +257,10 @@ class PromptEncoder:
             raise QuestionError("no token precedes the option, so the model has nothing to condition on")
         return token
 
-    def _fitting(self, items: list[EncodedOptions]) -> list[EncodedOptions]:
+    def _fitting(self, items: list[EncodedOptions], questions: Sequence[Any]) -> list[EncodedOptions]:
         lengths = {item.row: item.length for item in items}
-        kept = set(rows_that_fit(lengths, self.max_length, self.on_too_long, what="prompts with their answers"))
+        what = "prompts with their answers"
+        kept = set(rows_that_fit(lengths, self.max_length, self.on_too_long, what=what, questions=questions))
         return [item for item in items if item.row in kept]
 
 

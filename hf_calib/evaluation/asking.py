@@ -31,7 +31,7 @@ from ..tasks import (
     require_answers,
     wordings_of,
 )
-from ..tasks.drawing import QuestionList, sample
+from ..tasks.drawing import QuestionList, row_in_source, sample
 from ..tasks.free_form import MATCHERS, FreeFormQuestion, load_free_form_questions
 from .keeping import finished, journal, remove_journal
 from .models import ModelSource, base_source, model_source, this_process
@@ -158,9 +158,9 @@ def _warn_about_shown_answers(plan: _Plan, prompt_format: PromptFormat) -> None:
         known = [row for row, question in enumerate(questions) if content(question) in shown]
         if known:
             warnings.warn(
-                f"few_shot_dataset: {len(known)} of {len(questions)} questions of {name} (the first is question "
-                f"{known[0] + 1}) are also solved examples in the prompt, which show their answers; remove them "
-                "from the questions or from the examples",
+                f"few_shot_dataset: {len(known)} of {len(questions)} questions of {name} (the first is row "
+                f"{row_in_source(questions, known[0])}, counted from 0) are also solved examples in the prompt, which "
+                "show their answers; remove them from the questions or from the examples",
                 stacklevel=4,
             )
 
@@ -221,7 +221,10 @@ def _with_options(
         asked: Sequence[Question] = questions
         if settings.permute_options:
             orders = random_orders(questions, seed)
-            asked = [permute_options(question, order) for question, order in zip(questions, orders, strict=True)]
+            asked = QuestionList(
+                (permute_options(question, order) for question, order in zip(questions, orders, strict=True)),
+                draw=getattr(questions, "draw", None),
+            )
         predictions = way.predict(backend, asked, prompt_format, asking)
         if settings.check_order is not None:
             predictions = replace(
@@ -455,5 +458,8 @@ def _read_free_form(name: str, source: Any, settings: AskSettings, seed: int) ->
         questions = sample(questions, settings.limit, seed)
     unanswered = [row for row, question in enumerate(questions) if not question.answers]
     if unanswered:
-        raise ValueError(f"{name}: {len(unanswered)} questions have no answer (the first is row {unanswered[0]})")
+        raise ValueError(
+            f"{name}: {len(unanswered)} questions have no answer (the first is row "
+            f"{row_in_source(questions, unanswered[0])}, counted from 0)"
+        )
     return questions

@@ -71,6 +71,12 @@ class QuestionList(list[Q]):
         self.draw = draw
 
 
+def row_in_source(questions: Sequence[Any], row: int) -> int:
+    """Return the position that messages name a question by: among all readable ones if `questions` are a sample."""
+    draw = getattr(questions, "draw", None)
+    return row if draw is None else draw.rows[row]
+
+
 def check_limit(limit: int | None) -> None:
     """Raise a ValueError if a number of questions to read is below 1."""
     if limit is not None and limit < 1:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .chat import answer_stem
+from .drawing import row_in_source
 from .prompts import PromptFormat
 from .questions import LETTERS, DecisionQuestion, Question, QuestionError
 from .special_tokens import PromptTokenizer
@@ -90,7 +91,7 @@ def encode_questions(
     finder = OptionFinder(tokenizer, prompt_format or PromptFormat())
     encoded = list(finder.encode_all(questions))
     lengths = {row: len(input_ids) + 1 for row, (input_ids, _) in enumerate(encoded)}
-    kept = rows_that_fit(lengths, max_length, on_too_long)
+    kept = rows_that_fit(lengths, max_length, on_too_long, questions=questions)
     items = []
     for row in kept:
         question = questions[row]
@@ -138,7 +139,8 @@ class OptionFinder:
         """
         for start in range(0, len(questions), self.CHUNK):
             chunk = questions[start : start + self.CHUNK]
-            stems = [self._stem(start + offset, question) for offset, question in enumerate(chunk)]
+            rows = [row_in_source(questions, start + offset) for offset in range(len(chunk))]
+            stems = [self._stem(row, question) for row, question in zip(rows, chunk, strict=True)]
             # Two letters are enough to find where the prompt ends and the option begins.
             first = self._tokenize([stem + LETTERS[0] for stem in stems])
             second = self._tokenize([stem + LETTERS[1] for stem in stems])
@@ -151,7 +153,7 @@ class OptionFinder:
                     if key not in self._known:
                         self._known[key] = self._options(stems[offset], prompt, tail, question.letters)
                 except QuestionError as error:
-                    raise QuestionError(f"row {start + offset}, counted from 0: {error}") from None
+                    raise QuestionError(f"row {rows[offset]}, counted from 0: {error}") from None
                 yield tuple(prompt), self._known[key]
 
     def _stem(self, row: int, question: Question) -> str:
@@ -230,6 +232,7 @@ def rows_that_fit(
     *,
     what: str = "prompts",
     fix: str = "raise the maximum length, leave them out, or ask for them to be dropped",
+    questions: Sequence[Question] = (),
 ) -> list[int]:
     """Return the rows whose prompts are not too long, with a warning about others.
 
@@ -243,6 +246,8 @@ def rows_that_fit(
         What is too long, for messages.
     fix : str, optional
         What to do about it, for the error's message.
+    questions : sequence of Question, optional
+        What the rows are of; if they are a sample of a dataset, messages name the dataset's row.
 
     Raises
     ------
@@ -259,7 +264,7 @@ def rows_that_fit(
     longest = max(lengths, key=lambda row: lengths[row])
     found = (
         f"{len(lengths) - len(kept)} of {len(lengths)} {what} are longer than {max_length} tokens (the longest is row "
-        f"{longest}, counted from 0, with {lengths[longest]})"
+        f"{row_in_source(questions, longest)}, counted from 0, with {lengths[longest]})"
     )
     if on_too_long == "error":
         raise QuestionError(f"{found}; {fix}")

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from .drawing import row_in_source
+
 LETTERS = string.ascii_uppercase
 """The letters that name the options, in order; a question has at most this many."""
 
@@ -222,7 +224,7 @@ def require_answers(questions: Sequence[Question], purpose: str) -> None:
     if missing:
         raise QuestionError(
             f"{purpose} needs the right answer to every question, but {len(missing)} of {len(questions)} have none "
-            f"({_rows(missing)}); leave those out or use a split with answers"
+            f"({_rows(questions, missing)}); leave those out or use a split with answers"
         )
 
 
@@ -256,7 +258,7 @@ def handle_identical_choices(questions: Sequence[Question], action: str = "warn"
     rows = [row for row, question in enumerate(questions) if question.has_identical_choices]
     if not rows:
         return list(questions), rows
-    found = f"{len(rows)} of {len(questions)} questions have two identical choices ({_rows(rows)})"
+    found = f"{len(rows)} of {len(questions)} questions have two identical choices ({_rows(questions, rows)})"
     if action == "error":
         raise QuestionError(f"{found}; skip them or correct the data")
     if action == "skip":
@@ -269,7 +271,7 @@ def handle_identical_choices(questions: Sequence[Question], action: str = "warn"
     return list(questions), rows
 
 
-def _rows(rows: Iterable[int], shown: int = 10) -> str:
-    rows = list(rows)
+def _rows(questions: Sequence[Question], found: Iterable[int], shown: int = 10) -> str:
+    rows = [row_in_source(questions, row) for row in found]
     more = f" and {len(rows) - shown} more" if len(rows) > shown else ""
     return f"row{'s' if len(rows) > 1 else ''} {', '.join(map(str, rows[:shown]))}{more}, counted from 0"

@@ -23,7 +23,8 @@ from hf_calib.evaluation.measuring import measure_recorded
 from hf_calib.evaluation.settings import AskOptions, AskSettings
 from hf_calib.hub import CalibratedModel, save_calibration_metadata
 from hf_calib.reports import Measurement
-from hf_calib.tasks import FewShotFormat, PromptFormat, as_questions, permute_options, random_orders
+from hf_calib.tasks import FewShotFormat, PromptFormat, QuestionError, as_questions, permute_options, random_orders
+from hf_calib.tasks.drawing import drawn_rows
 from hf_calib.tasks.free_form import FreeFormQuestion
 from tests.confidence.test_served import Server
 from tests.support import question_rows, questions, tiny_llama
@@ -436,8 +437,28 @@ def test_an_interrupted_save_leaves_no_report_with_others_predictions(llama, tok
 
 def test_solved_examples_that_are_asked_are_said(llama, tokenizer):
     prompt = FewShotFormat.choose(ASKED[:10], 2)
-    with pytest.warns(UserWarning, match=r"few_shot_dataset: 6 of 30 questions of .* \(the first is question 1\) are"):
+    with pytest.warns(UserWarning, match=r"few_shot_dataset: 6 of 30 questions of .* \(the first is row 0, counted"):
         hf_calib.measure((llama, tokenizer), ASKED, prompt=prompt)
+
+
+def test_messages_about_a_drawn_sample_name_the_rows_of_the_dataset(llama, tokenizer):
+    def measured(change, **options):
+        rows = question_rows(30)
+        rows[row].update(change)
+        return hf_calib.measure((llama, tokenizer), rows, limit=10, **options)
+
+    row = drawn_rows(30, 10, seed=0)[4]
+    assert row != 4
+    with pytest.warns(UserWarning, match=rf"identical choices \(row {row}, counted from 0\)"):
+        measured({"choices": ["a", "a", "b", "c"]})
+    with pytest.raises(QuestionError, match=rf"have none \(row {row}, counted from 0\)"):
+        measured({"answer": None})
+    for options in ({}, {"permute_options": True}, {"method": "text"}):
+        with pytest.raises(QuestionError, match=rf"the longest is row {row}, counted from 0"):
+            measured({"question": "long " * 100}, max_length=400, **options)
+    shown = as_questions(question_rows(30)[row : row + 1])
+    with pytest.warns(UserWarning, match=rf"\(the first is row {row}, counted from 0\) are also solved examples"):
+        measured({}, prompt=FewShotFormat.choose(shown, 1))
 
 
 def test_a_finished_run_is_asked_again_after_a_loaded_models_template_changed(llama, tokenizer, tmp_path):

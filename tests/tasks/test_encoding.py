@@ -7,6 +7,7 @@ from tokenizers import Regex, normalizers
 from transformers import GPT2Config, LlamaConfig, LlavaConfig
 
 from hf_calib.tasks import LETTERS, PromptFormat, Question, QuestionError, encode_questions, maximum_length
+from hf_calib.tasks.drawing import Draw, QuestionList
 from tests.support import byte_level_tokenizer, questions
 from tests.tasks.small_tokenizers import TOKENIZERS, around, byte_pairs, sentence_pieces, whole_words
 
@@ -100,6 +101,8 @@ def test_a_letter_that_is_merged_with_the_prompt_while_the_others_are_not():
         with pytest.raises(QuestionError, match=r"row 0, counted from 0: the option letter .* another prompt format"):
             encode_questions(questions(1), tokenizer)
         assert encode_questions(questions(1), tokenizer, PromptFormat(answer_prefix="\n"))
+    with pytest.raises(QuestionError, match=r"^row 7, counted from 0"):
+        encode_questions(QuestionList(questions(1), draw=Draw((7,), of=9, subjects=1, seed=0)), tokenizer)
 
 
 def test_a_letter_of_two_tokens():
