@@ -431,9 +431,8 @@ def layout_of(columns: Iterable[str], mapping: Columns | None = None) -> Layout:
     if {"question", "choices"} <= set(given):
         layout: Layout | None = Layout()
     else:
-        # Rename the mapped columns to the names that layouts use.
-        renamed = {name: field for field, names in given.items() for name in names[:1]}
-        known = [renamed.get(column, column) for column in columns]
+        # Mapped columns have the names that layouts use too; by its own name, one may still mark a layout.
+        known = {*columns, *(field for field, names in given.items() if set(names[:1]) & set(columns))}
         layout = next((layout for layout in LAYOUTS.values() if layout.fits(known)), None)
     if layout is None:
         guess = suggestion(columns)

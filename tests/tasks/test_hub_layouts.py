@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import given, settings
@@ -308,6 +308,20 @@ def test_the_right_choice(case):
 
 def test_every_layout_has_a_case():
     assert {id(layout_of(case.row)) for case in CASES.values()} == {id(layout) for layout in LAYOUTS.values()}
+
+
+@pytest.mark.parametrize(
+    ("name", "columns", "found"),
+    [
+        ("hellaswag", {"subject": "activity_label"}, {"subject": "Removing ice from a car"}),
+        ("boolq", {"context": "passage"}, {}),
+        ("race", {"context": "article"}, {}),
+        ("mmlu_redux_corrected_by_text", {"subject": "error_type"}, {"subject": "wrong_groundtruth"}),
+    ],
+)
+def test_a_mapped_column_still_marks_its_layout(name, columns, found):
+    (plain,), (mapped,) = read(CASES[name].row), read(CASES[name].row, columns=columns)
+    assert mapped == replace(plain, **found)
 
 
 def texts(value):
