@@ -108,8 +108,11 @@ def _nested(row: Row) -> list[Row]:
     return [row["train"]]
 
 
+_ARTICLE_ANSWERS = ("gold_label", "gold_labels", "answers", "answer")
+
+
 def _of_article(row: Row) -> Iterator[Row]:
-    """Unpack QuALITY's articles, each of which has a list of questions, or lists of their parts."""
+    """Unpack the articles of QuALITY and of RACE's files, with a list of questions or lists of their parts each."""
     questions = row["questions"]
     if isinstance(questions, Mapping):  # a list of mappings, as datasets stores it
         questions = [dict(zip(questions, values, strict=True)) for values in zip(*questions.values(), strict=True)]
@@ -118,8 +121,8 @@ def _of_article(row: Row) -> Iterator[Row]:
             yield {"article": row["article"], **question}
             continue
         parts = {"question": question, "options": row["options"][place]}
-        labels = row.get("gold_label", row.get("gold_labels"))
-        yield {"article": row["article"], **parts, "gold_label": None if labels is None else labels[place]}
+        labels = {name: row[name][place] for name in _ARTICLE_ANSWERS if row.get(name) is not None}
+        yield {"article": row["article"], **parts, **labels}
 
 
 def _redux(row: Row) -> list[Row]:
@@ -210,9 +213,9 @@ _EXPLANATIONS = ("explanation", "rationale", "cot_content", "solution", "lecture
 
 LAYOUTS = {
     "cais/mmlu:auxiliary_train": Layout(requires=("train",), base=0, prepare=_nested),
-    "QuALITY": Layout(
+    "QuALITY, RACE's files": Layout(
         choices=("options",),
-        answer=("gold_label",),
+        answer=_ARTICLE_ANSWERS,
         ignored=("questions", "writer_label"),
         requires=("article", "questions"),
         base=1,

@@ -174,6 +174,8 @@ def _entries(rows: Iterable[PlacedRowOrError], mapping: Columns) -> Iterator[_Dr
             wrong = f"columns {listing(layout.requires)}: not as in this layout ({type(error).__name__}: {error})"
             yield _BadRow(place, QuestionError(wrong))
             continue
+        for plain in prepared:
+            _check_unpacked(row, plain, mapping)
         for number, plain in enumerate(prepared):
             own = place if len(prepared) == 1 else f"{place}, question {number}"
             try:
@@ -293,6 +295,17 @@ def _check_mapping(rows: Iterable[Row | QuestionError], mapping: Columns) -> Non
                 raise QuestionError(
                     f"columns: there is no column {name!r}, given for {part!r}, among {listing(sorted(there))}."
                     + did_you_mean(name, there)
+                )
+
+
+def _check_unpacked(row: Row, plain: Row, mapping: Columns) -> None:
+    """Raise if a mapped column is of a row as it is stored, and not of the questions that it is unpacked into."""
+    for part, names in mapping.items():
+        for name in as_names(names):
+            if name in row and name not in plain:
+                raise QuestionError(
+                    f"columns: {name!r}, given for {part!r}, is a column of rows that hold questions with the columns "
+                    f"{listing(list(plain))}; name one of these, or leave {part} out"
                 )
 
 

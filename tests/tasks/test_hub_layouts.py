@@ -385,6 +385,18 @@ def test_an_article_with_several_questions():
     assert [(q.question, q.context, q.answer) for q in found] == [("Q1", "A story.", 0), ("Q3", "A story.", 2)]
 
 
+def test_an_article_with_lists_of_the_questions_parts():
+    row = {"article": "A story.", "questions": ["Q1", "Q2"], "options": [LIST, LIST[::-1]], "answers": ["A", "D"]}
+    for columns in (None, {"answer": "answers"}):
+        found = as_questions([{**row, "id": "high1.txt"}], columns=columns)
+        assert [(q.question, q.context, q.choices[q.answer]) for q in found] == [
+            ("Q1", "A story.", "one"),
+            ("Q2", "A story.", "one"),
+        ]
+    with pytest.raises(QuestionError, match=r"^columns: 'id', given for 'subject', is a column of rows that hold "):
+        as_questions([{**row, "id": "high1.txt"}], columns={"subject": "id"})
+
+
 @pytest.mark.parametrize("name", ["gpqa", "sciq", "truthful_qa"])
 def test_the_place_of_the_right_choice_depends_on_the_row_alone(name):
     layout = layout_of(CASES[name].row)
