@@ -144,18 +144,25 @@ def as_text(choice: Any) -> Any:
 
 
 def without_letters(choices: Sequence[Any]) -> list[Any]:
-    """Return choices without their own letters, if each begins with the letter of its place in the same style.
+    """Return choices without their own letters, as `texts_and_letters` does."""
+    return texts_and_letters(choices)[0]
 
-    The prompt names the options by letters; a second one would contradict it once the options are permuted.
+
+def texts_and_letters(choices: Sequence[Any]) -> tuple[list[Any], str | None]:
+    """Return choices without their own letters, and these in upper case, if they are A, B, ... in the same style.
+
+    The prompt names the options by letters; a second one would contradict it once the options are permuted. Answers
+    are the letters of choices that are out of order already.
     """
     for pattern in _LETTERED:
         found = [pattern.fullmatch(choice) if isinstance(choice, str) else None for choice in choices]
         matches = [match for match in found if match is not None]
         if not matches or len(matches) < len(choices):
             continue
-        if "".join(match[1] for match in matches) in (LETTERS[: len(choices)], LETTERS[: len(choices)].lower()):
-            return [match[2] for match in matches]
-    return list(choices)
+        letters = "".join(match[1] for match in matches)
+        if "".join(sorted(letters)) in (LETTERS[: len(choices)], LETTERS[: len(choices)].lower()):
+            return [match[2] for match in matches], letters.upper()
+    return list(choices), None
 
 
 def drawn_order(question: str, choices: Sequence[str]) -> list[int]:

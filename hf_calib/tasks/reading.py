@@ -10,7 +10,7 @@ from typing import Any
 
 from .._suggestions import did_you_mean
 from .answers import GivenAnswer, answer_base_of, is_missing, single
-from .choices import as_text, choices_of, drawn_order, without_letters
+from .choices import as_text, choices_of, drawn_order, texts_and_letters
 from .columns import (
     Columns,
     are_answers,
@@ -207,7 +207,7 @@ def _draft(place: str, row: Row, plain: Row, layout: Layout) -> _Draft:
             choice_columns = [str(answer_column), *(name for name in choice_columns if name != answer_column)]
         texts, labels = choices_of([plain[name] for name in choice_columns])
         texts = list(map(as_text, texts))
-        shown = without_letters(texts)
+        shown, letters = texts_and_letters(texts)
         part = "context"
         context = _context([plain[name] for name in context_columns])
         subject, kind = (plain[own[0]] if own else None for own in (subject_columns, type_columns))
@@ -224,8 +224,8 @@ def _draft(place: str, row: Row, plain: Row, layout: Layout) -> _Draft:
             value, labels = "A", None
         elif answer_column is not None:
             value = single(plain[answer_column])
-            if labels is None and shown != texts and isinstance(value, str):
-                value, labels = _without_letter(value, texts, question)
+            if labels is None and letters is not None and isinstance(value, str):
+                value, labels = _without_letter(value, texts, question, letters)
     except QuestionError as error:
         names = parts[error.part or part]
         raise QuestionError(f"column{'s' if len(names) > 1 else ''} {', '.join(map(repr, names))}: {error}") from None
@@ -233,13 +233,15 @@ def _draft(place: str, row: Row, plain: Row, layout: Layout) -> _Draft:
     return _Draft(place, row, layout, question, answer_column, answer, is_column_right or layout.is_first_right)
 
 
-def _without_letter(answer: str, texts: Sequence[Any], question: Question) -> tuple[str, list[str] | None]:
+def _without_letter(
+    answer: str, texts: Sequence[Any], question: Question, letters: str
+) -> tuple[str, list[str] | None]:
     """Return an answer to a question whose options carry letters, with these as labels if it is one or has one."""
     as_it_was = GivenAnswer(answer, tuple(texts)).by_text
     if as_it_was is not None:
-        return question.letters[as_it_was], list(question.letters)
+        return letters[as_it_was], list(letters)
     letter = GivenAnswer(answer, question.choices).number
-    return (letter, list(question.letters)) if isinstance(letter, str) else (answer, None)
+    return (letter, list(letters)) if isinstance(letter, str) else (answer, None)
 
 
 def _context(cells: Sequence[Any]) -> str | None:

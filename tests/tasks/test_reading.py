@@ -204,13 +204,20 @@ def test_letters_of_the_options_own_are_stripped(style, texts, lower):
     "choices",
     [
         ["A", "B"], ["A.", "B."], ["(A)", "(B)"], ["A. Smith", "C. Jones"], ["(A) x", "B) y"], ["(A) x", "y"],
-        ["(B) x", "(A) y"], ["a.m.", "b.c."], ["A bat", "B sides"], ["AB", "BC"], ["1. x", "2. y"],
+        ["(B) x", "(C) y"], ["a.m.", "b.c."], ["A bat", "B sides"], ["AB", "BC"], ["1. x", "2. y"],
     ],
 )  # fmt: skip
 def test_other_texts_are_left_as_they_are(choices):
     assert without_letters(choices) == choices
     (question,) = as_questions([{"question": "Q", "choices": choices, "answer": 0}])
     assert list(question.choices) == choices
+
+
+@pytest.mark.parametrize("answer", ["A", "a", "(A)", "A. red", "red", 1])
+def test_lettered_options_that_are_out_of_order(answer):
+    row = {"question": "Q", "choices": ["C. tan", "A. red", "B. sky"], "answer": answer}
+    (question,) = as_questions([row], answer_base=0)
+    assert (question.choices, question.answer) == (("tan", "red", "sky"), 1)
 
 
 def test_lettered_options_in_one_text_and_their_answers():
