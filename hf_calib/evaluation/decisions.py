@@ -24,7 +24,7 @@ from ..tasks.drawing import drawn_rows
 from .fitted import check_fits, fitted_on, own_calibrator
 from .keeping import interruptible, journal, save_result
 from .measuring import as_calibrator
-from .models import ModelSource, model_source, this_process
+from .models import SERVED, ModelSource, model_source, this_process
 from .provenance import record
 from .settings import AskOptions, AskSettings
 
@@ -182,13 +182,16 @@ def decision_backend(
             raise ValueError("calibrator: does not apply to a server, which applies its own; leave it out")
         served = ServedDecisions(model, settings.model_name, concurrency=settings.concurrency)
         return settings.model_name or model, served, {"model": model, "model_name": settings.model_name}
+    wrong_server = (
+        f"model: {model!r} is not a server of typed decisions; write systemone:http://host:port, or give a model to "
+        "load"
+    )
+    if isinstance(model, str) and model.startswith(SERVED):
+        raise ValueError(wrong_server)
     _refuse(settings, (*_LOADING, *_SHARED), "typed decisions of a local model")
     source = model_source(model, settings, this_process(settings.device))  # type: ignore[arg-type]
     if not source.is_local:
-        raise ValueError(
-            f"model: {model!r} is not a server of typed decisions; write systemone:http://host:port, or give a model "
-            "to load"
-        )
+        raise ValueError(wrong_server)
     prompt = source.prompt_format if settings.prompt is None else settings.prompt
     prompt_format = prompt_format_of(prompt, chat_template=settings.chat_template)
     n_orders = 1 if settings.n_orders is None else settings.n_orders

@@ -128,14 +128,18 @@ class DecisionMeasurement:
             )
         mass = self.report.measures.get("option_mass")
         if mass is not None and mass.value < _LOW_MASS:
+            # A server has no prompt format, and applies a template of its own.
+            is_plain = not self.run.get("prompt_format", {"chat": True})["chat"]
             found.append(
                 Finding(
                     "low_label_mass",
                     False,
                     f"The labels have {mass.value:.0%} of the probability: the model mostly answers with something "
                     "else.",
-                    "Use the chat template (--chat-template), or fine-tune the model.",
-                    ("--chat-template",),
+                    "Use the chat template (--chat-template), or fine-tune the model."
+                    if is_plain
+                    else "Fine-tune the model, or choose another one.",
+                    ("--chat-template",) if is_plain else (),
                 )
             )
         if self.rounding:

@@ -444,6 +444,8 @@ def layout_of(columns: Iterable[str], mapping: Columns | None = None) -> Layout:
         elif are_free_form(columns):
             advice = "pass --free-form exact if the questions have no options"
             advice += f", or {guess} if these are the options" if "answers" in columns else ""
+        elif {"state", "questions"} <= set(columns):
+            advice = "these look like cases of typed decisions, which hf-calib measure --task typed-decisions reads"
         elif guess is not None:
             advice = f"pass {guess}"
         else:

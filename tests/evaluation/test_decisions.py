@@ -319,6 +319,30 @@ def test_what_does_not_apply_is_refused(folder, more, message, capsys):
     assert message.replace("few_shot", "--few-shot").replace("permute_options", "--permute-options") in error
 
 
+def test_an_openai_server_is_not_one_of_typed_decisions(folder, capsys):
+    arguments = ["--model", "openai:http://127.0.0.1:9/v1", "--dataset", str(folder / "cases.jsonl")]
+    for more in ([], ["--model-name", "x"]):
+        assert main(["measure", "--task", "typed-decisions", *arguments, *more]) == 1
+        assert "is not a server of typed decisions; write systemone:" in capsys.readouterr().err
+
+
+def test_the_chat_template_is_advised_only_where_it_is_not_used():
+    cases = benchmark(3)
+    answers = [own.gold for own in cases.decisions]
+
+    def advice(**run):
+        found = DecisionMeasurement("m", cases, answers, [0.1] * len(answers), run).warnings
+        (own,) = (finding for finding in found if finding.code == "low_label_mass")
+        return own
+
+    plain = advice(prompt_format=PromptFormat().to_dict())
+    assert "Use the chat template" in plain.remedy
+    assert plain.options == ("--chat-template",)
+    for own in (advice(prompt_format=PromptFormat(chat=True).to_dict()), advice(model="systemone:http://host")):
+        assert "chat template" not in own.remedy
+        assert own.options == ()
+
+
 def test_options_of_typed_decisions_are_refused_for_questions(folder, capsys):
     assert main(["measure", "--model", "m", "--dataset", "d", "--prior-from", "t"]) == 1
     assert "--prior-from: does not apply to multiple-choice questions" in capsys.readouterr().err

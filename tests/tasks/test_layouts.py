@@ -293,6 +293,7 @@ def test_a_subject_that_is_a_number():
             ["My question", "a", "b", "Right answer"],
             r"--columns 'question=My question,choices=a\+b,answer=Right answer'",
         ),
+        (["id", "state", "questions", "gold"], r"'gold'; these look like .* measure --task typed-decisions reads\."),
         (["What is 2 + 2?", "3", "4", "B"], r"look like a row, so the header line is missing; add one"),
     ],
 )
