@@ -234,12 +234,18 @@ _SPLITS = {
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
 
+# Descriptions that older versions of the datasets library wrote next to the data.
+_ABOUT_DATASETS = ("dataset_info.json", "dataset_infos.json")
+
 
 def _folder_rows(folder: Path, split: str | None) -> Iterator[PlacedRowOrError]:
     files = sorted(
         path
         for path in folder.iterdir()
-        if path.suffix.lower() in READERS and path.is_file() and not path.name.startswith(".")
+        if path.suffix.lower() in READERS
+        and path.is_file()
+        and not path.name.startswith(".")
+        and path.name not in _ABOUT_DATASETS
     )
     if not files:
         raise QuestionError(f"the folder {str(folder)!r} holds no {', '.join(READERS)} file")
@@ -264,7 +270,10 @@ def _chosen_split(splits: list[str], split: str | None, source: str) -> str | No
             raise QuestionError(f"{source} has no split {split!r}; it has {', '.join(splits) or 'none'}")
         return wanted
     if len(splits) > 1:
-        raise QuestionError(f"{source} has the splits {', '.join(splits)}; say which one, with split= or by its path")
+        raise QuestionError(
+            f"{source} has the splits {', '.join(splits)}; say which one, by the path of its file or of a folder with "
+            "its files alone (split= in Python)"
+        )
     return None
 
 

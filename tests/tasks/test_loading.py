@@ -228,6 +228,7 @@ def test_a_folder_is_read_in_the_order_of_its_names(tmp_path):
     write(tmp_path / "c.jsonl", ROWS[4:])
     write(tmp_path / "a.parquet", ROWS[:2])
     (tmp_path / "README.md").write_text("# Questions")
+    (tmp_path / "dataset_infos.json").write_text('{"default": {"description": ""}}')
     (tmp_path / "._a.parquet").write_bytes(b"another system's")
     (tmp_path / "z.json").mkdir()
     assert load_questions(tmp_path) == QUESTIONS
@@ -236,7 +237,9 @@ def test_a_folder_is_read_in_the_order_of_its_names(tmp_path):
 def test_a_folder_with_several_splits_is_not_read_as_one(tmp_path):
     for name, rows in (("arc_train", ROWS[:2]), ("arc_test", ROWS[2:]), ("validation-0-of-1", ROWS[:1])):
         write(tmp_path / f"{name}.jsonl", rows)
-    with pytest.raises(QuestionError, match=r"has the splits test, train, validation; say which one"):
+    with pytest.raises(
+        QuestionError, match=r"has the splits test, train, validation; say which one, by the path of its file or"
+    ):
         load_questions(tmp_path)
     assert load_questions(tmp_path, split="train") == QUESTIONS[:2]
     assert load_questions(tmp_path, split="test") == QUESTIONS[2:]
