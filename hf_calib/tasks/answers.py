@@ -195,7 +195,7 @@ def answer_index(
             raise
         return by_text
     if isinstance(number, str):
-        return _index_of_letter(number, answer, n_choices)
+        return _index_of_letter(number, answer, n_choices, choices or ())
     if number == WITHHELD:
         return None
     first = base or 0
@@ -264,9 +264,12 @@ def _number(answer: Any, n_choices: int) -> int | str:
         ) from None
 
 
-def _index_of_letter(letter: str, answer: str, n_choices: int) -> int:
+def _index_of_letter(letter: str, answer: str, n_choices: int, choices: Sequence[str]) -> int:
     index = LETTERS.index(letter)
     if index >= n_choices:
+        same = [choice.strip() for choice in choices].count(answer.strip())
+        if same > 1:
+            raise QuestionError(f"the answer {answer!r} is the text of {same} choices; give the letter of one of them")
         raise QuestionError(
             f"the answer {answer!r} is outside the {n_choices} choices, which are A to {LETTERS[n_choices - 1]}"
         )

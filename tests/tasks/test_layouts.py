@@ -208,6 +208,11 @@ def test_answers_that_cannot_be_one(answer, base, message):
         read({**MMLU, "answer": answer}, answer_base=base)
 
 
+def test_an_answer_that_is_the_text_of_two_options():
+    with pytest.raises(QuestionError, match=r"the answer 'w' is the text of 2 choices; give the letter of one"):
+        read({"question": "Q", "choices": ["w", "w", "y", "z"], "answer": "w"})
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
