@@ -12,6 +12,7 @@ from ..confidence.methods import OptionTexts
 from ..evaluation.graded_answers import prompt_format_of_answers
 from ..hub import dataset_reference
 from ..tasks import Question, as_questions, require_answers
+from ..tasks.questions import DecisionQuestion
 from .answer_loss import AnswerLossMixin, OptionRowCollator, has_options
 from .calibration_arguments import CalibrationArguments
 from .mixin import CalibrationMixin
@@ -211,7 +212,13 @@ def _prompts(source: Any, settings: CalibrationArguments) -> list[Question]:
             "calibration_dataset: in addition to questions as train_dataset it holds prompts for the anchor, but "
             "anchor_weight is 0; raise it, or pass all questions with answers as train_dataset"
         )
-    return [replace(question, answer=None) for question in as_questions(source)]
+    return [_without_answer(question) for question in as_questions(source)]
+
+
+def _without_answer(question: Question) -> Question:
+    if isinstance(question, DecisionQuestion):  # whose answer would be restored from its target
+        return replace(question, answer=None, target=None)
+    return replace(question, answer=None)
 
 
 def _check_packing(args: Any) -> None:

@@ -18,6 +18,7 @@ from hf_calib import (
     CalibrationAwareTrainer,
 )
 from hf_calib.tasks import PromptFormat, Question, QuestionError, encode_questions
+from hf_calib.tasks.questions import DecisionQuestion
 from tests.support import (
     byte_level_tokenizer,
     pairs,
@@ -281,6 +282,16 @@ def test_prompts_beside_questions_are_for_the_anchor_alone(tokenizer, tmp_path):
     assert [list(item.input_ids) for item in term.questions[32:]] == [list(item.input_ids) for item in expected]
     trainer.train()
     assert sum("calibration/anchor" in entry for entry in trainer.state.log_history) == 2
+
+
+def test_distributions_of_prompts_beside_questions_are_not_used(tokenizer, tmp_path):
+    target = (0.7, 0.1, 0.1, 0.1)
+    prompts = [DecisionQuestion(own.question, own.choices, target=target) for own in questions(6, seed=8)]
+    trainer = sft(tokenizer, tmp_path, calibration_dataset=prompts, anchor_weight=1.0)
+    run = trainer.calibration_run
+    assert len(trainer.train_dataset) == len(run.trained_on) == run.calibration_source.size == 40
+    added = trainer._calibration_term.questions[40:]
+    assert [(item.answer, item.target) for item in added] == [(-1, None)] * 6
 
 
 def test_what_is_dropped_or_skipped_is_counted(tokenizer, tmp_path):
