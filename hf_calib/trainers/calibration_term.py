@@ -120,7 +120,8 @@ class CalibrationTerm:
         if held_out:
             self.held_out_stream = QuestionStream(len(held_out), arguments.em_batch_size * processes, seed + 1)
         if self.watch is not None:
-            self.trained_stream = QuestionStream(len(questions), arguments.em_batch_size * processes, seed + 2)
+            self.answered = [item for item in questions if item.answer >= 0]
+            self.trained_stream = QuestionStream(len(self.answered), arguments.em_batch_size * processes, seed + 2)
 
     @property
     def collator(self) -> Any:
@@ -253,7 +254,7 @@ class CalibrationTerm:
         # Until the first pass ends, some of these were not trained on yet, which makes the gap too small.
         if self.watch is None:
             return
-        trained = self._scored(model, self.questions, self.trained_stream.global_batch(number), step)
+        trained = self._scored(model, self.answered, self.trained_stream.global_batch(number), step)
         trained_right, held_out_right = (
             torch.from_numpy(np.concatenate([right for _, right in self._of_everyone(part)]))
             for part in (trained, pairs)

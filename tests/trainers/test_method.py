@@ -7,7 +7,7 @@ import torch
 
 from hf_calib import CalibrationAwareSFTConfig
 from hf_calib.trainers.regime_watch import RegimeWatch
-from tests.support import questions, training_arguments
+from tests.support import questions, tiny_llama, training_arguments
 from tests.trainers.runs import sft
 
 RUN = {
@@ -67,6 +67,15 @@ def test_auto_tunes_plainly_until_the_model_memorizes(tokenizer, tmp_path, caplo
     plain.train()
     for mine, theirs in zip(auto.state.log_history[:first], plain.state.log_history[:first], strict=True):
         assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+
+
+def test_prompts_beside_the_questions_do_not_keep_auto_from_turning_on(tokenizer, tmp_path):
+    trainer = sft(
+        tokenizer, tmp_path, train_dataset=questions(60), calibration_dataset=questions(120, seed=9, answered=False),
+        anchor_weight=1e-3, calibration_reference_model=tiny_llama(tokenizer), method="auto", **RUN,
+    )  # fmt: skip
+    trainer.train()
+    assert trainer._calibration_term.watch.memorizing
 
 
 def kept(trainer, asked):
