@@ -96,6 +96,8 @@ class CalibrationRunCallback(TrainerCallback):
             return
         run, asked = self.run, self.evaluator.predictions()
         run.reports["after"] = self.evaluator.report(asked)
+        if self.evaluator.calibrator is not None:
+            run.reports["calibrated"] = self.evaluator.calibrated_report(asked)
         n = len(run.trained_on)
         if n == 0 or not self.evaluator.asks_options:
             return

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_FOLDS = 5
+
 
 class CalibrationEvaluator:
     """Asks a model a fixed set of answered questions, distributed over the processes.
@@ -49,7 +51,8 @@ class CalibrationEvaluator:
     Raises
     ------
     ValueError
-        If there is no calibrator of that name, or it needs more than predictions and answers.
+        If there is no calibrator of that name, it needs more than predictions and answers, or there are too few
+        questions to cross-validate it.
     """
 
     def __init__(
@@ -64,6 +67,11 @@ class CalibrationEvaluator:
     ) -> None:
         if calibrator is not None:
             check_fits_on_answers(calibrator)
+            if len(questions) < _FOLDS:
+                raise ValueError(
+                    f"eval_calibrator: cross-validation needs at least {_FOLDS} questions, got {len(questions)}; pass "
+                    "more as eval_calibration_dataset, or leave eval_calibrator out"
+                )
         self.calibrator = calibrator
         self.questions = questions
         self.preparation = preparation
@@ -111,7 +119,7 @@ class CalibrationEvaluator:
     def calibrated_report(self, predictions: Predictions) -> CalibrationReport:
         """Return all measures after calibration, cross-validated in five folds."""
         assert self.calibrator is not None
-        calibrated = held_out_predictions(predictions, partial(by_name, self.calibrator))
+        calibrated = held_out_predictions(predictions, partial(by_name, self.calibrator), n_folds=_FOLDS)
         run = {**self._run, "calibrator": {"method": self.calibrator}}
         return checked(calibrated, calibrated.report(), run, self.questions)
 

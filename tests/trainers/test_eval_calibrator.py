@@ -29,11 +29,25 @@ def test_evaluation_reports_what_cross_validation_gives(tokenizer, tmp_path, nam
     if name == "temperature":
         assert "calibrated" not in trainer.calibration_reports
         trainer.train()
-        trainer.evaluate()
         (evaluation,) = card_data(trainer.calibration_run, trainer, "m", None, None).evaluations
         assert evaluation.stages[-2:] == ("after", "calibrated")
         trainer.create_model_card()
         assert "with the calibrator temperature" in (tmp_path / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_final_model_is_calibrated_not_the_last_evaluated_one(tokenizer, tmp_path):
+    trainer = make(
+        tokenizer, tmp_path, eval_calibration_dataset=ASKED, eval_calibrator="temperature", average_weights=1.0,
+        eval_strategy="steps", eval_steps=1, max_steps=3,
+    )  # fmt: skip
+    trainer.train()
+    final = trainer._evaluator.calibrated_report(trainer._evaluator.predictions())
+    assert trainer.calibration_reports["calibrated"].to_dict() == final.to_dict()
+
+
+def test_too_few_questions_are_refused_before_training(tokenizer, tmp_path):
+    with pytest.raises(ValueError, match=r"^eval_calibrator: cross-validation needs at least 5 questions, got 4"):
+        make(tokenizer, tmp_path, eval_calibration_dataset=questions(4), eval_calibrator="temperature")
 
 
 @pytest.mark.parametrize("name", ["localized", "reference_agreement", "modular_conformal", "importance_weighted", "x"])
