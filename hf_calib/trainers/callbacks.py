@@ -92,9 +92,13 @@ class CalibrationRunCallback(TrainerCallback):
 
     def on_train_end(self, args, state, control, **kwargs):
         """Measure the final model, and diagnose its regime if it was trained on answers."""
+        run, term = self.run, self.term
+        if term is not None and term.watch is not None and not term.watch.memorizing:
+            run.terms = tuple(name for name in run.terms if name != "em")  # it was never turned on
+            run.settings.pop("em_weight", None)
         if self.evaluator is None:
             return
-        run, asked = self.run, self.evaluator.predictions()
+        asked = self.evaluator.predictions()
         run.reports["after"] = self.evaluator.report(asked)
         if self.evaluator.calibrator is not None:
             run.reports["calibrated"] = self.evaluator.calibrated_report(asked)

@@ -58,6 +58,7 @@ def test_auto_tunes_plainly_until_the_model_memorizes(tokenizer, tmp_path, caplo
     first = on.index(1.0)
     assert all(entry["calibration/loss"] == 0.0 for entry in logs[:first])
     assert logs[first]["calibration/loss"] == pytest.approx(2.0 * logs[first]["calibration/em"])
+    assert auto.calibration_run.terms == ("supervised", "em")
     assert "begun to memorize" in caplog.text
     assert caplog.text.count("turned on with the weight 2") == 1
     # Until then it is plain fine-tuning on the same questions.
@@ -76,6 +77,16 @@ def test_prompts_beside_the_questions_do_not_keep_auto_from_turning_on(tokenizer
     )  # fmt: skip
     trainer.train()
     assert trainer._calibration_term.watch.memorizing
+
+
+def test_a_regularizer_that_was_never_turned_on_is_not_on_the_card(tokenizer, tmp_path):
+    trainer = sft(tokenizer, tmp_path, train_dataset=questions(60), method="auto", **{**RUN, "max_steps": 1})
+    trainer.train()
+    run = trainer.calibration_run
+    assert run.terms == ("supervised",)
+    assert "em_weight" not in run.settings
+    trainer.create_model_card()
+    assert "found by EM" not in (tmp_path / "README.md").read_text(encoding="utf-8")
 
 
 def kept(trainer, asked):
