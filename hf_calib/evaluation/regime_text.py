@@ -31,12 +31,13 @@ def regime_text(diagnosis: Diagnosis, n_trained: int, new: DatasetReference) -> 
     n_trained : int
         Size of the fine-tuning set, of which the diagnosis may have used a sample.
     new : DatasetReference
-        Reference to the new questions.
+        Reference to the new questions, which may have been used otherwise.
     """
     asked = diagnosis.training.n
     part = f"all {n_trained:,}" if asked == n_trained else f"{asked:,} of {n_trained:,}"
     part += ", drawn at random" if n_trained > REGIME_QUESTIONS else ""
+    others = f"others ({new}; {new.origin})" if new.origin else f"new ones ({new})"
     return (
         f"{diagnosis.regime}. {diagnosis.reasons} Estimated from the fine-tuning questions ({part}) and from "
-        f"{diagnosis.new.n:,} new ones ({new})."
+        f"{diagnosis.new.n:,} {others}."
     )

@@ -398,10 +398,11 @@ def _description(data: CalibrationCardData, evaluation: Evaluation) -> Markdown:
     domain = {True: "In domain. ", False: "Out of domain. ", None: ""}[evaluation.in_domain]
     revision = f"Revision {escape_markdown(dataset.revision)}. " if dataset.revision else ""
     skipped = f"{dataset.skipped:,} unreadable rows left out. " if dataset.skipped else ""
+    origin = f"{escape_markdown(dataset.origin[0].upper() + dataset.origin[1:])}. " if dataset.origin else ""
     level = 100 * evaluation.reports[AFTER].confidence_level
     conventions = {data.stage_label(stage): evaluation.reports[stage].ece_convention for stage in evaluation.stages}
     note = escape_markdown(convention_note(conventions))
-    return Markdown(f"{domain}{revision}{skipped}In brackets, {level:g}% intervals. {note}")
+    return Markdown(f"{domain}{origin}{revision}{skipped}In brackets, {level:g}% intervals. {note}")
 
 
 def _group_rows(data: CalibrationCardData, reports: Mapping[str, CalibrationReport]) -> Iterable[list[str]]:

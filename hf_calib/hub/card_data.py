@@ -53,7 +53,7 @@ class DatasetReference:
     skipped : int, optional
         Number of unreadable rows that were left out.
     origin : str, optional
-        How the data came about, if a model wrote them.
+        How the data came about, if a model wrote them, or what else they were used for.
     """
 
     name: str

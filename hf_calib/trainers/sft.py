@@ -140,7 +140,7 @@ class CalibrationAwareSFTTrainer(CalibrationMixin, AnswerLossMixin, SFTTrainer):
             kwargs["calibration_dataset"] = prepared
             # The best step is selected on held-out questions.
             auto = getattr(settings, "method", None) == "auto" and getattr(args, "eval_strategy", "no") != "no"
-            if auto and kwargs.get("eval_calibration_dataset") is None:
+            if evaluates_on_em := auto and kwargs.get("eval_calibration_dataset") is None:
                 own = prepared.of(prepared.held_out) if kwargs.get("em_dataset") is None else kwargs["em_dataset"]
                 kwargs["eval_calibration_dataset"] = own
             if isinstance(self._questions.method, OptionTexts):
@@ -169,8 +169,13 @@ class CalibrationAwareSFTTrainer(CalibrationMixin, AnswerLossMixin, SFTTrainer):
         if self._asked:
             if has_options(train_dataset) or has_options(eval_dataset):
                 self._collate_options()
-            self.calibration_run.calibration_source = source
-            self.calibration_run.trained_on = prepared.of(prepared.answered)
+            run = self.calibration_run
+            run.calibration_source = source
+            run.trained_on = prepared.of(prepared.answered)
+            if evaluates_on_em:
+                assert run.evaluation_source is not None
+                held_out = "held out from the calibration data; " if kwargs.get("em_dataset") is None else ""
+                run.evaluation_source = replace(run.evaluation_source, origin=f"{held_out}also used by the E-step")
 
     def _set_up_term(self, source: Any, em_dataset: Any, reference_model: Any) -> None:
         if self._asked and self._writes_prompts:

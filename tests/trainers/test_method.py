@@ -108,6 +108,20 @@ def test_auto_keeps_the_best_step_by_the_held_out_log_loss(tokenizer, tmp_path):
     assert trainer.calibration_reports["after"].n == len(trainer._calibration_term.held_out) == 12
 
 
+def test_the_card_says_that_auto_evaluates_on_the_questions_of_the_e_step(tokenizer, tmp_path):
+    options = {"train_dataset": questions(60), "method": "auto", "eval_strategy": "steps", **RUN, "max_steps": 1}
+    trainer = sft(tokenizer, tmp_path, **options)
+    trainer.train()
+    said = "held out from the calibration data; also used by the E-step"
+    assert trainer.calibration_run.regime.endswith(f" 12 others (in-memory-questions; {said}).")
+    trainer.create_model_card()
+    assert f"\nH{said[1:]}. In brackets" in (tmp_path / "README.md").read_text(encoding="utf-8")
+    given = sft(tokenizer, tmp_path, em_dataset=questions(5, seed=3), **options)
+    assert given.calibration_run.evaluation_source.origin == "also used by the E-step"
+    other = sft(tokenizer, tmp_path, eval_calibration_dataset=questions(5, seed=3), **options)
+    assert other.calibration_run.evaluation_source.origin is None
+
+
 def test_rcft_has_the_papers_weight_unless_one_is_given(tmp_path):
     settings = training_arguments()
     assert CalibrationAwareSFTConfig(str(tmp_path), method="rcft", **settings).em_weight == 1.0
