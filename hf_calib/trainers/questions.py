@@ -84,7 +84,7 @@ class QuestionPreparation:
     prompt_format : PromptFormat, optional
         By default the one that `calibration_prompt` selects.
     max_length : int, optional
-        The trainer's limit on prompts, in tokens.
+        The trainer's limit, in tokens, on prompts without `calibration_max_length` and on supervised rows.
 
     Attributes
     ----------
@@ -107,8 +107,10 @@ class QuestionPreparation:
         self.method = confidence_method(settings.calibration_confidence)
         self.seed = seed
         self.prompt_format = prompt_format or PromptFormat(chat=settings.calibration_prompt == "chat")
-        limits = settings.calibration_max_length, max_length, maximum_length(model_config, self.tokenizer)
+        chosen = max_length if settings.calibration_max_length is None else settings.calibration_max_length
+        limits = chosen, maximum_length(model_config, self.tokenizer)
         self.max_length = min((limit for limit in limits if limit is not None), default=None)
+        self._row_length = max_length
 
     def collator_of(self, items: Sequence[Encoded]) -> QuestionCollator | TextCollator:
         """Return a collator for encoded questions of one kind."""
@@ -222,9 +224,12 @@ class QuestionPreparation:
 
         Raises
         ------
+        QuestionError
+            If a row is longer than the trainer's `max_length`.
         ValueError
             If every token is labeled, and a question has a distribution or labels of several tokens.
         """
+        self._check_rows(items)
         if isinstance(self.method, OptionTexts):
             return Dataset.from_list([_row_of_texts(item) for item in items])
         if any(item.target is not None or isinstance(item, EncodedLabels) for item in items):
@@ -238,6 +243,17 @@ class QuestionPreparation:
         input_ids = [[*item.input_ids, item.option_ids[item.answer]] for item in items]
         labels = [[-100] * (len(ids) - 1) + ids[-1:] for ids in input_ids] if self.answers_only else input_ids
         return Dataset.from_dict({"input_ids": input_ids, "labels": labels})
+
+    def _check_rows(self, items: Sequence[Any]) -> None:
+        """Raise if TRL would cut off the answer of a row."""
+        for item in items:
+            length = len(item.input_ids) + _answer_length(item)
+            if self._row_length is not None and length > self._row_length:
+                raise QuestionError(
+                    f"max_length: question {item.row}, counted from 0, has {length} tokens with its answer, but TRL "
+                    f"cuts off what is longer than {self._row_length}; raise max_length, or leave longer questions "
+                    'out with a lower calibration_max_length and calibration_on_too_long="drop"'
+                )
 
     def supervised_evaluation(self, source: Any) -> Any:
         """Return an `eval_dataset`, or each of a dict of them, with questions as SFT rows and all else unchanged.
@@ -300,6 +316,10 @@ def held_out_split(n_questions: int, fraction: float, seed: int) -> tuple[np.nda
     order = np.random.default_rng([seed, 0x5EED]).permutation(n_questions)
     n_held_out = min(max(round(fraction * n_questions), 1), n_questions - 1)
     return np.sort(order[n_held_out:]), np.sort(order[:n_held_out])
+
+
+def _answer_length(item: Any) -> int:
+    return len(item.options[item.answer]) if isinstance(item, EncodedTexts) else 1
 
 
 def _row_of_texts(item: EncodedTexts) -> dict[str, Any]:

@@ -262,6 +262,18 @@ def test_bad_questions_are_named(tokenizer, tmp_path, options, error, message):
         sft(tokenizer, tmp_path, **options)
 
 
+@pytest.mark.parametrize("confidence", ["letters", "text-tokens"])
+def test_an_answer_that_would_be_cut_off_is_refused(tokenizer, tmp_path, confidence):
+    asked = [*questions(3), Question("word " * 60 + "?", ("a", "b"), 0)]
+    options = {"train_dataset": asked, "calibration_max_length": 400, "calibration_confidence": confidence}
+    whole = sft(tokenizer, tmp_path, max_length=None, **options)
+    longest = max(len(row["input_ids"]) for row in whole.train_dataset)
+    trainer = sft(tokenizer, tmp_path, max_length=longest, **options)
+    assert len(trainer.train_dataset) == 4
+    with pytest.raises(QuestionError, match=f"^max_length: question 3, .* has {longest} tokens .* {longest - 1};"):
+        sft(tokenizer, tmp_path, max_length=longest - 1, **options)
+
+
 def test_prompts_beside_questions_are_for_the_anchor_alone(tokenizer, tmp_path):
     prompts = questions(6, seed=8)
     trainer = sft(

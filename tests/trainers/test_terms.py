@@ -265,6 +265,12 @@ def test_long_questions_are_dropped_and_counted_if_asked_for(tokenizer, tmp_path
     assert trainer.calibration_run.calibration_source.size == 5
 
 
+def test_calibration_questions_may_be_longer_than_the_trainers_own_data(tokenizer, tmp_path):
+    long = Question("word " * 60 + "?", ("a", "b"), 0)
+    trainer = make(tokenizer, tmp_path, data=[*questions(3), long], max_length=64, calibration_max_length=400)
+    assert max(len(item.input_ids) for item in trainer._calibration_term.questions) > 64
+
+
 def test_the_bins_are_as_asked_for(tokenizer, tmp_path):
     trainer = make(tokenizer, tmp_path, em_weight=1.0, em_bins=4, em_momentum=0.7)
     targets = trainer._calibration_term.targets
