@@ -6,7 +6,7 @@ import logging
 import re
 from typing import Any
 
-from ..measures import CATALOG
+from ..measures import CATALOG, shown_in
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +59,50 @@ def correct_direction(args: Any, prefix: str = EVALUATION_PREFIX) -> None:
         logger.warning(
             "metric_for_best_model=%r: lower values are better, so greater_is_better is set to False",
             args.metric_for_best_model,
+        )
+
+
+def check_logged(trainer: Any, evaluator: Any) -> None:
+    """Raise if the calibration measure that selects the best model will not be logged.
+
+    Parameters
+    ----------
+    trainer : transformers.Trainer
+    evaluator : CalibrationEvaluator or None
+        Of the trainer's `eval_calibration_dataset`.
+
+    Raises
+    ------
+    ValueError
+        Names the missing arguments.
+    """
+    args, measure = trainer.args, _measure(trainer.args, EVALUATION_PREFIX)
+    if measure is None or args.eval_strategy == "no" or getattr(trainer, "compute_metrics", None) is not None:
+        return
+    metric = args.metric_for_best_model
+    needs = []
+    if "/preference_" in metric:
+        if not (getattr(args, "preference_calibration", False) or getattr(args, "preference_weight", 0.0) > 0):
+            needs.append("preference_calibration=True in a trainer on preference pairs")
+        if trainer.eval_dataset is None:
+            needs.append("an eval_dataset")
+    elif not metric.removeprefix("eval_").startswith("calibration/"):
+        return  # of a callback with its own prefix
+    elif measure != MISSING and "log" not in CATALOG[measure].shown:
+        logged = ", ".join(info.key for info in shown_in("log"))
+        raise ValueError(f"metric_for_best_model={metric!r}: {measure} is not logged; choose one of {logged}")
+    else:
+        callbacks = trainer.callback_handler.callbacks
+        if evaluator is None and not any(getattr(own, "prefix", None) == EVALUATION_PREFIX for own in callbacks):
+            needs.append("an eval_calibration_dataset")
+        if "/calibrated_" in metric and getattr(evaluator, "calibrator", None) is None:
+            needs.append("an eval_calibrator")
+        if measure == MISSING and evaluator is not None and evaluator.asks_options:
+            needs.append("free-form questions as eval_calibration_dataset")
+    if needs:
+        raise ValueError(
+            f"metric_for_best_model={metric!r}: needs {' and '.join(needs)}; set what is missing, or choose another "
+            "measure"
         )
 
 

@@ -21,7 +21,7 @@ from ..evaluation.graded_answers import prompt_format_of_answers
 from ..hub import DatasetReference, dataset_reference
 from ..hub.card_data import PREFERENCE_PAIRS
 from ..tasks import PromptFormat, as_questions
-from .best_metric import correct_direction
+from .best_metric import check_logged, correct_direction
 from .calibration_arguments import CalibrationArguments
 from .calibration_term import CalibrationTerm
 from .callbacks import CalibrationRunCallback, CalibrationStateCallback
@@ -160,6 +160,7 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
             run.evaluation_source = dataset_reference(eval_calibration_dataset, n)
             if not self._evaluator.asks_options:
                 run.confidence, run.free_form = self._evaluator.confidence, True
+        check_logged(self, self._evaluator)
         if settings.average_weights > 0:
             check_averaging(self.accelerator, self.args)
             self._averaging = WeightAveragingCallback(settings.average_weights)

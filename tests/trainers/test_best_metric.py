@@ -19,7 +19,7 @@ from hf_calib.trainers import (
     RecalibrationConfig,
     calibration_aware_config,
 )
-from tests.support import questions, training_arguments
+from tests.support import pairs, questions, training_arguments
 from tests.trainers.runs import dpo, lora
 from tests.trainers.test_calibration_callback import plain
 
@@ -118,6 +118,46 @@ def test_the_callback_corrects_the_arguments_of_any_trainer(prefix, tokenizer, t
     curve = [entry[f"{prefix}/ece"] for entry in callback.history]
     assert min(curve) < max(curve)
     assert trainer.state.best_metric == pytest.approx(min(curve))
+
+
+@pytest.mark.parametrize(
+    ("metric", "options", "message"),
+    [
+        ("eval_calibration/ece", {}, "needs an eval_calibration_dataset;"),
+        ("calibration/ece", {}, "needs an eval_calibration_dataset;"),
+        ("eval_calibration/calibrated_ece", {"eval_calibration_dataset": HELD_OUT}, "needs an eval_calibrator;"),
+        ("eval_calibration/auroc", {"eval_calibration_dataset": HELD_OUT}, "auroc is not logged; choose one of acc"),
+        (
+            "eval_calibration/missing_confidence",
+            {"eval_calibration_dataset": HELD_OUT},
+            "needs free-form questions as",
+        ),
+        ("eval_calibration/preference_ece", {}, "needs preference_calibration=True"),
+        (
+            "eval_calibration/preference_ece",
+            {"eval_dataset": None, "eval_calibration_dataset": HELD_OUT, "preference_weight": 1.0},
+            "needs an eval_dataset;",
+        ),
+    ],
+)
+def test_a_measure_that_is_never_logged_is_refused(metric, options, message, tokenizer, tmp_path):
+    given = {"eval_dataset": pairs(4), "eval_strategy": "steps", "metric_for_best_model": metric, **options}
+    with pytest.raises(ValueError, match=f"^metric_for_best_model='{metric}': {message}"):
+        dpo(tokenizer, tmp_path, peft_config=lora(), **given)
+
+
+@pytest.mark.parametrize(
+    ("metric", "options"),
+    [
+        ("eval_calibration/ece", {"callbacks": [CalibrationCallback(HELD_OUT)]}),
+        ("eval_calibration/preference_ece", {"preference_calibration": True}),
+        ("eval_one_calibration/ece", {}),
+        ("eval_calibration/ece", {"eval_strategy": "no"}),
+    ],
+)
+def test_a_measure_that_may_be_logged_is_not_refused(metric, options, tokenizer, tmp_path):
+    given = {"eval_dataset": pairs(4), "eval_strategy": "steps", "metric_for_best_model": metric, **options}
+    dpo(tokenizer, tmp_path, peft_config=lora(), **given)
 
 
 def test_the_callback_leaves_what_was_set_for_a_calibration_aware_trainer(tokenizer, tmp_path):
