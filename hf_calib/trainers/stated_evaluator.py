@@ -211,7 +211,9 @@ class StatedEvaluator(CalibrationEvaluator):
         super().__init__(prompts, *arguments, **options)  # type: ignore[arg-type]
 
     def _check(self) -> None:
-        encoder = PromptEncoder(self.preparation.tokenizer, self.preparation.max_length)
+        preparation = self.preparation
+        on_too_long = preparation.settings.calibration_on_too_long
+        encoder = PromptEncoder(preparation.tokenizer, preparation.max_length, on_too_long)
         encoder.prompts(self.questions, self._format, list_options=False, max_new_tokens=self.max_new_tokens)
 
     def _described(self) -> dict[str, Any]:

@@ -115,6 +115,16 @@ def test_a_random_model_states_nothing(tokenizer, tmp_path):
     assert metrics["eval_calibration/confidence"] == metrics["eval_calibration/accuracy"] == 0.0
 
 
+def test_long_prompts_are_dropped_if_asked_for(tokenizer, tmp_path):
+    asked = [FreeFormQuestion("word " * 200, ("n",)), *ASKED]
+    with pytest.warns(UserWarning, match="1 of 5 prompts with their answers are longer"):
+        trainer = grpo(
+            tokenizer, tmp_path, eval_calibration_dataset=asked, peft_config=lora(), max_completion_length=3,
+            calibration_on_too_long="drop",
+        )  # fmt: skip
+    assert trainer.evaluate_calibration().n == 4
+
+
 def test_prompts_are_asked_as_they_are(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
