@@ -86,7 +86,7 @@ class AnswerLossMixin(Base):
             torch.stack([right.sum(), torch.ones_like(right).sum()])[None]
         ).sum(dim=0).tolist()  # fmt: skip
         n_tokens = torch.tensor(sum(map(_n_tokens, items)), device=device)
-        log_supervised_metrics(self, {"option_accuracy": n_right / n}, n_tokens)
+        log_supervised_metrics(self, {"option_accuracy": n_right / n}, n_tokens, n_labels=int(n))
         return (loss, CausalLMOutput(loss=loss, logits=scores)) if return_outputs else loss
 
     def _is_plain(self) -> bool:

@@ -106,7 +106,9 @@ def trainer_name(trainer_class: type) -> str:
     return getattr(trainer_class, "_name", None) or trainer_class.__name__.removesuffix("Trainer") or "Trainer"
 
 
-def log_supervised_metrics(trainer: Any, metrics: Mapping[str, float], n_tokens: torch.Tensor) -> None:
+def log_supervised_metrics(
+    trainer: Any, metrics: Mapping[str, float], n_tokens: torch.Tensor, *, n_labels: int = 1
+) -> None:
     """Record metrics as TRL's SFT trainer does with its own loss, for one batch.
 
     Parameters
@@ -116,10 +118,12 @@ def log_supervised_metrics(trainer: Any, metrics: Mapping[str, float], n_tokens:
         Means over the labels of all processes.
     n_tokens : torch.Tensor of int64, shape ()
         Of this process's batch.
+    n_labels : int, default 1
+        Number of labels, by which batches are weighted in the logged mean; by default all alike, as in TRL.
     """
     mode = "train" if trainer.model.training else "eval"
     for name, value in metrics.items():
-        trainer._metrics[mode][name].append(value)
+        trainer._metrics[mode][name].extend([value] * n_labels)
     if mode == "train":
         trainer._total_train_tokens += trainer.accelerator.gather_for_metrics(n_tokens).sum().item()
     trainer._metrics[mode]["num_tokens"] = [trainer._total_train_tokens]

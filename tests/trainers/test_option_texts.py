@@ -333,6 +333,8 @@ def test_the_loss_of_sft_is_the_cross_entropy_over_the_options(name, tokenizer, 
     expected = float(torch.stack(losses).mean())
     accuracy = np.mean([int(s.argmax()) == q.answer for s, q in zip(scores, ASKED, strict=True)])
     assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-4)
+    # The last batch is a smaller one.
+    assert trainer.state.log_history[-1]["eval_option_accuracy"] == pytest.approx(accuracy)
     assert trainer.evaluate(ASKED[:4])["eval_loss"] == pytest.approx(float(torch.stack(losses[:4]).mean()), rel=1e-4)
     trainer.train()
     log = next(log for log in trainer.state.log_history if "loss" in log)
