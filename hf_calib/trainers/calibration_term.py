@@ -38,15 +38,20 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class RunningValues:
-    """The terms since the last log: sums of each term, and the questions' bins."""
+    """The terms since the last log: sums of each term, numbers of steps, and the questions' bins."""
 
     sums: dict[str, float] = field(default_factory=dict)
     steps: int = 0
+    answered_steps: int = 0
     statistics: BinStatistics = field(default_factory=BinStatistics)
 
     def add(self, name: str, value: float) -> None:
         """Add a share of a term's value; the shares of one step sum to its mean over questions."""
         self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def steps_of(self, name: str) -> int:
+        """Return the number of steps with a question that a term acts on."""
+        return self.steps if name in ("anchor", "loss") else self.answered_steps
 
 
 class CalibrationTerm:
@@ -167,18 +172,19 @@ class CalibrationTerm:
         self.acted = True
         if part >= num_parts:
             return None
+        indices = self.stream.global_batch(step)
+        n_answered = sum(self.questions[i].answer >= 0 for i in indices)
         if part == 0:
             self.running.steps += 1
+            self.running.answered_steps += n_answered > 0
             number, between = divmod(step, self.arguments.em_steps)
             if self.held_out and between == 0:
                 self.expectation_step(model, number)
-        indices = self.stream.global_batch(step)
         processes = self.accelerator.num_processes
         share = local_slice(indices, self.accelerator.process_index, processes, part, num_parts)
         if len(share) == 0:
             return None
         items = [self.questions[i] for i in share]
-        n_answered = sum(self.questions[i].answer >= 0 for i in indices)
         batch = self._batch(model, items)
         per_question = self._terms(model, batch, step, items)
         # A process's loss has the weight 1/processes in the averaged gradient.
@@ -295,7 +301,10 @@ class CalibrationTerm:
         return gather_object(pairs) if self.accelerator.num_processes > 1 else pairs
 
     def pop_logs(self) -> dict[str, float]:
-        """Return the terms' means since the last call, over all processes, and reset them."""
+        """Return the terms' means since the last call, over all processes, and reset them.
+
+        Terms that need answers are averaged over the steps that had any.
+        """
         running, self.running = self.running, RunningValues()
         if self.accelerator.num_processes > 1:
             everyone: list[RunningValues] = gather_object([running])
@@ -308,7 +317,8 @@ class CalibrationTerm:
             sums, statistics = running.sums, running.statistics
         if running.steps == 0:
             return {}
-        logs = {f"calibration/{name}": value / running.steps for name, value in sums.items()}
+        steps = {name: running.steps_of(name) for name in sums}
+        logs = {f"calibration/{name}": value / steps[name] for name, value in sums.items() if steps[name]}
         if self.watch is not None:
             logs["calibration/generalization_gap"] = self.watch.gap()[0]
             logs["calibration/memorizing"] = float(self.watch.memorizing)
