@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from transformers import TrainerCallback
@@ -55,6 +55,8 @@ class CalibrationRunCallback(TrainerCallback):
     term : CalibrationTerm or None
     callbacks : callable
         Returns the trainer's callbacks, including a `CalibrationStateCallback` if the trainer can be resumed.
+    settings : mapping from str to Any
+        The calibration arguments that the trainer was constructed with.
     """
 
     def __init__(
@@ -63,12 +65,20 @@ class CalibrationRunCallback(TrainerCallback):
         evaluator: CalibrationEvaluator | None,
         term: CalibrationTerm | None,
         callbacks: Callable[[], Iterable[TrainerCallback]],
+        settings: Mapping[str, Any],
     ) -> None:
         self.run, self.evaluator, self.term = run, evaluator, term
         self.callbacks = callbacks
+        self.settings = settings
 
     def on_train_begin(self, args, state, control, **kwargs):
         """Restore the state from the checkpoint, or measure the model before training."""
+        for name, given in self.settings.items():
+            if (now := getattr(args, name, given)) != given:
+                raise ValueError(
+                    f"{name}: changed from {given!r} to {now!r} after the trainer was constructed, which would have "
+                    "no effect; construct a new trainer with it"
+                )
         saved = CalibrationStateCallback.begin(self.callbacks(), state, self._state)
         if saved is not None:
             self._restore(saved)

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -192,12 +192,15 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
     # Set-up
 
     def _add_calibration_callbacks(self) -> None:
+        settings = self.calibration_arguments
+        names = [own.name for own in fields(self.calibration_arguments_class) if hasattr(settings, own.name)]
         self.add_callback(
             CalibrationRunCallback(
                 self.calibration_run,
                 self._evaluator,
                 self._calibration_term,
                 lambda: self.callback_handler.callbacks,
+                {name: getattr(settings, name) for name in names},
             )
         )
         self.add_callback(CalibrationStateCallback())

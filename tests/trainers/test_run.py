@@ -110,3 +110,11 @@ def test_an_argument_without_effect_is_refused(name, options, missing, tokenizer
     }
     with pytest.raises(ValueError, match=f"^{name}: {missing}"):
         dpo(tokenizer, tmp_path, peft_config=lora(), **{name: given[name], **options})
+
+
+@pytest.mark.parametrize(("name", "value"), [("anchor_weight", 2.0), ("em_steps", 7)])
+def test_an_argument_changed_after_construction_is_refused(name, value, tokenizer, tmp_path):
+    trainer = dpo(tokenizer, tmp_path, peft_config=lora())
+    setattr(trainer.args, name, value)  # as transformers' hyperparameter search does
+    with pytest.raises(ValueError, match=f"^{name}: changed from .* to {value} after the trainer was constructed"):
+        trainer.train()
