@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -14,6 +16,8 @@ from ..measures import CalibrationReport
 from .calibration_term import CalibrationTerm
 from .evaluator import CalibrationEvaluator
 from .run import CalibrationRun
+
+logger = logging.getLogger(__name__)
 
 
 class StateCallback(TrainerCallback, ExportableState):
@@ -124,6 +128,7 @@ class CalibrationRunCallback(TrainerCallback):
         return {
             "term": self.term.state_dict() if self.term is not None else None,
             "before": before.to_dict() if before is not None else None,
+            "questions": self._digest(),
             "history": self.run.history,
         }
 
@@ -131,5 +136,17 @@ class CalibrationRunCallback(TrainerCallback):
         if self.term is not None and saved["term"] is not None:
             self.term.load_state_dict(saved["term"])
         if saved["before"] is not None:
-            self.run.reports["before"] = CalibrationReport.from_dict(saved["before"])
+            if saved.get("questions") == self._digest():
+                self.run.reports["before"] = CalibrationReport.from_dict(saved["before"])
+            else:
+                logger.warning(
+                    "eval_calibration_dataset: the checkpoint was measured on other questions, so its report from "
+                    "before training is left out; pass the same questions to compare with it"
+                )
         self.run.history[:] = saved["history"]
+
+    def _digest(self) -> str | None:
+        """Return a digest of the evaluation questions."""
+        if self.evaluator is None:
+            return None
+        return hashlib.sha256(repr(list(self.evaluator.questions)).encode()).hexdigest()

@@ -1,6 +1,7 @@
 """A run that was cut off goes on from its checkpoint as if nothing had happened, bit for bit."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -86,6 +87,15 @@ def test_a_resumed_run_is_the_uninterrupted_one(make, restore, tokenizer, tmp_pa
     assert resumed[0].calibration_history == whole[0].calibration_history
     for stage in ("before", "after"):
         assert resumed[0].calibration_reports[stage].to_dict() == whole[0].calibration_reports[stage].to_dict()
+
+
+def test_a_report_on_other_questions_is_not_restored(tokenizer, tmp_path, monkeypatch, caplog):
+    run(dpo, tokenizer, tmp_path, monkeypatch, max_steps=3)
+    options = {"resume": tmp_path / "checkpoint-3", "max_steps": 4, "eval_calibration_dataset": questions(12, seed=4)}
+    with caplog.at_level(logging.WARNING, logger="hf_calib"):
+        trainer, *_ = run(dpo, tokenizer, tmp_path, monkeypatch, **options)
+    assert list(trainer.calibration_reports) == ["after"]
+    assert "eval_calibration_dataset: the checkpoint was measured on other questions" in caplog.text
 
 
 def test_a_checkpoint_saved_after_resuming_holds_the_bins(tokenizer, tmp_path, monkeypatch):
