@@ -232,10 +232,10 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
     def _set_up_term(self, source: Any, em_dataset: Any, reference_model: Any) -> None:
         run, settings = self.calibration_run, copy.copy(self.calibration_arguments)
         if self_made := is_self(source):
-            if settings.em_weight > 0 and em_dataset is None:
+            if settings.em_weight > 0:
                 raise ValueError(
-                    "em_weight: the E-step needs answers, and questions that a model writes have none; pass an "
-                    "em_dataset, set em_weight=0, or pass questions with answers as calibration_dataset"
+                    "em_weight: the ECE regularizer needs answers, and questions that a model writes have none; set "
+                    "em_weight=0, or pass questions with answers as calibration_dataset"
                 )
             source = self_made_questions(self, reference_model)
         if is_pairs(source):
@@ -480,7 +480,7 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
 def _report_unanswered(n_questions: int, settings: CalibrationArguments) -> None:
     """Log that the terms that need answers do not act."""
     # supervised_weight has a weight by default, which is fine if the questions have no answers.
-    weights = {name: getattr(settings, name) for name in ("brier_weight", "em_weight", "dece_weight")}
+    weights = {name: getattr(settings, name) for name in ("brier_weight", "dece_weight")}
     given = [f"{name}={weight:g}" for name, weight in weights.items() if weight > 0]
     logger.warning(
         "None of the %d calibration questions has an answer: only the anchor acts%s",

@@ -197,6 +197,11 @@ class QuestionPreparation:
             )
         if settings.em_weight == 0:
             return PreparedQuestions(kept, encoded, [])
+        if not answered:
+            raise QuestionError(
+                "em_weight: the ECE regularizer acts on calibration questions with answers, but none has one; set "
+                "em_weight=0, or pass questions with answers as calibration_dataset"
+            )
         if em_dataset is not None:
             held_out = as_questions(em_dataset)
             require_answers(held_out, "the E-step")

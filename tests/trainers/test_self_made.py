@@ -197,8 +197,9 @@ def test_where_nothing_can_be_written_is_an_error_before_anything_is(tokenizer, 
     with pytest.raises(ReferenceUnavailableError, match="distributions computed beforehand cannot write"):
         made_by_self(tokenizer, tmp_path, calibration_reference_model=known)
     assert isinstance(known, ReferenceDistributions)
-    with pytest.raises(ValueError, match=r"em_weight: the E-step needs answers, .* pass an em_dataset"):
-        made_by_self(tokenizer, tmp_path, em_weight=1.0)
+    for em_dataset in (None, questions(4)):
+        with pytest.raises(ValueError, match=r"^em_weight: the ECE regularizer needs answers, .* have none; set em_w"):
+            made_by_self(tokenizer, tmp_path, em_weight=1.0, em_dataset=em_dataset)
     assert writers == []
 
 

@@ -253,7 +253,16 @@ def test_a_reference_with_another_vocabulary_is_refused(tokenizer, tmp_path):
         ({"data": [], "em_weight": 0.0}, QuestionError, "no question"),
         ({"data": [{"question": "a?", "choice": ["b", "c"]}]}, QuestionError, r"pass --columns .*choices=choice"),
         ({"data": questions(5, answered=False), "anchor_weight": 0.0}, QuestionError, "anchor_weight is 0"),
-        ({"data": questions(5, answered=False), "em_weight": 1.0}, QuestionError, "holds out some"),
+        (
+            {"data": questions(5, answered=False), "em_weight": 1.0},
+            QuestionError,
+            "em_weight: .* but none has one; set",
+        ),
+        (
+            {"data": questions(5, answered=False), "em_weight": 1.0, "em_dataset": questions(4)},
+            QuestionError,
+            "em_weight: .* but none has one; set",
+        ),
         ({"data": questions(5), "calibration_max_length": 5}, QuestionError, "longer than 5 tokens"),
         ({"data": questions(5), "max_length": 5}, QuestionError, "longer than 5 tokens"),
         ({"data": questions(5), "calibration_prompt": "chat"}, ValueError, "no chat template"),
@@ -344,8 +353,8 @@ def test_logits_that_are_not_finite_stop_the_run_and_leave_the_checkpoint(tokeni
         ({}, ""),
         ({"dece_weight": 0.5}, "; dece_weight=0.5 has no effect"),
         (
-            {"dece_weight": 1.0, "em_weight": 2.0, "em_dataset": questions(4)},
-            "; em_weight=2 and dece_weight=1 have no effect",
+            {"dece_weight": 1.0, "brier_weight": 2.0},
+            "; brier_weight=2 and dece_weight=1 have no effect",
         ),
     ],
 )
