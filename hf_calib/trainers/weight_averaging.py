@@ -51,8 +51,8 @@ class WeightAveragingCallback(TrainerCallback):
             self._load(state.global_step)
 
     def _first(self, state: Any) -> int:
-        # A run of one step averages over that step.
-        return min(state.max_steps, math.floor(state.max_steps * (1 - self.share)) + 1)
+        # Rounded, since 1 - 0.9 is less than 0.1. A run of one step averages over that step.
+        return min(state.max_steps, math.floor(round(state.max_steps * (1 - self.share), 6)) + 1)
 
     def on_step_end(self, args, state, control, **kwargs):
         """Add the step's weights to the mean, if it is one of the last steps."""

@@ -4,10 +4,10 @@ import types
 
 import pytest
 import torch
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
 
 from hf_calib import CalibrationCallback
-from hf_calib.trainers.weight_averaging import FILE, check_averaging
+from hf_calib.trainers.weight_averaging import FILE, WeightAveragingCallback, check_averaging
 from tests.support import questions
 from tests.trainers.runs import dpo, lora, sft
 
@@ -58,6 +58,19 @@ def test_a_callback_that_measures_after_training_measures_the_mean(tokenizer, tm
     trainer.train()
     after = (trainer.calibration_reports["after"], callback.reports["after"], callback.measure())
     assert len({own.measures["nll"].value for own in after}) == 1
+
+
+@pytest.mark.parametrize(("share", "steps", "averaged"), [(0.9, 10, 9), (0.8, 5, 4), (0.6, 10, 6), (0.35, 10, 4)])
+def test_the_share_of_steps_is_rounded_up(share, steps, averaged):
+    callback = WeightAveragingCallback(share)
+    model, state = torch.nn.Linear(1, 1, bias=False), TrainerState(max_steps=steps)
+    callback.on_train_begin(None, state, None, model=model)
+    for step in range(1, steps + 1):
+        model.weight.data.fill_(step)
+        state.global_step = step
+        callback.on_step_end(None, state, None)
+    callback.on_train_end(None, state, None)
+    assert model.weight.item() == pytest.approx((steps + steps - averaged + 1) / 2)
 
 
 def test_averaging_changes_nothing_in_the_steps(tokenizer, tmp_path):
