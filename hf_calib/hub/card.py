@@ -303,7 +303,11 @@ def _limits(data: CalibrationCardData, calibrator: bool) -> Iterable[object]:
     if with_what:
         yield Markdown(f"{done} with {', '.join(with_what)}; with others the figures above may not hold.")
     if not was_calibrated and not calibrator:
-        yield "Nothing was done here to calibrate it; the card reports what was measured."
+        if data.settings.get("preference_weight"):
+            left = "The preferences' probability was regularized, but nothing was done to calibrate the answers"
+        else:
+            left = "Nothing was done here to calibrate it"
+        yield f"{left}; the card reports what was measured."
     if data.subjects:
         shown = ", ".join(escape_markdown(subject) for subject in data.subjects[:20])
         more = f" and {len(data.subjects) - 20} more" if len(data.subjects) > 20 else ""

@@ -11,7 +11,7 @@ from trl import RewardConfig, RewardTrainer
 from hf_calib.measures import expected_calibration_error
 from hf_calib.regularizers import BinTargets
 from hf_calib.trainers import CalibrationAwareConfig, CalibrationAwareRewardTrainer
-from tests.support import on_disk, pairs, tiny_llama, training_arguments
+from tests.support import on_disk, pairs, questions, tiny_llama, training_arguments
 from tests.trainers.runs import dpo, lora, reward
 
 PAIRS = pairs(64)
@@ -233,3 +233,16 @@ def test_margins_of_weighted_tokens_are_refused(tokenizer, tmp_path):
         with pytest.raises(ValueError, match="ld_alpha: cannot be combined with preference calibration"):
             dpo(tokenizer, tmp_path, peft_config=lora(), ld_alpha=0.3, **options)
     assert dpo(tokenizer, tmp_path, peft_config=lora(), ld_alpha=0.3).ld_alpha == 0.3
+
+
+def test_the_card_says_what_was_calibrated(tokenizer, tmp_path):
+    for weight in (0.0, 1.0):
+        trainer = dpo(
+            tokenizer, tmp_path / str(weight), calibration_dataset=None, eval_calibration_dataset=questions(6),
+            preference_weight=weight, peft_config=lora(), max_steps=1,
+        )  # fmt: skip
+        trainer.train()
+        trainer.create_model_card()
+        card = (tmp_path / str(weight) / "README.md").read_text(encoding="utf-8")
+        assert ("Nothing was done here to calibrate it" in card) == (weight == 0)
+        assert ("The preferences' probability was regularized" in card) == (weight > 0)
