@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset, IterableDataset
+from transformers import AutoTokenizer
 
 from ..confidence import confidence_method
 from ..confidence.encoded import (
@@ -348,6 +349,28 @@ def are_questions(dataset: Any) -> bool:
         # A stream may not know its columns before it is read.
         return is_question_layout(dataset.column_names or next(iter(dataset), {}))
     return True
+
+
+def tokenizer_of(model: Any, argument: str, **options: Any) -> Any:
+    """Return the tokenizer of a loaded model, from where the model was loaded.
+
+    Parameters
+    ----------
+    model : PreTrainedModel or PeftModel
+    argument : str
+        The argument in which a tokenizer can be passed instead.
+    **options
+        Of `AutoTokenizer.from_pretrained`.
+
+    Raises
+    ------
+    ValueError
+        If the model was not loaded from anywhere.
+    """
+    name = model.config.name_or_path
+    if not name:
+        raise ValueError(f"{argument}: the model has no name to load a tokenizer from; pass {argument}=...")
+    return AutoTokenizer.from_pretrained(name, **options)
 
 
 def use_chat_template(tokenizer: Any, path: str | None) -> None:

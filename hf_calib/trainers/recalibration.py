@@ -19,7 +19,7 @@ from ..tasks import as_questions
 from .calibration_arguments import CalibrationArguments
 from .mixin import CalibrationMixin
 from .pair_positions import is_pairs, no_pairs
-from .questions import chosen_format, use_chat_template
+from .questions import chosen_format, tokenizer_of, use_chat_template
 from .self_made import is_self
 
 
@@ -166,6 +166,8 @@ def recalibrate(
         If the reference has a different vocabulary, or its distributions belong to other questions.
     QuestionError
         If the prompts are not questions.
+    ValueError
+        If no tokenizer is given, and the model was not loaded from anywhere.
 
     Examples
     --------
@@ -179,7 +181,7 @@ def recalibrate(
         model = AutoModelForCausalLM.from_pretrained(name)
         tokenizer = tokenizer if tokenizer is not None else AutoTokenizer.from_pretrained(name)
     if tokenizer is None:
-        tokenizer = AutoTokenizer.from_pretrained(model.config.name_or_path)
+        tokenizer = tokenizer_of(model, "tokenizer")
     if not isinstance(model, PeftModel):
         default = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
         model = get_peft_model(model, peft_config if peft_config is not None else default)

@@ -17,7 +17,7 @@ from .answer_loss import AnswerLossMixin, OptionRowCollator, has_options
 from .calibration_arguments import CalibrationArguments
 from .mixin import CalibrationMixin
 from .pair_positions import is_pairs, no_pairs
-from .questions import QuestionPreparation, are_questions, chosen_format, use_chat_template
+from .questions import QuestionPreparation, are_questions, chosen_format, tokenizer_of, use_chat_template
 from .self_made import is_self, self_made_questions
 
 
@@ -253,8 +253,10 @@ def _preparation(
     if revision is not None and isinstance(model, str):
         options["revision"] = revision
     if processing_class is None:
-        name = model if isinstance(model, str) else model.config.name_or_path
-        processing_class = AutoTokenizer.from_pretrained(name, **options)
+        if isinstance(model, str):
+            processing_class = AutoTokenizer.from_pretrained(model, **options)
+        else:
+            processing_class = tokenizer_of(model, "processing_class", **options)
     use_chat_template(
         getattr(processing_class, "tokenizer", processing_class), getattr(args, "chat_template_path", None)
     )

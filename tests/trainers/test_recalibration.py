@@ -121,3 +121,8 @@ def test_a_folder_that_is_not_there_is_named(tokenizer, tmp_path):
         recalibrate(missing, tiny_llama(tokenizer), PROMPTS[:8], args=settings(tmp_path))
     with pytest.raises(MissingModelError, match=f"There is no folder '{missing}'"):
         recalibrate(tiny_llama(tokenizer), missing, PROMPTS[:8], tokenizer=tokenizer, args=settings(tmp_path))
+
+
+def test_a_model_in_memory_without_a_name_needs_a_tokenizer(tokenizer):
+    with pytest.raises(ValueError, match=r"^tokenizer: the model has no name .*; pass tokenizer="):
+        recalibrate(tiny_llama(tokenizer), tiny_llama(tokenizer, seed=2), questions(8))

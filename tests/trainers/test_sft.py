@@ -347,6 +347,12 @@ def test_plain_arguments(config, saved, tmp_path):
     assert trainer._calibration_term is None
 
 
+def test_a_model_in_memory_without_a_name_needs_a_tokenizer(tokenizer, tmp_path):
+    args = CalibrationAwareSFTConfig(str(tmp_path), **training_arguments())
+    with pytest.raises(ValueError, match=r"^processing_class: the model has no name .*; pass processing_class="):
+        CalibrationAwareSFTTrainer(tiny_llama(tokenizer), args, train_dataset=questions(8))
+
+
 @pytest.mark.parametrize("form", ["str", "instance", "peft_config", "PeftModel"])
 def test_models_come_in_every_form(form, saved, tokenizer, tmp_path):
     model, peft_config = str(saved), lora() if form == "peft_config" else None
