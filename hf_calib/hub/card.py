@@ -76,7 +76,7 @@ def render_card(data: CalibrationCardData, existing: str | None = None, *, calib
             data=data,
             metadata=Markdown(metadata.to_yaml()),
             record=Markdown(format_record(metadata_record(metadata.to_dict()))),
-            kind=data.description or (f"A {data.adapter_type} adapter" if data.adapter_type else "A language model"),
+            kind=_kind(data, calibrator),
             headlines=[headline(data, evaluation) for evaluation in data.evaluations],
             evaluations=[evaluation_table(data, evaluation) for evaluation in data.evaluations],
             drawn=[data.stage_label(stage) for stage in _drawn_stages(data)],
@@ -100,6 +100,14 @@ def render_card(data: CalibrationCardData, existing: str | None = None, *, calib
     card = rendered if existing is None else merge_cards(rendered, existing)
     check_nothing_private(card, CARD_FILE)
     return card
+
+
+def _kind(data: CalibrationCardData, calibrator: bool) -> str | None:
+    """Return what the model is; None if the card has figures, and nothing is known but that it is a language model."""
+    if data.description or data.adapter_type:
+        return data.description or f"A {data.adapter_type} adapter"
+    is_known = data.base_model or data.alignment or data.method or calibrator
+    return "A language model" if is_known or not data.evaluations else None
 
 
 def merge_cards(new: str, existing: str, where: str = "the existing card") -> str:

@@ -118,6 +118,9 @@ def test_card_of_a_model_that_nobody_calibrated_says_measured():
     fitted, _ = shown(render_card(data, calibrator=True))
     assert "with a fitted calibrator on top" in fitted
     assert "Nothing was done" not in fitted
+    unknown = render_card(replace(data, base_model=None, base_model_revision=None, adapter_type=None))
+    assert "A language model" not in unknown
+    assert re.search(r"accuracy 0\.[^\n]*\.\n\nCalibration was measured on multiple-choice questions", unknown)
 
 
 @pytest.mark.parametrize(
