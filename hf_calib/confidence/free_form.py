@@ -73,8 +73,8 @@ def predict_free_form(
     method : {"agreement", "entropy", "distance", "stated", "p-true", "levels", "base-tokens"}, default "agreement"
         Of the samples' largest cluster: its share, 1 - H/log n with the entropy H of the clusters' shares of n
         samples, or its share less the second's. Or what the model says along with its answer, written greedily, in one
-        of `hf_calib.confidence.parsing.STYLES` or in a line; a reply without an answer and a confidence that can be
-        read counts as one of 0, with half of the mass. Or P(True): the answer is written greedily, and the
+        of `hf_calib.confidence.parsing.STYLES` or in a line; a reply whose answer or confidence cannot be read
+        counts as one with confidence 0, with half of the mass. Or P(True): the answer is written greedily, and the
         model is then asked whether it is true; with "levels" how confident it is, as in `StatedLevels`. With
         "base-tokens" the answer is written greedily, and the confidence is the mean of the probabilities that a base
         model gives the answer's tokens, each after the question and the tokens before it (BaseCal-ReEval).

@@ -48,7 +48,7 @@ _UNCLEAR = re.compile(rf"\d,\d+\s*(?:%|percent\b)|\bnot\s+(?:a\s+)?{_NUMBER}\s*(
 
 
 def without_thought(text: str) -> str:
-    """Return a text without what stands before a `</think>`, and without a `<think>` that has no end.
+    """Return a text without everything up to the last `</think>`, and without an unclosed `<think>` block.
 
     Examples
     --------
@@ -108,8 +108,7 @@ def find_confidence(text: str) -> tuple[int, float] | None:
     if not found:
         return None
     # Where a range and its last percentage end together, the range comes first and is kept.
-    last = max(end for end, _, _ in found)
-    start, value = next((start, value) for end, start, value in found if end == last)
+    _, start, value = max(found, key=lambda own: own[0])
     return (start, value) if 0 <= value <= 1 else None
 
 
@@ -232,10 +231,10 @@ _DENIED_BEHIND = re.compile(r"[^\w\s?]*(?:\?|\s+(?:is|are)(?:n't|\s+(?:not|wrong
 def parse_letter(text: str, letters: str, choices: Sequence[str] = ()) -> int | None:
     r"""Return the index of the option that a text answers; None if that is unclear.
 
-    In this order: what follows "answer" ("the answer is (B)", "**Answer**: B") or stands in \boxed{}, the last such; a
-    letter that the text begins with ("B", "B.", "(B) because", "Option B", "B is correct"); an option's text that is
-    the whole text; the only letter in parentheses. A letter that is denied, in doubt or one of several is not read,
-    and neither is a train of thought; see `without_thought`.
+    In this order: what follows "answer" ("the answer is (B)", "**Answer**: B") or stands in \boxed{} (the last one
+    counts); a letter that the text begins with ("B", "B.", "(B) because", "Option B", "B is correct"); an option's
+    text that is the whole text; the only letter in parentheses. A letter that is denied, questioned or one of several
+    is not read, and neither is a train of thought; see `without_thought`.
 
     Examples
     --------

@@ -177,7 +177,7 @@ def recorded_from(rows: Sequence[RecordedRow], source: str | Path = "predictions
     Raises
     ------
     QuestionError
-        If a row number occurs twice; with the source.
+        If a row number occurs twice; the message names the source.
     """
     ordered = sorted(rows, key=lambda row: row.row)
     for one, other in pairwise(ordered):
@@ -339,7 +339,7 @@ def _log_probabilities(values: Mapping[str, Any]) -> tuple[list[float], bool, fl
         columns = [f"p_{letter}" for letter in LETTERS]
         given = [(column, values[column]) for column in columns if column in values]
         missing = [column for column in columns[: len(given)] if column not in values]
-        if missing and given:
+        if missing:
             raise QuestionError(
                 f"there is no column {missing[0]!r}, though there is {given[-1][0]!r}; give a column for each option"
             )

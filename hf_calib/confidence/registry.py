@@ -79,8 +79,8 @@ _WAYS = {
         ("n_orders",),
     ),
     "letters-pride": Way(
-        "the letters' probabilities divided by a prior from a few of the questions (PriDe), one forward pass and "
-        "K - 1 more for those",
+        "the letters' probabilities divided by a prior from a few of the questions (PriDe), one forward pass, "
+        "and K - 1 more for each of those few",
         _made_by("debiased", "PriDe"),
         ("seed",),
     ),
@@ -89,21 +89,21 @@ _WAYS = {
         _made_by("debiased", "BatchCalibrated"),
     ),
     "letters-content-free": Way(
-        "the letters' probabilities divided by those for questions without content, one forward pass and 3 for each "
-        "subject that is shown",
+        "the letters' probabilities divided by those for questions without content, one forward pass, and 3 more "
+        "for each subject shown",
         _made_by("debiased", "ContentFreeLetters"),
     ),
     "text-pmi": Way(
-        "the options' texts, divided by the probability of the texts alone (PMI), two forward passes",
+        "the texts' probabilities divided by those of the texts alone (PMI), two forward passes",
         _made_by("debiased", "TextsOverPrior", prior="none"),
     ),
     "text-pmi-domain": Way(
-        "the options' texts, divided by their probability after the prompt's last line (domain-conditional PMI), two "
-        "forward passes",
+        "the texts' probabilities divided by those after the prompt's last line (domain-conditional PMI), two forward "
+        "passes",
         _made_by("debiased", "TextsOverPrior", prior="cue"),
     ),
     "text-content-free": Way(
-        "the options' texts, divided by their probability after questions without content, four forward passes",
+        "the texts' probabilities divided by those after questions without content, four forward passes",
         _made_by("debiased", "TextsOverPrior", prior="content-free"),
     ),
     "p-true": Way(

@@ -299,7 +299,8 @@ def _unsuited(name: str, target: Predictions | None, reference: Mapping[str, Rec
         )
     if target is None and name == "importance_weighted":
         return (
-            f"target_predictions: the calibrator {name!r} needs the model's predictions for new questions; give them"
+            f"target_predictions: the calibrator {name!r} needs the model's predictions for new questions; pass them "
+            "here"
         )
     if reference is not None and name not in ("auto", "reference_agreement"):
         return (
@@ -309,7 +310,7 @@ def _unsuited(name: str, target: Predictions | None, reference: Mapping[str, Rec
     if reference is None and name == "reference_agreement":
         return (
             f"reference_predictions: the calibrator {name!r} needs the pre-trained model's predictions for the same "
-            "questions; give them"
+            "questions; pass them here"
         )
     return None
 

@@ -129,8 +129,8 @@ def measure_and_write_card(
         If the questions cannot be read or lack answers.
     ValueError
         If `trained_on` equals `dataset`, `task_id` is given without a dataset on the Hub, the calibrator was fitted on
-        something else, or the card has figures on another set from before the weights, the calibrator, the prompt
-        format or the way of reading confidence changed, or compares with another model there.
+        something else, the card has figures on another set that were measured before the weights, the calibrator,
+        the prompt format or the way of reading confidence changed, or it compares with another model on another set.
     """
     if trained_on is not None and is_same_source(dataset, trained_on):
         raise ValueError(
@@ -237,8 +237,8 @@ def _check_other_sets(
     changed += _changes_in_asking(data, model)
     if others and changed:
         raise ValueError(
-            f"{folder / REPORT_FILE} has figures on {', '.join(others)} from before the {' and the '.join(changed)} "
-            "changed; delete it and measure all sets again"
+            f"{folder / REPORT_FILE} has figures on {', '.join(others)} that were measured before the "
+            f"{' and the '.join(changed)} changed; delete it and measure all sets again"
         )
 
 

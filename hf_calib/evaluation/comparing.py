@@ -98,7 +98,7 @@ def compare(
         problems = [_not_measured(*own) for own, known in zip(by_name.items(), measured, strict=True) if not known]
         one = next(name for name, known in zip(by_name, measured, strict=True) if known)
         raise ValueError(
-            f"models: {'; '.join(problems)}, but {one!r} was measured; give either measurements alone or models alone"
+            f"models: {'; '.join(problems)}, but {one!r} was measured; give either only measurements or only models"
         )
     elif dataset is None:
         raise ValueError("dataset: models need at least one --dataset to be compared on")

@@ -22,7 +22,7 @@ from ..reports.decisions import DecisionMeasurement, arrays_of
 from ..tasks import Case, Decision, QuestionError, TypedDecisions, prompt_format_of
 from ..tasks.drawing import drawn_rows
 from .fitted import check_fits, fitted_on, own_calibrator
-from .keeping import interruptible, journal, save_result
+from .keeping import interruptible, is_same_run, journal, save_result, say_finished
 from .measuring import as_calibrator
 from .models import SERVED, ModelSource, model_source, this_process
 from .provenance import record
@@ -151,10 +151,9 @@ def _finished(
         saved = DecisionMeasurement.load(Path(folder), cases, run["seed"], prior)
     except (OSError, ValueError):  # damaged, or of something else; replaced at the end of this run
         return None
-    wanted = json.loads(json.dumps(run))
-    if {key: saved.run.get(key) for key in wanted} != wanted or ("calibrator" in saved.run) != ("calibrator" in run):
+    if not is_same_run(saved.run, run):
         return None
-    settings.say(f"{folder} holds all answers of this run; none is asked again. Remove it to ask again.")
+    say_finished(folder, settings)
     return replace(saved, name=name)
 
 

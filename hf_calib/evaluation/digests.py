@@ -65,8 +65,10 @@ def files_digest(model: str | os.PathLike[str]) -> str | None:
     if not path.exists():
         return None
     digest = hashlib.sha256()
-    files = [file for file in sorted(path.glob("*.safetensors")) if file.name != CALIBRATOR_ARRAYS]
-    for file in files if path.is_dir() else [path]:
+    files = [path]
+    if path.is_dir():
+        files = [file for file in sorted(path.glob("*.safetensors")) if file.name != CALIBRATOR_ARRAYS]
+    for file in files:
         digest.update(file.name.encode())
         with file.open("rb") as content:
             digest.update(hashlib.file_digest(content, "sha256").digest())

@@ -30,11 +30,21 @@ def finished(
     except (OSError, ValueError):  # damaged, or written by something else; replaced at the end of this run
         return None
     saved = saved.before or saved
-    wanted = json.loads(json.dumps(dict(run)))
-    if "calibrator" in saved.run or {key: saved.run.get(key) for key in wanted} != wanted:
+    if not is_same_run(saved.run, run):
         return None
-    settings.say(f"{folder} already holds this run's answers, so nothing is asked again. Delete it to ask again.")
+    say_finished(folder, settings)
     return Measurement(name, saved.datasets, saved.run, saved.report_options)
+
+
+def is_same_run(saved: Mapping[str, Any], run: Mapping[str, Any]) -> bool:
+    """Return whether a saved run's record agrees with a run, and both have a calibrator or neither does."""
+    wanted = json.loads(json.dumps(dict(run)))
+    return {key: saved.get(key) for key in wanted} == wanted and ("calibrator" in saved) == ("calibrator" in wanted)
+
+
+def say_finished(folder: str | os.PathLike[str], settings: AskSettings) -> None:
+    """Say that a run is not repeated."""
+    settings.say(f"{folder} already holds this run's answers, so nothing is asked again. Delete it to ask again.")
 
 
 def journal(

@@ -31,7 +31,7 @@ def regime_text(diagnosis: Diagnosis, n_trained: int, new: DatasetReference) -> 
     n_trained : int
         Size of the fine-tuning set, of which the diagnosis may have used a sample.
     new : DatasetReference
-        Reference to the new questions, which may have been used otherwise.
+        Reference to the new questions, with another use of them as its `origin`.
     """
     asked = diagnosis.training.n
     part = f"all {n_trained:,}" if asked == n_trained else f"{asked:,} of {n_trained:,}"

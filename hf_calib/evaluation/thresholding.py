@@ -157,10 +157,10 @@ class ConfidenceThreshold:
         accepted = np.zeros(len(predictions), dtype=bool)
         for name, rows in _rows(measurement, self.by).items():
             if name not in self.thresholds:
-                alike = "give both datasets the same name (the file's, or a column 'dataset'), "
+                rename = "rename the dataset (its file, or its column 'dataset') to match a threshold, "
                 raise ValueError(
                     f"by: the questions are grouped by {self.by}, and there is no threshold for {name!r}, only for "
-                    f"{', '.join(self.thresholds)}; {alike if self.by == 'dataset' else ''}find thresholds on "
+                    f"{', '.join(self.thresholds)}; {rename if self.by == 'dataset' else ''}find thresholds on "
                     "questions of every group, or leave these questions out"
                 )
             accepted[rows] = self.thresholds[name].accepts(predictions.confidences[rows])

@@ -53,7 +53,7 @@ class DatasetReference:
     skipped : int, optional
         Number of unreadable rows that were left out.
     origin : str, optional
-        How the data came about, if a model wrote them, or what else they were used for.
+        How a model wrote the data, or what else the data were used for.
     """
 
     name: str
@@ -155,7 +155,7 @@ class CalibrationCardData:
     evaluations : sequence of Evaluation
         One for each question set, the most important one first.
     weights : str, optional
-        Digest of the weights that `hf-calib card` measured, by which it notices that they changed.
+        Digest of the weights that `hf-calib card` measured, used to detect changes of the weights.
     stage_labels : mapping, optional
         Names of the stages in tables, e.g. `{"before": "DPO"}`.
     regime : str, optional

@@ -50,8 +50,8 @@ def write_decision_results(
 
     The four figures of the leaderboards go with their 95% intervals, clustered by case, into a section of README.md;
     what else is in the card stays. On the whole test set of the benchmark, `LocalLLaMA/typed-decisions:all:test`, they
-    go into `.eval_results/typed-decisions.yaml` too, which the Hub reads; on other cases, such a file of an earlier
-    measurement is deleted.
+    go into `.eval_results/typed-decisions.yaml` too, which the Hub reads; on other cases, an existing file of that
+    name is deleted.
 
     Parameters
     ----------

@@ -181,12 +181,10 @@ def _unread(reading: Reading) -> Found | None:
     mass = reading.predictions.option_mass
     if not (reading.in_writing and reading.predictions.has_mass):
         return None
-    counted = "guesses"
-    if not reading.has_options:
-        unread, what = int((mass < 1 - 1e-9).sum()), "had no answer or no confidence that could be read"
-        counted = "answers of confidence 0"
-    elif reading.method == "stated" and reading.run["confidence"].get("top_k", 1) == 1:
-        unread, what = int((mass < 1 - 1e-9).sum()), "had no letter or no confidence that could be read"
+    counted = "guesses" if reading.has_options else "answers with confidence 0"
+    if not reading.has_options or (reading.method == "stated" and reading.run["confidence"].get("top_k", 1) == 1):
+        answer = "letter" if reading.has_options else "answer"
+        unread, what = int((mass < 1 - 1e-9).sum()), f"had no {answer} or no confidence that could be read"
     else:
         unread, what = int((mass == 0).sum()), "could not be read"
     if not unread:

@@ -29,7 +29,7 @@ FIGURES = ("accuracy", "kl_from_gold", "brier_from_gold", "ece", "total_variatio
 """The measures in the tables, if the data suffice for them."""
 
 CONVENTIONS = (
-    "An option as probable as the label in the gold distribution counts as right; ECE has 10 equal-width bins of the "
+    "An option that ties with the label in the gold distribution counts as right; ECE has 10 equal-width bins of the "
     "top probability, pooled over decisions; intervals are clustered by case."
 )
 """How the figures are defined, as the benchmark does."""

@@ -247,7 +247,7 @@ def rows_that_fit(
     fix : str, optional
         What to do about it, for the error's message.
     questions : sequence of Question, optional
-        What the rows are of; if they are a sample of a dataset, messages name the dataset's row.
+        The rows' questions; if they are a sample of a dataset, messages name the dataset's row.
 
     Raises
     ------

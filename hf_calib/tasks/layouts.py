@@ -443,7 +443,7 @@ def layout_of(columns: Iterable[str], mapping: Columns | None = None) -> Layout:
             advice = "these look like a row, so the header line is missing; add one, such as question,A,B,C,D,answer"
         elif are_free_form(columns):
             advice = "pass --free-form exact if the questions have no options"
-            advice += f", or {guess} if these are the options" if "answers" in columns else ""
+            advice += f", or {guess} if 'answers' holds the options" if "answers" in columns else ""
         elif {"state", "questions"} <= set(columns):
             advice = "these look like cases of typed decisions, which hf-calib measure --task typed-decisions reads"
         elif guess is not None:

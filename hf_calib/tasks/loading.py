@@ -83,8 +83,8 @@ def load_questions(
     """
     if not isinstance(name_or_path, str | os.PathLike):
         raise TypeError(
-            f"name_or_path: expected a name or a path, got {type(name_or_path).__name__}; rows in memory are for "
-            "as_questions, those of a DataFrame as its to_dict('records')"
+            f"name_or_path: expected a name or a path, got {type(name_or_path).__name__}; pass rows in memory to "
+            "as_questions, and a DataFrame as df.to_dict('records')"
         )
     check_limit(limit)
     rows, zero_based = rows_of(name_or_path, config, split, revision)
@@ -271,8 +271,8 @@ def _chosen_split(splits: list[str], split: str | None, source: str) -> str | No
         return wanted
     if len(splits) > 1:
         raise QuestionError(
-            f"{source} has the splits {', '.join(splits)}; say which one, by the path of its file or of a folder with "
-            "its files alone (split= in Python)"
+            f"{source} has the splits {', '.join(splits)}; say which one: give the path of its file, or of a folder "
+            "with only its files (in Python, split=)"
         )
     return None
 

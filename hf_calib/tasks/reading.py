@@ -306,8 +306,8 @@ def _check_unpacked(row: Row, plain: Row, mapping: Columns) -> None:
         for name in as_names(names):
             if name in row and name not in plain:
                 raise QuestionError(
-                    f"columns: {name!r}, given for {part!r}, is a column of rows that hold questions with the columns "
-                    f"{listing(list(plain))}; name one of these, or leave {part} out"
+                    f"columns: {name!r}, given for {part!r}, is not a column of the questions in each row, which have "
+                    f"the columns {listing(list(plain))}; name one of these, or leave {part} out"
                 )
 
 

@@ -80,8 +80,8 @@ class CalibrationRunCallback(TrainerCallback):
         for name, given in self.settings.items():
             if (now := getattr(args, name, given)) != given:
                 raise ValueError(
-                    f"{name}: changed from {given!r} to {now!r} after the trainer was constructed, which would have "
-                    "no effect; construct a new trainer with it"
+                    f"{name}: changed from {given!r} to {now!r} after the trainer was constructed, which has no "
+                    "effect; construct a new trainer with the new value"
                 )
         saved = CalibrationStateCallback.begin(self.callbacks(), state, self._state)
         if saved is not None:

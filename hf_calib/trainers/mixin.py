@@ -193,14 +193,14 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
 
     def _add_calibration_callbacks(self) -> None:
         settings = self.calibration_arguments
-        names = [own.name for own in fields(self.calibration_arguments_class) if hasattr(settings, own.name)]
+        names = [own.name for own in fields(self.calibration_arguments_class)]
         self.add_callback(
             CalibrationRunCallback(
                 self.calibration_run,
                 self._evaluator,
                 self._calibration_term,
                 lambda: self.callback_handler.callbacks,
-                {name: getattr(settings, name) for name in names},
+                {name: getattr(settings, name) for name in names if hasattr(settings, name)},
             )
         )
         self.add_callback(CalibrationStateCallback())

@@ -252,13 +252,15 @@ class QuestionPreparation:
 
     def _check_rows(self, items: Sequence[Any]) -> None:
         """Raise if TRL would cut off the answer of a row."""
+        if self._row_length is None:
+            return
         for item in items:
             length = len(item.input_ids) + _answer_length(item)
-            if self._row_length is not None and length > self._row_length:
+            if length > self._row_length:
                 raise QuestionError(
                     f"max_length: question {item.row}, counted from 0, has {length} tokens with its answer, but TRL "
-                    f"cuts off what is longer than {self._row_length}; raise max_length, or leave longer questions "
-                    'out with a lower calibration_max_length and calibration_on_too_long="drop"'
+                    f"truncates rows to {self._row_length} tokens; raise max_length, or leave longer questions out "
+                    'with a lower calibration_max_length and calibration_on_too_long="drop"'
                 )
 
     def supervised_evaluation(self, source: Any) -> Any:

@@ -167,7 +167,7 @@ def recalibrate(
     QuestionError
         If the prompts are not questions.
     ValueError
-        If no tokenizer is given, and the model was not loaded from anywhere.
+        If no tokenizer is given, and the model's configuration has no `name_or_path`.
 
     Examples
     --------

@@ -119,7 +119,7 @@ def log_supervised_metrics(
     n_tokens : torch.Tensor of int64, shape ()
         Of this process's batch.
     n_labels : int, default 1
-        Number of labels, by which batches are weighted in the logged mean; by default all alike, as in TRL.
+        Number of labels, the batch's weight in the logged mean; by default all batches weigh the same, as in TRL.
     """
     mode = "train" if trainer.model.training else "eval"
     for name, value in metrics.items():

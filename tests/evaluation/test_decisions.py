@@ -290,7 +290,7 @@ def test_a_finished_run_is_not_repeated(folder, tmp_path, capsys):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LocalDecisions, "decide", None)
         again = measure_decisions(model, cases, out=out, prior_from=cases)
-    assert f"{out} holds all answers of this run; none is asked again" in capsys.readouterr().err
+    assert f"{out} already holds this run's answers, so nothing is asked again" in capsys.readouterr().err
     assert (again.probabilities, again.masses, again.run) == (first.probabilities, first.masses, first.run)
     assert "prior" in json.loads((out / "decisions.json").read_text())["references"]
     assert measure_decisions(model, cases, out=out, chat_template=True).run["prompt_format"]["chat"]

@@ -70,7 +70,7 @@ def test_the_check_on_new_questions_counts_those_above(held_out, tmp_path):
     other.write_text(other.read_text().replace('"hard"', '"law"'))
     with pytest.raises(ValueError, match="by subject, and there is no threshold for 'law', only for easy, hard; "):
         hf_calib.find_threshold(held_out, accuracy=0.85, by="subject", new=other)
-    with pytest.raises(ValueError, match=r"by dataset, and .* 'other', only for .*; give both datasets the same"):
+    with pytest.raises(ValueError, match=r"by dataset, and .* 'other', only for .*; rename the dataset"):
         hf_calib.find_threshold(held_out, accuracy=0.85, by="dataset", new=other)
 
 

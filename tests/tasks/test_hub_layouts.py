@@ -393,7 +393,7 @@ def test_an_article_with_lists_of_the_questions_parts():
             ("Q1", "A story.", "one"),
             ("Q2", "A story.", "one"),
         ]
-    with pytest.raises(QuestionError, match=r"^columns: 'id', given for 'subject', is a column of rows that hold "):
+    with pytest.raises(QuestionError, match=r"^columns: 'id', given for 'subject', is not a column of the questions "):
         as_questions([{**row, "id": "high1.txt"}], columns={"subject": "id"})
 
 

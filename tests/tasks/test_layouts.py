@@ -284,7 +284,7 @@ def test_a_subject_that_is_a_number():
         (
             ["id", "question", "answers"],
             r"'answers'; pass --free-form exact if the questions have no options, or --columns question=question,"
-            r"choices=answers if these are the options\.",
+            r"choices=answers if 'answers' holds the options\.",
         ),
         (["question", "answer", "context", "subject"], r"pass --free-form exact if the questions have no options\."),
         (["question", "choice", "answer"], r"pass --columns question=question,choices=choice,answer=answer\."),

@@ -238,7 +238,7 @@ def test_a_folder_with_several_splits_is_not_read_as_one(tmp_path):
     for name, rows in (("arc_train", ROWS[:2]), ("arc_test", ROWS[2:]), ("validation-0-of-1", ROWS[:1])):
         write(tmp_path / f"{name}.jsonl", rows)
     with pytest.raises(
-        QuestionError, match=r"has the splits test, train, validation; say which one, by the path of its file or"
+        QuestionError, match=r"has the splits test, train, validation; say which one: give the path of its file, or"
     ):
         load_questions(tmp_path)
     assert load_questions(tmp_path, split="train") == QUESTIONS[:2]
