@@ -265,7 +265,8 @@ def confidences_and_correct(predictions: ArrayLike, references: ArrayLike) -> tu
     """
     if len(predictions) and np.ndim(predictions[0]) > 0:  # type: ignore[arg-type, index]
         probabilities = check_probabilities(predictions)
-        labels = check_labels(references, *probabilities.shape, "references")
+        n, n_options = probabilities.shape
+        labels = check_labels(references, n, n_options, "references")
         confidences, _, correct = top_prediction(probabilities, labels)
         return confidences, correct
     right = np.asarray(to_numpy(references))

@@ -141,7 +141,7 @@ def test_figures_on_other_sets_from_before_a_change_are_refused(base_folder, dat
         before = (own / "calibration_report.json").read_bytes()
         by_name(name).fit(2 * logits, answers, **given).save(tmp_path / "new" / "calibrator.json")
         with pytest.raises(
-            ValueError, match=r"other\.jsonl that were measured before the calibrator changed; delete it"
+            ValueError, match=r"measured before the calibrator changed; delete it"
         ):
             measure_and_write_card(own, dataset, calibrator=tmp_path / "new")
         assert (own / "calibration_report.json").read_bytes() == before
@@ -162,7 +162,7 @@ def test_figures_of_another_prompt_do_not_stay(base_folder, dataset, tmp_path):
     (own / "hf_calib.json").unlink()
     prompt = PromptFormat(cue="A:")
     with pytest.raises(
-        ValueError, match=r"questions\.jsonl that were measured before the prompt format changed; delete"
+        ValueError, match=r"measured before the prompt format changed; delete"
     ):
         measure_and_write_card(own, other, prompt_format=prompt)
     report = own / "calibration_report.json"
