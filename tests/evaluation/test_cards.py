@@ -140,9 +140,7 @@ def test_figures_on_other_sets_from_before_a_change_are_refused(base_folder, dat
         measure_and_write_card(own, other, calibrator=tmp_path / name)
         before = (own / "calibration_report.json").read_bytes()
         by_name(name).fit(2 * logits, answers, **given).save(tmp_path / "new" / "calibrator.json")
-        with pytest.raises(
-            ValueError, match=r"measured before the calibrator changed; delete it"
-        ):
+        with pytest.raises(ValueError, match=r"measured before the calibrator changed; delete it"):
             measure_and_write_card(own, dataset, calibrator=tmp_path / "new")
         assert (own / "calibration_report.json").read_bytes() == before
         (own / "calibration_report.json").unlink()
@@ -161,9 +159,7 @@ def test_figures_of_another_prompt_do_not_stay(base_folder, dataset, tmp_path):
     measure_and_write_card(own, dataset, before=str(base_folder))
     (own / "hf_calib.json").unlink()
     prompt = PromptFormat(cue="A:")
-    with pytest.raises(
-        ValueError, match=r"measured before the prompt format changed; delete"
-    ):
+    with pytest.raises(ValueError, match=r"measured before the prompt format changed; delete"):
         measure_and_write_card(own, other, prompt_format=prompt)
     report = own / "calibration_report.json"
     report.write_text(json.dumps({**json.loads(report.read_text()), "regime": "calibratable.", "versions": {}}))
