@@ -336,7 +336,10 @@ def _merged(
             changes["versions"] = versions
         if asked_otherwise or data.weights not in (None, facts["weights"]):
             changes["regime"] = None
-        return replace(data, evaluations=tuple(evaluations), **{**changes, **facts})
+        changes |= facts
+        if data.weights is None:  # a trainer's report, which stays the same if nothing else changed
+            del changes["weights"]
+        return replace(data, evaluations=tuple(evaluations), **changes)
     adapter_type = base_model = revision = None
     if (folder / ADAPTER_CONFIG).exists():
         config = read_json(folder / ADAPTER_CONFIG, MAX_CONFIG_BYTES)
