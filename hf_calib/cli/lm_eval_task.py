@@ -23,7 +23,7 @@ def add_lm_eval_task_parser(commands: argparse._SubParsersAction) -> None:
     add_out(parser, "for NAME.yaml, NAME.jsonl and calibration.py", required=True)
     parser.add_argument("--texts", action="store_true", help="score the options' texts instead of their letters")
     parser.add_argument("--limit", type=int, metavar="N", help="N questions, drawn at random (seed 0)")
-    add_prompt_options(parser)
+    add_prompt_options(parser, model=False)
     add_reading_options(parser)
     add_json(parser)
     parser.set_defaults(run=_run)
@@ -35,7 +35,6 @@ def _run(options: argparse.Namespace) -> None:
     questions = load_questions(options.dataset, limit=options.limit, **reading_of(options))
     prompt_format = prompt_format_of(
         options.prompt,
-        chat_template=options.chat_template,
         few_shot=options.few_shot,
         few_shot_dataset=options.few_shot_dataset,
         reading=reading_of(options),

@@ -182,16 +182,20 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_prompt_options(parser: argparse.ArgumentParser, *, examples: bool = True) -> None:
-    """Add the options that say how questions are formatted, with or without solved examples."""
+def add_prompt_options(parser: argparse.ArgumentParser, *, examples: bool = True, model: bool = True) -> None:
+    """Add the options that say how questions are formatted, with or without solved examples.
+
+    Without a model, there is no chat template and no prompt that it was calibrated with.
+    """
     group = parser.add_argument_group("prompt")
     group.add_argument(
         "--prompt",
         metavar="FORMAT",
-        help="plain, mmlu, or a YAML or JSON file with the parts of a PromptFormat (default: what the model was "
-        "calibrated with, or plain)",
+        help="plain, mmlu, or a YAML or JSON file with the parts of a PromptFormat (default: "
+        f"{'what the model was calibrated with, or ' if model else ''}plain)",
     )
-    group.add_argument("--chat-template", action="store_true", help="put the questions through the chat template")
+    if model:
+        group.add_argument("--chat-template", action="store_true", help="put the questions through the chat template")
     if not examples:
         parser.set_defaults(few_shot=None, few_shot_dataset=None)
         return

@@ -70,6 +70,14 @@ def test_a_task_for_the_harness(tmp_path, capsys):
     assert row["prompt"].count("Answer:") == 2
 
 
+def test_a_task_has_no_options_of_a_model(capsys):
+    with pytest.raises(SystemExit):
+        main(["lm-eval-task", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "PromptFormat (default: plain)" in shown
+    assert "--chat-template" not in shown
+
+
 def test_the_readers_of_output_may_stop_reading(tmp_path):
     (tmp_path / "p.csv").write_text("p_A,p_B,answer\n" + "0.9,0.1,0\n0.6,0.4,1\n" * 20)
     command = f"{sys.executable} -m hf_calib.cli measure --from-predictions {tmp_path / 'p.csv'} | head -1"
