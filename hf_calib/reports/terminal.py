@@ -85,7 +85,7 @@ def show(measurement: Measurement, out: Path | None = None, stream: TextIO | Non
         ascii_only = True
     width = shutil.get_terminal_size().columns
     text = screen(measurement, width=width, color=not plain, ascii_only=ascii_only, out=out)
-    print(text.replace("·", ",").replace("…", "...") if ascii_only else text, file=stream)
+    print(text.replace(" ·", ",").replace("…", "...") if ascii_only else text, file=stream)
 
 
 def _headings(measurement: Measurement) -> Iterator[str]:

@@ -193,6 +193,7 @@ def test_a_terminal_without_block_characters():
     show(measurement(), stream=stream)
     assert stream.text.isascii()
     assert "#" in stream.text
+    assert "letters, plain prompt, 200 questions" in stream.text
 
 
 def test_progress_in_a_log_file_is_whole_lines(capsys):
