@@ -91,7 +91,7 @@ def test_measurements_and_their_folders(models, tmp_path):
     assert hf_calib.compare([tmp_path / "base", str(tmp_path / "other")]).to_dict() == expected
     with pytest.raises(ValueError, match="dataset, limit: these models were measured already"):
         hf_calib.compare(measured, ASKED, limit=3)
-    with pytest.raises(ValueError, match="either models or measurements"):
+    with pytest.raises(ValueError, match="either only measurements or only models"):
         hf_calib.compare({"base": measured["base"], "other": models["other"]}, ASKED)
 
 
