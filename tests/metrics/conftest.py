@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,10 @@ def modules_cache(tmp_path_factory):
 
     patch = pytest.MonkeyPatch()
     cache = tmp_path_factory.mktemp("evaluate")
+    # Other tests may have loaded metrics from the user's cache.
+    patch.setattr(sys, "path", [place for place in sys.path if place != str(evaluate.config.HF_MODULES_CACHE)])
+    for name in [name for name in sys.modules if name.partition(".")[0] == "evaluate_modules"]:
+        patch.delitem(sys.modules, name)
     patch.setattr(evaluate.config, "HF_MODULES_CACHE", cache / "modules")
     patch.setattr(evaluate.config, "HF_METRICS_CACHE", cache / "metrics")
     patch.setattr(evaluate.config, "HF_EVALUATE_OFFLINE", True)
