@@ -127,7 +127,7 @@ def test_unread_free_form_replies_are_told(model, tokenizer, monkeypatch, method
     warning = found.warnings[0]
     assert warning.code == "unread_replies"
     assert warning.sentence == (
-        "2 of 2 replies had no answer or no confidence that could be read; they count as answers of confidence 0."
+        "2 of 2 replies had no answer or no confidence that could be read; they count as answers with confidence 0."
     )
 
 
@@ -414,7 +414,7 @@ def test_a_calibrator_of_confidences_applies_to_predictions_from_memory_and_from
         np.testing.assert_allclose(
             live.calibrated(fitted).confidences, loaded.calibrated(fitted).confidences, atol=1e-6
         )
-    with pytest.raises(ValueError, match="labels"):
+    with pytest.raises(ValueError, match=r"^reference_predictions: the calibrator 'platt' does not use"):
         hf_calib.calibrate(
             Measurement("m", {"d": Recorded(live, (None,) * 400)}), calibrators="platt", reference_predictions=live
         )

@@ -348,7 +348,9 @@ def test_rows_questions_and_datasets_in_memory():
     "rows", [question_rows(2), Dataset.from_list(question_rows(2)), pd.DataFrame(question_rows(2))]
 )
 def test_rows_in_memory_are_no_path(rows):
-    with pytest.raises(TypeError, match=rf"^name_or_path: .*, got {type(rows).__name__}; .* are for as_questions"):
+    with pytest.raises(
+        TypeError, match=rf"^name_or_path: .* {type(rows).__name__}; pass rows in memory to as_questions"
+    ):
         load_questions(rows)
 
 

@@ -270,7 +270,9 @@ def test_an_answer_that_would_be_cut_off_is_refused(tokenizer, tmp_path, confide
     longest = max(len(row["input_ids"]) for row in whole.train_dataset)
     trainer = sft(tokenizer, tmp_path, max_length=longest, **options)
     assert len(trainer.train_dataset) == 4
-    with pytest.raises(QuestionError, match=f"^max_length: question 3, .* has {longest} tokens .* {longest - 1};"):
+    with pytest.raises(
+        QuestionError, match=rf"^max_length: question 3, .* {longest} tokens .* to {longest - 1} tokens;"
+    ):
         sft(tokenizer, tmp_path, max_length=longest - 1, **options)
 
 

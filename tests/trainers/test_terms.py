@@ -215,7 +215,7 @@ def test_a_given_reference_model_is_kept_to(tokenizer, tmp_path):
     teacher = tiny_llama(tokenizer, seed=5)
     trainer = make(
         tokenizer, tmp_path, calibration_reference_model=teacher, data=questions(8, answered=False),
-        calibration_batch_size=8,
+        calibration_batch_size=8, anchor_weight=5.0,
     )  # fmt: skip
     trainer.model.train()
     loss = trainer._calibration_term.loss(trainer.model, 0, 0, 1)
