@@ -250,11 +250,11 @@ def _best_guess(text: str) -> tuple[str, float | None]:
 
 
 _ANSWER_IS = re.compile(r"^[\s*_#]*(?:(?:the|my)\s+)?(?:\w+\s+)?answer[*_]*\s*(?::|is\b:?)[\s*_]*", re.IGNORECASE)
-# What leads from an answer to the confidence behind it.
+# What leads from an answer to the confidence behind it; possessive (*+), since its parts can be read in several ways.
 _LEAD_IN = re.compile(
     r"(?:[,;.(]\s*(?:and\s+|because\s+)?(?:I|it|this|that)\b[^,;.(]*)?"
     r"(?:[\s,;:.(\[*–—-]|\b(?:with|at|about)\b(?:\s+an?\b)?|\b(?:and\s+)?I(?:'m|\s+am)\b|"
-    r"\b(?:(?:and|with|my|an?|the)\s+)*(?:confidence|probability|certainty|likelihood)\b(?:\s+(?:is|of))?)*$",
+    r"\b(?:(?:and|with|my|an?|the)\s+)*(?:confidence|probability|certainty|likelihood)\b(?:\s+(?:is|of))?)*+$",
     re.IGNORECASE,
 )
 
@@ -275,7 +275,7 @@ def _stated(text: str) -> tuple[str, float | None]:
     answer = _LEAD_IN.sub("", first[:start]).strip("* ")
     if answer:
         return answer, confidence
-    # The number before a dash is the answer, not the beginning of a range, where there is no other.
+    # If nothing else can be the answer, the number before a dash is the answer and not the beginning of a range.
     parts = re.match(r"(.+?)\s+[-–]\s+(.+)", first)
     if parts and (stated := find_confidence(parts[2])) is not None:
         return parts[1], stated[1]

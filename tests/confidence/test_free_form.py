@@ -97,6 +97,8 @@ def test_stated_confidence_in_words():
         ("<answer>Paris</answer>\n<confidence>90%</confidence>", "Paris"),
         ("**Answer:** Paris\n**Confidence:** 90%", "Paris"),
         ("<think>\nRome, 30%?\n\n</think>\n\nParis, 90%", "Paris"),
+        # This would take hours if every way to split the repeated words were tried.
+        ("with confidence " * 40 + "in Paris 90%", "with confidence " * 40 + "in Paris"),
     ],
 )
 def test_stated_confidence_is_cut_out_of_a_reply(reply, answer):
