@@ -185,7 +185,7 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
 def add_prompt_options(parser: argparse.ArgumentParser, *, examples: bool = True, model: bool = True) -> None:
     """Add the options that say how questions are formatted, with or without solved examples.
 
-    Without a model, there is no chat template and no prompt that it was calibrated with.
+    With `model=False`, the options that need a model are left out.
     """
     group = parser.add_argument_group("prompt")
     group.add_argument(

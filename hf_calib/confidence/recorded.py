@@ -283,7 +283,8 @@ _SCHEMA = {
 }
 
 
-_COLUMNS = {*_SCHEMA, *(f"p_{letter}" for letter in LETTERS)}
+_OPTION_COLUMNS = [f"p_{letter}" for letter in LETTERS]
+_COLUMNS = {*_SCHEMA, *_OPTION_COLUMNS}
 
 
 def _row_of(values: Mapping[str, Any], number: int) -> RecordedRow:
@@ -336,12 +337,12 @@ def _log_probabilities(values: Mapping[str, Any]) -> tuple[list[float], bool, fl
     if not is_missing(values.get("probabilities")):
         given = [("probabilities", value) for value in _list(values, "probabilities")]
     else:
-        columns = [f"p_{letter}" for letter in LETTERS]
-        given = [(column, values[column]) for column in columns if column in values]
-        missing = [column for column in columns[: len(given)] if column not in values]
+        given = [(column, values[column]) for column in _OPTION_COLUMNS if column in values]
+        missing = [column for column in _OPTION_COLUMNS[: len(given)] if column not in values]
         if missing:
             raise QuestionError(
-                f"there is no column {missing[0]!r}, though there is {given[-1][0]!r}; give a column for each option"
+                f"column {missing[0]!r} is missing, but there is a column {given[-1][0]!r}; give one column for each "
+                "option"
             )
         if not given:
             raise QuestionError(

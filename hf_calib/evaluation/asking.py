@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import os
 import warnings
@@ -35,7 +34,7 @@ from ..tasks.drawing import QuestionList, row_in_source, sample
 from ..tasks.free_form import MATCHERS, FreeFormQuestion, load_free_form_questions
 from .keeping import finished, journal, remove_journal
 from .models import ModelSource, base_source, model_source, this_process
-from .provenance import record
+from .provenance import record, versions_of
 from .settings import AskOptions, AskSettings
 
 if TYPE_CHECKING:
@@ -50,8 +49,6 @@ Questions: TypeAlias = "str | os.PathLike[str] | Dataset | Iterable[Question] | 
 
 Datasets: TypeAlias = "Questions | Sequence[str | os.PathLike[str]] | Mapping[str, Questions]"
 """One set of questions, several by their names or paths, or several by names of your own."""
-
-_VERSIONS_OF = ("hf-calib", "transformers", "peft", "datasets", "torch", "numpy")
 
 
 def ask(
@@ -123,7 +120,7 @@ def ask(
         "dtype": settings.dtype,
         "trust_remote_code": settings.trust_remote_code,
         "seed": seed,
-        "versions": {name: importlib.metadata.version(name) for name in _VERSIONS_OF},
+        "versions": versions_of(),
     }
     if check is not None:
         check(settled | _revision(settled))
@@ -459,7 +456,7 @@ def _read_free_form(name: str, source: Any, settings: AskSettings, seed: int) ->
     unanswered = [row for row, question in enumerate(questions) if not question.answers]
     if unanswered:
         raise ValueError(
-            f"{name}: {len(unanswered)} questions have no answer (the first is row "
-            f"{row_in_source(questions, unanswered[0])}, counted from 0)"
+            f"{name}: {len(unanswered)} questions have no answer; the first is row "
+            f"{row_in_source(questions, unanswered[0])}, counted from 0"
         )
     return questions

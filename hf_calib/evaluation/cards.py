@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import warnings
 from dataclasses import astuple, replace
@@ -35,6 +34,7 @@ from .diagnosing import diagnose, is_same_source
 from .digests import files_digest
 from .fitted import check_fits
 from .measuring import as_calibrator, measure
+from .provenance import versions_of
 from .regime_text import regime_sample, regime_text
 
 if TYPE_CHECKING:
@@ -304,7 +304,7 @@ def _merged(
     facts: dict[str, Any],
 ) -> CalibrationCardData:
     """Add an evaluation to the folder's report, replacing one on the same set, or start a report."""
-    versions = {name: importlib.metadata.version(name) for name in _VERSIONS_OF}
+    versions = versions_of(_VERSIONS_OF)
     if (folder / REPORT_FILE).exists():
         data = CalibrationCardData.load(folder)
         asked_otherwise = bool(_changes_in_asking(data, model))

@@ -143,7 +143,7 @@ def _was_measured(model: Compared) -> bool:
 
 
 def _not_measured(name: str, model: Compared) -> str:
-    """Return what a model is, beside others that are measurements."""
+    """Return why a model is not a measurement."""
     if not isinstance(model, str | os.PathLike):
         return f"{name!r} is a model"
     if not Path(model).exists():

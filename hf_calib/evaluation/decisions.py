@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -25,7 +24,7 @@ from .fitted import check_fits, fitted_on, own_calibrator
 from .keeping import interruptible, is_same_run, journal, save_result, say_finished
 from .measuring import as_calibrator
 from .models import SERVED, ModelSource, model_source, this_process
-from .provenance import record
+from .provenance import record, versions_of
 from .settings import AskOptions, AskSettings
 
 if TYPE_CHECKING:
@@ -40,8 +39,6 @@ _SHARED = ("n_orders", "limit", "progress")
 
 # Of the temperatures toward that of all decisions, in questions; there are few types, and they can differ much.
 _SHRINKAGE = 5.0
-
-_VERSIONS_OF = ("hf-calib", "transformers", "peft", "datasets", "torch", "numpy")
 
 
 def measure_decisions(
@@ -109,7 +106,7 @@ def measure_decisions(
     content = json.dumps([[case.state, [own.to_dict() for own in case.decisions]] for case in cases])
     digest = hashlib.sha256(content.encode()).hexdigest()
     run |= {"dataset": cases.source, "sha256": digest, "cases": len(cases), "limit": settings.limit, "seed": seed}
-    run["versions"] = {name: importlib.metadata.version(name) for name in _VERSIONS_OF}
+    run["versions"] = versions_of()
     known = _finished(out, backend, name, cases, run, prior, settings)
     if known is not None:
         save_result(known, out, settings.device)
@@ -144,7 +141,7 @@ def _finished(
     settings: AskSettings,
 ) -> DecisionMeasurement | None:
     """Return a folder's measurement of the same run."""
-    # Of other backends, the run does not say what their answers depend on.
+    # For other backends, the run does not record everything that the answers depend on.
     if folder is None or not isinstance(backend, LocalDecisions | ServedDecisions):
         return None
     try:

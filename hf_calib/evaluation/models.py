@@ -241,11 +241,8 @@ def _named(model: str, settings: AskSettings, where: Processes) -> ModelSource:
         metadata, calibrator, revision = calibrated_with(adapter or model, where_from)
         if metadata is not None:
             own = {"prompt_format": metadata.prompt_format, "read_by": metadata.confidence, "calibrator": calibrator}
-    identity = _identity(
-        model, model_name=settings.model_name, adapter=adapter, **folder_digests(adapter or model, adapter and model)
-    )
-    if revision is not None:
-        identity["revision"] = revision
+    digests = folder_digests(adapter or model, adapter and model)
+    identity = _identity(model, model_name=settings.model_name, adapter=adapter, revision=revision, **digests)
     return ModelSource(settings.model_name or Path(adapter or model).name, identity, open_it, **own)
 
 
@@ -283,16 +280,14 @@ def _with_weights(
     if loaded_from is None and not adapters_in_use(model):  # with one, the configuration names the base model
         loaded_from = configured
     configuration = None if tokenizer is None else tokenizer_digest(tokenizer)
-    identity = _identity(loaded_from, weights=tensors_digest(model), configuration=configuration)
-    if revision is not None:
-        identity["revision"] = revision
+    identity = _identity(loaded_from, weights=tensors_digest(model), configuration=configuration, revision=revision)
     name = Path(configured).name if configured else type(model).__name__
     return ModelSource(name, identity, open_it, **own)
 
 
 def _identity(
     model: str | None, *, model_name: str | None = None, adapter: str | None = None, weights: str | None = None,
-    base_weights: str | None = None, configuration: str | None = None,
+    base_weights: str | None = None, configuration: str | None = None, revision: str | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     return {
         "model": model,
@@ -301,6 +296,7 @@ def _identity(
         "weights": weights,
         "base_weights": base_weights,
         "configuration": configuration,
+        **({} if revision is None else {"revision": revision}),
     }
 
 

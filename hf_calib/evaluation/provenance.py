@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+from collections.abc import Iterable
 from contextvars import ContextVar
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -11,6 +13,14 @@ if TYPE_CHECKING:
 
 COMMAND: ContextVar[str | None] = ContextVar("command", default=None)
 """The running command line, set by the `hf-calib` command."""
+
+
+_ASKING = ("hf-calib", "transformers", "peft", "datasets", "torch", "numpy")
+
+
+def versions_of(packages: Iterable[str] = _ASKING) -> dict[str, str]:
+    """Return the versions of packages, by default of those that a model's answers depend on."""
+    return {name: importlib.metadata.version(name) for name in packages}
 
 
 def record(backend: Any, asked: tuple[Question, PromptFormat, bool] | None = None) -> dict[str, Any]:

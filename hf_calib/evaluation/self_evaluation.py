@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import os
 import warnings
@@ -28,6 +27,7 @@ from ..tasks.free_form import (
 )
 from .graded_answers import GradedAnswer, Sampling, SelfEvaluationQuestions, parquet_path
 from .models import Model, model_source, this_process
+from .provenance import versions_of
 from .settings import AskSettings
 
 if TYPE_CHECKING:
@@ -234,7 +234,7 @@ def answered_and_graded(
         **sampling.to_dict(),
         "counts": dict(counts),
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "versions": {name: importlib.metadata.version(name) for name in _VERSIONS_OF},
+        "versions": versions_of(_VERSIONS_OF),
         **notes,
     }
     graded = SelfEvaluationQuestions(answers, provenance)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import itertools
 import json
 import os
@@ -24,6 +23,7 @@ from ..tasks.drawing import QuestionList
 from ..tasks.free_form import FreeFormQuestion
 from .example_questions import EXAMPLES, SUBJECTS
 from .models import Model, model_source, this_process
+from .provenance import versions_of
 from .settings import AskSettings
 
 if TYPE_CHECKING:
@@ -401,7 +401,7 @@ def _written(backend: Backend, writing: Writing, asking: Asking, run: Mapping[st
         **run,
         "counts": {"questions": len(kept), **counts},
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "versions": {name: importlib.metadata.version(name) for name in _VERSIONS_OF},
+        "versions": versions_of(_VERSIONS_OF),
     }
     return SynthesizedQuestions(kept, provenance)
 

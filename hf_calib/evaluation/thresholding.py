@@ -128,8 +128,8 @@ class ConfidenceThreshold:
         Raises
         ------
         ValueError
-            If a question's group has no threshold, or the measurement is known to come from another model, another way
-            of asking or another calibrator.
+            If a question's group has no threshold, or the measurement is known to come from a different model, prompt,
+            reading or calibrator.
         """
         self._check_applies(measurement, "measurement")
         return self._accepted(measurement)
@@ -157,11 +157,11 @@ class ConfidenceThreshold:
         accepted = np.zeros(len(predictions), dtype=bool)
         for name, rows in _rows(measurement, self.by).items():
             if name not in self.thresholds:
-                rename = "rename the dataset (its file, or its column 'dataset') to match a threshold, "
+                is_file = self.by == "dataset"
+                rename = "rename the dataset (its file, or its column 'dataset') to match, " if is_file else ""
                 raise ValueError(
-                    f"by: the questions are grouped by {self.by}, and there is no threshold for {name!r}, only for "
-                    f"{', '.join(self.thresholds)}; {rename if self.by == 'dataset' else ''}find thresholds on "
-                    "questions of every group, or leave these questions out"
+                    f"by: no threshold for the {self.by} {name!r}, only for {', '.join(self.thresholds)}; {rename}"
+                    "find thresholds on questions of every group, or leave these questions out"
                 )
             accepted[rows] = self.thresholds[name].accepts(predictions.confidences[rows])
         return accepted

@@ -113,6 +113,18 @@ class Reading:
         return str(self.run.get("model")).startswith("openai:")
 
     @cached_property
+    def n_without_letters(self) -> int:
+        """Number of questions for which a server returned none of the options' letters; then none has any mass."""
+        if not self.is_served or self.in_writing or self.method == "text":
+            return 0
+        return int((self.predictions.option_mass == 0).sum())
+
+    @property
+    def lacks_letters(self) -> bool:
+        """Whether a server returned no letters for most questions, so that the predictions are guesses."""
+        return self.n_without_letters > self.n / 2
+
+    @cached_property
     def groups(self) -> np.ndarray | None:
         """A number for each question, equal for identical questions; None if the questions are unknown."""
         numbers: dict[Any, int] = {}
@@ -211,20 +223,17 @@ def _some_unread(reading: Reading) -> Found | None:
 
 
 def _no_letters(reading: Reading) -> Found | None:
-    # Where all options have no mass, a server returned none of them.
-    if not reading.is_served or reading.in_writing or reading.method == "text":
-        return None
-    unknown = int((reading.predictions.option_mass == 0).sum())
-    if unknown <= reading.n / 2:
+    if not reading.lacks_letters:
         return None
     return Found(
-        f"For {unknown:,} of {reading.n:,} questions the server returned no option's letter; they count as guesses.",
+        f"For {reading.n_without_letters:,} of {reading.n:,} questions the server returned no option's letter; they "
+        "count as guesses.",
         *reading.try_other_ways(),
     )
 
 
 def _one_option(reading: Reading) -> Found | None:
-    if not reading.has_options or _no_letters(reading):
+    if not reading.has_options or reading.lacks_letters:
         return None
     predicted, answers = reading.predictions.predicted, reading.predictions.answers
     option = int(np.bincount(predicted).argmax())
@@ -306,7 +315,7 @@ def _repeated(reading: Reading) -> Found | None:
     # Written confidences and step-wise calibrators have few values.
     if reading.in_writing or not reading.has_options or reading.run.get("calibrator") or reading.n < 10:
         return None
-    if _no_letters(reading):
+    if reading.lacks_letters:
         return None
     different = np.ones(reading.n, dtype=bool)
     if reading.groups is not None:  # the same question gets the same probabilities again
@@ -468,7 +477,7 @@ def _one_subject(reading: Reading) -> Found | None:
 
 
 def _not_returned(reading: Reading) -> Found | None:
-    if reading.missing is None or _no_letters(reading):
+    if reading.missing is None or reading.lacks_letters:
         return None
     own = reading.missing
     return Found(

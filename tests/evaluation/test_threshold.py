@@ -68,9 +68,9 @@ def test_the_check_on_new_questions_counts_those_above(held_out, tmp_path):
     assert "significantly lower" in str(shifted)
     other = write(tmp_path / "other.jsonl", 100, seed=3)
     other.write_text(other.read_text().replace('"hard"', '"law"'))
-    with pytest.raises(ValueError, match="by subject, and there is no threshold for 'law', only for easy, hard; "):
+    with pytest.raises(ValueError, match="by: no threshold for the subject 'law', only for easy, hard; "):
         hf_calib.find_threshold(held_out, accuracy=0.85, by="subject", new=other)
-    with pytest.raises(ValueError, match=r"by dataset, and .* 'other', only for .*; rename the dataset"):
+    with pytest.raises(ValueError, match=r"no threshold for the dataset 'other', only for .*; rename the dataset"):
         hf_calib.find_threshold(held_out, accuracy=0.85, by="dataset", new=other)
 
 
