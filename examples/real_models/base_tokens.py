@@ -9,7 +9,7 @@ python examples/real_models/base_tokens.py --model google/gemma-3-270m --pairs p
 Aligns a pre-trained model with plain DPO on preference pairs, and asks it questions. The confidence in the same greedy
 answers is read as P(True), as the mean probability of the answer's tokens under the aligned model, and under the model
 as it was before. The pre-trained model's confidence in its own answers is shown too. Writes `results.json` to `--out`.
-A run that was stopped continues when it is started again.
+A run that was stopped continues when it is started again; only an unfinished alignment starts over.
 """
 
 from __future__ import annotations
@@ -17,9 +17,21 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
 from pathlib import Path
 
-from common import device, figures, versions
+from common import (
+    check_settings,
+    device,
+    digest,
+    figures,
+    positive,
+    read_pairs,
+    read_questions,
+    source_of,
+    versions,
+    write,
+)
 
 COLUMNS = ("accuracy", "confidence", "ece", "brier", "auroc")
 
@@ -30,12 +42,14 @@ def make_parser():
     parser.add_argument("--model", required=True, help="a pre-trained model, a folder or a Hub id")
     parser.add_argument("--pairs", type=Path, required=True, help="file with the columns prompt, chosen and rejected")
     parser.add_argument("--questions", type=Path, required=True, help="file with the columns question and answers")
-    parser.add_argument("--steps", type=int, default=60, help="optimizer steps of DPO (default 60)")
-    parser.add_argument("--batch_size", type=int, default=4, help="pairs per step (default 4)")
+    parser.add_argument("--steps", type=positive, default=60, help="optimizer steps of DPO (default 60)")
+    parser.add_argument("--batch_size", type=positive, default=4, help="pairs per step (default 4)")
     parser.add_argument("--learning_rate", type=float, default=2e-4, help="default 2e-4, linear decay")
-    parser.add_argument("--longest", type=int, default=64, help="leave out pairs with longer texts, in tokens")
+    parser.add_argument(
+        "--longest", type=positive, default=64, help="leave out pairs with longer texts (default 64 tokens)"
+    )
     parser.add_argument("--shots", type=int, default=5, help="solved examples before each question (default 5)")
-    parser.add_argument("--n_test", type=int, default=1000, help="questions to measure on (default 1000)")
+    parser.add_argument("--n_test", type=positive, default=1000, help="questions to measure on (default 1000)")
     parser.add_argument("--seed", type=int, default=0, help="of the pairs' order and the questions' (default 0)")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     return parser
@@ -45,8 +59,15 @@ def main(argv=None):
     """Align, measure, and print the table."""
     own = make_parser().parse_args(argv)
     adapter = own.out / "adapter"
-    if not (adapter / "done").exists():
-        align(own, adapter)
+    pairs, questions = read_pairs(own.pairs), shuffled(own)
+    kept = adapter / "training.json"
+    training = {name: getattr(own, name) for name in ("steps", "batch_size", "learning_rate", "longest", "seed")}
+    training |= {"source": source_of(own.model), "pairs": digest(pairs)}
+    if kept.exists():
+        check_settings(kept, json.loads(kept.read_text(encoding="utf-8")), training)
+    else:
+        align(own, pairs, adapter)
+        write(kept, json.dumps(training, indent=1) + "\n")
     aligned = {"adapter": str(adapter)}
     arms = {
         "pre-trained: its own tokens": ({}, {"method": "base-tokens", "base_model": own.model}),
@@ -56,12 +77,24 @@ def main(argv=None):
     }
     settings = {key: value for key, value in vars(own).items() if key not in ("model", "pairs", "questions", "out")}
     results = {"model": Path(own.model).name, "settings": settings, "versions": versions()}
-    results["arms"] = {name: measured(own, {**model, **how}) for name, (model, how) in arms.items()}
-    (own.out / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    results["arms"] = {name: measured(own, questions, name, {**model, **how}) for name, (model, how) in arms.items()}
+    write(own.out / "results.json", json.dumps(results, indent=1) + "\n")
     print(table(results["arms"]))
 
 
-def align(own, folder):
+def shuffled(own):
+    """Return the questions: first those that are shown as solved examples, then those that are asked."""
+    questions = read_questions(own.questions)
+    random.Random(own.seed).shuffle(questions)
+    needed = own.shots + own.n_test
+    if len(questions) < needed:
+        raise SystemExit(
+            f"--questions: {own.questions} has {len(questions)} questions, and {needed} are needed; lower --n_test"
+        )
+    return questions[:needed]
+
+
+def align(own, rows, folder):
     """Train an adapter with plain DPO."""
     from datasets import Dataset
     from peft import LoraConfig
@@ -70,11 +103,12 @@ def align(own, folder):
 
     tokenizer = AutoTokenizer.from_pretrained(own.model)
     columns = ("prompt", "chosen", "rejected")
-    rows = [json.loads(line) for line in own.pairs.read_text(encoding="utf-8").splitlines()]
     pairs = [{name: row[name] for name in columns} for row in rows]
     pairs = [row for row in pairs if max(len(tokenizer(text)["input_ids"]) for text in row.values()) <= own.longest]
     random.Random(own.seed).shuffle(pairs)
     print(f"{len(pairs)} of {len(rows)} pairs have texts of at most {own.longest} tokens")
+    if not pairs:
+        raise SystemExit("--longest: leaves no pair to train on; raise it")
     args = DPOConfig(
         str(folder),
         max_steps=own.steps,
@@ -97,21 +131,17 @@ def align(own, folder):
     )
     trainer.train()
     trainer.save_model()
-    (folder / "done").touch()
 
 
-def measured(own, how):
+def measured(own, questions, arm, how):
     """Return the figures of one reading, measured once."""
     import hf_calib
     from hf_calib import Question
     from hf_calib.tasks import FewShotFormat
-    from hf_calib.tasks.free_form import load_free_form_questions
 
-    questions = load_free_form_questions(own.questions)
-    random.Random(own.seed).shuffle(questions)
     # An example shows its right option only; it has another since a question needs two.
     examples = tuple(Question(shown.question, (shown.answers[0], "unknown"), 0) for shown in questions[: own.shots])
-    asked = {"questions": list(questions[own.shots : own.shots + own.n_test])}
+    asked = {"questions": list(questions[own.shots :])}
     found = hf_calib.measure(
         own.model,
         asked,
@@ -119,6 +149,7 @@ def measured(own, how):
         prompt=FewShotFormat(examples=examples),
         dtype="float32",
         batch_size="auto",
+        out=own.out / re.sub("[^a-z]+", "-", arm.lower()).strip("-"),
         **how,
     )
     return figures(found.predictions)

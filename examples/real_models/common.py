@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import importlib.metadata
 import json
@@ -49,9 +50,80 @@ def read(names, data=None, seed=0):
     return questions
 
 
+def first(questions, n, option, name):
+    """Return the first `n` questions, or all if there are fewer, which is printed."""
+    if len(questions) < n:
+        print(
+            f"{option}: {name} has only {len(questions):,} questions with {N_OPTIONS} options; all are used",
+            flush=True,
+        )
+    return questions[:n]
+
+
 def test_sets(data, n):
     """Return the first `n` shuffled questions of each test set; they are the same for all arms and seeds."""
-    return {name: read(names, data)[:n] for name, names in TEST.items()}
+    return {name: first(read(names, data), n, "--n_test", name) for name, names in TEST.items()}
+
+
+def read_pairs(path):
+    """Return the preference pairs of a file, each with the texts `prompt`, `chosen` and `rejected`.
+
+    Raises
+    ------
+    SystemExit
+        If there is no such file, or a row is not a pair; with the row and the column.
+    """
+    from hf_calib.tasks import QuestionError
+    from hf_calib.tasks.files import file_rows
+
+    path = Path(path)
+    if not path.is_file():
+        raise SystemExit(f"--pairs: there is no file {str(path)!r}")
+    pairs = []
+    try:
+        for place, row in file_rows(path):
+            for column in ("prompt", "chosen", "rejected"):
+                if not isinstance(row.get(column), str):
+                    problem = "is not a text" if row.get(column) is not None else "is missing"
+                    raise SystemExit(
+                        f"--pairs: {place}: {column!r} {problem}; each row needs prompt, chosen and rejected"
+                    )
+            pairs.append(dict(row))
+    except QuestionError as error:
+        raise SystemExit(f"--pairs: {error}") from None
+    if not pairs:
+        raise SystemExit(f"--pairs: {path} holds no pair")
+    return pairs
+
+
+def read_questions(path):
+    """Return the free-form questions of a file.
+
+    Raises
+    ------
+    SystemExit
+        If the file or a row cannot be read.
+    """
+    from hf_calib.tasks import QuestionError
+    from hf_calib.tasks.free_form import load_free_form_questions
+
+    try:
+        return load_free_form_questions(path)
+    except (FileNotFoundError, QuestionError) as error:
+        raise SystemExit(f"--questions: {error}") from None
+
+
+def positive(text):
+    """Read a number of questions or steps from the command line.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        If it is not a whole number of at least 1.
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)
 
 
 def digest(*parts):
@@ -66,12 +138,12 @@ def source_of(model):
     return f"files:{digest(folder_digests(str(model)))}" if Path(model).exists() else str(model)
 
 
-def check_settings(path, found, wanted):
+def check_settings(path, found, wanted, option="--out"):
     """Exit with an error if a file from an earlier run was made with other settings."""
     differing = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
     if differing:
         raise SystemExit(
-            f"--out: {path} is from a run with other settings ({', '.join(differing)}); give another folder"
+            f"{option}: {path} is from a run with other settings ({', '.join(differing)}); give another folder"
         )
 
 
@@ -126,12 +198,11 @@ def fine_tune(model, questions, folder, reading, seed, settings, **options):
     """
     from peft import LoraConfig
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.trainer_utils import get_last_checkpoint
 
     import hf_calib
 
     done, kept = folder / "seconds.txt", folder / "settings.json"
-    checkpoint = get_last_checkpoint(folder) if folder.is_dir() else None
+    checkpoint = last_checkpoint(folder)
     wanted = {
         **settings,
         "reading": reading,
@@ -185,6 +256,24 @@ def fine_tune(model, questions, folder, reading, seed, settings, **options):
     return seconds
 
 
+def last_checkpoint(folder):
+    """Return the last complete checkpoint of a folder, or None; a killed run may leave an incomplete one."""
+    from hf_calib.trainers.interruption import last_complete_checkpoint
+
+    try:
+        return last_complete_checkpoint(folder)
+    except ValueError:
+        return None
+
+
+def write(path, text):
+    """Write a file that is there completely or not at all, even if the run is killed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".part")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)
+
+
 def versions():
     """Return the versions of the packages that the figures depend on."""
     return {name: importlib.metadata.version(name) for name in VERSIONS_OF}
@@ -228,12 +317,8 @@ class Rows:
 
     def add(self, group, arm, seed, settings, **values):
         """Write a row."""
-        path = self.path(group, arm, seed)
-        path.parent.mkdir(parents=True, exist_ok=True)
         row = {self.group: group, "arm": arm, "seed": seed, "settings": settings, "versions": versions(), **values}
-        unfinished = path.with_suffix(".part")
-        unfinished.write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
-        unfinished.replace(path)  # an interrupted run leaves no partial row
+        write(self.path(group, arm, seed), json.dumps(row, indent=1) + "\n")
 
     def load(self):
         """Return all rows.

@@ -11,8 +11,9 @@ by a model that was fine-tuned on 60% of the cases, with temperatures that were 
 - `calibration-aware`: the same with the Brier score and the ECE regularizer
 - each of these but the prior with one temperature per type: `zero-shot, temperatures` and so on
 
-Each fold of an arm is one file in `--out`; a finished one is not computed again. `--report` writes summary.json and
-prints a table of the finished folds with 95% intervals, clustered by case.
+Each fold of an arm is one file in `--out`; a finished one is not computed again, and one that was made with other
+settings or another model is an error. `--report` writes summary.json and prints a table of the finished folds with 95%
+intervals, clustered by case.
 
 ```bash
 python examples/real_models/decisions.py --model HuggingFaceTB/SmolLM2-135M-Instruct --chat --out results/smollm2
@@ -31,6 +32,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from common import check_settings, positive, source_of, versions, write
 
 N_CASES = 100  # of each workflow
 FOLDS = 5
@@ -136,6 +138,8 @@ class Fold:
         cases = make_cases(options.seed, options.cases)
         self.parts = {name: cases.at(places) for name, places in places_of(number, len(cases)).items()}
         self.format = PromptFormat(chat=options.chat)
+        self.settings = {key: getattr(options, key) for key in ("cases", "seed", "steps", "batch_size", "chat")}
+        self.settings["source"] = source_of(options.model)
 
     def load(self):
         """Load the model, on a GPU if there is one."""
@@ -192,12 +196,17 @@ class Fold:
 
     def keep(self, name, probabilities, **more):
         """Write an arm's answers."""
-        from common import versions
-
-        settings = {key: getattr(self.options, key) for key in ("cases", "seed", "steps", "batch_size", "chat")}
-        content = {"settings": settings, "versions": versions(), "probabilities": probabilities, **more}
-        (self.out / f"{name}.json").write_text(json.dumps(content) + "\n")
+        content = {"settings": self.settings, "versions": versions(), "probabilities": probabilities, **more}
+        write(self.out / f"{name}.json", json.dumps(content) + "\n")
         print(f"{self.out}: {name} finished", flush=True)
+
+    def missing(self, name):
+        """Return whether an arm has to be computed; exit with an error if it is there with other settings."""
+        path = self.out / f"{name}.json"
+        if not path.exists():
+            return True
+        check_settings(path, json.loads(path.read_text())["settings"], self.settings)
+        return False
 
     def run(self):
         """Compute the arms that are missing."""
@@ -205,11 +214,12 @@ class Fold:
         from hf_calib.evaluation import fit_temperatures
         from hf_calib.evaluation.decisions import prior_answers
 
-        self.out.mkdir(parents=True, exist_ok=True)
-        self.keep("prior", prior_answers(self.parts["train"], self.parts["test"]))
+        if self.missing("prior"):
+            self.keep("prior", prior_answers(self.parts["train"], self.parts["test"]))
         for name in MODELS:
             arms = (name, f"{name}, temperatures")
-            if all((self.out / f"{arm}.json").exists() for arm in arms):
+            missing = [arm for arm in arms if self.missing(arm)]
+            if not missing:
                 continue
             self.load()
             if name in TRAINED:
@@ -297,8 +307,8 @@ def _cell(measure):
     return f"{measure.value:.3f}{interval}"
 
 
-def main(arguments=None):
-    """Compute the arms of the requested folds, or report on them."""
+def make_parser():
+    """Return the parser of the script."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="a folder or Hub id")
     parser.add_argument("--chat", action="store_true", help="use the chat template")
@@ -306,12 +316,22 @@ def main(arguments=None):
     parser.add_argument(
         "--folds", type=int, nargs="+", default=range(FOLDS), choices=range(FOLDS), help="which folds (default: all)"
     )
-    parser.add_argument("--cases", type=int, default=N_CASES, help="cases of each workflow (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=150, help="training steps (default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=16, help="questions per step (default: %(default)s)")
+    parser.add_argument(
+        "--cases", type=positive, default=N_CASES, help="cases of each workflow (default: %(default)s)"
+    )
+    parser.add_argument("--steps", type=positive, default=150, help="training steps (default: %(default)s)")
+    parser.add_argument("--batch-size", type=positive, default=16, help="questions per step (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of cases, weights and intervals (default: %(default)s)")
     parser.add_argument("--report", action="store_true", help="only report on the finished folds")
-    parser.add_argument("--throughput", type=int, metavar="N", help="only measure the time of N cases, on one core")
+    parser.add_argument(
+        "--throughput", type=positive, metavar="N", help="only measure the time of N cases, on one core"
+    )
+    return parser
+
+
+def main(arguments=None):
+    """Compute the arms of the requested folds, or report on them."""
+    parser = make_parser()
     options = parser.parse_args(arguments)
     if options.report:
         print(report(Path(options.out)))

@@ -18,7 +18,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-from common import fine_tune
+from common import fine_tune, positive
 from fetch import MODELS, fetch
 
 import hf_calib
@@ -37,8 +37,8 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("demo-real"), help="folder of everything (default demo-real)")
     parser.add_argument("--model", type=Path, help="folder of the model, if it is there already")
-    parser.add_argument("--steps", type=int, default=SETTINGS["steps"], help="optimizer steps (default 60)")
-    parser.add_argument("--limit", type=int, help="use this many test questions only")
+    parser.add_argument("--steps", type=positive, default=SETTINGS["steps"], help="optimizer steps (default 60)")
+    parser.add_argument("--limit", type=positive, help="use only this many test questions (default: all 200)")
     options = parser.parse_args(argv)
     options.out.mkdir(parents=True, exist_ok=True)
     print(f"Log of the libraries: {options.out / LOG_FILE}\n", flush=True)

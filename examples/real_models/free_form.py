@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from common import check_settings, device, digest, source_of
+from common import check_settings, device, digest, last_checkpoint, positive, read_questions, source_of, write
 
 READINGS = ("p-true", "stated-levels")
 STAGES = ("before", "before, temperature", "trained")
@@ -41,13 +41,13 @@ def make_parser():
     parser.add_argument("--questions", type=Path, required=True, help="file with the columns question and answers")
     parser.add_argument("--readings", nargs="+", default=READINGS, choices=READINGS, help="default: both")
     parser.add_argument("--shots", type=int, default=5, help="solved examples before each question (default 5)")
-    parser.add_argument("--n_train", type=int, default=900, help="answers to train on (default 900)")
-    parser.add_argument("--n_fit", type=int, default=100, help="answers to fit the temperature on (default 100)")
-    parser.add_argument("--n_test", type=int, default=490, help="answers to measure on (default 490)")
+    parser.add_argument("--n_train", type=positive, default=900, help="answers to train on (default 900)")
+    parser.add_argument("--n_fit", type=positive, default=100, help="answers to fit the temperature on (default 100)")
+    parser.add_argument("--n_test", type=positive, default=490, help="answers to measure on (default 490)")
     parser.add_argument("--matcher", default="exact", help="exact, contains or numeric (default exact)")
-    parser.add_argument("--max_new_tokens", type=int, default=16, help="of an answer (default 16)")
-    parser.add_argument("--steps", type=int, default=100, help="optimizer steps of each reading (default 100)")
-    parser.add_argument("--batch_size", type=int, default=8, help="answers per step (default 8)")
+    parser.add_argument("--max_new_tokens", type=positive, default=16, help="of an answer (default 16)")
+    parser.add_argument("--steps", type=positive, default=100, help="optimizer steps of each reading (default 100)")
+    parser.add_argument("--batch_size", type=positive, default=8, help="answers per step (default 8)")
     parser.add_argument("--learning_rate", type=float, default=1e-4, help="default 1e-4, linear decay")
     parser.add_argument("--anchor_weight", type=float, default=0.1, help="weight of the anchor (default 0.1)")
     parser.add_argument("--seed", type=int, default=0, help="of the questions' order and of the training (default 0)")
@@ -90,13 +90,15 @@ def answered(options, model, tokenizer):
     """Return the graded answers to test, train and fit a temperature on, answered now where no file has them."""
     from hf_calib import Question, SelfEvaluationQuestions, self_evaluation_questions
     from hf_calib.tasks import FewShotFormat, QuestionList
-    from hf_calib.tasks.free_form import load_free_form_questions
 
-    questions = load_free_form_questions(options.questions)
+    questions = read_questions(options.questions)
     random.Random(options.seed).shuffle(questions)
     needed = options.shots + options.n_test + options.n_train + options.n_fit
     if len(questions) < needed:
-        raise SystemExit(f"--questions: {options.questions} has {len(questions)}, and {needed} are needed")
+        raise SystemExit(
+            f"--questions: {options.questions} has {len(questions)} questions, and {needed} are needed; "
+            "lower --n_test, --n_train or --n_fit"
+        )
     # An example shows its right option only; it has another since a question needs two.
     examples = tuple(Question(own.question, (own.answers[0], "unknown"), 0) for own in questions[: options.shots])
     start, end = options.shots, options.shots + options.n_test
@@ -157,7 +159,6 @@ def two_options(confidences):
 def trained(options, reading, model, tokenizer, graded):
     """Train an adapter from the last checkpoint on, and return its trainer."""
     from peft import LoraConfig, get_peft_model
-    from transformers.trainer_utils import get_last_checkpoint
 
     from hf_calib import RecalibrationConfig, RecalibrationTrainer, StatedConfidenceConfig, StatedConfidenceTrainer
 
@@ -180,7 +181,7 @@ def trained(options, reading, model, tokenizer, graded):
         trainer = RecalibrationTrainer(model, args, graded, None, tokenizer, prompt_format=graded.prompt_format)
     else:
         trainer = StatedConfidenceTrainer(model, StatedConfidenceConfig(str(folder), **settings), graded, tokenizer)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(folder) if folder.is_dir() else None)
+    trainer.train(resume_from_checkpoint=last_checkpoint(folder))
     return trainer
 
 
@@ -213,8 +214,7 @@ class Run:
     def add(self, reading, stage, confidences):
         """Keep what was measured."""
         self.values.setdefault("confidences", {}).setdefault(reading, {})[stage] = [float(c) for c in confidences]
-        self.options.out.mkdir(parents=True, exist_ok=True)
-        self.path.write_text(json.dumps(self.values) + "\n", encoding="utf-8")
+        write(self.path, json.dumps(self.values) + "\n")
 
     def figures(self, reading, stage):
         """Return the figures of a stage, each with its 95% interval."""

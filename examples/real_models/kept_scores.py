@@ -22,18 +22,28 @@ class KeptScores:
     Parameters
     ----------
     source : LocalModel
+    identity : str
+        Of the model; scores of other models in the file are not used.
     file : path
         JSON Lines, one score of a question per line.
     """
 
-    def __init__(self, source: LocalModel, file: str | Path) -> None:
+    def __init__(self, source: LocalModel, identity: str, file: str | Path) -> None:
         self.source = source
+        self.identity = identity
         self.file = Path(file)
         self.known: dict[str, OptionScores] = {}
         if self.file.is_file():
-            for line in self.file.read_text(encoding="utf-8").splitlines():
-                key, values, n_tokens = json.loads(line)
+            kept = self.file.read_text(encoding="utf-8")
+            for line in kept.splitlines():
+                try:
+                    key, values, n_tokens = json.loads(line)
+                except ValueError:  # incomplete after a kill; asked again
+                    continue
                 self.known[key] = OptionScores(tuple(values), tuple(n_tokens))
+            if kept and not kept.endswith("\n"):
+                with self.file.open("a", encoding="utf-8") as lines:
+                    lines.write("\n")
 
     def score_letters(
         self, stage: str, questions: Sequence[Question], prompt_format: PromptFormat, asking: Asking
@@ -69,7 +79,7 @@ class KeptScores:
         asking: Asking,
         **options: Any,
     ) -> list[OptionScores | None]:
-        keys = [_key(kind, question, prompt_format) for question in questions]
+        keys = [_key(self.identity, kind, question, prompt_format) for question in questions]
         missing = list({key: row for row, key in enumerate(keys) if key not in self.known}.values())
         size = CHUNK * asking.largest_batch
         for start in range(0, len(missing), size):
@@ -84,17 +94,24 @@ class KeptScores:
         return [self.known[key] for key in keys]
 
 
-def _key(kind: str, question: Question, prompt_format: PromptFormat) -> str:
-    asked = [kind, type(prompt_format).__name__, prompt_format.to_dict(), {**asdict(question), "answer": None}]
+def _key(identity: str, kind: str, question: Question, prompt_format: PromptFormat) -> str:
+    asked = [
+        identity,
+        kind,
+        type(prompt_format).__name__,
+        prompt_format.to_dict(),
+        {**asdict(question), "answer": None},
+    ]
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
 def opened(model: str, file: str | Path) -> KeptScores:
     """Return a model from a folder or the Hub, in 32-bit floating point, on a GPU if there is one."""
     import torch
+    from common import source_of
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     if torch.cuda.is_available():
         loaded.to("cuda")
-    return KeptScores(LocalModel(loaded, AutoTokenizer.from_pretrained(model)), file)
+    return KeptScores(LocalModel(loaded, AutoTokenizer.from_pretrained(model)), source_of(model), file)

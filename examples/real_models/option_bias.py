@@ -1,7 +1,10 @@
-"""Compare ways to read confidence that take out a preference for letters or for frequent texts.
+r"""
+Compare ways to read confidence that take out a preference for letters or for frequent texts.
 
-    python examples/real_models/option_bias.py --model HuggingFaceTB/SmolLM2-135M-Instruct \
-        --dataset allenai/ai2_arc:ARC-Easy:test --n 1000 --scores scores.jsonl --out results.json
+```bash
+python examples/real_models/option_bias.py --model HuggingFaceTB/SmolLM2-135M-Instruct \
+    --dataset allenai/ai2_arc:ARC-Easy:test --n 1000 --scores scores.jsonl --out results.json
+```
 
 Every score is kept in the file of `--scores`, so that the methods share forward passes and a stopped run resumes. The
 results are added to the file of `--out` and printed as a table.
@@ -16,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common import positive
 from kept_scores import KeptScores, opened
 
 from hf_calib.calibrators import by_name
@@ -99,8 +103,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="a folder or Hub id")
     parser.add_argument("--dataset", required=True, help="as hf-calib measure takes it")
-    parser.add_argument("--n", type=int, default=1000, help="questions, drawn at random (default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=8, help="questions per forward (default: %(default)s)")
+    parser.add_argument(
+        "--n", type=positive, default=1000, help="questions at most, drawn at random (default: %(default)s)"
+    )
+    parser.add_argument("--batch-size", type=positive, default=8, help="questions per forward (default: %(default)s)")
     parser.add_argument("--no-texts", action="store_true", help="leave out the options' texts")
     parser.add_argument("--scores", required=True, help="JSON Lines file to keep scores in")
     parser.add_argument("--out", required=True, type=Path, help="JSON file to add the results to")

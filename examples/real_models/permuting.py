@@ -17,7 +17,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from common import TEST, TRAIN, Rows, digest, figures, fine_tune, read, source_of, test_sets
+from common import TEST, TRAIN, Rows, digest, figures, fine_tune, positive, read, source_of, test_sets
 
 BEFORE = "as it is"
 ARMS = {"own order": False, "random order": True}
@@ -29,13 +29,19 @@ def make_parser():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="a folder or a Hub id")
     parser.add_argument("--data", type=Path, help="folder of question files; by default the sets come from the Hub")
-    parser.add_argument("--arms", nargs="+", default=[BEFORE, *ARMS], choices=[BEFORE, *ARMS], metavar="ARM")
+    parser.add_argument(
+        "--arms", nargs="+", default=[BEFORE, *ARMS], choices=[BEFORE, *ARMS], metavar="ARM", help="default: all"
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of the trained arms (default 0 1 2)")
-    parser.add_argument("--steps", type=int, default=200, help="optimizer steps (default 200)")
-    parser.add_argument("--batch_size", type=int, default=8, help="questions per step (default 8)")
+    parser.add_argument("--steps", type=positive, default=200, help="optimizer steps (default 200)")
+    parser.add_argument("--batch_size", type=positive, default=8, help="questions per step (default 8)")
     parser.add_argument("--learning_rate", type=float, default=2e-4, help="default 2e-4, cosine decay")
-    parser.add_argument("--lora_r", type=int, default=16, help="rank of the adapter (default 16), alpha is twice that")
-    parser.add_argument("--n_test", type=int, default=1000, help="questions of each test set (default 1000)")
+    parser.add_argument(
+        "--lora_r", type=positive, default=16, help="rank of the adapter (default 16), alpha is twice that"
+    )
+    parser.add_argument(
+        "--n_test", type=positive, default=1000, help="questions of each test set, at most (default 1000)"
+    )
     parser.add_argument("--out", type=Path, default=Path("permuting"), help="folder of the rows (default permuting)")
     return parser
 

@@ -36,7 +36,20 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
-from common import Rows, calibrated, device, digest, figures, read, source_of
+from common import (
+    Rows,
+    calibrated,
+    check_settings,
+    device,
+    digest,
+    figures,
+    first,
+    positive,
+    read,
+    read_pairs,
+    source_of,
+    write,
+)
 
 SETS = {"OpenBookQA": "openbookqa_test", "ARC-Easy": "arc_easy_test", "MMLU": "mmlu_test"}
 READINGS = ("letters", "text-tokens")
@@ -95,33 +108,41 @@ def make_parser():
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS, metavar="ARM", help="default: all")
     parser.add_argument("--anchor_weights", nargs="+", type=float, default=[1.0], help="of the arm anchor (default 1)")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of the training (default 0 1 2)")
-    parser.add_argument("--steps", type=int, default=200, help="optimizer steps (default 200)")
-    parser.add_argument("--batch_size", type=int, default=16, help="pairs per step (default 16)")
-    parser.add_argument("--micro_batch_size", type=int, help="pairs per forward (default: all of a step)")
+    parser.add_argument("--steps", type=positive, default=200, help="optimizer steps (default 200)")
+    parser.add_argument("--batch_size", type=positive, default=16, help="pairs per step (default 16)")
+    parser.add_argument("--micro_batch_size", type=positive, help="pairs per forward (default: all of a step)")
     parser.add_argument("--learning_rate", type=float, default=2e-4, help="default 2e-4, cosine decay")
     parser.add_argument(
-        "--max_tokens", type=int, help="leave out pairs with a longer prompt and answer (default: none)"
+        "--max_tokens", type=positive, help="leave out pairs with a longer prompt and answer (default: none)"
     )
     parser.add_argument("--bf16", action="store_true", help="compute pairs in bfloat16 (default on GPUs)")
     parser.add_argument("--beta", type=float, default=0.1, help="of DPO (default 0.1)")
-    parser.add_argument("--lora_r", type=int, default=16, help="rank of the adapter (default 16), alpha is twice that")
-    parser.add_argument("--n_pairs", type=int, default=500, help="pairs to hold out, at least (default 500)")
+    parser.add_argument(
+        "--lora_r", type=positive, default=16, help="rank of the adapter (default 16), alpha is twice that"
+    )
+    parser.add_argument("--n_pairs", type=positive, default=500, help="pairs to hold out, at least (default 500)")
     parser.add_argument(
         "--held_out_tokens",
-        type=int,
+        type=positive,
         help="measure preferences on all prompts that are not trained on, with pairs of at most this many tokens "
         "(default: on the prompts that --n_pairs and --max_tokens hold out)",
     )
     parser.add_argument(
-        "--pairs_per_prompt", type=int, help="maximum number of held-out pairs per prompt (default: all)"
+        "--pairs_per_prompt", type=positive, help="maximum number of held-out pairs per prompt (default: all)"
     )
-    parser.add_argument("--n_prompts", type=int, default=1000, help="OpenBookQA questions to train on (default 1000)")
-    parser.add_argument("--n_fit", type=int, default=500, help="questions to fit temperatures on (default 500)")
-    parser.add_argument("--n_test", type=int, default=1000, help="questions of each test set (default 1000)")
+    parser.add_argument(
+        "--n_prompts", type=positive, default=1000, help="OpenBookQA questions to train on, at most (default 1000)"
+    )
+    parser.add_argument("--n_fit", type=positive, default=500, help="questions to fit temperatures on (default 500)")
+    parser.add_argument(
+        "--n_test", type=positive, default=1000, help="questions of each test set, at most (default 1000)"
+    )
     parser.add_argument(
         "--sets", nargs="*", choices=SETS, default=list(SETS), metavar="SET", help="to test (default: all)"
     )
-    parser.add_argument("--n_followed", type=int, default=500, help="questions asked during training (default 500)")
+    parser.add_argument(
+        "--n_followed", type=positive, default=500, help="questions asked during training, at most (default 500)"
+    )
     parser.add_argument("--looks", type=int, default=4, help="measurements during training (default 4)")
     parser.add_argument("--out", type=Path, default=Path("prevented"), help="folder of the rows (default prevented)")
     parser.add_argument("--work", type=Path, help="folder of adapters (default OUT/work)")
@@ -134,6 +155,8 @@ def main(argv=None):
     options = parser.parse_args(argv)
     if options.looks and FOLLOWED[0] not in options.sets:
         parser.error(f"--sets: {FOLLOWED[0]} is missing, but is measured during training; add it, or pass --looks 0")
+    if options.batch_size % (options.micro_batch_size or 1):
+        parser.error(f"--micro_batch_size: must divide --batch_size, {options.batch_size}")
     experiment = Experiment(options)
     for seed in options.seeds:
         for arm in options.arms:
@@ -148,21 +171,27 @@ class Experiment:
         from transformers import AutoTokenizer
 
         self.options = options
+        self.pairs = read_pairs(options.pairs)
         self.rows = Rows(options.out, "model")
         self.name = Path(options.model).name
         self.source = source_of(options.model)
         self.work = (options.work or options.out / "work") / self.name
         self.tokenizer = AutoTokenizer.from_pretrained(options.model)
-        self.tests = {name: read((SETS[name],), options.data)[: options.n_test] for name in options.sets}
+        self.tests = {
+            name: first(read((SETS[name],), options.data), options.n_test, "--n_test", name) for name in options.sets
+        }
         questions = read(("openbookqa_train",), options.data)
-        self.fit, self.questions = questions[: options.n_fit], questions[options.n_fit :][: options.n_prompts]
+        self.fit, others = questions[: options.n_fit], questions[options.n_fit :]
+        if not others:
+            raise SystemExit(f"--n_fit: openbookqa_train has only {len(questions):,} questions; lower --n_fit")
+        self.questions = first(others, options.n_prompts, "--n_prompts", "openbookqa_train after --n_fit")
         self.train, self.held_out = self.split()
         self._reference = None
 
     def split(self):
         """Return the pairs to train on and those that are held out, which share no prompt."""
         options = self.options
-        rows = [json.loads(line) for line in options.pairs.read_text(encoding="utf-8").splitlines() if line]
+        rows = self.pairs
         short = [row for row in rows if self.fits(row, options.max_tokens)]
         prompts = sorted({row["prompt"] for row in short})
         random.Random(0).shuffle(prompts)
@@ -286,10 +315,11 @@ class Experiment:
         folder = self.work / f"{name.replace(' ', '-')}-seed{seed}"
         kept = folder / "training.json"
         settings = self.training_settings(weight)
-        if not kept.exists() or json.loads(kept.read_text())["settings"] != settings:
-            kept.unlink(missing_ok=True)  # the adapter that it describes is about to be overwritten
+        if kept.exists():
+            check_settings(kept, json.loads(kept.read_text())["settings"], settings, "--work")
+        else:
             training = self.train_adapter(folder, name, arm, seed, weight)
-            kept.write_text(json.dumps({"settings": settings, "training": training}))
+            write(kept, json.dumps({"settings": settings, "training": training}))
         training = json.loads(kept.read_text())["training"]
         return {**training, **self.measured(PeftModel.from_pretrained(self.base(), folder))}
 
@@ -338,8 +368,10 @@ class Experiment:
         if arm.after == "before":
             return self.measured(self.base())
         folder = self.work / f"dpo-seed{seed}"
-        if not (folder / "adapter_config.json").exists():
+        kept = folder / "training.json"
+        if not kept.exists():
             raise SystemExit(f"--arms: {name} changes plain DPO's model; run the arm dpo with seed {seed} first")
+        check_settings(kept, json.loads(kept.read_text())["settings"], self.training_settings(None), "--work")
         model = PeftModel.from_pretrained(self.base(), folder)
         if arm.after == "repair":
             return self.repaired(model.merge_and_unload(), arm, seed)

@@ -22,7 +22,19 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from common import TRAIN, Rows, calibrated, device, digest, figures, fine_tune, read, source_of, test_sets
+from common import (
+    TRAIN,
+    Rows,
+    calibrated,
+    device,
+    digest,
+    figures,
+    fine_tune,
+    positive,
+    read,
+    source_of,
+    test_sets,
+)
 
 CALIBRATORS = ("temperature", "vector", "isotonic", "auto")
 # Optimizer steps, as a multiple of --steps, and the trainer's method.
@@ -41,12 +53,18 @@ def make_parser():
     parser.add_argument("--readings", nargs="+", default=["letters", "text-tokens"], choices=list(STEPS))
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS, metavar="ARM", help="default: all")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of the trained arms (default 0 1 2)")
-    parser.add_argument("--steps", type=int, help="optimizer steps of CFT (default 200 for letters, 100 for texts)")
-    parser.add_argument("--batch_size", type=int, default=8, help="questions per step (default 8)")
+    parser.add_argument(
+        "--steps", type=positive, help="optimizer steps of CFT (default 200 for letters, 100 for texts)"
+    )
+    parser.add_argument("--batch_size", type=positive, default=8, help="questions per step (default 8)")
     parser.add_argument("--learning_rate", type=float, default=2e-4, help="default 2e-4, cosine decay")
-    parser.add_argument("--lora_r", type=int, default=16, help="rank of the adapter (default 16), alpha is twice that")
-    parser.add_argument("--n_test", type=int, default=1000, help="questions of each test set (default 1000)")
-    parser.add_argument("--n_fit", type=int, default=500, help="questions to fit calibrators on (default 500)")
+    parser.add_argument(
+        "--lora_r", type=positive, default=16, help="rank of the adapter (default 16), alpha is twice that"
+    )
+    parser.add_argument(
+        "--n_test", type=positive, default=1000, help="questions of each test set, at most (default 1000)"
+    )
+    parser.add_argument("--n_fit", type=positive, default=500, help="questions to fit calibrators on (default 500)")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="of measuring")
     parser.add_argument("--out", type=Path, default=Path("repaired"), help="folder of the rows (default repaired)")
     parser.add_argument("--work", type=Path, help="folder of adapters and answers (default OUT/work)")
@@ -79,6 +97,8 @@ class Experiment:
         self.tests = test_sets(options.data, options.n_test)
         questions = read(TRAIN, options.data)
         self.fit, self.train = questions[: options.n_fit], questions[options.n_fit :]
+        if not self.train:
+            raise SystemExit(f"--n_fit: the training sets have only {len(questions):,} questions; lower --n_fit")
         self.asked, self.trained_on = digest(self.tests, self.fit), digest(self.train)
 
     def settings(self, reading, trained=None):

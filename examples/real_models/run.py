@@ -27,7 +27,7 @@ import prevent
 import prevent_report
 import repair
 import report
-from common import Rows
+from common import Rows, read_pairs, read_questions
 from fetch import MODELS, fetch
 
 TITLES = {
@@ -36,7 +36,7 @@ TITLES = {
     "prevent": "Alignment",
     "free_form": "Free-form answers",
 }
-# The arguments of each part of a model, as in the README. Its run of answer_pairs also averages weights.
+# The arguments of each part of a model, as in the README, which also reports other settings of single arms.
 RUNS = {
     "smollm2": {
         "repair": "--steps 150 --batch_size 16 --n_test 2000",
@@ -45,7 +45,7 @@ RUNS = {
     },
     "gemma-3-270m": {
         "answer_pairs": "--arms before dpo anchor --max_tokens 40 --n_pairs 1000 --steps 100 --batch_size 4 "
-        "--learning_rate 5e-4 --n_test 500 --sets ARC-Easy --looks 0",
+        "--learning_rate 1e-4 --n_test 500 --sets ARC-Easy --looks 0",
         "prevent": "--anchor_weights 1 5 20 --max_tokens 64 --n_pairs 400 --steps 100 --batch_size 4 "
         "--learning_rate 5e-4 --bf16 --n_test 200 --sets ARC-Easy --looks 0",
         "free_form": "--learning_rate 2e-4 --steps 170 --batch_size 16",
@@ -80,8 +80,11 @@ def main(argv=None):
         given = getattr(options, argument)
         if part in parts and given is None:
             raise SystemExit(f"--{argument}: the part {part} needs a file; give one, or leave the part out of --parts")
-        if part in parts and not Path(given).is_file():
-            raise SystemExit(f"--{argument}: no such file: {given}")
+    # Other parts may take days before these files are read.
+    if "prevent" in parts:
+        read_pairs(options.pairs)
+    if "free_form" in parts:
+        read_questions(options.questions)
     model = fetch(options.name, options.out, options.source)
     for part in parts:
         run(part, model, options)

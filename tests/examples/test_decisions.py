@@ -13,6 +13,7 @@ from hf_calib.tasks import TypedDecisions, encode_questions
 from tests.evaluation.test_decisions import benchmark
 from tests.examples.scripts import EXAMPLES, run_here, script, write
 from tests.hub.test_decisions import measured
+from tests.support import tiny_llama
 
 
 def rows(n, seed=0):
@@ -238,3 +239,14 @@ def test_the_arms_of_a_real_models_fold(real, saved_model, tmp_path):
         for one, two in zip(found[name]["probabilities"], scaled["probabilities"], strict=True):
             assert np.argmax(one) == np.argmax(two)
     assert len({json.dumps(own["probabilities"]) for own in found.values()}) == 9
+
+
+def test_a_fold_of_other_settings_or_another_model_is_not_continued(real, saved_model, tmp_path, tokenizer):
+    arguments = ["--out", str(tmp_path / "out"), "--folds", "0", "--cases", "5"]
+    fold = real.Fold(real.make_parser().parse_args(["--model", str(saved_model), *arguments]), 0)
+    fold.keep("prior", [])
+    with pytest.raises(SystemExit, match=r"--out: .*prior\.json is from a run with other settings \(steps\)"):
+        real.main(["--model", str(saved_model), *arguments, "--steps", "2"])
+    tiny_llama(tokenizer, seed=5).save_pretrained(tmp_path / "other")
+    with pytest.raises(SystemExit, match=r"--out: .*prior\.json is from a run with other settings \(source\)"):
+        real.main(["--model", str(tmp_path / "other"), *arguments])

@@ -73,5 +73,5 @@ def test_every_stage_is_measured_once(arguments, tmp_path, monkeypatch, capsys):
 
 
 def test_too_few_questions_are_refused(arguments, tmp_path):
-    with pytest.raises(SystemExit, match="has 60, and 1024 are needed"):
+    with pytest.raises(SystemExit, match="has 60 questions, and 1024 are needed; lower --n_test"):
         script("real_models/free_form").main([*arguments, "--n_train", "998"])

@@ -168,6 +168,26 @@ def test_an_arm_that_changes_plain_dpo_needs_its_model(arguments):
         import_module("prevent").main([*arguments, "--arms", "daca"])
 
 
+def test_an_adapter_of_other_settings_is_neither_changed_nor_overwritten(arguments, tmp_path, monkeypatch):
+    prevent = import_module("prevent")
+    work = tmp_path / "work"
+    short = [*arguments, "--work", str(work), "--looks", "0", "--sets"]
+    prevent.main([*short, "--steps", "1", "--arms", "dpo"])
+    monkeypatch.setattr(prevent.Experiment, "train_adapter", None)
+    for arm in ("dpo", "daca"):
+        with pytest.raises(SystemExit, match=r"--work: .*training\.json is from a run with other settings \(steps\)"):
+            prevent.main([*short, "--steps", "2", "--arms", arm, "--out", str(tmp_path / "other")])
+
+
+def test_bad_numbers_of_pairs_and_questions_are_refused(arguments, capsys):
+    prevent = import_module("prevent")
+    with pytest.raises(SystemExit):
+        prevent.main([*arguments, "--batch_size", "16", "--micro_batch_size", "5"])
+    assert "--micro_batch_size: must divide --batch_size, 16" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="--n_fit: openbookqa_train has only 30 questions; lower --n_fit"):
+        prevent.main([*arguments, "--n_fit", "30"])
+
+
 def test_label_smoothing_is_cross_entropy_with_smoothed_labels():
     config = import_module("prevent").ARMS["label smoothing"].config
     margins, epsilon = torch.linspace(-5, 5, 11, dtype=torch.float64), config["label_smoothing"]

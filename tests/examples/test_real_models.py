@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 import hf_calib
+from hf_calib.confidence import LocalModel
 from hf_calib.tasks.free_form import MATCHERS
 from tests.examples.scripts import EXAMPLES, script, write
 from tests.support import question_rows, tiny_llama
@@ -202,6 +203,55 @@ def test_a_repair_goes_on_from_its_last_checkpoint(arguments, tmp_path, monkeypa
     assert ("letters", "cft", 0) in rows_of(tmp_path)
 
 
+def test_an_incomplete_checkpoint_is_skipped(tmp_path):
+    last_checkpoint = import_module("common").last_checkpoint
+    assert last_checkpoint(tmp_path / "none") is None
+    for step in (25, 50):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    assert last_checkpoint(tmp_path) is None
+    (tmp_path / "checkpoint-25" / "trainer_state.json").write_text("{}")
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-25")
+
+
+def test_too_few_questions_are_reported(arguments, capsys):
+    repair = script("real_models/repair")
+    arguments[arguments.index("--n_test") + 1] = "30"
+    experiment = repair.Experiment(repair.make_parser().parse_args(arguments))
+    found = {name: len(questions) for name, questions in experiment.tests.items()}
+    assert found["ARC-Easy"] < 30 == found["in domain"]
+    printed = capsys.readouterr().out.splitlines()
+    assert f"--n_test: ARC-Easy has only {found['ARC-Easy']} questions with 4 options; all are used" in printed
+    assert not any("in domain" in line for line in printed)
+    arguments[arguments.index("--n_fit") + 1] = "999"
+    with pytest.raises(SystemExit, match=r"--n_fit: the training sets have only \d+ questions; lower --n_fit"):
+        repair.Experiment(repair.make_parser().parse_args(arguments))
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "many"])
+def test_numbers_of_questions_and_steps_are_at_least_one(value, capsys):
+    for name in ("repair", "prevent", "permuting", "free_form", "base_tokens"):
+        with pytest.raises(SystemExit):
+            import_module(name).make_parser().parse_args(["--model", "m", "--steps", value])
+        assert f"argument --steps: must be a whole number of at least 1, got '{value}'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("none.jsonl", None, r"--pairs: there is no file '.*none\.jsonl'"),
+        ("empty.jsonl", "", r"--pairs: .*empty\.jsonl holds no pair"),
+        ("p.jsonl", '{"prompt": "a", "chosen": "b"}\n', r"--pairs: .*p\.jsonl.* 1.*: 'rejected' is missing; each row"),
+        ("p.jsonl", '{"prompt": "a", "chosen": "b", "rejected": 3}\n', "'rejected' is not a text; each row needs"),
+        ("p.jsonl", '{"prompt": \n', r"--pairs: .*p\.jsonl"),
+    ],
+)
+def test_a_file_that_holds_no_pairs_is_refused(name, text, message, tmp_path):
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(SystemExit, match=message):
+        import_module("common").read_pairs(tmp_path / name)
+
+
 def test_training_with_permuted_options_differs_and_reports_flips(arguments, tmp_path, saved_model, capsys):
     permuting = script("real_models/permuting")
     own = [*arguments[: arguments.index("--n_fit")], "--steps", "2", "--seeds", "0", "--out", str(tmp_path / "rows")]
@@ -223,16 +273,17 @@ def test_training_with_permuted_options_differs_and_reports_flips(arguments, tmp
     assert line.endswith(f"| {flips:.3f} |")
 
 
-def test_an_aligned_models_answers_are_scored_by_the_model_before(saved_model, tmp_path, capsys):
+def test_an_aligned_models_answers_are_scored_by_the_model_before(saved_model, tmp_path, monkeypatch, capsys):
     base_tokens = script("real_models/base_tokens")
     pairs = write(tmp_path / "pairs.jsonl", [
         {"prompt": f"Say {n}", "chosen": f" {n}", "rejected": " no"} for n in range(12)
     ] + [{"prompt": "long " * 100, "chosen": "a", "rejected": "b"}])  # fmt: skip
     rows = [{"question": f"{n} + 1?", "answers": [str(n + 1)]} for n in range(14)]
-    base_tokens.main([
+    arguments = [
         "--model", str(saved_model), "--pairs", str(pairs), "--questions", str(write(tmp_path / "q.jsonl", rows)),
         "--steps", "2", "--learning_rate", "0.01", "--shots", "2", "--n_test", "10", "--out", str(tmp_path / "o"),
-    ])  # fmt: skip
+    ]  # fmt: skip
+    base_tokens.main(arguments)
     printed = capsys.readouterr().out
     assert "12 of 13 pairs" in printed
     arms = json.loads((tmp_path / "o" / "results.json").read_text())["arms"]
@@ -241,6 +292,20 @@ def test_an_aligned_models_answers_are_scored_by_the_model_before(saved_model, t
     last = arms["aligned: `base-tokens`"]["confidence"]
     (row,) = [line for line in printed.splitlines() if line.startswith("| aligned: `base-tokens` |")]
     assert "{value:.3f} [{low:.3f}, {high:.3f}]".format(**last) in row
+
+    with monkeypatch.context() as changed:
+        changed.setattr("transformers.Trainer.train", None)
+        changed.setattr(LocalModel, "generate", None)
+        base_tokens.main(arguments)
+        assert json.loads((tmp_path / "o" / "results.json").read_text())["arms"] == arms
+        # Neither another alignment nor the same one of other pairs is taken for this one.
+        with pytest.raises(SystemExit, match=r"training\.json is from a run with other settings \(steps\)"):
+            base_tokens.main([*arguments, "--steps", "3"])
+        write(pairs, [{"prompt": "Say", "chosen": "a", "rejected": "b"}])
+        with pytest.raises(SystemExit, match=r"training\.json is from a run with other settings \(pairs\)"):
+            base_tokens.main(arguments)
+    with pytest.raises(SystemExit, match=r"q\.jsonl has 14 questions, and 15 are needed; lower --n_test"):
+        base_tokens.main([*arguments, "--n_test", "13"])
 
 
 def test_the_demo_measures_repairs_and_measures_again(tmp_path, saved_model, monkeypatch, capsys):
@@ -327,6 +392,12 @@ def test_the_published_settings_are_accepted():
             needed = {"repair": [], "prevent": ["--pairs", "p"], "free_form": ["--questions", "q", "--out", "o"]}
             script_of = {"answer_pairs": "prevent"}.get(part, part)
             import_module(script_of).make_parser().parse_args(["--model", "m", *needed[script_of], *arguments.split()])
+    # The command of the README.
+    story = (EXAMPLES / "real_models" / "README.md").read_text(encoding="utf-8")
+    command = story.split(
+        "python examples/real_models/prevent.py --model google/gemma-3-270m --pairs arc_pairs.jsonl"
+    )[1]
+    assert run.RUNS["gemma-3-270m"]["answer_pairs"] in " ".join(command.split("```")[0].replace("\\", " ").split())
 
 
 def test_answer_pairs_prefer_the_right_option_to_a_wrong_one(tmp_path):
