@@ -52,8 +52,8 @@ def main(argv=None):
 def run(options, terminal):
     """Run the five steps; return the table."""
     out = options.out
-    train, test = (hf_calib.load_questions(DATA / f"openbookqa_{part}.jsonl") for part in ("train", "test"))
-    test = test[: options.limit]
+    train = hf_calib.load_questions(DATA / "openbookqa_train.jsonl")
+    test = hf_calib.load_questions(DATA / "openbookqa_test.jsonl", limit=options.limit)
 
     @contextmanager
     def step(number, text):
@@ -68,7 +68,7 @@ def run(options, terminal):
     with step(2, f"Measure it on {len(test)} OpenBookQA questions"):
         before = hf_calib.measure(str(model), asked, method=READING, dtype="float32", out=out / "before")
     with step(3, f"Fine-tune it on {len(train)} other questions (CFT)"):
-        settings = SETTINGS | {"steps": options.steps}
+        settings = SETTINGS | {"steps": options.steps, "n_test": len(test)}
         fine_tune(model, train, out / "adapter", READING, 0, settings, eval_calibration_dataset=test)
     with step(4, "Measure it again"):
         after = hf_calib.measure(hf_calib.load(out / "adapter"), asked, out=out / "after")

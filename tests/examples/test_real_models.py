@@ -323,6 +323,8 @@ def test_the_demo_measures_repairs_and_measures_again(tmp_path, saved_model, mon
     after = json.loads((out / "after" / "report.json").read_text())["measures"]["ece"]["value"]
     assert f"{after:.3f}" in card
     assert "Calibration-aware fine-tuning" in card
+    assert "**openbookqa_test.jsonl** (n = 10)" in card
+    assert "openbookqa_train.jsonl (640 rows)" in card
     table = printed.split("model ")[1]
 
     def trained_again(*args, **kwargs):
@@ -331,6 +333,9 @@ def test_the_demo_measures_repairs_and_measures_again(tmp_path, saved_model, mon
     monkeypatch.setattr(hf_calib.CalibrationAwareSFTTrainer, "train", trained_again)
     demo.main(arguments)
     assert capsys.readouterr().out.split("model ")[1] == table
+    for changed in ("--steps", "--limit"):  # the adapter's card would show other figures than the page
+        with pytest.raises(SystemExit, match=r"--out: .*settings\.json is from a run with other settings"):
+            demo.main([*arguments, changed, "11"])
 
 
 @pytest.mark.slow
