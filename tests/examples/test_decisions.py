@@ -226,6 +226,20 @@ def test_the_folds_of_the_real_models_are_reported_together(real, tmp_path, caps
         real.main(["--out", str(tmp_path / "none"), "--report"])
 
 
+def test_the_committed_times_are_those_of_the_text():
+    folder = EXAMPLES / "real_models"
+    story = " ".join((folder / "README.md").read_text(encoding="utf-8").split())
+    times = {
+        name: json.loads((folder / "results" / "decisions" / name / "throughput.json").read_text())["seconds_per_case"]
+        for name in ("smollm2", "gemma")
+    }
+    (one, each), (other, others) = (own.values() for own in times.values())
+    assert (
+        f"takes SmolLM2 {one:.2f} seconds of one core with one request per case and {each:.2f} with one per question, "
+        f"a ratio of {each / one:.1f}; Gemma takes {other:.2f} and {others:.2f}, a ratio of {others / other:.1f}"
+    ) in story
+
+
 @pytest.mark.slow
 def test_the_arms_of_a_real_models_fold(real, saved_model, tmp_path):
     arguments = ["--model", str(saved_model), "--out", str(tmp_path), "--folds", "1"]

@@ -14,6 +14,7 @@ from tests.examples.scripts import EXAMPLES, write
 from tests.support import question_rows
 
 N_PAIRS = 6
+README = EXAMPLES.parent / "README.md"
 
 
 @pytest.fixture(autouse=True)
@@ -245,6 +246,26 @@ def test_the_committed_report_and_tables_are_those_of_the_rows():
             assert cells == [", ".join(f"{value:.3f}" for value in found) for found in values], arm
             seen.add(arm)
         assert seen >= needed
+
+
+def test_the_differences_in_the_text_are_those_of_the_rows():
+    report = import_module("prevent_report")
+    rows = import_module("common").Rows(EXAMPLES / "real_models" / "results" / "prevent", "model").load()
+    texts = [path.read_text(encoding="utf-8") for path in (README, EXAMPLES / "real_models" / "README.md")]
+    front, story = (" ".join(text.split()).replace("[+", "[").replace(", +", ", ") for text in texts)
+    for model, arm, shown in (
+        ("gemma", "anchor self", (front, story)),
+        ("gemma", "anchor 1", (front, story)),
+        ("gemma", "anchor pairs", (front,)),
+        ("gemma", "anchor 5", (story,)),
+        ("gemma", "anchor 20", (story,)),
+        ("gemma-float32", "anchor 5", (story,)),
+        ("gemma-float32", "repair", (story,)),
+    ):
+        of_model = report.arms_of([row for row in rows if row["model"] == model])
+        sizes = of_model[arm][0]["preferences"]["pairs_per_prompt"]
+        found = report.difference(of_model[arm], of_model["dpo"], sizes).replace("[+", "[").replace(", +", ", ")
+        assert all(found in text for text in shown), (model, arm, found)
 
 
 def test_the_committed_alignment_with_right_answers_is_that_of_the_rows():
