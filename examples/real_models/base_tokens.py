@@ -48,7 +48,7 @@ def make_parser():
     parser.add_argument(
         "--longest", type=positive, default=64, help="leave out pairs with longer texts (default 64 tokens)"
     )
-    parser.add_argument("--shots", type=int, default=5, help="solved examples before each question (default 5)")
+    parser.add_argument("--shots", type=positive, default=5, help="solved examples before each question (default 5)")
     parser.add_argument("--n_test", type=positive, default=1000, help="questions to measure on (default 1000)")
     parser.add_argument("--seed", type=int, default=0, help="of the pairs' order and the questions' (default 0)")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")

@@ -34,10 +34,27 @@ TEST = {
 
 
 def load(name, data=None):
-    """Return the questions of a set, from the Hub or from a folder of question files."""
-    import hf_calib
+    """Return the questions of a set, from the Hub or from a folder of question files.
 
-    return hf_calib.load_questions(SETS[name] if data is None else str(Path(data) / f"{name}.jsonl"))
+    Raises
+    ------
+    SystemExit
+        If a file is missing or cannot be read, or a question has no answer.
+    """
+    import hf_calib
+    from hf_calib.tasks import QuestionError
+
+    if data is None:
+        return hf_calib.load_questions(SETS[name])
+    path = Path(data) / f"{name}.jsonl"
+    try:
+        questions = hf_calib.load_questions(path)
+    except (FileNotFoundError, QuestionError) as error:
+        raise SystemExit(f"--data: {error}") from None
+    without = sum(question.answer is None for question in questions)
+    if without:
+        raise SystemExit(f"--data: {without} of {len(questions)} questions in {path} have no answer; complete them")
+    return questions
 
 
 def read(names, data=None, seed=0):

@@ -40,7 +40,7 @@ def make_parser():
     parser.add_argument("--model", required=True, help="a folder or a Hub id")
     parser.add_argument("--questions", type=Path, required=True, help="file with the columns question and answers")
     parser.add_argument("--readings", nargs="+", default=READINGS, choices=READINGS, help="default: both")
-    parser.add_argument("--shots", type=int, default=5, help="solved examples before each question (default 5)")
+    parser.add_argument("--shots", type=positive, default=5, help="solved examples before each question (default 5)")
     parser.add_argument("--n_train", type=positive, default=900, help="answers to train on (default 900)")
     parser.add_argument("--n_fit", type=positive, default=100, help="answers to fit the temperature on (default 100)")
     parser.add_argument("--n_test", type=positive, default=490, help="answers to measure on (default 490)")

@@ -227,6 +227,20 @@ def test_too_few_questions_are_reported(arguments, capsys):
         repair.Experiment(repair.make_parser().parse_args(arguments))
 
 
+def test_a_folder_of_questions_that_is_unusable_is_refused(tmp_path):
+    load = import_module("common").load
+    with pytest.raises(SystemExit, match=r"--data: there is no file or folder '.*arc_easy_test\.jsonl'"):
+        load("arc_easy_test", tmp_path / "data")
+    path = write(tmp_path / "data" / "arc_easy_test.jsonl", [{"question": "a?"}])
+    with pytest.raises(SystemExit, match=r"--data: .*arc_easy_test\.jsonl"):
+        load("arc_easy_test", tmp_path / "data")
+    rows = question_rows(3)
+    del rows[1]["answer"]
+    write(path, rows)
+    with pytest.raises(SystemExit, match=r"--data: 1 of 3 questions in .*arc_easy_test\.jsonl have no answer"):
+        load("arc_easy_test", tmp_path / "data")
+
+
 @pytest.mark.parametrize("value", ["0", "-1", "many"])
 def test_numbers_of_questions_and_steps_are_at_least_one(value, capsys):
     for name in ("repair", "prevent", "permuting", "free_form", "base_tokens"):
