@@ -68,7 +68,7 @@ class PreferenceMixin(TaggedTrainer, Base):
         if not self.model.training:
             self._preference_term.evaluate(margins)
             return result
-        term = self._preference_term.loss(margins, self.state.global_step, (self.state.epoch or 0.0) < 1.0)
+        term = self._preference_term.loss(margins, (self.state.epoch or 0.0) < 1.0)
         if term is None:
             return result
         return (result[0] + term, result[1]) if return_outputs else result + term
@@ -95,7 +95,7 @@ class PreferenceStateCallback(StateCallback):
 
 
 class PreferenceRunCallback(TrainerCallback):
-    """Restores the preference's bins in a resumed run."""
+    """Fills the preference's bins after each step, and restores them in a resumed run."""
 
     def __init__(self, term: PreferenceTerm, callbacks: Callable[[], Iterable[TrainerCallback]]) -> None:
         self.term, self.callbacks = term, callbacks
@@ -105,6 +105,15 @@ class PreferenceRunCallback(TrainerCallback):
         saved = PreferenceStateCallback.begin(self.callbacks(), state, self.term.state_dict)
         if saved is not None:
             self.term.load_state_dict(saved)
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        """Start a step."""
+        # transformers may begin a step twice when it retries with a smaller batch.
+        self.term.begin_step()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        """Add the step's scores to the bins."""
+        self.term.end_step()
 
 
 @contextmanager

@@ -19,7 +19,7 @@ class PreferenceTerm:
     """The ECE regularizer on max(σ(m), 1 - σ(m)), and the statistics of that confidence.
 
     The E-step needs pairs that the weights are not trained on. Each pair is scored in the first pass, before the step
-    that trains on it. These scores fill the bins, one step behind; later passes leave the bins unchanged.
+    that trains on it. These scores fill the bins at the end of the step; later passes leave the bins unchanged.
 
     Parameters
     ----------
@@ -32,18 +32,19 @@ class PreferenceTerm:
         self.accelerator = accelerator
         self.targets = BinTargets(momentum=MOMENTUM)
         self.statistics = {"train": BinStatistics(), "eval": BinStatistics()}
-        self._scored_step = -1
         self._scored: list[tuple[np.ndarray, np.ndarray]] = []
 
-    def loss(self, margins: torch.Tensor, step: int, first_pass: bool) -> torch.Tensor | None:
+    def begin_step(self) -> None:
+        """Forget the scores of a step that was not finished."""
+        self._scored = []
+
+    def loss(self, margins: torch.Tensor, first_pass: bool) -> torch.Tensor | None:
         """Record a training batch's margins, and return the weighted term's mean over them.
 
         Parameters
         ----------
         margins : torch.Tensor, shape (B,)
             With gradient.
-        step : int
-            Number of the optimizer step.
         first_pass : bool
             Whether the pairs are seen for the first time.
 
@@ -51,9 +52,6 @@ class PreferenceTerm:
         -------
         torch.Tensor of float32, shape (), or None if the term has no weight.
         """
-        if step != self._scored_step:
-            self._expectation_step()
-            self._scored_step = step
         confidences, correct = self._record(margins, "train")
         if self.arguments.preference_weight == 0:
             return None
@@ -75,8 +73,9 @@ class PreferenceTerm:
         self.statistics[mode].update(confidences, correct)
         return confidences, correct
 
-    def _expectation_step(self) -> None:
-        """Add the last step's scores to the bins, the same on every process."""
+    def end_step(self) -> None:
+        """Add the step's scores to the bins, the same on every process."""
+        # Before a checkpoint is saved, which holds the main process's state only.
         scored, self._scored = self._scored, []
         if self.arguments.preference_weight == 0:
             return
@@ -110,15 +109,9 @@ class PreferenceTerm:
         }
 
     def state_dict(self) -> dict:
-        """Return what a resumed run needs: the bins, and the last step's scores."""
-        return {
-            "targets": self.targets.state_dict(),
-            "step": self._scored_step,
-            "scored": [[values.tolist() for values in pair] for pair in self._scored],
-        }
+        """Return what a resumed run needs: the bins."""
+        return {"targets": self.targets.state_dict()}
 
     def load_state_dict(self, state: dict) -> None:
         """Restore what `state_dict` returned."""
         self.targets.load_state_dict(state["targets"])
-        self._scored_step = state["step"]
-        self._scored = [(np.array(confidences), np.array(correct)) for confidences, correct in state["scored"]]

@@ -20,7 +20,7 @@ CONFIGS = ROOT / "examples" / "accelerate_configs"
 NAMES = {
     "ddp": (
         "dpo-lora", "dpo-full", "sft-full", "dpo-lora-few", "dpo-lora-reentrant", "dpo-lora-separate", "reward-full",
-        "kto-lora-clipped", "grpo-lora-clipped", "rloo-lora-clipped", "dpo-lora-interrupted",
+        "reward-full-resumed", "kto-lora-clipped", "grpo-lora-clipped", "rloo-lora-clipped", "dpo-lora-interrupted",
         "fsdp2-full-checkpointing", "dpo-lora-texts",
     ),
     "zero3": (

@@ -154,7 +154,7 @@ def test_the_bins_come_from_the_first_pass_before_each_step(tokenizer, tmp_path,
         preference_weight=1.0, per_device_train_batch_size=2, gradient_accumulation_steps=2,
     )  # fmt: skip
     trainer.train()
-    # Six steps of four pairs are a pass; each step's are added when the next begins, those of the second pass never.
+    # Six steps of four pairs are a pass; each step's are added when it ends, those of the second pass never.
     assert updates == [4] * 6
 
 
