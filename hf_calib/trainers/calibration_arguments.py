@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from numbers import Integral, Real
+from typing import Any, ClassVar
 
 from ..confidence.registry import way_named
 from ..regularizers.targets import SHARING_RULES
@@ -19,6 +20,12 @@ def check_confidence(
     """Raise a ValueError that names the argument unless a loss can act on confidence read in this way."""
     if confidence not in trainable:
         raise ValueError(f"{argument} must be one of {', '.join(trainable)}; got {confidence!r}")
+
+
+def check_weight(name: str, value: Any) -> None:
+    """Raise a ValueError that names the argument unless its value is a finite, nonnegative number."""
+    if not (isinstance(value, Real) and 0 <= value < float("inf")):
+        raise ValueError(f"{name} must be a finite, nonnegative number, got {value!r}")
 
 
 @dataclass
@@ -246,19 +253,18 @@ class CalibrationArguments:
     def check_calibration_arguments(self) -> None:
         """Raise a ValueError that names the first argument with an invalid value."""
         for name in ("anchor_weight", "supervised_weight", "brier_weight", "em_weight", "dece_weight"):
-            if not 0.0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} must be a finite, nonnegative number, got {getattr(self, name)}")
-        positive = ("calibration_batch_size", "calibration_max_length", "em_batch_size", "em_steps", "em_bins")
-        for name in (*positive, "self_made_questions"):
+            check_weight(name, getattr(self, name))
+        optional = ("calibration_batch_size", "calibration_max_length", "em_batch_size")
+        for name in (*optional, "em_steps", "em_bins", "self_made_questions"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        if not 0.0 < self.em_fraction < 1.0:
-            raise ValueError(f"em_fraction must lie between 0 and 1, got {self.em_fraction}")
-        if not 0.0 <= self.average_weights <= 1.0:
-            raise ValueError(f"average_weights must be a share between 0 and 1, got {self.average_weights}")
-        if not 0.0 <= self.em_momentum < 1.0:
-            raise ValueError(f"em_momentum must be in [0, 1), got {self.em_momentum}")
+            if not (value is None and name in optional) and not (isinstance(value, Integral) and value >= 1):
+                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+        if not (isinstance(self.em_fraction, Real) and 0 < self.em_fraction < 1):
+            raise ValueError(f"em_fraction must lie between 0 and 1, got {self.em_fraction!r}")
+        if not (isinstance(self.average_weights, Real) and 0 <= self.average_weights <= 1):
+            raise ValueError(f"average_weights must be a share between 0 and 1, got {self.average_weights!r}")
+        if not (isinstance(self.em_momentum, Real) and 0 <= self.em_momentum < 1):
+            raise ValueError(f"em_momentum must be in [0, 1), got {self.em_momentum!r}")
         check_confidence(self.calibration_confidence, trainable=self.trainable_confidence)
         for name, choices in (
             ("calibration_prompt", ("plain", "chat")),

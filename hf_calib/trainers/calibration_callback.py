@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 class CalibrationCallback(TrainerCallback):
     """Asks the model a set of multiple-choice questions whenever its trainer evaluates.
 
-    Eight measures are logged as `{prefix}/{measure}` together with the evaluation's own metrics, and can be used as
-    `metric_for_best_model`. For a measure whose lower values are better, the callback changes transformers' default
+    The measures that `evaluate()` of the calibration-aware trainers reports are logged as `{prefix}/{measure}` together
+    with the evaluation's own metrics, and can be used as `metric_for_best_model`. For a measure whose lower values are better, the callback changes transformers' default
     `greater_is_better=True` to False, and logs this. The reliability diagram is logged to TensorBoard, Weights &
     Biases and trackio, if the run reports to them. Training itself is unchanged.
 
@@ -45,7 +45,8 @@ class CalibrationCallback(TrainerCallback):
     confidence : str, default "letters"
         What confidence is read off; see `calibration_confidence` of the calibration-aware trainers.
     prefix : str, default "eval_calibration"
-        Prefix of the logged names; use a different one for each of several callbacks.
+        Prefix of the logged names, a different one for each of several callbacks. transformers looks for a
+        `metric_for_best_model` only among names that begin with "eval_".
     batch_size : int, optional
         Questions per device; by default the trainer's `per_device_eval_batch_size`.
 
@@ -54,14 +55,15 @@ class CalibrationCallback(TrainerCallback):
     reports : dict from str to CalibrationReport
         Full reports: "before", from before a run's first step, and "after", the latest one.
     history : list of dict
-        The logged measures of every evaluation, with its `step`.
+        The logged measures of every evaluation, with its `step`. Both start anew in another trainer.
 
     Raises
     ------
     QuestionError
         When the trainer starts, if a question has no answer or cannot be formatted.
     ValueError
-        When the trainer starts, if there is no tokenizer.
+        When the trainer starts, if there is no tokenizer, the model has no language-model head, the prefix is used
+        twice, or `metric_for_best_model` has a prefix that transformers does not look for.
 
     Examples
     --------
@@ -108,9 +110,11 @@ class CalibrationCallback(TrainerCallback):
 
     def _begin(self, args: Any) -> None:
         """Find the trainer and make the questions ready for it, once."""
-        if self._evaluator is not None:
+        trainer = calling_trainer(self)
+        if trainer is self.trainer and self._evaluator is not None:
             return
-        self.trainer = calling_trainer(self)
+        self.trainer, self.reports, self.history, self._evaluator = trainer, {}, [], None
+        self._check(args)
         tokenizer = self.tokenizer if self.tokenizer is not None else self.trainer.processing_class
         if tokenizer is None:
             raise ValueError("tokenizer: the trainer has no processing_class; pass `tokenizer=` to the callback")
@@ -128,13 +132,45 @@ class CalibrationCallback(TrainerCallback):
             self.questions,
             preparation,
             partial(model_to_ask, self.trainer),
-            self.batch_size or args.per_device_eval_batch_size,
+            args.per_device_eval_batch_size if self.batch_size is None else self.batch_size,
             chat_option="prompt_format=PromptFormat(chat=True)",
         )
+
+    def _check(self, args: Any) -> None:
+        """Refuse a trainer in which the callback cannot measure anything, or not under its prefix."""
+        model, others = self.trainer.model, self.trainer.callback_handler.callbacks
+        name = type(self.trainer).__name__
+        if not hasattr(self.trainer, "model_wrapped"):  # PPO, with a loop and a model of its own
+            raise ValueError(
+                f"callbacks: {name} never evaluates, so CalibrationCallback has nothing to do; use "
+                "CalibrationAwarePPOTrainer with these questions as eval_calibration_dataset"
+            )
+        if _is_classifier(model):
+            raise ValueError(
+                f"callbacks: {type(model).__name__} has no language-model head, so CalibrationCallback cannot ask it "
+                "questions; remove the callback"
+            )
+        if any(isinstance(own, CalibrationCallback) and own is not self and own.prefix == self.prefix for own in others):
+            raise ValueError(
+                f"prefix: {self.prefix!r} is used by two callbacks of the trainer; give each CalibrationCallback its "
+                'own, such as "eval_mmlu"'
+            )
+        metric = getattr(args, "metric_for_best_model", None) or ""
+        if metric.startswith(f"{self.prefix}/") and not metric.startswith("eval_"):
+            raise ValueError(
+                f"metric_for_best_model={metric!r}: transformers only looks for names that begin with eval_; pass "
+                f"prefix='eval_{self.prefix}' to CalibrationCallback"
+            )
 
     def on_train_begin(self, args, state, control, **kwargs):
         """Measure the model before the first step."""
         self._begin(args)
+        run = getattr(self.trainer, "calibration_run", None)
+        if self.prefix == EVALUATION_PREFIX and run is not None and run.evaluation_source is not None:
+            raise ValueError(
+                f"prefix: {self.prefix!r} is that of the trainer's own eval_calibration_dataset; give the "
+                'CalibrationCallback another one, such as "eval_mmlu"'
+            )
         if state.global_step == 0:
             self.reports["before"] = self.measure()
 
@@ -172,6 +208,12 @@ class CalibrationCallback(TrainerCallback):
         for callback, write in writers:
             if write is not None:
                 write(callback, f"{self.prefix}/reliability", display.figure_, step)
+
+
+def _is_classifier(model: Any) -> bool:
+    """Return whether a transformers model does not predict tokens."""
+    generates, head = getattr(model, "can_generate", None), getattr(model, "get_output_embeddings", None)
+    return callable(generates) and callable(head) and not generates() and head() is None
 
 
 def calling_trainer(callback: TrainerCallback) -> Trainer:

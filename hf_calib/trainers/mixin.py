@@ -86,6 +86,8 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
     _supervised_by_trainer = False
     # Whether the extended trainer's loss runs a forward with gradient.
     _takes_own_forward = True
+    # Whether the extended trainer can evaluate its loss on a dataset.
+    _evaluates_datasets = True
     # For the model card: whether the trainer aligns a base model, and the method's name with and without terms.
     _aligns = True
     # Whether the trainer takes a reference even if no term needs it.
@@ -112,7 +114,7 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
         self._evaluation_prefix: str | None = None
         self._averaging: WeightAveragingCallback | None = None
         check_layouts(dataset_kind(self), args, kwargs)
-        with _evaluation_allowed(args, kwargs, eval_calibration_dataset is not None):
+        with _evaluation_allowed(self, args, kwargs, eval_calibration_dataset is not None):
             super().__init__(*args, **kwargs)
         if not isinstance(self.args, CalibrationArguments):
             correct_direction(self.args)
@@ -418,10 +420,20 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
             `/smooth_ece`, `/nll`, `/brier` and `/option_mass`; with an `eval_calibrator` also
             `{prefix}_calibration/calibrated_ece` and so on. On free-form questions also `/missing_confidence`, the
             share of answers without a confidence that could be read.
+
+        Raises
+        ------
+        ValueError
+            If the trainer can only evaluate on calibration questions, and there are none or another dataset is given.
         """
         kind = dataset_kind(self)
         check_layouts(None if kind == "text" else kind, (), {"eval_dataset": eval_dataset})
         own = self.eval_dataset if eval_dataset is None else eval_dataset
+        if not self._evaluates_datasets:
+            if eval_dataset is not None:
+                raise self._no_loss_on("eval_dataset")
+            self._require_evaluator()
+            own = None
         # With several evaluation sets, this is called again for each, with its own prefix.
         outermost = self._evaluator is not None and self._evaluation_prefix is None
         if not outermost:
@@ -456,10 +468,20 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
         ValueError
             If there is no `eval_calibration_dataset`.
         """
+        evaluator = self._require_evaluator()
+        # Without the run's seed, so that the same answers have the same intervals wherever they are measured.
+        return evaluator.report(evaluator.predictions())
+
+    def _require_evaluator(self) -> CalibrationEvaluator:
         if self._evaluator is None:
             raise ValueError("eval_calibration_dataset: there are no questions to evaluate on; pass it to the trainer")
-        # Without the run's seed, so that the same answers have the same intervals wherever they are measured.
-        return self._evaluator.report(self._evaluator.predictions())
+        return self._evaluator
+
+    def _no_loss_on(self, argument: str) -> ValueError:
+        return ValueError(
+            f"{argument}: {type(self).__name__} has no loss to evaluate on a dataset; leave it out, and pass answered "
+            "questions to evaluate on as eval_calibration_dataset when the trainer is constructed"
+        )
 
     def _evaluate_calibration(self, prefix: str) -> dict[str, float]:
         assert self._evaluator is not None
@@ -490,19 +512,24 @@ def _report_unanswered(n_questions: int, settings: CalibrationArguments) -> None
 
 
 @contextmanager
-def _evaluation_allowed(args: Sequence[Any], kwargs: dict[str, Any], has_questions: bool) -> Iterator[None]:
+def _evaluation_allowed(
+    trainer: Any, args: Sequence[Any], kwargs: dict[str, Any], has_questions: bool
+) -> Iterator[None]:
     """Let a trainer evaluate at intervals on calibration questions and on no dataset of its own.
 
     transformers refuses an evaluation strategy without an `eval_dataset`, but only while a trainer is constructed, so
-    the strategy is "no" during that time.
+    the strategy is "no" during that time, and no best model is asked for, which would need one.
     """
     arguments = next((value for value in (*args, *kwargs.values()) if isinstance(value, TrainingArguments)), None)
     if arguments is None or not has_questions or kwargs.get("eval_dataset") is not None:
         yield
         return
-    strategy = arguments.eval_strategy
-    arguments.eval_strategy = IntervalStrategy.NO
+    given = {name: getattr(arguments, name) for name in ("eval_strategy", "load_best_model_at_end")}
+    arguments.eval_strategy, arguments.load_best_model_at_end = IntervalStrategy.NO, False
     try:
         yield
     finally:
-        arguments.eval_strategy = strategy
+        # TRL's SFT trainer makes a config of its own from plain training arguments.
+        for own in (arguments, getattr(trainer, "args", arguments)):
+            for name, value in given.items():
+                setattr(own, name, value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,8 @@ from .calibration_arguments import CalibrationArguments
 from .callbacks import CalibrationStateCallback
 from .mixin import CalibrationMixin
 from .trl_compatibility import UnavailablePPO, has_ppo, ppo_classes
+
+logger = logging.getLogger(__name__)
 
 _Trainer: Any
 _Config: Any
@@ -42,7 +45,9 @@ class CalibrationAwarePPOTrainer(CalibrationMixin, _Trainer):
     """`trl.experimental.ppo.PPOTrainer` with the calibration terms of `CalibrationMixin`.
 
     TRL's loop is unchanged: the terms are added when it calls `accelerator.backward`. The anchor's reference is PPO's
-    own, and the questions are not prompts: nothing is generated for them. As in TRL, a run cannot be resumed.
+    own, and the questions are not prompts: nothing is generated for them. As in TRL, a run cannot be resumed, and
+    nothing is evaluated during training, whatever `eval_strategy` is: with an `eval_calibration_dataset`, the
+    calibration is measured before and after, and by `evaluate()`.
 
     Raises
     ------
@@ -50,6 +55,7 @@ class CalibrationAwarePPOTrainer(CalibrationMixin, _Trainer):
         If the installed TRL has no PPO, which was removed in 1.13.0.
     """
 
+    _evaluates_datasets = False
     _not_resumed = "PPO cannot be resumed, but a new run can start from the policy saved there"
 
     @property
@@ -63,6 +69,11 @@ class CalibrationAwarePPOTrainer(CalibrationMixin, _Trainer):
     def _add_calibration_callbacks(self) -> None:
         super()._add_calibration_callbacks()
         self.remove_callback(CalibrationStateCallback)
+        if self._evaluator is not None and self.args.eval_strategy != "no" and self.accelerator.is_main_process:
+            logger.warning(
+                "eval_strategy: PPO evaluates nothing during training; the calibration is measured before and after, "
+                "and by evaluate()"
+            )
 
     def train(self, resume_from_checkpoint: str | bool | None = None) -> Any:
         """Train as the extended trainer does; `calibration_reports` then has "before" and "after".

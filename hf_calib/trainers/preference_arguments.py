@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from .best_metric import set_direction
+from .calibration_arguments import check_weight
 
 
 @dataclass
@@ -37,5 +38,4 @@ class PreferenceArguments:
         parent = getattr(super(), "__post_init__", None)
         if parent is not None:
             parent()
-        if not 0.0 <= self.preference_weight < float("inf"):
-            raise ValueError(f"preference_weight must be a finite, nonnegative number, got {self.preference_weight}")
+        check_weight("preference_weight", self.preference_weight)

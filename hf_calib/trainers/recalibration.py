@@ -51,6 +51,12 @@ class RecalibrationConfig(CalibrationArguments, TrainingArguments):
     )
 
 
+def check_config(args: Any, expected: type) -> None:
+    """Raise a TypeError unless `args` are of the config class that a trainer expects."""
+    if not isinstance(args, expected):
+        raise TypeError(f"args: expected a {expected.__name__}, got {type(args).__name__}")
+
+
 class _TermsOnlyTrainer(Trainer):
     """A trainer without a loss of its own."""
 
@@ -72,21 +78,36 @@ class RecalibrationTrainer(CalibrationMixin, _TermsOnlyTrainer):  # type: ignore
     args : RecalibrationConfig
     prompts : dataset, list of rows, str or Path
         Multiple-choice questions, with answers or without; or "self", to let the reference write them.
-    reference : PreTrainedModel, str, Path or ReferenceDistributions
-        The calibrated model, usually the pre-trained one; or its answers, computed beforehand.
+    reference : PreTrainedModel, str, Path, ReferenceDistributions or None
+        The calibrated model, usually the pre-trained one; or its answers, computed beforehand. With None, which needs
+        another term, the anchor keeps to the model that training starts from.
     processing_class : transformers.PreTrainedTokenizerBase
     **kwargs
         Passed to `CalibrationMixin` and `transformers.Trainer`, such as `eval_calibration_dataset`.
+
+    Raises
+    ------
+    TypeError
+        If `args` are not a `RecalibrationConfig`.
+    ValueError
+        If no weight is trainable, no term has a weight, `reference` is None although the anchor is the only term, or
+        an `eval_dataset` is given.
     """
 
     _method_name = _method_without_terms = "recalibration"
     _takes_own_forward = False
+    _evaluates_datasets = False
     _aligns = False
     _always_has_reference = True
 
     def __init__(
         self, model: Any, args: RecalibrationConfig, prompts: Any, reference: Any, processing_class: Any, **kwargs: Any
     ) -> None:
+        check_config(args, RecalibrationConfig)
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            raise ValueError("model: no weight is trainable; load its adapter with is_trainable=True, or merge it")
+        if kwargs.get("eval_dataset") is not None:
+            raise self._no_loss_on("eval_dataset")
         if is_pairs(prompts):
             raise no_pairs(self)
         questions = prompts if is_self(prompts) else as_questions(prompts)
@@ -119,6 +140,11 @@ class RecalibrationTrainer(CalibrationMixin, _TermsOnlyTrainer):  # type: ignore
             raise ValueError(
                 "anchor_weight: the weights of all terms are 0, so there is nothing to train; set anchor_weight or "
                 "supervised_weight above 0"
+            )
+        if reference is None and self.calibration_run.terms == ("anchor",) and not self._takes_own_forward:
+            raise ValueError(
+                "reference: without one, the anchor keeps the model as it is, and no other term acts; pass the "
+                "calibrated model to return to, or answered questions and a supervised_weight above 0"
             )
         if not is_self(prompts):  # as_questions drops a dataset's origin
             used = self.calibration_run.calibration_source
@@ -166,8 +192,8 @@ def recalibrate(
         If the reference has a different vocabulary, or its distributions belong to other questions.
     QuestionError
         If the prompts are not questions.
-    ValueError
-        If no tokenizer is given, and the model's configuration has no `name_or_path`.
+    TypeError, ValueError
+        If no tokenizer is given, and the model's configuration has no `name_or_path`; and as `RecalibrationTrainer`.
 
     Examples
     --------
@@ -187,8 +213,6 @@ def recalibrate(
         model = get_peft_model(model, peft_config if peft_config is not None else default)
     elif peft_config is not None:
         raise ValueError("peft_config: the model already has an adapter; merge that, or leave peft_config out")
-    elif not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ValueError("model: no weight is trainable; load its adapter with is_trainable=True, or merge it")
     trainer = RecalibrationTrainer(model, args, prompts, reference, tokenizer, **kwargs)
     trainer.train()
     return trainer

@@ -82,7 +82,7 @@ class SelfEvaluationCallback(TrainerCallback):
             )
         if not isinstance(every, int | np.integer) or every < 1:
             raise ValueError(f"every: must be an integer of at least 1, in optimizer steps, got {every!r}")
-        self.questions = questions
+        self.questions = self._initial = questions
         self.every = int(every)
         self.sampling = Sampling.from_dict(questions.provenance, matcher)
         answered = {answer.row: answer.question for answer in questions.answers}
@@ -100,10 +100,10 @@ class SelfEvaluationCallback(TrainerCallback):
                 "could refresh; use a calibration-aware trainer with the answers as calibration_dataset"
             )
         run = self.trainer.calibration_run
-        if run.questions and len(run.questions) != len(self.questions):
+        if run.questions and len(run.questions) != len(self._initial):
             raise ValueError(
                 f"questions: the trainer has {len(run.questions)} calibration questions, but SelfEvaluationCallback "
-                f"has {len(self.questions)}; a refresh replaces all of them, so pass the same questions as "
+                f"has {len(self._initial)}; a refresh replaces all of them, so pass the same questions as "
                 "calibration_dataset"
             )
         if self.trainer.has_precomputed_reference:
@@ -112,7 +112,7 @@ class SelfEvaluationCallback(TrainerCallback):
                 "so the answers cannot be refreshed; pass a reference model with the same tokenizer, or leave it out "
                 "and set anchor_weight=0"
             )
-        current = self.questions
+        current = self._initial  # the callback may have been used in another run
         if state.global_step > 0 and run.resumed_from is not None:
             if (run.resumed_from / _FILE).exists():
                 current = SelfEvaluationQuestions.load(run.resumed_from / _FILE)

@@ -17,9 +17,9 @@ from ..evaluation import SelfEvaluationQuestions
 from ..hub import dataset_reference
 from ..tasks import PromptFormat, Question, QuestionError
 from ..tasks.drawing import QuestionList
-from .calibration_arguments import CalibrationArguments
+from .calibration_arguments import CalibrationArguments, check_weight
 from .questions import chosen_format, use_chat_template
-from .recalibration import RecalibrationConfig, RecalibrationTrainer
+from .recalibration import RecalibrationConfig, RecalibrationTrainer, check_config
 
 
 @dataclass
@@ -62,8 +62,7 @@ class StatedConfidenceConfig(RecalibrationConfig):
     trainable_confidence = (StatedLevels.name,)
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.answer_weight < float("inf"):
-            raise ValueError(f"answer_weight must be a finite, nonnegative number, got {self.answer_weight}")
+        check_weight("answer_weight", self.answer_weight)
         for name in ("em_weight", "dece_weight", "brier_weight"):
             if getattr(self, name) != 0:
                 raise ValueError(
@@ -104,7 +103,7 @@ class StatedConfidenceTrainer(RecalibrationTrainer):
     Raises
     ------
     TypeError
-        If the answers are not `SelfEvaluationQuestions`.
+        If `args` are not a `StatedConfidenceConfig`, or the answers not `SelfEvaluationQuestions`.
     ValueError
         If there is a `reference` but no anchor, or `calibration_prompt` does not fit the answers' prompt format.
     QuestionError
@@ -132,6 +131,7 @@ class StatedConfidenceTrainer(RecalibrationTrainer):
         reference: Any = None,
         **kwargs: Any,
     ) -> None:
+        check_config(args, StatedConfidenceConfig)
         use_chat_template(processing_class, args.chat_template_path)
         questions = _checked(answers, "answers")
         if reference is not None and args.anchor_weight == 0:

@@ -13,7 +13,7 @@ import hf_calib
 from hf_calib import CalibrationCallback
 from hf_calib.tasks import QuestionError
 from tests.support import pairs, questions, tiny_llama, training_arguments
-from tests.trainers.runs import lora
+from tests.trainers.runs import dpo, lora, reward
 
 HELD_OUT = questions(13, seed=4, choices=(4, 3))
 
@@ -135,6 +135,45 @@ def test_it_works_among_a_trainers_callbacks_and_logs_its_warnings_once(tokenize
     assert "too_few_questions" in {finding.code for finding in warnings}
     assert caplog.text.count("13 questions are too few for any of these figures") == 1
     assert callback.measure().accuracy.value == callback.reports["after"].accuracy.value
+
+
+def test_in_another_trainer_it_measures_that_trainers_model(tokenizer, tmp_path):
+    callback = CalibrationCallback(HELD_OUT)
+    for seed in (0, 1):
+        trainer = plain(tokenizer, tmp_path, callbacks=[callback])
+        trainer.model.load_state_dict(tiny_llama(tokenizer, seed=seed).state_dict())
+        trainer.train()
+        expected = hf_calib.predict(tiny_llama(tokenizer, seed=seed), tokenizer, HELD_OUT).report()
+        found = callback.reports["before"].measures["nll"].value
+        assert found == pytest.approx(expected.measures["nll"].value, abs=1e-5)
+        assert [entry["step"] for entry in callback.history] == [2, 4]
+
+
+def test_a_prefix_that_is_used_twice_is_refused(tokenizer, tmp_path):
+    two = [CalibrationCallback(HELD_OUT), CalibrationCallback(questions(6))]
+    with pytest.raises(ValueError, match="prefix: 'eval_calibration' is used by two callbacks"):
+        plain(tokenizer, tmp_path, callbacks=two)
+    aware = dpo(
+        tokenizer, tmp_path, peft_config=lora(), calibration_dataset=None, eval_calibration_dataset=HELD_OUT,
+        callbacks=[CalibrationCallback(questions(6))],
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="that of the trainer's own eval_calibration_dataset"):
+        aware.train()
+
+
+def test_a_prefix_that_transformers_does_not_look_for_is_refused(tokenizer, tmp_path):
+    with pytest.raises(ValueError, match="metric_for_best_model='mmlu/ece': .*pass prefix='eval_mmlu'"):
+        plain(
+            tokenizer, tmp_path, callbacks=[CalibrationCallback(HELD_OUT, prefix="mmlu")],
+            metric_for_best_model="mmlu/ece",
+        )  # fmt: skip
+
+
+def test_a_model_that_predicts_no_tokens_is_refused(tokenizer, tmp_path):
+    trainer = reward(tokenizer, tmp_path)
+    trainer.add_callback(CalibrationCallback(HELD_OUT))
+    with pytest.raises(ValueError, match="LlamaForSequenceClassification has no language-model head"):
+        trainer.train()
 
 
 def test_what_it_cannot_ask_is_named(tokenizer, tmp_path):

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from transformers import EarlyStoppingCallback, TrainerCallback
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
 
 from hf_calib import predict
-from tests.support import pairs, questions
+from tests.support import pairs, questions, training_arguments
 from tests.trainers.runs import dpo, lora, sft
 
 HELD_OUT = questions(37, seed=4, choices=(4, 2, 3))
@@ -144,6 +144,22 @@ def test_early_stopping_sees_the_metric(sets, tokenizer, tmp_path):
     curve = [entry["eval_calibration/nll"] for entry in trainer.calibration_history]
     assert len(curve) < 8
     assert curve[-1] >= min(curve[:-1])
+
+
+def test_plain_training_arguments_evaluate_on_questions_alone(tokenizer, tmp_path):
+    """TRL's SFT trainer makes a config of its own from them."""
+    args = TrainingArguments(
+        str(tmp_path),
+        **training_arguments(
+            eval_strategy="steps", eval_steps=1, save_strategy="steps", save_steps=1, max_steps=2,
+            load_best_model_at_end=True, metric_for_best_model="eval_calibration/nll",
+        ),
+    )  # fmt: skip
+    trainer = sft(tokenizer, tmp_path, args=args, eval_calibration_dataset=HELD_OUT, peft_config=lora())
+    trainer.train()
+    curve = [entry["eval_calibration/nll"] for entry in trainer.calibration_history]
+    assert [entry["step"] for entry in trainer.calibration_history] == [1, 2]
+    assert trainer.state.best_metric == min(curve)
 
 
 def test_without_questions_to_evaluate_on(tokenizer, tmp_path):

@@ -7,6 +7,7 @@ import torch
 from datasets import Dataset
 from transformers import LlamaForSequenceClassification, TrainerCallback, set_seed
 
+import hf_calib
 from hf_calib.trainers import CalibrationAwarePPOConfig, CalibrationAwarePPOTrainer, calibration_aware
 from hf_calib.trainers.calibration_term import CalibrationTerm
 from hf_calib.trainers.trl_compatibility import TrainerUnavailableError, has_ppo
@@ -67,6 +68,22 @@ def test_it_trains_with_the_terms_and_reports_calibration(adapter, tokenizer, tm
     assert before.measures["nll"].value != after.measures["nll"].value
     trainer.create_model_card()
     assert "calibration-aware PPO" in (tmp_path / "README.md").read_text()
+
+
+@with_ppo
+def test_evaluate_measures_calibration_alone(tokenizer, tmp_path, caplog):
+    trainer = ppo(tokenizer, tmp_path, eval_strategy="steps", eval_steps=1)
+    assert "eval_strategy: PPO evaluates nothing during training" in caplog.text
+    report = hf_calib.predict(trainer.policy_model, tokenizer, questions(12, seed=4)).report()
+    assert trainer.evaluate()["eval_calibration/nll"] == pytest.approx(report.measures["nll"].value, abs=1e-5)
+    with pytest.raises(ValueError, match="eval_dataset: CalibrationAwarePPOTrainer has no loss to evaluate"):
+        trainer.evaluate(trainer.eval_dataset)
+    trainer = ppo(tokenizer, tmp_path, eval_calibration_dataset=None)
+    with pytest.raises(ValueError, match="there are no questions to evaluate on"):
+        trainer.evaluate()
+    trainer.add_callback(hf_calib.CalibrationCallback(questions(12, seed=4)))
+    with pytest.raises(ValueError, match="never evaluates, so CalibrationCallback has nothing to do"):
+        trainer.train()
 
 
 @with_ppo

@@ -6,9 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
+from transformers import TrainingArguments
 
 import hf_calib
-from hf_calib import RecalibrationConfig, recalibrate, reference_distributions
+from hf_calib import (
+    CalibrationAwareConfig,
+    RecalibrationConfig,
+    RecalibrationTrainer,
+    recalibrate,
+    reference_distributions,
+)
 from hf_calib.hub.errors import MissingModelError
 from tests.support import questions, tiny_llama, training_arguments
 from tests.trainers.runs import lora
@@ -126,3 +133,28 @@ def test_a_folder_that_is_not_there_is_named(tokenizer, tmp_path):
 def test_a_model_in_memory_without_a_name_needs_a_tokenizer(tokenizer):
     with pytest.raises(ValueError, match=r"^tokenizer: the model has no name .*; pass tokenizer="):
         recalibrate(tiny_llama(tokenizer), tiny_llama(tokenizer, seed=2), questions(8))
+
+
+def test_what_it_cannot_train_or_evaluate_on_is_refused_at_once(tokenizer, tmp_path):
+    model, reference = sharpened(tokenizer), tiny_llama(tokenizer)
+
+    def made(args=None, reference=reference, **options):
+        args = args or settings(tmp_path, max_steps=1)
+        return RecalibrationTrainer(model, args, questions(8), reference, tokenizer, **options)
+
+    for wrong in (TrainingArguments(str(tmp_path)), CalibrationAwareConfig(str(tmp_path), **training_arguments())):
+        with pytest.raises(TypeError, match=f"args: expected a RecalibrationConfig, got {type(wrong).__name__}"):
+            made(wrong)
+    with pytest.raises(ValueError, match="eval_dataset: RecalibrationTrainer has no loss to evaluate on a dataset"):
+        made(eval_dataset=questions(8))
+    with pytest.raises(ValueError, match="reference: without one, the anchor keeps the model as it is"):
+        made(reference=None)
+    assert made(settings(tmp_path, supervised_weight=1.0), reference=None).calibration_run.terms[1] == "supervised"
+    trainer = made()
+    with pytest.raises(ValueError, match="eval_dataset: RecalibrationTrainer has no loss to evaluate on a dataset"):
+        trainer.evaluate(questions(8))
+    with pytest.raises(ValueError, match="eval_calibration_dataset: there are no questions to evaluate on"):
+        trainer.evaluate()
+    model.requires_grad_(False)
+    with pytest.raises(ValueError, match="model: no weight is trainable"):
+        made()

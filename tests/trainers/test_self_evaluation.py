@@ -96,6 +96,10 @@ def test_the_answers_are_those_of_the_model_as_it_is(graded, tokenizer, tmp_path
     trainer.train()
     assert seen == [None, 2, 2, 4, 4]
     assert list(refresh.questions) != list(graded)
+    # Another run starts from the first answers again.
+    again = repair(tokenizer, tmp_path, graded, callbacks=[refresh], max_steps=1)
+    again.train()
+    assert list(again.calibration_run.questions) == list(refresh.questions) == list(graded)
 
 
 def test_a_resumed_run_goes_on_with_the_answers_of_the_checkpoint(graded, tokenizer, tmp_path):

@@ -312,10 +312,19 @@ def test_the_bins_are_as_asked_for(tokenizer, tmp_path):
         ("calibration_batch_size", 0),
         ("em_sharing", "fair"),
         ("calibration_prompt", "poem"),
+        ("anchor_weight", "1"),
+        ("supervised_weight", None),
+        ("calibration_batch_size", 1.5),
+        ("em_batch_size", "8"),
+        ("em_steps", 2.5),
+        ("em_bins", None),
+        ("em_fraction", "0.2"),
+        ("average_weights", None),
+        ("preference_weight", "1"),
     ],
 )
 def test_arguments_out_of_range_are_named(tmp_path, name, value):
-    with pytest.raises(ValueError, match=name):
+    with pytest.raises(ValueError, match=f"^{name} must .* {value!r}$"):
         CalibrationAwareConfig(str(tmp_path), **training_arguments(), **{name: value})
 
 
