@@ -11,6 +11,7 @@ import numpy as np
 from transformers import Trainer, TrainerCallback
 
 from ..confidence.forward import evaluating
+from ..measures import CalibrationReport
 from ..reports import ReliabilityDisplay
 from ..tasks import PromptFormat
 from .best_metric import EVALUATION_PREFIX, correct_direction
@@ -22,16 +23,15 @@ from .stated_evaluator import evaluator_of
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ..measures import CalibrationReport
-
 
 class CalibrationCallback(TrainerCallback):
     """Asks the model a set of multiple-choice questions whenever its trainer evaluates.
 
-    The measures that `evaluate()` of the calibration-aware trainers reports are logged as `{prefix}/{measure}` together
-    with the evaluation's own metrics, and can be used as `metric_for_best_model`. For a measure whose lower values are better, the callback changes transformers' default
-    `greater_is_better=True` to False, and logs this. The reliability diagram is logged to TensorBoard, Weights &
-    Biases and trackio, if the run reports to them. Training itself is unchanged.
+    The measures that `evaluate()` of the calibration-aware trainers reports are logged as `{prefix}/{measure}`
+    together with the evaluation's own metrics, and can be used as `metric_for_best_model`. For a measure whose lower
+    values are better, the callback changes transformers' default `greater_is_better=True` to False, and logs this. The
+    reliability diagram is logged to TensorBoard, Weights & Biases and trackio, if the run reports to them. Training
+    itself is unchanged.
 
     Parameters
     ----------
@@ -150,7 +150,9 @@ class CalibrationCallback(TrainerCallback):
                 f"callbacks: {type(model).__name__} has no language-model head, so CalibrationCallback cannot ask it "
                 "questions; remove the callback"
             )
-        if any(isinstance(own, CalibrationCallback) and own is not self and own.prefix == self.prefix for own in others):
+        if any(
+            isinstance(own, CalibrationCallback) and own is not self and own.prefix == self.prefix for own in others
+        ):
             raise ValueError(
                 f"prefix: {self.prefix!r} is used by two callbacks of the trainer; give each CalibrationCallback its "
                 'own, such as "eval_mmlu"'
@@ -175,7 +177,7 @@ class CalibrationCallback(TrainerCallback):
             self.reports["before"] = self.measure()
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
-        """Measure the model, log eight measures and the diagram, and add the measures to the evaluation's metrics."""
+        """Measure the model, log the measures and the diagram, and add the measures to the evaluation's metrics."""
         if metrics is not None and any(name.startswith(f"{self.prefix}/") for name in metrics):
             return  # logged for another evaluation set, or by the trainer under the same names
         self._begin(args)

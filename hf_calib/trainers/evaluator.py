@@ -6,7 +6,7 @@ import logging
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from accelerate import Accelerator
 from torch import nn
@@ -15,16 +15,13 @@ from ..calibrators import by_name
 from ..calibrators.cross_validation import check_fits_on_answers, held_out_predictions
 from ..confidence import Asking, LocalModel, Predictions
 from ..confidence.stated_levels import AnsweredQuestion
-from ..measures import shown_in
+from ..measures import CalibrationReport, shown_in
 from ..measures.verdict import convention_note
 from ..reports.checks import checked
 from ..reports.table import Cell, render_table
 from ..tasks import Question
 from .distributed import register_output_layer
 from .questions import QuestionPreparation
-
-if TYPE_CHECKING:
-    from ..measures import CalibrationReport
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 from transformers import TrainingArguments
@@ -20,6 +20,7 @@ from ..confidence.forward import evaluating
 from ..evaluation.graded_answers import prompt_format_of_answers
 from ..hub import DatasetReference, dataset_reference
 from ..hub.card_data import PREFERENCE_PAIRS
+from ..measures import CalibrationReport
 from ..tasks import PromptFormat, as_questions
 from .best_metric import check_logged, correct_direction
 from .calibration_arguments import CalibrationArguments
@@ -39,9 +40,6 @@ from .self_made import is_self, self_made_questions
 from .stated_evaluator import evaluator_of
 from .trl_compatibility import TaggedTrainer, dataset_kind, trainer_name
 from .weight_averaging import WeightAveragingCallback, check_averaging, resumed_folder
-
-if TYPE_CHECKING:
-    from ..measures import CalibrationReport
 
 logger = logging.getLogger(__name__)
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ..hub import DatasetReference
+from ..measures import CalibrationReport
 from ..tasks import PromptFormat, Question
 from ..tasks.encoding import target_of
-
-if TYPE_CHECKING:
-    from ..hub import DatasetReference
-    from ..measures import CalibrationReport
 
 
 @dataclass

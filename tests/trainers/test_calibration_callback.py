@@ -162,7 +162,7 @@ def test_a_prefix_that_is_used_twice_is_refused(tokenizer, tmp_path):
 
 
 def test_a_prefix_that_transformers_does_not_look_for_is_refused(tokenizer, tmp_path):
-    with pytest.raises(ValueError, match="metric_for_best_model='mmlu/ece': .*pass prefix='eval_mmlu'"):
+    with pytest.raises(ValueError, match=r"metric_for_best_model='mmlu/ece': .*pass prefix='eval_mmlu'"):
         plain(
             tokenizer, tmp_path, callbacks=[CalibrationCallback(HELD_OUT, prefix="mmlu")],
             metric_for_best_model="mmlu/ece",
