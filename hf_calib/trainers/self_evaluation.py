@@ -17,7 +17,6 @@ from ..evaluation.self_evaluation import answered_and_graded
 from ..tasks.drawing import QuestionList
 from ..tasks.free_form import Matcher, as_free_form_questions
 from .calibration_callback import calling_trainer
-from .evaluator import model_to_ask
 from .mixin import CalibrationMixin
 
 logger = logging.getLogger(__name__)
@@ -138,7 +137,7 @@ class SelfEvaluationCallback(TrainerCallback):
         accelerator = trainer.accelerator
         tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
         backend = LocalModel(
-            model_to_ask(trainer), tokenizer, device=accelerator.device, in_step=accelerator.num_processes > 1
+            trainer._model_to_ask(), tokenizer, device=accelerator.device, in_step=accelerator.num_processes > 1
         )
         asking = Asking(
             self.batch_size or trainer.args.per_device_eval_batch_size,

@@ -13,6 +13,7 @@ from hf_calib.trainers.calibration_term import CalibrationTerm
 from hf_calib.trainers.trl_compatibility import TrainerUnavailableError, has_ppo
 from tests.support import pairs, questions, tiny_llama, training_arguments
 from tests.trainers.runs import lora
+from tests.trainers.test_self_evaluation import answers, callback
 
 with_ppo = pytest.mark.skipif(not has_ppo(), reason="the installed TRL has no PPO")
 
@@ -84,6 +85,17 @@ def test_evaluate_measures_calibration_alone(tokenizer, tmp_path, caplog):
     trainer.add_callback(hf_calib.CalibrationCallback(questions(12, seed=4)))
     with pytest.raises(ValueError, match="never evaluates, so CalibrationCallback has nothing to do"):
         trainer.train()
+
+
+@with_ppo
+@pytest.mark.filterwarnings("ignore:self-evaluation")
+def test_its_policy_answers_its_questions_anew(tokenizer, tmp_path):
+    graded = answers(tiny_llama(tokenizer), tokenizer)
+    trainer = ppo(tokenizer, tmp_path, calibration_dataset=graded, eval_calibration_dataset=None)
+    trainer.add_callback(refresh := callback(graded))
+    trainer.train()
+    assert refresh.questions.provenance["step"] == 2  # before the last of three steps
+    assert list(trainer.calibration_run.questions) == list(refresh.questions)
 
 
 @with_ppo
