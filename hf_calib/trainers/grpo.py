@@ -14,6 +14,9 @@ from .mixin import CalibrationMixin
 
 logger = logging.getLogger(__name__)
 
+# The values with which TRL leaves rewards undivided.
+_UNSCALED = {"scale_rewards": "none", "multi_objective_aggregation": "sum_then_normalize"}
+
 
 @dataclass
 class CalibrationAwareGRPOConfig(CalibrationArguments, GRPOConfig):
@@ -26,18 +29,19 @@ class CalibrationAwareGRPOTrainer(CalibrationMixin, GRPOTrainer):  # type: ignor
     The anchor's reference is the trainer's own if its `beta` is not zero or there is an adapter; otherwise the weights
     that training starts from. The questions are not prompts: nothing is generated for them.
 
-    Rewards of stated confidence, such as `hf_calib.rewards.brier_reward`, need ``scale_rewards="none"``; other values
-    cause a warning.
+    Rewards of stated confidence, such as `hf_calib.rewards.brier_reward`, need ``scale_rewards="none"`` and TRL's
+    default ``multi_objective_aggregation="sum_then_normalize"``; other values cause a warning.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         assert isinstance(self.args, GRPOConfig)
         scored = [own.__name__ for own in self.reward_funcs if isinstance(own, ScoreReward)]
-        if scored and self.args.scale_rewards != "none":
-            logger.warning(
-                "scale_rewards: %r divides rewards by their standard deviation, which pushes the confidence trained "
-                'with %s to extremes (arXiv 2508.11800); pass scale_rewards="none"',
-                self.args.scale_rewards,
-                " and ".join(scored),
-            )
+        for name, unscaled in _UNSCALED.items():
+            given = getattr(self.args, name)
+            if scored and given != unscaled:
+                logger.warning(
+                    "%s: %r divides rewards by their standard deviation, which pushes the confidence trained with %s "
+                    'to extremes (arXiv 2508.11800); pass %s="%s"',
+                    name, given, " and ".join(scored), name, unscaled,
+                )  # fmt: skip

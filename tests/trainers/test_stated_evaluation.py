@@ -192,3 +192,7 @@ def test_scaled_rewards_of_confidence_are_warned_about(scale, warned, tokenizer,
     caplog.clear()
     grpo(tokenizer, tmp_path, reward_funcs=[answer_reward], **own)
     assert "scale_rewards" not in caplog.text
+    # TRL then normalizes each reward by itself, whatever scale_rewards is.
+    own["multi_objective_aggregation"] = "normalize_then_sum"
+    grpo(tokenizer, tmp_path, reward_funcs=[answer_reward, brier_reward], **own)
+    assert "multi_objective_aggregation: 'normalize_then_sum' divides rewards" in caplog.text
