@@ -62,7 +62,7 @@ def correct_direction(args: Any, prefix: str = EVALUATION_PREFIX) -> None:
         )
 
 
-def check_logged(trainer: Any, evaluator: Any) -> None:
+def check_logged(trainer: Any, evaluator: Any, *, asks_questions: bool = True) -> None:
     """Raise if the calibration measure that selects the best model will not be logged.
 
     Parameters
@@ -70,6 +70,8 @@ def check_logged(trainer: Any, evaluator: Any) -> None:
     trainer : transformers.Trainer
     evaluator : CalibrationEvaluator or None
         Of the trainer's `eval_calibration_dataset`.
+    asks_questions : bool, default True
+        Whether the trainer can have one.
 
     Raises
     ------
@@ -86,6 +88,13 @@ def check_logged(trainer: Any, evaluator: Any) -> None:
             needs.append("preference_calibration=True in a trainer on preference pairs")
         if trainer.eval_dataset is None:
             needs.append("an eval_dataset")
+        else:
+            _check_prefix(metric, trainer.eval_dataset)
+    elif not asks_questions:
+        raise ValueError(
+            f"metric_for_best_model={metric!r}: a reward model answers no questions; choose a measure of the "
+            "preference's probability, such as eval_calibration/preference_ece"
+        )
     elif not metric.removeprefix("eval_").startswith("calibration/"):
         return  # of a callback with its own prefix
     elif measure != MISSING and "log" not in CATALOG[measure].shown:
@@ -103,6 +112,17 @@ def check_logged(trainer: Any, evaluator: Any) -> None:
         raise ValueError(
             f"metric_for_best_model={metric!r}: needs {' and '.join(needs)}; set what is missing, or choose another "
             "measure"
+        )
+
+
+def _check_prefix(metric: str, datasets: Any) -> None:
+    """Raise if a measure of the preference has another prefix than those of the evaluation datasets."""
+    prefixes = [f"eval_{name}_calibration" for name in datasets] if isinstance(datasets, dict) else [EVALUATION_PREFIX]
+    prefix, _, measure = metric.partition("/")
+    if prefix not in prefixes and f"eval_{prefix}" not in prefixes:
+        raise ValueError(
+            f"metric_for_best_model={metric!r}: is logged for each evaluation dataset under another name; choose from "
+            f"{', '.join(f'{own}/{measure}' for own in prefixes)}"
         )
 
 

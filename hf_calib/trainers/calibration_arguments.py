@@ -24,7 +24,7 @@ def check_confidence(
 
 def check_weight(name: str, value: Any) -> None:
     """Raise a ValueError that names the argument unless its value is a finite, nonnegative number."""
-    if not (isinstance(value, Real) and 0 <= value < float("inf")):
+    if not (isinstance(value, Real) and 0 <= float(value) < float("inf")):
         raise ValueError(f"{name} must be a finite, nonnegative number, got {value!r}")
 
 
@@ -257,7 +257,7 @@ class CalibrationArguments:
         optional = ("calibration_batch_size", "calibration_max_length", "em_batch_size")
         for name in (*optional, "em_steps", "em_bins", "self_made_questions"):
             value = getattr(self, name)
-            if not (value is None and name in optional) and not (isinstance(value, Integral) and value >= 1):
+            if not (value is None and name in optional) and not (isinstance(value, Integral) and int(value) >= 1):
                 raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
         if not (isinstance(self.em_fraction, Real) and 0 < self.em_fraction < 1):
             raise ValueError(f"em_fraction must lie between 0 and 1, got {self.em_fraction!r}")

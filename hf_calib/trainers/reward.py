@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from trl import RewardConfig, RewardTrainer
 
+from .best_metric import check_logged
 from .dataset_layouts import check_layouts
 from .interruption import InterruptionMixin
 from .preference_arguments import PreferenceArguments
@@ -40,6 +41,7 @@ class CalibrationAwareRewardTrainer(PreferenceMixin, InterruptionMixin, RewardTr
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         check_layouts(dataset_kind(self), args, kwargs)
         super().__init__(*args, **kwargs)
+        check_logged(self, None, asks_questions=False)
 
     def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluate as the extended trainer does."""

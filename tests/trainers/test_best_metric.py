@@ -20,7 +20,7 @@ from hf_calib.trainers import (
     calibration_aware_config,
 )
 from tests.support import pairs, questions, training_arguments
-from tests.trainers.runs import dpo, lora
+from tests.trainers.runs import dpo, lora, reward
 from tests.trainers.test_calibration_callback import plain
 
 CONFIGS = [
@@ -144,6 +144,31 @@ def test_a_measure_that_is_never_logged_is_refused(metric, options, message, tok
     given = {"eval_dataset": pairs(4), "eval_strategy": "steps", "metric_for_best_model": metric, **options}
     with pytest.raises(ValueError, match=f"^metric_for_best_model='{metric}': {message}"):
         dpo(tokenizer, tmp_path, peft_config=lora(), **given)
+
+
+@pytest.mark.parametrize(
+    ("metric", "options", "message"),
+    [
+        ("eval_calibration/ece", {}, "a reward model answers no questions"),
+        ("calibration/preference_ece", {"preference_weight": 0.0}, "needs preference_calibration=True"),
+        (
+            "calibration/preference_ece",
+            {"eval_dataset": {"a": pairs(4), "b": pairs(4)}},
+            "is logged .* eval_a_calibration/preference_ece, eval_b_calibration/preference_ece$",
+        ),
+        ("eval_a_calibration/preference_ece", {}, "is logged .* eval_calibration/preference_ece$"),
+    ],
+)
+def test_a_reward_trainer_refuses_a_measure_that_is_never_logged(metric, options, message, tokenizer, tmp_path):
+    given = {"eval_dataset": pairs(4), "eval_strategy": "steps", "metric_for_best_model": metric, **options}
+    with pytest.raises(ValueError, match=f"^metric_for_best_model='{metric}': {message}"):
+        reward(tokenizer, tmp_path, **given)
+
+
+@pytest.mark.parametrize("name", ["a_calibration/preference_ece", "eval_b_calibration/preference_accuracy"])
+def test_a_reward_trainer_takes_a_measure_of_one_of_its_datasets(name, tokenizer, tmp_path):
+    sets = {"a": pairs(4), "b": pairs(4)}
+    reward(tokenizer, tmp_path, eval_dataset=sets, eval_strategy="steps", metric_for_best_model=name)
 
 
 @pytest.mark.parametrize(
