@@ -186,6 +186,11 @@ class ScoreReward(AnswerReward):
                     f"correctness_reward: expected a function that returns a list of rewards, such as "
                     f"trl.rewards.accuracy_reward, got {correctness_reward!r:.80}"
                 )
+            if column is not None:
+                raise ValueError(
+                    f"column: {column!r} has no effect with a correctness_reward, which gets all columns; leave one "
+                    "of them out"
+                )
             self.columns = ()
         self.correctness_reward = correctness_reward
         self.clip = clip
@@ -289,7 +294,8 @@ def get_brier_reward(
     Raises
     ------
     ValueError
-        As in `get_answer_reward`. The reward also raises it if `correctness_reward` returns invalid values.
+        As in `get_answer_reward`, and if both `column` and `correctness_reward` are given. The reward also raises it
+        if `correctness_reward` returns invalid values.
 
     Examples
     --------

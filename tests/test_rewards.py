@@ -210,6 +210,8 @@ def test_any_correctness_reward_may_grade():
     for wrong in (later, "accuracy_reward"):
         with pytest.raises(TypeError, match="correctness_reward: expected a function that returns a list of rewards"):
             get_brier_reward(correctness_reward=wrong)
+    with pytest.raises(ValueError, match="column: 'gold' has no effect with a correctness_reward"):
+        get_log_score_reward(correctness_reward=answer_reward, column="gold")
 
 
 def test_missing_confidence_is_logged_and_rewards_can_be_pickled():
