@@ -139,11 +139,10 @@ class CalibrationCallback(TrainerCallback):
     def _check(self, args: Any) -> None:
         """Refuse a trainer in which the callback cannot measure anything, or not under its prefix."""
         model, others = self.trainer.model, self.trainer.callback_handler.callbacks
-        name = type(self.trainer).__name__
         if not hasattr(self.trainer, "model_wrapped"):  # PPO, with a loop and a model of its own
             raise ValueError(
-                f"callbacks: {name} never evaluates, so CalibrationCallback has nothing to do; use "
-                "CalibrationAwarePPOTrainer with these questions as eval_calibration_dataset"
+                f"callbacks: {type(self.trainer).__name__} never evaluates, so CalibrationCallback has nothing to do; "
+                "use CalibrationAwarePPOTrainer with these questions as eval_calibration_dataset"
             )
         if _is_classifier(model):
             raise ValueError(
@@ -158,7 +157,7 @@ class CalibrationCallback(TrainerCallback):
                 'own, such as "eval_mmlu"'
             )
         metric = getattr(args, "metric_for_best_model", None) or ""
-        if metric.startswith(f"{self.prefix}/") and not metric.startswith("eval_"):
+        if metric.removeprefix("eval_").startswith(f"{self.prefix}/") and not self.prefix.startswith("eval_"):
             raise ValueError(
                 f"metric_for_best_model={metric!r}: transformers only looks for names that begin with eval_; pass "
                 f"prefix='eval_{self.prefix}' to CalibrationCallback"

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
 
 from ..evaluation.graded_answers import prompt_format_of_answers
@@ -104,7 +105,7 @@ class RecalibrationTrainer(CalibrationMixin, _TermsOnlyTrainer):  # type: ignore
         self, model: Any, args: RecalibrationConfig, prompts: Any, reference: Any, processing_class: Any, **kwargs: Any
     ) -> None:
         check_config(args, RecalibrationConfig)
-        if not any(parameter.requires_grad for parameter in model.parameters()):
+        if isinstance(model, nn.Module) and not any(weight.requires_grad for weight in model.parameters()):
             raise ValueError("model: no weight is trainable; load its adapter with is_trainable=True, or merge it")
         if kwargs.get("eval_dataset") is not None:
             raise self._no_loss_on("eval_dataset")

@@ -162,11 +162,10 @@ def test_a_prefix_that_is_used_twice_is_refused(tokenizer, tmp_path):
 
 
 def test_a_prefix_that_transformers_does_not_look_for_is_refused(tokenizer, tmp_path):
-    with pytest.raises(ValueError, match=r"metric_for_best_model='mmlu/ece': .*pass prefix='eval_mmlu'"):
-        plain(
-            tokenizer, tmp_path, callbacks=[CalibrationCallback(HELD_OUT, prefix="mmlu")],
-            metric_for_best_model="mmlu/ece",
-        )  # fmt: skip
+    for metric in ("mmlu/ece", "eval_mmlu/ece"):
+        callback = CalibrationCallback(HELD_OUT, prefix="mmlu")
+        with pytest.raises(ValueError, match=f"metric_for_best_model='{metric}': .*pass prefix='eval_mmlu'"):
+            plain(tokenizer, tmp_path, callbacks=[callback], metric_for_best_model=metric)
 
 
 def test_a_model_that_predicts_no_tokens_is_refused(tokenizer, tmp_path):
