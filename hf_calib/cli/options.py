@@ -143,6 +143,13 @@ def add_question_options(
     group.add_argument(
         "--temperature", type=float, metavar="T", help="sampling temperature with consistency (default: 1)"
     )
+    group.add_argument(
+        "--max-new-tokens",
+        type=int,
+        metavar="N",
+        help="longest answer that is written, with its train of thought (default: 16 with consistency, 24 with stated"
+        + (", 32 with --free-form)" if free_form else ")"),
+    )
     group.add_argument("--top-k", type=int, metavar="K", help="guesses with stated-top-k (default: 4)")
     if free_form:
         group.add_argument(

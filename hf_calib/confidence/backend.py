@@ -45,7 +45,7 @@ class Generation:
     Parameters
     ----------
     text : str
-        Up to the end or the first stop.
+        Up to the end or the first stop in the answer, with the train of thought before it, if there is one.
     ended : bool
         Whether it came to an end within the allowed number of tokens.
     log_probability : float, optional

@@ -23,6 +23,7 @@ from .elicited import (
 )
 from .parsing import find_confidence, read_stated_answer, whole_confidence, without_thought
 from .predictions import Predictions
+from .registry import MAX_NEW_TOKENS
 from .stated_levels import answered_question, find_levels, level_predictions
 
 METHODS = ("stated", "p-true", "levels", "base-tokens", "agreement", "entropy", "distance")
@@ -40,10 +41,14 @@ class FreeFormAnswers:
         The answers, of length n.
     predictions : Predictions
         Of two options: that the answer given is right, which is the one chosen, and that it is not.
+    cut_off : int, default 0
+        Number of replies that are longer than the allowed number of tokens. Where confidence is stated, only replies
+        without a readable answer or confidence count.
     """
 
     texts: tuple[str, ...]
     predictions: Predictions
+    cut_off: int = 0
 
 
 def predict_free_form(
@@ -57,13 +62,17 @@ def predict_free_form(
     equivalence: Matcher | None = None,
     n_samples: int = 10,
     temperature: float = 1.0,
-    max_new_tokens: int = 32,
+    max_new_tokens: int = MAX_NEW_TOKENS,
     seed: int = 0,
     scale: str = "numbers",
     top_k: int = 1,
     base: Any = None,
 ) -> FreeFormAnswers:
     """Ask questions without options, and read the confidence off the model's words.
+
+    A train of thought is no part of an answer; see `hf_calib.confidence.parsing.without_thought`. A reply without an
+    answer, such as one that is cut off within its train of thought, agrees with no other sample. If it is the only
+    one, or none of a question's samples has an answer, it counts as one with confidence 0, with half of the mass.
 
     Parameters
     ----------
@@ -128,30 +137,37 @@ def predict_free_form(
         settings |= {"n_samples": n_samples, "temperature": temperature, "seed": seed}
     written = backend.generate("free_form", questions, asked_with, asking, **settings)  # type: ignore[arg-type]
     rows = np.array([row for row, samples in enumerate(written) if samples is not None], dtype=np.int64)
-    texts, confidences, confident, unread = [], [], [], []
+    texts, confidences, confident, unread, cut_off = [], [], [], [], 0
     for row in rows:
-        samples = [sample.text.strip() for sample in written[row] or ()]
+        replies = written[row] or []
+        samples = [without_thought(reply.text).strip() for reply in replies]
+        is_unread = False
         if method == "stated":
-            reply = without_thought(samples[0]).strip()
-            text, stated = _stated(reply) if top_k == 1 else _best_guess(reply)
-            unread.append(stated is None)
+            text, stated = _stated(samples[0]) if top_k == 1 else _best_guess(samples[0])
+            is_unread = stated is None
             confidence = stated or 0.0
-        elif method in _ASKED_AFTER:
+        elif method in _ASKED_AFTER or not any(samples):
             text, confidence = samples[0], 0.0
         else:
-            clusters = cluster(samples, equivalence or matcher)
-            shares = np.array([len(own) for own in clusters]) / len(samples)
+            clusters = cluster([sample for sample in samples if sample], equivalence or matcher)
+            sizes = [*map(len, clusters), *(1 for sample in samples if not sample)]
+            shares = np.array(sizes) / len(samples)
             # As many clusters as samples are possible, so that is what an even spread is measured by.
             padded = np.concatenate([shares, np.zeros(len(samples) - len(shares))])
             text, confidence = clusters[0][0], consistency(padded, method)
+        unread.append(is_unread or not text)
+        if method != "stated" or is_unread:
+            cut_off += sum(not reply.ended for reply in replies)
+        if method != "stated" and method not in _ASKED_AFTER:
             answers = questions[row].answers
             graded = [grade(sample, answers, matcher) for sample in samples] if answers else None
-            confident.append(most_confident_correct(written[row] or [], graded))
+            confident.append(most_confident_correct(replies, graded))
         texts.append(text)
         confidences.append(confidence)
     if method in _ASKED_AFTER:
         reader = base if method == "base-tokens" else backend
         texts, confidences, rows = _asked_after(method, reader, questions, rows, texts, prompt_format, asking)
+        unread = [not text for text in texts]
     right = [
         -1 if not questions[row].answers else 0 if grade(text, questions[row].answers, matcher) else 1
         for row, text in zip(rows, texts, strict=True)
@@ -169,7 +185,7 @@ def predict_free_form(
         predictions = replace(predictions, option_log_probabilities=halved)
     if confident:
         predictions = replace(predictions, most_confident_correct=all_known(confident))
-    return FreeFormAnswers(tuple(texts), predictions)
+    return FreeFormAnswers(tuple(texts), predictions, cut_off)
 
 
 def _asked_after(

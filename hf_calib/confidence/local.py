@@ -24,6 +24,7 @@ from .batching import BatchPlan, plan_batches
 from .cached import LOGITS_BUDGET, CachedForward, Computed, Contents
 from .encoded import EncodedOptions, PromptEncoder, padding_token
 from .forward import NonFiniteLogitsError, evaluating, unwrapped
+from .parsing import up_to_stop
 from .predictions import Predictions
 from .registry import confidence_method
 
@@ -609,7 +610,5 @@ class _Sampler:
         """Return what was written so far, up to the first stop, and whether it has ended."""
         ended = ids[-1] in self.ends
         text = self.source.tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=True)
-        # A stop before the answer's first character is white space that leads to it.
-        lead = len(text) - len(text.lstrip())
-        cuts = [text.find(stop, lead) for stop in self.stop if text.find(stop, lead) >= 0]
-        return (text[: min(cuts)], True) if cuts else (text, ended)
+        text, stopped = up_to_stop(text, self.stop)
+        return text, ended or stopped

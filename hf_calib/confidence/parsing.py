@@ -58,6 +58,25 @@ def without_thought(text: str) -> str:
     return text.rpartition("</think>")[2].partition("<think>")[0]
 
 
+def up_to_stop(text: str, stops: Sequence[str]) -> tuple[str, bool]:
+    r"""Return a reply up to the first stop in its answer, and whether there is one.
+
+    Stops in a train of thought do not count (see `without_thought`), nor does white space that leads to the answer.
+
+    Examples
+    --------
+    >>> up_to_stop("<think>A?\nNo.</think>\n\nB\nsince", ["\n"]), up_to_stop("<think>A?\nNo", ["\n"])
+    (('<think>A?\nNo.</think>\n\nB', True), ('<think>A?\nNo', False))
+    """
+    answer = without_thought(text)
+    lead = len(answer) - len(answer.lstrip())
+    places = [place for place in (answer.find(stop, lead) for stop in stops) if place >= 0]
+    if not places:
+        return text, False
+    begins = len(text) - len(text.rpartition("</think>")[2])
+    return text[: begins + min(places)], True
+
+
 def parse_confidence(text: str) -> float | None:
     """Return the confidence that a text states, in [0, 1]; None if it is missing, unclear or out of range.
 

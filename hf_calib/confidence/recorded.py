@@ -37,11 +37,14 @@ class Recorded:
         One for each prediction.
     skipped_rows : int, default 0
         Rows of the dataset that could not be read and were left out.
+    cut_off : int, default 0
+        Replies to questions without options that are longer than the allowed number of tokens.
     """
 
     predictions: Predictions
     questions: tuple[Question | None, ...]
     skipped_rows: int = 0
+    cut_off: int = 0
 
     @property
     def digest(self) -> str:

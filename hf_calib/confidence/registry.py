@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from .methods import ConfidenceMethod
 
 # Settings of a way that are given by name; `seed` always has a value, so a way without samples ignores it.
-SETTINGS = ("n_orders", "n_samples", "temperature", "top_k", "base_model")
+SETTINGS = ("n_orders", "n_samples", "temperature", "max_new_tokens", "top_k", "base_model")
+
+# The longest answer to a question without options, in tokens, by default.
+MAX_NEW_TOKENS = 32
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Way:
     factory : callable or None
         Returns a `ConfidenceMethod`, given settings by name; None where the way is for questions without options only.
     settings : tuple of str
-        The settings that it takes, of `SETTINGS` and "seed".
+        The settings that it takes, of `SETTINGS` and "seed", for questions with options; see `takes`.
     gives_distribution : bool, default True
         Whether each option gets a probability of its own, so that probabilities can be averaged over wordings.
     free_form : mapping, optional
@@ -44,6 +47,10 @@ class Way:
     gives_distribution: bool = True
     free_form: Mapping[str, Any] | None = field(default=None, kw_only=True)
 
+    def takes(self, free_form: bool) -> tuple[str, ...]:
+        """Return the settings that it takes, for questions with options or without."""
+        return tuple(dict.fromkeys((*self.settings, "max_new_tokens"))) if free_form else self.settings
+
 
 def _made_by(module: str, name: str, **fixed: Any) -> Callable[..., ConfidenceMethod]:
     """Return a factory that imports its class when it is called."""
@@ -55,7 +62,7 @@ def _made_by(module: str, name: str, **fixed: Any) -> Callable[..., ConfidenceMe
     return factory
 
 
-_SAMPLED = ("n_samples", "temperature", "seed")
+_SAMPLED = ("n_samples", "temperature", "max_new_tokens", "seed")
 
 _WAYS = {
     "letters": Way("the options' letters", _made_by("methods", "OptionLetters")),
@@ -115,19 +122,21 @@ _WAYS = {
     "stated": Way(
         "the percentage that the model states",
         _made_by("elicited", "StatedConfidence"),
+        ("max_new_tokens",),
         gives_distribution=False,
         free_form={"method": "stated"},
     ),
     "stated-words": Way(
         "what the model states in words",
         _made_by("elicited", "StatedConfidence", scale="words"),
+        ("max_new_tokens",),
         gives_distribution=False,
         free_form={"method": "stated", "scale": "words"},
     ),
     "stated-top-k": Way(
         "the percentages of several guesses",
         _made_by("elicited", "StatedConfidence", top_k=4),
-        ("top_k",),
+        ("max_new_tokens", "top_k"),
         free_form={"method": "stated", "top_k": 4},
     ),
     "stated-levels": Way(
@@ -214,7 +223,7 @@ def confidence_method(name: str, *, wordings: Sequence[PromptFormat] = (), **set
     wordings : sequence of PromptFormat
         Further prompt formats; the probabilities are averaged over all of them.
     **settings
-        `n_orders`, `n_samples`, `temperature`, `top_k`, `seed`; None stands for the default.
+        `n_orders`, `n_samples`, `temperature`, `max_new_tokens`, `top_k`, `seed`; None stands for the default.
 
     Raises
     ------
@@ -230,7 +239,7 @@ def confidence_method(name: str, *, wordings: Sequence[PromptFormat] = (), **set
     way = way_named(name)
     if way.factory is None:
         raise ValueError(f"method: {name} reads confidence off free-form answers; also give free_form")
-    method = way.factory(**_taken(name, settings))
+    method = way.factory(**_taken(name, settings, free_form=False))
     if not wordings:
         return method
     if not way.gives_distribution:
@@ -257,17 +266,17 @@ def free_form_settings(name: str, **settings: Any) -> dict[str, Any]:
     if way.free_form is None:
         able = ", ".join(other for other, own in _WAYS.items() if own.free_form is not None)
         raise ValueError(f"free_form: confidence read by {name} needs options; use {able}")
-    return {**way.free_form, **_taken(name, settings)}
+    return {**way.free_form, **_taken(name, settings, free_form=True)}
 
 
-def _taken(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+def _taken(name: str, settings: Mapping[str, Any], *, free_form: bool) -> dict[str, Any]:
     """Return the settings that were given, after checking that the way takes them."""
-    way = _WAYS[name]
+    taken = _WAYS[name].takes(free_form)
     given = {key: value for key, value in settings.items() if value is not None}
     for key in given:
         if key not in (*SETTINGS, "seed"):
             raise TypeError(f"{key!r} is not a setting of a way to read confidence; choose from {', '.join(SETTINGS)}")
-        if key not in way.settings and key != "seed":
-            able = ", ".join(other for other, own in _WAYS.items() if key in own.settings)
+        if key not in taken and key != "seed":
+            able = ", ".join(other for other, own in _WAYS.items() if key in own.takes(free_form))
             raise ValueError(f"{key}: confidence read by {name} has no such setting; it goes with {able}")
-    return {key: value for key, value in given.items() if key in way.settings}
+    return {key: value for key, value in given.items() if key in taken}

@@ -14,6 +14,7 @@ from ..tasks import PromptFormat, Question, QuestionError
 from ..tasks.encoding import common_prefix
 from .asking import Asking
 from .backend import Generation, OptionScores, ServerError
+from .parsing import up_to_stop
 from .served_answers import echoed_tokens, first_choice, first_token_logprobs, letter_logprobs, text_logprob
 
 # What may be over before it is asked again: too many requests, and a server that is busy, starting or restarting.
@@ -178,6 +179,8 @@ class ServedModel:
     ) -> list[list[Generation] | None]:
         """Sample answers, each with a seed of its own that depends on `seed`, the row and the sample alone."""
         asking.note(questions, prompt_format, list_options=list_options)
+        # A server would also stop within a train of thought, with which a chat may begin.
+        sent = None if prompt_format.chat else list(stop) or None
 
         def one(session: Any, row: int) -> list[tuple[str, bool]]:
             seeds = np.random.SeedSequence([seed, row]).generate_state(n_samples)
@@ -191,13 +194,14 @@ class ServedModel:
                     max_tokens=max_new_tokens,
                     temperature=temperature,
                     seed=int(own) % 2**31,
-                    stop=list(stop) or None,
+                    stop=sent,
                 )
                 choice = first_choice(answer)
                 text = choice.get("text")
                 if text is None:
                     text = (choice.get("message") or {}).get("content")
-                samples.append((str(text or ""), choice.get("finish_reason") != "length"))
+                text, stopped = up_to_stop(str(text or ""), stop)
+                samples.append((text, stopped or choice.get("finish_reason") != "length"))
             return samples
 
         outcomes = self._run(stage, len(questions), asking, one)

@@ -177,6 +177,9 @@ def _ask(
     missing = {name: own for name, recorded in answered.items() if (own := _missing(recorded))}
     if missing:
         run["options_not_returned"] = missing
+    cut_off = {name: recorded.cut_off for name, recorded in answered.items() if recorded.cut_off}
+    if cut_off:
+        run["cut_off"] = cut_off
     tokenizer = getattr(backend, "tokenizer", None)
     if tokenizer is not None:
         run["has_chat_template"] = getattr(tokenizer, "chat_template", None) is not None
@@ -322,7 +325,7 @@ def _free_form(
             )
             for row, text in zip(found.predictions.rows, found.texts, strict=True)
         ]
-        return Recorded(found.predictions, tuple(shown))
+        return Recorded(found.predictions, tuple(shown), cut_off=found.cut_off)
 
     return _Plan(read_datasets(dataset, settings, seed), {"name": method, "matcher": matcher, **recorded}, ask_one)
 

@@ -290,7 +290,8 @@ def _settings_by_method(
         If there is no method, or none has one of the settings.
     """
     given = {name for name in SETTINGS if getattr(settings, name) is not None}
-    taken = {own: set(way_named(own).settings) if isinstance(own, str) else set() for own in methods}
+    free_form = settings.free_form is not None
+    taken = {own: set(way_named(own).takes(free_form)) if isinstance(own, str) else set() for own in methods}
     for name in sorted(given):
         if not any(name in own for own in taken.values()):
             raise ValueError(f"{name}: none of these methods has such a setting")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..confidence import Asking, Journal
+from ..confidence.parsing import without_thought
 from ..tasks import PromptFormat, QuestionError
 from ..tasks.drawing import QuestionList
 from ..tasks.free_form import (
@@ -60,6 +61,8 @@ def self_evaluation_questions(
     A model that is trained on these questions with the supervised term learns to predict whether its answers are
     right (Calibration-tuning). `hf-calib measure --free-form ... --confidence p-true` reads P(True) with the same
     prompt. The share of right answers is not changed: a balanced sample would teach a different base rate.
+
+    A train of thought is no part of an answer; see `hf_calib.confidence.parsing.without_thought`.
 
     Parameters
     ----------
@@ -204,7 +207,7 @@ def answered_and_graded(
         counts["too_long"] += samples is None
         for sample in samples or ():
             counts["answers"] += 1
-            text = sample.text.strip()
+            text = without_thought(sample.text).strip()
             if not text:
                 counts["empty"] += 1
                 continue
@@ -259,7 +262,10 @@ def _warn(graded: SelfEvaluationQuestions, sampling: Sampling) -> None:
             "them; add the right answers to the questions"
         )
     if counts["empty"]:
-        found.append(f"{counts['empty']} of {counts['answers']} answers are empty and left out; check the prompt")
+        found.append(
+            f"{counts['empty']} of {counts['answers']} answers are empty and left out; check the prompt, or "
+            "raise max_new_tokens if the model thinks before it answers"
+        )
     if counts["cut_off"]:
         kept = "left out" if sampling.drop_cut_off else "graded as they are; pass drop_cut_off=True to leave them out"
         found.append(

@@ -43,6 +43,7 @@ class AskOptions(TypedDict, total=False):
     n_orders: int | None
     n_samples: int | None
     temperature: float | None
+    max_new_tokens: int | None
     top_k: int | None
     base_model: Any
     columns: Columns | None
@@ -77,6 +78,7 @@ class AskSettings:
     n_orders: int | None = None
     n_samples: int | None = None
     temperature: float | None = None
+    max_new_tokens: int | None = None
     top_k: int | None = None
     base_model: Any = None
     columns: Columns | None = None
@@ -112,6 +114,8 @@ class AskSettings:
         object.__setattr__(self, "dtype", known[self.dtype])
         if self.check_order is not None and self.check_order < 1:
             raise ValueError(f"check_order: ask in at least 1 other order of the options, got {self.check_order}")
+        if self.max_new_tokens is not None and self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens: an answer has at least 1 token, got {self.max_new_tokens}")
 
     @property
     def reading(self) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import numpy as np
 
 from ..calibrators.temperature import HIGHEST, LOWEST
+from ..confidence.registry import MAX_NEW_TOKENS
 from ..measures import CalibrationReport, Finding, Measure
 from ..measures.verdict import SIGNIFICANT
 from ..tasks import LETTERS, Question
@@ -104,8 +105,7 @@ class Reading:
     @property
     def in_writing(self) -> bool:
         """Whether answers were read from written replies; then the option mass is the share of readable ones."""
-        # Of questions without options, the name is that of a way, such as stated-words.
-        return self.run.get("confidence", {}).get("method", self.method) in ("stated", "consistency")
+        return not self.has_options or self.method in ("stated", "consistency")
 
     @property
     def is_served(self) -> bool:
@@ -194,9 +194,12 @@ def _unread(reading: Reading) -> Found | None:
     if not (reading.in_writing and reading.predictions.has_mass):
         return None
     counted = "guesses" if reading.has_options else "answers with confidence 0"
-    if not reading.has_options or (reading.method == "stated" and reading.run["confidence"].get("top_k", 1) == 1):
-        answer = "letter" if reading.has_options else "answer"
-        unread, what = int((mass < 1 - 1e-9).sum()), f"had no {answer} or no confidence that could be read"
+    if not reading.has_options:
+        stated = str(reading.method).startswith("stated") and reading.method != "stated-levels"
+        unread = int((mass < 1 - 1e-9).sum())
+        what = "had no answer" + " or no confidence that could be read" * stated
+    elif reading.method == "stated" and reading.run["confidence"].get("top_k", 1) == 1:
+        unread, what = int((mass < 1 - 1e-9).sum()), "had no letter or no confidence that could be read"
     else:
         unread, what = int((mass == 0).sum()), "could not be read"
     if not unread:
@@ -220,6 +223,23 @@ def _mostly_unread(reading: Reading) -> Found | None:
 
 def _some_unread(reading: Reading) -> Found | None:
     return None if _mostly_unread(reading) else _unread(reading)
+
+
+def _cut_off(reading: Reading) -> Found | None:
+    replies = reading.run.get("cut_off", {}).get(reading.dataset.get("name"))
+    if not replies:
+        return None
+    asked = reading.run["confidence"]
+    limit = asked.get("max_new_tokens", MAX_NEW_TOKENS)
+    option = f"--max-new-tokens {4 * limit}"
+    n = f"{limit * asked.get('top_k', 1):,}"
+    one = replies == 1
+    return Found(
+        f"{replies:,} {'reply is' if one else 'replies are'} cut off after {n} tokens and graded as "
+        f"{'it is' if one else 'they are'}.",
+        f"Try {option}.",
+        (option,),
+    )
 
 
 def _no_letters(reading: Reading) -> Found | None:
@@ -557,6 +577,7 @@ CHECKS = (
     Check("constant_confidence", True, _constant),
     Check("no_ranking", True, _no_ranking),
     Check("some_unread_replies", False, _some_unread),
+    Check("cut_off_replies", False, _cut_off),
     Check("too_few_questions", False, _too_few),
     Check("one_subject", False, _one_subject),
     Check("chat_template_unused", False, _unused_template),

@@ -254,7 +254,7 @@ _IN_WORDS = {
     "command", "date", "device", "model", "revision", "model_name", "adapter", "weights", "base_weights",
     "configuration", "dtype", "confidence", "permute_options", "n_orders", "max_length", "drop_too_long",
     "trust_remote_code", "calibrator", "seed", "datasets", "versions", "prompt", "prompt_format",
-    "options_not_returned", "has_chat_template",
+    "options_not_returned", "cut_off", "has_chat_template",
 }  # fmt: skip
 
 

@@ -349,8 +349,16 @@ def test_ways_have_their_settings(folder, tmp_path, capsys):
     own = settings("--confidence", "consistency", "--n-samples", 3, "--temperature", 0.5)
     assert (own["n_samples"], own["temperature"]) == (3, 0.5)
     assert settings("--confidence", "stated-top-k", "--top-k", 2)["top_k"] == 2
+    for way in ("consistency", "stated", "stated-words", "stated-top-k"):
+        assert settings("--confidence", way, "--max-new-tokens", 5)["max_new_tokens"] == 5
     own = settings("--confidence", "marginalized", "--n-orders", 2)
     assert (own["n_orders"], own["method"]) == (2, {"name": "letters"})
+    for way, tokens, message in (
+        ("p-true", 5, "--max-new-tokens: confidence read by p-true has no such setting; it goes with stated, "),
+        ("stated", 0, "--max-new-tokens: an answer has at least 1 token, got 0"),
+    ):
+        assert measure(*options, "--confidence", way, "--max-new-tokens", tokens) == 1
+        assert message in capsys.readouterr().err
 
 
 def test_wordings_are_averaged_over(folder, tmp_path, model, tokenizer, capsys):

@@ -365,6 +365,15 @@ def test_writing_ends_at_a_stop(model, tokenizer):
     assert cut[0].ended
 
 
+@pytest.mark.parametrize("tokens", [1, 2])
+def test_a_stop_in_a_thought_ends_nothing(tokens):
+    for reply, kept in (("<think>\nRome?\n</think>\n\nParis", "\nsince"), ("<think>\nRome?", None)):
+        backend = speaking(byte_level_tokenizer(), {reply + (kept or ""): 1.0})
+        options = {"max_new_tokens": tokens, "stop": ("\n",)}
+        (written,) = backend.generate("g", ASKED[:1], PromptFormat(), Asking(), **options)
+        assert (written[0].text, written[0].ended) == (reply, kept is not None or tokens > 1)
+
+
 # Against the distribution of a tiny model that writes sentences
 
 

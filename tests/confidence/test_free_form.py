@@ -121,6 +121,64 @@ def test_replies_without_an_answer_and_a_confidence_have_half_of_the_mass(top_k)
     np.testing.assert_allclose(found.predictions.option_mass, [0.5, 0.5, 0.5, 1][: len(replies)])
 
 
+@pytest.mark.parametrize("method", ["agreement", "entropy", "distance"])
+def test_thoughts_in_samples_are_not_answers(method):
+    thought = "<think>\nRome? Paris?\n</think>\n\n"
+    cut_off = "<think>\nThe capital of France"
+    backend = Scripted(
+        [f"{thought}Paris", "Paris", "<think>Oslo?</think>paris", f"{thought}Paris."],
+        [cut_off, cut_off, "5", cut_off],
+        [cut_off] * 4,
+    )
+    found = predict_free_form(backend, ASKED, PromptFormat(chat=True), Asking(), method=method, n_samples=4)
+    assert found.texts == ("Paris", "5", "")
+    assert found.predictions.answers.tolist() == [0, 1, -1]
+    # A reply without an answer agrees with no other.
+    expected = {"agreement": [1, 0.25, 0], "entropy": [1, 0, 0], "distance": [1, 0, 0]}[method]
+    np.testing.assert_allclose(found.predictions.confidences, expected, atol=1e-12)
+    np.testing.assert_allclose(found.predictions.option_mass, [1, 1, 0.5])
+
+
+@pytest.mark.parametrize("method", ["p-true", "levels", "base-tokens"])
+def test_thoughts_are_not_answers_to_ask_after(model, tokenizer, method):
+    replies = ["<think>\nRome?\n</think>\n\nParis", "Paris", "<think>\nThe capital"]
+
+    class Thinking(LocalModel):
+        def generate(self, stage, asked, *arguments, **options):
+            return [[Generation(replies[row], row < 2)] for row in range(len(asked))]
+
+    backend = Thinking(model, tokenizer)
+    found = predict_free_form(backend, [ASKED[0]] * 3, PromptFormat(), Asking(), method=method, base=backend)
+    assert found.texts == ("Paris", "Paris", "")
+    assert found.cut_off == 1
+    assert found.predictions.confidences[0] == pytest.approx(found.predictions.confidences[1], abs=1e-6)
+    assert found.predictions.confidences[0] > 0 == found.predictions.confidences[2]
+    np.testing.assert_allclose(found.predictions.option_mass, [1, 1, 0.5])
+
+
+@pytest.mark.parametrize("method", ["p-true", "consistency", "stated"])
+def test_replies_that_are_cut_off_are_told(model, tokenizer, monkeypatch, method):
+    """Those of stated confidence only where they cannot be read."""
+    replies = ["Paris, 90%", "<think>\nIs it", "<think>So"]
+
+    def cut(self, stage, asked, *arguments, n_samples=1, **options):
+        assert options["max_new_tokens"] == 8
+        return [[Generation(reply, False)] * n_samples for reply in replies]
+
+    monkeypatch.setattr(LocalModel, "generate", cut)
+    options = {"n_samples": 2} if method == "consistency" else {}
+    asked = {"own": [ASKED[0]] * 3}
+    found = hf_calib.measure((model, tokenizer), asked, free_form="exact", method=method, max_new_tokens=8, **options)
+    told = {warning.code: warning for warning in found.warnings}
+    n = {"p-true": "3 replies", "consistency": "6 replies", "stated": "2 replies"}[method]
+    assert told["cut_off_replies"].sentence == f"{n} are cut off after 8 tokens and graded as they are."
+    assert told["cut_off_replies"].options == ("--max-new-tokens 32",)
+    unread = "no answer or no confidence that could be read" if method == "stated" else "no answer"
+    assert told["unread_replies"].sentence == (
+        f"2 of 3 replies had {unread}; they count as answers with confidence 0."
+    )
+
+
 @pytest.mark.parametrize("method", ["stated", "stated-words", "stated-top-k"])
 def test_unread_free_form_replies_are_told(model, tokenizer, monkeypatch, method):
     silent = lambda self, stage, asked, *arguments, **options: [[Generation("no idea", True)] for _ in asked]  # noqa: E731

@@ -213,6 +213,23 @@ def test_sampled_answers_have_seeds_of_their_own(server):
     assert sorted(seeds) == sorted(request[1]["seed"] for request in server.requests[18:])
 
 
+def test_a_stop_in_a_thought_ends_nothing(server, monkeypatch):
+    replies = ["<think>\nRome?\n</think>\n\nParis\nsince", "<think>\nRome?", None, "Paris\n"]
+
+    def answer(path, body):
+        said = replies[len(server.requests) - 1]
+        return {"choices": [{"message": {"content": said}, "finish_reason": "length"}]}
+
+    monkeypatch.setattr(server, "answer", answer)
+    served = ServedModel(server.url, "tiny", concurrency=1)
+    options = {"n_samples": 4, "stop": ("\n",)}
+    (written,) = served.generate("g", ASKED[:1], PromptFormat(chat=True), Asking(), **options)
+    assert [(own.text, own.ended) for own in written] == [
+        ("<think>\nRome?\n</think>\n\nParis", True), ("<think>\nRome?", False), ("", False), ("Paris", True)
+    ]  # fmt: skip
+    assert not any("stop" in body for _, body, _ in server.requests)
+
+
 def test_requests_side_by_side_are_bounded(server):
     server.delay = 0.02
     OptionLetters().predict(served(server, concurrency=3), ASKED, PromptFormat(), Asking())

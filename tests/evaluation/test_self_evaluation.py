@@ -79,6 +79,13 @@ def test_the_settings_reach_the_model():
     }  # fmt: skip
 
 
+def test_thoughts_are_not_graded():
+    found = graded(["<think>\nRome?\n</think>\n\nParis"], ["<think>5?</think>4"])
+    assert [(answer.text, answer.right) for answer in found.answers] == [("Paris", True), ("4", True)]
+    with pytest.warns(UserWarning, match="1 of 2 answers are empty and left out.*raise max_new_tokens"):
+        assert len(graded(["Paris"], ["<think>\nFour is..."])) == 1
+
+
 def test_what_may_be_wrong_is_told():
     with pytest.warns(UserWarning, match="none of 2 answers graded by 'exact' is right"):
         graded(["Rome"], ["5"])
