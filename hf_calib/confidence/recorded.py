@@ -77,7 +77,8 @@ def read_predictions(path: str | Path) -> dict[str, Recorded]:
     Raises
     ------
     QuestionError
-        If a column is missing or a row is wrong; with the file and the row.
+        If a column is missing, only some rows of a dataset have an optional number, or a row is wrong; with the file
+        and the row.
 
     Warns
     -----
@@ -91,11 +92,13 @@ def read_predictions(path: str | Path) -> dict[str, Recorded]:
         raise FileNotFoundError(f"there is no file {str(path)!r} to read predictions from")
     rows: dict[str, list[RecordedRow]] = {}
     normalized: list[str] = []
+    first: dict[str, tuple[str, Mapping[str, Any]]] = {}
     for place, values in file_rows(path):
         try:
-            dataset = values.get("dataset")
-            own = rows.setdefault(path.stem if is_missing(dataset) else str(dataset), [])
+            dataset = path.stem if is_missing(values.get("dataset")) else str(values["dataset"])
+            own = rows.setdefault(dataset, [])
             own.append(_row_of(values, len(own)))
+            _check_alike(values, *first.setdefault(dataset, (place, values)))
         except QuestionError as error:
             raise QuestionError(f"{place}: {error}") from None
         if abs(own[-1].total - 1) > ROUNDING:
@@ -290,6 +293,18 @@ _OPTION_COLUMNS = [f"p_{letter}" for letter in LETTERS]
 _COLUMNS = {*_SCHEMA, *_OPTION_COLUMNS}
 
 
+# Columns that are measured over all rows of a dataset, or not at all.
+_OF_ALL_ROWS = ("option_mass", "flip_rate", "most_confident_correct")
+
+
+def _check_alike(values: Mapping[str, Any], first: str, others: Mapping[str, Any]) -> None:
+    """Raise if a row lacks what the first row of its dataset has, or has what that one lacks."""
+    for column in _OF_ALL_ROWS:
+        if is_missing(values.get(column)) != is_missing(others.get(column)):
+            given = "is empty here, but not" if is_missing(values.get(column)) else "has a value here, but none"
+            raise QuestionError(f"column {column!r} {given} in {first}; give it in every row of a dataset, or in none")
+
+
 def _row_of(values: Mapping[str, Any], number: int) -> RecordedRow:
     spaced = next((column for column in values if column not in _COLUMNS and column.strip() in _COLUMNS), None)
     if spaced is not None:
@@ -335,17 +350,23 @@ def _log_probabilities(values: Mapping[str, Any]) -> tuple[list[float], bool, fl
     mass = _share(values, "option_mass")
     if not is_missing(values.get("log_probabilities")):
         own = _list(values, "log_probabilities")
-        logs = [_number(value, "log_probabilities", -np.inf, 0.0, LOG_ROUNDING) for value in own]
+        advice = "give natural logarithms of probabilities, not logits"
+        logs = [_number(value, "log_probabilities", -np.inf, 0.0, LOG_ROUNDING, advice) for value in own]
         return logs, mass is not None or "option_mass" not in values, 1.0
     if not is_missing(values.get("probabilities")):
         given = [("probabilities", value) for value in _list(values, "probabilities")]
     else:
+        empty = [name for name in ("probabilities", "log_probabilities") if name in values]
         given = [(column, values[column]) for column in _OPTION_COLUMNS if column in values]
         missing = [column for column in _OPTION_COLUMNS[: len(given)] if column not in values]
         if missing:
             raise QuestionError(
                 f"column {missing[0]!r} is missing, but there is a column {given[-1][0]!r}; give one column for each "
                 "option"
+            )
+        if not given and empty:
+            raise QuestionError(
+                f"column {empty[0]!r} is empty; give the probability of each option, or remove the row"
             )
         if not given:
             raise QuestionError(
@@ -395,14 +416,15 @@ def _share(values: Mapping[str, Any], column: str) -> float | None:
 
 
 def _probability(value: Any, column: str) -> float:
-    return min(max(_number(value, column, 0.0, 1.0, ROUNDING), 0.0), 1.0)
+    advice = "give a probability, not a percentage or a logit"
+    return min(max(_number(value, column, 0.0, 1.0, ROUNDING, advice), 0.0), 1.0)
 
 
-def _number(value: Any, column: str, low: float, high: float, tolerance: float) -> float:
+def _number(value: Any, column: str, low: float, high: float, tolerance: float, advice: str) -> float:
     try:
         number = float(value)
     except (TypeError, ValueError):
         number = float("nan")
     if not low - tolerance <= number <= high + tolerance:
-        raise QuestionError(f"column {column!r}: {value!r} is not a number from {low:g} to {high:g}")
+        raise QuestionError(f"column {column!r}: {value!r} is not a number from {low:g} to {high:g}; {advice}")
     return number

@@ -55,19 +55,21 @@ def _read(file: Path) -> Recorded:
         requests = state["request_states"]
         method = state["adapter_spec"]["method"]
         subject = state["adapter_spec"].get("subject") or _subject(file.parent.name)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        by_instance: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+        for request in requests:
+            # Other trials ask the same with other examples, and perturbations with typing errors and the like.
+            if request.get("train_trial_index", 0) == 0 and not request["instance"].get("perturbation"):
+                by_instance[str(request["instance"].get("id"))].append(request)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise QuestionError(f"{file} is not a scenario state of HELM: {error!r}") from None
-    by_instance: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for request in requests:
-        # Other trials ask the same with other examples, and perturbations with typing errors and the like.
-        if request.get("train_trial_index", 0) == 0 and not request["instance"].get("perturbation"):
-            by_instance[str(request["instance"].get("id"))].append(request)
     rows = []
     for number, (name, own) in enumerate(by_instance.items()):
         try:
             rows.append(_row(own, method, number, subject))
-        except (QuestionError, KeyError, TypeError, IndexError) as error:
+        except QuestionError as error:
             raise QuestionError(f"{file}, instance {name}: {error}") from None
+        except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
+            raise QuestionError(f"{file}, instance {name} is not as HELM writes it: {error!r}") from None
     if not rows:
         raise QuestionError(f"{file} holds no result")
     return recorded_from(rows)

@@ -40,8 +40,8 @@ def read_inspect(paths: Iterable[str | Path]) -> dict[str, Recorded]:
     Raises
     ------
     QuestionError
-        If a log has neither log-probabilities nor several epochs, a sample has no reply or occurs twice in an epoch,
-        or the log is damaged; with the log and the sample.
+        If a log has neither log-probabilities nor several epochs, a sample has no reply, occurs twice in an epoch or
+        has one epoch where others have several, or the log is damaged; with the log and the sample.
     FileNotFoundError
         If a path does not exist, or a folder holds no log.
 
@@ -60,7 +60,13 @@ def read_inspect(paths: Iterable[str | Path]) -> dict[str, Recorded]:
         for sample in samples:
             by_id[str(sample.get("id"))].append(sample)
         rows, missing, unread = [], 0, 0
+        most = max(map(len, by_id.values()), default=0)
         for number, (name, own) in enumerate(by_id.items()):
+            if len(own) == 1 < most:  # log-probabilities and shares of epochs are not the same confidence
+                raise QuestionError(
+                    f"{path}, sample {name}: it has 1 epoch, and other samples have up to {most}; run inspect "
+                    "eval-retry, or remove the sample"
+                )
             try:
                 row = _row(own, number)
             except QuestionError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -96,6 +97,14 @@ class _Sample:
             scores = [float(response[0]) for _, response in asked]
         except (TypeError, ValueError):
             raise QuestionError("a log-likelihood is not a number") from None
+        if any(math.isnan(score) for score in scores):
+            raise QuestionError(f"the log-likelihoods are {scores}; the model's weights or number format are faulty")
+        accuracy = None if sample.get("acc") is None else float(sample["acc"])
+        if accuracy not in (None, 0.0, 1.0):
+            raise QuestionError(
+                f"its acc is {accuracy:g}, as where several options are right; only tasks with one right option can "
+                "be measured"
+            )
         doc = sample.get("doc")
         return cls(
             place=place,
@@ -105,7 +114,7 @@ class _Sample:
             choices=[text.strip() for (_, text), _ in asked],
             scores=scores,
             has_mass=len({context for (context, _), _ in asked}) == 1 and are_labels(text for (_, text), _ in asked),
-            was_right=None if sample.get("acc") is None else float(sample["acc"]) == 1.0,
+            was_right=None if accuracy is None else accuracy == 1.0,
         )
 
     def by_index(self) -> int | None:

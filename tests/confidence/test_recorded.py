@@ -147,12 +147,30 @@ def test_rounded_zeros_have_finite_logits_in_their_order(tmp_path):
         ({"probabilities": [0.5, 0.5], "answer": 2}, "outside the 2 choices, which are counted 0 to 1$"),
         ({"log_probabilities": [0.5, -1.0], "answer": 1}, "not a number from -inf to 0"),
         ({"probabilities": "0.5", "answer": 0}, "expected a list"),
+        ({"probabilities": None, "answer": 0}, "column 'probabilities' is empty"),
+        ({"p_A": 70, "p_B": 30, "answer": 0}, "column 'p_A': 70 is not .*; give a probability, not a percentage"),
+        (
+            {"probabilities": [0.5, 0.5], "answer": 0, "flip_rate": 0.5},
+            r"column 'flip_rate' has a value here, but none in \S+p.jsonl, line 1; give it in every row",
+        ),
     ],
 )
 def test_wrong_rows_are_named(tmp_path, row, message):
     good = {"probabilities": [0.5, 0.5], "answer": 0}
     with pytest.raises(QuestionError, match=rf"line 2: .*{message}"):
         read_predictions(write_lines(tmp_path / "p.jsonl", [good, row]))
+
+
+@pytest.mark.parametrize("column", ["option_mass", "flip_rate", "most_confident_correct"])
+def test_a_number_that_a_row_lacks(tmp_path, column):
+    rows = [{"probabilities": [0.5, 0.5], "answer": 0, "dataset": name} for name in "aab"]
+    rows[0][column] = rows[1][column] = 0.5
+    read_predictions(write_lines(tmp_path / "p.jsonl", rows))  # another dataset may lack it
+    rows[2]["dataset"] = "a"
+    with pytest.raises(
+        QuestionError, match=rf"line 3: column '{column}' is empty here, but not in \S+p.jsonl, line 1"
+    ):
+        read_predictions(write_lines(tmp_path / "p.jsonl", rows))
 
 
 # lm-evaluation-harness
@@ -231,6 +249,8 @@ def test_lm_eval_unconditional_requests_are_left_out(tmp_path):
         ({"doc_id": 0}, r"samples_\S+\.jsonl: the question of row 0 occurs twice"),
         ({"filter": "other"}, "several filters"),
         ({"arguments": {}}, "0 requests have 3 responses"),
+        ({"acc": 0.4}, "line 2: its acc is 0.4, as where several options are right"),
+        ({"filtered_resps": [["nan", "False"]] * 3}, r"line 2: the log-likelihoods are \[nan, nan, nan\]"),
     ],
 )
 def test_lm_eval_lines_that_cannot_be_read(tmp_path, change, message):
@@ -310,6 +330,21 @@ def test_helm_reads_each_question_once_and_without_perturbations(tmp_path):
     folder = helm_run(tmp_path, "multiple_choice_joint", [joint(0, top), joint(0, top)], "twice")
     with pytest.raises(QuestionError, match="instance id0: it was asked 2 times in one trial"):
         read_helm(folder / "twice")
+
+
+@pytest.mark.parametrize(
+    ("requests", "message"),
+    [
+        (None, "scenario_state.json is not a scenario state of HELM: TypeError"),
+        ([1], "scenario_state.json is not a scenario state of HELM: AttributeError"),
+        ([{}], "scenario_state.json is not a scenario state of HELM: KeyError"),
+        ([{**joint(0, {}), "result": None}], "instance id0 is not as HELM writes it: TypeError"),
+        ([joint(0, {" A": "x"})], "instance id0 is not as HELM writes it: ValueError"),
+    ],
+)
+def test_helm_that_is_damaged(tmp_path, requests, message):
+    with pytest.raises(QuestionError, match=message):
+        read_helm(helm_run(tmp_path, "multiple_choice_joint", requests))
 
 
 def test_helm_without_the_letters_probabilities(tmp_path):

@@ -147,6 +147,12 @@ def test_inspect_epochs_are_samples(tmp_path):
         read_inspect([write_log(tmp_path / "log.json", epochs)])
 
 
+def test_inspect_epochs_and_log_probabilities_are_not_mixed(tmp_path):
+    samples = [sample(SAID), sample(SAID, epoch=2), sample(SAID, name=2)]
+    with pytest.raises(QuestionError, match="sample 2: it has 1 epoch, and other samples have up to 2; run inspect"):
+        read_inspect([write_log(tmp_path / "log.json", samples)])
+
+
 def test_inspect_scorers_without_an_answer_do_not_count(tmp_path):
     latency = {"latency": {"value": 0.3, "answer": None}}
     epochs = [sample(epoch=1 + number) for number in range(3)]
