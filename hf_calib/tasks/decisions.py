@@ -390,6 +390,8 @@ def _label(label: Any, options: tuple[str, ...]) -> int:
     text = str(label).lower() if isinstance(label, bool) else str(label)
     if options == _BOOLEANS:
         text = _YES_OR_NO.get(text.lower(), text.lower())
+    if text not in options and isinstance(label, float) and label.is_integer():  # pandas writes 2 as 2.0
+        text = str(int(label))
     if text not in options:
         raise QuestionError(f"gold: the label {label!r} is not one of the options {', '.join(options)}")
     return options.index(text)

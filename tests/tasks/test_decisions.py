@@ -55,6 +55,13 @@ def test_a_case_has_its_options_in_the_order_of_the_question():
     assert risk.label == 2  # where there is none, the first of the most probable
 
 
+def test_a_label_that_pandas_wrote_as_a_float():
+    case = Case.from_dict({**ROW, "gold": {"risk": 2.0}})
+    assert case.decisions[2].label == 2
+    with pytest.raises(QuestionError, match=r"question 'risk': gold: the label 1\.5 is not one of"):
+        Case.from_dict({**ROW, "gold": {"risk": 1.5}})
+
+
 def test_every_form_of_the_data_is_read_alike(tmp_path):
     plain = TypedDecisions([ROW])
     (tmp_path / "cases.jsonl").write_text(json.dumps(ROW) + "\n")
