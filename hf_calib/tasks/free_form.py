@@ -263,6 +263,10 @@ def _question(place: str, row: Mapping[str, Any], in_text: bool = False) -> Free
     if not isinstance(row, Mapping):
         raise QuestionError(f"{place}: expected a row with a 'question', got a {type(row).__name__}")
     answers = "answers" if "answers" in row and "answer" not in row else "answer"
+    if is_answered(row.get("answer")) and is_answered(row.get("answers")):
+        raise QuestionError(
+            f"{place}: both 'answer' and 'answers' have a value; give all right answers in 'answers' alone"
+        )
     missing = [name for name in ("question", answers) if name not in row]
     if missing:
         raise QuestionError(

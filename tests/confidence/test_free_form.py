@@ -391,6 +391,7 @@ def test_loading(tmp_path):
             {"question": "a?", "A": "b", "B": "c", "answer": "B"},
             "line 1: the question has options, in 'A', 'B';",
         ),
+        ({"question": "a?", "answer": "b", "answers": ["c"]}, "line 1: both 'answer' and 'answers' have a value"),
         ({"question": "a?", "answers": {"text": ["b"]}}, r"line 1: the right answer is a dict, \{'text': \['b'\]\}"),
     ):
         path.write_text(json.dumps(row))
