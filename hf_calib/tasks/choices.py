@@ -95,6 +95,12 @@ def _parsed(text: str) -> Any:
     )
 
 
+def parsed_cell(cell: Any) -> Any:
+    """Return the value of a text that is JSON or a Python literal, as CSV files hold nested values; others as is."""
+    value = _literal(cell) if isinstance(cell, str) else None
+    return cell if value is None else value
+
+
 def _literal(text: str) -> Any:
     """Return the value of a text that is JSON or a Python literal, and None for any other text."""
     for parse in (json.loads, _python_literal):

@@ -151,6 +151,8 @@ def suggestion(columns: Sequence[str]) -> str | None:
     left = list(columns)
     choices = _option_columns(left)
     if not choices:
+        if any(_words(column) & _WRONG for column in left):
+            return None
         choices = _called(left, _OTHER_NAMES["choices"])
     if any(_words(column) & _WRONG for column in choices):
         return None

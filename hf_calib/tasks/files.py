@@ -129,7 +129,7 @@ def _table(delimiter: str) -> Callable[[Path], Iterator[PlacedRowOrError]]:
                     if not fields:
                         continue
                     if not columns:
-                        columns = _header(fields, place)
+                        columns = _header(fields, place, delimiter)
                         continue
                     if len(fields) != len(columns):
                         yield (
@@ -141,12 +141,19 @@ def _table(delimiter: str) -> Callable[[Path], Iterator[PlacedRowOrError]]:
                         continue
                     yield place, dict(zip(columns, fields, strict=True))
             except csv.Error as error:
-                raise QuestionError(f"{path}, line {start}: {error}") from None
+                raise QuestionError(
+                    f"{path}, line {start}: {error}; check the quotation marks of the row that begins there"
+                ) from None
 
     return read
 
 
-def _header(fields: list[str], place: str) -> list[str]:
+def _header(fields: list[str], place: str, delimiter: str) -> list[str]:
+    other = next((mark for mark in ";\t," if len(fields) == 1 and mark != delimiter and mark in fields[0]), None)
+    if other is not None:
+        raise QuestionError(
+            f"{place}: {fields[0]!r} is a single column; separate the fields with {delimiter!r} instead of {other!r}"
+        )
     twice = {name for name in fields if fields.count(name) > 1}
     if twice and looks_like_row(fields):
         raise QuestionError(

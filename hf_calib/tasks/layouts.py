@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .answers import GivenAnswer, is_missing
-from .choices import without_letters
+from .choices import parsed_cell, without_letters
 from .columns import Columns, are_free_form, as_names, context_columns, listing, near_miss, suggestion
 from .files import looks_like_row
 from .questions import LETTERS, QuestionError
@@ -103,9 +103,10 @@ class Layout:
 
 def _nested(row: Row) -> list[Row]:
     """Unpack the rows of MMLU's auxiliary_train, which are nested in a column."""
-    if not isinstance(row["train"], Mapping):
-        raise QuestionError(f"column 'train': found {row['train']!r:.80}; expected a question with its own columns")
-    return [row["train"]]
+    question = parsed_cell(row["train"])
+    if not isinstance(question, Mapping):
+        raise QuestionError(f"column 'train': found {question!r:.80}; expected a question with its own columns")
+    return [question]
 
 
 _ARTICLE_ANSWERS = ("gold_label", "gold_labels", "answers", "answer")
@@ -113,6 +114,7 @@ _ARTICLE_ANSWERS = ("gold_label", "gold_labels", "answers", "answer")
 
 def _of_article(row: Row) -> Iterator[Row]:
     """Unpack the articles of QuALITY and of RACE's files, with a list of questions or lists of their parts each."""
+    row = {name: cell if name == "article" else parsed_cell(cell) for name, cell in row.items()}
     questions = row["questions"]
     if isinstance(questions, Mapping):  # a list of mappings, as datasets stores it
         questions = [dict(zip(questions, values, strict=True)) for values in zip(*questions.values(), strict=True)]
@@ -129,7 +131,7 @@ def _redux(row: Row) -> list[Row]:
     """Use the answers of MMLU-Redux that its annotators corrected."""
     error, corrected = row["error_type"], row.get("correct_answer")
     if error == "wrong_groundtruth" and not is_missing(corrected):
-        given = GivenAnswer(str(corrected), tuple(map(str, row["choices"])))
+        given = GivenAnswer(str(corrected), tuple(map(str, parsed_cell(row["choices"]))))
         readings = {index for index in (given.at(0), given.by_text) if index is not None}
         if len(readings) == 1:
             return [{**row, "answer": readings.pop()}]
@@ -166,7 +168,9 @@ def _yes_no(row: Row) -> list[Row]:
 
 def _one_target(row: Row) -> list[Row]:
     """Read TruthfulQA's targets with a single right answer."""
-    targets = row["mc1_targets"]
+    targets = parsed_cell(row["mc1_targets"])
+    if not isinstance(targets, Mapping):
+        raise QuestionError(f"column 'mc1_targets': found {targets!r:.80}; expected an object with choices and labels")
     if isinstance(targets, Mapping) and not {"choices", "labels"} <= set(targets):  # as in its first version
         targets = {"choices": list(targets), "labels": list(targets.values())}
     return [{**row, "mc1_targets": targets["choices"], "mc1_targets.labels": _only_one(targets["labels"])}]
@@ -174,13 +178,14 @@ def _one_target(row: Row) -> list[Row]:
 
 def _scored(row: Row) -> list[Row]:
     """Read a BIG-bench task, without the choices that its input may list too."""
-    choices = [str(choice).strip() for choice in row["multiple_choice_targets"]]
+    targets, scores = (parsed_cell(row[f"multiple_choice_{name}"]) for name in ("targets", "scores"))
+    choices = [str(choice).strip() for choice in targets]
     lines = str(row["inputs"]).splitlines()
     listed = [line for line in lines if re.match(r"\s*choice:", line)]
     text = row["inputs"]
     if sorted(line.split(":", 1)[1].strip() for line in listed) == sorted(choices):
         text = re.sub(r"\s*\n\s*A:\s*$", "", "\n".join(line for line in lines if line not in listed))
-    answer = _only_one(row["multiple_choice_scores"])
+    answer = _only_one(scores)
     return [{**row, "inputs": text, "multiple_choice_scores": answer}]
 
 
@@ -194,7 +199,7 @@ def _only_one(labels: Sequence[Any]) -> int | None:
 def _unlisted(row: Row) -> list[Row]:
     """Read AGIEval in its evaluation form, without the choices that its query lists too."""
     query, *listed = re.split(r"Answer Choices:|选项：", str(row["query"]), maxsplit=1)
-    if listed and all(str(choice).strip() in listed[0] for choice in without_letters(row["choices"])):
+    if listed and all(str(choice).strip() in listed[0] for choice in without_letters(parsed_cell(row["choices"]))):
         return [{**row, "query": query.strip()}]
     return [row]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from .._suggestions import did_you_mean
 from .answers import GivenAnswer, answer_base_of, is_missing, single
-from .choices import as_text, choices_of, drawn_order, texts_and_letters
+from .choices import as_text, choices_of, drawn_order, listed_texts, parsed_cell, texts_and_letters
 from .columns import (
     Columns,
     are_answers,
@@ -171,7 +171,8 @@ def _entries(rows: Iterable[PlacedRowOrError], mapping: Columns) -> Iterator[_Dr
             yield _BadRow(place, error)
             continue
         except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
-            wrong = f"columns {listing(layout.requires)}: not as in this layout ({type(error).__name__}: {error})"
+            needed = layout.requires or (layout.question, *layout.choices[:2])
+            wrong = f"columns {listing(needed)}: not as in this layout ({type(error).__name__}: {error})"
             yield _BadRow(place, QuestionError(wrong))
             continue
         for plain in prepared:
@@ -205,7 +206,10 @@ def _draft(place: str, row: Row, plain: Row, layout: Layout) -> _Draft:
         is_column_right = answer_column in choice_columns and len(choice_columns) > 1
         if is_column_right:
             choice_columns = [str(answer_column), *(name for name in choice_columns if name != answer_column)]
-        texts, labels = choices_of([plain[name] for name in choice_columns])
+        cells = [plain[name] for name in choice_columns]
+        if is_column_right and len(cells) == 2 and isinstance(cells[1], str):
+            cells[1] = listed_texts(cells[1])  # CSV files hold a list of all wrong choices as text
+        texts, labels = choices_of(cells)
         texts = list(map(as_text, texts))
         shown, letters = texts_and_letters(texts)
         part = "context"
@@ -223,7 +227,10 @@ def _draft(place: str, row: Row, plain: Row, layout: Layout) -> _Draft:
         if is_column_right:
             value, labels = "A", None
         elif answer_column is not None:
-            value = single(plain[answer_column])
+            value = plain[answer_column]
+            if isinstance(value, str) and value.strip().startswith("[") and value.strip() not in question.choices:
+                value = parsed_cell(value)  # CSV files hold a list of one answer as text
+            value = single(value)
             if labels is None and letters is not None and isinstance(value, str):
                 value, labels = _without_letter(value, texts, question, letters)
     except QuestionError as error:

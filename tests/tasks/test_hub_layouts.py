@@ -1,5 +1,6 @@
 """Rows as the datasets on the Hub have them: each is read with the right answer, and with all of its text."""
 
+import csv
 import json
 import warnings
 from dataclasses import dataclass, field, replace
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_calib.tasks import QuestionError, as_questions, is_question_layout
+from hf_calib.tasks import QuestionError, as_questions, is_question_layout, load_questions
 from hf_calib.tasks.layouts import LAYOUTS, layout_of
 
 
@@ -304,6 +305,26 @@ def test_the_right_choice(case):
     assert (None if question.answer is None else question.choices[question.answer]) == case.right
     assert (question.question, question.context, question.subject) == (case.question, case.context, case.subject)
     assert is_question_layout(case.row)
+
+
+@pytest.mark.parametrize("nested", [json.dumps, str])
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_the_right_choice_in_a_table(case, nested, tmp_path):
+    """A CSV file holds lists and objects as JSON, or as Python writes them."""
+    cells = {
+        name: "" if value is None else nested(value) if isinstance(value, list | dict) else value
+        for name, value in case.row.items()
+    }
+    with (tmp_path / "q.csv").open("w", newline="") as file:
+        table = csv.DictWriter(file, list(cells))
+        table.writeheader()
+        table.writerow(cells)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        (question,) = load_questions(tmp_path / "q.csv")
+    (expected,) = read(case.row)
+    assert (question.question, question.choices) == (expected.question, expected.choices)
+    assert question.answer == expected.answer
 
 
 def test_every_layout_has_a_case():

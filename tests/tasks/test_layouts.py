@@ -292,6 +292,7 @@ def test_a_subject_that_is_a_number():
         (["Query", "Candidates", "label", "Story"], r"question=Query,choices=Candidates,answer=label,context=Story\."),
         (["prompt", "chosen", "rejected"], r"'rejected'; name them with --columns question=...,choices=...,answer="),
         (["question", "answer", "wrong1", "wrong2"], r"--columns question=.*choices=right\+wrong,answer=right\)"),
+        (["question", "answer", "distractors"], r"--columns question=.*choices=right\+wrong,answer=right\)"),
         ([], r"fits the columns \(there are none\)"),
         ([" question", "choices"], r"""pass --columns '\{"question": " question", "choices": "choices"\}'"""),
         (

@@ -402,6 +402,18 @@ def test_the_right_choice_in_a_column_of_its_own():
     found = as_questions(data, columns={"question": "q", "choices": ["right", "wrong"], "answer": "right"})
     assert all(question.choices[question.answer] == "r" for question in found)
     assert set(indices(found)) == {0, 1, 2, 3}
+    in_text = [{**row, "wrong": nested(row["wrong"])} for row in data for nested in (str, json.dumps)]
+    found = as_questions(in_text, columns={"question": "q", "choices": ["right", "wrong"], "answer": "right"})
+    assert all(sorted(question.choices) == ["r", "v", "w", "x"] for question in found)
+
+
+def test_a_list_of_one_answer_as_text():
+    rows = [{"question": "Q?", "choices": ["a", "b"], "answer": answer} for answer in ("[1]", "['A']", '["b"]', "[]")]
+    assert indices(as_questions(rows, answer_base=0)) == [1, 0, 1, None]
+    with pytest.raises(QuestionError, match=r"column 'answer': found 2 answers, \[0, 1\]"):
+        as_questions([{**rows[0], "answer": "[0, 1]"}])
+    own = {"question": "Q?", "choices": ["[0]", "[1]", "[2]"]}  # where it is an option's text
+    assert indices(as_questions([{**own, "answer": "[1]"}, {**own, "answer": "[2]"}])) == [1, 2]
 
 
 def test_part_of_a_mapping_completes_a_layout():
