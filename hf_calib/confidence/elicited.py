@@ -268,7 +268,37 @@ class PTrue(ConfidenceMethod):
         scores = probability_of_true(backend, asked, prompt_format, asking)
         # Asking about an answer takes a longer prompt, which may be dropped where the question was not.
         kept = answered.subset(scores.rows)
-        return _answered(questions, kept.rows, kept.predicted, scores.probabilities[:, 0])
+        found = _answered(questions, kept.rows, kept.predicted, scores.probabilities[:, 0])
+        if kept.missing_bounds is None and scores.missing_bounds is None:
+            return found
+        # An answer that was not read either is a guess.
+        mass = np.where(kept.option_mass > 0, scores.option_mass, 0.0)
+        return with_bounds(
+            found, np.zeros(len(found)) if scores.missing_bounds is None else scores.missing_bounds, mass
+        )
+
+
+def with_bounds(predictions: Predictions, bounds: np.ndarray, mass: np.ndarray) -> Predictions:
+    """Return predictions by P(True) with what a server may have left out of "True" and "False".
+
+    Parameters
+    ----------
+    predictions : Predictions
+        Of answers, each with its P(True) as confidence.
+    bounds : ndarray of float64, shape (n,)
+        What "True" or "False" has at most where it was not returned, else 0.
+    mass : ndarray of float64, shape (n,)
+        What was returned of both; where it is 0, the answer counts as a guess without mass.
+    """
+    unread = mass == 0
+    relative = np.divide(bounds, mass, out=np.ones(len(mass)), where=~unread)
+    # The other options share what "False" has.
+    shared = np.where(predictions.confidences > 0.5, predictions.n_choices - 1, 1)
+    return replace(
+        predictions,
+        option_log_probabilities=np.where(unread[:, None], -np.inf, predictions.option_log_probabilities),
+        missing_bounds=np.minimum(relative / shared, 1.0),
+    )
 
 
 def about_answer(question: Question, option: int) -> Question:

@@ -20,6 +20,7 @@ from .elicited import (
     probability_of_true,
     stated_request,
     true_question,
+    with_bounds,
 )
 from .parsing import find_confidence, read_stated_answer, whole_confidence, without_thought
 from .predictions import Predictions
@@ -137,7 +138,7 @@ def predict_free_form(
         settings |= {"n_samples": n_samples, "temperature": temperature, "seed": seed}
     written = backend.generate("free_form", questions, asked_with, asking, **settings)  # type: ignore[arg-type]
     rows = np.array([row for row, samples in enumerate(written) if samples is not None], dtype=np.int64)
-    texts, confidences, confident, unread, cut_off = [], [], [], [], 0
+    texts, confidences, confident, unread, cut_off, left_out = [], [], [], [], 0, None
     for row in rows:
         replies = written[row] or []
         samples = [without_thought(reply.text).strip() for reply in replies]
@@ -166,7 +167,9 @@ def predict_free_form(
         confidences.append(confidence)
     if method in _ASKED_AFTER:
         reader = base if method == "base-tokens" else backend
-        texts, confidences, rows = _asked_after(method, reader, questions, rows, texts, prompt_format, asking)
+        texts, confidences, rows, left_out = _asked_after(
+            method, reader, questions, rows, texts, prompt_format, asking
+        )
         unread = [not text for text in texts]
     right = [
         -1 if not questions[row].answers else 0 if grade(text, questions[row].answers, matcher) else 1
@@ -183,6 +186,8 @@ def predict_free_form(
     if any(unread):
         halved = predictions.option_log_probabilities + np.log(np.where(unread, 0.5, 1.0))[:, None]
         predictions = replace(predictions, option_log_probabilities=halved)
+    if left_out is not None:
+        predictions = with_bounds(predictions, *left_out)
     if confident:
         predictions = replace(predictions, most_confident_correct=all_known(confident))
     return FreeFormAnswers(tuple(texts), predictions, cut_off)
@@ -196,20 +201,23 @@ def _asked_after(
     texts: Sequence[str],
     prompt_format: PromptFormat,
     asking: Asking,
-) -> tuple[list[str], list[float], np.ndarray]:
+) -> tuple[list[str], list[float], np.ndarray, tuple[np.ndarray, np.ndarray] | None]:
     """Ask about answers; an empty one is not asked after, and counts as 0.
 
     Returns
     -------
     texts, confidences, rows
         Without those whose second prompts were dropped for their length.
+    left_out : tuple of ndarray, or None
+        Arguments of `with_bounds`, if a server left out "True" or "False".
     """
     given = [place for place, text in enumerate(texts) if text]
     if not given:
-        return list(texts), [0.0] * len(texts), rows
+        return list(texts), [0.0] * len(texts), rows, None
     answered = [questions[rows[place]] for place in given]
     pairs = zip(given, answered, strict=True)
     found = {place: 0.0 for place, text in enumerate(texts) if not text}
+    bounds, mass = np.zeros(len(texts)), np.ones(len(texts))
     if method == "base-tokens":
         plain = replace(prompt_format, chat=False, system=None)
         scored = backend.score_answers("base_tokens", answered, [texts[place] for place in given], plain, asking)
@@ -230,8 +238,12 @@ def _asked_after(
         ]
         scores = probability_of_true(backend, asked, prompt_format, asking)
         found |= _first_option(scores, given)
+        if scores.missing_bounds is not None:
+            answers = np.array(given)[scores.rows]
+            bounds[answers], mass[answers] = scores.missing_bounds, scores.option_mass
     places = sorted(found)
-    return [texts[place] for place in places], [found[place] for place in places], rows[places]
+    left_out = (bounds[places], mass[places]) if bounds.any() else None
+    return [texts[place] for place in places], [found[place] for place in places], rows[places], left_out
 
 
 def _first_option(scores: Predictions, places: Sequence[int]) -> dict[int, float]:

@@ -247,9 +247,13 @@ class Predictions:
         most = self.missing_bounds * missing
         with np.errstate(invalid="ignore"):
             low = np.where(most > 0, self.confidences * mass / (mass + most), self.confidences)
+        # An answer that was given apart from the probabilities may itself be what was not returned.
+        given = np.take_along_axis(self.option_log_probabilities, self.predicted[:, None], axis=1)[:, 0]
+        with np.errstate(invalid="ignore"):
+            high = np.where(np.isneginf(given), self.missing_bounds / (mass + self.missing_bounds), self.confidences)
         # Where nothing at all was returned, any option may be the answer.
         unknown = mass == 0
-        return np.where(unknown, 0.0, low), np.where(unknown, 1.0, self.confidences)
+        return np.where(unknown, 0.0, low), np.where(unknown, 1.0, high)
 
     def with_options_back(self, orders: Sequence[Sequence[int] | np.ndarray]) -> Predictions:
         """Undo `hf_calib.tasks.permute_options`.

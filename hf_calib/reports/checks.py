@@ -196,7 +196,7 @@ def _unread(reading: Reading) -> Found | None:
     counted = "guesses" if reading.has_options else "answers with confidence 0"
     if not reading.has_options:
         stated = str(reading.method).startswith("stated") and reading.method != "stated-levels"
-        unread = int((mass < 1 - 1e-9).sum())
+        unread = int(((mass > 0) & (mass < 1 - 1e-9)).sum())  # without any, a server left out "True" and "False"
         what = "had no answer" + " or no confidence that could be read" * stated
     elif reading.method == "stated" and reading.run["confidence"].get("top_k", 1) == 1:
         unread, what = int((mass < 1 - 1e-9).sum()), "had no letter or no confidence that could be read"

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import hf_calib
 from hf_calib.cli import main
 from hf_calib.confidence import (
     Asking,
@@ -16,17 +17,21 @@ from hf_calib.confidence import (
     LocalModel,
     OptionLetters,
     OptionTexts,
+    PTrue,
     SampleConsistency,
     ServedModel,
     ServerError,
     predict,
 )
+from hf_calib.confidence.backend import Generation, OptionScores
 from hf_calib.confidence.served_answers import echoed_tokens, first_token_logprobs, letter_logprobs, text_logprob
 from hf_calib.tasks import FewShotFormat, PromptFormat
+from hf_calib.tasks.free_form import FreeFormQuestion
 from tests.support import byte_level_tokenizer, question_rows, questions, tiny_llama
 from tests.tasks import small_tokenizers
 
 ASKED = questions(9, choices=(4, 2, 3))
+PLAIN = PromptFormat()
 
 
 class Server:
@@ -211,6 +216,48 @@ def test_sampled_answers_have_seeds_of_their_own(server):
     again = method.predict(served(server, concurrency=1), ASKED[:3], PromptFormat(), Asking())
     np.testing.assert_array_equal(first.option_log_probabilities, again.option_log_probabilities)
     assert sorted(seeds) == sorted(request[1]["seed"] for request in server.requests[18:])
+
+
+class Partial(ServedModel):
+    """A server that returns some letters: for each question, their probabilities and the bound of the others."""
+
+    def __init__(self, answers, asked):
+        super().__init__("http://localhost/v1", "m")
+        self.returned = [answers, asked]
+
+    def score_letters(self, stage, questions, prompt_format, asking):
+        asking.note(questions, prompt_format)
+        with np.errstate(divide="ignore"):
+            return [OptionScores(tuple(np.log(p)), (1,) * len(p), bound) for p, bound in self.returned.pop(0)]
+
+    def generate(self, stage, questions, *arguments, **options):
+        return [[Generation("it", True)] for _ in questions]
+
+
+ALL, NONE = ([0.5, 0.2, 0.1, 0.1], 0.0), ([0.0] * 4, 0.9)
+TRUE_AND_FALSE = [([0.6, 0.2], 0.0), ([0.5, 0.0], 0.05), ([0.0, 0.5], 0.05), ([0.0, 0.0], 0.2)]
+
+
+def test_p_true_of_letters_that_were_not_returned():
+    asked = questions(5)
+    found = PTrue().predict(Partial([ALL] * 4 + [NONE], [*TRUE_AND_FALSE, ([0.6, 0.2], 0.0)]), asked, PLAIN, Asking())
+    np.testing.assert_allclose(found.confidences, [0.75, 1, 0, 0.25, 0.25])
+    low, high = found.confidence_bounds
+    np.testing.assert_allclose(low, [0.75, 0.5 / 0.55, 0, 0, 0])
+    np.testing.assert_allclose(high, [0.75, 1, 0.05 / 0.55, 1, 1])
+    assert (found.option_mass == 0).tolist() == [False, False, False, True, True]
+
+
+def test_p_true_of_letters_that_were_not_returned_in_free_form():
+    asked = [FreeFormQuestion(f"Q{i}?", ("it",)) for i in range(4)]
+    measured = hf_calib.measure(Partial(TRUE_AND_FALSE, None), asked, free_form="exact", method="p-true")
+    found = measured.predictions
+    np.testing.assert_allclose(found.confidences, [0.75, 1, 0, 0.5])
+    np.testing.assert_allclose(found.confidence_bounds, [[0.75, 0.5 / 0.55, 0, 0], [0.75, 1, 0.05 / 0.55, 1]])
+    told = {warning.code: warning.sentence for warning in measured.warnings}
+    assert told["options_not_returned"].startswith("For 3 questions the server left out some options")
+    assert "some_unread_replies" not in told
+    assert "unread_replies" not in told
 
 
 def test_a_stop_in_a_thought_ends_nothing(server, monkeypatch):
