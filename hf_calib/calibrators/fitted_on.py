@@ -8,6 +8,7 @@ from typing import Any
 
 # Limits for names from a file, which may come from an untrusted source.
 _LONGEST_NAME = 1000
+_BASE = ("base_weights", "base_revision")
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class FittedOn:
         The commit of the model on the Hub.
     weights : str, optional
         A digest of the model's weights, prefixed with its kind and a colon.
+    base_weights, base_revision : str, optional
+        The same of the model under an adapter: the digest of its files, or its commit on the Hub.
     asking : mapping of str to Any
         How the questions were asked: `confidence`, `prompt_format`, `permute_options`, `n_orders`; empty if
         unknown.
@@ -37,6 +40,8 @@ class FittedOn:
     revision: str | None = None
     weights: str | None = None
     asking: Mapping[str, Any] = field(default_factory=dict)
+    base_weights: str | None = None
+    base_revision: str | None = None
 
     def mismatches(self, other: FittedOn) -> list[str]:
         """Return how another model, or way of asking it, differs; unknown properties are ignored.
@@ -46,6 +51,13 @@ class FittedOn:
         found = []
         if not self._is_model_of(other):
             found.append(f"the model is {_described(other)}, not {_described(self)}")
+        for name in _BASE:
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if None not in (mine, theirs) and mine != theirs:
+                what = "weights of the model under the adapter are"
+                if name == "base_revision":
+                    what = "revision of the model under the adapter is"
+                found.append(f"the {what} {theirs:.14}, not {mine:.14}")
         if self.asking and other.asking:
             mine, theirs = _flat(self.asking), _flat(other.asking)
             found += [
@@ -65,8 +77,9 @@ class FittedOn:
         return None in (self.revision, other.revision) or self.revision == other.revision
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return {**asdict(self), "datasets": dict(self.datasets), "asking": dict(self.asking)}
+        """Return plain values for JSON; without the model under an adapter if it is unknown."""
+        values = {**asdict(self), "datasets": dict(self.datasets), "asking": dict(self.asking)}
+        return {name: value for name, value in values.items() if name not in _BASE or value is not None}
 
     @classmethod
     def from_dict(cls, values: Any) -> FittedOn:
@@ -78,11 +91,11 @@ class FittedOn:
             If something is missing, unknown or of the wrong kind; the message names it.
         """
         names = {"n", "datasets", "model", "revision", "weights", "asking"}
-        if not isinstance(values, dict) or set(values) != names:
+        if not isinstance(values, dict) or set(values) - set(_BASE) != names:
             raise ValueError(f"fitted_on must hold {', '.join(sorted(names))}, got {values!r:.100}")
         if not isinstance(values["n"], int) or isinstance(values["n"], bool) or values["n"] < 1:
             raise ValueError(f"n of fitted_on must be a number of questions, got {values['n']!r:.100}")
-        texts = {name: values[name] for name in ("model", "revision", "weights")}
+        texts = {name: values.get(name) for name in ("model", "revision", "weights", *_BASE)}
         if not isinstance(values["datasets"], dict) or not isinstance(values["asking"], dict):
             raise ValueError("datasets and asking of fitted_on must be objects")
         texts |= {f"dataset {name!r:.100}": digest for name, digest in values["datasets"].items()}

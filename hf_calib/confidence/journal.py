@@ -48,6 +48,13 @@ class Journal:
         except (FileNotFoundError, ValueError):
             raise ValueError(f"{path} is missing or damaged; remove {self.folder} to start over") from None
         differing = sorted(key for key in {*wanted, *found} if wanted.get(key) != found.get(key))
+        if commits := [key for key in differing if key in ("revision", "base_revision")]:
+            was, now = ({key: own.get(key) for key in commits} for own in (found, wanted))
+            raise ValueError(
+                f"{self.folder} holds the beginning of a run of a model that has a new commit on the Hub since "
+                f"({_listed(was)}; now {_listed(now)}), and answers of both cannot be mixed; write to another folder, "
+                "or remove this one to ask all questions again"
+            )
         if differing:
             raise ValueError(
                 f"{self.folder} holds the beginning of a run that differs in {', '.join(differing)}; finish that one, "
@@ -77,6 +84,10 @@ class Journal:
     def remove(self) -> None:
         """Remove the journal after its outcomes were saved elsewhere."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _listed(commits: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {str(commit)[:12]}" for name, commit in commits.items())
 
 
 def _ends_a_line(path: Path) -> bool:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Unpack
 
@@ -30,7 +28,7 @@ from ..tasks import (
     require_answers,
     wordings_of,
 )
-from ..tasks.drawing import QuestionList, row_in_source, sample
+from ..tasks.drawing import QuestionList, questions_digest, row_in_source, sample
 from ..tasks.free_form import MATCHERS, FreeFormQuestion, load_free_form_questions
 from .keeping import finished, journal, remove_journal
 from .models import ModelSource, base_source, model_source, this_process
@@ -108,7 +106,7 @@ def ask(
     settled = {
         **source.identity,
         "datasets": {
-            name: {"n": len(own), "sha256": _digest(own), "skipped_rows": _skipped(own), **_drawn(own)}
+            name: {"n": len(own), "sha256": questions_digest(own), "skipped_rows": _skipped(own), **_drawn(own)}
             for name, own in plan.questions.items()
         },
         "prompt_format": prompt_format.to_dict(),
@@ -123,7 +121,7 @@ def ask(
         "versions": versions_of(),
     }
     if check is not None:
-        check(settled | _revision(settled))
+        check(settled)
     kept_in = None if hidden_states else out
     measurement = finished(kept_in, source.name, settled, seed, settings)
     if measurement is None:
@@ -173,7 +171,7 @@ def _ask(
     first = next(iter(plan.questions.values()))[0]
     # A source of answers that is not ours may not note what it is asked.
     noted = asking.asked_first or [(first, prompt_format, isinstance(first, Question))]
-    run = {**settled, **_revision(settled), **record(backend, noted[0])}
+    run = {**settled, **record(backend, noted[0])}
     missing = {name: own for name, recorded in answered.items() if (own := _missing(recorded))}
     if missing:
         run["options_not_returned"] = missing
@@ -184,18 +182,6 @@ def _ask(
     if tokenizer is not None:
         run["has_chat_template"] = getattr(tokenizer, "chat_template", None) is not None
     return {name: _placed(recorded, plan.questions[name]) for name, recorded in answered.items()}, run
-
-
-def _revision(run: Mapping[str, Any]) -> dict[str, str]:
-    """Return the commit of a model on the Hub, unless the run names it or it is unknown before loading."""
-    from ..hub import loaded_revision
-    from ..hub.escaping import is_hub_id
-
-    name = run["adapter"] or run["model"]
-    if "revision" in run or name is None or not is_hub_id(name):
-        return {}
-    commit = loaded_revision(name)
-    return {} if commit is None else {"revision": commit}
 
 
 @dataclass(frozen=True)
@@ -347,11 +333,6 @@ def _placed(recorded: Recorded, questions: Sequence[Any]) -> Recorded:
         return recorded
     rows = np.asarray(draw.rows)[recorded.predictions.rows]
     return replace(recorded, predictions=replace(recorded.predictions, rows=rows))
-
-
-def _digest(questions: Sequence[Question | FreeFormQuestion]) -> str:
-    content = [asdict(question) for question in questions]
-    return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
 
 
 def _missing(recorded: Recorded) -> dict[str, Any] | None:

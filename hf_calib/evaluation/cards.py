@@ -18,20 +18,20 @@ from ..hub import (
     Evaluation,
     dataset_reference,
     load,
-    loaded_revision,
     read_calibration_metadata,
     save_calibration_metadata,
     write_card,
 )
 from ..hub.calibration_metadata import CALIBRATOR_FILE, METADATA_FILE, has_calibrator
 from ..hub.card import CARD_FILE, drafted_tags
-from ..hub.card_data import AFTER, BASE, BEFORE, REPORT_FILE, read_json
+from ..hub.card_data import AFTER, BASE, BEFORE, CALIBRATED, REPORT_FILE, SCALED, read_json
 from ..hub.errors import InvalidFolderError
 from ..hub.folders import ADAPTER_CONFIG, MAX_CONFIG_BYTES
 from ..tasks import PromptFormat, load_questions, require_answers
 from ..tasks.columns import Columns
+from ..tasks.drawing import questions_digest, sample
 from .diagnosing import diagnose, is_same_source
-from .digests import files_digest
+from .digests import folder_digests
 from .fitted import check_fits
 from .measuring import as_calibrator, measure
 from .provenance import versions_of
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
 # Far below the precision of a card.
 _ROUNDING = 1e-5
+# Figures that follow from those of another stage, and are outdated when these change.
+_DERIVED = {SCALED: BEFORE, CALIBRATED: AFTER}
 _VERSIONS_OF = ("hf-calib", "transformers", "peft", "datasets", "torch")
 
 
@@ -129,8 +131,9 @@ def measure_and_write_card(
         If the questions cannot be read or lack answers.
     ValueError
         If `trained_on` equals `dataset`, `task_id` is given without a dataset on the Hub, the calibrator was fitted on
-        something else, the card has figures on another set that were measured before the weights, the calibrator,
-        the prompt format or the way of reading confidence changed, or it compares with another model on another set.
+        something else, the card has figures on other questions in a file of the same name, or on another set that
+        were measured before the weights, the base model, the calibrator, the prompt format or the way of reading
+        confidence changed, or it compares with another model on another set.
     """
     if trained_on is not None and is_same_source(dataset, trained_on):
         raise ValueError(
@@ -156,19 +159,22 @@ def measure_and_write_card(
             f"model; pass --calibrator {folder} to use it, or move it elsewhere"
         )
     reading: dict[str, Any] = {"columns": columns, "answer_base": answer_base, "on_bad_row": on_bad_row}
-    questions = load_questions(dataset, limit=limit, seed=seed, **reading)
+    every = load_questions(dataset, **reading)
+    questions = sample(every, limit, seed)
     require_answers(questions, "measuring calibration")
+    set_measured = replace(dataset_reference(questions, size=len(questions)), sha256=questions_digest(every))
+    _check_file_names(folder, set_measured)
     with warnings.catch_warnings():
         # A model that was trained elsewhere has no `hf_calib.json` yet; it is written below.
         warnings.simplefilter("ignore", CalibrationWarning)
         model = load(folder, prompt_format=prompt_format, **load_options)
     fitted = None if calibrator is None else as_calibrator(calibrator)
-    weights = files_digest(folder)
-    _check_other_sets(folder, dataset_reference(questions), model, weights, fitted)
+    identity = {**folder_digests(str(folder)), "base_revision": model.base_revision}
+    _check_other_sets(folder, set_measured, model, identity, fitted)
     if fitted is not None:
         own = {
             "model": str(folder),
-            "weights": weights,
+            **identity,
             "prompt_format": model.prompt_format.to_dict(),
             "confidence": confidence_method(model.read_by).to_dict(),
             "permute_options": False,
@@ -185,9 +191,11 @@ def measure_and_write_card(
     def measured(own: CalibratedModel) -> CalibrationReport:
         return measure(own, {str(dataset): questions}, method=model.read_by, seed=seed, **options).report
 
-    facts = {**(facts or {}), "weights": weights}
+    facts = {**(facts or {}), "weights": identity["weights"], "base_weights": identity["base_weights"]}
+    if model.base_revision is not None:
+        facts["base_model_revision"] = model.base_revision
     if before is not None:
-        facts["stage_labels"] = _labels_with_before(folder, dataset_reference(questions), before)
+        facts["stage_labels"] = _labels_with_before(folder, set_measured, before)
     model.warn_about_option_counts(questions)
     reports = {AFTER: measured(model)}
     plain = replace(model, calibrator=None)
@@ -199,12 +207,12 @@ def measure_and_write_card(
             warnings.simplefilter("ignore", CalibrationWarning)
             other = load(before, prompt_format=model.prompt_format, **load_options)
         reports[BEFORE] = measured(other)
-    reference = replace(dataset_reference(questions, size=reports[AFTER].n), task_id=task_id)
+    reference = replace(set_measured, size=reports[AFTER].n, task_id=task_id)
     if trained_on is not None:
         known = load_questions(trained_on, **reading)
         require_answers(known, "telling the regime")
-        sample = [known[i] for i in regime_sample(len(known))]
-        facts["regime"] = regime_text(diagnose(sample, questions, model=plain, **options), len(known), reference)
+        trained = [known[i] for i in regime_sample(len(known))]
+        facts["regime"] = regime_text(diagnose(trained, questions, model=plain, **options), len(known), reference)
     counts = metadata.option_counts if metadata else tuple(sorted({len(question.choices) for question in questions}))
     data = _merged(folder, model, Evaluation(reference, reports, in_domain), counts, facts)
     if metadata is None or fitted is not None:
@@ -220,11 +228,24 @@ def measure_and_write_card(
     return write_card(folder, data)
 
 
+def _check_file_names(folder: Path, dataset: DatasetReference) -> None:
+    """Raise a ValueError if the card has figures on other questions that a file of the same name holds."""
+    if not (folder / REPORT_FILE).exists() or dataset.on_hub or dataset.revision is not None:
+        return
+    for own in CalibrationCardData.load(folder).evaluations:
+        if own.dataset.is_same_set(dataset) and own.dataset.sha256 not in (None, dataset.sha256):
+            raise ValueError(
+                f"dataset: the card in {folder} has figures on other questions that are also called {dataset.name}, "
+                "and a card tells sets apart by their names. To keep both, rename the file; to replace the figures, "
+                f'delete their entry from "evaluations" in {folder / REPORT_FILE}'
+            )
+
+
 def _check_other_sets(
     folder: Path,
     dataset: DatasetReference,
     model: CalibratedModel,
-    weights: str | None,
+    identity: dict[str, str | None],
     fitted: BaseCalibrator | None,
 ) -> None:
     """Raise a ValueError if the card's figures on other sets are of other weights, or of a model asked otherwise."""
@@ -232,7 +253,8 @@ def _check_other_sets(
         return
     data = CalibrationCardData.load(folder)
     others = [str(own.dataset) for own in data.evaluations if not own.dataset.is_same_set(dataset)]
-    changed = ["weights"] * (data.weights not in (None, weights))
+    changed = ["weights"] * (data.weights not in (None, identity["weights"]))
+    changed += ["base model"] * _base_changed(data, identity["base_weights"], identity["base_revision"])
     changed += ["calibrator"] * (fitted is not None and not _is_saved(fitted, folder))
     changed += _changes_in_asking(data, model)
     if others and changed:
@@ -240,6 +262,12 @@ def _check_other_sets(
             f"{folder / REPORT_FILE} has figures on {', '.join(others)} that were measured before the "
             f"{' and the '.join(changed)} changed; delete it and measure all sets again"
         )
+
+
+def _base_changed(data: CalibrationCardData, base_weights: str | None, base_revision: str | None) -> bool:
+    """Return whether the model under an adapter is known to differ from the one in a report."""
+    known = ((data.base_weights, base_weights), (data.base_model_revision, base_revision))
+    return any(None not in pair and pair[0] != pair[1] for pair in known)
 
 
 def _changes_in_asking(data: CalibrationCardData, model: CalibratedModel) -> list[str]:
@@ -319,11 +347,11 @@ def _merged(
                 for stage, report in evaluation.reports.items()
                 if stage not in known.reports or not _agree(known.reports[stage], report)
             }
-            n = evaluation.reports[AFTER].n
+            same_questions = _same_questions(known, evaluation) and not asked_otherwise
             kept = {
                 stage: report
                 for stage, report in known.reports.items()
-                if stage in evaluation.reports or (report.n == n and not asked_otherwise)
+                if stage in evaluation.reports or (same_questions and _DERIVED.get(stage) not in news)
             }
             reports = {**kept, **news}
             in_domain = known.in_domain if evaluation.in_domain is None else evaluation.in_domain
@@ -334,13 +362,14 @@ def _merged(
         changes: dict[str, Any] = {"prompt_format": model.prompt_format.to_dict(), "confidence": model.read_by}
         if len(evaluations) == 1 and data.versions.keys() <= versions.keys():  # a trainer's are those of the training
             changes["versions"] = versions
-        if asked_otherwise or data.weights not in (None, facts["weights"]):
+        base_changed = _base_changed(data, facts["base_weights"], facts.get("base_model_revision"))
+        if asked_otherwise or base_changed or data.weights not in (None, facts["weights"]):
             changes["regime"] = None
         changes |= facts
         if data.weights is None:  # a trainer's report, which stays the same if nothing else changed
-            del changes["weights"]
+            del changes["weights"], changes["base_weights"]
         return replace(data, evaluations=tuple(evaluations), **changes)
-    adapter_type = base_model = revision = None
+    adapter_type = base_model = None
     if (folder / ADAPTER_CONFIG).exists():
         config = read_json(folder / ADAPTER_CONFIG, MAX_CONFIG_BYTES)
         kind = str(config.get("peft_type", "adapter"))
@@ -348,11 +377,9 @@ def _merged(
         base_model = config.get("base_model_name_or_path")
         if not isinstance(base_model, str):
             raise InvalidFolderError(f"{ADAPTER_CONFIG} in {folder} names no base model.")
-        revision = loaded_revision(base_model, config.get("revision"))
     values = {
         "model_name": folder.absolute().name,
         "base_model": base_model,
-        "base_model_revision": revision,
         "adapter_type": adapter_type,
         "prompt_format": model.prompt_format.to_dict(),
         "confidence": model.read_by,
@@ -362,6 +389,15 @@ def _merged(
         "evaluations": (evaluation,),
     }
     return CalibrationCardData(**{**values, **facts})
+
+
+def _same_questions(known: Evaluation, measured: Evaluation) -> bool:
+    """Return whether two evaluations on a set are of the same questions, as far as that is recorded."""
+    one, other = known.dataset, measured.dataset
+    if None not in (one.sha256, other.sha256) and one.sha256 != other.sha256:
+        return False
+    same_sample = (one.sample_of, one.sample_seed) == (other.sample_of, other.sample_seed)
+    return same_sample and known.reports[AFTER].n == measured.reports[AFTER].n
 
 
 def _agree(known: CalibrationReport, measured: CalibrationReport) -> bool:

@@ -74,6 +74,8 @@ def fitted_on(run: Mapping[str, Any], n: int = 1) -> FittedOn:
         revision=run.get("revision"),
         weights=run.get("weights"),
         asking={name: run[name] for name in _ASKING if name in run},
+        base_weights=run.get("base_weights"),
+        base_revision=run.get("base_revision"),
     )
 
 

@@ -140,8 +140,6 @@ def measure(
     check = None if given is None else partial(check_fits, given, force=force)
 
     def finish(measurement: Measurement) -> Measurement:
-        if check is not None and "revision" in measurement.run:  # which may be known only now
-            check(measurement.run)
         return measurement if fitted is None else calibrated(measurement, fitted)
 
     with interruptible(out):

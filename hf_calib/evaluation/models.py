@@ -32,6 +32,8 @@ Model: TypeAlias = (
 
 # Prefix of a server's address.
 SERVED = "openai:"
+# A model's commit on the Hub, and that of the model under an adapter.
+COMMITS = ("revision", "base_revision")
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,9 @@ class ModelSource:
     name : str
         Its name in results.
     identity : dict
-        Its identity as JSON values: `model`, `model_name`, `adapter`, and the digests of its files, `weights` (of the
-        adapter, if there is one), `base_weights` and `configuration`.
+        Its identity as JSON values: `model`, `model_name`, `adapter`, the digests of its files, `weights` (of the
+        adapter, if there is one), `base_weights` and `configuration`, and the commits on the Hub, `revision` and
+        `base_revision`.
     open : callable
         Returns the source of answers; takes whether it needs a chat template, so that a model without one is rejected
         before it is loaded.
@@ -103,9 +106,10 @@ class ModelSource:
 
     @property
     def published(self) -> dict[str, Any]:
-        """What identifies it without a path of this machine: its id on the Hub, or its name and weights' digest."""
+        """What identifies it without a path of this machine: its id and commits on the Hub, or its weights' digest."""
         weights = self.identity["weights"]
-        return {"name": self.identity["model"] if weights is None else self.name, "weights": weights}
+        commits = {name: self.identity[name] for name in COMMITS if name in self.identity}
+        return {"name": self.identity["model"] if weights is None else self.name, "weights": weights, **commits}
 
     def opened(self, chat: bool = False) -> Backend:
         """Return the source of answers, opened once; `chat` says whether it needs a chat template."""
@@ -226,9 +230,10 @@ def _named(model: str, settings: AskSettings, where: Processes) -> ModelSource:
         with warnings.catch_warnings():
             # Any model can be measured, so it need not say what it was calibrated with.
             warnings.simplefilter("ignore", CalibrationWarning)
-            base = None if adapter is None else model
+            # By commit, since the Hub may have a new one by now.
+            revision, base_revision = (commits.get(name) for name in COMMITS)
             options = {**where_from, "dtype": settings.dtype}
-            loaded = load_parts(adapter or model, None, base, None, None, options, chat=chat)
+            loaded = load_parts(adapter or model, revision, base, base_revision, None, options, chat=chat)
         loaded.model.to(device)
         return LocalModel(loaded.model, loaded.tokenizer, **_lengths(settings))
 
@@ -236,13 +241,12 @@ def _named(model: str, settings: AskSettings, where: Processes) -> ModelSource:
 
     where_from = {"token": None, "cache_dir": None, "trust_remote_code": settings.trust_remote_code}
     own: dict[str, Any] = {}
-    revision = None
-    if ":" not in (adapter or model):  # a GGUF file in a repository, whose hf_calib.json is about other weights
-        metadata, calibrator, revision = calibrated_with(adapter or model, where_from)
-        if metadata is not None:
-            own = {"prompt_format": metadata.prompt_format, "read_by": metadata.confidence, "calibrator": calibrator}
-    digests = folder_digests(adapter or model, adapter and model)
-    identity = _identity(model, model_name=settings.model_name, adapter=adapter, revision=revision, **digests)
+    base = None if adapter is None else model
+    metadata, calibrator, commits = calibrated_with(adapter or model, base, where_from)
+    if metadata is not None:
+        own = {"prompt_format": metadata.prompt_format, "read_by": metadata.confidence, "calibrator": calibrator}
+    digests = folder_digests(adapter or model, base)
+    identity = _identity(model, model_name=settings.model_name, adapter=adapter, **digests, **commits)
     return ModelSource(settings.model_name or Path(adapter or model).name, identity, open_it, **own)
 
 
@@ -287,7 +291,7 @@ def _with_weights(
 
 def _identity(
     model: str | None, *, model_name: str | None = None, adapter: str | None = None, weights: str | None = None,
-    base_weights: str | None = None, configuration: str | None = None, revision: str | None = None,
+    base_weights: str | None = None, configuration: str | None = None, **commits: str | None,
 ) -> dict[str, Any]:  # fmt: skip
     return {
         "model": model,
@@ -296,7 +300,7 @@ def _identity(
         "weights": weights,
         "base_weights": base_weights,
         "configuration": configuration,
-        **({} if revision is None else {"revision": revision}),
+        **{name: commit for name, commit in commits.items() if commit is not None},
     }
 
 

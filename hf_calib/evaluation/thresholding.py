@@ -7,7 +7,7 @@ import os
 import textwrap
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -20,6 +20,7 @@ from .fitted import check_fits, fitted_on
 from .grouping import groups_of
 from .keeping import save_result
 from .measuring import as_calibrator, calibrated, measure
+from .models import COMMITS
 from .settings import AskOptions
 
 if TYPE_CHECKING:
@@ -136,8 +137,7 @@ class ConfidenceThreshold:
 
     def _check_applies(self, measurement: Measurement, argument: str) -> None:
         """Raise if the measurement is known to differ in what its confidences mean; warn if its calibrator may."""
-        # Any commit to a repository changes the revision, also one to its card.
-        own, other = (replace(fitted_on(run), revision=None) for run in (self.run, measurement.run))
+        own, other = (fitted_on(_without_commits(run)) for run in (self.run, measurement.run))
         differing = own.mismatches(other)
         mine, theirs = (_calibrator(run) for run in (self.run, measurement.run))
         if self.run and measurement.run and mine != theirs:
@@ -402,6 +402,15 @@ def _calibrator(run: Mapping[str, Any]) -> str:
     of_questions = ("fitted_on_same_questions", "groups_not_fitted")
     known = {key: own for key, own in run.get("calibrator", {}).items() if key not in of_questions}
     return json.dumps(known, sort_keys=True) if known else "none"
+
+
+def _without_commits(run: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a run's settings without commits on the Hub, which change with the cards of repositories too."""
+    return {
+        name: _without_commits(value) if isinstance(value, Mapping) else value
+        for name, value in run.items()
+        if name not in COMMITS
+    }
 
 
 def _digests(measurement: Measurement) -> set[str]:

@@ -66,6 +66,8 @@ class CalibratedModel:
         What it was calibrated with; None if the repository does not say.
     name, revision : str or None
         The Hub id or folder that it was loaded from, and the commit on the Hub.
+    base_revision : str or None
+        The commit on the Hub of the model under an adapter.
     """
 
     model: PreTrainedModel
@@ -75,6 +77,7 @@ class CalibratedModel:
     metadata: CalibrationMetadata | None = None
     name: str | None = None
     revision: str | None = None
+    base_revision: str | None = None
 
     def __repr__(self) -> str:
         name = self.name or getattr(self.model.config, "_name_or_path", "") or type(self.model).__name__

@@ -244,7 +244,9 @@ def _dataset_link(dataset: DatasetReference) -> Markdown:
     if dataset.revision:
         extra.append(Markdown(f"revision {escape_markdown(dataset.revision)}"))
     if dataset.size is not None:
-        extra.append(Markdown(f"{dataset.size:,} rows"))
+        sampled = "" if dataset.sample_of is None else f" of {dataset.sample_of:,}"
+        seed = "" if dataset.sample_of is None else f", drawn with seed {dataset.sample_seed}"
+        extra.append(Markdown(f"{dataset.size:,}{sampled} rows{seed}"))
     if dataset.skipped:
         extra.append(Markdown(f"{dataset.skipped:,} unreadable rows left out"))
     return Markdown(f"{link} ({', '.join(extra)})" if extra else link)
@@ -410,11 +412,14 @@ def _description(data: CalibrationCardData, evaluation: Evaluation) -> Markdown:
     domain = {True: "In domain. ", False: "Out of domain. ", None: ""}[evaluation.in_domain]
     revision = f"Revision {escape_markdown(dataset.revision)}. " if dataset.revision else ""
     skipped = f"{dataset.skipped:,} unreadable rows left out. " if dataset.skipped else ""
+    sampled = ""
+    if dataset.sample_of is not None:
+        sampled = f"Questions drawn at random from {dataset.sample_of:,} (seed {dataset.sample_seed}). "
     origin = f"{escape_markdown(dataset.origin[0].upper() + dataset.origin[1:])}. " if dataset.origin else ""
     level = 100 * evaluation.reports[AFTER].confidence_level
     conventions = {data.stage_label(stage): evaluation.reports[stage].ece_convention for stage in evaluation.stages}
     note = escape_markdown(convention_note(conventions))
-    return Markdown(f"{domain}{origin}{revision}{skipped}In brackets, {level:g}% intervals. {note}")
+    return Markdown(f"{domain}{origin}{revision}{sampled}{skipped}In brackets, {level:g}% intervals. {note}")
 
 
 def _group_rows(data: CalibrationCardData, reports: Mapping[str, CalibrationReport]) -> Iterable[list[str]]:

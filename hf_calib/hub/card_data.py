@@ -54,6 +54,10 @@ class DatasetReference:
         Number of unreadable rows that were left out.
     origin : str, optional
         How a model wrote the data, or what else the data were used for.
+    sample_of, sample_seed : int, optional
+        The number of rows that a random sample was drawn from, and the seed of the draw; None if all rows were used.
+    sha256 : str, optional
+        Digest of all questions, from which a sample may have been drawn.
     """
 
     name: str
@@ -64,6 +68,9 @@ class DatasetReference:
     task_id: str | None = None
     skipped: int | None = None
     origin: str | None = None
+    sample_of: int | None = None
+    sample_seed: int | None = None
+    sha256: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", public_name(str(self.name)))
@@ -156,6 +163,8 @@ class CalibrationCardData:
         One for each question set, the most important one first.
     weights : str, optional
         Digest of the weights that `hf-calib card` measured, used to detect changes of the weights.
+    base_weights : str, optional
+        The same of the model under an adapter, if it is not on the Hub.
     stage_labels : mapping, optional
         Names of the stages in tables, e.g. `{"before": "DPO"}`.
     regime : str, optional
@@ -188,6 +197,7 @@ class CalibrationCardData:
     model_name: str
     evaluations: tuple[Evaluation, ...] = ()
     weights: str | None = None
+    base_weights: str | None = None
     hub_model_id: str | None = None
     description: str | None = None
     base_model: str | None = None

@@ -15,7 +15,6 @@ from .calibration_metadata import (
     CALIBRATOR_FILE,
     METADATA_FILE,
     CalibrationMetadata,
-    loaded_revision,
     read_calibration_metadata,
 )
 from .card_data import read_json
@@ -100,9 +99,11 @@ def load(
     UnsafeRepositoryError
         If the repository's weights are pickles, it needs untrusted code, or its configuration names code to import or
         a local path.
+    MissingModelError
+        If there is no such folder or repository, no such revision, or no such base model.
     InvalidFolderError
         If there is no adapter or language model, the weights are incomplete (no newly initialized weights are
-        accepted), the base model is missing, or a file is damaged.
+        accepted), or a file is damaged.
 
     Warns
     -----
@@ -157,14 +158,15 @@ def load_parts(
     if (folder / ADAPTER_CONFIG).is_file():
         config = checked_adapter_config(folder, name, is_local, base_model)
         base = config["base_model_name_or_path"]
-        base_folder, wanted = _fetch_base(name, metadata, config, base_model, base_revision, options)
+        base_folder, commit = _fetch_base(name, metadata, config, base_model, base_revision, options)
         own = any((folder / file).is_file() for file in TOKENIZER_FILES)
         tokenizer = load_tokenizer(folder, name, shared) if own else load_tokenizer(base_folder, base, shared)
         _check_template(tokenizer, name, chat)
         model = load_language_model(base_folder, base, options)
-        _check_base(name, metadata, base, wanted, options)
+        _check_base(name, metadata, base, commit)
         model = put_adapter(model, folder, name, adapter_name, tokenizer if own else None)
     else:
+        commit = None
         if base_model is not None:
             raise InvalidFolderError(
                 f"{name} holds no {ADAPTER_CONFIG}, so it is not an adapter for {base_model}.",
@@ -186,18 +188,36 @@ def load_parts(
         calibrator=calibrator,
         metadata=metadata,
         name=str(name),
-        revision=None if is_local or folder.is_file() else folder.name,
+        revision=None if is_local else _commit_of(folder, name),
+        base_revision=commit,
     )
 
 
 def calibrated_with(
-    name: str, options: dict[str, Any]
-) -> tuple[CalibrationMetadata | None, BaseCalibrator | None, str | None]:
-    """Return what a model was calibrated with, its calibrator, and its commit on the Hub, without loading it."""
+    name: str, base_model: str | None, options: dict[str, Any]
+) -> tuple[CalibrationMetadata | None, BaseCalibrator | None, dict[str, str]]:
+    """Return what a model was calibrated with, its calibrator, and its commits on the Hub, without loading it.
+
+    The commits are `revision` and, of the model under an adapter, `base_revision`; what is local has none.
+    """
     # With the model's configuration: if no file matched, `snapshot_download` would create no folder.
     files = (METADATA_FILE, CALIBRATOR_FILE, CALIBRATOR_ARRAYS, MODEL_CONFIG, ADAPTER_CONFIG)
     folder, is_local = fetch(name, None, options, files)
-    return *_calibrated_with(folder, name), None if is_local else folder.name
+    commits = {} if is_local else {"revision": _commit_of(folder, name)}
+    if folder.is_file():  # a GGUF file, next to an hf_calib.json about other weights
+        return None, None, commits
+    metadata, calibrator = _calibrated_with(folder, name)
+    if (folder / ADAPTER_CONFIG).is_file():
+        config = _adapter_config(folder, name, is_local, base_model)
+        _, commit = _fetch_base(name, metadata, config, base_model, None, options, (MODEL_CONFIG,))
+        commits |= {} if commit is None else {"base_revision": commit}
+    return metadata, calibrator, commits
+
+
+def _commit_of(folder: Path, name: Any) -> str:
+    """Return the commit of a repository's folder, or of a GGUF file in it, in the client's cache."""
+    _, _, file = str(name).partition(":")
+    return folder.parents[len(Path(file).parts) - 1].name if file else folder.name
 
 
 def _calibrated_with(folder: Path, name: Any) -> tuple[CalibrationMetadata | None, BaseCalibrator | None]:
@@ -218,7 +238,8 @@ def fetch(
     Raises
     ------
     MissingModelError
-        If there is neither a folder nor a repository of that name, or the Hub cannot be reached.
+        If there is neither a folder nor a repository of that name, it has no such revision, or the Hub cannot be
+        reached.
     InvalidFolderError
         If it is another kind of file, or a folder is given with a revision.
     """
@@ -228,7 +249,12 @@ def fetch(
             raise InvalidFolderError(f"{name} is a local path and has no revisions; omit the revision {revision!r}.")
         return Path(name), True
     from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     repository, _, file = str(name).partition(":")
     every = [*_FETCHED, *(_CODE if options["trust_remote_code"] else ())]
@@ -249,6 +275,11 @@ def fetch(
         raise MissingModelError(
             f"{name} is not a folder here, and it cannot be fetched from the Hub: {why}.",
             f"Give the path of a folder, or {how}.",
+        ) from error
+    except RevisionNotFoundError as error:
+        raise MissingModelError(
+            f"{repository} has no revision {revision!r} on the Hub.",
+            "Check the branch, tag or commit on its page; it may have been deleted.",
         ) from error
     except (HFValidationError, RepositoryNotFoundError) as error:
         raise MissingModelError(
@@ -311,26 +342,32 @@ def checked_adapter_config(folder: Path, name: Any, is_local: bool, base_model: 
     UnsafeRepositoryError, InvalidFolderError
         As `load`.
     """
-    config = read_json(folder / ADAPTER_CONFIG, MAX_CONFIG_BYTES)
-    if base_model is not None:
-        config["base_model_name_or_path"] = str(base_model)
-    check_adapter_config(config, str(name), is_local or base_model is not None)
+    config = _adapter_config(folder, name, is_local, base_model)
     check_adapter_task(config, name)
     _check_no_pickle(folder, name)
     check_weights(folder / ADAPTER_WEIGHTS)
     return config
 
 
+def _adapter_config(folder: Path, name: Any, is_local: bool, base_model: Any) -> dict[str, Any]:
+    config = read_json(folder / ADAPTER_CONFIG, MAX_CONFIG_BYTES)
+    if base_model is not None:
+        config["base_model_name_or_path"] = str(base_model)
+    check_adapter_config(config, str(name), is_local or base_model is not None)
+    return config
+
+
 def _fetch_base(
     name: Any, metadata: CalibrationMetadata | None, config: dict[str, Any], base_model: Any,
-    base_revision: str | None, options: dict[str, Any],
+    base_revision: str | None, options: dict[str, Any], files: Sequence[str] | None = None,
 ) -> tuple[Path, str | None]:  # fmt: skip
-    """Return the folder of the model under an adapter, and the requested revision."""
+    """Return the folder of the model under an adapter, and its commit on the Hub; None for a local one."""
     base = config["base_model_name_or_path"]
-    calibrated = metadata.base_model_revision if metadata else None
-    wanted = base_revision or (calibrated if base_model is None else None) or config.get("revision")
+    wanted = base_revision
+    if wanted is None and base_model is None:  # another base model has other commits
+        wanted = (metadata.base_model_revision if metadata else None) or config.get("revision")
     try:
-        folder, _ = fetch(base, None if Path(base).exists() else wanted, options)
+        folder, is_local = fetch(base, None if Path(base).exists() else wanted, options, files)
     except MissingModelError as error:
         source = "was given" if base_model is not None else f"is what its {ADAPTER_CONFIG} names"
         raise MissingModelError(
@@ -339,15 +376,12 @@ def _fetch_base(
         ) from error
     if folder.is_dir() and not (folder / MODEL_CONFIG).is_file():
         raise InvalidFolderError(f"The base model {base} of {name} holds no {MODEL_CONFIG}.")
-    return folder, wanted
+    return folder, None if is_local else _commit_of(folder, base)
 
 
-def _check_base(
-    name: Any, metadata: CalibrationMetadata | None, base: str, wanted: str | None, options: dict[str, Any]
-) -> None:
+def _check_base(name: Any, metadata: CalibrationMetadata | None, base: str, loaded: str | None) -> None:
     """Warn if the base model under an adapter differs from the one that it was calibrated on."""
     calibrated = metadata.base_model_revision if metadata else None
-    loaded = loaded_revision(base, wanted, options["cache_dir"])
     other_base = metadata is not None and metadata.base_model not in (None, base)
     if other_base or (calibrated is not None and loaded not in (None, calibrated)):
         warnings.warn(

@@ -226,6 +226,7 @@ def what_was_run(run: Mapping[str, Any]) -> list[tuple[str, str]]:
         "Device": run.get("device"),
         "Model": run.get("model"),
         "Revision": run.get("revision"),
+        "Revision of the model under the adapter": run.get("base_revision"),
         "Name on the server": run.get("model_name"),
         "Adapter": run.get("adapter"),
         "Number format": None if run.get("dtype") in (None, "auto") else run["dtype"],
@@ -242,7 +243,8 @@ def what_was_run(run: Mapping[str, Any]) -> list[tuple[str, str]]:
     for name, facts in run.get("datasets", {}).items():
         skipped = f", {facts['skipped_rows']:,} rows left out" if facts.get("skipped_rows") else ""
         digest = f", SHA-256 {facts['sha256']}" if "sha256" in facts else ""
-        named[f"Dataset {name}"] = f"{facts['n']:,} questions{skipped}{digest}"
+        drawn = f" drawn from {facts['drawn']['of']:,}" if "drawn" in facts else ""
+        named[f"Dataset {name}"] = f"{facts['n']:,} questions{drawn}{skipped}{digest}"
     named["Versions"] = _listed(run.get("versions"))
     for key, value in run.items():
         if key not in _IN_WORDS:  # of predictions that were recorded elsewhere
@@ -251,9 +253,9 @@ def what_was_run(run: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 _IN_WORDS = {
-    "command", "date", "device", "model", "revision", "model_name", "adapter", "weights", "base_weights",
-    "configuration", "dtype", "confidence", "permute_options", "n_orders", "max_length", "drop_too_long",
-    "trust_remote_code", "calibrator", "seed", "datasets", "versions", "prompt", "prompt_format",
+    "command", "date", "device", "model", "revision", "base_revision", "model_name", "adapter", "weights",
+    "base_weights", "configuration", "dtype", "confidence", "permute_options", "n_orders", "max_length",
+    "drop_too_long", "trust_remote_code", "calibrator", "seed", "datasets", "versions", "prompt", "prompt_format",
     "options_not_returned", "cut_off", "has_chat_template",
 }  # fmt: skip
 

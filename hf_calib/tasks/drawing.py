@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -69,6 +71,12 @@ class QuestionList(list[Q]):
         self.source = source
         self.skipped = tuple(skipped)
         self.draw = draw
+
+
+def questions_digest(questions: Iterable[Any]) -> str:
+    """Return the SHA-256 of all questions with their options and answers."""
+    content = [asdict(question) for question in questions]
+    return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
 
 
 def row_in_source(questions: Sequence[Any], row: int) -> int:

@@ -22,6 +22,7 @@ from ..hub import DatasetReference, dataset_reference
 from ..hub.card_data import PREFERENCE_PAIRS
 from ..measures import CalibrationReport
 from ..tasks import PromptFormat, as_questions
+from ..tasks.drawing import questions_digest
 from .best_metric import check_logged, correct_direction
 from .calibration_arguments import CalibrationArguments
 from .calibration_term import CalibrationTerm
@@ -158,6 +159,9 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
             self._evaluator = self._evaluator_of(eval_calibration_dataset)
             n = len(self._evaluator.questions)
             run.evaluation_source = dataset_reference(eval_calibration_dataset, n)
+            if self._evaluator.asks_options:
+                digest = questions_digest(self._evaluator.questions)
+                run.evaluation_source = replace(run.evaluation_source, sha256=digest)
             if not self._evaluator.asks_options:
                 run.confidence, run.free_form = self._evaluator.confidence, True
         check_logged(self, self._evaluator)

@@ -311,6 +311,7 @@ def card_data(
         evaluations = (Evaluation(run.evaluation_source, stages),)
     questions, model = run.questions, trainer.calibrated_model
     base_model = model.config.name_or_path or None
+    revision = (getattr(trainer.args, "model_init_kwargs", None) or {}).get("revision")
     own_tags = {tags} if isinstance(tags, str) else set(tags or ())
     own_tags |= {*tag_names(type(trainer)), *(getattr(model, "model_tags", None) or ())}
     repository = trainer.hub_model_id or trainer.args.hub_model_id or ""
@@ -319,7 +320,7 @@ def card_data(
         # Until the repository exists, a name without a namespace does not identify it.
         hub_model_id=repository if "/" in repository else None,
         base_model=base_model,
-        base_model_revision=loaded_revision(base_model) if base_model else None,
+        base_model_revision=loaded_revision(base_model, revision) if base_model else None,
         alignment=run.alignment,
         method=run.method,
         preference_data=DatasetReference(dataset_name) if dataset_name and run.alignment else None,

@@ -11,14 +11,17 @@ import numpy as np
 import pytest
 import yaml
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 import hf_calib
 from hf_calib.calibrators import TemperatureScaling, by_name
 from hf_calib.calibrators.fitted_on import FittedOn
 from hf_calib.cli import main
-from hf_calib.confidence import predict
+from hf_calib.confidence import Journal, predict
 from hf_calib.evaluation import CalibratorMismatchWarning, diagnose, measure_and_write_card
+from hf_calib.evaluation.models import model_source, this_process
 from hf_calib.evaluation.regime_text import regime_sample, regime_text
+from hf_calib.evaluation.settings import AskSettings
 from hf_calib.hub import (
     CalibrationCardData,
     DatasetReference,
@@ -65,6 +68,13 @@ def test_measures_the_adapter_and_the_model_under_it(client, adapter_folder, ada
     assert publish_adapter(adapter_folder, "ann/mine").changed
 
 
+def change_base(client, base, base_folder, folder, seed=5):
+    """Put other weights of the base model on the Hub."""
+    tiny_llama(byte_level_tokenizer(), seed=seed).save_pretrained(folder / "changed")
+    files = {path.name: path.read_bytes() for path in base_folder.iterdir() if path.is_file()}
+    client.add(base, files | {"model.safetensors": (folder / "changed" / "model.safetensors").read_bytes()})
+
+
 def test_a_model_that_changed_on_the_hub_is_asked_again(client, base, base_folder, tmp_path):
     def measured(out):
         return hf_calib.measure(base, questions(20), out=tmp_path / out)
@@ -73,14 +83,81 @@ def test_a_model_that_changed_on_the_hub_is_asked_again(client, base, base_folde
     np.testing.assert_array_equal(
         measured("out").predictions.option_log_probabilities, first.predictions.option_log_probabilities
     )
-    tiny_llama(byte_level_tokenizer(), seed=5).save_pretrained(tmp_path / "changed")
-    files = {path.name: path.read_bytes() for path in base_folder.iterdir() if path.is_file()}
-    client.add(base, files | {"model.safetensors": (tmp_path / "changed" / "model.safetensors").read_bytes()})
+    change_base(client, base, base_folder, tmp_path)
     again = measured("out")
     assert again.run["revision"] == client.repository(base).branches["main"] != first.run["revision"]
     expected = measured("fresh").predictions.option_log_probabilities
     np.testing.assert_array_equal(again.predictions.option_log_probabilities, expected)
     assert not np.allclose(expected, first.predictions.option_log_probabilities, atol=1e-3)
+
+
+@pytest.mark.parametrize("place", ["hub", "here"])
+def test_an_adapter_whose_base_model_changed_is_asked_again(
+    client, base, base_folder, adapter_folder, tmp_path, place
+):
+    name = str(adapter_folder)
+    if place == "hub":
+        files = [path for path in adapter_folder.iterdir() if path.suffix in (".json", ".safetensors")]
+        client.add(name := "ann/adapter", {path.name: path.read_bytes() for path in files})
+    first = hf_calib.measure(name, questions(30), out=tmp_path / "out")
+    assert first.run["base_revision"] == client.repository(base).branches["main"]
+    hf_calib.calibrate(first, out=tmp_path / "fitted", force=True)
+    hf_calib.measure(name, questions(20), calibrator=tmp_path / "fitted")
+    change_base(client, base, base_folder, tmp_path)
+    again = hf_calib.measure(name, questions(30), out=tmp_path / "out")
+    assert again.run["base_revision"] == client.repository(base).branches["main"] != first.run["base_revision"]
+    assert not np.allclose(again.predictions.logits, first.predictions.logits, atol=1e-3)
+    with pytest.raises(ValueError, match=r"the revision of the model under the adapter is \w{14}, not "):
+        hf_calib.measure(name, questions(20), calibrator=tmp_path / "fitted")
+
+
+def test_a_calibrator_of_an_adapter_on_another_local_model_is_refused(base_folder, adapter_folder, tmp_path):
+    tiny_llama(byte_level_tokenizer(), seed=5).save_pretrained(tmp_path / "other")
+    byte_level_tokenizer().save_pretrained(tmp_path / "other")
+    hf_calib.calibrate(base_folder, questions(30), adapter=adapter_folder, out=tmp_path / "fitted", force=True)
+    with pytest.raises(ValueError, match="the weights of the model under the adapter are files:"):
+        hf_calib.measure(tmp_path / "other", questions(9), adapter=adapter_folder, calibrator=tmp_path / "fitted")
+
+
+def test_a_model_of_another_revision_is_loaded_as_its_identity_says(client, base, base_folder, tmp_path):
+    """A commit that arrives after the identity was read does not change which weights are asked."""
+    expected = hf_calib.measure(base, questions(20)).predictions.logits
+    source = model_source(base, AskSettings(progress=False), this_process())
+    change_base(client, base, base_folder, tmp_path)
+    np.testing.assert_array_equal(hf_calib.measure(source, questions(20)).predictions.logits, expected)
+
+
+def test_another_base_model_has_other_revisions(client, base, base_folder, adapter_folder, tmp_path):
+    config = json.loads((adapter_folder / "adapter_config.json").read_text())
+    config["revision"] = client.repository(base).branches["main"]
+    (adapter_folder / "adapter_config.json").write_text(json.dumps(config))
+    change_base(client, "lab/other", base_folder, tmp_path)
+    run = hf_calib.measure("lab/other", questions(8), adapter=adapter_folder).run
+    assert run["base_revision"] == client.repository("lab/other").branches["main"]
+
+
+def test_a_model_in_memory_is_not_said_to_be_a_commit(client, base, base_folder, tmp_path):
+    old = client.repository(base).branches["main"]
+    change_base(client, base, base_folder, tmp_path)
+    AutoModelForCausalLM.from_pretrained(base)  # the newest commit is the main one in the client's cache
+    model = AutoModelForCausalLM.from_pretrained(base, revision=old)
+    assert "revision" not in hf_calib.measure((model, byte_level_tokenizer()), questions(8)).run
+
+
+def test_a_stopped_run_of_another_commit_says_what_to_do(client, base, base_folder, tmp_path, monkeypatch):
+    append = Journal.append
+
+    def stop(self, *outcomes):
+        append(self, *outcomes)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Journal, "append", stop)
+        with pytest.raises(KeyboardInterrupt):
+            hf_calib.measure(base, questions(40), out=tmp_path / "out")
+    change_base(client, base, base_folder, tmp_path)
+    with pytest.raises(ValueError, match=r"new commit on the Hub .*\(revision \w{12}; now .* write to another folder"):
+        hf_calib.measure(base, questions(40), out=tmp_path / "out")
 
 
 def test_a_loaded_model_is_the_one_on_the_hub(client, base, adapter_folder, dataset, tmp_path):
@@ -180,6 +257,79 @@ def test_the_compared_model_does_not_stay_with_another_sample(base_folder, datas
     measure_and_write_card(own, dataset, before=str(base_folder))
     assert "For comparison" in measure_and_write_card(own, dataset).read_text()
     assert "For comparison" not in measure_and_write_card(own, dataset, limit=20).read_text()
+    card = measure_and_write_card(own, dataset, limit=20, before=str(base_folder)).read_text()
+    assert "For comparison" in card
+    assert "Questions drawn at random from 40 (seed 0). " in card
+    assert "For comparison" not in measure_and_write_card(own, dataset, limit=20, seed=1).read_text()
+
+
+def test_files_of_one_name_do_not_overwrite_each_other(base_folder, dataset, tmp_path):
+    own = shutil.copytree(base_folder, tmp_path / "own")
+    other = tmp_path / "other" / dataset.name
+    other.parent.mkdir()
+    other.write_text("".join(json.dumps(row) + "\n" for row in question_rows(20, seed=1)))
+    measure_and_write_card(own, dataset, limit=20)
+    before = {path.name: path.read_bytes() for path in own.iterdir()}
+    for limit in (None, 10):
+        with pytest.raises(
+            ValueError, match=r"other questions that are also called questions\.jsonl.* rename the file"
+        ):
+            measure_and_write_card(own, other, limit=limit)
+    assert {path.name: path.read_bytes() for path in own.iterdir()} == before
+    measure_and_write_card(own, dataset)
+    measure_and_write_card(own, shutil.copy(dataset, own.parent / "copy.jsonl"))
+    report = own / "calibration_report.json"
+    content = json.loads(report.read_text())
+    assert [own["dataset"]["name"] for own in content["evaluations"]] == ["questions.jsonl", "copy.jsonl"]
+    report.write_text(json.dumps(content | {"evaluations": content["evaluations"][1:]}))
+    measure_and_write_card(own, other)  # as the message says
+    assert len(CalibrationCardData.load(own).evaluations) == 2
+
+
+def test_figures_of_another_base_model_do_not_stay(client, adapter_folder, base, base_folder, dataset, tmp_path):
+    other = tmp_path / "other.jsonl"
+    other.write_text("".join(json.dumps(row) + "\n" for row in question_rows(20, seed=1)))
+    measure_and_write_card(adapter_folder, dataset)
+    (adapter_folder / "hf_calib.json").unlink()  # which names the commit to load
+    report = adapter_folder / "calibration_report.json"
+    report.write_text(json.dumps({**json.loads(report.read_text()), "regime": "calibratable."}))
+    change_base(client, base, base_folder, tmp_path)
+    with pytest.raises(ValueError, match=r"questions\.jsonl that were measured before the base model changed; delete"):
+        measure_and_write_card(adapter_folder, other)
+    measure_and_write_card(adapter_folder, dataset)
+    data = CalibrationCardData.load(adapter_folder)
+    assert data.base_model_revision == client.repository(base).branches["main"]
+    assert read_calibration_metadata(adapter_folder).base_model_revision == data.base_model_revision
+    assert data.regime is None
+
+
+def test_figures_of_another_local_base_model_do_not_stay(base_folder, adapter_folder, dataset, tmp_path):
+    local = shutil.copytree(base_folder, tmp_path / "local")
+    config = json.loads((adapter_folder / "adapter_config.json").read_text())
+    (adapter_folder / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": str(local)}))
+    other = shutil.copy(dataset, tmp_path / "other.jsonl")
+    measure_and_write_card(adapter_folder, dataset)
+    tiny_llama(byte_level_tokenizer(), seed=5).save_pretrained(local)
+    with pytest.raises(ValueError, match="measured before the base model changed; delete it"):
+        measure_and_write_card(adapter_folder, other)
+    measure_and_write_card(adapter_folder, dataset)
+    measure_and_write_card(adapter_folder, other)
+
+
+def test_figures_that_follow_from_others_do_not_outlive_them(adapter_folder, base, dataset, client):
+    measure_and_write_card(adapter_folder, dataset)
+    report = adapter_folder / "calibration_report.json"
+    content = json.loads(report.read_text())
+    (reports,) = (own["reports"] for own in content["evaluations"])
+    reports |= {"before": reports["base"], "temperature_scaled": reports.pop("base"), "calibrated": reports["after"]}
+    report.write_text(json.dumps(content))
+    measure_and_write_card(adapter_folder, dataset)
+    assert len(CalibrationCardData.load(adapter_folder).evaluations[0].reports) == 4
+    weights = load_file(adapter_folder / "adapter_model.safetensors")
+    save_file({name: 2 * own for name, own in weights.items()}, adapter_folder / "adapter_model.safetensors")
+    measure_and_write_card(adapter_folder, dataset)
+    reports = CalibrationCardData.load(adapter_folder).evaluations[0].reports
+    assert set(reports) == {"before", "temperature_scaled", "after"}
 
 
 def test_another_set_and_another_model_are_added(client, adapter_folder, base_folder, dataset, tmp_path):

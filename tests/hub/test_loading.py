@@ -10,7 +10,6 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from huggingface_hub.errors import RevisionNotFoundError
 from peft import PeftModel
 
 import hf_calib
@@ -133,8 +132,10 @@ def test_revision_of_the_adapter(published, client, adapter_folder, adapter):
     publish_adapter(adapter_folder, published, card="local")
     assert torch.equal(load(published, revision="v1").model(TOKENS).logits, before)
     assert torch.equal(load(published).model(TOKENS).logits, adapter(TOKENS).logits)
-    with pytest.raises(RevisionNotFoundError):
+    with pytest.raises(MissingModelError, match="has no revision 'v9' on the Hub"):
         load(published, revision="v9")
+    with pytest.raises(MissingModelError, match="The base model of .* was not found; .* has no revision 'v9'"):
+        load(published, base_revision="v9")
 
 
 def test_without_metadata_the_plain_prompt_is_used_with_a_warning(client, adapter_folder):
