@@ -23,8 +23,9 @@ from ..hub import (
     write_card,
 )
 from ..hub.calibration_metadata import CALIBRATOR_FILE, METADATA_FILE, has_calibrator
-from ..hub.card import CARD_FILE, drafted_tags
+from ..hub.card import CARD_FILE, check_card, drafted_tags
 from ..hub.card_data import AFTER, BASE, BEFORE, CALIBRATED, REPORT_FILE, SCALED, read_json
+from ..hub.digests import calibrator_digest
 from ..hub.errors import InvalidFolderError
 from ..hub.folders import ADAPTER_CONFIG, MAX_CONFIG_BYTES
 from ..tasks import PromptFormat, load_questions, require_answers
@@ -127,6 +128,8 @@ def measure_and_write_card(
     ------
     InvalidFolderError
         If the folder holds no adapter or model, or its `hf_calib.json` names a different prompt format.
+    CardConflictError
+        If the existing card's markers or metadata are damaged; then nothing is measured.
     hf_calib.tasks.QuestionError
         If the questions cannot be read or lack answers.
     ValueError
@@ -146,6 +149,7 @@ def measure_and_write_card(
             "benchmark as namespace/name[:config[:split]], or leave the task out"
         )
     folder = Path(folder)
+    check_card(folder / CARD_FILE)
     metadata = read_calibration_metadata(folder)
     if metadata is not None and prompt_format not in (None, metadata.prompt_format):
         raise InvalidFolderError(
@@ -225,6 +229,8 @@ def measure_and_write_card(
             base_model_revision=data.base_model_revision,
             calibrator=fitted,
         )
+    if data.weights is not None:
+        data = replace(data, calibrator=calibrator_digest(folder))
     return write_card(folder, data)
 
 
@@ -255,7 +261,9 @@ def _check_other_sets(
     others = [str(own.dataset) for own in data.evaluations if not own.dataset.is_same_set(dataset)]
     changed = ["weights"] * (data.weights not in (None, identity["weights"]))
     changed += ["base model"] * _base_changed(data, identity["base_weights"], identity["base_revision"])
-    changed += ["calibrator"] * (fitted is not None and not _is_saved(fitted, folder))
+    new_calibrator = fitted is not None and not _is_saved(fitted, folder)
+    added = data.weights is not None and data.calibrator != calibrator_digest(folder)
+    changed += ["calibrator"] * (new_calibrator or added)
     changed += _changes_in_asking(data, model)
     if others and changed:
         raise ValueError(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import string
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ..hub.digests import files_digest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -52,27 +53,6 @@ def folder_digests(model: str, base_model: str | None = None) -> dict[str, str |
         "base_weights": None if base_model is None else files_digest(base_model),
         "configuration": f"files:{digest.hexdigest()}" if folders else None,
     }
-
-
-def files_digest(model: str | os.PathLike[str]) -> str | None:
-    """Return a digest of the weights in a folder or GGUF file, independent of its path; None for a Hub model.
-
-    A calibrator that is saved with the model does not count.
-    """
-    from ..hub.calibration_metadata import CALIBRATOR_ARRAYS
-
-    path = Path(model)
-    if not path.exists():
-        return None
-    digest = hashlib.sha256()
-    files = [path]
-    if path.is_dir():
-        files = [file for file in sorted(path.glob("*.safetensors")) if file.name != CALIBRATOR_ARRAYS]
-    for file in files:
-        digest.update(file.name.encode())
-        with file.open("rb") as content:
-            digest.update(hashlib.file_digest(content, "sha256").digest())
-    return f"files:{digest.hexdigest()}"
 
 
 def tensors_digest(model: nn.Module) -> str:

@@ -24,7 +24,15 @@ from .card_metadata import (
     merge_metadata,
     metadata_record,
 )
-from .card_sections import format_record, handwritten_lines, is_boilerplate, merge_sections, read_record
+from .card_sections import (
+    format_record,
+    handwritten_lines,
+    is_boilerplate,
+    merge_sections,
+    read_record,
+    split_sections,
+)
+from .errors import CardConflictError
 from .escaping import Markdown, check_nothing_private, escape_markdown, is_hub_id, single_line
 from .resources import resource_folder
 
@@ -131,13 +139,15 @@ def merge_cards(new: str, existing: str, where: str = "the existing card") -> st
     if is_boilerplate(theirs.body) and is_plain_dump(theirs.yaml, theirs.metadata):  # as PEFT writes it
         return ours.with_content(fill_in_metadata(ours.metadata, theirs.metadata), ours.body)
     body = merge_sections(ours.body, theirs.body, where)
-    return theirs.with_content(merge_metadata(ours.metadata, theirs.metadata, read_record(theirs.body)), body)
+    records = read_record(theirs.body), read_record(ours.body)
+    return theirs.with_content(merge_metadata(ours.metadata, theirs.metadata, *records), body)
 
 
 def adopt_metadata(card: str, other: str, where: str) -> str:
     """Return `card` with the metadata entries of another card that it lacks, as people add them on the Hub's site."""
     own, theirs = CardParts.split(card, "the card"), CardParts.split(other, where)
-    metadata = merge_metadata(own.metadata, {**theirs.metadata, **own.metadata}, read_record(theirs.body))
+    records = read_record(theirs.body), read_record(own.body)
+    metadata = merge_metadata(own.metadata, {**theirs.metadata, **own.metadata}, *records)
     return own.with_content(metadata, own.body)
 
 
@@ -196,9 +206,26 @@ def write_card(folder: str | os.PathLike[str], data: CalibrationCardData) -> Pat
 
 
 def read_card(path: Path) -> str:
-    """Read a card without changing its line endings."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        return file.read()
+    """Read a card without changing its line endings.
+
+    Raises
+    ------
+    CardConflictError
+        If it is not UTF-8 text.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return file.read()
+    except UnicodeDecodeError as error:
+        raise CardConflictError(f"{path} is not UTF-8 text: {error}", "Save it as UTF-8.") from error
+
+
+def check_card(path: Path) -> None:
+    """Raise a CardConflictError if there is a card whose markers or metadata are damaged."""
+    if path.is_file():
+        parts = CardParts.split(read_card(path), str(path))
+        split_sections(parts.body, str(path))
+        _ = parts.metadata
 
 
 def _draw_picture(data: CalibrationCardData, path: Path) -> None:

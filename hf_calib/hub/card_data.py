@@ -165,6 +165,8 @@ class CalibrationCardData:
         Digest of the weights that `hf-calib card` measured, used to detect changes of the weights.
     base_weights : str, optional
         The same of the model under an adapter, if it is not on the Hub.
+    calibrator : str, optional
+        Digest of the calibrator that `hf-calib card` measured the model with.
     stage_labels : mapping, optional
         Names of the stages in tables, e.g. `{"before": "DPO"}`.
     regime : str, optional
@@ -198,6 +200,7 @@ class CalibrationCardData:
     evaluations: tuple[Evaluation, ...] = ()
     weights: str | None = None
     base_weights: str | None = None
+    calibrator: str | None = None
     hub_model_id: str | None = None
     description: str | None = None
     base_model: str | None = None

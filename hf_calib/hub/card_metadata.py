@@ -270,7 +270,9 @@ def metadata_record(ours: dict[str, Any]) -> dict[str, Any]:
     return {**record, _MODEL_INDEX: [{"name": name, "results": results}]} if results else record
 
 
-def merge_metadata(ours: dict[str, Any], existing: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
+def merge_metadata(
+    ours: dict[str, Any], existing: dict[str, Any], record: dict[str, Any], new_record: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Bring an existing card's metadata up to date.
 
     Parameters
@@ -281,6 +283,8 @@ def merge_metadata(ours: dict[str, Any], existing: dict[str, Any], record: dict[
         The current metadata, including manual additions.
     record : dict
         What our last version wrote, from `metadata_record`.
+    new_record : dict, optional
+        The same of the new card, if people added to its metadata too.
 
     Returns
     -------
@@ -307,7 +311,11 @@ def merge_metadata(ours: dict[str, Any], existing: dict[str, Any], record: dict[
             result[key] = merged
         if not merged:
             result.pop(key, None)
-    index = _merge_model_index(ours.get(_MODEL_INDEX), existing.get(_MODEL_INDEX), record.get(_MODEL_INDEX))
+    written_name = next((entry.get("name") for entry in (new_record or {}).get(_MODEL_INDEX) or ()), None)
+    mine = [entry for entry in ours.get(_MODEL_INDEX) or () if written_name in (None, entry.get("name"))]
+    index = _merge_model_index(mine, existing.get(_MODEL_INDEX), record.get(_MODEL_INDEX))
+    known = {entry.get("name") for entry in index}
+    index += [entry for entry in ours.get(_MODEL_INDEX) or () if entry not in mine and entry.get("name") not in known]
     if index:
         result[_MODEL_INDEX] = index
     else:
@@ -351,7 +359,7 @@ def _identity(result: dict[str, Any]) -> tuple[str, ...]:
 
 def _merge_model_index(ours: Any, existing: Any, record: Any) -> list[dict[str, Any]]:
     if not existing:
-        return ours or []
+        return [*(ours or ())]
     new = {_identity(result): result for entry in ours or () for result in entry["results"]}
     written = {
         (_identity(result), metric.get("type"))

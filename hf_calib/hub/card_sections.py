@@ -108,7 +108,9 @@ def merge_sections(new_body: str, existing_body: str, where: str = "the existing
         return new_body
     newline = "\r\n" if "\r\n" in existing_body else "\n"
     sections = {
-        part.name: part.text.replace("\n", newline) for part in split_sections(new_body) if part.name is not None
+        part.name: part.text.replace("\r\n", "\n").replace("\n", newline)
+        for part in split_sections(new_body)
+        if part.name is not None
     }
     present = [part.name for part in existing if part.name in sections]
     result = [Part(sections[part.name], part.name) if part.name in sections else part for part in existing]

@@ -9,10 +9,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .calibration_metadata import CALIBRATOR_ARRAYS, CALIBRATOR_FILE, METADATA_FILE, read_calibration_metadata
+from .calibration_metadata import (
+    CALIBRATOR_ARRAYS,
+    CALIBRATOR_FILE,
+    METADATA_FILE,
+    CalibrationMetadata,
+    read_calibration_metadata,
+)
 from .card import CARD_FILE, EVALUATION_RESULTS, PICTURE_FILE
 from .card_data import REPORT_FILE, CalibrationCardData, read_json
 from .decisions import RESULTS_FILE as DECISION_RESULTS
+from .digests import calibrator_digest, files_digest
 from .errors import InvalidFolderError
 from .escaping import check_nothing_private, is_hub_id
 from .transfer import Content
@@ -71,7 +78,8 @@ def collect_files(folder: Path, base_model: str | None, base_revision: str | Non
     Raises
     ------
     InvalidFolderError
-        If weights are missing, pickled or damaged, the base model is a local path, or a JSON file is broken.
+        If weights are missing, pickled or damaged, the base model is a local path, a JSON file is broken, or the
+        report's figures were measured before something changed.
     PrivateInformationError
         If a file contains a token or a local path.
     """
@@ -97,6 +105,8 @@ def collect_files(folder: Path, base_model: str | None, base_revision: str | Non
     if metadata is not None and metadata.calibrator:
         check_calibrator(folder, folder)
     data = CalibrationCardData.load(folder) if REPORT_FILE in files else None
+    if data is not None:
+        _check_figures(folder, data, metadata)
     if base_model is not None:
         if metadata is not None:
             rebased = replace(metadata, base_model=base_model, base_model_revision=base_revision)
@@ -108,6 +118,22 @@ def collect_files(folder: Path, base_model: str | None, base_revision: str | Non
             text = content.decode("utf-8") if isinstance(content, bytes) else content.read_text(encoding="utf-8")
             check_nothing_private(text, name)
     return files
+
+
+def _check_figures(folder: Path, data: CalibrationCardData, metadata: CalibrationMetadata | None) -> None:
+    """Reject a report whose figures are known to be of other weights, or of a model that was asked otherwise."""
+    changed = []
+    if data.weights is not None:
+        changed += ["weights"] * (data.weights != files_digest(folder))
+        changed += ["calibrator"] * (data.calibrator != calibrator_digest(folder))
+    if metadata is not None:
+        changed += ["prompt format"] * (data.prompt_format not in (None, metadata.prompt_format.to_dict()))
+        changed += ["way of reading confidence"] * (data.confidence != metadata.confidence)
+    if changed and data.evaluations:
+        raise InvalidFolderError(
+            f"The figures in {folder / REPORT_FILE} were measured before the {' and the '.join(changed)} changed.",
+            f"Measure again with: hf-calib card {folder} --dataset D",
+        )
 
 
 def outdated_files(files: Mapping[str, Content], remote: Mapping[str, Any]) -> tuple[str, ...]:

@@ -24,13 +24,16 @@ from hf_calib.evaluation.regime_text import regime_sample, regime_text
 from hf_calib.evaluation.settings import AskSettings
 from hf_calib.hub import (
     CalibrationCardData,
+    CardConflictError,
     DatasetReference,
+    InvalidFolderError,
     load,
     publish_adapter,
     read_calibration_metadata,
     save_calibration_metadata,
     write_card,
 )
+from hf_calib.hub.calibration_metadata import add_calibrator
 from hf_calib.tasks import PromptFormat, as_questions
 from tests.hub.cards import card_data, shown
 from tests.support import byte_level_tokenizer, question_rows, questions, tiny_llama
@@ -551,3 +554,46 @@ def test_a_card_says_how_many_rows_were_skipped(client, adapter_folder, base, tm
     (evaluation,) = CalibrationCardData.load(adapter_folder).evaluations
     assert (evaluation.dataset.size, evaluation.dataset.skipped) == (11, 1)
     assert "1 unreadable rows left out" in (adapter_folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (b"---\nfoo: [1\n---\nText.\n", "are invalid YAML"),
+        (b"---\nfoo: 1\nText.\n", "have no such line at their end"),
+        ("café\n".encode("latin-1"), "is not UTF-8 text"),
+        (b"<!-- hf_calib:summary -->\nText.\n", "begins but does not end"),
+    ],
+)
+def test_a_damaged_card_is_refused_before_measuring(base_folder, dataset, tmp_path, monkeypatch, text, problem):
+    own = shutil.copytree(base_folder, tmp_path / "own")
+    (own / "README.md").write_bytes(text)
+    monkeypatch.setattr("hf_calib.evaluation.cards.measure", None)
+    with pytest.raises(CardConflictError, match=problem) as raised:
+        measure_and_write_card(own, dataset)
+    assert str(own / "README.md") in str(raised.value)
+
+
+def test_outdated_figures_are_not_published(client, adapter_folder, dataset, tmp_path):
+    measure_and_write_card(adapter_folder, dataset)
+    publish_adapter(adapter_folder, "ann/mine")
+    weights = load_file(adapter_folder / "adapter_model.safetensors")
+    save_file({name: 2 * own for name, own in weights.items()}, adapter_folder / "adapter_model.safetensors")
+    with pytest.raises(InvalidFolderError, match=r"were measured before the weights changed.*\n.*hf-calib card"):
+        publish_adapter(adapter_folder, "ann/mine")
+    measure_and_write_card(adapter_folder, dataset)
+    publish_adapter(adapter_folder, "ann/mine")
+    measured = hf_calib.measure(adapter_folder, dataset)
+    add_calibrator(adapter_folder, hf_calib.calibrate(measured).calibrator)
+    with pytest.raises(InvalidFolderError, match="were measured before the calibrator changed"):
+        publish_adapter(adapter_folder, "ann/mine")
+    other = shutil.copy(dataset, tmp_path / "other.jsonl")
+    with pytest.raises(ValueError, match="measured before the calibrator changed; delete it"):
+        measure_and_write_card(adapter_folder, other)
+    measure_and_write_card(adapter_folder, dataset)
+    publish_adapter(adapter_folder, "ann/mine")
+    metadata = json.loads((adapter_folder / "hf_calib.json").read_text())
+    metadata["prompt_format"]["cue"] = "A:"
+    (adapter_folder / "hf_calib.json").write_text(json.dumps(metadata))
+    with pytest.raises(InvalidFolderError, match="were measured before the prompt format changed"):
+        publish_adapter(adapter_folder, "ann/mine")

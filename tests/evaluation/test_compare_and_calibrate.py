@@ -13,7 +13,7 @@ from hf_calib.calibrators import TemperatureScaling, load_calibrator
 from hf_calib.calibrators.inputs import UninformativeFitWarning
 from hf_calib.confidence import Journal, LocalModel, OptionTexts, predict
 from hf_calib.evaluation import CalibratorMismatchWarning, UninformativeFitError, diagnose, measure_recorded
-from hf_calib.evaluation.digests import files_digest
+from hf_calib.hub.digests import files_digest
 from hf_calib.reports import differences
 from hf_calib.tasks import FewShotFormat, PromptFormat
 from tests.support import question_rows, questions, tiny_llama

@@ -18,10 +18,11 @@ import hf_calib
 from hf_calib.calibrators import TemperatureScaling, by_name
 from hf_calib.confidence import Journal, LocalModel, Marginalized, OptionTexts, ServedModel, predict
 from hf_calib.evaluation import CalibratorMismatchWarning
-from hf_calib.evaluation.digests import files_digest, tensors_digest
+from hf_calib.evaluation.digests import tensors_digest
 from hf_calib.evaluation.measuring import measure_recorded
 from hf_calib.evaluation.settings import AskOptions, AskSettings
 from hf_calib.hub import CalibratedModel, save_calibration_metadata
+from hf_calib.hub.digests import files_digest
 from hf_calib.reports import Measurement
 from hf_calib.tasks import FewShotFormat, PromptFormat, QuestionError, as_questions, permute_options, random_orders
 from hf_calib.tasks.drawing import drawn_rows

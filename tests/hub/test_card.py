@@ -18,7 +18,7 @@ from hf_calib.hub import (
     PrivateInformationError,
     render_card,
 )
-from hf_calib.hub.card import evaluation_table
+from hf_calib.hub.card import evaluation_table, merge_cards
 from hf_calib.hub.escaping import escape_markdown, single_line
 from hf_calib.measures import CalibrationReport, Finding
 from tests.hub.cards import card_data, html, report, shown
@@ -489,3 +489,37 @@ def test_thresholds_that_are_reached_are_in_the_card():
     text = shown(cards[0])[0]
     assert f"confidence above {threshold.shown()} ({threshold.coverage:.0%} of them)" in text
     assert f"are right at least {threshold.accuracy:.0%} of the time, with 95% probability" in text
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_two_cards_with_results_by_hand_are_merged(newline):
+    """A folder's card is merged into the published one, which was written from it before."""
+    by_hand = """---
+model-index:
+- name: other
+  results:
+  - task:
+      type: text-generation
+    dataset:
+      type: a/b
+      name: AB
+    metrics:
+    - type: bleu
+      value: 3
+---
+By hand.
+""".replace("\n", newline)
+    first, second = (Evaluation(DatasetReference(name), {"after": report(0)}) for name in ("one.jsonl", "two.jsonl"))
+    published = render_card(card_data(evaluations=(first, second)), by_hand)
+    published = merge_cards(published, published)
+    changed = Evaluation(DatasetReference("one.jsonl"), {"after": report(1)})
+    local = render_card(card_data(evaluations=(changed,)), published)
+    merged = merge_cards(local, published)
+    assert merged == local
+    own, ours = yaml.safe_load(re.split(r"\n---\r?\n", merged, maxsplit=1)[0])["model-index"]
+    assert [result["metrics"][0]["value"] for result in own["results"]] == [3]
+    values = {metric["type"]: metric["value"] for result in ours["results"] for metric in result["metrics"]}
+    assert values["ece"] == pytest.approx(report(1).measures["ece"].value, abs=1e-6)
+    assert [result["dataset"]["type"] for result in ours["results"]] == ["one.jsonl"]
+    assert ("\r" in merged) == (newline == "\r\n")
+    assert "\r\r" not in merged

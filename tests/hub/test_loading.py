@@ -134,7 +134,7 @@ def test_revision_of_the_adapter(published, client, adapter_folder, adapter):
     assert torch.equal(load(published).model(TOKENS).logits, adapter(TOKENS).logits)
     with pytest.raises(MissingModelError, match="has no revision 'v9' on the Hub"):
         load(published, revision="v9")
-    with pytest.raises(MissingModelError, match="The base model of .* was not found; .* has no revision 'v9'"):
+    with pytest.raises(MissingModelError, match=r"The base model of .* was not found; .* has no revision 'v9'"):
         load(published, base_revision="v9")
 
 
