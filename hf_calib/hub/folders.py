@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..tasks import PromptFormat
 from .calibration_metadata import (
     CALIBRATOR_ARRAYS,
     CALIBRATOR_FILE,
@@ -127,7 +128,8 @@ def _check_figures(folder: Path, data: CalibrationCardData, metadata: Calibratio
         changed += ["weights"] * (data.weights != files_digest(folder))
         changed += ["calibrator"] * (data.calibrator != calibrator_digest(folder))
     if metadata is not None:
-        changed += ["prompt format"] * (data.prompt_format not in (None, metadata.prompt_format.to_dict()))
+        if data.prompt_format is not None:
+            changed += ["prompt format"] * (PromptFormat.from_dict(dict(data.prompt_format)) != metadata.prompt_format)
         changed += ["way of reading confidence"] * (data.confidence != metadata.confidence)
     if changed and data.evaluations:
         raise InvalidFolderError(
