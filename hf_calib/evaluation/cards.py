@@ -176,7 +176,7 @@ def measure_and_write_card(
     identity = {**folder_digests(str(folder)), "base_revision": model.base_revision}
     _check_other_sets(folder, set_measured, model, identity, fitted)
     if fitted is not None:
-        own = {
+        own: dict[str, Any] = {
             "model": str(folder),
             **identity,
             "prompt_format": model.prompt_format.to_dict(),

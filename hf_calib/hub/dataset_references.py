@@ -34,7 +34,9 @@ def dataset_reference(source: Any, size: int | None = None) -> DatasetReference:
         read = DatasetReference(source.name_in_memory, size=size)
         if source.source is not None:
             read = dataset_reference(source.source, size)
-        drawn = {} if source.draw is None else {"sample_of": source.draw.of, "sample_seed": source.draw.seed}
+        drawn: dict[str, Any] = {}
+        if source.draw is not None:
+            drawn = {"sample_of": source.draw.of, "sample_seed": source.draw.seed}
         return replace(read, skipped=len(source.skipped) or None, origin=source.origin, **drawn)
     if isinstance(source, str | os.PathLike):
         reference = DatasetReference.parse(source, size=size)
