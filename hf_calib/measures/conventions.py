@@ -9,8 +9,9 @@ from numpy.typing import ArrayLike, NDArray
 from .consistency import calibration_test
 from .errors import expected_calibration_error
 from .ranking import equal_mass_calibration_error
+from .samples import group_codes, of_length
 from .smooth import smooth_ece
-from .validation import check_correct, check_unit_interval, to_numpy
+from .validation import as_floats, check_correct, check_range, check_unit_interval
 
 Array = NDArray[np.float64]
 _Error = Callable[[Array, NDArray], float]
@@ -54,8 +55,8 @@ def hle_calibration_error(
     Raises
     ------
     ValueError
-        If the bin size is below 1, there is no such variant, or the published variant gets fewer answers than one
-        bin holds.
+        If the bin size is not an integer of at least 1, there is no such variant, or the published variant gets fewer
+        answers than one bin holds.
 
     References
     ----------
@@ -70,8 +71,8 @@ def hle_calibration_error(
     >>> round(hle_calibration_error(confidences, correct), 3)
     0.9
     """
-    if bin_size < 1:
-        raise ValueError(f"bin_size: must be at least 1, got {bin_size}")
+    if not isinstance(bin_size, (int, np.integer)) or bin_size < 1:
+        raise ValueError(f"bin_size: must be an integer of at least 1, got {bin_size!r}")
     if variant not in ("corrected", "published"):
         raise ValueError(f"variant: {variant!r} is unknown; choose from corrected, published")
     c = check_unit_interval(confidences, "confidences").astype(np.float64)
@@ -101,8 +102,8 @@ def confidence_at_k(confidences: ArrayLike, correct: ArrayLike) -> float:
 
     Raises
     ------
-    ValueError
-        If the shapes differ, or a value is out of range.
+    TypeError, ValueError
+        If the shapes differ, there is no sample, or a value is out of range; the message names its position.
 
     References
     ----------
@@ -113,13 +114,14 @@ def confidence_at_k(confidences: ArrayLike, correct: ArrayLike) -> float:
     >>> confidence_at_k([[0.9, 0.4], [0.5, 0.5]], [[1, 0], [1, 0]])
     0.75
     """
-    c = np.asarray(to_numpy(confidences))
-    if c.ndim != 2 or c.shape != np.shape(correct):
+    values, right = as_floats(confidences, "confidences"), as_floats(correct, "correct")
+    if values.ndim != 2 or values.shape != right.shape:
         raise ValueError(
-            f"confidences: expected two arrays of shape (n, k), got {c.shape} and {np.shape(correct)} for correct"
+            f"confidences: expected two arrays of shape (n, k), got {values.shape} and {right.shape} for correct"
         )
-    values = check_unit_interval(c.ravel(), "confidences").reshape(c.shape)
-    right = np.asarray(check_correct(np.ravel(correct), c.size), dtype=np.float64).reshape(c.shape)
+    if not values.size:
+        raise ValueError(f"confidences is empty, its shape is {values.shape}: a measure needs at least one sample")
+    values, right = check_range(values, "confidences"), check_range(right, "correct")
     top = values == values.max(axis=1, keepdims=True)
     return float(((right * top).sum(axis=1) / top.sum(axis=1)).mean())
 
@@ -152,6 +154,11 @@ def ece_conventions(
         Each has the value; the mean value of a perfectly calibrated model with the same confidences and number of
         answers, which is above 0 because the estimates are biased; the number n of answers; and who uses the
         convention.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the input is invalid; the message names the value and its position.
     """
     c = check_unit_interval(confidences, "confidences").astype(np.float64)
     y = np.asarray(check_correct(correct, len(c)))
@@ -168,7 +175,7 @@ def ece_conventions(
     found = [equal_width(f"{n_bins} equal-width bins", n_bins, who) for n_bins, who in _EQUAL_WIDTH]
     found += [row(*one) for one in _conventions(len(c))]
     if groups is not None:
-        names, codes = np.unique(np.asarray(groups).astype(str), return_inverse=True)
+        names, codes = group_codes(groups, len(c))
 
         def of_groups(values: Array, right: NDArray) -> float:
             return float(
@@ -183,7 +190,7 @@ def ece_conventions(
             )
         )
     if option_mass is not None:
-        raw = c * check_unit_interval(option_mass, "option_mass")
+        raw = c * of_length(check_unit_interval(option_mass, "option_mass"), len(c), "option_mass")
         found.append(equal_width("10 bins, raw probability", 10, "", raw))
     return found
 

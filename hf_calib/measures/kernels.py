@@ -121,6 +121,8 @@ def local_calibration_error(
     phi = check_features(features, len(c))
     if not gamma > 0:
         raise ValueError(f"gamma must be positive, got {gamma}")
+    if max_samples < 1:
+        raise ValueError(f"max_samples must be at least 1, got {max_samples}")
     w = check_weights(weights, len(c))
     chosen = local_subsample(len(c), w, max_samples, seed)
     c, y, phi, w = c[chosen], y[chosen], phi[chosen], np.ones(len(chosen)) if w is None else w[chosen]

@@ -293,7 +293,8 @@ def edges_from_blocks(values: Array, weights: Array, n_bins: int) -> Array:
     filled = weights > 0
     values, weights = values[filled], weights[filled]
     below = np.cumsum(weights) - weights
-    index = np.minimum(np.floor(n_bins * below / weights.sum()), n_bins - 1)
+    # Rounding of the sums may leave a share slightly below that of a bin's end.
+    index = np.minimum(np.floor(n_bins * below / weights.sum() * (1 + 1e-12)), n_bins - 1)
     # The first confidence of each bin, or of the next one where it is empty.
     starts = np.searchsorted(index, np.arange(1, n_bins))
     inner = np.append(values, 1.0)[starts]

@@ -19,7 +19,7 @@ from .estimates import Measure, Settings
 from .intervals import check_resampling
 from .kernels import check_features
 from .report_table import bins_table, calibration_test_lines, groups_table, measures_table
-from .samples import Sample
+from .samples import Sample, group_codes, of_length
 from .sampling import MIN_CLUSTERS
 from .thresholds import SHOWN_ACCURACIES, AccuracyThreshold, accuracy_threshold
 from .validation import (
@@ -196,14 +196,14 @@ class CalibrationReport:
             for name, values in (("true_probabilities", true_probabilities), ("gold", gold))
         )
         mass, turned, confident = (
-            None if values is None else _of_length(check_unit_interval(values, name), n, name)
+            None if values is None else of_length(check_unit_interval(values, name), n, name)
             for name, values in (
                 ("option_mass", option_mass), ("flips", flips), ("most_confident_correct", most_confident_correct)
             )
         )  # fmt: skip
         phi = None if features is None else check_features(features, n)
-        names, of_group = _group_codes(groups, n)
-        cluster_names, of_cluster = (names, of_group) if clusters is None else _group_codes(clusters, n, "clusters")
+        names, of_group = group_codes(groups, n)
+        cluster_names, of_cluster = (names, of_group) if clusters is None else group_codes(clusters, n, "clusters")
         w = check_weights(weights, n)
         if of_group is not None and w is not None:
             _check_group_weights(names, of_group, w)
@@ -400,22 +400,6 @@ def _group(sample: Sample, chosen: NDArray[np.bool_], settings: Settings) -> Gro
     )
 
 
-def _group_codes(groups: ArrayLike | None, n: int, what: str = "groups") -> tuple[list[str], NDArray[np.intp] | None]:
-    if groups is None:
-        return [], None
-    array = np.asarray(groups)
-    if array.shape != (n,):
-        raise ValueError(f"{what} has shape {array.shape}, but there are {n} questions: expected ({n},)")
-    # NumPy turns a missing name among strings into a string, so the original names are checked.
-    for row, name in enumerate(np.asarray(groups, dtype=object)):
-        if name is None or (isinstance(name, float | np.floating) and np.isnan(name)):
-            raise ValueError(
-                f"{what}[{row}] is {name}: every question needs a {what[:-1]}; name one for those without"
-            )
-    names, codes = np.unique(array.astype(str), return_inverse=True)
-    return [str(name) for name in names], codes
-
-
 def _check_group_weights(names: Sequence[str], clusters: NDArray[np.intp], weights: NDArray[np.float64]) -> None:
     empty = np.flatnonzero(np.bincount(clusters, weights, len(names)) == 0)
     if empty.size:
@@ -424,12 +408,6 @@ def _check_group_weights(names: Sequence[str], clusters: NDArray[np.intp], weigh
             f"weights: the weights of group {names[empty[0]]!r} are all zero ({len(rows)} questions, the first in row "
             f"{rows[0]}); give one of them a positive weight, or leave the group out"
         )
-
-
-def _of_length(values: NDArray, n: int, name: str) -> NDArray:
-    if len(values) != n:
-        raise ValueError(f"{name} has {len(values)} values, but there are {n} questions")
-    return values
 
 
 def _average(groups: Iterable[GroupReport], weight: Callable[[GroupReport], float]) -> dict[str, float]:

@@ -1,14 +1,17 @@
-"""Checked predictions of one set of questions."""
+"""Checked predictions of one set of questions, and checks of what else belongs to each question."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from .validation import Floats, top_prediction
+from .validation import Floats, to_numpy, top_prediction
 
 Array = NDArray[np.float64]
+
+# How Python, NumPy and pandas write a missing name that is not a string.
+_MISSING = ("None", "nan", "<NA>", "NaT")
 
 
 @dataclass(frozen=True)
@@ -75,3 +78,33 @@ class Sample:
             ordered=take(self.ordered),
             most_confident_correct=take(self.most_confident_correct),
         )
+
+
+def group_codes(groups: ArrayLike | None, n: int, what: str = "groups") -> tuple[list[str], NDArray[np.intp] | None]:
+    """Return the sorted names of the groups, and the number of each question's group among them, shape (n,).
+
+    Raises
+    ------
+    ValueError
+        If the shape is not (n,), or a question has no group; the message names the row.
+    """
+    if groups is None:
+        return [], None
+    array = np.asarray(to_numpy(groups))
+    if array.shape != (n,):
+        raise ValueError(f"{what} has shape {array.shape}, but there are {n} questions: expected ({n},)")
+    # NumPy turns a missing name among strings into a string, so the original names are checked.
+    for row, name in enumerate(np.asarray(groups, dtype=object)):
+        if not isinstance(name, str) and str(name) in _MISSING:
+            raise ValueError(
+                f"{what}[{row}] is {name}: every question needs a {what[:-1]}; name one for those without"
+            )
+    names, codes = np.unique(array.astype(str), return_inverse=True)
+    return [str(name) for name in names], codes
+
+
+def of_length(values: NDArray, n: int, name: str) -> NDArray:
+    """Return values after checking that there is one for each question."""
+    if len(values) != n:
+        raise ValueError(f"{name} has {len(values)} values, but there are {n} questions")
+    return values

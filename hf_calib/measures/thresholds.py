@@ -59,7 +59,11 @@ class AccuracyThreshold:
         if self.threshold < 1:
             digits = max(digits, 1 - floor(log10(1 - self.threshold)))
         scale = 10**digits
-        return f"{ceil(round(self.threshold * scale, 6)) / scale:.{digits}f}"
+        # The product is rounded, so the comparison decides.
+        steps = floor(self.threshold * scale)
+        while steps / scale < self.threshold:
+            steps += 1
+        return f"{steps / scale:.{digits}f}"
 
     def accepts(self, confidences: ArrayLike) -> NDArray[np.bool_]:
         """Return which answers are above the threshold, as a mask of shape (n,)."""
@@ -95,8 +99,10 @@ def accuracy_threshold(
 
     Parameters
     ----------
-    confidences, correct
+    confidences : array_like of shape (n,)
         As in `expected_calibration_error`.
+    correct : array_like of shape (n,)
+        Whether the answer is right: booleans, or 0 and 1.
     accuracy : float
         The accuracy to reach, in (0, 1).
     level : float, default 0.95
@@ -104,8 +110,8 @@ def accuracy_threshold(
 
     Raises
     ------
-    ValueError
-        If an argument is outside its range.
+    TypeError, ValueError
+        If an argument is outside its range, or the input is invalid; the message names the value and its position.
 
     References
     ----------
@@ -127,6 +133,12 @@ def accuracy_threshold(
             raise ValueError(f"{name}: must be above 0 and below 1, got {value}")
     c = check_unit_interval(confidences, "confidences")
     right = check_correct(correct, len(c))
+    partly = np.flatnonzero((right != 0) & (right != 1))
+    if partly.size:
+        raise ValueError(
+            f"correct[{partly[0]}] is {float(right[partly[0]])!r}, but the guarantee needs whether each answer is "
+            "right: pass booleans, or 0 and 1"
+        )
     n = len(c)
     error = (1 - level) / N_CANDIDATES
     ascending = np.sort(c)

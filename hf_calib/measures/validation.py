@@ -94,12 +94,19 @@ def as_floats(values: ArrayLike, name: str) -> Floats:
     return array if array.dtype in (np.float32, np.float64) else array.astype(np.float64)
 
 
+def _as_array(values: ArrayLike, name: str) -> NDArray:
+    try:
+        return np.asarray(to_numpy(values))
+    except ValueError as error:
+        raise ValueError(f"{name} must have one dimension, got nested lists of different lengths") from error
+
+
 def check_correct(correct: ArrayLike, n: int, name: str = "correct") -> NDArray:
     """Return `correct`, (n,) of booleans or numbers in [0, 1], as it is if it is boolean and as float64 if not.
 
     A number between 0 and 1 is the probability that the answer is right, where that is known.
     """
-    array = np.asarray(to_numpy(correct))
+    array = _as_array(correct, name)
     if array.shape != (n,):
         raise ValueError(f"{name} has shape {array.shape}, but there are {n} confidences: expected ({n},)")
     if array.dtype == np.bool_:
@@ -176,7 +183,7 @@ def floor_zeros(logits: NDArray[np.float64], counts: NDArray[np.integer]) -> NDA
 
 def check_labels(labels: ArrayLike, n: int, n_options: int, name: str = "labels") -> NDArray[np.integer]:
     """Return (n,) integers in [0, n_options): the index of each question's right option."""
-    array = np.asarray(to_numpy(labels))
+    array = _as_array(labels, name)
     if array.shape != (n,):
         raise ValueError(f"{name} has shape {array.shape}, but there are {n} rows of probabilities: expected ({n},)")
     if array.dtype.kind not in "iu":

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .scores import weighted_mean
-from .validation import Floats, check_distributions, check_probabilities, check_weights
+from .validation import Floats, check_distributions, check_labels, check_probabilities, check_weights
 
 #: Predicted probabilities below this value are raised to it in the divergence, as in the benchmark.
 KL_CLIP = 1e-9
@@ -25,13 +25,15 @@ def kl_from_gold(
     weights : array_like of shape (n,), optional
         Weight of each question, finite and not negative.
     clip : float, default 1e-9
-        Lower predicted probabilities are raised to this value.
+        Lower predicted probabilities are raised to this value, which is above 0 and below 1.
 
     Raises
     ------
     TypeError, ValueError
         If the input is invalid; the message names the row.
     """
+    if not 0 < clip < 1:
+        raise ValueError(f"clip must be between 0 and 1, got {clip}")
     p, g, w = _check(probabilities, gold, weights)
     return weighted_mean(kl_terms(p, g, clip), w)
 
@@ -74,9 +76,14 @@ def labels_with_ties(probabilities: ArrayLike, labels: ArrayLike, gold: ArrayLik
     probabilities, gold : array_like of shape (n, K)
     labels : array_like of shape (n,)
         Index of each question's right option.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the input is invalid; the message names the row.
     """
     p, g, _ = _check(probabilities, gold, None)
-    y = np.asarray(labels, dtype=np.int64)
+    y = check_labels(labels, *p.shape).astype(np.int64, copy=False)
     rows, predicted, top = np.arange(len(p)), p.argmax(axis=1), g.max(axis=1)
     ties = (g[rows, predicted] == top) & (g[rows, y] == top)
     return np.where(ties, predicted, y)

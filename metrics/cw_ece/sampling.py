@@ -29,15 +29,19 @@ def influence_error(
         Derivative of the estimate with respect to each sample's share, with weighted mean zero: value - mean for a
         mean.
     weights : ndarray of shape (n,), optional
-        Weight of each sample.
+        Weight of each sample. Samples of weight zero do not count.
     clusters : ndarray of shape (n,), optional
         Each sample's cluster, numbered from 0; samples of a cluster may be dependent.
 
     Returns
     -------
     (float, int) or None
-        None for fewer than two samples or clusters.
+        None for fewer than two samples or clusters that count.
     """
+    if weights is not None:
+        counted = weights > 0
+        influence, weights = influence[counted], weights[counted]
+        clusters = None if clusters is None else np.unique(clusters[counted], return_inverse=True)[1]
     total = float(len(influence) if weights is None else weights.sum())
     parts = influence if weights is None else weights * influence
     if clusters is not None:
@@ -158,4 +162,5 @@ def clustered_covariance(
     total = weight.sum()
     table = sums.reshape(n_clusters, -1)
     influence = (table - np.outer(weight, table.sum(axis=0) / total)) / (n_parts * total)
-    return n_clusters / (n_clusters - 1) * influence.T @ influence
+    counted = np.count_nonzero(weight)
+    return counted / max(counted - 1, 1) * influence.T @ influence

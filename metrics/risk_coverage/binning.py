@@ -343,7 +343,7 @@ class BinStatistics:
 
 def _check_edges(edges: ArrayLike) -> NDArray[np.float64]:
     array = np.array(edges, dtype=np.float64)
-    if array.ndim != 1 or len(array) < 2 or array[0] != 0 or array[-1] != 1 or (np.diff(array) < 0).any():
+    if array.ndim != 1 or len(array) < 2 or array[0] != 0 or array[-1] != 1 or not (np.diff(array) >= 0).all():
         raise ValueError(f"edges must ascend from 0 to 1, got {edges!r}")
     return array
 

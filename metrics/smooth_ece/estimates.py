@@ -89,7 +89,8 @@ class Estimator:
         self.settings, self.weights = settings, weights
         few = clusters is None or int(clusters.max(initial=0)) + 1 < MIN_CLUSTERS
         self.clusters = None if few else clusters
-        self.wanted = settings.n_resamples > 0 and len(correct) > 1
+        counted = len(correct) if weights is None else np.count_nonzero(weights)
+        self.wanted = settings.n_resamples > 0 and counted > 1
 
     def smoothly(
         self,
@@ -194,7 +195,7 @@ class Estimator:
         error = influence_error(values - value, self.weights, self.clusters) if self.wanted else None
         if error is None:
             return Measure(value)
-        if error[0] > 0:
+        if error[0] > _NO_SPREAD:
             effective = value * (1 - value) / error[0] ** 2
         elif self.weights is not None:
             effective = _effective_size(self.weights)

@@ -18,10 +18,12 @@ from .validation import (
 
 
 def weighted_mean(values: NDArray, weights: NDArray[np.float64] | None) -> float:
-    """Return the mean of (n,) values, weighted where weights are given."""
+    """Return the mean of (n,) values, weighted where weights are given; values of weight zero do not count."""
     if weights is None:
         return float(values.mean(dtype=np.float64))
-    return float(values @ weights / weights.sum())
+    values, weights = values[weights > 0], weights[weights > 0]
+    # Rounding can leave the mean of equal values slightly beside them.
+    return float(np.clip(values @ weights / weights.sum(), values.min(), values.max()))
 
 
 def accuracy(probabilities: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = None) -> float:
@@ -86,10 +88,7 @@ def negative_log_likelihood(probabilities: ArrayLike, labels: ArrayLike, *, weig
     It is infinite if a right option of positive weight has probability zero. Parameters and errors as in `accuracy`.
     """
     p, y, w = check_labeled(probabilities, labels, weights)
-    terms = nll_terms(p, y)
-    if w is not None:
-        terms, w = terms[w > 0], w[w > 0]
-    return weighted_mean(terms, w)
+    return weighted_mean(nll_terms(p, y), w)
 
 
 def nll_terms(probabilities: Floats, labels: NDArray[np.integer]) -> NDArray[np.float64]:

@@ -92,6 +92,8 @@ def test_the_local_error_is_the_weighted_mean_around_each_sample(weighted):
     assert result.maximum == pytest.approx(np.max(local), abs=1e-12)
     assert result.n_used == 200
     assert local_calibration_error(c, y, features, max_samples=50).n_used == 50
+    with pytest.raises(ValueError, match="max_samples must be at least 1, got 0"):
+        local_calibration_error(c, y, features, max_samples=0)
 
 
 def test_samples_without_weight_leave_the_local_error_as_it_is():

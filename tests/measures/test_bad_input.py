@@ -51,6 +51,7 @@ OF_PROBABILITIES = {
         ([0.5, 0.5], [1], r"correct has shape \(1,\), but there are 2"),
         ([0.5, 0.5], [1, 2], r"correct\[1\] is 2"),
         (np.full((2, 2), 0.5), [1, 0], r"got an array of shape \(2, 2\)"),
+        ([0.5, 0.5], [[1], [1, 0]], "correct must have one dimension, got nested lists"),
     ],
 )
 @pytest.mark.parametrize("name", OF_CONFIDENCES)

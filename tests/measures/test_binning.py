@@ -226,6 +226,8 @@ def test_statistics_that_can_t_be_used_say_so():
         BinStatistics(5).merge(BinStatistics(6))
     with pytest.raises(ValueError, match="edges must ascend"):
         BinStatistics(edges=[0, 0.5, 0.4, 1])
+    with pytest.raises(ValueError, match="edges must ascend"):
+        BinStatistics(edges=[0, np.nan, 1])
     with pytest.raises(ValueError, match="counts missing"):
         BinStatistics.from_dict({"edges": None, "sums": [], "compensation": []})
 

@@ -157,3 +157,30 @@ def test_the_raw_ece_is_given_where_the_options_have_little_of_the_probability()
     assert report.ece_raw.low <= expected <= report.ece_raw.high
     for other in (None, np.full(300, 0.95)):
         assert "ece_raw" not in CalibrationReport.from_predictions(p, labels, option_mass=other).measures
+
+
+def test_confidence_at_k_names_the_position_of_a_bad_value():
+    with pytest.raises(ValueError, match=r"confidences\[1, 0\] is 1.2"):
+        confidence_at_k([[0.5, 0.5], [1.2, 0.1]], [[1, 0], [1, 0]])
+    with pytest.raises(ValueError, match=r"correct\[1, 1\] is 7.0"):
+        confidence_at_k([[0.5, 0.5], [0.2, 0.1]], [[1, 0], [1, 7]])
+    with pytest.raises(ValueError, match=r"confidences is empty, its shape is \(2, 0\)"):
+        confidence_at_k(np.zeros((2, 0)), np.zeros((2, 0)))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"option_mass": [0.5]}, "option_mass has 1 values, but there are 3 questions"),
+        ({"groups": ["a"]}, r"groups has shape \(1,\), but there are 3 questions"),
+        ({"groups": ["a", None, "b"]}, r"groups\[1\] is None: every question needs a group"),
+    ],
+)
+def test_what_belongs_to_each_question_is_checked(options, message):
+    with pytest.raises(ValueError, match=message):
+        ece_conventions([0.5, 0.6, 0.7], [1, 0, 1], **options)
+
+
+def test_a_bin_holds_a_whole_number_of_answers():
+    with pytest.raises(ValueError, match=r"bin_size: must be an integer of at least 1, got 2\.5"):
+        hle_calibration_error([0.5] * 9, [1] * 9, bin_size=2.5)

@@ -95,3 +95,24 @@ def test_invalid_gold_is_refused(gold, message):
         CalibrationReport.from_predictions(p, [0, 1], gold=gold)
     with pytest.raises(ValueError, match=r"clusters has shape \(1,\)"):
         CalibrationReport.from_predictions(p, [0, 1], clusters=[0])
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0.9, 0.0], "labels must be integers"),
+        ([0, -1], r"labels\[1\] is -1"),
+        ([2, 0], r"labels\[0\] is 2"),
+        ([0], r"labels has shape \(1,\), but there are 2 rows"),
+    ],
+)
+def test_labels_with_ties_are_checked(labels, message):
+    p = [[0.5, 0.5], [0.9, 0.1]]
+    with pytest.raises((TypeError, ValueError), match=message):
+        labels_with_ties(p, labels, p)
+
+
+@pytest.mark.parametrize("clip", [-1.0, 0.0, 1.0, float("nan")])
+def test_the_clip_of_the_divergence_is_above_zero(clip):
+    with pytest.raises(ValueError, match="clip must be between 0 and 1"):
+        kl_from_gold([[0.0, 1.0]], [[1.0, 0.0]], clip=clip)

@@ -142,3 +142,10 @@ def test_bad_input_is_named(measure):
         measure([2.0], [1])
     with pytest.raises(ValueError, match="empty"):
         measure([], [])
+
+
+@pytest.mark.parametrize("scale", [1e-30, 0.1, 0.3, 7.7])
+def test_equal_mass_bins_do_not_depend_on_the_scale_of_the_weights(scale):
+    rng = np.random.default_rng(0)
+    c, weights = rng.random(300), rng.integers(0, 4, 300).astype(float)
+    np.testing.assert_array_equal(equal_mass_edges(c, weights=weights * scale), equal_mass_edges(c, weights=weights))

@@ -1,6 +1,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from hf_calib import measures
@@ -229,6 +230,12 @@ def test_a_missing_group_is_no_group_of_that_name(missing, as_array):
         CalibrationReport.from_predictions(p, y, groups=as_array(["a", missing, "b"]))
 
 
+def test_a_missing_group_of_pandas_is_named():
+    groups = pd.array(["a", None], dtype="string")
+    with pytest.raises(ValueError, match=r"groups\[1\] is <NA>: every question needs a group"):
+        CalibrationReport.from_predictions([[0.9, 0.1], [0.6, 0.4]], [0, 1], groups=groups)
+
+
 def test_a_group_without_weight_is_named():
     p, y = probabilities_and_labels(5)
     with pytest.raises(ValueError, match=r"group 'b' are all zero \(2 questions, the first in row 1\)"):
@@ -277,3 +284,33 @@ def test_groups_get_all_intervals_where_they_are_asked_for():
     assert {name: m.value for name, m in few.groups["a"].measures.items()} == {
         name: m.value for name, m in alone.measures.items()
     }
+
+
+def test_the_accuracy_of_right_answers_alone_has_an_interval_with_weights():
+    weights = np.random.default_rng(0).random(1000)
+    for n in range(10, 1000, 90):
+        probabilities = np.tile([0.9, 0.1], (n, 1))
+        for label in (0, 1):
+            report = CalibrationReport.from_predictions(
+                probabilities, np.full(n, label), weights=weights[:n], n_resamples=100
+            )
+            assert report.accuracy.value == 1 - label
+            # Wilson's interval is at least as wide as that of so many equal weights.
+            assert report.accuracy.high - report.accuracy.low > 3.8 / (n + 3.8)
+
+
+def test_questions_without_weight_count_for_nothing():
+    p = np.random.default_rng(0).dirichlet(np.ones(3), 60)
+    labels, clusters = np.arange(60) % 3, np.arange(60) // 3
+    weights = (clusters % 2 == 0) * (1.0 + np.arange(60) % 5)
+    p[59] = [0, 1, 0]  # the right option has probability 0, but no weight
+    counted = weights > 0
+    for own in (None, clusters):
+        report = CalibrationReport.from_predictions(p, labels, weights=weights, clusters=own, n_resamples=200)
+        alone = CalibrationReport.from_predictions(
+            p[counted], labels[counted], weights=weights[counted],
+            clusters=None if own is None else own[counted], n_resamples=200,
+        )  # fmt: skip
+        for key in ("accuracy", "confidence", "signed_gap", "nll", "brier", "brier_reliability", "auroc", "aurc"):
+            mine, other = report.measures[key], alone.measures[key]
+            assert (mine.value, mine.low, mine.high) == pytest.approx((other.value, other.low, other.high)), key

@@ -104,3 +104,17 @@ def test_reports_hold_thresholds_and_keep_them():
     assert AccuracyThreshold.from_dict(report.thresholds[2].to_dict()) == report.thresholds[2]
     weighted = CalibrationReport.from_predictions(p, labels, n_resamples=100, weights=np.arange(1, 801))
     assert weighted.thresholds == ()
+
+
+def test_the_guarantee_needs_answers_that_are_right_or_wrong():
+    correct = np.ones(200)
+    correct[3] = 0.6
+    with pytest.raises(ValueError, match=r"correct\[3\] is 0.6, but the guarantee needs whether"):
+        accuracy_threshold(np.linspace(0.5, 1, 200), correct, 0.9)
+
+
+def test_a_threshold_is_never_shown_below_itself():
+    thresholds = [0.8 + 1e-10, 0.56, 0.57, np.nextafter(0.7, 1), *np.random.default_rng(0).random(200)]
+    for threshold in thresholds:
+        shown = float(AccuracyThreshold(0.9, 0.95, threshold, 10, 5, 5, 0.8).shown())
+        assert threshold <= shown < threshold + 0.001
