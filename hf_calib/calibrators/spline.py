@@ -22,12 +22,13 @@ class SplineCalibration(FittedConfidenceMap):
     With the questions sorted by confidence, let t_i be the share of questions up to the i-th, and h(t_i) the share of
     all questions that are among these and answered correctly. The slope of a least-squares spline through h at the
     position t(c) of a confidence is the accuracy there, limited to the range that n questions can show, [1/(n+2),
-    (n+1)/(n+2)]. The map needs no bins and is smooth, but may not be monotonic.
+    (n+1)/(n+2)]. Over questions of equal confidence, h rises evenly, and their slopes are averaged. The map needs no
+    bins and is smooth, but may not be monotonic.
 
     Parameters
     ----------
     n_knots : int, default 6
-        Knots of the spline, evenly spaced in t.
+        Knots of the spline, evenly spaced in t; at most one for each question.
 
     Notes
     -----
@@ -52,23 +53,29 @@ class SplineCalibration(FittedConfidenceMap):
     def _estimate_map(
         self, log_odds: NDArray[np.float64], outcomes: NDArray[np.float64], weights: NDArray[np.float64]
     ) -> dict[str, Any]:
-        used = weights > 0
+        used = np.flatnonzero(weights > 0)
+        used = used[np.argsort(expit(log_odds[used]), kind="stable")]
         c, inverse = np.unique(expit(log_odds[used]), return_inverse=True)
-        mass = np.bincount(inverse, weights[used]).astype(np.float64)
-        place = np.cumsum(mass)
-        height = np.cumsum(np.bincount(inverse, weights[used] * outcomes[used]))
-        slopes = self._slopes(np.append(0.0, place), np.append(0.0, height), np.append(place[0], mass), place)
-        # A confidence is placed at the middle of its questions; a table keeps the file small.
+        mass = weights[used]
+        total = np.bincount(inverse, mass)
+        # Questions of equal confidence have no order, so each counts as their mean outcome.
+        outcome = (np.bincount(inverse, mass * outcomes[used]) / total)[inverse]
+        place, height = np.cumsum(mass), np.cumsum(mass * outcome)
+        slopes = self._slopes(np.append(0.0, place), np.append(0.0, height), np.append(mass[0], mass), place)
+        slopes = np.bincount(inverse, mass * slopes) / total
+        # A table keeps the file small.
         rows = np.unique(np.linspace(0, len(c) - 1, min(len(c), TABLE_SIZE)).round().astype(int))
-        return {"x": c[rows], "values": np.clip(slopes, *laplace_bounds(float(used.sum())))[rows]}
+        return {"x": c[rows], "values": np.clip(slopes, *laplace_bounds(float(len(used))))[rows]}
 
     def _slopes(
         self, t: NDArray[np.float64], height: NDArray[np.float64], mass: NDArray[np.float64], at: NDArray[np.float64]
     ) -> NDArray[np.float64]:
         """Return the slope of the least-squares natural spline through (t, height)."""
-        knots = np.linspace(0.0, 1.0, self.n_knots)
+        # Fewer questions than knots do not determine a spline.
+        n_knots = max(2, min(self.n_knots, len(at)))
+        knots = np.linspace(0.0, 1.0, n_knots)
         # A natural spline is linear in its values at the knots, so there is one column per knot.
-        basis = CubicSpline(knots, np.eye(self.n_knots), bc_type="natural") if self.n_knots > 2 else None
+        basis = CubicSpline(knots, np.eye(n_knots), bc_type="natural") if n_knots > 2 else None
         if basis is None:
             return np.full(len(at), (mass @ (t * height)) / (mass @ t**2))
         root = np.sqrt(mass)

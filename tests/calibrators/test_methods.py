@@ -406,3 +406,24 @@ def test_probabilities_given_as_logits_are_noticed(name):
         by_name(name).fit(probabilities.round(3), labels)
     by_name(name).fit(probabilities, labels, kind="probabilities")
     by_name(name).fit(probabilities - 1, labels)  # the same as logits
+
+
+@pytest.mark.parametrize("n_levels", [1, 2, 5, 9])
+def test_a_spline_follows_the_accuracy_at_each_of_a_few_confidences(n_levels):
+    levels, n = np.linspace(0.5, 0.95, n_levels), 200
+    # Of every 200 answers, 60 to 150 are right; their order within a confidence must not matter.
+    right = np.linspace(60, 150, n_levels).round().astype(int)
+    correct = (np.arange(n) < right[:, None]).astype(int)
+    order = np.random.default_rng(0).permutation(n * n_levels)
+    confidences = np.repeat(levels, n)
+    fitted = [
+        by_name("spline").fit(c, y, kind="probabilities").transform(levels, kind="probabilities")
+        for c, y in ((confidences, correct.ravel()), (confidences[order], correct.ravel()[order]))
+    ]
+    assert fitted[0] == pytest.approx(right / n, abs=0.05)
+    assert fitted[0] == pytest.approx(fitted[1], abs=1e-12)
+
+
+def test_a_spline_of_few_questions_has_as_many_knots():
+    fitted = by_name("spline").fit([0.6, 0.8], [0, 1], kind="probabilities")
+    assert fitted.transform([0.6, 0.8], kind="probabilities") == pytest.approx([0.4, 0.4])
