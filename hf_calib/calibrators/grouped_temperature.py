@@ -8,10 +8,10 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .inputs import Inputs, Sample, like, softmax, to_numpy
+from .inputs import Inputs, Sample, check_predictions, keep_first_maximum, like, softmax
 from .protocol import Calibrator
 from .storage import ParameterReader
-from .temperature import HIGHEST, LOWEST, TemperatureScaling, best_temperature, scaled
+from .temperature import HIGHEST, LOWEST, best_temperature, scaled
 
 #: What questions can be grouped by.
 GROUPINGS = ("subject", "type", "n_options", "dataset")
@@ -115,15 +115,13 @@ class GroupedTemperature(Calibrator):
                     "apply it with hf_calib.measure"
                 )
             return super().transform(predictions, kind=kind, features=features)
-        values = np.asarray(to_numpy(predictions))
-        names = _checked(groups, len(values))
-        probabilities = np.zeros(values.shape)
-        for name in np.unique(names):
-            own = names == name
-            temperature = parameters["groups"].get(str(name), parameters["temperature"])
-            scaling = TemperatureScaling().set_parameters({"temperature": temperature})
-            probabilities[own] = scaling.transform(values[own], kind=kind)
-        return like(probabilities, predictions)
+        logits, event = check_predictions(predictions, kind)
+        overall = parameters["temperature"]
+        temperatures = [parameters["groups"].get(str(name), overall) for name in _checked(groups, len(logits))]
+        probabilities = softmax(scaled(logits, np.reshape(temperatures, (-1, 1))))
+        if event:
+            return like(np.ascontiguousarray(probabilities[:, 1]), predictions)
+        return like(keep_first_maximum(probabilities, logits), predictions)
 
     def _estimate(self, sample: Sample) -> dict[str, Any]:
         targets = sample.logits[np.arange(len(sample)), sample.labels]

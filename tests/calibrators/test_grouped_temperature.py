@@ -162,3 +162,17 @@ def test_tensors_and_any_name_of_a_group(tmp_path):
     assert fitted.transform(torch.tensor(z).bfloat16(), groups=groups).shape == (60, 3)
     fitted.save(tmp_path / "calibrator.json")
     np.testing.assert_array_equal(load_calibrator(tmp_path / "calibrator.json").transform(z, groups=groups), expected)
+
+
+def test_a_bad_row_is_named_by_its_place_among_all_questions():
+    logits, groups = np.random.default_rng(0).normal(size=(6, 3)), list("aabbcc")
+    scaling = GroupedTemperature().set_parameters(
+        {"by": "subject", "shrinkage": 50.0, "temperature": 1.0, "groups": {"a": 2.0, "b": 3.0}}
+    )
+    logits[4, 1] = np.nan
+    with pytest.raises(ValueError, match="row 4, counted from 0, has a logit that is NaN"):
+        scaling.transform(logits, groups=groups)
+    rounded = np.tile([0.3335, 0.3335, 0.3335], (6, 1))
+    with pytest.warns(UserWarning, match="6 of 6 rows of probabilities") as found:
+        scaling.transform(rounded, kind="probabilities", groups=groups)
+    assert len(found) == 1
