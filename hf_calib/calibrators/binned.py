@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
+from ..measures.validation import check_n_bins
 from .confidence_maps import FittedConfidenceMap, laplace_bounds
 from .inputs import Inputs
 from .parametric_maps import PlattScaling
@@ -58,7 +59,7 @@ class HistogramBinning(FittedConfidenceMap):
 
     def __init__(self, n_bins: int = 10, scheme: str = "equal_mass") -> None:
         super().__init__()
-        if not 1 <= n_bins <= MAX_BINS:
+        if not 1 <= check_n_bins(n_bins) <= MAX_BINS:
             raise ValueError(f"n_bins must be from 1 to {MAX_BINS}, got {n_bins}")
         if scheme not in SCHEMES:
             raise ValueError(f"scheme must be one of {', '.join(SCHEMES)}, got {scheme!r}")
@@ -111,7 +112,7 @@ class ScalingBinning(FittedConfidenceMap):
 
     def __init__(self, n_bins: int = 10) -> None:
         super().__init__()
-        if not 1 <= n_bins <= MAX_BINS:
+        if not 1 <= check_n_bins(n_bins) <= MAX_BINS:
             raise ValueError(f"n_bins must be from 1 to {MAX_BINS}, got {n_bins}")
         self.n_bins = n_bins
 

@@ -118,6 +118,17 @@ def shifted(logits: NDArray[np.float64]) -> NDArray[np.float64]:
         return logits - row_max(logits)[:, None]
 
 
+def as_array(values: Any, name: str, fix: str = "one number for each question") -> NDArray[Any]:
+    """Return values as an array, or raise a ValueError that says what is expected in place of uneven lists."""
+    try:
+        return np.asarray(to_numpy(values))
+    except ValueError:
+        raise ValueError(f"{name} must not be lists of different lengths: give {fix}") from None
+
+
+_PADDED = "each row as many options, and pad rows with fewer on the right, logits with -inf and probabilities with 0"
+
+
 def check_kind(predictions: ArrayLike, kind: str) -> None:
     """Raise an error if probabilities are given as logits, which would fit without error but wrongly.
 
@@ -126,7 +137,7 @@ def check_kind(predictions: ArrayLike, kind: str) -> None:
     ValueError
         If each row of the last axis lies in [0, 1] and sums to one, as probabilities rounded to three decimals do.
     """
-    values = np.asarray(to_numpy(predictions))
+    values = as_array(predictions, "predictions", _PADDED)
     if kind != "logits" or values.ndim < 2 or not values.size or values.dtype.kind not in "fiu":
         return
     whole = (values == 0) | (values == 1)
@@ -167,7 +178,7 @@ def check_predictions(
     """
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}")
-    values = np.asarray(to_numpy(predictions))
+    values = as_array(predictions, "predictions", _PADDED)
     event = values.ndim == 1
     if not event and (values.ndim != 2 or values.shape[1] < 2):
         raise ValueError(
@@ -225,7 +236,7 @@ def check_labels(
     absent: bool = False,
 ) -> NDArray[np.intp]:
     """Return labels as indices, or raise a ValueError that names the row that is wrong."""
-    values = np.asarray(to_numpy(labels))
+    values = as_array(labels, "labels")
     if values.shape != (len(logits),):
         raise ValueError(f"{len(logits)} predictions were given, and labels of the shape {values.shape}")
     if len(values) == 0:
@@ -248,7 +259,7 @@ def check_weights(weights: ArrayLike | None, known: NDArray[np.bool_]) -> NDArra
     n = len(known)
     if weights is None:
         return np.full(n, 1.0 / known.sum())
-    values = np.asarray(to_numpy(weights), dtype=np.float64)
+    values = as_array(weights, "weights").astype(np.float64)
     if values.shape != (n,):
         raise ValueError(f"{n} predictions were given, and weights of the shape {values.shape}")
     _refuse_rows(~(np.isfinite(values) & (values >= 0)), "a weight that is negative or not finite")

@@ -159,9 +159,28 @@ class ModularConformal(StoredCalibrator):
         return self.quantile(predictions, self.levels)
 
     def cdf(self, predictions: ArrayLike, values: ArrayLike) -> Any:
-        """Return the probability that each outcome is at most a value, shape (n,), in [0, 1]."""
+        """Return the probability that each outcome is at most a value, shape (n,), in [0, 1].
+
+        Parameters
+        ----------
+        predictions : array_like or tensor
+            As in `fit`.
+        values : array_like or tensor of float, shape (n,) or ()
+            A value for each prediction, or one for all.
+
+        Raises
+        ------
+        ValueError
+            If the predictions do not have the form that `fit` takes, the number of values is another one, or a value
+            is NaN.
+        """
         base = self._check(predictions)
         wanted = np.asarray(to_numpy(values), dtype=np.float64)
+        if wanted.shape not in ((), (len(base),)):
+            raise ValueError(f"values has shape {wanted.shape}, but there are {len(base)} predictions: "
+                             f"expected ({len(base)},), or one number")  # fmt: skip
+        if np.isnan(wanted).any():
+            raise ValueError(f"values[{np.flatnonzero(np.isnan(np.atleast_1d(wanted)))[0]}] is NaN")
         scores = self._scores(base, np.broadcast_to(wanted, (len(base),)))
         knots, heights = self._ranks()
         if self.interpolation == "step":

@@ -427,3 +427,18 @@ def test_a_spline_follows_the_accuracy_at_each_of_a_few_confidences(n_levels):
 def test_a_spline_of_few_questions_has_as_many_knots():
     fitted = by_name("spline").fit([0.6, 0.8], [0, 1], kind="probabilities")
     assert fitted.transform([0.6, 0.8], kind="probabilities") == pytest.approx([0.4, 0.4])
+
+
+def test_uneven_rows_are_to_be_padded():
+    fitted = by_name("temperature").fit([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]], [0, 1, 0])
+    for use in (fitted.transform, lambda rows: by_name("temperature").fit(rows, [0, 1])):
+        with pytest.raises(ValueError, match=r"predictions must not be lists of different lengths: .* pad rows with"):
+            use([[1.0, 2.0], [1.0, 2.0, 3.0]])
+    with pytest.raises(ValueError, match="labels must not be lists of different lengths: give one number"):
+        by_name("temperature").fit([[1.0, 2.0], [1.0, 2.0]], [[0], [0, 1]])
+
+
+@pytest.mark.parametrize("name", ["histogram", "scaling_binning"])
+def test_a_number_of_bins_is_whole(name):
+    with pytest.raises(TypeError, match="n_bins must be an integer, got float"):
+        by_name(name, n_bins=2.5)

@@ -151,3 +151,13 @@ def test_scores_by_hand():
         assert fitted.parameters()["scores"].tolist() == [expected]
     with pytest.raises(ValueError, match="the score of 'point' must be one of residual"):
         by_name("modular_conformal", score="scaled")
+
+
+@pytest.mark.parametrize("interpolation", ["linear", "step"])
+def test_values_of_the_distribution_are_checked(interpolation):
+    fitted = by_name("modular_conformal", interpolation=interpolation).fit([0.0, 1.0, 2.0], [0.5, 1.0, 1.5])
+    assert fitted.cdf([0.0, 1.0], 0.5) == pytest.approx(fitted.cdf([0.0, 1.0], [0.5, 0.5]))
+    with pytest.raises(ValueError, match=r"values\[1\] is NaN"):
+        fitted.cdf([0.0, 1.0], [0.5, np.nan])
+    with pytest.raises(ValueError, match=r"values has shape \(3,\), but there are 2 predictions"):
+        fitted.cdf([0.0, 1.0], [0.5, 0.5, 0.5])
