@@ -24,7 +24,7 @@ class CheckedInputs:
         # `evaluate` can't tell the format of an empty batch.
         for name, values in (("predictions", predictions), ("references", references)):
             if values is None:
-                continue
+                raise ValueError(f"{name} is missing: a metric needs predictions and references")
             if len(values) == 0:
                 raise ValueError(f"{name} is empty: a metric needs at least one sample")
             for place in _missing(values):
@@ -36,6 +36,9 @@ class CheckedInputs:
 
     def add(self, *, prediction=None, reference=None, **kwargs):
         """Add one prediction and its reference."""
+        for name, own in (("prediction", prediction), ("reference", reference)):
+            if own is None:
+                raise ValueError(f"{name} is missing: a metric needs a prediction and its reference")
         for _, value in _fractions([reference]):
             raise ValueError(f"reference is {value}{_EXPECTED}")
         super().add(prediction=prediction, reference=reference, **kwargs)

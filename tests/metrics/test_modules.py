@@ -163,6 +163,17 @@ def test_bad_confidences_are_named(name, load):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_missing_predictions_or_references_are_named(name, load):
+    p = [[0.9, 0.1], [0.4, 0.6]]
+    with pytest.raises(ValueError, match="predictions is missing: a metric needs predictions and references"):
+        load(name).compute(probabilities=p, references=[0, 1])
+    with pytest.raises(ValueError, match="references is missing"):
+        load(name).add_batch(predictions=p)
+    with pytest.raises(ValueError, match="reference is missing: a metric needs a prediction and its reference"):
+        load(name).add(prediction=p[0])
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_fractional_references_are_refused_and_not_truncated(name, load):
     metric, p = load(name), [[0.9, 0.1], [0.4, 0.6], [0.3, 0.7]]
     for references in ([0, 1, 0.75], np.array([0, 1, 0.75], dtype=np.float32)):
