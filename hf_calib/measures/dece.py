@@ -99,6 +99,6 @@ def soft_bins(
         covariance = square - mixed - mixed.T + weight_square * np.outer(gaps, gaps)
     else:
         influence = of_clusters[:, :-1] - of_clusters[:, -1:] * gaps
-        counted = np.count_nonzero(of_clusters[:, -1])
+        counted = int(np.count_nonzero(of_clusters[:, -1]))
         covariance = counted / max(counted - 1, 1) * influence.T @ influence
     return gaps, covariance / weight_sum**2

@@ -162,5 +162,5 @@ def clustered_covariance(
     total = weight.sum()
     table = sums.reshape(n_clusters, -1)
     influence = (table - np.outer(weight, table.sum(axis=0) / total)) / (n_parts * total)
-    counted = np.count_nonzero(weight)
+    counted = int(np.count_nonzero(weight))
     return counted / max(counted - 1, 1) * influence.T @ influence

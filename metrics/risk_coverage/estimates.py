@@ -89,7 +89,7 @@ class Estimator:
         self.settings, self.weights = settings, weights
         few = clusters is None or int(clusters.max(initial=0)) + 1 < MIN_CLUSTERS
         self.clusters = None if few else clusters
-        counted = len(correct) if weights is None else np.count_nonzero(weights)
+        counted = len(correct) if weights is None else int(np.count_nonzero(weights))
         self.wanted = settings.n_resamples > 0 and counted > 1
 
     def smoothly(
