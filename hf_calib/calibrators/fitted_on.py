@@ -8,7 +8,10 @@ from typing import Any
 
 # Limits for names from a file, which may come from an untrusted source.
 _LONGEST_NAME = 1000
-_BASE = ("base_weights", "base_revision")
+_BASE = {
+    "base_weights": "weights of the model under the adapter are",
+    "base_revision": "revision of the model under the adapter is",
+}
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class FittedOn:
     weights : str, optional
         A digest of the model's weights, prefixed with its kind and a colon.
     base_weights, base_revision : str, optional
-        The same of the model under an adapter: the digest of its files, or its commit on the Hub.
+        For an adapter: the digest of its base model's files, and the base model's commit on the Hub.
     asking : mapping of str to Any
         How the questions were asked: `confidence`, `prompt_format`, `permute_options`, `n_orders`; empty if
         unknown.
@@ -51,12 +54,9 @@ class FittedOn:
         found = []
         if not self._is_model_of(other):
             found.append(f"the model is {_described(other)}, not {_described(self)}")
-        for name in _BASE:
+        for name, what in _BASE.items():
             mine, theirs = getattr(self, name), getattr(other, name)
             if None not in (mine, theirs) and mine != theirs:
-                what = "weights of the model under the adapter are"
-                if name == "base_revision":
-                    what = "revision of the model under the adapter is"
                 found.append(f"the {what} {theirs:.14}, not {mine:.14}")
         if self.asking and other.asking:
             mine, theirs = _flat(self.asking), _flat(other.asking)

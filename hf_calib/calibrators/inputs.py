@@ -119,14 +119,14 @@ def shifted(logits: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def as_array(values: Any, name: str, fix: str = "one number for each question") -> NDArray[Any]:
-    """Return values as an array, or raise a ValueError that says what is expected in place of uneven lists."""
+    """Return values as an array, or raise a ValueError that says how to fix lists of different lengths."""
     try:
         return np.asarray(to_numpy(values))
     except ValueError:
-        raise ValueError(f"{name} must not be lists of different lengths: give {fix}") from None
+        raise ValueError(f"{name} must not contain lists of different lengths; pass {fix}") from None
 
 
-_PADDED = "each row as many options, and pad rows with fewer on the right, logits with -inf and probabilities with 0"
+_PADDED = "rows of equal length, padded on the right with -inf for logits or 0 for probabilities"
 
 
 def check_kind(predictions: ArrayLike, kind: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .inputs import check_weights, like, to_numpy
+from .inputs import as_array, check_weights, like, to_numpy
 from .protocol import StoredCalibrator
 from .storage import ParameterReader
 
@@ -171,16 +171,16 @@ class ModularConformal(StoredCalibrator):
         Raises
         ------
         ValueError
-            If the predictions do not have the form that `fit` takes, the number of values is another one, or a value
-            is NaN.
+            If the predictions do not have the form that `fit` takes, or `values` has the wrong shape or contains NaN.
         """
         base = self._check(predictions)
-        wanted = np.asarray(to_numpy(values), dtype=np.float64)
+        wanted = as_array(values, "values").astype(np.float64)
         if wanted.shape not in ((), (len(base),)):
             raise ValueError(f"values has shape {wanted.shape}, but there are {len(base)} predictions: "
                              f"expected ({len(base)},), or one number")  # fmt: skip
         if np.isnan(wanted).any():
-            raise ValueError(f"values[{np.flatnonzero(np.isnan(np.atleast_1d(wanted)))[0]}] is NaN")
+            row = "" if wanted.ndim == 0 else f"[{np.flatnonzero(np.isnan(wanted))[0]}]"
+            raise ValueError(f"values{row} is NaN")
         scores = self._scores(base, np.broadcast_to(wanted, (len(base),)))
         knots, heights = self._ranks()
         if self.interpolation == "step":

@@ -147,8 +147,8 @@ def add_question_options(
         "--max-new-tokens",
         type=int,
         metavar="N",
-        help="longest answer that is written, with its train of thought (default: 16 with consistency, 24 with stated"
-        + (", 32 with --free-form)" if free_form else ")"),
+        help="maximum number of tokens in a written answer, including any train of thought (default: 16 with "
+        "consistency, 24 with stated" + (", 32 with --free-form)" if free_form else ")"),
     )
     group.add_argument("--top-k", type=int, metavar="K", help="guesses with stated-top-k (default: 4)")
     if free_form:

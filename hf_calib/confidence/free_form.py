@@ -43,8 +43,8 @@ class FreeFormAnswers:
     predictions : Predictions
         Of two options: that the answer given is right, which is the one chosen, and that it is not.
     cut_off : int, default 0
-        Number of replies that are longer than the allowed number of tokens. Where confidence is stated, only replies
-        without a readable answer or confidence count.
+        Number of replies that were cut off at the token limit. With stated confidence, only those without a readable
+        answer or confidence are counted.
     """
 
     texts: tuple[str, ...]
@@ -71,9 +71,9 @@ def predict_free_form(
 ) -> FreeFormAnswers:
     """Ask questions without options, and read the confidence off the model's words.
 
-    A train of thought is no part of an answer; see `hf_calib.confidence.parsing.without_thought`. A reply without an
-    answer, such as one that is cut off within its train of thought, agrees with no other sample. If it is the only
-    one, or none of a question's samples has an answer, it counts as one with confidence 0, with half of the mass.
+    A train of thought is not part of an answer; see `hf_calib.confidence.parsing.without_thought`. A reply without an
+    answer, such as one that is cut off within its train of thought, agrees with no other sample. If none of a
+    question's replies has an answer, the question counts as answered with confidence 0 and half of the mass.
 
     Parameters
     ----------
@@ -138,7 +138,8 @@ def predict_free_form(
         settings |= {"n_samples": n_samples, "temperature": temperature, "seed": seed}
     written = backend.generate("free_form", questions, asked_with, asking, **settings)  # type: ignore[arg-type]
     rows = np.array([row for row, samples in enumerate(written) if samples is not None], dtype=np.int64)
-    texts, confidences, confident, unread, cut_off, left_out = [], [], [], [], 0, None
+    texts, confidences, confident, unread, left_out = [], [], [], [], None
+    cut_off = dict.fromkeys(rows.tolist(), 0)
     for row in rows:
         replies = written[row] or []
         samples = [without_thought(reply.text).strip() for reply in replies]
@@ -158,7 +159,7 @@ def predict_free_form(
             text, confidence = clusters[0][0], consistency(padded, method)
         unread.append(is_unread or not text)
         if method != "stated" or is_unread:
-            cut_off += sum(not reply.ended for reply in replies)
+            cut_off[int(row)] = sum(not reply.ended for reply in replies)
         if method != "stated" and method not in _ASKED_AFTER:
             answers = questions[row].answers
             graded = [grade(sample, answers, matcher) for sample in samples] if answers else None
@@ -190,7 +191,7 @@ def predict_free_form(
         predictions = with_bounds(predictions, *left_out)
     if confident:
         predictions = replace(predictions, most_confident_correct=all_known(confident))
-    return FreeFormAnswers(tuple(texts), predictions, cut_off)
+    return FreeFormAnswers(tuple(texts), predictions, sum(cut_off[row] for row in rows.tolist()))
 
 
 def _asked_after(

@@ -48,12 +48,13 @@ class Journal:
         except (FileNotFoundError, ValueError):
             raise ValueError(f"{path} is missing or damaged; remove {self.folder} to start over") from None
         differing = sorted(key for key in {*wanted, *found} if wanted.get(key) != found.get(key))
-        if commits := [key for key in differing if key in ("revision", "base_revision")]:
-            was, now = ({key: own.get(key) for key in commits} for own in (found, wanted))
+        commits_differ = differing and set(differing) <= {"revision", "base_revision"}
+        if commits_differ and not any(own.get(key) is None for own in (found, wanted) for key in differing):
+            was, now = ({key: own[key] for key in differing} for own in (found, wanted))
             raise ValueError(
-                f"{self.folder} holds the beginning of a run of a model that has a new commit on the Hub since "
-                f"({_listed(was)}; now {_listed(now)}), and answers of both cannot be mixed; write to another folder, "
-                "or remove this one to ask all questions again"
+                f"{self.folder} holds answers of an unfinished run, but the model has since changed on the Hub "
+                f"(then {_listed(was)}; now {_listed(now)}); write to another folder, or remove this one to ask all "
+                "questions again"
             )
         if differing:
             raise ValueError(

@@ -28,6 +28,9 @@ from .parsing import up_to_stop
 from .predictions import Predictions
 from .registry import confidence_method
 
+# Some chat templates begin the train of thought themselves; the tag takes few tokens.
+_OPENING, _OPENING_TOKENS = "<think>", 16
+
 
 def predict(
     model: nn.Module,
@@ -563,6 +566,7 @@ class _Sampler:
                 for item in items
             ]
         )
+        openings = list(map(self._opening, prompts))
         written: list[list[int]] = [[] for _ in rows]
         texts: list[tuple[str, bool]] = [("", False)] * len(rows)
         sums = np.zeros(len(rows))
@@ -576,7 +580,7 @@ class _Sampler:
             still = []
             for place, (i, token) in enumerate(zip(alive, tokens, strict=True)):
                 written[i].append(token)
-                texts[i] = self._text(written[i])
+                texts[i] = self._text(written[i], openings[rows[i]])
                 if not texts[i][1]:
                     still.append((place, i))
             if not still or step + 1 == self.max_new_tokens:
@@ -606,9 +610,14 @@ class _Sampler:
         at = torch.tensor(draws, device=logits.device)[:, None] * cumulative[:, -1:]
         return torch.searchsorted(cumulative, at, right=True)[:, 0].clamp(max=logits.shape[1] - 1).tolist()
 
-    def _text(self, ids: list[int]) -> tuple[str, bool]:
+    def _opening(self, prompt: Sequence[int]) -> str:
+        """Return the tag with which a chat template begins a train of thought at the end of a prompt, if it does."""
+        end = self.source.tokenizer.decode(prompt[-_OPENING_TOKENS:])
+        return _OPENING if end.rstrip().endswith(_OPENING) else ""
+
+    def _text(self, ids: list[int], opening: str) -> tuple[str, bool]:
         """Return what was written so far, up to the first stop, and whether it has ended."""
         ended = ids[-1] in self.ends
-        text = self.source.tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=True)
+        text = opening + self.source.tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=True)
         text, stopped = up_to_stop(text, self.stop)
         return text, ended or stopped

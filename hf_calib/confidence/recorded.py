@@ -38,7 +38,7 @@ class Recorded:
     skipped_rows : int, default 0
         Rows of the dataset that could not be read and were left out.
     cut_off : int, default 0
-        Replies to questions without options that are longer than the allowed number of tokens.
+        Number of replies to questions without options that were cut off at the token limit.
     """
 
     predictions: Predictions
@@ -301,8 +301,12 @@ def _check_alike(values: Mapping[str, Any], first: str, others: Mapping[str, Any
     """Raise if a row lacks what the first row of its dataset has, or has what that one lacks."""
     for column in _OF_ALL_ROWS:
         if is_missing(values.get(column)) != is_missing(others.get(column)):
-            given = "is empty here, but not" if is_missing(values.get(column)) else "has a value here, but none"
-            raise QuestionError(f"column {column!r} {given} in {first}; give it in every row of a dataset, or in none")
+            states = ["has a value", "is empty"]
+            here, there = reversed(states) if is_missing(values.get(column)) else states
+            raise QuestionError(
+                f"column {column!r} {here} in this row but {there} in {first}; fill it in for every row of the "
+                "dataset, or for none"
+            )
 
 
 def _row_of(values: Mapping[str, Any], number: int) -> RecordedRow:
@@ -416,7 +420,7 @@ def _share(values: Mapping[str, Any], column: str) -> float | None:
 
 
 def _probability(value: Any, column: str) -> float:
-    advice = "give a probability, not a percentage or a logit"
+    advice = "give a probability or a share, not a percentage or a logit"
     return min(max(_number(value, column, 0.0, 1.0, ROUNDING, advice), 0.0), 1.0)
 
 

@@ -98,12 +98,12 @@ class _Sample:
         except (TypeError, ValueError):
             raise QuestionError("a log-likelihood is not a number") from None
         if any(math.isnan(score) for score in scores):
-            raise QuestionError(f"the log-likelihoods are {scores}; the model's weights or number format are faulty")
+            raise QuestionError(f"log-likelihoods contain NaN: {scores}; check the model's weights and number format")
         accuracy = None if sample.get("acc") is None else float(sample["acc"])
         if accuracy not in (None, 0.0, 1.0):
             raise QuestionError(
-                f"its acc is {accuracy:g}, as where several options are right; only tasks with one right option can "
-                "be measured"
+                f"acc is {accuracy:g}, which suggests that several options are right; only tasks with a single right "
+                "option can be measured"
             )
         doc = sample.get("doc")
         return cls(

@@ -241,9 +241,9 @@ def _check_file_names(folder: Path, dataset: DatasetReference) -> None:
     for own in CalibrationCardData.load(folder).evaluations:
         if own.dataset.is_same_set(dataset) and own.dataset.sha256 not in (None, dataset.sha256):
             raise ValueError(
-                f"dataset: the card in {folder} has figures on other questions that are also called {dataset.name}, "
-                "and a card tells sets apart by their names. To keep both, rename the file; to replace the figures, "
-                f'delete their entry from "evaluations" in {folder / REPORT_FILE}'
+                f"dataset: the card in {folder} already has figures on different questions under the name "
+                f"{dataset.name}. To keep both, rename the file; to replace the figures, delete their entry from "
+                f'"evaluations" in {folder / REPORT_FILE}'
             )
 
 
@@ -262,8 +262,8 @@ def _check_other_sets(
     changed = ["weights"] * (data.weights not in (None, identity["weights"]))
     changed += ["base model"] * _base_changed(data, identity["base_weights"], identity["base_revision"])
     new_calibrator = fitted is not None and not _is_saved(fitted, folder)
-    added = data.weights is not None and data.calibrator != calibrator_digest(folder)
-    changed += ["calibrator"] * (new_calibrator or added)
+    added_or_removed = data.calibrator not in (None, calibrator_digest(folder))
+    changed += ["calibrator"] * (new_calibrator or added_or_removed)
     changed += _changes_in_asking(data, model)
     if others and changed:
         raise ValueError(

@@ -91,8 +91,8 @@ def measure(
         - free_form: "exact", "contains" or "numeric": the questions have no options, and an answer is right if it
           matches so.
         - n_orders, n_samples, temperature, top_k: settings of the methods that have them.
-        - max_new_tokens: the longest answer that is written, with its train of thought; by default 32 without options,
-          16 for consistency and 24 for stated confidence.
+        - max_new_tokens: maximum number of tokens in a written answer, including any train of thought; by default 32
+          for questions without options, otherwise 16 for consistency and 24 for stated confidence.
         - base_model: the pre-trained model that scores the answers with `method="base-tokens"`, given like `model`; by
           default the model without its adapter.
         - columns, answer_base, on_bad_row: how the rows of all datasets are read, as `hf_calib.load_questions` takes

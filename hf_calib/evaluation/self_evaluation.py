@@ -62,7 +62,7 @@ def self_evaluation_questions(
     right (Calibration-tuning). `hf-calib measure --free-form ... --confidence p-true` reads P(True) with the same
     prompt. The share of right answers is not changed: a balanced sample would teach a different base rate.
 
-    A train of thought is no part of an answer; see `hf_calib.confidence.parsing.without_thought`.
+    A train of thought is not part of an answer; see `hf_calib.confidence.parsing.without_thought`.
 
     Parameters
     ----------

@@ -115,7 +115,7 @@ class AskSettings:
         if self.check_order is not None and self.check_order < 1:
             raise ValueError(f"check_order: ask in at least 1 other order of the options, got {self.check_order}")
         if self.max_new_tokens is not None and self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens: an answer has at least 1 token, got {self.max_new_tokens}")
+            raise ValueError(f"max_new_tokens: must be at least 1, got {self.max_new_tokens}")
 
     @property
     def reading(self) -> dict[str, Any]:

@@ -164,9 +164,9 @@ class CalibrationCardData:
     weights : str, optional
         Digest of the weights that `hf-calib card` measured, used to detect changes of the weights.
     base_weights : str, optional
-        The same of the model under an adapter, if it is not on the Hub.
+        For an adapter, the digest of its base model's weights if the base model is a local folder.
     calibrator : str, optional
-        Digest of the calibrator that `hf-calib card` measured the model with.
+        Digest of the calibrator that `hf-calib card` measured the model with, or "none".
     stage_labels : mapping, optional
         Names of the stages in tables, e.g. `{"before": "DPO"}`.
     regime : str, optional

@@ -284,7 +284,7 @@ def merge_metadata(
     record : dict
         What our last version wrote, from `metadata_record`.
     new_record : dict, optional
-        The same of the new card, if people added to its metadata too.
+        The record of the new card; pass it if people may also have added to that card's metadata.
 
     Returns
     -------

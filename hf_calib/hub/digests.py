@@ -24,10 +24,10 @@ def files_digest(model: str | os.PathLike[str]) -> str | None:
     return _digest(files)
 
 
-def calibrator_digest(folder: Path) -> str | None:
-    """Return a digest of the calibrator that belongs to the model in a folder; None if there is none."""
+def calibrator_digest(folder: Path) -> str:
+    """Return a digest of the calibrator that belongs to the model in a folder; "none" if there is none."""
     names = (CALIBRATOR_FILE, CALIBRATOR_ARRAYS)
-    return _digest(folder / name for name in names if (folder / name).is_file()) if has_calibrator(folder) else None
+    return _digest(folder / name for name in names if (folder / name).is_file()) if has_calibrator(folder) else "none"
 
 
 def _digest(files: Iterable[Path]) -> str:

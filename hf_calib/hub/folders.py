@@ -80,7 +80,7 @@ def collect_files(folder: Path, base_model: str | None, base_revision: str | Non
     ------
     InvalidFolderError
         If weights are missing, pickled or damaged, the base model is a local path, a JSON file is broken, or the
-        report's figures were measured before something changed.
+        report's figures were measured before the weights, calibrator, prompt format or reading changed.
     PrivateInformationError
         If a file contains a token or a local path.
     """
@@ -126,7 +126,7 @@ def _check_figures(folder: Path, data: CalibrationCardData, metadata: Calibratio
     changed = []
     if data.weights is not None:
         changed += ["weights"] * (data.weights != files_digest(folder))
-        changed += ["calibrator"] * (data.calibrator != calibrator_digest(folder))
+        changed += ["calibrator"] * (data.calibrator not in (None, calibrator_digest(folder)))
     if metadata is not None:
         if data.prompt_format is not None:
             changed += ["prompt format"] * (PromptFormat.from_dict(dict(data.prompt_format)) != metadata.prompt_format)

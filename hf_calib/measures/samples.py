@@ -90,11 +90,12 @@ def group_codes(groups: ArrayLike | None, n: int, what: str = "groups") -> tuple
     """
     if groups is None:
         return [], None
-    array = np.asarray(to_numpy(groups))
+    values = to_numpy(groups)
+    array = np.asarray(values)
     if array.shape != (n,):
         raise ValueError(f"{what} has shape {array.shape}, but there are {n} questions: expected ({n},)")
     # NumPy turns a missing name among strings into a string, so the original names are checked.
-    for row, name in enumerate(np.asarray(groups, dtype=object)):
+    for row, name in enumerate(np.asarray(values, dtype=object)):
         if not isinstance(name, str) and str(name) in _MISSING:
             raise ValueError(
                 f"{what}[{row}] is {name}: every question needs a {what[:-1]}; name one for those without"

@@ -196,10 +196,11 @@ def _unread(reading: Reading) -> Found | None:
     counted = "guesses" if reading.has_options else "answers with confidence 0"
     if not reading.has_options:
         stated = str(reading.method).startswith("stated") and reading.method != "stated-levels"
-        unread = int(((mass > 0) & (mass < 1 - 1e-9)).sum())  # without any, a server left out "True" and "False"
-        what = "had no answer" + " or no confidence that could be read" * stated
+        # Without any mass, a server left out "True" and "False".
+        unread = int(((mass > 0) & (mass < 1 - 1e-9)).sum())
+        what = "have no readable answer" + " or confidence" * stated
     elif reading.method == "stated" and reading.run["confidence"].get("top_k", 1) == 1:
-        unread, what = int((mass < 1 - 1e-9).sum()), "had no letter or no confidence that could be read"
+        unread, what = int((mass < 1 - 1e-9).sum()), "have no readable letter or confidence"
     else:
         unread, what = int((mass == 0).sum()), "could not be read"
     if not unread:
@@ -233,10 +234,9 @@ def _cut_off(reading: Reading) -> Found | None:
     limit = asked.get("max_new_tokens", MAX_NEW_TOKENS)
     option = f"--max-new-tokens {4 * limit}"
     n = f"{limit * asked.get('top_k', 1):,}"
-    one = replies == 1
+    were = "reply was" if replies == 1 else "replies were"
     return Found(
-        f"{replies:,} {'reply is' if one else 'replies are'} cut off after {n} tokens and graded as "
-        f"{'it is' if one else 'they are'}.",
+        f"{replies:,} {were} cut off after {n} tokens; only the text up to there was graded.",
         f"Try {option}.",
         (option,),
     )

@@ -96,7 +96,7 @@ def _parsed(text: str) -> Any:
 
 
 def parsed_cell(cell: Any) -> Any:
-    """Return the value of a text that is JSON or a Python literal, as CSV files hold nested values; others as is."""
+    """Parse a cell that holds JSON or a Python literal, as nested values in CSV files do; return others unchanged."""
     value = _literal(cell) if isinstance(cell, str) else None
     return cell if value is None else value
 

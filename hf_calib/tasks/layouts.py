@@ -171,7 +171,7 @@ def _one_target(row: Row) -> list[Row]:
     targets = parsed_cell(row["mc1_targets"])
     if not isinstance(targets, Mapping):
         raise QuestionError(f"column 'mc1_targets': found {targets!r:.80}; expected an object with choices and labels")
-    if isinstance(targets, Mapping) and not {"choices", "labels"} <= set(targets):  # as in its first version
+    if not {"choices", "labels"} <= set(targets):  # as in its first version
         targets = {"choices": list(targets), "labels": list(targets.values())}
     return [{**row, "mc1_targets": targets["choices"], "mc1_targets.labels": _only_one(targets["labels"])}]
 

@@ -172,7 +172,7 @@ def _entries(rows: Iterable[PlacedRowOrError], mapping: Columns) -> Iterator[_Dr
             continue
         except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
             needed = layout.requires or (layout.question, *layout.choices[:2])
-            wrong = f"columns {listing(needed)}: not as in this layout ({type(error).__name__}: {error})"
+            wrong = f"columns {listing(needed)}: the values do not fit this layout ({type(error).__name__}: {error})"
             yield _BadRow(place, QuestionError(wrong))
             continue
         for plain in prepared:

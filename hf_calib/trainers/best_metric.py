@@ -116,12 +116,12 @@ def check_logged(trainer: Any, evaluator: Any, *, asks_questions: bool = True) -
 
 
 def _check_prefix(metric: str, datasets: Any) -> None:
-    """Raise if a measure of the preference has another prefix than those of the evaluation datasets."""
+    """Raise if the prefix of a preference measure does not match any evaluation dataset."""
     prefixes = [f"eval_{name}_calibration" for name in datasets] if isinstance(datasets, dict) else [EVALUATION_PREFIX]
     prefix, _, measure = metric.partition("/")
     if prefix not in prefixes and f"eval_{prefix}" not in prefixes:
         raise ValueError(
-            f"metric_for_best_model={metric!r}: is logged for each evaluation dataset under another name; choose from "
+            f"metric_for_best_model={metric!r}: no evaluation dataset logs a measure under this name; choose from "
             f"{', '.join(f'{own}/{measure}' for own in prefixes)}"
         )
 

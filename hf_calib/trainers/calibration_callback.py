@@ -55,7 +55,8 @@ class CalibrationCallback(TrainerCallback):
     reports : dict from str to CalibrationReport
         Full reports: "before", from before a run's first step, and "after", the latest one.
     history : list of dict
-        The logged measures of every evaluation, with its `step`. Both start anew in another trainer.
+        The logged measures of every evaluation, with its `step`. `reports` and `history` are cleared when the callback
+        is used in another trainer.
 
     Raises
     ------
@@ -137,7 +138,7 @@ class CalibrationCallback(TrainerCallback):
         )
 
     def _check(self, args: Any) -> None:
-        """Refuse a trainer in which the callback cannot measure anything, or not under its prefix."""
+        """Refuse a trainer that the callback cannot measure, or in which its prefix does not work."""
         model, others = self.trainer.model, self.trainer.callback_handler.callbacks
         if not hasattr(self.trainer, "model_wrapped"):  # PPO, with a loop and a model of its own
             raise ValueError(
@@ -169,8 +170,8 @@ class CalibrationCallback(TrainerCallback):
         run = getattr(self.trainer, "calibration_run", None)
         if self.prefix == EVALUATION_PREFIX and run is not None and run.evaluation_source is not None:
             raise ValueError(
-                f"prefix: {self.prefix!r} is that of the trainer's own eval_calibration_dataset; give the "
-                'CalibrationCallback another one, such as "eval_mmlu"'
+                f"prefix: {self.prefix!r} is already used for the trainer's eval_calibration_dataset; give "
+                'CalibrationCallback a different prefix, such as "eval_mmlu"'
             )
         if state.global_step == 0:
             self.reports["before"] = self.measure()

@@ -159,11 +159,11 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
             self._evaluator = self._evaluator_of(eval_calibration_dataset)
             n = len(self._evaluator.questions)
             run.evaluation_source = dataset_reference(eval_calibration_dataset, n)
-            if self._evaluator.asks_options:
-                digest = questions_digest(self._evaluator.questions)
-                run.evaluation_source = replace(run.evaluation_source, sha256=digest)
             if not self._evaluator.asks_options:
                 run.confidence, run.free_form = self._evaluator.confidence, True
+            elif run.evaluation_source.sample_of is None:  # all questions of the set are known
+                digest = questions_digest(self._evaluator.questions)
+                run.evaluation_source = replace(run.evaluation_source, sha256=digest)
         check_logged(self, self._evaluator)
         if settings.average_weights > 0:
             check_averaging(self.accelerator, self.args)

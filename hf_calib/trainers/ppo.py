@@ -46,8 +46,8 @@ class CalibrationAwarePPOTrainer(CalibrationMixin, _Trainer):
 
     TRL's loop is unchanged: the terms are added when it calls `accelerator.backward`. The anchor's reference is PPO's
     own, and the questions are not prompts: nothing is generated for them. As in TRL, a run cannot be resumed, and
-    nothing is evaluated during training, whatever `eval_strategy` is: with an `eval_calibration_dataset`, the
-    calibration is measured before and after, and by `evaluate()`.
+    `eval_strategy` is ignored: nothing is evaluated during training. With an `eval_calibration_dataset`, calibration
+    is measured before and after training, and whenever `evaluate()` is called.
 
     Raises
     ------
@@ -71,8 +71,8 @@ class CalibrationAwarePPOTrainer(CalibrationMixin, _Trainer):
         self.remove_callback(CalibrationStateCallback)
         if self._evaluator is not None and self.args.eval_strategy != "no" and self.accelerator.is_main_process:
             logger.warning(
-                "eval_strategy: PPO evaluates nothing during training; the calibration is measured before and after, "
-                "and by evaluate()"
+                "eval_strategy: PPO does not evaluate during training; calibration is measured before and after "
+                "training, and whenever evaluate() is called"
             )
 
     def train(self, resume_from_checkpoint: str | bool | None = None) -> Any:

@@ -80,8 +80,8 @@ class RecalibrationTrainer(CalibrationMixin, _TermsOnlyTrainer):  # type: ignore
     prompts : dataset, list of rows, str or Path
         Multiple-choice questions, with answers or without; or "self", to let the reference write them.
     reference : PreTrainedModel, str, Path, ReferenceDistributions or None
-        The calibrated model, usually the pre-trained one; or its answers, computed beforehand. With None, which needs
-        another term, the anchor keeps to the model that training starts from.
+        The calibrated model, usually the pre-trained one; or its answers, computed beforehand. If None, the anchor
+        keeps the model close to where training starts, and another term must be active.
     processing_class : transformers.PreTrainedTokenizerBase
     **kwargs
         Passed to `CalibrationMixin` and `transformers.Trainer`, such as `eval_calibration_dataset`.
@@ -144,8 +144,8 @@ class RecalibrationTrainer(CalibrationMixin, _TermsOnlyTrainer):  # type: ignore
             )
         if reference is None and self.calibration_run.terms == ("anchor",) and not self._takes_own_forward:
             raise ValueError(
-                "reference: without one, the anchor keeps the model as it is, and no other term acts; pass the "
-                "calibrated model to return to, or answered questions and a supervised_weight above 0"
+                "reference: None leaves nothing to train, because the anchor is the only active term and keeps the "
+                "model unchanged; pass the calibrated model, or answered questions with supervised_weight above 0"
             )
         if not is_self(prompts):  # as_questions drops a dataset's origin
             used = self.calibration_run.calibration_source

@@ -432,9 +432,11 @@ def test_a_spline_of_few_questions_has_as_many_knots():
 def test_uneven_rows_are_to_be_padded():
     fitted = by_name("temperature").fit([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]], [0, 1, 0])
     for use in (fitted.transform, lambda rows: by_name("temperature").fit(rows, [0, 1])):
-        with pytest.raises(ValueError, match=r"predictions must not be lists of different lengths: .* pad rows with"):
+        with pytest.raises(
+            ValueError, match=r"predictions must not contain lists .*; pass rows .* padded on the right"
+        ):
             use([[1.0, 2.0], [1.0, 2.0, 3.0]])
-    with pytest.raises(ValueError, match="labels must not be lists of different lengths: give one number"):
+    with pytest.raises(ValueError, match="labels must not contain lists of different lengths; pass one number"):
         by_name("temperature").fit([[1.0, 2.0], [1.0, 2.0]], [[0], [0, 1]])
 
 

@@ -282,6 +282,14 @@ def test_a_line_that_was_cut_off_is_asked_again(tmp_path):
     assert journal.read("letter") == {}
 
 
+def test_another_model_is_not_a_new_commit(tmp_path):
+    Journal(tmp_path, {"model": "a", "revision": "1"}).append("letters", {0: [-1.0]})
+    with pytest.raises(ValueError, match="differs in model, revision; finish that one"):
+        Journal(tmp_path, {"model": "b", "revision": "2"})
+    with pytest.raises(ValueError, match="differs in revision; finish that one"):
+        Journal(tmp_path, {"model": "a"})
+
+
 @pytest.mark.slow
 def test_a_killed_process_goes_on(folder, tmp_path):
     with (tmp_path / "many.jsonl").open("w") as file:
@@ -355,7 +363,7 @@ def test_ways_have_their_settings(folder, tmp_path, capsys):
     assert (own["n_orders"], own["method"]) == (2, {"name": "letters"})
     for way, tokens, message in (
         ("p-true", 5, "--max-new-tokens: confidence read by p-true has no such setting; it goes with stated, "),
-        ("stated", 0, "--max-new-tokens: an answer has at least 1 token, got 0"),
+        ("stated", 0, "--max-new-tokens: must be at least 1, got 0"),
     ):
         assert measure(*options, "--confidence", way, "--max-new-tokens", tokens) == 1
         assert message in capsys.readouterr().err

@@ -374,6 +374,14 @@ def test_a_stop_in_a_thought_ends_nothing(tokens):
         assert (written[0].text, written[0].ended) == (reply, kept is not None or tokens > 1)
 
 
+def test_a_thought_that_the_prompt_begins_is_a_thought():
+    asked = PromptFormat(cue="Answer: <think>")
+    for reply, said in (("\nRome?\n</think>\n\nParis", "\nsince"), ("\nRome?", "")):
+        backend = speaking(byte_level_tokenizer(), {reply + said: 1.0})
+        (written,) = backend.generate("g", ASKED[:1], asked, Asking(), max_new_tokens=1, stop=("\n",))
+        assert (written[0].text, written[0].ended) == (f"<think>{reply}", said != "")
+
+
 # Against the distribution of a tiny model that writes sentences
 
 

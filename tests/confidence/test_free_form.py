@@ -171,11 +171,12 @@ def test_replies_that_are_cut_off_are_told(model, tokenizer, monkeypatch, method
     found = hf_calib.measure((model, tokenizer), asked, free_form="exact", method=method, max_new_tokens=8, **options)
     told = {warning.code: warning for warning in found.warnings}
     n = {"p-true": "3 replies", "consistency": "6 replies", "stated": "2 replies"}[method]
-    assert told["cut_off_replies"].sentence == f"{n} are cut off after 8 tokens and graded as they are."
+    expected = f"{n} were cut off after 8 tokens; only the text up to there was graded."
+    assert told["cut_off_replies"].sentence == expected
     assert told["cut_off_replies"].options == ("--max-new-tokens 32",)
-    unread = "no answer or no confidence that could be read" if method == "stated" else "no answer"
+    unread = "no readable answer or confidence" if method == "stated" else "no readable answer"
     assert told["unread_replies"].sentence == (
-        f"2 of 3 replies had {unread}; they count as answers with confidence 0."
+        f"2 of 3 replies have {unread}; they count as answers with confidence 0."
     )
 
 
@@ -187,7 +188,7 @@ def test_unread_free_form_replies_are_told(model, tokenizer, monkeypatch, method
     warning = found.warnings[0]
     assert warning.code == "unread_replies"
     assert warning.sentence == (
-        "2 of 2 replies had no answer or no confidence that could be read; they count as answers with confidence 0."
+        "2 of 2 replies have no readable answer or confidence; they count as answers with confidence 0."
     )
 
 

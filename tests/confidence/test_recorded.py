@@ -148,10 +148,10 @@ def test_rounded_zeros_have_finite_logits_in_their_order(tmp_path):
         ({"log_probabilities": [0.5, -1.0], "answer": 1}, "not a number from -inf to 0"),
         ({"probabilities": "0.5", "answer": 0}, "expected a list"),
         ({"probabilities": None, "answer": 0}, "column 'probabilities' is empty"),
-        ({"p_A": 70, "p_B": 30, "answer": 0}, "column 'p_A': 70 is not .*; give a probability, not a percentage"),
+        ({"p_A": 70, "p_B": 30, "answer": 0}, "column 'p_A': 70 is not .*; give a probability or a share, not a percentage"),
         (
             {"probabilities": [0.5, 0.5], "answer": 0, "flip_rate": 0.5},
-            r"column 'flip_rate' has a value here, but none in \S+p.jsonl, line 1; give it in every row",
+            r"column 'flip_rate' has a value in this row but is empty in \S+p.jsonl, line 1; fill it in",
         ),
     ],
 )
@@ -168,7 +168,7 @@ def test_a_number_that_a_row_lacks(tmp_path, column):
     read_predictions(write_lines(tmp_path / "p.jsonl", rows))  # another dataset may lack it
     rows[2]["dataset"] = "a"
     with pytest.raises(
-        QuestionError, match=rf"line 3: column '{column}' is empty here, but not in \S+p.jsonl, line 1"
+        QuestionError, match=rf"line 3: column '{column}' is empty in this row but has a value in \S+p.jsonl, line 1"
     ):
         read_predictions(write_lines(tmp_path / "p.jsonl", rows))
 
@@ -249,8 +249,8 @@ def test_lm_eval_unconditional_requests_are_left_out(tmp_path):
         ({"doc_id": 0}, r"samples_\S+\.jsonl: the question of row 0 occurs twice"),
         ({"filter": "other"}, "several filters"),
         ({"arguments": {}}, "0 requests have 3 responses"),
-        ({"acc": 0.4}, "line 2: its acc is 0.4, as where several options are right"),
-        ({"filtered_resps": [["nan", "False"]] * 3}, r"line 2: the log-likelihoods are \[nan, nan, nan\]"),
+        ({"acc": 0.4}, "line 2: acc is 0.4, which suggests that several options are right"),
+        ({"filtered_resps": [["nan", "False"]] * 3}, r"line 2: log-likelihoods contain NaN: \[nan, nan, nan\]"),
     ],
 )
 def test_lm_eval_lines_that_cannot_be_read(tmp_path, change, message):

@@ -159,7 +159,7 @@ def test_a_stopped_run_of_another_commit_says_what_to_do(client, base, base_fold
         with pytest.raises(KeyboardInterrupt):
             hf_calib.measure(base, questions(40), out=tmp_path / "out")
     change_base(client, base, base_folder, tmp_path)
-    with pytest.raises(ValueError, match=r"new commit on the Hub .*\(revision \w{12}; now .* write to another folder"):
+    with pytest.raises(ValueError, match=r"changed on the Hub \(then revision \w{12}; now .* write to another"):
         hf_calib.measure(base, questions(40), out=tmp_path / "out")
 
 
@@ -274,9 +274,7 @@ def test_files_of_one_name_do_not_overwrite_each_other(base_folder, dataset, tmp
     measure_and_write_card(own, dataset, limit=20)
     before = {path.name: path.read_bytes() for path in own.iterdir()}
     for limit in (None, 10):
-        with pytest.raises(
-            ValueError, match=r"other questions that are also called questions\.jsonl.* rename the file"
-        ):
+        with pytest.raises(ValueError, match=r"different questions under the name questions\.jsonl.* rename the file"):
             measure_and_write_card(own, other, limit=limit)
     assert {path.name: path.read_bytes() for path in own.iterdir()} == before
     measure_and_write_card(own, dataset)

@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from hf_calib import measures
 from hf_calib.measures import CATALOG, CalibrationReport
@@ -228,6 +229,12 @@ def test_a_missing_group_is_no_group_of_that_name(missing, as_array):
     p, y = probabilities_and_labels(3)
     with pytest.raises(ValueError, match=rf"groups\[1\] is {missing!s}: every question needs a group"):
         CalibrationReport.from_predictions(p, y, groups=as_array(["a", missing, "b"]))
+
+
+def test_groups_may_be_tensors():
+    p, y = probabilities_and_labels(3)
+    groups = torch.tensor([0.0, 1.0, 1.0], dtype=torch.bfloat16)
+    assert CalibrationReport.from_predictions(p, y, groups=groups).groups["1.0"].n == 2
 
 
 def test_a_missing_group_of_pandas_is_named():

@@ -165,7 +165,7 @@ def test_stated_replies_that_could_not_be_read():
     assert not found(few, STATED)["some_unread_replies"].serious
     # A letter without a percentage is half a reply.
     assert found(stated(answers, np.where(read, confidences, np.nan)), STATED)["unread_replies"].sentence.startswith(
-        "30 of 100 replies had no letter or no confidence"
+        "30 of 100 replies have no readable letter or confidence"
     )
     assert not found(stated(answers, confidences), STATED).keys() & {"unread_replies", "some_unread_replies"}
 

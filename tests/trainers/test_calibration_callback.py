@@ -157,7 +157,7 @@ def test_a_prefix_that_is_used_twice_is_refused(tokenizer, tmp_path):
         tokenizer, tmp_path, peft_config=lora(), calibration_dataset=None, eval_calibration_dataset=HELD_OUT,
         callbacks=[CalibrationCallback(questions(6))],
     )  # fmt: skip
-    with pytest.raises(ValueError, match="that of the trainer's own eval_calibration_dataset"):
+    with pytest.raises(ValueError, match="already used for the trainer's eval_calibration_dataset"):
         aware.train()
 
 

@@ -1,11 +1,14 @@
 """What `evaluate()` and the reports of a run say is what `hf_calib.predict` measures on the same model."""
 
+import json
+
 import pytest
 import torch
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
 
-from hf_calib import predict
-from tests.support import pairs, questions, training_arguments
+from hf_calib import load_questions, predict
+from hf_calib.tasks.drawing import questions_digest
+from tests.support import pairs, question_rows, questions, training_arguments
 from tests.trainers.runs import dpo, lora, sft
 
 HELD_OUT = questions(37, seed=4, choices=(4, 2, 3))
@@ -176,3 +179,16 @@ def test_the_model_stays_in_its_mode(tokenizer, tmp_path):
     trainer.evaluate()
     assert [module.training for module in trainer.model.modules()] == modes
     assert torch.is_grad_enabled()
+
+
+def test_a_run_records_a_set_by_all_its_questions(tokenizer, tmp_path):
+    path = tmp_path / "held_out.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in question_rows(12)))
+    every, sample = load_questions(path), load_questions(path, limit=5)
+    known, unknown = (
+        sft(tokenizer, tmp_path / str(len(own)), eval_calibration_dataset=own).calibration_run.evaluation_source
+        for own in (every, sample)
+    )
+    assert known.sha256 == questions_digest(every)
+    # Other questions of the same file would have another digest, but are of the same set.
+    assert (unknown.sha256, unknown.sample_of) == (None, 12)

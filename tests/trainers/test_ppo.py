@@ -74,7 +74,7 @@ def test_it_trains_with_the_terms_and_reports_calibration(adapter, tokenizer, tm
 @with_ppo
 def test_evaluate_measures_calibration_alone(tokenizer, tmp_path, caplog):
     trainer = ppo(tokenizer, tmp_path, eval_strategy="steps", eval_steps=1)
-    assert "eval_strategy: PPO evaluates nothing during training" in caplog.text
+    assert "eval_strategy: PPO does not evaluate during training" in caplog.text
     report = hf_calib.predict(trainer.policy_model, tokenizer, questions(12, seed=4)).report()
     assert trainer.evaluate()["eval_calibration/nll"] == pytest.approx(report.measures["nll"].value, abs=1e-5)
     with pytest.raises(ValueError, match="eval_dataset: CalibrationAwarePPOTrainer has no loss to evaluate"):

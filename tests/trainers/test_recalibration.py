@@ -147,7 +147,7 @@ def test_what_it_cannot_train_or_evaluate_on_is_refused_at_once(tokenizer, tmp_p
             made(wrong)
     with pytest.raises(ValueError, match="eval_dataset: RecalibrationTrainer has no loss to evaluate on a dataset"):
         made(eval_dataset=questions(8))
-    with pytest.raises(ValueError, match="reference: without one, the anchor keeps the model as it is"):
+    with pytest.raises(ValueError, match="reference: None leaves nothing to train"):
         made(reference=None)
     assert made(settings(tmp_path, supervised_weight=1.0), reference=None).calibration_run.terms[1] == "supervised"
     trainer = made()
