@@ -267,7 +267,7 @@ def test_a_tiny_models_words(model, tokenizer):
 @torch.no_grad()
 def test_the_probability_of_a_sample_by_hand(model, tokenizer, monkeypatch):
     # The tokens themselves in place of the text, which may be tokenized in another way.
-    monkeypatch.setattr(_Sampler, "_text", lambda self, ids: (" ".join(map(str, ids)), len(ids) == 4))
+    monkeypatch.setattr(_Sampler, "_text", lambda self, ids, opening: (" ".join(map(str, ids)), len(ids) == 4))
     options = {"n_samples": 4, "temperature": 0.7, "max_new_tokens": 6, "list_options": False}
     asked = [FreeFormQuestion("It?", ("a",)), FreeFormQuestion("What is it all about?", ("a",))]
     together, alone = (
