@@ -227,7 +227,7 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
             self,
             source,
             self._questions,
-            self._model_to_ask,
+            self.model_to_ask,
             self.args.per_device_eval_batch_size,
             calibrator=self.calibration_arguments.eval_calibrator,
             chat_option=self._chat_option,
@@ -406,7 +406,8 @@ class CalibrationMixin(PublishingMixin, InterruptionMixin, TaggedTrainer):
 
     # Evaluation
 
-    def _model_to_ask(self) -> nn.Module:
+    def model_to_ask(self) -> nn.Module:
+        """Return the model as its forward must be called to ask it questions, on the trainer's device."""
         return model_to_ask(self)
 
     def evaluate(

@@ -63,7 +63,8 @@ class CalibrationAwarePPOTrainer(CalibrationMixin, _Trainer):
         """The policy, without the wrapper that adds the value model."""
         return self.policy_model
 
-    def _model_to_ask(self) -> nn.Module:
+    def model_to_ask(self) -> nn.Module:
+        """Return the policy."""
         return self.calibrated_model
 
     def _add_calibration_callbacks(self) -> None:

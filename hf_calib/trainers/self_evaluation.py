@@ -137,7 +137,7 @@ class SelfEvaluationCallback(TrainerCallback):
         accelerator = trainer.accelerator
         tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
         backend = LocalModel(
-            trainer._model_to_ask(), tokenizer, device=accelerator.device, in_step=accelerator.num_processes > 1
+            trainer.model_to_ask(), tokenizer, device=accelerator.device, in_step=accelerator.num_processes > 1
         )
         asking = Asking(
             self.batch_size or trainer.args.per_device_eval_batch_size,

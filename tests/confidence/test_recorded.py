@@ -148,7 +148,10 @@ def test_rounded_zeros_have_finite_logits_in_their_order(tmp_path):
         ({"log_probabilities": [0.5, -1.0], "answer": 1}, "not a number from -inf to 0"),
         ({"probabilities": "0.5", "answer": 0}, "expected a list"),
         ({"probabilities": None, "answer": 0}, "column 'probabilities' is empty"),
-        ({"p_A": 70, "p_B": 30, "answer": 0}, "column 'p_A': 70 is not .*; give a probability or a share, not a percentage"),
+        (
+            {"p_A": 70, "p_B": 30, "answer": 0},
+            "column 'p_A': 70 is not .*; give a probability or a share, not a percentage",
+        ),
         (
             {"probabilities": [0.5, 0.5], "answer": 0, "flip_rate": 0.5},
             r"column 'flip_rate' has a value in this row but is empty in \S+p.jsonl, line 1; fill it in",
