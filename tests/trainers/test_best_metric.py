@@ -154,9 +154,9 @@ def test_a_measure_that_is_never_logged_is_refused(metric, options, message, tok
         (
             "calibration/preference_ece",
             {"eval_dataset": {"a": pairs(4), "b": pairs(4)}},
-            "is logged .* eval_a_calibration/preference_ece, eval_b_calibration/preference_ece$",
+            "no evaluation dataset .* eval_a_calibration/preference_ece, eval_b_calibration/preference_ece$",
         ),
-        ("eval_a_calibration/preference_ece", {}, "is logged .* eval_calibration/preference_ece$"),
+        ("eval_a_calibration/preference_ece", {}, "no evaluation dataset .* eval_calibration/preference_ece$"),
     ],
 )
 def test_a_reward_trainer_refuses_a_measure_that_is_never_logged(metric, options, message, tokenizer, tmp_path):
