@@ -52,8 +52,8 @@ class CalibrationArguments:
         keeps a model calibrated through alignment, in all domains of the prompts and beyond
         (`examples/lab/report.md`: calibration-aware-dpo-unlabelled). On Gemma 3 270M, weights of 1, 5 and 20
         preserved the calibration about equally well, and the larger the weight, the smaller the reward margin. At the
-        learning rate that suits plain DPO best, a weight of 1 cost no reward accuracy on held-out pairs (three seeds),
-        2 cost 0.01 (two seeds) and 5 cost 0.07 (one seed; `examples/real_models/README.md`).
+        learning rate that suits plain DPO best, a weight of 1 cost no reward accuracy on held-out pairs and 2 cost
+        0.01 (three seeds each); 5 cost 0.07 (one seed; `examples/real_models/README.md`).
     supervised_weight : float, default 1.0
         Weight of the supervised term, the right answer's log-loss (CFT). Of questions with a distribution in place of
         the one right answer (`DecisionQuestion`), it is the cross-entropy to the distribution. With questions as the
