@@ -39,7 +39,7 @@ def load(name, data=None):
     Raises
     ------
     SystemExit
-        If a file is missing or cannot be read, or a question has no answer.
+        If a file is missing or cannot be read, or a question is unanswered.
     """
     import hf_calib
     from hf_calib.tasks import QuestionError
@@ -53,7 +53,7 @@ def load(name, data=None):
         raise SystemExit(f"--data: {error}") from None
     without = sum(question.answer is None for question in questions)
     if without:
-        raise SystemExit(f"--data: {without} of {len(questions)} questions in {path} have no answer; complete them")
+        raise SystemExit(f"--data: {without} of {len(questions)} questions in {path} are unanswered; add the answers")
     return questions
 
 
@@ -88,14 +88,14 @@ def read_pairs(path):
     Raises
     ------
     SystemExit
-        If there is no such file, or a row is not a pair; with the row and the column.
+        If the file does not exist, or a row is not a pair; the message names the row and the column.
     """
     from hf_calib.tasks import QuestionError
     from hf_calib.tasks.files import file_rows
 
     path = Path(path)
     if not path.is_file():
-        raise SystemExit(f"--pairs: there is no file {str(path)!r}")
+        raise SystemExit(f"--pairs: file {str(path)!r} does not exist")
     pairs = []
     try:
         for place, row in file_rows(path):

@@ -58,7 +58,7 @@ class SplineCalibration(FittedConfidenceMap):
         c, inverse = np.unique(expit(log_odds[used]), return_inverse=True)
         mass = weights[used]
         total = np.bincount(inverse, mass)
-        # Questions of equal confidence have no order, so each counts as their mean outcome.
+        # Questions of equal confidence cannot be ordered, so each counts as their mean outcome.
         outcome = (np.bincount(inverse, mass * outcomes[used]) / total)[inverse]
         place, height = np.cumsum(mass), np.cumsum(mass * outcome)
         slopes = self._slopes(np.append(0.0, place), np.append(0.0, height), np.append(mass[0], mass), place)

@@ -40,7 +40,7 @@ def read_inspect(paths: Iterable[str | Path]) -> dict[str, Recorded]:
     Raises
     ------
     QuestionError
-        If a log has neither log-probabilities nor several epochs, a sample has no reply, occurs twice in an epoch or
+        If a log has neither log-probabilities nor several epochs, a sample lacks a reply, occurs twice in an epoch or
         has one epoch where others have several, or the log is damaged; with the log and the sample.
     FileNotFoundError
         If a path does not exist, or a folder holds no log.
@@ -118,7 +118,7 @@ def _log(path: Path) -> tuple[Mapping[str, Any], list[Mapping[str, Any]]]:
         TypeError,
         AttributeError,
         RecursionError,
-        NotImplementedError,
+        NotImplementedError,  # of zipfile, for an unknown compression
         zipfile.BadZipFile,
     ) as error:
         raise QuestionError(f"{path} is not a log of Inspect: {error!r}") from None

@@ -440,7 +440,7 @@ def _read_free_form(name: str, source: Any, settings: AskSettings, seed: int) ->
     unanswered = [row for row, question in enumerate(questions) if not question.answers]
     if unanswered:
         raise ValueError(
-            f"{name}: {len(unanswered)} questions have no answer; the first is row "
-            f"{row_in_source(questions, unanswered[0])}, counted from 0"
+            f"{name}: {len(unanswered)} questions are unanswered, the first in row "
+            f"{row_in_source(questions, unanswered[0])}, counted from 0; add the answers"
         )
     return questions

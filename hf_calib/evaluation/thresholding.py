@@ -129,8 +129,8 @@ class ConfidenceThreshold:
         Raises
         ------
         ValueError
-            If a question's group has no threshold, or the measurement is known to come from a different model, prompt,
-            reading or calibrator.
+            If a question's group lacks a threshold, or the measurement is known to come from a different model,
+            prompt, reading or calibrator.
         """
         self._check_applies(measurement, "measurement")
         return self._accepted(measurement)

@@ -100,7 +100,7 @@ def load(
         If the repository's weights are pickles, it needs untrusted code, or its configuration names code to import or
         a local path.
     MissingModelError
-        If there is no such folder or repository, no such revision, or no such base model.
+        If the folder, repository, revision or base model does not exist.
     InvalidFolderError
         If there is no adapter or language model, the weights are incomplete (no newly initialized weights are
         accepted), or a file is damaged.
@@ -238,8 +238,7 @@ def fetch(
     Raises
     ------
     MissingModelError
-        If there is neither a folder nor a repository of that name, it has no such revision, or the Hub cannot be
-        reached.
+        If the folder, repository or revision does not exist, or the Hub cannot be reached.
     InvalidFolderError
         If it is another kind of file, or a folder is given with a revision.
     """
@@ -278,7 +277,7 @@ def fetch(
         ) from error
     except RevisionNotFoundError as error:
         raise MissingModelError(
-            f"{repository} has no revision {revision!r} on the Hub.",
+            f"Revision {revision!r} of {repository} does not exist on the Hub.",
             "Check the branch, tag or commit on its page; it may have been deleted.",
         ) from error
     except (HFValidationError, RepositoryNotFoundError) as error:

@@ -55,7 +55,7 @@ def hle_calibration_error(
     Raises
     ------
     ValueError
-        If the bin size is not an integer of at least 1, there is no such variant, or the published variant gets fewer
+        If the bin size is not an integer of at least 1, the variant is unknown, or the published variant gets fewer
         answers than one bin holds.
 
     References

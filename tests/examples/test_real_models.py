@@ -237,7 +237,7 @@ def test_a_folder_of_questions_that_is_unusable_is_refused(tmp_path):
     rows = question_rows(3)
     del rows[1]["answer"]
     write(path, rows)
-    with pytest.raises(SystemExit, match=r"--data: 1 of 3 questions in .*arc_easy_test\.jsonl have no answer"):
+    with pytest.raises(SystemExit, match=r"--data: 1 of 3 questions in .*arc_easy_test\.jsonl are unanswered"):
         load("arc_easy_test", tmp_path / "data")
 
 
@@ -252,7 +252,7 @@ def test_numbers_of_questions_and_steps_are_at_least_one(value, capsys):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("none.jsonl", None, r"--pairs: there is no file '.*none\.jsonl'"),
+        ("none.jsonl", None, r"--pairs: file '.*none\.jsonl' does not exist"),
         ("empty.jsonl", "", r"--pairs: .*empty\.jsonl holds no pair"),
         ("p.jsonl", '{"prompt": "a", "chosen": "b"}\n', r"--pairs: .*p\.jsonl.* 1.*: 'rejected' is missing; each row"),
         ("p.jsonl", '{"prompt": "a", "chosen": "b", "rejected": 3}\n', "'rejected' is not a text; each row needs"),
